@@ -1,0 +1,124 @@
+"""The ClientApp: decode -> train or evaluate -> encode."""
+
+import logging
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+
+from client_app.train import train
+from fedcmi_flwr import wire
+from fedcmi_flwr.config import (
+    HYPERPARAMETER_KEYS,
+    NodeConfig,
+    RunConfig,
+    TrainingConfig,
+    read_node_config,
+    read_run_config,
+    read_section,
+)
+from fedcmi_flwr.dataset import Samples, load_split, locate, owned_modalities, partition
+from fedcmi_flwr.evaluate import EVALUATION_BATCH, evaluate
+from fedcmi_flwr.methods import Method, make_method
+from fedcmi_flwr.model import MultimodalModel
+from fedcmi_flwr.model_from_config import choose_device, model_spec
+from fedcmi_flwr.schema import read_spec
+from fedcmi_flwr.types import Modality
+
+app = ClientApp()
+logger = logging.getLogger("flwr.fedcmi")
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node as its configurations describe it."""
+
+    run: RunConfig
+    me: NodeConfig
+    directory: Path
+    modalities: tuple[Modality, ...]
+    """What the node owns."""
+
+
+@app.query()
+def query(message: Message, context: Context) -> Message:
+    """Say which modalities this node owns."""
+    node = read_node(context)
+    return wire.query_reply(message, wire.NodeInfo(node.modalities, node.me.partition_id))
+
+
+@app.train()
+def train_round(message: Message, context: Context) -> Message:
+    """Train the received groups on this node's samples."""
+    node, task = read_node(context), wire.read_task(message)
+    model, samples = receive(node, task), node_samples(node, "train")
+    settings = read_section(TrainingConfig, task.config)
+    result = train(model, samples, method_of(task), settings, task.server_round, node.me.partition_id, task.dominance)
+    arrays = wire.to_arrays(model.state_dict())
+    return wire.train_reply(message, arrays, len(samples), result.stats, result.loss_sum, result.loss_count)
+
+
+@app.evaluate()
+def evaluate_round(message: Message, context: Context) -> Message:
+    """Evaluate the received groups on this node's test samples."""
+    node, task = read_node(context), wire.read_task(message)
+    model, samples = receive(node, task), node_samples(node, "test")
+    counts = evaluate(model, samples.batches(EVALUATION_BATCH, model.spec.modalities))
+    return wire.evaluate_reply(message, counts, len(samples))
+
+
+def read_node(context: Context) -> Node:
+    """Check both configurations and find the node's data."""
+    run, me = read_run_config(context.run_config), read_node_config(context.node_config)
+    torch.set_num_threads(run.machine.torch_threads)
+    directory = locate(me.data or run.data.data)
+    modalities = me.modalities
+    if modalities is None:
+        stored = read_spec(directory).modality_names
+        owned = owned_modalities(stored, run.data.multimodal_ratio, me.num_partitions or 1, run.training.seed)
+        modalities = owned[me.partition_id]
+    return Node(run, me, directory, modalities)
+
+
+@lru_cache(maxsize=64)
+def _open(directory: Path, split: str, modalities: tuple[Modality, ...]) -> Samples:
+    """Open a split; cached, since the nodes of a simulation's process share directories."""
+    return load_split(directory, split, modalities)
+
+
+def node_samples(node: Node, split: str) -> Samples:
+    """Return the node's samples of a split: its partition of the training split, every n-th one of another."""
+    samples, me = _open(node.directory, split, node.modalities), node.me
+    if me.num_partitions is None:
+        return samples
+    if split != "train":
+        return samples.select(samples.rows[me.partition_id :: me.num_partitions])
+    return partition(samples, node.run.data, me.num_partitions, me.partition_id, node.run.training.seed)
+
+
+def receive(node: Node, task: wire.Task) -> MultimodalModel:
+    """Build the model with this node's branches and load the received arrays into it."""
+    data = read_spec(node.directory)
+    spec = model_spec(node.run.model, method_of(task), task.modalities, len(data.classes))
+    model = MultimodalModel(spec, [modality for modality in data.modalities if modality.name in node.modalities])
+    model.load_state_dict(task.state_dict)
+    device = choose_device(node.run.machine)
+    logger.info(
+        "round %d: partition %d holds %s (%d parameters) on %s",
+        task.server_round,
+        node.me.partition_id,
+        ", ".join(task.groups),
+        sum(parameter.numel() for parameter in model.parameters()),
+        device,
+    )
+    return model.to(device)
+
+
+def method_of(task: wire.Task) -> Method:
+    """Return the method that the server named, with the hyperparameters that it sent."""
+    overrides: dict[str, Any] = {key: task.config[key] for key in HYPERPARAMETER_KEYS if key in task.config}
+    return make_method(task.config["method"], overrides)

@@ -1,0 +1,1 @@
+"""Raw archives -> prepared directories: one file per data set, media code shared."""

@@ -1,0 +1,168 @@
+"""What the audio-visual digit tasks share: from clean waveforms and images to a noisy prepared directory.
+
+Source of the numbers: method.md, "What to expect".
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from data_prep.audio import add_noise, log_mel
+from data_prep.errors import PrepError
+from data_prep.image import PIXEL_MEAN, PIXEL_STD, add_pixel_noise
+from data_prep.writer import Samples, write_split
+from fedcmi_flwr.schema import DatasetSpec, ModalitySpec
+from fedcmi_flwr.seeding import torch_generator
+from fedcmi_flwr.types import Modality
+
+RATE_HZ = 8000
+CLIP_SAMPLES = 6144
+"""Length of a clip: 0.768 s."""
+MEL_BANDS = 32
+MEL_WINDOW = 256
+MEL_HOP = 192
+MEL_FLOOR = 1e-4
+IMAGE_SIZE = 28
+CLASSES = tuple("0123456789")
+
+
+@dataclass(frozen=True)
+class Levels:
+    """How hard the task is made, and what is stored of it."""
+
+    seed: int
+    """0 or greater."""
+    audio_snr_db: float
+    """Signal-to-noise ratio of the white noise, over all samples of the clip."""
+    image_noise: float
+    """Standard deviation of the pixel noise in standardised units."""
+    modalities: tuple[Modality, ...]
+    """What to store; the samples and their noise are the same whatever is left out."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges before anything is read or written."""
+        if self.seed < 0:
+            raise PrepError(f"seed = {self.seed}: must be 0 or greater.")
+        if not math.isfinite(self.audio_snr_db):
+            raise PrepError(
+                f"audio_snr_db = {self.audio_snr_db}: must be a finite number of dB (100 is clean)."
+            )
+        if not 0 <= self.image_noise < math.inf:
+            raise PrepError(f"image_noise = {self.image_noise}: must be a finite number, 0 or greater.")
+
+    def settings(self) -> dict[str, Any]:
+        """Return these levels and the constants of this file, as ``dataset.json`` records them."""
+        return {
+            **asdict(self),
+            "rate_hz": RATE_HZ,
+            "clip_samples": CLIP_SAMPLES,
+            "mel_bands": MEL_BANDS,
+            "mel_window": MEL_WINDOW,
+            "mel_hop": MEL_HOP,
+            "mel_floor": MEL_FLOOR,
+            "image_size": IMAGE_SIZE,
+        }
+
+
+@dataclass(frozen=True)
+class CleanDigits:
+    """One split before noise."""
+
+    ids: Sequence[str]
+    labels: NDArray[np.int64]
+    groups: Sequence[str]
+    sources: Mapping[Modality, Sequence[str]]
+    waveforms: Float[Tensor, "batch samples"]
+    """At RATE_HZ, CLIP_SAMPLES long, none silent."""
+    images: Float[Tensor, "batch height width"]
+    """0 to 1."""
+
+
+def _spectrograms(clean: CleanDigits, levels: Levels, generator: torch.Generator) -> Tensor:
+    noisy = add_noise(clean.waveforms, levels.audio_snr_db, generator)
+    return log_mel(noisy, RATE_HZ, MEL_BANDS, MEL_WINDOW, MEL_HOP, MEL_FLOOR)
+
+
+def _images(clean: CleanDigits, levels: Levels, generator: torch.Generator) -> Tensor:
+    return add_pixel_noise(clean.images, levels.image_noise, generator).unsqueeze(1)
+
+
+@dataclass(frozen=True)
+class _Stream:
+    """How one modality is made."""
+
+    kind: str
+    render: Callable[[CleanDigits, Levels, torch.Generator], Tensor]
+    mean_std: tuple[float, float] | None
+    """Normalisation in stored units; None: measured on the train split."""
+
+
+_STREAMS = {
+    "audio": _Stream("spectrogram", _spectrograms, None),
+    "visual": _Stream("image", _images, (PIXEL_MEAN, PIXEL_STD)),
+}
+MODALITIES: tuple[Modality, ...] = tuple(_STREAMS)
+
+
+def store_digits(
+    directory: Path,
+    name: str,
+    splits: Mapping[str, CleanDigits],
+    levels: Levels,
+    settings: Mapping[str, Any],
+    tools: Mapping[str, str],
+) -> DatasetSpec:
+    """Add the noise, write every split, and describe the result.
+
+    Each modality of each split has its own random stream, so none depends on what else is stored.
+
+    Parameters
+    ----------
+    directory
+        Where to write.
+    name
+        The data set's name.
+    splits
+        Clean samples per split; "train" is one of them.
+    levels
+        Noise, seed, and what to store.
+    settings
+        For the description: all settings.
+    tools
+        For the description: versions.
+
+    Returns
+    -------
+    What ``dataset.json`` is to say; audio is normalised by the mean and standard deviation of the train
+    split as stored.
+    """
+    arrays = {split: _render(name, split, clean, levels) for split, clean in splits.items()}
+    for split, clean in splits.items():
+        samples = Samples(clean.ids, clean.labels, clean.groups, clean.sources, arrays[split])
+        write_split(directory, split, samples)
+    modalities = tuple(_describe(modality, arrays["train"][modality]) for modality in levels.modalities)
+    sizes = {split: len(clean.ids) for split, clean in splits.items()}
+    return DatasetSpec(name, "classification", CLASSES, modalities, sizes, dict(settings), dict(tools))
+
+
+def _render(name: str, split: str, clean: CleanDigits, levels: Levels) -> dict[Modality, NDArray[np.float16]]:
+    arrays = {}
+    for modality in levels.modalities:
+        generator = torch_generator(levels.seed, f"{name}/{split}/{modality}-noise")
+        rendered = _STREAMS[modality].render(clean, levels, generator)
+        arrays[modality] = rendered.numpy().astype(np.float16)
+    return arrays
+
+
+def _describe(modality: Modality, train: NDArray[np.float16]) -> ModalitySpec:
+    stream = _STREAMS[modality]
+    mean, std = stream.mean_std or (float(train.mean(dtype=np.float64)), float(train.std(dtype=np.float64)))
+    return ModalitySpec(modality, stream.kind, train.shape[1:], train.dtype.name, mean, std)

@@ -1,0 +1,63 @@
+"""Weighted means of parameter groups over the nodes that trained them. NumPy only."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+AnyArray = NDArray[np.generic]
+
+
+def weighted_mean(arrays: Sequence[AnyArray], weights: Sequence[float]) -> AnyArray:
+    """Average floating-point arrays; integer and boolean ones (counters) take the maximum.
+
+    Parameters
+    ----------
+    arrays
+        One per node, all of one shape and dtype.
+    weights
+        One per node, above 0.
+
+    Returns
+    -------
+    Array of the same shape and dtype. Sums are made in double precision, in the given order.
+
+    Examples
+    --------
+    >>> weighted_mean([np.array([0.0, 4.0]), np.array([4.0, 0.0])], [1, 3])
+    array([3., 1.])
+    >>> weighted_mean([np.array([7]), np.array([9])], [1, 1])
+    array([9])
+    """
+    dtype = arrays[0].dtype
+    if not np.issubdtype(dtype, np.floating):
+        return np.asarray(np.maximum.reduce(list(arrays)), dtype=dtype)
+    total = np.zeros(arrays[0].shape, dtype=np.float64)
+    for array, weight in zip(arrays, weights, strict=True):
+        total += np.asarray(array, dtype=np.float64) * weight
+    mean: AnyArray = np.asarray(total / float(sum(weights)), dtype=dtype)
+    return mean
+
+
+def aggregate_groups(
+    current: Mapping[str, AnyArray], updates: Sequence[tuple[Mapping[str, AnyArray], float]]
+) -> dict[str, AnyArray]:
+    """Average each array over the nodes that sent it; what nobody sent keeps its value.
+
+    Parameters
+    ----------
+    current
+        The global model: name -> array.
+    updates
+        (name -> array, weight) of each node; a node sends the groups that it owns and no others.
+
+    Returns
+    -------
+    The new global model, with the names and order of ``current``. The order of ``updates`` decides the order of the
+    floating-point sums: give them in a fixed order to get the same bits.
+    """
+    averaged = {}
+    for name, value in current.items():
+        owners = [(arrays[name], weight) for arrays, weight in updates if name in arrays]
+        averaged[name] = weighted_mean(*map(list, zip(*owners, strict=True))) if owners else value  # type: ignore[arg-type]
+    return averaged

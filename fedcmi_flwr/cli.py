@@ -1,0 +1,103 @@
+"""``fedcmi ...``: thin commands; what they do are functions elsewhere, imported when a command runs."""
+
+import logging
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markdown import Markdown
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+prep = typer.Typer(no_args_is_help=True, help="Prepare a data set: raw files -> prepared directory.")
+app.add_typer(prep, name="prep")
+console = Console(highlight=False, soft_wrap=True)
+
+ModalityOption = Annotated[str | None, typer.Option("--modalities", help="Only these, joined by '+'.")]
+
+
+class Engine(StrEnum):
+    """Where the nodes run."""
+
+    FLOWER = "flower"
+    IN_PROCESS = "in-process"
+
+
+def _fail(reason: object) -> typer.Exit:
+    console.print(f"[bold red]error:[/] {reason}", markup=True)
+    return typer.Exit(1)
+
+
+@prep.command("av-digits")
+def prep_av_digits(
+    out: Annotated[Path | None, typer.Option(help="Directory to make; default: the cache directory.")] = None,
+    seed: int = 0,
+    modalities: ModalityOption = None,
+) -> None:
+    """Handwritten digits (scikit-learn) with keypad tones: nothing to download."""
+    from data_prep import av_digits
+    from fedcmi_flwr.config import cache_directory
+
+    chosen = modalities.split("+") if modalities else None
+    try:
+        made = av_digits.prepare(out or cache_directory() / "av-digits", seed=seed, modalities=chosen)
+    except (OSError, ValueError) as error:
+        raise _fail(error) from error
+    console.print(f"prepared {made}")
+
+
+@prep.command("avmnist")
+def prep_avmnist(
+    raw: Annotated[Path, typer.Option(help="Directory with recordings/ and t10k-*-ubyte.gz.")],
+    out: Annotated[Path, typer.Option(help="Directory to make.")],
+    seed: int = 0,
+    max_bad: Annotated[int, typer.Option(help="Unreadable recordings to put up with.")] = 0,
+    modalities: ModalityOption = None,
+) -> None:
+    """Free Spoken Digit recordings paired with MNIST images."""
+    from data_prep import avmnist
+
+    chosen = modalities.split("+") if modalities else None
+    try:
+        made = avmnist.prepare(raw, out, seed=seed, max_bad=max_bad, modalities=chosen)
+    except (OSError, ValueError) as error:
+        raise _fail(error) from error
+    console.print(f"prepared {made}")
+
+
+@app.command()
+def run(
+    recipe: Annotated[Path | None, typer.Option(help="TOML file that overrides run-config keys.")] = None,
+    method: Annotated[str | None, typer.Option(help="fedavg, fedprox, fedavg-heads, fedcmi, fedcmi-plus.")] = None,
+    data: Annotated[str | None, typer.Option(help="Built-in data set or prepared directory.")] = None,
+    rounds: Annotated[int | None, typer.Option(help="Rounds of training.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
+    num_nodes: Annotated[int, typer.Option(help="Simulated nodes.")] = 10,
+    run_dir: Annotated[Path | None, typer.Option(help="Where to write; default: a new directory in runs/.")] = None,
+    engine: Annotated[Engine, typer.Option(help="Ray processes, or all in one process.")] = Engine.FLOWER,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="key=value of the run-config; repeatable.")] = None,
+) -> None:
+    """Train a federation and print one line a round; exit status 0 only if it completed."""
+    from server_app import launch
+
+    options = {"method": method, "data": data, "num-server-rounds": rounds, "seed": seed}
+    try:
+        raw = launch.resolve(recipe, options, set_ or [])
+        raw["run-dir"] = str((run_dir or launch.named_run_dir(raw)).absolute())
+        console.print(f"run directory: {raw['run-dir']}")
+        if engine is Engine.FLOWER:
+            launch.run_with_flower(raw, num_nodes, console.print)
+        else:
+            from client_app.app import app as client_app
+
+            logging.getLogger("flwr").setLevel(logging.WARNING)
+            launch.run_in_process(raw, num_nodes, client_app, console.print)
+    except (OSError, ValueError, RuntimeError, ArithmeticError) as error:
+        raise _fail(error) from error
+    console.print(Markdown((Path(raw["run-dir"]) / "summary.md").read_text(encoding="utf-8")))
+    console.print(f"run directory: {raw['run-dir']}")
+
+
+if __name__ == "__main__":
+    app()

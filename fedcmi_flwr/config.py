@@ -1,0 +1,288 @@
+"""The only reader of run-config and node-config: frozen dataclasses that are right once they exist.
+
+A field's key is its name with hyphens (``lr_min`` -> "lr-min"). Unknown, missing and out-of-range keys raise
+:class:`ConfigError`, which names the key, the value and what is allowed. The values that a run starts from stand in
+``pyproject.toml``, under ``[tool.flwr.app.config]``.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from fedcmi_flwr.methods import METHODS, Method, Scalar, hyperparameters, make_method
+from fedcmi_flwr.model import FUSIONS
+
+METHOD_DEFAULT = "default"
+"""The value of a hyperparameter's key that leaves it to the method."""
+HYPERPARAMETER_KEYS = tuple(sorted({key for method in METHODS.values() for key in hyperparameters(method)}))
+
+Section = TypeVar("Section")
+
+
+class ConfigError(ValueError):
+    """A key of a run or node configuration that is unknown, missing or out of range."""
+
+
+def _number(low: float, high: float = float("inf"), above: bool = False) -> Any:  # noqa: ANN401
+    allowed = f"a number {'above' if above else 'from'} {low:g}" + (f" to {high:g}" if high < float("inf") else "")
+
+    def check(value: Any) -> bool:  # noqa: ANN401
+        return (low < value if above else low <= value) and value <= high
+
+    return field(metadata={"check": check, "allowed": allowed})
+
+
+def _choice(*names: str) -> Any:  # noqa: ANN401
+    return field(metadata={"check": lambda value: value in names, "allowed": f"one of {', '.join(names)}"})
+
+
+def _text(allowed: str) -> Any:  # noqa: ANN401
+    return field(metadata={"check": lambda value: True, "allowed": allowed})
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What is trained on, and how it is dealt to the nodes."""
+
+    data: str = _text("the name of a built-in data set or the path of a prepared directory")
+    """"av-digits", or the absolute path of a prepared directory."""
+    partition: str = _choice("iid", "dirichlet", "natural")
+    """Partitioner of flwr-datasets: IID, balanced Dirichlet over labels, or by the samples' natural groups."""
+    dirichlet_alpha: float = _number(0, above=True)
+    """Concentration of the Dirichlet partitioner; smaller is more skewed."""
+    min_partition_size: int = _number(2)
+    """Fewest training samples a partition may have."""
+    multimodal_ratio: float = _number(0, 1)
+    """Share of the nodes that keep every modality; the rest own one each, dealt evenly."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What is trained."""
+
+    encoder: str = _text("an encoder's name, or 'modality=name modality=name'")
+    """One encoder for all modalities, or one per modality: "audio=resnet18 visual=small-cnn"."""
+    embedding_dim: int = _number(1)
+    """D."""
+    projector: str = _choice("linear", "mlp")
+    """Kind of both projectors."""
+    fusion: str = _choice(*FUSIONS)
+    """Fusion head."""
+
+
+@dataclass(frozen=True)
+class FederationConfig:
+    """Who takes part in a round, and how long the server waits."""
+
+    num_server_rounds: int = _number(1)
+    """Rounds of training."""
+    fraction_train: float = _number(0, 1, above=True)
+    """Share of the known nodes that train in a round."""
+    min_train_nodes: int = _number(1)
+    """Fewest nodes that train in a round."""
+    fraction_evaluate: float = _number(0, 1)
+    """Share of the known nodes that evaluate on their own test samples; 0: none."""
+    min_available_nodes: int = _number(1)
+    """Nodes to wait for before a round starts."""
+    wait_timeout: float = _number(0, above=True)
+    """Seconds to wait for these nodes before the run fails."""
+    round_timeout: float = _number(0, above=True)
+    """Seconds to wait for the replies of a round before it goes on without the missing ones."""
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Local training; travels to the nodes with every message."""
+
+    seed: int = _number(0)
+    """Seed of everything random."""
+    num_server_rounds: int = _number(1)
+    """The same key as in FederationConfig: where the learning rate's decay ends."""
+    local_epochs: int = _number(1)
+    """Passes over the node's samples in a round."""
+    batch_size: int = _number(2)
+    """Samples in a mini-batch."""
+    lr: float = _number(0, above=True)
+    """Learning rate of SGD until ``lr_decay_start``."""
+    lr_min: float = _number(0)
+    """Learning rate of the last round, where it decays."""
+    lr_decay_start: int = _number(-1)
+    """Last round, counted from 1, at the full learning rate; -1: no decay."""
+    momentum: float = _number(0, 1)
+    """Momentum of SGD."""
+    weight_decay: float = _number(0)
+    """Weight decay of SGD."""
+
+    def __post_init__(self) -> None:
+        """Check keys against each other."""
+        if self.lr_min > self.lr:
+            raise ConfigError(f"lr-min = {self.lr_min}: must not exceed lr = {self.lr}.")
+
+    def learning_rate(self, server_round: int) -> float:
+        """Return the learning rate of a round (from 1): constant, then linear to ``lr_min`` in the last round.
+
+        Examples
+        --------
+        >>> schedule = TrainingConfig(0, 5, 1, 32, 0.4, 0.0, 3, 0.9, 0.0)
+        >>> [round(schedule.learning_rate(t), 3) for t in (1, 2, 3, 4, 5)]
+        [0.4, 0.4, 0.4, 0.2, 0.0]
+        """
+        start, end = self.lr_decay_start, self.num_server_rounds
+        if start < 0 or server_round <= start or end <= start:
+            return self.lr
+        return self.lr + (self.lr_min - self.lr) * (min(server_round, end) - start) / (end - start)
+
+
+@dataclass(frozen=True)
+class MachineConfig:
+    """How a process uses the machine it runs on."""
+
+    device: str = _choice("auto", "cpu", "cuda")
+    """"auto" takes a GPU when the process sees one."""
+    torch_threads: int = _number(1)
+    """CPU threads of torch in each process; another number may change the last bits of the weights."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A whole run-config, checked."""
+
+    run_dir: str
+    """Where the server writes; empty: a new directory below the cache directory."""
+    method_name: str
+    method: Method
+    data: DataConfig
+    model: ModelConfig
+    federation: FederationConfig
+    training: TrainingConfig
+    machine: MachineConfig
+    raw: Mapping[str, Scalar]
+    """The run-config as it came, for the record."""
+
+
+_SECTIONS: dict[str, type] = {
+    "data": DataConfig,
+    "model": ModelConfig,
+    "federation": FederationConfig,
+    "training": TrainingConfig,
+    "machine": MachineConfig,
+}
+
+
+def read_run_config(raw: Mapping[str, Scalar]) -> RunConfig:
+    """Check a run-config and put it in order.
+
+    Parameters
+    ----------
+    raw
+        Flower's ``context.run_config``.
+
+    Returns
+    -------
+    The configuration.
+
+    Raises
+    ------
+    ConfigError
+        An unknown or missing key, or a value out of range.
+    """
+    known = {"run-dir", "method", *HYPERPARAMETER_KEYS} | {key for kind in _SECTIONS.values() for key in _keys(kind)}
+    unknown = sorted(set(raw) - known)
+    if unknown:
+        raise ConfigError(f"unknown key {unknown[0]!r} in the run-config; known are {', '.join(sorted(known))}.")
+    missing = sorted(known - set(raw))
+    if missing:
+        raise ConfigError(f"key {missing[0]!r} is missing in the run-config (in all: {', '.join(missing)}).")
+    overrides = {key: raw[key] for key in HYPERPARAMETER_KEYS if raw[key] != METHOD_DEFAULT}
+    name = str(raw["method"])
+    try:
+        method = make_method(name, overrides)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    sections: dict[str, Any] = {part: read_section(kind, raw) for part, kind in _SECTIONS.items()}
+    return RunConfig(str(raw["run-dir"]), name, method, raw=dict(raw), **sections)
+
+
+def read_section(kind: type[Section], raw: Mapping[str, Any]) -> Section:
+    """Build one section from the keys it needs; other keys are not looked at.
+
+    Raises
+    ------
+    ConfigError
+        A missing key, or a value of the wrong type or out of range.
+    """
+    values = {}
+    for item in fields(kind):  # type: ignore[arg-type]  # Section is one of the dataclasses above
+        key = item.name.replace("_", "-")
+        if key not in raw:
+            raise ConfigError(f"key {key!r} is missing.")
+        values[item.name] = _checked(key, raw[key], item.type, item.metadata)
+    return kind(**values)
+
+
+def section_items(section: Any) -> dict[str, Scalar]:  # noqa: ANN401
+    """Return a section's keys and values, the reverse of :func:`read_section`."""
+    return {item.name.replace("_", "-"): getattr(section, item.name) for item in fields(section)}
+
+
+def _keys(kind: type) -> list[str]:
+    return [item.name.replace("_", "-") for item in fields(kind)]
+
+
+def _checked(key: str, value: Any, kind: Any, metadata: Mapping[str, Any]) -> Any:  # noqa: ANN401
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    check: Callable[[Any], bool] = metadata["check"]
+    if type(value) is not kind or not check(value):
+        raise ConfigError(f"{key} = {value!r}: must be {metadata['allowed']} ({kind.__name__}).")
+    return value
+
+
+@dataclass(frozen=True)
+class NodeConfig:
+    """What a node is told about itself: by Ray in a simulation, by ``--node-config`` on a device."""
+
+    partition_id: int
+    """Number of the node, 0 or greater; nodes are sampled by it, so it must differ between nodes."""
+    num_partitions: int | None
+    """Parts that the data is dealt into; None: all of the node's data is its own."""
+    modalities: tuple[str, ...] | None
+    """Modalities that the device owns; None: decided by ``multimodal-ratio``."""
+    data: str | None
+    """The device's prepared directory; None: the run-config's."""
+
+
+def read_node_config(raw: Mapping[str, Any]) -> NodeConfig:
+    """Check a node-config: partition-id, and optionally num-partitions, modalities ("audio+visual") and data.
+
+    Raises
+    ------
+    ConfigError
+        An unknown or missing key, or a value out of range.
+    """
+    known = ("partition-id", "num-partitions", "modalities", "data")
+    unknown = sorted(set(raw) - set(known))
+    if unknown:
+        raise ConfigError(f"unknown key {unknown[0]!r} in the node-config; known are {', '.join(known)}.")
+    partition, parts = raw.get("partition-id"), raw.get("num-partitions")
+    if not isinstance(partition, int) or partition < 0:
+        raise ConfigError(f"node-config partition-id = {partition!r}: must be an integer from 0.")
+    if parts is not None and (not isinstance(parts, int) or partition >= parts):
+        raise ConfigError(f"node-config num-partitions = {parts!r}: must be an integer above partition-id {partition}.")
+    names = raw.get("modalities")
+    modalities = tuple(str(names).split("+")) if names is not None else None
+    if modalities is not None and ("" in modalities or len(set(modalities)) < len(modalities)):
+        raise ConfigError(f"node-config modalities = {names!r}: must be different names joined by '+'.")
+    if modalities is None and parts is None:
+        raise ConfigError("node-config: without num-partitions the node must say its modalities ('audio+visual').")
+    return NodeConfig(partition, parts, modalities, str(raw["data"]) if "data" in raw else None)
+
+
+def cache_directory() -> Path:
+    """Return where prepared built-in data and unnamed runs go: $FEDCMI_CACHE, else the user's cache directory."""
+    chosen = os.environ.get("FEDCMI_CACHE")
+    if chosen:
+        return Path(chosen).absolute()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fedcmi"

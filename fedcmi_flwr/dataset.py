@@ -1,0 +1,332 @@
+"""Prepared directory -> partitions (flwr-datasets' partitioners) -> batches."""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from fedcmi_flwr.config import DataConfig, cache_directory
+from fedcmi_flwr.schema import (
+    DatasetSpec,
+    ModalitySpec,
+    SchemaError,
+    array_path,
+    labels_path,
+    read_spec,
+    samples_path,
+)
+from fedcmi_flwr.seeding import derive_seed, numpy_generator
+from fedcmi_flwr.types import SHARED, Batch, Modality
+
+BUILT_IN = ("av-digits",)
+"""Data sets that need no download; they are prepared on first use, in the cache directory."""
+
+
+class DataError(ValueError):
+    """Data that cannot be used as the configuration asks."""
+
+
+def locate(data: str) -> Path:
+    """Return the prepared directory behind the ``data`` key, preparing a built-in data set on first use.
+
+    Parameters
+    ----------
+    data
+        A name in BUILT_IN or the path of a prepared directory.
+
+    Returns
+    -------
+    A finished prepared directory.
+
+    Raises
+    ------
+    DataError
+        The path is not a directory.
+    """
+    if data in BUILT_IN:
+        from data_prep import av_digits  # the one import of an app from here: server and clients may be the first user
+
+        return av_digits.prepare(cache_directory() / data)
+    directory = Path(data).expanduser()
+    if not directory.is_dir():
+        raise DataError(
+            f"data = {data!r}: no such directory, and not a built-in data set ({', '.join(BUILT_IN)}); "
+            "give the absolute path of a directory made by `fedcmi prep`."
+        )
+    return directory
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Some rows of one split, seen through some of its modalities; arrays stay on disk until a batch needs them."""
+
+    modalities: tuple[ModalitySpec, ...]
+    arrays: dict[Modality, NDArray[Any]]
+    """[all samples, *shape] per modality, memory-mapped."""
+    labels: NDArray[np.int64]
+    """[all samples]."""
+    groups: NDArray[np.str_]
+    """[all samples]: actor, speaker, ..."""
+    has: NDArray[np.bool_]
+    """[all samples, modalities]."""
+    rows: NDArray[np.int64]
+    """The rows that are meant."""
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return len(self.rows)
+
+    def select(self, rows: NDArray[np.int64]) -> "Samples":
+        """Return these rows (numbers within the split) only."""
+        return replace(self, rows=rows)
+
+    def batch(self, rows: NDArray[np.int64], federation: Sequence[Modality]) -> Batch:
+        """Read rows of the split into a normalised batch; ``federation`` gives the columns of ``present``."""
+        inputs = {}
+        present = torch.zeros(len(rows), len(federation), dtype=torch.bool)
+        for column, modality in enumerate(self.modalities):
+            stored = torch.from_numpy(np.asarray(self.arrays[modality.name][rows]))
+            inputs[modality.name] = (stored.float() - modality.mean) / modality.std
+            present[:, federation.index(modality.name)] = torch.from_numpy(self.has[rows, column])
+        complete = bool(self.has[rows].all())
+        if not complete:
+            self._blank(inputs, rows)
+        return Batch(inputs, torch.from_numpy(self.labels[rows]), present, complete)
+
+    def _blank(self, inputs: dict[Modality, torch.Tensor], rows: NDArray[np.int64]) -> None:
+        for column, modality in enumerate(self.modalities):
+            inputs[modality.name][torch.from_numpy(~self.has[rows, column])] = 0
+
+    def training_batches(
+        self, batch_size: int, federation: Sequence[Modality], generator: torch.Generator
+    ) -> Iterator[Batch]:
+        """Yield one epoch in random order; a last batch of one sample joins the batch before it."""
+        order = self.rows[torch.randperm(len(self.rows), generator=generator).numpy()]
+        starts = list(range(0, len(order), batch_size))
+        if len(order) - starts[-1] == 1 and len(starts) > 1:
+            starts.pop()
+        for start, end in zip(starts, [*starts[1:], len(order)], strict=True):
+            yield self.batch(order[start:end], federation)
+
+    def batches(self, batch_size: int, federation: Sequence[Modality]) -> Iterator[Batch]:
+        """Yield the samples in stored order."""
+        for start in range(0, len(self.rows), batch_size):
+            yield self.batch(self.rows[start : start + batch_size], federation)
+
+
+def load_split(directory: Path, split: str, modalities: Sequence[Modality] | None = None) -> Samples:
+    """Open one split of a prepared directory.
+
+    Parameters
+    ----------
+    directory
+        A prepared directory.
+    split
+        Name of the split ("train", "test").
+    modalities
+        What to look at; None: all that are stored.
+
+    Returns
+    -------
+    All samples of the split that have at least one of the modalities.
+
+    Raises
+    ------
+    DataError
+        A split or modality that is not stored, or a missing file.
+    SchemaError
+        Files that contradict ``dataset.json``.
+    """
+    spec = read_spec(directory)
+    if split not in spec.splits:
+        raise DataError(f"{directory}: no split {split!r}, only {sorted(spec.splits)}.")
+    chosen = _chosen(directory, spec, modalities)
+    try:
+        labels = np.load(labels_path(directory, split), allow_pickle=False)
+        arrays = {m.name: np.load(array_path(directory, split, m.name), mmap_mode="r") for m in chosen}
+        table = pd.read_csv(samples_path(directory, split), dtype=str, keep_default_na=False)
+    except FileNotFoundError as error:
+        raise DataError(f"{error.filename}: missing; prepare {directory} again.") from error
+    _check_sizes(directory, split, spec, {"labels": labels, "samples": table, **arrays})
+    _check_values(directory, split, spec, labels)
+    owned = table["modalities"].str.split("+")
+    has = np.array([[m.name in names for m in chosen] for names in owned], dtype=bool).reshape(len(table), len(chosen))
+    groups = table["group"].to_numpy(dtype=np.str_)
+    return Samples(chosen, arrays, labels, groups, has, np.flatnonzero(has.any(axis=1)))
+
+
+def _chosen(directory: Path, spec: DatasetSpec, modalities: Sequence[Modality] | None) -> tuple[ModalitySpec, ...]:
+    stored = {modality.name: modality for modality in spec.modalities}
+    names = tuple(stored) if modalities is None else tuple(modalities)
+    absent = [name for name in names if name not in stored]
+    if absent:
+        raise DataError(f"{directory}: modality {absent[0]!r} is not stored there, only {list(stored)}.")
+    return tuple(stored[name] for name in names)
+
+
+def _check_sizes(directory: Path, split: str, spec: DatasetSpec, files: dict[str, Any]) -> None:
+    shapes = {modality.name: modality.shape for modality in spec.modalities}
+    for name, content in files.items():
+        if len(content) != spec.splits[split]:
+            raise SchemaError(
+                f"{directory / split}: {name} has {len(content)} samples, dataset.json says {spec.splits[split]}; "
+                "prepare it again."
+            )
+        if name in shapes and content.shape[1:] != shapes[name]:
+            raise SchemaError(
+                f"{directory / split}: {name} has samples of shape {content.shape[1:]}, dataset.json says "
+                f"{shapes[name]}; prepare it again."
+            )
+
+
+def _check_values(directory: Path, split: str, spec: DatasetSpec, labels: NDArray[np.int64]) -> None:
+    if len(labels) and not (labels.min() >= 0 and labels.max() < len(spec.classes)):
+        raise SchemaError(
+            f"{labels_path(directory, split)}: labels from {labels.min()} to {labels.max()}, but there are "
+            f"{len(spec.classes)} classes; prepare it again."
+        )
+
+
+def owned_modalities(
+    modalities: Sequence[Modality], multimodal_ratio: float, num_partitions: int, seed: int
+) -> list[tuple[Modality, ...]]:
+    """Decide, by seed, which partitions keep every modality; the rest own one each, dealt evenly.
+
+    Parameters
+    ----------
+    modalities
+        Modalities of the data set.
+    multimodal_ratio
+        Share of partitions that keep all of them, rounded to whole partitions.
+    num_partitions
+        Number of partitions.
+    seed
+        The run's seed.
+
+    Returns
+    -------
+    Owned modalities of each partition, in the data set's order.
+
+    Examples
+    --------
+    >>> sorted(owned_modalities(("audio", "visual"), 0.5, 4, seed=0))
+    [('audio',), ('audio', 'visual'), ('audio', 'visual'), ('visual',)]
+    """
+    order = numpy_generator(seed, "modalities").permutation(num_partitions)
+    multimodal = round(multimodal_ratio * num_partitions)
+    owned: list[tuple[Modality, ...]] = [tuple(modalities)] * num_partitions
+    for position, partition in enumerate(order[multimodal:]):
+        owned[partition] = (modalities[position % len(modalities)],)
+    return owned
+
+
+def partition(samples: Samples, config: DataConfig, num_partitions: int, partition_id: int, seed: int) -> Samples:
+    """Return one partition of a split.
+
+    Parameters
+    ----------
+    samples
+        The whole split.
+    config
+        Partitioner and its settings.
+    num_partitions
+        Number of partitions.
+    partition_id
+        Which one, from 0.
+    seed
+        The run's seed.
+
+    Returns
+    -------
+    The partition's samples.
+
+    Raises
+    ------
+    DataError
+        The data cannot be dealt like that, or a partition is smaller than ``min-partition-size``.
+    """
+    key = (config.partition, config.dirichlet_alpha, config.min_partition_size)
+    parts = _deal(samples.labels.tobytes(), tuple(samples.groups.tolist()), key, num_partitions, seed)
+    rows = parts[partition_id]
+    usable = rows[samples.has[rows].any(axis=1)]
+    if len(usable) < 2:
+        names = [modality.name for modality in samples.modalities]
+        raise DataError(
+            f"{config.partition} partition {partition_id}: {len(usable)} of its {len(rows)} samples have any of "
+            f"{names}; a batch needs two. Use fewer nodes or other modalities."
+        )
+    return samples.select(usable)
+
+
+@lru_cache(maxsize=8)
+def _deal(
+    label_bytes: bytes, groups: tuple[str, ...], key: tuple[str, float, int], num_partitions: int, seed: int
+) -> list[NDArray[np.int64]]:
+    """Deal positions 0 .. N - 1; cached, since every simulated node of a process asks for the same deal."""
+    import datasets
+    from flwr_datasets import partitioner as flower
+
+    kind, alpha, min_size = key
+    labels = np.frombuffer(label_bytes, dtype=np.int64)
+    chance = derive_seed(seed, "partition")
+    table = datasets.Dataset.from_dict({"position": np.arange(len(labels)), "label": labels, "group": list(groups)})
+    dealer: Any
+    if kind == "iid":
+        table, dealer = table.shuffle(seed=chance), flower.IidPartitioner(num_partitions)
+    elif kind == "dirichlet":
+        dealer = flower.DirichletPartitioner(
+            num_partitions, "label", alpha, min_partition_size=min_size, self_balancing=True, seed=chance
+        )
+    else:
+        dealer = flower.NaturalIdPartitioner("group")
+        _check_groups(len(set(groups)), num_partitions)
+    dealer.dataset = table
+    parts = _positions(dealer, kind, num_partitions, f"{kind} partition of {len(labels)} samples")
+    _check_partitions(parts, kind, min_size)
+    return parts
+
+
+def _check_groups(groups: int, num_partitions: int) -> None:
+    if num_partitions > groups:
+        raise DataError(
+            f"natural partition: {num_partitions} nodes but only {groups} groups in samples.csv; "
+            f"use at most {groups} nodes or another partition."
+        )
+
+
+def _positions(dealer: Any, kind: str, num_partitions: int, what: str) -> list[NDArray[np.int64]]:  # noqa: ANN401
+    """Ask the partitioner for every part; natural groups beyond the number of nodes are dealt in turn."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the partitioner warns at each retry; what counts is its final word
+            count = dealer.num_partitions if kind == "natural" else num_partitions
+            parts = [np.array(dealer.load_partition(part)["position"], dtype=np.int64) for part in range(count)]
+    except ValueError as error:
+        raise DataError(
+            f"{what} over {num_partitions} nodes failed: {error} Use fewer nodes, a larger dirichlet-alpha "
+            "or a smaller min-partition-size."
+        ) from error
+    return [np.concatenate(parts[first::num_partitions]) for first in range(num_partitions)]
+
+
+def _check_partitions(parts: list[NDArray[np.int64]], kind: str, min_size: int) -> None:
+    small = [index for index, rows in enumerate(parts) if len(rows) < min_size]
+    if small:
+        raise DataError(
+            f"{kind} partition {small[0]} has {len(parts[small[0]])} samples, fewer than min-partition-size = "
+            f"{min_size}: too small to train on. Use fewer nodes or lower min-partition-size."
+        )
+
+
+def check_modality_names(names: Sequence[Modality]) -> None:
+    """Raise DataError for a modality name that cannot be part of a parameter's name or a group's name."""
+    for name in names:
+        if name == SHARED or not name.replace("-", "").replace("_", "").isalnum():
+            raise DataError(f"modality {name!r}: use letters, digits, '-' and '_', and not the word {SHARED!r}.")

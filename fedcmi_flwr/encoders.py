@@ -1,0 +1,101 @@
+"""Encoders E_m: one sample of a modality -> z_m in R^D, by the name a run configuration gives."""
+
+from collections.abc import Callable
+
+import torchvision
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from fedcmi_flwr.schema import ModalitySpec
+
+
+class SmallCNN(nn.Module):
+    """Three stride-2 convolutions (16, 32, 64 channels) with batch norm, pooled to 2 x 2, linear to D.
+
+    Parameters
+    ----------
+    channels
+        Channels of the input.
+    embedding_dim
+        D, the size of z.
+    """
+
+    def __init__(self, channels: int, embedding_dim: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for width in (16, 32, 64):
+            layers += [nn.Conv2d(channels, width, 3, stride=2, padding=1), nn.BatchNorm2d(width), nn.ReLU()]
+            channels = width
+        self.layers = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten())
+        self.output = nn.Linear(4 * channels, embedding_dim)
+
+    def forward(self, x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch dim"]:
+        """Return z of each sample."""
+        z: Tensor = self.output(self.layers(x))
+        return z
+
+
+class ResNet18(nn.Module):
+    """torchvision's ResNet-18 without its classifier, for any number of input channels.
+
+    A linear layer follows only where D is not ResNet-18's own 512.
+
+    Parameters
+    ----------
+    channels
+        Channels of the input.
+    embedding_dim
+        D, the size of z.
+    """
+
+    def __init__(self, channels: int, embedding_dim: int) -> None:
+        super().__init__()
+        self.trunk = torchvision.models.resnet18(weights=None)
+        if channels != 3:
+            self.trunk.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
+        width = self.trunk.fc.in_features
+        self.trunk.fc = nn.Identity() if embedding_dim == width else nn.Linear(width, embedding_dim)
+
+    def forward(self, x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch dim"]:
+        """Return z of each sample."""
+        z: Tensor = self.trunk(x)
+        return z
+
+
+ENCODERS: dict[str, tuple[Callable[[int, int], nn.Module], tuple[str, ...]]] = {
+    "small-cnn": (SmallCNN, ("spectrogram", "image")),
+    "resnet18": (ResNet18, ("spectrogram", "image")),
+}
+"""Name -> (constructor taking channels and D, kinds of modality it can read)."""
+
+
+def build_encoder(name: str, modality: ModalitySpec, embedding_dim: int) -> nn.Module:
+    """Build the encoder of one modality.
+
+    Parameters
+    ----------
+    name
+        One of ENCODERS.
+    modality
+        What it reads; a sample of it must be [channels, height, width].
+    embedding_dim
+        D, the size of z.
+
+    Returns
+    -------
+    A module [batch, channels, height, width] -> [batch, D].
+
+    Raises
+    ------
+    ValueError
+        Unknown name, or an encoder that cannot read this kind of modality.
+    """
+    if name not in ENCODERS:
+        raise ValueError(f"encoder {name!r} for modality {modality.name!r}: not one of {sorted(ENCODERS)}.")
+    constructor, kinds = ENCODERS[name]
+    if modality.kind not in kinds or len(modality.shape) != 3:
+        raise ValueError(
+            f"encoder {name!r} reads {' or '.join(kinds)} samples of shape [channels, height, width]; modality "
+            f"{modality.name!r} is {modality.kind} of shape {list(modality.shape)}."
+        )
+    return constructor(modality.shape[0], embedding_dim)

@@ -1,0 +1,156 @@
+"""Sums and counts over a split, and the one place that turns them into accuracies."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fedcmi_flwr.losses import true_class_probability
+from fedcmi_flwr.model import MultimodalModel
+from fedcmi_flwr.types import Batch, ClassStats, Modality
+
+EVALUATION_BATCH = 256
+"""Samples in a batch where no gradient is needed."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Correct predictions and samples per class of one way to predict ("fused", "audio only", ...)."""
+
+    correct: NDArray[np.int64]
+    """[classes]."""
+    count: NDArray[np.int64]
+    """[classes]."""
+
+    def __add__(self, other: "Counts") -> "Counts":
+        """Add another node's or batch's counts."""
+        return Counts(self.correct + other.correct, self.count + other.count)
+
+    @property
+    def accuracy(self) -> float:
+        """Share of all samples predicted right, in [0, 1]; NaN without samples."""
+        return _ratio(self.correct.sum(), self.count.sum())
+
+    @property
+    def per_class(self) -> list[float]:
+        """Accuracy of each class, in [0, 1]; NaN for classes without samples."""
+        return [_ratio(correct, count) for correct, count in zip(self.correct, self.count, strict=True)]
+
+    @property
+    def macro(self) -> float:
+        """Mean accuracy over the classes that have samples."""
+        return float(np.nanmean(self.per_class)) if self.count.any() else float("nan")
+
+    @property
+    def worst_class(self) -> float:
+        """Lowest accuracy over the classes that have samples."""
+        return float(np.nanmin(self.per_class)) if self.count.any() else float("nan")
+
+
+def _ratio(part: np.int64, whole: np.int64) -> float:
+    return float(part / whole) if whole else float("nan")
+
+
+def _per_class(labels: Tensor, weight: Tensor, num_classes: int) -> NDArray[np.float64]:
+    """Sum ``weight`` [batch] over the samples of each class, in double precision."""
+    sums: NDArray[np.float64] = torch.bincount(labels, weight.double(), minlength=num_classes).cpu().numpy()
+    return sums
+
+
+def _device(model: MultimodalModel) -> torch.device:
+    return next(model.parameters()).device
+
+
+@torch.no_grad()
+def class_statistics(model: MultimodalModel, batches: Iterable[Batch]) -> ClassStats:
+    """Measure, per owned modality and class, the sum of true-class probabilities and the number of samples.
+
+    Parameters
+    ----------
+    model
+        The received model, with two projectors; put into eval mode for the measurement and back.
+    batches
+        The node's samples.
+
+    Returns
+    -------
+    Sums and counts.
+    """
+    was_training, device, classes = model.training, _device(model), model.spec.num_classes
+    model.eval()
+    total = {name: np.zeros(classes) for name in model.owned}
+    count = {name: np.zeros(classes, dtype=np.int64) for name in model.owned}
+    for batch in (batch.to(device) for batch in batches):
+        for name in model.owned:
+            rows = batch.present[:, model.spec.modalities.index(name)]
+            labels = batch.labels[rows]
+            logits = model.branch(name).self_logits(batch.inputs[name][rows])
+            total[name] += _per_class(labels, true_class_probability(logits, labels), classes)
+            count[name] += _per_class(labels, torch.ones_like(labels), classes).astype(np.int64)
+    model.train(was_training)
+    return ClassStats(total, count)
+
+
+@torch.no_grad()
+def evaluate(model: MultimodalModel, batches: Iterable[Batch]) -> dict[str, Counts]:
+    """Count correct predictions of every way to predict that the model offers.
+
+    Parameters
+    ----------
+    model
+        Put into eval mode for the evaluation and back.
+    batches
+        Samples to predict.
+
+    Returns
+    -------
+    "fused": every modality that a sample has; "<m> only": modality m with the other slots filled; "<m> head": the self
+    head H_m(u_m). Samples without modality m do not count for the latter two.
+    """
+    was_training, device = model.training, _device(model)
+    model.eval()
+    counts: dict[str, Counts] = {}
+    for batch in (batch.to(device) for batch in batches):
+        for name, (logits, rows) in _predictions(model, batch).items():
+            found = _count(logits, batch.labels, rows)
+            counts[name] = counts[name] + found if name in counts else found
+    model.train(was_training)
+    return counts
+
+
+def _predictions(model: MultimodalModel, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
+    output = model(batch)
+    predictions = {"fused": (output.fused_logits, batch.present.any(dim=1))}
+    for name in model.owned:
+        rows = batch.present[:, model.spec.modalities.index(name)]
+        mask = model.only(name, batch.present)
+        alone = model.fuse(output.self_embeddings, output.infiltration_embeddings, mask)
+        predictions[only(name)] = (alone, rows)
+        if name in output.self_logits:
+            predictions[head(name)] = (output.self_logits[name], rows)
+    return predictions
+
+
+def _count(logits: Tensor, labels: Tensor, rows: Tensor) -> Counts:
+    classes = logits.shape[1]
+    right = (logits.argmax(dim=1) == labels) & rows
+    correct, count = (_per_class(labels, weight, classes).astype(np.int64) for weight in (right, rows))
+    return Counts(correct, count)
+
+
+def only(modality: Modality) -> str:
+    """Return the name of the prediction from one modality with the other slots filled."""
+    return f"{modality} only"
+
+
+def head(modality: Modality) -> str:
+    """Return the name of the prediction of one modality's self head."""
+    return f"{modality} head"
+
+
+def summarise(counts: Mapping[str, Counts], figure: Callable[[Counts], float]) -> dict[str, float]:
+    """Return one figure (accuracy, macro accuracy, worst class) of every way to predict."""
+    return {name: figure(found) for name, found in counts.items()}

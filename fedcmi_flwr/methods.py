@@ -1,0 +1,311 @@
+"""The methods side by side: each is one small object that says what it adds to the loss and to the gradient.
+
+All of them run in the same model code, loop and aggregation. A method is a frozen dataclass: its fields are its
+hyperparameters, travel to the nodes under the same names, and are all that a run configuration may override.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar, Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fedcmi_flwr.losses import (
+    class_ratio,
+    class_temperature,
+    cross_entropy,
+    dominant_modality,
+    knowledge_distillation,
+    log_class_probability,
+    true_class_probability,
+)
+from fedcmi_flwr.model import Branch, MultimodalModel
+from fedcmi_flwr.types import Batch, ClassStats, LossTerms, Modality, ModelOutput
+
+Scalar = bool | int | float | str
+DOMINANCES = ("global", "client", "batch")
+
+
+@dataclass(frozen=True)
+class Dominance:
+    """Who teaches, and at which temperatures: decided by the server, or by the node from its own statistics."""
+
+    dominant: Modality | None
+    """d; None: nobody teaches."""
+    ratio: Mapping[Modality, Float[Tensor, " classes"]]
+    """r_{m,c} of each weak modality; NaN where a class has no sample."""
+    temperature: Mapping[Modality, Float[Tensor, " classes"]]
+    """T_{m,c} of each weak modality, in (0, 1]; a modality that nobody measured is left out and has T = 1."""
+
+
+NOBODY = Dominance(None, {}, {})
+
+
+def decide_dominance(stats: ClassStats, kappa: float, dominant: Modality | None = None) -> Dominance:
+    """Turn class statistics into the dominant modality and the class-wise temperatures of the weak ones.
+
+    Parameters
+    ----------
+    stats
+        Sums and counts of one node or of all nodes together.
+    kappa
+        Strength of the temperature adaptation, 0 or greater.
+    dominant
+        The modality to take as dominant; None: the one the statistics say.
+
+    Returns
+    -------
+    The decision; ``NOBODY`` when fewer than two modalities have comparable statistics.
+    """
+    names = list(stats.count)
+    if len(names) < 2:
+        return NOBODY
+    total = torch.stack([torch.from_numpy(stats.probability_sum[name]) for name in names])
+    count = torch.stack([torch.from_numpy(stats.count[name]).to(total.dtype) for name in names])
+    log_p = log_class_probability(total, count)
+    found = dominant_modality(log_p, [bool(row.any()) for row in count > 0])
+    if found is None:
+        return NOBODY
+    d = names.index(dominant) if dominant is not None else found
+    weak = [index for index, row in enumerate(count > 0) if index != d and bool(row.any())]
+    ratio = {names[index]: class_ratio(log_p[d], log_p[index]) for index in weak}
+    temperature = {name: class_temperature(value, kappa) for name, value in ratio.items()}
+    return Dominance(names[d], ratio, temperature)
+
+
+@dataclass(frozen=True)
+class LocalRound:
+    """What a node knows in one round besides its batches."""
+
+    server_round: int
+    """Counted from 1."""
+    owned: tuple[Modality, ...]
+    unimodal: bool
+    """True when the node owns one modality of several."""
+    global_parameters: Sequence[Tensor]
+    """Parameters of the received model, in the order of ``model.parameters()``, detached copies."""
+    teachers: Mapping[Modality, Branch]
+    """Frozen branches of the received model, in eval mode, for the modalities that may teach."""
+    dominance: Dominance
+    stats: ClassStats | None
+    """Own statistics of this round on the received model."""
+
+
+class Method(Protocol):
+    """What the training loop asks of a method."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def two_projectors(self) -> bool:
+        """True: the two-projector model; False: encoders and fusion head only."""
+
+    @property
+    def measures(self) -> bool:
+        """True when nodes measure class statistics on the model they receive."""
+
+    def loss_terms(self, model: MultimodalModel, batch: Batch, output: ModelOutput, local: LocalRound) -> LossTerms:
+        """Return the local objective's terms for one batch."""
+
+    def adjust_gradients(self, model: MultimodalModel, local: LocalRound) -> None:
+        """Change the gradients in place after backward, before the optimiser's step."""
+
+
+def add_proximal_gradient(model: MultimodalModel, global_parameters: Sequence[Tensor], mu: float) -> None:
+    """Add mu (w - w_global), the gradient of FedProx's mu/2 ||w - w_global||^2 (Li et al., MLSys 2020)."""
+    if mu == 0:
+        return
+    pairs = zip(model.parameters(), global_parameters, strict=True)
+    trained = [(w.grad, w.detach(), start) for w, start in pairs if w.grad is not None]
+    gradients, weights, starts = (list(column) for column in zip(*trained, strict=True))
+    torch._foreach_add_(gradients, torch._foreach_sub(weights, starts), alpha=mu)
+
+
+def _fused_cross_entropy(batch: Batch, output: ModelOutput) -> Tensor:
+    every = torch.ones_like(batch.labels, dtype=torch.bool)
+    return cross_entropy(output.fused_logits, batch.labels, every)
+
+
+@dataclass(frozen=True)
+class FedAvg:
+    """FedAvg (mu = 0) and FedProx (mu > 0): CE(F) on encoders and fusion head, missing modalities as zeros."""
+
+    mu: float = 0.0
+    """Proximal weight, 0 or greater."""
+    two_projectors: ClassVar[bool] = False
+    measures: ClassVar[bool] = False
+
+    def loss_terms(self, model: MultimodalModel, batch: Batch, output: ModelOutput, local: LocalRound) -> LossTerms:
+        """Return CE(F)."""
+        return LossTerms({"fused": _fused_cross_entropy(batch, output)})
+
+    def adjust_gradients(self, model: MultimodalModel, local: LocalRound) -> None:
+        """Add the proximal gradient."""
+        add_proximal_gradient(model, local.global_parameters, self.mu)
+
+
+@dataclass(frozen=True)
+class CrossModalInfiltration:
+    """FedCMI's local objective; with all three additions it is FedCMI+, with lambda = mu = 0 the control for KD.
+
+    L = CE(F(u)) + gamma sum_m CE(H_m(u_m)) + lambda sum_{m != d} KD_m; proximal gradient mu (w - w_global).
+    """
+
+    gamma: float = 2.0
+    """Weight of the self heads' cross-entropy, 0 or greater."""
+    lambda_: float = 1.0
+    """Weight of the distillation from the dominant modality, 0 or greater."""
+    mu: float = 1.0
+    """Proximal weight, 0 or greater."""
+    kappa: float = 2.0
+    """Strength of the class-wise temperature, 0 or greater."""
+    warmup: int = 1
+    """Rounds without distillation, 0 or greater."""
+    dominance: str = "global"
+    """Who decides d and T: "global" (server), "client" (each node, each round) or "batch" (d per batch)."""
+    surrogate: float = 0.0
+    """FedCMI+ 1: weight of CE(F with every other slot filled by q_m) on multimodal nodes, 0 or greater."""
+    kd_temperature_scaling: bool = False
+    """FedCMI+ 2: multiply KD by T^2."""
+    unimodal_auxiliary: bool = False
+    """FedCMI+ 3: unimodal nodes train their self head with weight gamma too."""
+    two_projectors: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        for name in ("gamma", "lambda_", "mu", "kappa", "warmup", "surrogate"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name.rstrip('_')} = {getattr(self, name)!r}: must be 0 or greater.")
+        if self.dominance not in DOMINANCES:
+            raise ValueError(f"dominance = {self.dominance!r}: not one of {DOMINANCES}.")
+
+    @property
+    def measures(self) -> bool:
+        """Class statistics serve the teacher alone."""
+        return self.lambda_ > 0
+
+    def loss_terms(self, model: MultimodalModel, batch: Batch, output: ModelOutput, local: LocalRound) -> LossTerms:
+        """Return the terms ``fused``, ``self``, ``kd`` and ``surrogate`` that apply to this node and batch."""
+        terms = {"fused": _fused_cross_entropy(batch, output)}
+        present = {name: batch.present[:, model.spec.modalities.index(name)] for name in local.owned}
+        if self.gamma > 0 and (self.unimodal_auxiliary or not local.unimodal):
+            heads = [cross_entropy(output.self_logits[name], batch.labels, present[name]) for name in local.owned]
+            terms["self"] = torch.stack(heads).sum()
+        if self.lambda_ > 0 and local.server_round > self.warmup:
+            distilled = self._distillation(batch, output, local, present)
+            if distilled:
+                terms["kd"] = torch.stack(distilled).sum()
+        if self.surrogate > 0 and not local.unimodal:
+            terms["surrogate"] = self._surrogate(model, batch, output, present)
+        return LossTerms(terms, {"self": self.gamma, "kd": self.lambda_, "surrogate": self.surrogate})
+
+    def adjust_gradients(self, model: MultimodalModel, local: LocalRound) -> None:
+        """Add the proximal gradient."""
+        add_proximal_gradient(model, local.global_parameters, self.mu)
+
+    def _distillation(
+        self, batch: Batch, output: ModelOutput, local: LocalRound, present: Mapping[Modality, Tensor]
+    ) -> list[Tensor]:
+        decided = self._dominance_of_batch(batch, output, local, present)
+        if decided.dominant not in local.teachers:
+            return []
+        d = decided.dominant
+        with torch.no_grad():
+            teacher = local.teachers[d].self_logits(batch.inputs[d])
+        losses = []
+        certain = torch.ones(teacher.shape[1])
+        for name in (name for name in local.owned if name != d):
+            temperature = decided.temperature.get(name, certain).to(teacher)[batch.labels]
+            rows = present[name] & present[d]
+            student = output.infiltration_logits[name]
+            losses.append(knowledge_distillation(teacher, student, temperature, rows, self.kd_temperature_scaling))
+        return losses
+
+    def _dominance_of_batch(
+        self, batch: Batch, output: ModelOutput, local: LocalRound, present: Mapping[Modality, Tensor]
+    ) -> Dominance:
+        if self.dominance != "batch" or local.stats is None:
+            return local.dominance
+        both = torch.stack(list(present.values())).all(dim=0)
+        sums = [(true_class_probability(output.self_logits[m], batch.labels) * both).sum() for m in local.owned]
+        winner = local.owned[int(torch.stack(sums).argmax())]
+        return decide_dominance(local.stats, self.kappa, winner)
+
+    def _surrogate(
+        self, model: MultimodalModel, batch: Batch, output: ModelOutput, present: Mapping[Modality, Tensor]
+    ) -> Tensor:
+        losses = []
+        for name, rows in present.items():
+            mask = model.only(name, batch.present)
+            logits = model.fuse(output.self_embeddings, output.infiltration_embeddings, mask)
+            losses.append(cross_entropy(logits, batch.labels, rows))
+        return torch.stack(losses).sum()
+
+
+METHODS: dict[str, Method] = {
+    "fedavg": FedAvg(),
+    "fedprox": FedAvg(mu=1.0),
+    "fedavg-heads": CrossModalInfiltration(lambda_=0.0, mu=0.0),
+    "fedcmi": CrossModalInfiltration(),
+    "fedcmi-plus": CrossModalInfiltration(
+        lambda_=3.0, mu=0.3, surrogate=1.0, kd_temperature_scaling=True, unimodal_auxiliary=True
+    ),
+}
+"""Name -> method with its defaults."""
+
+
+def hyperparameters(method: Method) -> dict[str, Scalar]:
+    """Return a method's hyperparameters under their configuration keys.
+
+    Examples
+    --------
+    >>> hyperparameters(METHODS["fedprox"])
+    {'mu': 1.0}
+    """
+    return {_key(item.name): getattr(method, item.name) for item in fields(method)}
+
+
+def make_method(name: str, overrides: Mapping[str, Scalar]) -> Method:
+    """Return the method called ``name`` with some of its hyperparameters replaced.
+
+    Parameters
+    ----------
+    name
+        One of METHODS.
+    overrides
+        Configuration key ("lambda", "kd-temperature-scaling", ...) -> value.
+
+    Returns
+    -------
+    The method.
+
+    Raises
+    ------
+    ValueError
+        Unknown name; a hyperparameter that the method does not have; a value of the wrong type or out of range.
+    """
+    if name not in METHODS:
+        raise ValueError(f"method = {name!r}: not one of {sorted(METHODS)}.")
+    method = METHODS[name]
+    names = {_key(item.name): item.name for item in fields(method)}
+    values: dict[str, Scalar] = {}
+    for key, value in overrides.items():
+        if key not in names:
+            raise ValueError(f"{key} = {value!r}: method {name!r} has no such hyperparameter, only {sorted(names)}.")
+        values[names[key]] = _coerced(key, value, getattr(method, names[key]))
+    return replace(method, **values)
+
+
+def _key(field_name: str) -> str:
+    return field_name.rstrip("_").replace("_", "-")
+
+
+def _coerced(key: str, value: Scalar, example: Scalar) -> Scalar:
+    """Return ``value`` as the type of ``example``; an integer may stand for a float, nothing else for anything."""
+    if isinstance(example, float) and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if type(value) is not type(example):
+        raise ValueError(f"{key} = {value!r}: must be of type {type(example).__name__}.")
+    return value

@@ -1,0 +1,258 @@
+"""The two-projector model: branches, missing-modality slots, fusion heads.
+
+Shapes: z, u, q [batch, dim]; logits [batch, classes]; slots [batch, modalities, dim]. A node builds branches for the
+modalities it owns and nothing else; the fusion head is the same on all nodes.
+Source: arXiv 2401.00894, section 3 (self- and infiltration projector, shared classifier).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from fedcmi_flwr.encoders import build_encoder
+from fedcmi_flwr.schema import ModalitySpec
+from fedcmi_flwr.types import SHARED, Batch, Modality, ModelOutput
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Everything needed to build the model again; stored in a checkpoint's metadata."""
+
+    modalities: tuple[Modality, ...]
+    """All modalities of the federation, in the order of the fusion slots."""
+    num_classes: int
+    embedding_dim: int
+    """D."""
+    encoders: Mapping[Modality, str]
+    """Encoder name per modality."""
+    projector: str
+    """"linear" or "mlp"."""
+    fusion: str
+    """One of FUSIONS."""
+    two_projectors: bool
+    """False: encoders and fusion head only (FedAvg's model), missing slots are zeros."""
+
+
+def build_projector(kind: str, dim: int) -> nn.Module:
+    """Return P_m or Q_m: ``linear``, or ``mlp`` = Linear-ReLU-Linear-ReLU-Linear, each R^D -> R^D."""
+    if kind == "linear":
+        return nn.Linear(dim, dim)
+    if kind == "mlp":
+        hidden = [nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim), nn.ReLU()]
+        return nn.Sequential(*hidden, nn.Linear(dim, dim))
+    raise ValueError(f"projector {kind!r}: not one of ['linear', 'mlp'].")
+
+
+class Branch(nn.Module):
+    """One modality's parameter group: encoder E_m and, with two projectors, P_m, Q_m and the shared classifier H_m.
+
+    Parameters
+    ----------
+    encoder
+        E_m: input -> [batch, dim].
+    dim
+        D.
+    num_classes
+        C.
+    projector
+        "linear" or "mlp"; None leaves P_m, Q_m and H_m out.
+    """
+
+    def __init__(self, encoder: nn.Module, dim: int, num_classes: int, projector: str | None) -> None:
+        super().__init__()
+        self.encoder = encoder
+        if projector is not None:
+            self.self_projector = build_projector(projector, dim)
+            self.infiltration_projector = build_projector(projector, dim)
+            self.classifier = nn.Linear(dim, num_classes)
+
+    def self_logits(self, x: Tensor) -> Float[Tensor, "batch classes"]:
+        """Return H_m(P_m(E_m(x))): all that a teacher or the class statistics need."""
+        logits: Tensor = self.classifier(self.self_projector(self.encoder(x)))
+        return logits
+
+
+class ConcatFusion(nn.Module):
+    """F(u) = W [u_1; ...; u_M] + b."""
+
+    def __init__(self, num_modalities: int, dim: int, num_classes: int) -> None:
+        super().__init__()
+        self.output = nn.Linear(num_modalities * dim, num_classes)
+
+    def forward(self, slots: Float[Tensor, "batch modalities dim"]) -> Float[Tensor, "batch classes"]:
+        """Return fused logits."""
+        logits: Tensor = self.output(slots.flatten(1))
+        return logits
+
+
+class SumFusion(nn.Module):
+    """F(u) = sum_m (W_m u_m + b_m)."""
+
+    def __init__(self, num_modalities: int, dim: int, num_classes: int) -> None:
+        super().__init__()
+        self.outputs = nn.ModuleList(nn.Linear(dim, num_classes) for _ in range(num_modalities))
+
+    def forward(self, slots: Float[Tensor, "batch modalities dim"]) -> Float[Tensor, "batch classes"]:
+        """Return fused logits."""
+        logits = [output(slot) for output, slot in zip(self.outputs, slots.unbind(1), strict=True)]
+        return torch.stack(logits).sum(0)
+
+
+class FilmFusion(nn.Module):
+    """Feature-wise linear modulation (Perez et al., AAAI 2018): each slot in turn scales and shifts the last one."""
+
+    def __init__(self, num_modalities: int, dim: int, num_classes: int) -> None:
+        super().__init__()
+        self.conditions = nn.ModuleList(nn.Linear(dim, 2 * dim) for _ in range(num_modalities - 1))
+        self.output = nn.Linear(dim, num_classes)
+
+    def forward(self, slots: Float[Tensor, "batch modalities dim"]) -> Float[Tensor, "batch classes"]:
+        """Return fused logits."""
+        *conditioning, hidden = slots.unbind(1)
+        for condition, slot in zip(self.conditions, conditioning, strict=True):
+            scale, shift = condition(slot).chunk(2, dim=1)
+            hidden = scale * hidden + shift
+        logits: Tensor = self.output(hidden)
+        return logits
+
+
+class GatedFusion(nn.Module):
+    """Gated multimodal unit (Arevalo et al., 2017): sum_m sigmoid(G_m u_m) * (V_m u_m), then linear."""
+
+    def __init__(self, num_modalities: int, dim: int, num_classes: int) -> None:
+        super().__init__()
+        self.gates = nn.ModuleList(nn.Linear(dim, dim) for _ in range(num_modalities))
+        self.values = nn.ModuleList(nn.Linear(dim, dim) for _ in range(num_modalities))
+        self.output = nn.Linear(dim, num_classes)
+
+    def forward(self, slots: Float[Tensor, "batch modalities dim"]) -> Float[Tensor, "batch classes"]:
+        """Return fused logits."""
+        rows = zip(self.gates, self.values, slots.unbind(1), strict=True)
+        hidden = [torch.sigmoid(gate(slot)) * value(slot) for gate, value, slot in rows]
+        logits: Tensor = self.output(torch.stack(hidden).sum(0))
+        return logits
+
+
+FUSIONS: dict[str, type[ConcatFusion | SumFusion | FilmFusion | GatedFusion]] = {
+    "concat": ConcatFusion,
+    "sum": SumFusion,
+    "film": FilmFusion,
+    "gated": GatedFusion,
+}
+
+
+def fill_slots(
+    u: Float[Tensor, "batch modalities dim"],
+    q: Float[Tensor, "batch modalities dim"],
+    present: Bool[Tensor, "batch modalities"],
+) -> Float[Tensor, "batch modalities dim"]:
+    """Return the fusion head's input: u where a modality is present, else the mean of the present modalities' q.
+
+    With two modalities the fill is the other one's q; q = 0 gives zero filling. A sample without any modality is
+    filled with zeros.
+    """
+    weight = present.to(q.dtype).unsqueeze(2)
+    fill = (weight * q).sum(1) / weight.sum(1).clamp(min=1)
+    return torch.where(present.unsqueeze(2), u, fill.unsqueeze(1))
+
+
+class MultimodalModel(nn.Module):
+    """Branches of the owned modalities and the fusion head over all of them.
+
+    Parameters
+    ----------
+    spec
+        The federation's model.
+    inputs
+        What each owned modality's samples look like; one branch is built for each.
+
+    Raises
+    ------
+    ValueError
+        A modality that ``spec`` does not know, an unknown encoder, projector or fusion.
+    """
+
+    def __init__(self, spec: ModelSpec, inputs: Sequence[ModalitySpec]) -> None:
+        super().__init__()
+        unknown = [modality.name for modality in inputs if modality.name not in spec.modalities]
+        if unknown or not inputs:
+            raise ValueError(f"modalities {unknown}: need one or more, all of {list(spec.modalities)}.")
+        if spec.fusion not in FUSIONS:
+            raise ValueError(f"fusion {spec.fusion!r}: not one of {sorted(FUSIONS)}.")
+        self.spec = spec
+        dim, projector = spec.embedding_dim, spec.projector if spec.two_projectors else None
+        self.branches = nn.ModuleDict()
+        for modality in inputs:
+            encoder = build_encoder(spec.encoders[modality.name], modality, dim)
+            self.branches[modality.name] = Branch(encoder, dim, spec.num_classes, projector)
+        self.fusion = FUSIONS[spec.fusion](len(spec.modalities), dim, spec.num_classes)
+
+    @property
+    def owned(self) -> tuple[Modality, ...]:
+        """Modalities that this model has a branch for."""
+        return tuple(self.branches)
+
+    def branch(self, modality: Modality) -> Branch:
+        """Return the branch of an owned modality."""
+        branch = self.branches[modality]
+        if not isinstance(branch, Branch):
+            raise TypeError(f"branch of {modality!r} is a {type(branch).__name__}.")
+        return branch
+
+    def forward(self, batch: Batch) -> ModelOutput:
+        """Run every owned branch on the samples that have the modality, and the fusion head on all samples."""
+        u, q, self_logits, infiltration_logits = {}, {}, {}, {}
+        for name in self.owned:
+            branch, rows = self.branch(name), None
+            if not batch.complete:
+                rows = batch.present[:, self.spec.modalities.index(name)]
+            z = branch.encoder(batch.inputs[name] if rows is None else batch.inputs[name][rows])
+            if not self.spec.two_projectors:
+                u[name] = _scatter(z, rows)
+                continue
+            self_embedding, infiltration = branch.self_projector(z), branch.infiltration_projector(z)
+            u[name], q[name] = _scatter(self_embedding, rows), _scatter(infiltration, rows)
+            self_logits[name] = _scatter(branch.classifier(self_embedding), rows)
+            infiltration_logits[name] = _scatter(branch.classifier(infiltration), rows)
+        return ModelOutput(u, q, self_logits, infiltration_logits, self.fuse(u, q, batch.present))
+
+    def fuse(
+        self,
+        u: Mapping[Modality, Float[Tensor, "batch dim"]],
+        q: Mapping[Modality, Float[Tensor, "batch dim"]],
+        present: Bool[Tensor, "batch modalities"],
+    ) -> Float[Tensor, "batch classes"]:
+        """Return the fused logits when only the ``present`` modalities are looked at; the others' slots are filled."""
+        absent = torch.zeros_like(next(iter(u.values())))
+        u_stack = torch.stack([u.get(name, absent) for name in self.spec.modalities], dim=1)
+        q_stack = torch.stack([q.get(name, absent) for name in self.spec.modalities], dim=1)
+        logits: Tensor = self.fusion(fill_slots(u_stack, q_stack, present))
+        return logits
+
+    def only(self, modality: Modality, present: Bool[Tensor, "batch modalities"]) -> Bool[Tensor, "batch modalities"]:
+        """Return ``present`` with every other modality hidden: the mask of inference with one modality."""
+        keep = torch.tensor([name == modality for name in self.spec.modalities], device=present.device)
+        return present & keep
+
+
+def _scatter(values: Tensor, rows: Tensor | None) -> Tensor:
+    """Put the computed rows back among the absent ones, which hold zeros."""
+    if rows is None:
+        return values
+    full = values.new_zeros(len(rows), *values.shape[1:])
+    return full.masked_scatter(rows.unsqueeze(1), values)
+
+
+def parameter_groups(spec: ModelSpec) -> dict[str, tuple[str, ...]]:
+    """Return the parameter-name prefixes of each aggregation group: one per modality, and the shared fusion head.
+
+    Examples
+    --------
+    >>> spec = ModelSpec(("audio", "visual"), 10, 64, {}, "linear", "concat", True)
+    >>> parameter_groups(spec)
+    {'audio': ('branches.audio.',), 'visual': ('branches.visual.',), 'shared': ('fusion.',)}
+    """
+    return {name: (f"branches.{name}.",) for name in spec.modalities} | {SHARED: ("fusion.",)}

@@ -1,0 +1,74 @@
+"""From a run's configuration to the model's description and the device it runs on."""
+
+import torch
+
+from fedcmi_flwr.config import ConfigError, MachineConfig, ModelConfig
+from fedcmi_flwr.encoders import ENCODERS
+from fedcmi_flwr.methods import Method
+from fedcmi_flwr.model import ModelSpec
+from fedcmi_flwr.types import Modality
+
+
+def model_spec(
+    config: ModelConfig, method: Method, modalities: tuple[Modality, ...], num_classes: int
+) -> ModelSpec:
+    """Describe the federation's model.
+
+    Parameters
+    ----------
+    config
+        Encoders, size, projector, fusion.
+    method
+        Decides whether there are projectors.
+    modalities
+        All modalities of the federation, in the order of the fusion slots.
+    num_classes
+        C.
+
+    Returns
+    -------
+    The description, the same on server and nodes.
+
+    Raises
+    ------
+    ConfigError
+        The ``encoder`` key names an unknown encoder or modality, or leaves a modality out.
+    """
+    encoders = encoder_names(config.encoder, modalities)
+    return ModelSpec(
+        modalities, num_classes, config.embedding_dim, encoders, config.projector, config.fusion, method.two_projectors
+    )
+
+
+def encoder_names(text: str, modalities: tuple[Modality, ...]) -> dict[Modality, str]:
+    """Read the ``encoder`` key: one name for all, or "audio=resnet18 visual=small-cnn".
+
+    Examples
+    --------
+    >>> encoder_names("audio=resnet18 visual=small-cnn", ("audio", "visual"))
+    {'audio': 'resnet18', 'visual': 'small-cnn'}
+    """
+    pairs = [item.partition("=") for item in text.split()]
+    if len(pairs) == 1 and not pairs[0][1]:
+        found = dict.fromkeys(modalities, pairs[0][0])
+    else:
+        found = {modality: name for modality, _, name in pairs}
+    if set(found) != set(modalities) or not set(found.values()) <= set(ENCODERS):
+        raise ConfigError(
+            f"encoder = {text!r}: need one of {sorted(ENCODERS)}, or 'modality=name' for each of {list(modalities)}."
+        )
+    return {modality: found[modality] for modality in modalities}
+
+
+def choose_device(machine: MachineConfig) -> torch.device:
+    """Return the device that this process trains on.
+
+    Raises
+    ------
+    ConfigError
+        ``device = "cuda"`` where torch sees no GPU.
+    """
+    available = torch.cuda.is_available()
+    if machine.device == "cuda" and not available:
+        raise ConfigError("device = 'cuda': torch sees no GPU in this process; use 'auto' or 'cpu'.")
+    return torch.device("cuda" if available and machine.device != "cpu" else "cpu")

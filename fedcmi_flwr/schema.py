@@ -1,0 +1,143 @@
+"""The prepared-directory contract: what ``data_prep`` writes and ``dataset`` reads.
+
+Layout of one prepared directory::
+
+    dataset.json                 DatasetSpec; written last, so its presence means "finished"
+    <split>/<modality>.npy       [samples, *shape], rows of absent modalities hold zeros
+    <split>/labels.npy           [samples], int64 class indices
+    <split>/samples.csv          id, label, group, modalities ("audio+visual"), source
+
+Everything is readable by NumPy and a text editor; nothing is pickled.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+SCHEMA_VERSION = 1
+SAMPLE_COLUMNS = ("id", "label", "group", "modalities", "source")
+KINDS = ("spectrogram", "image", "frames", "tokens", "series")
+
+
+class SchemaError(ValueError):
+    """A prepared directory that does not keep the contract."""
+
+
+@dataclass(frozen=True)
+class ModalitySpec:
+    """One input stream as stored.
+
+    A stored value v is fed to the encoder as ``(v - mean) / std``.
+    """
+
+    name: str
+    """What the modality is called in run configurations ("audio", "visual", any string)."""
+    kind: str
+    """One of KINDS; decides which encoders fit."""
+    shape: tuple[int, ...]
+    """Shape of one sample, without the sample axis."""
+    dtype: str
+    """NumPy name of the stored dtype."""
+    mean: float = 0.0
+    """Subtracted after loading, in stored units."""
+    std: float = 1.0
+    """Divided by after loading, in stored units; greater than 0."""
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """The contents of ``dataset.json``."""
+
+    name: str
+    task: str
+    classes: tuple[str, ...]
+    """Class names in index order."""
+    modalities: tuple[ModalitySpec, ...]
+    splits: dict[str, int]
+    """Number of samples of each split."""
+    settings: dict[str, Any]
+    """Every setting of the preparation, corruption levels and seed included."""
+    tools: dict[str, str]
+    """Versions of what decoded and transformed the media."""
+    schema_version: int = SCHEMA_VERSION
+
+    @property
+    def modality_names(self) -> tuple[str, ...]:
+        """Names of the modalities, in stored order."""
+        return tuple(modality.name for modality in self.modalities)
+
+
+def array_path(directory: Path, split: str, modality: str) -> Path:
+    """Return where the array of one modality of one split is stored."""
+    return directory / split / f"{modality}.npy"
+
+
+def labels_path(directory: Path, split: str) -> Path:
+    """Return where the class indices of one split are stored."""
+    return directory / split / "labels.npy"
+
+
+def samples_path(directory: Path, split: str) -> Path:
+    """Return where the sample table of one split is stored."""
+    return directory / split / "samples.csv"
+
+
+def write_spec(directory: Path, spec: DatasetSpec) -> None:
+    """Write ``dataset.json``; call it last, since its presence means that the directory is finished."""
+    text = json.dumps(asdict(spec), indent=2, sort_keys=True, allow_nan=False)
+    (directory / "dataset.json").write_text(text + "\n", encoding="utf-8")
+
+
+def read_spec(directory: Path) -> DatasetSpec:
+    """Read and check ``dataset.json``.
+
+    Parameters
+    ----------
+    directory
+        A prepared directory.
+
+    Returns
+    -------
+    The dataset's description.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no ``dataset.json``: the directory is missing or its preparation never finished.
+    SchemaError
+        The file is not JSON, has missing or unknown fields, another schema version, or values out of range.
+    """
+    path = directory / "dataset.json"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path}: not found. {directory} is not a finished prepared directory; make one with `fedcmi prep`."
+        )
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        version = fields.get("schema_version")
+        if version != SCHEMA_VERSION:
+            raise SchemaError(
+                f"{path}: schema version {version!r}, this release reads {SCHEMA_VERSION}; prepare the data again."
+            )
+        modalities = tuple(
+            ModalitySpec(**{**modality, "shape": tuple(modality["shape"])}) for modality in fields["modalities"]
+        )
+        spec = DatasetSpec(**{**fields, "classes": tuple(fields["classes"]), "modalities": modalities})
+    except (json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
+        raise SchemaError(f"{path}: not a dataset description ({error}); prepare the data again.") from error
+    _check(path, spec)
+    return spec
+
+
+def _check(path: Path, spec: DatasetSpec) -> None:
+    if len(spec.classes) < 2 or not spec.modalities:
+        raise SchemaError(
+            f"{path}: needs two or more classes and at least one modality, "
+            f"found {len(spec.classes)} and {len(spec.modalities)}."
+        )
+    for modality in spec.modalities:
+        if modality.kind not in KINDS:
+            raise SchemaError(f"{path}: modality {modality.name!r} is of kind {modality.kind!r}, not one of {KINDS}.")
+        if not modality.std > 0:
+            raise SchemaError(f"{path}: modality {modality.name!r} has std {modality.std}, must be above 0.")

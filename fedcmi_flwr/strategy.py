@@ -1,0 +1,389 @@
+"""The FedCMI strategy: per-modality aggregation and the broadcast of the global dominant modality.
+
+A round: wait for nodes and ask unknown ones what they own; sample partitions; send each node the parameter groups it
+can use, with the dominant modality and class temperatures that the last round's statistics gave; average every group
+over the nodes that own it; add up the statistics for the next round.
+"""
+
+import logging
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import FedAvg
+
+from fedcmi_flwr import wire
+from fedcmi_flwr.aggregation import AnyArray, aggregate_groups
+from fedcmi_flwr.evaluate import Counts
+from fedcmi_flwr.methods import METHODS, NOBODY, CrossModalInfiltration, Dominance, Method, decide_dominance
+from fedcmi_flwr.methods import hyperparameters as hyperparameters_of
+from fedcmi_flwr.seeding import numpy_generator
+from fedcmi_flwr.types import SHARED, ClassStats, Modality
+
+logger = logging.getLogger("flwr.fedcmi")
+POLL_SECONDS = 1.0
+"""Time between two looks at the connected nodes while waiting for them."""
+
+
+class RoundFailedError(RuntimeError):
+    """A round that cannot go on; the text says why and what to do."""
+
+
+@dataclass
+class RoundReport:
+    """What happened in one round."""
+
+    server_round: int
+    started: float
+    """Seconds on the monotonic clock."""
+    sent: dict[int, tuple[wire.NodeInfo, tuple[str, ...]]] = field(default_factory=dict)
+    """Node id -> (what it owns, groups sent)."""
+    arrays: dict[str, AnyArray] = field(default_factory=dict)
+    """The global model that was sent."""
+    used: Dominance = NOBODY
+    """The decision that was sent."""
+    measured: Dominance = NOBODY
+    """What this round's statistics say; sent in the next round."""
+    losses: dict[str, float] = field(default_factory=dict)
+    """Loss term -> mean over the samples of the nodes that have the term, in nats, without weight."""
+    owners: dict[str, list[int]] = field(default_factory=dict)
+    """Group -> partition ids whose updates were averaged."""
+    num_examples: int = 0
+    refused: list[str] = field(default_factory=list)
+    """One line per node whose reply was refused or did not come."""
+    bytes_down: dict[int, int] = field(default_factory=dict)
+    """Partition id -> bytes of the train message."""
+    bytes_up: dict[int, int] = field(default_factory=dict)
+    """Partition id -> bytes of the reply, refused ones included."""
+    seconds: float = 0.0
+    """From the start of sampling to the end of aggregation."""
+
+
+class FedCMI(FedAvg):
+    """Federated averaging per modality, with cross-modal infiltration from the global dominant modality.
+
+    Source: arXiv 2401.00894. The other methods of the project run through it with their parts off.
+
+    Parameters
+    ----------
+    groups
+        Modality -> prefixes of its parameters' names in the model's state_dict. What no prefix matches is shared by
+        all nodes (the fusion head). The order of the modalities is sent to the nodes.
+    num_classes
+        C, the length of the class statistics.
+    method
+        The hyperparameters of the local objective; they are sent to the nodes under their configuration keys.
+    seed
+        Seed of the sampling of partitions.
+    fraction_train
+        Share of the available nodes that train in a round, in (0, 1].
+    min_train_nodes
+        Fewest nodes that train in a round, where there are that many.
+    fraction_evaluate
+        Share of the available nodes that evaluate on their own samples; 0: none.
+    min_available_nodes
+        Nodes to wait for before a round starts.
+    wait_timeout
+        Seconds to wait for these nodes, and for the answers to queries, before the run fails.
+
+    Raises
+    ------
+    ValueError
+        Fewer than one modality, or a modality called "shared".
+    """
+
+    def __init__(
+        self,
+        groups: Mapping[Modality, Sequence[str]],
+        num_classes: int,
+        method: Method = METHODS["fedcmi"],
+        *,
+        seed: int = 0,
+        fraction_train: float = 1.0,
+        min_train_nodes: int = 2,
+        fraction_evaluate: float = 0.0,
+        min_available_nodes: int = 2,
+        wait_timeout: float = 120.0,
+    ) -> None:
+        super().__init__(
+            fraction_train=fraction_train,
+            fraction_evaluate=fraction_evaluate,
+            min_train_nodes=min_train_nodes,
+            min_evaluate_nodes=1,
+            min_available_nodes=min_available_nodes,
+        )
+        self.groups = {name: tuple(prefixes) for name, prefixes in groups.items() if name != SHARED}
+        if not self.groups:
+            raise ValueError(f"groups = {dict(groups)!r}: name the parameter prefixes of at least one modality.")
+        self.num_classes = num_classes
+        self.method = method
+        self.seed = seed
+        self.wait_timeout = wait_timeout
+        self.dominance = NOBODY
+        self.known: dict[int, wire.NodeInfo] = {}
+        self.report = RoundReport(0, time.monotonic())
+
+    # ------------------------------------------------------------------------------------------- Flower's hooks
+
+    def summary(self) -> None:
+        """Log the strategy's settings."""
+        super().summary()
+        logger.info("\t├──> Modalities: %s", ", ".join(self.groups))
+        logger.info("\t└──> Method: %s", hyperparameters_of(self.method))
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Sample nodes and send each the groups it can use."""
+        self.report = RoundReport(server_round, time.monotonic(), used=self.dominance)
+        chosen = self._sample(grid, server_round, self.fraction_train, self.min_train_nodes, "train")
+        messages = self._task_messages(MessageType.TRAIN, server_round, arrays, config, chosen)
+        for message in messages:
+            partition = self.known[message.metadata.dst_node_id].partition_id
+            self.report.bytes_down[partition] = wire.content_bytes(message)
+        return messages
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Average every group over the nodes that own it, and decide the next round's dominance.
+
+        Raises
+        ------
+        RoundFailedError
+            No valid reply, or a simulated actor died and would fail every later task.
+        """
+        report = self.report
+        updates = self._valid_updates(list(replies))
+        if not updates:
+            raise RoundFailedError(f"round {server_round}: no valid reply. " + " ".join(report.refused))
+        ordered = [updates[partition] for partition in sorted(updates)]
+        aggregated = aggregate_groups(report.arrays, [(u.arrays, float(u.num_examples)) for u in ordered])
+        self._note_owners(updates)
+        self._decide(ordered)
+        report.losses = _mean_losses(ordered)
+        report.num_examples = sum(update.num_examples for update in ordered)
+        report.arrays = {}  # the old model is not needed any more
+        report.seconds = time.monotonic() - report.started
+        metrics: dict[str, int | float] = {f"loss.{name}": value for name, value in report.losses.items()}
+        metrics |= {"num-examples": report.num_examples, "refused": len(report.refused)}
+        return ArrayRecord({name: Array(value) for name, value in aggregated.items()}), MetricRecord(dict(metrics))
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Sample nodes for evaluation on their own samples; nothing when ``fraction_evaluate`` is 0."""
+        if self.fraction_evaluate == 0.0:
+            return []
+        chosen = self._sample(grid, server_round, self.fraction_evaluate, self.min_evaluate_nodes, "evaluate")
+        return self._task_messages(MessageType.EVALUATE, server_round, arrays, config, chosen)
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Add up correct predictions and samples over nodes, then divide; malformed replies are refused."""
+        totals: dict[str, Counts] = {}
+        for message in replies:
+            try:
+                counts = wire.read_evaluate_reply(_content_of(message), self.num_classes)
+            except wire.WireError as error:
+                logger.warning("evaluate: reply of node %d refused: %s", message.metadata.src_node_id, error)
+                continue
+            for name, found in counts.items():
+                totals[name] = totals[name] + found if name in totals else found
+        if not totals:
+            return None
+        return MetricRecord({f"accuracy.{name}": found.accuracy for name, found in totals.items()})
+
+    # ---------------------------------------------------------------------------------------- nodes and sampling
+
+    def _sample(self, grid: Grid, server_round: int, fraction: float, least: int, purpose: str) -> list[int]:
+        """Sample partition ids, not node ids (those are random per run), and return their nodes in that order."""
+        ready = self._available_nodes(grid, server_round)
+        by_partition = {self.known[node].partition_id: node for node in ready}
+        size = min(max(int(len(ready) * fraction), least), len(ready))
+        generator = numpy_generator(self.seed, f"sample-{purpose}", server_round)
+        partitions = generator.choice(sorted(by_partition), size=size, replace=False)
+        logger.info("configure_%s: sampled %d of %d nodes", purpose, size, len(ready))
+        return [by_partition[int(partition)] for partition in sorted(partitions)]
+
+    def _available_nodes(self, grid: Grid, server_round: int) -> list[int]:
+        """Return connected nodes that said what they own; wait for ``min_available_nodes`` of them, with a bound."""
+        deadline = time.monotonic() + self.wait_timeout
+        while True:
+            connected = set(grid.get_node_ids())
+            self.known = {node: info for node, info in self.known.items() if node in connected}
+            refusals = self._query(grid, sorted(connected - set(self.known)), server_round)
+            if len(self.known) >= self.min_available_nodes:
+                return sorted(self.known)
+            found = f"{len(self.known)} of {len(connected)} connected nodes can be used"
+            if len(connected) >= self.min_available_nodes and refusals:
+                raise RoundFailedError(f"round {server_round}: {found}. " + " ".join(refusals))
+            if time.monotonic() > deadline:
+                raise RoundFailedError(
+                    f"round {server_round}: {found} after {self.wait_timeout:.0f} s (wait-timeout), but "
+                    f"min-available-nodes = {self.min_available_nodes}. Start more SuperNodes or lower it."
+                )
+            time.sleep(POLL_SECONDS)
+
+    def _query(self, grid: Grid, node_ids: list[int], server_round: int) -> list[str]:
+        """Ask nodes what they own; return one line for each that answered with an error or nonsense."""
+        if not node_ids:
+            return []
+        messages = [wire.query_message(node, server_round) for node in node_ids]
+        refusals = []
+        for message in grid.send_and_receive(messages, timeout=self.wait_timeout):
+            node = message.metadata.src_node_id
+            try:
+                info = wire.read_query_reply(_content_of(message), tuple(self.groups))
+                self._check_partition_is_free(info)
+            except wire.WireError as error:
+                refusals.append(f"Node {node}: {error}")
+                logger.warning("query: node %d cannot be used: %s", node, error)
+                continue
+            self.known[node] = info
+        return refusals
+
+    def _check_partition_is_free(self, info: wire.NodeInfo) -> None:
+        if any(other.partition_id == info.partition_id for other in self.known.values()):
+            raise wire.WireError(
+                f"partition-id {info.partition_id} is taken by another node; give each node its own in --node-config."
+            )
+
+    def _task_messages(
+        self,
+        message_type: str,
+        server_round: int,
+        arrays: ArrayRecord,
+        config: ConfigRecord,
+        node_ids: Sequence[int],
+    ) -> list[Message]:
+        values = {name: array.numpy() for name, array in arrays.items()}
+        names = group_names(tuple(values), self.groups)
+        settings = {**hyperparameters_of(self.method), **config, "server-round": server_round}
+        messages = []
+        for node in node_ids:
+            info = self.known[node]
+            groups = {group: names[group] for group in (*info.modalities, SHARED)}
+            if message_type == MessageType.TRAIN:
+                self.report.sent[node] = (info, tuple(groups))
+                self.report.arrays = values
+            messages.append(
+                wire.task_message(node, message_type, values, groups, settings, tuple(self.groups), self.dominance)
+            )
+        return messages
+
+    # ----------------------------------------------------------------------------------------------- aggregation
+
+    def _valid_updates(self, replies: list[Message]) -> dict[int, wire.NodeUpdate]:
+        """Decode replies, partition id -> update; refuse what is malformed, with node and reason."""
+        report, updates = self.report, {}
+        names = group_names(tuple(report.arrays), self.groups)
+        silent = {node: info for node, (info, _) in report.sent.items()}
+        for message in replies:
+            node = message.metadata.src_node_id
+            info = silent.pop(node, None)
+            try:
+                _raise_if_pool_is_poisoned(message)
+                if info is None:
+                    raise wire.WireError("it was not asked, or answered before.")
+                report.bytes_up[info.partition_id] = wire.content_bytes(message)
+                sent = {name: report.arrays[name] for group in (*info.modalities, SHARED) for name in names[group]}
+                measured = info.modalities if self.method.measures else ()
+                update = wire.read_train_reply(_content_of(message), sent, measured, self.num_classes)
+            except wire.WireError as error:
+                self._refuse(f"Reply of node {node}{_partition_of(info)} refused: {error}")
+                continue
+            updates[info.partition_id] = update
+        for node, info in silent.items():
+            self._refuse(f"No reply of node {node}{_partition_of(info)} within the round's time.")
+        return updates
+
+    def _refuse(self, line: str) -> None:
+        self.report.refused.append(line)
+        logger.warning("round %d: %s", self.report.server_round, line)
+
+    def _note_owners(self, updates: Mapping[int, wire.NodeUpdate]) -> None:
+        partitions = {info.partition_id: groups for info, groups in self.report.sent.values()}
+        for group in (*self.groups, SHARED):
+            self.report.owners[group] = [p for p in sorted(updates) if group in partitions[p]]
+            if not self.report.owners[group]:
+                logger.warning("round %d: nobody trained %r; it keeps its value", self.report.server_round, group)
+
+    def _decide(self, updates: Sequence[wire.NodeUpdate]) -> None:
+        """Add up the class statistics; the dominant modality and temperatures go out with the next round's model."""
+        stats = [update.stats for update in updates if update.stats is not None]
+        if not stats:
+            return
+        total = ClassStats({}, {})
+        for part in stats:
+            total = total + part
+        kappa = self.method.kappa if isinstance(self.method, CrossModalInfiltration) else 0.0
+        self.report.measured = decide_dominance(total, kappa)
+        if isinstance(self.method, CrossModalInfiltration) and self.method.dominance == "global":
+            self.dominance = self.report.measured
+
+
+def group_names(names: Sequence[str], groups: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
+    """Sort parameter names into groups by prefix; what no prefix matches is shared.
+
+    Parameters
+    ----------
+    names
+        All names of the model's state_dict.
+    groups
+        Group -> prefixes.
+
+    Returns
+    -------
+    Group -> names in the given order, "shared" last.
+
+    Raises
+    ------
+    ValueError
+        A name that two groups claim, or a group without any parameter.
+
+    Examples
+    --------
+    >>> group_names(("ear.w", "eye.w", "head.w"), {"audio": ["ear."], "visual": ["eye."]})
+    {'audio': ('ear.w',), 'visual': ('eye.w',), 'shared': ('head.w',)}
+    """
+    found: dict[str, list[str]] = {group: [] for group in (*groups, SHARED)}
+    for name in names:
+        claims = [group for group, prefixes in groups.items() if name.startswith(tuple(prefixes))]
+        if len(claims) > 1:
+            raise ValueError(f"parameter {name!r} belongs to the groups {claims}; make their prefixes distinct.")
+        found[claims[0] if claims else SHARED].append(name)
+    empty = [group for group in groups if not found[group]]
+    if empty:
+        raise ValueError(f"group {empty[0]!r}: no parameter starts with {list(groups[empty[0]])}; names: {names[:5]}...")
+    return {group: tuple(members) for group, members in found.items()}
+
+
+def _content_of(message: Message) -> Message:
+    if message.has_error():
+        raise wire.WireError(f"error {message.error.code}: {message.error.reason}")
+    return message
+
+
+def _raise_if_pool_is_poisoned(message: Message) -> None:
+    """Stop the run when a Ray actor died: Flower puts it back into the pool, where it fails every later task."""
+    if message.has_error() and message.error.code == 0 and "ray.exceptions" in str(message.error.reason):
+        raise RoundFailedError(
+            f"a simulated client's process died ({message.error.reason}). Its actor would fail every later task: "
+            "start the run again; if memory ran out, give each client more or run fewer at once."
+        )
+
+
+def _partition_of(info: wire.NodeInfo | None) -> str:
+    return "" if info is None else f" (partition {info.partition_id}, {'+'.join(info.modalities)})"
+
+
+def _mean_losses(updates: Sequence[wire.NodeUpdate]) -> dict[str, float]:
+    names = list(dict.fromkeys(name for update in updates for name in update.loss_sum))
+    sums = {name: sum(update.loss_sum.get(name, 0.0) for update in updates) for name in names}
+    counts = {name: sum(update.loss_count.get(name, 0) for update in updates) for name in names}
+    return {name: float(np.divide(sums[name], counts[name])) for name in names if counts[name] > 0}
+
+

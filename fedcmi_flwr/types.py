@@ -1,0 +1,100 @@
+"""The words everything else is said in: modalities, batches, model outputs, loss terms, class statistics.
+
+Shape legend used in the whole package: ``batch`` samples of a mini-batch, ``modalities`` of the federation in
+their fixed order, ``classes``, ``dim`` the embedding size D.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from numpy.typing import NDArray
+from torch import Tensor
+
+T = TypeVar("T", np.int64, np.float64)
+
+Modality = str
+"""Name of an input stream: "audio", "visual", "text", any string. Nothing branches on it."""
+
+SHARED = "shared"
+"""Name of the parameter group that every node owns (the fusion head)."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A mini-batch of one node."""
+
+    inputs: Mapping[Modality, Tensor]
+    """[batch, *shape] per owned modality, normalised; rows of absent samples hold zeros."""
+    labels: Int[Tensor, " batch"]
+    present: Bool[Tensor, "batch modalities"]
+    """Which modality each sample has, over all modalities of the federation."""
+    complete: bool
+    """True when every sample has every owned modality: then no row selection is needed."""
+
+    def to(self, device: torch.device) -> "Batch":
+        """Return the batch on ``device``."""
+        inputs = {name: value.to(device, non_blocking=True) for name, value in self.inputs.items()}
+        return Batch(inputs, self.labels.to(device), self.present.to(device), self.complete)
+
+
+@dataclass(frozen=True)
+class ModelOutput:
+    """What the two-projector model computes for a batch; rows of absent samples hold zeros.
+
+    A model without projectors has u = z, and neither infiltration outputs nor unimodal logits.
+    """
+
+    self_embeddings: Mapping[Modality, Float[Tensor, "batch dim"]]
+    """u_m = P_m(z_m)."""
+    infiltration_embeddings: Mapping[Modality, Float[Tensor, "batch dim"]]
+    """q_m = Q_m(z_m)."""
+    self_logits: Mapping[Modality, Float[Tensor, "batch classes"]]
+    """H_m(u_m)."""
+    infiltration_logits: Mapping[Modality, Float[Tensor, "batch classes"]]
+    """H_m(q_m)."""
+    fused_logits: Float[Tensor, "batch classes"]
+    """F over the slots: u_m where present, else the fill of the present modalities' q."""
+
+
+@dataclass(frozen=True)
+class LossTerms:
+    """Named loss terms with their weights; weights and terms meet in :meth:`total` and nowhere else."""
+
+    values: Mapping[str, Float[Tensor, ""]]
+    weights: Mapping[str, float] = field(default_factory=dict)
+    """Weight of each term; 1 where not stated."""
+
+    def total(self) -> Float[Tensor, ""]:
+        """Return the weighted sum, the scalar to differentiate."""
+        weighted = [self.weights.get(name, 1.0) * value for name, value in self.values.items()]
+        return torch.stack(weighted).sum()
+
+
+@dataclass(frozen=True)
+class ClassStats:
+    """Sums and counts per class and modality; they add up over nodes and only the receiver divides.
+
+    Source: method.md, "Who decides dominance and temperatures".
+    """
+
+    probability_sum: Mapping[Modality, NDArray[np.float64]]
+    """[classes]: sum of softmax(self logits)[true class] over the samples of the class, in [0, count]."""
+    count: Mapping[Modality, NDArray[np.int64]]
+    """[classes]: number of samples of the class that have the modality."""
+
+    def __add__(self, other: "ClassStats") -> "ClassStats":
+        """Add the sums and counts of another node; modalities that only one of both has are kept."""
+        return ClassStats(
+            _added(self.probability_sum, other.probability_sum), _added(self.count, other.count)
+        )
+
+
+def _added(left: Mapping[Modality, NDArray[T]], right: Mapping[Modality, NDArray[T]]) -> dict[Modality, NDArray[T]]:
+    total = dict(left)
+    for name, value in right.items():
+        total[name] = total[name] + value if name in total else value
+    return total

@@ -1,0 +1,427 @@
+"""The message codec: every key, every packed array, both directions.
+
+Records of a message by name (S -> N: server to node, N -> S: its reply)::
+
+    query     S -> N  config: server-round
+              N -> S  node: modalities, partition-id
+    train     S -> N  arrays, layout, config: server-round, modalities, dominant, temperature.<m>, hyperparameters
+              N -> S  arrays, layout, metrics: num-examples, loss-sum.<term>, loss-count.<term>,
+                                               class-probability-sum.<m>, class-count.<m>
+    evaluate  S -> N  as train
+              N -> S  metrics: num-examples, correct.<prediction>, count.<prediction>
+
+``arrays`` holds one flat array per parameter group and dtype ("audio/float32"), because a deployed round's time follows
+the number of arrays; ``layout`` holds, per group, the JSON list of [name, dtype, shape] that the flat arrays are cut by.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from numpy.typing import NDArray
+
+from fedcmi_flwr.aggregation import AnyArray
+from fedcmi_flwr.evaluate import Counts
+from fedcmi_flwr.methods import Dominance
+from fedcmi_flwr.types import ClassStats, Modality
+
+ConfigValue = bool | int | float | str | list[float] | list[str]
+
+
+class WireError(ValueError):
+    """A message that does not keep to the codec; the text says which record and key."""
+
+
+# ---------------------------------------------------------------------------------------------------- packed arrays
+
+
+def pack(arrays: Mapping[str, AnyArray], groups: Mapping[str, Sequence[str]]) -> tuple[ArrayRecord, ConfigRecord]:
+    """Pack parameter groups into one flat array per group and dtype.
+
+    Parameters
+    ----------
+    arrays
+        Parameter or buffer name -> array.
+    groups
+        Group -> names of its arrays.
+
+    Returns
+    -------
+    The ``arrays`` and ``layout`` records.
+
+    Raises
+    ------
+    WireError
+        A name of a group that ``arrays`` lacks.
+    """
+    packed, layout = ArrayRecord(), ConfigRecord()
+    for group, names in groups.items():
+        absent = [name for name in names if name not in arrays]
+        if absent:
+            raise WireError(f"group {group!r}: array {absent[0]!r} is missing ({len(absent)} missing in all).")
+        layout[group] = json.dumps([[name, str(arrays[name].dtype), list(arrays[name].shape)] for name in names])
+        for dtype in sorted({str(arrays[name].dtype) for name in names}):
+            flat = [arrays[name].ravel() for name in names if str(arrays[name].dtype) == dtype]
+            packed[f"{group}/{dtype}"] = Array(np.concatenate(flat))
+    return packed, layout
+
+
+def unpack(packed: ArrayRecord, layout: ConfigRecord) -> tuple[dict[str, AnyArray], dict[str, tuple[str, ...]]]:
+    """Reverse :func:`pack`.
+
+    Returns
+    -------
+    Name -> array, and group -> names.
+
+    Raises
+    ------
+    WireError
+        A layout that is not the codec's, or flat arrays that do not fit it.
+    """
+    arrays: dict[str, AnyArray] = {}
+    groups: dict[str, tuple[str, ...]] = {}
+    expected: set[str] = set()
+    for group, text in layout.items():
+        entries = _layout_entries(group, text)
+        groups[group] = tuple(name for name, _, _ in entries)
+        for dtype in sorted({dtype for _, dtype, _ in entries}):
+            key = f"{group}/{dtype}"
+            expected.add(key)
+            arrays |= _cut(packed, key, [(name, shape) for name, found, shape in entries if found == dtype])
+    if set(packed) - expected:
+        raise WireError(f"arrays: unexpected {sorted(set(packed) - expected)}, the layout speaks of {sorted(expected)}.")
+    return {name: arrays[name] for names in groups.values() for name in names}, groups
+
+
+def _layout_entries(group: str, text: Any) -> list[tuple[str, str, tuple[int, ...]]]:  # noqa: ANN401
+    try:
+        return [(str(name), str(dtype), tuple(map(int, shape))) for name, dtype, shape in json.loads(text)]
+    except (TypeError, ValueError) as error:
+        raise WireError(f"layout of group {group!r} is not a list of [name, dtype, shape]: {error}.") from error
+
+
+def _cut(packed: ArrayRecord, key: str, entries: list[tuple[str, tuple[int, ...]]]) -> dict[str, AnyArray]:
+    if key not in packed:
+        raise WireError(f"arrays: {key!r} is missing, found {sorted(packed)}.")
+    flat = packed[key].numpy()
+    sizes = [int(np.prod(shape)) for _, shape in entries]
+    if flat.ndim != 1 or flat.size != sum(sizes) or str(flat.dtype) != key.rpartition("/")[2]:
+        raise WireError(
+            f"arrays: {key!r} is {flat.dtype} of shape {list(flat.shape)}, the layout needs [{sum(sizes)}]."
+        )
+    pieces = np.split(flat, np.cumsum(sizes)[:-1])
+    return {name: piece.reshape(shape) for (name, shape), piece in zip(entries, pieces, strict=True)}
+
+
+def to_arrays(state_dict: Mapping[str, torch.Tensor]) -> dict[str, AnyArray]:
+    """Return copies of a state_dict's tensors as NumPy arrays, so that later training does not change them."""
+    return {name: tensor.detach().cpu().numpy().copy() for name, tensor in state_dict.items()}
+
+
+def to_state_dict(arrays: Mapping[str, AnyArray]) -> dict[str, torch.Tensor]:
+    """Return arrays as a state_dict of their own memory."""
+    return {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
+
+
+def content_bytes(message: Message) -> int:
+    """Return the size of a message's content in bytes: array data and serialised records, without transport.
+
+    Flower's own ``count_bytes`` raises on a ConfigRecord that holds an empty string.
+    """
+    if not message.has_content():
+        return 0
+    records = message.content.values()
+    return sum(r.count_bytes() if isinstance(r, ArrayRecord) else len(r.deflate()) for r in records)
+
+
+# ----------------------------------------------------------------------------------------------------------- queries
+
+
+@dataclass(frozen=True)
+class NodeInfo:
+    """What a node says about itself."""
+
+    modalities: tuple[Modality, ...]
+    partition_id: int
+
+
+def query_message(node_id: int, server_round: int) -> Message:
+    """Ask a node which modalities it owns."""
+    content = RecordDict({"config": ConfigRecord({"server-round": server_round})})
+    return Message(content, dst_node_id=node_id, message_type="query")
+
+
+def query_reply(message: Message, info: NodeInfo) -> Message:
+    """Answer a query (on the node)."""
+    node = ConfigRecord({"modalities": list(info.modalities), "partition-id": info.partition_id})
+    return Message(RecordDict({"node": node}), reply_to=message)
+
+
+def read_query_reply(message: Message, modalities: Sequence[Modality]) -> NodeInfo:
+    """Check a node's answer: known modalities, at least one, and a partition id.
+
+    Raises
+    ------
+    WireError
+        Anything else.
+    """
+    node = _record(message, "node", ConfigRecord)
+    names, partition = node.get("modalities"), node.get("partition-id")
+    if not isinstance(names, list) or not names or not set(names) <= set(modalities):
+        raise WireError(f"node: modalities = {names!r}, need one or more of {list(modalities)}.")
+    if not isinstance(partition, int) or isinstance(partition, bool) or partition < 0:
+        raise WireError(f"node: partition-id = {partition!r}, need an integer from 0.")
+    return NodeInfo(tuple(name for name in modalities if name in names), partition)
+
+
+# ------------------------------------------------------------------------------------------- train and evaluate tasks
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a train or evaluate message asks of a node."""
+
+    arrays: dict[str, AnyArray]
+    """Name -> array of the groups that this node can use."""
+    groups: dict[str, tuple[str, ...]]
+    """Group -> names."""
+    config: dict[str, Any]
+    """Hyperparameters by configuration key, and all that the user put into Flower's train_config."""
+    server_round: int
+    """From 1."""
+    modalities: tuple[Modality, ...]
+    """All modalities of the federation, in the order of the fusion slots."""
+    dominance: Dominance
+    """The server's decision; its dominant modality is None while nobody teaches."""
+
+    @property
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """The arrays as tensors, for ``model.load_state_dict``."""
+        return to_state_dict(self.arrays)
+
+
+def task_message(  # noqa: D417
+    node_id: int,
+    message_type: str,
+    arrays: Mapping[str, AnyArray],
+    groups: Mapping[str, Sequence[str]],
+    config: Mapping[str, ConfigValue],
+    modalities: Sequence[Modality],
+    dominance: Dominance,
+) -> Message:
+    """Build a train or evaluate message; ``groups`` are those that the node can use."""
+    packed, layout = pack(arrays, groups)
+    values: dict[str, Any] = {**config, "modalities": list(modalities), "dominant": dominance.dominant or ""}
+    for name, temperature in dominance.temperature.items():
+        if name in groups:
+            values[f"temperature.{name}"] = temperature.tolist()
+    content = RecordDict({"arrays": packed, "layout": layout, "config": ConfigRecord(values)})
+    return Message(content, dst_node_id=node_id, message_type=message_type)
+
+
+def read_task(message: Message) -> Task:
+    """Decode a train or evaluate message (on the node).
+
+    Raises
+    ------
+    WireError
+        The message was not made by :func:`task_message`.
+    """
+    packed, layout = _record(message, "arrays", ArrayRecord), _record(message, "layout", ConfigRecord)
+    config = dict(_record(message, "config", ConfigRecord))
+    arrays, groups = unpack(packed, layout)
+    try:
+        modalities, server_round = config.pop("modalities"), config.pop("server-round")
+        dominant = config.pop("dominant") or None
+    except KeyError as error:
+        raise WireError(f"config: key {error} is missing; was this message made by the FedCMI strategy?") from error
+    prefix = "temperature."
+    temperature = {
+        key.removeprefix(prefix): torch.tensor(config.pop(key)) for key in list(config) if key.startswith(prefix)
+    }
+    return Task(arrays, groups, config, server_round, tuple(modalities), Dominance(dominant, {}, temperature))
+
+
+@dataclass(frozen=True)
+class NodeUpdate:
+    """A node's reply to a train message."""
+
+    arrays: dict[str, AnyArray]
+    num_examples: int
+    """Training samples of the node."""
+    loss_sum: dict[str, float]
+    """Loss term -> sum over samples and epochs, in nats."""
+    loss_count: dict[str, int]
+    """Loss term -> number of samples in the sum."""
+    stats: ClassStats | None
+    """Class statistics on the received model; None where the method needs none."""
+
+
+def train_reply(
+    message: Message,
+    arrays: Mapping[str, AnyArray],
+    num_examples: int,
+    stats: ClassStats | None = None,
+    loss_sum: Mapping[str, float] | None = None,
+    loss_count: Mapping[str, int] | None = None,
+) -> Message:
+    """Answer a train message with the same parameter groups (on the node).
+
+    Parameters
+    ----------
+    message
+        The message to answer.
+    arrays
+        Trained arrays by name, at least those that were sent.
+    num_examples
+        Training samples of the node, 1 or more.
+    stats
+        Class statistics on the received model.
+    loss_sum
+        Loss term -> sum over samples and epochs.
+    loss_count
+        Loss term -> number of samples in the sum.
+
+    Returns
+    -------
+    The reply.
+
+    Raises
+    ------
+    WireError
+        An array that was sent is missing.
+    """
+    packed, layout = pack(arrays, read_task(message).groups)
+    metrics: dict[str, Any] = {"num-examples": num_examples}
+    metrics |= {f"loss-sum.{name}": float(value) for name, value in (loss_sum or {}).items()}
+    metrics |= {f"loss-count.{name}": int(value) for name, value in (loss_count or {}).items()}
+    if stats is not None:
+        metrics |= {f"class-probability-sum.{name}": v.tolist() for name, v in stats.probability_sum.items()}
+        metrics |= {f"class-count.{name}": v.tolist() for name, v in stats.count.items()}
+    content = RecordDict({"arrays": packed, "layout": layout, "metrics": MetricRecord(metrics)})
+    return Message(content, reply_to=message)
+
+
+def read_train_reply(
+    message: Message,
+    sent: Mapping[str, AnyArray],
+    measured: Iterable[Modality],
+    num_classes: int,
+) -> NodeUpdate:
+    """Check and decode a reply to a train message.
+
+    Parameters
+    ----------
+    message
+        The reply.
+    sent
+        The arrays that the node was sent.
+    measured
+        Modalities whose class statistics the reply must hold; empty when the method needs none.
+    num_classes
+        C.
+
+    Returns
+    -------
+    The update; every array has the name, shape and dtype of what was sent, and finite values.
+
+    Raises
+    ------
+    WireError
+        Missing or extra arrays, another shape or dtype, NaN or Inf, a count below 1, statistics out of range.
+    """
+    arrays, _ = unpack(_record(message, "arrays", ArrayRecord), _record(message, "layout", ConfigRecord))
+    _check_arrays(arrays, sent)
+    metrics = _record(message, "metrics", MetricRecord)
+    num_examples = metrics.get("num-examples")
+    if not isinstance(num_examples, int) or num_examples < 1:
+        raise WireError(f"metrics: num-examples = {num_examples!r}, need an integer from 1.")
+    names = list(measured)
+    stats = ClassStats(
+        {name: _per_class(metrics, f"class-probability-sum.{name}", num_classes) for name in names},
+        {name: _per_class(metrics, f"class-count.{name}", num_classes).astype(np.int64) for name in names},
+    )
+    _check_stats(stats)
+    sums, counts = _scalars(metrics, "loss-sum."), _scalars(metrics, "loss-count.")
+    if set(sums) != set(counts) or not all(np.isfinite(value) for value in sums.values()):
+        raise WireError(f"metrics: loss sums {sums} and counts {counts} do not belong together or are not finite.")
+    loss_count = {name: int(value) for name, value in counts.items()}
+    return NodeUpdate(arrays, num_examples, sums, loss_count, stats if names else None)
+
+
+def _check_arrays(arrays: Mapping[str, AnyArray], sent: Mapping[str, AnyArray]) -> None:
+    missing, extra = sorted(set(sent) - set(arrays)), sorted(set(arrays) - set(sent))
+    if missing or extra:
+        raise WireError(f"arrays: missing {missing}, extra {extra}.")
+    for name, array in arrays.items():
+        expected = sent[name]
+        if array.shape != expected.shape or array.dtype != expected.dtype:
+            raise WireError(
+                f"arrays: {name!r} is {array.dtype} {list(array.shape)}, expected {expected.dtype} "
+                f"{list(expected.shape)}."
+            )
+        if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
+            raise WireError(f"arrays: {name!r} holds NaN or Inf.")
+
+
+def _check_stats(stats: ClassStats) -> None:
+    for name, count in stats.count.items():
+        total = stats.probability_sum[name]
+        if (count < 0).any() or (total < 0).any() or (total > count * (1 + 1e-6)).any():
+            raise WireError(f"metrics: class statistics of {name!r} are out of range: need 0 <= sum <= count.")
+
+
+def _per_class(metrics: MetricRecord, key: str, num_classes: int) -> NDArray[np.float64]:
+    values = np.asarray(metrics.get(key, []), dtype=np.float64)
+    if values.shape != (num_classes,) or not np.isfinite(values).all():
+        raise WireError(f"metrics: {key!r} must be {num_classes} finite numbers, found {metrics.get(key)!r}.")
+    return values
+
+
+def _scalars(metrics: MetricRecord, prefix: str) -> dict[str, float]:
+    found = {key.removeprefix(prefix): value for key, value in metrics.items() if key.startswith(prefix)}
+    lists = [key for key, value in found.items() if isinstance(value, list)]
+    if lists:
+        raise WireError(f"metrics: {prefix}{lists[0]} must be one number, found a list.")
+    return {key: value for key, value in found.items() if not isinstance(value, list)}
+
+
+# -------------------------------------------------------------------------------------------------------- evaluation
+
+
+def evaluate_reply(message: Message, counts: Mapping[str, Counts], num_examples: int) -> Message:
+    """Answer an evaluate message with correct predictions and samples per class (on the node)."""
+    metrics: dict[str, Any] = {"num-examples": num_examples}
+    for name, found in counts.items():
+        metrics[f"correct.{name}"] = found.correct.tolist()
+        metrics[f"count.{name}"] = found.count.tolist()
+    return Message(RecordDict({"metrics": MetricRecord(metrics)}), reply_to=message)
+
+
+def read_evaluate_reply(message: Message, num_classes: int) -> dict[str, Counts]:
+    """Check and decode a reply to an evaluate message.
+
+    Raises
+    ------
+    WireError
+        Lists of another length than the number of classes, or counts out of range.
+    """
+    metrics = _record(message, "metrics", MetricRecord)
+    counts = {}
+    for name in [key.removeprefix("correct.") for key in metrics if key.startswith("correct.")]:
+        correct, count = (_per_class(metrics, f"{part}.{name}", num_classes) for part in ("correct", "count"))
+        if (correct < 0).any() or (correct > count).any():
+            raise WireError(f"metrics: counts of {name!r} are out of range: need 0 <= correct <= count.")
+        counts[name] = Counts(correct.astype(np.int64), count.astype(np.int64))
+    return counts
+
+
+def _record(message: Message, name: str, kind: type[Any]) -> Any:  # noqa: ANN401
+    record = message.content.get(name)
+    if not isinstance(record, kind):
+        raise WireError(f"record {name!r} is {type(record).__name__}, need {kind.__name__}.")
+    return record

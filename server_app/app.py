@@ -1,0 +1,152 @@
+"""The ServerApp: build the global model, run the strategy, evaluate after every round, write the run directory."""
+
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, MetricRecord
+from flwr.serverapp import Grid, ServerApp
+
+from fedcmi_flwr.aggregation import AnyArray
+from fedcmi_flwr.config import RunConfig, cache_directory, read_run_config, section_items
+from fedcmi_flwr.dataset import Samples, check_modality_names, load_split, locate
+from fedcmi_flwr.evaluate import EVALUATION_BATCH, evaluate
+from fedcmi_flwr.methods import hyperparameters
+from fedcmi_flwr.model import ModelSpec, MultimodalModel, parameter_groups
+from fedcmi_flwr.model_from_config import choose_device, model_spec
+from fedcmi_flwr.schema import DatasetSpec, read_spec
+from fedcmi_flwr.seeding import torch_global_seed
+from fedcmi_flwr.strategy import FedCMI
+from fedcmi_flwr.types import SHARED
+from fedcmi_flwr.wire import to_arrays, to_state_dict
+from server_app.checkpoint import save_model
+from server_app.report import RunDirectory, round_line, round_record
+
+app = ServerApp()
+logger = logging.getLogger("flwr.fedcmi")
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run a federation from Flower's run-config."""
+    config = read_run_config(context.run_config)
+    run(config, grid)
+
+
+def run(config: RunConfig, grid: Grid, after_round: Callable[[], None] | None = None) -> RunDirectory:
+    """Run a federation on any grid.
+
+    Parameters
+    ----------
+    config
+        The checked configuration.
+    grid
+        Flower's grid, or an in-process one.
+    after_round
+        Called when a round's record has been written.
+
+    Returns
+    -------
+    The directory with everything that the run left.
+    """
+    directory = RunDirectory(Path(config.run_dir) if config.run_dir else _default_run_dir(config))
+    logger.info("run directory: %s", directory.path)
+    try:
+        Federation(config, directory, after_round).run(grid)
+    except Exception as error:
+        directory.write_error(error)
+        raise
+    return directory
+
+
+def _default_run_dir(config: RunConfig) -> Path:
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    return cache_directory() / "runs" / f"{stamp}-{config.method_name}-seed{config.training.seed}"
+
+
+class Federation:
+    """One run: model, test split, strategy and where the results go.
+
+    Parameters
+    ----------
+    config
+        The checked configuration.
+    directory
+        Where results are written.
+    after_round
+        Called when a round's record has been written.
+    """
+
+    def __init__(
+        self, config: RunConfig, directory: RunDirectory, after_round: Callable[[], None] | None = None
+    ) -> None:
+        self.after_round = after_round
+        torch.set_num_threads(config.machine.torch_threads)
+        self.config = config
+        self.directory = directory
+        prepared = locate(config.data.data)
+        self.data: DatasetSpec = read_spec(prepared)
+        check_modality_names(self.data.modality_names)
+        self.test: Samples = load_split(prepared, "test")
+        modalities, classes = self.data.modality_names, len(self.data.classes)
+        self.spec: ModelSpec = model_spec(config.model, config.method, modalities, classes)
+        with torch_global_seed(config.training.seed, "model"):
+            self.model = MultimodalModel(self.spec, self.data.modalities).to(choose_device(config.machine))
+        self.strategy = FedCMI(
+            {name: prefixes for name, prefixes in parameter_groups(self.spec).items() if name != SHARED},
+            classes,
+            config.method,
+            seed=config.training.seed,
+            fraction_train=config.federation.fraction_train,
+            min_train_nodes=config.federation.min_train_nodes,
+            fraction_evaluate=config.federation.fraction_evaluate,
+            min_available_nodes=config.federation.min_available_nodes,
+            wait_timeout=config.federation.wait_timeout,
+        )
+
+    def run(self, grid: Grid) -> None:
+        """Train for all rounds, then write the summary."""
+        resolved = self.resolved_config()
+        self.directory.write_config(resolved)
+        self.strategy.start(
+            grid=grid,
+            initial_arrays=_record(to_arrays(self.model.state_dict())),
+            num_rounds=self.config.federation.num_server_rounds,
+            timeout=self.config.federation.round_timeout,
+            train_config=ConfigRecord(self.task_config()),
+            evaluate_config=ConfigRecord(self.task_config()),
+            evaluate_fn=self.evaluate,
+        )
+        self.directory.finish(resolved, self.data.classes)
+        logger.info("finished; results in %s", self.directory.path)
+
+    def resolved_config(self) -> dict[str, Any]:
+        """Return the run-config with the method's hyperparameters filled in, and the data set's description."""
+        described = {"classes": list(self.data.classes), "modalities": list(self.data.modality_names)}
+        dataset = {"name": self.data.name, "splits": self.data.splits, "settings": self.data.settings, **described}
+        return {**self.config.raw, **hyperparameters(self.config.method), "dataset": dataset}
+
+    def task_config(self) -> dict[str, Any]:
+        """Return what every train message carries besides the strategy's own keys."""
+        return {"method": self.config.method_name, **section_items(self.config.training)}
+
+    def evaluate(self, server_round: int, arrays: ArrayRecord) -> MetricRecord:
+        """Evaluate the global model on the test split, save it, and write the round's record."""
+        values = {name: array.numpy() for name, array in arrays.items()}
+        self.model.load_state_dict(to_state_dict(values))
+        counts = evaluate(self.model, self.test.batches(EVALUATION_BATCH, self.spec.modalities))
+        notes = {"round": server_round, "run-config": dict(self.config.raw)}
+        save_model(self.directory.model_path, values, self.spec, self.data.modalities, self.data.classes, notes)
+        record = round_record(server_round, counts, self.strategy.report if server_round else None)
+        self.directory.append(record)
+        logger.info(round_line(record, self.config.federation.num_server_rounds))
+        if self.after_round is not None:
+            self.after_round()
+        return MetricRecord({f"accuracy.{name}": found.accuracy for name, found in counts.items()})
+
+
+def _record(arrays: dict[str, AnyArray]) -> ArrayRecord:
+    return ArrayRecord({name: Array(value) for name, value in arrays.items()})

@@ -1,0 +1,183 @@
+"""From the command line's options to a finished run, on Flower or in this process."""
+
+import math
+import os
+import time
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from flwr.clientapp import ClientApp
+
+from fedcmi_flwr.config import ConfigError, RunConfig, read_run_config
+from fedcmi_flwr.local_grid import LocalGrid
+from fedcmi_flwr.methods import Scalar
+from server_app.app import run as run_server
+from server_app.flower_run import run_on_flower
+from server_app.report import read_metrics, round_line
+
+Show = Callable[[str], None]
+
+
+def project_directory() -> Path:
+    """Return the directory with the app's ``pyproject.toml``: this checkout.
+
+    Raises
+    ------
+    ConfigError
+        The package was installed without it.
+    """
+    root = Path(__file__).resolve().parents[1]
+    if not (root / "pyproject.toml").is_file():
+        raise ConfigError(f"{root}: no pyproject.toml; install from a checkout (pip install -e .) to run the app.")
+    return root
+
+
+def default_run_config() -> dict[str, Scalar]:
+    """Return ``[tool.flwr.app.config]`` of ``pyproject.toml``."""
+    text = (project_directory() / "pyproject.toml").read_text(encoding="utf-8")
+    config: dict[str, Scalar] = tomllib.loads(text)["tool"]["flwr"]["app"]["config"]
+    return config
+
+
+def resolve(recipe: Path | None, options: Mapping[str, Scalar | None], assignments: Sequence[str]) -> dict[str, Scalar]:
+    """Put a run-config together: defaults, then the recipe, then options that are set, then ``key=value`` texts.
+
+    Parameters
+    ----------
+    recipe
+        TOML file of run-config keys.
+    options
+        Key -> value; None: not given.
+    assignments
+        "key=value" with the value in TOML, or a bare word.
+
+    Returns
+    -------
+    The run-config, checked.
+
+    Raises
+    ------
+    ConfigError
+        An unknown key, a value out of range, or an assignment without "=".
+    """
+    overrides: dict[str, Any] = tomllib.loads(recipe.read_text(encoding="utf-8")) if recipe else {}
+    overrides |= {key: value for key, value in options.items() if value is not None}
+    for text in assignments:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {text!r}: must be key=value.")
+        overrides[key.strip()] = _value(value.strip())
+    raw = {**default_run_config(), **overrides}
+    read_run_config(raw)
+    return raw
+
+
+def _value(text: str) -> Scalar:
+    try:
+        value: Scalar = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+    return value
+
+
+def named_run_dir(raw: Mapping[str, Scalar]) -> Path:
+    """Return a new directory name below ``runs/`` of the working directory."""
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    return Path("runs").absolute() / f"{stamp}-{raw['method']}-seed{raw['seed']}"
+
+
+def run_in_process(raw: Mapping[str, Scalar], num_nodes: int, client_app: ClientApp, show: Show) -> Path:
+    """Run a federation in this process, without Ray; the weights are those of a run on Ray.
+
+    Parameters
+    ----------
+    raw
+        The run-config; ``run-dir`` must be set.
+    num_nodes
+        Simulated nodes.
+    client_app
+        The ClientApp of the nodes.
+    show
+        Called with one line a round.
+
+    Returns
+    -------
+    The run directory.
+    """
+    config = read_run_config(raw)
+    nodes = [{"partition-id": part, "num-partitions": num_nodes} for part in range(num_nodes)]
+    progress = Progress(Path(config.run_dir), config, show)
+    directory = run_server(config, LocalGrid(client_app, nodes, raw), progress.update)
+    return directory.path
+
+
+def run_with_flower(raw: Mapping[str, Scalar], num_nodes: int, show: Show) -> Path:
+    """Run a federation with ``flwr run`` on Ray.
+
+    Parameters
+    ----------
+    raw
+        The run-config; ``run-dir`` must be set and absolute.
+    num_nodes
+        Simulated nodes.
+    show
+        Called with the device, then with one line a round.
+
+    Returns
+    -------
+    The run directory.
+
+    Raises
+    ------
+    FlowerRunError
+        The run did not complete.
+    """
+    config = read_run_config(raw)
+    share, text = gpu_share(config, num_nodes)
+    show(text)
+    progress = Progress(Path(config.run_dir), config, show)
+    run_on_flower(project_directory(), raw, num_nodes, share, progress.update)
+    return Path(config.run_dir)
+
+
+def gpu_share(config: RunConfig, num_nodes: int) -> tuple[float, str]:
+    """Return the GPU share of each client and a line that says which device trains."""
+    cores = os.cpu_count() or 1
+    if config.machine.device == "cpu" or not torch.cuda.is_available():
+        return 0.0, f"clients train on the CPU, {cores} at a time"
+    sampled = max(int(num_nodes * config.federation.fraction_train), config.federation.min_train_nodes)
+    at_once = max(1, min(sampled, cores, num_nodes) // torch.cuda.device_count())
+    share = math.floor(1000 / at_once) / 1000
+    return share, f"clients train on {torch.cuda.get_device_name()}, {at_once} at a time on each GPU"
+
+
+class Progress:
+    """Shows the rounds of a run directory as they appear.
+
+    Parameters
+    ----------
+    run_dir
+        The run's directory; it may not exist yet.
+    config
+        The run's configuration.
+    show
+        Called with one line a round.
+    """
+
+    def __init__(self, run_dir: Path, config: RunConfig, show: Show) -> None:
+        self.run_dir = run_dir
+        self.rounds = config.federation.num_server_rounds
+        self.show = show
+        self.shown = 0
+
+    def update(self) -> None:
+        """Show the rounds that are new since the last call."""
+        if not (self.run_dir / "metrics.jsonl").is_file():
+            return
+        records = read_metrics(self.run_dir)
+        for record in records[self.shown :]:
+            self.show(round_line(record, self.rounds))
+        self.shown = len(records)

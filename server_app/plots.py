@@ -1,0 +1,44 @@
+"""PNG plots of one run."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+
+mpl.use("Agg")
+Records = Sequence[Mapping[str, Any]]
+
+
+def plot_accuracy(records: Records, path: Path) -> None:
+    """Draw the accuracy of every way to predict over the rounds; self heads dashed."""
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.subplots()
+    rounds = [record["round"] for record in records]
+    for name in records[-1]["accuracy"]:
+        values = [100 * record["accuracy"][name] for record in records]
+        axes.plot(rounds, values, "--" if name.endswith("head") else "-", label=name)
+    axes.set(xlabel="round", ylabel="test accuracy (%)", ylim=(0, 100))
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right")
+    figure.savefig(path, dpi=120)
+
+
+def plot_per_class(records: Records, key: str, label: str, classes: Sequence[str], path: Path) -> None:
+    """Draw a per-class quantity of every weak modality as a heat map, classes over rounds; grey: not measured."""
+    names = sorted({name for record in records for name in record["measured"][key]})
+    figure = Figure(figsize=(7, 1.2 + 2.6 * len(names)), layout="constrained")
+    rounds = [record["round"] for record in records]
+    for axes, name in zip(figure.subplots(len(names), squeeze=False)[:, 0], names, strict=True):
+        blank = [None] * len(classes)
+        columns = [record["measured"][key].get(name, blank) for record in records]
+        values = np.array(columns, dtype=float).T
+        extent = (rounds[0] - 0.5, rounds[-1] + 0.5, len(classes) - 0.5, -0.5)
+        image = axes.imshow(values, aspect="auto", interpolation="nearest", extent=extent)
+        axes.set_facecolor("lightgrey")
+        axes.set(xlabel="round", title=f"{name}: {label}")
+        axes.set_yticks(range(len(classes)), classes)
+        figure.colorbar(image, ax=axes)
+    figure.savefig(path, dpi=120)

@@ -1,0 +1,182 @@
+"""What a run leaves: config.json, metrics.jsonl, summary.md and plots, all below one directory."""
+
+import json
+import math
+import traceback
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedcmi_flwr.evaluate import Counts, summarise
+from fedcmi_flwr.methods import Dominance
+from fedcmi_flwr.strategy import RoundReport
+from server_app.plots import plot_accuracy, plot_per_class
+
+LAST_ROUNDS = 5
+"""The main figure of a run is the mean accuracy over this many last rounds."""
+
+
+class RunDirectoryError(ValueError):
+    """A run directory that cannot be written to."""
+
+
+class RunDirectory:
+    """The directory of one run.
+
+    Parameters
+    ----------
+    path
+        Where the run writes; made when missing.
+
+    Raises
+    ------
+    RunDirectoryError
+        It already holds a run.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.absolute()
+        if self.metrics_path.exists():
+            raise RunDirectoryError(f"{self.path}: already holds a run; give another run-dir.")
+        self.path.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def metrics_path(self) -> Path:
+        """One JSON object per round."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def model_path(self) -> Path:
+        """The latest global model."""
+        return self.path / "model.safetensors"
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Write the resolved configuration."""
+        (self.path / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Append one round to metrics.jsonl."""
+        with self.metrics_path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(json_ready(record), allow_nan=False) + "\n")
+
+    def write_error(self, error: Exception) -> None:
+        """Write why the run failed to error.txt: the reason on the first line, then the traceback."""
+        text = "".join(traceback.format_exception(error))
+        (self.path / "error.txt").write_text(f"{type(error).__name__}: {error}\n\n{text}", encoding="utf-8")
+
+    def finish(self, config: Mapping[str, Any], classes: Sequence[str]) -> None:
+        """Write summary.md and the plots from metrics.jsonl."""
+        records = read_metrics(self.path)
+        (self.path / "summary.md").write_text(summary(records, config), encoding="utf-8")
+        plot_accuracy(records, self.path / "accuracy.png")
+        measured = [record for record in records if record["measured"]["dominant"]]
+        if measured:
+            plot_per_class(measured, "ratio", "r = p dominant / p weak", classes, self.path / "dominance.png")
+            plot_per_class(measured, "temperature", "temperature T", classes, self.path / "temperature.png")
+
+
+def read_metrics(directory: Path) -> list[dict[str, Any]]:
+    """Return the rounds of a run directory, in order."""
+    text = (directory / "metrics.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def round_record(server_round: int, counts: Mapping[str, Counts], report: RoundReport | None) -> dict[str, Any]:
+    """Put a round's evaluation and training report into one record; ``report`` is None for round 0."""
+    report = report or RoundReport(server_round, 0.0)
+    return {
+        "round": server_round,
+        "seconds": report.seconds,
+        "losses": report.losses,
+        "num_examples": report.num_examples,
+        "teacher": report.used.dominant,
+        "measured": _dominance_record(report.measured),
+        "accuracy": summarise(counts, lambda found: found.accuracy),
+        "macro": summarise(counts, lambda found: found.macro),
+        "worst_class": summarise(counts, lambda found: found.worst_class),
+        "counts": {name: {"correct": c.correct.tolist(), "count": c.count.tolist()} for name, c in counts.items()},
+        "nodes": {str(info.partition_id): list(info.modalities) for info, _ in report.sent.values()},
+        "owners": report.owners,
+        "refused": report.refused,
+        "bytes_down": report.bytes_down,
+        "bytes_up": report.bytes_up,
+    }
+
+
+def _dominance_record(dominance: Dominance) -> dict[str, Any]:
+    return {
+        "dominant": dominance.dominant,
+        "ratio": {name: value.tolist() for name, value in dominance.ratio.items()},
+        "temperature": {name: value.tolist() for name, value in dominance.temperature.items()},
+    }
+
+
+def json_ready(value: Any) -> Any:  # noqa: ANN401
+    """Return ``value`` with NaN and Inf as None, since JSON has neither."""
+    if isinstance(value, Mapping):
+        return {key: json_ready(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_ready(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def round_line(record: Mapping[str, Any], num_rounds: int) -> str:
+    """Return the one line that is printed for a round."""
+    width = len(str(num_rounds))
+    losses = " ".join(f"{name} {value:.3f}" for name, value in record["losses"].items())
+    accuracy = " ".join(f"{name} {value:.1%}" for name, value in record["accuracy"].items() if "head" not in name)
+    down, up = (sum(record[key].values()) / 1e6 for key in ("bytes_down", "bytes_up"))
+    parts = [
+        f"round {record['round']:>{width}}/{num_rounds}",
+        f"loss {losses or '-'}",
+        f"dominant {record['measured']['dominant'] or '-'}",
+        f"accuracy {accuracy}",
+        f"{record['seconds']:.1f} s",
+        f"down {down:.2f} MB up {up:.2f} MB",
+    ]
+    refused = len(record["refused"])
+    return " | ".join(parts + ([f"{refused} refused"] if refused else []))
+
+
+def final_accuracy(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Return the mean accuracy over the last rounds (at most LAST_ROUNDS, trained ones) of each way to predict."""
+    last = [record["accuracy"] for record in records if record["round"] > 0][-LAST_ROUNDS:]
+    return {name: float(np.mean([accuracy[name] for accuracy in last])) for name in last[-1]}
+
+
+def summary(records: Sequence[Mapping[str, Any]], config: Mapping[str, Any]) -> str:
+    """Return summary.md: the result first, then what it took and how it was made."""
+    trained = [record for record in records if record["round"] > 0]
+    last, mean = trained[-1], final_accuracy(records)
+    rows = [
+        f"| {name} | {mean[name]:.1%} | {last['accuracy'][name]:.1%} | {last['macro'][name]:.1%} "
+        f"| {last['worst_class'][name]:.1%} |"
+        for name in mean
+    ]
+    down, up = (sum(sum(record[key].values()) for record in trained) / 1e6 for key in ("bytes_down", "bytes_up"))
+    refused = [line for record in trained for line in record["refused"]]
+    return "\n".join(
+        [
+            f"# {config['method']} on {config['data']}, seed {config['seed']}, {len(trained)} rounds",
+            "",
+            "Accuracy of the global model on the test split, evaluated on the server.",
+            "",
+            f"| prediction | mean of last {min(LAST_ROUNDS, len(trained))} rounds | last round | macro | worst class |",
+            "|---|---|---|---|---|",
+            *rows,
+            "",
+            f"- training time {sum(record['seconds'] for record in trained):.1f} s, sent to nodes {down:.2f} MB, "
+            f"received {up:.2f} MB",
+            f"- dominant modality in the last round: {last['measured']['dominant'] or 'not measured by this method'}",
+            f"- replies refused or missing: {len(refused)}",
+            *[f"  - {line}" for line in refused],
+            "",
+            "Files: config.json, metrics.jsonl, model.safetensors, accuracy.png"
+            + (", dominance.png, temperature.png" if last["measured"]["dominant"] else ""),
+            "",
+        ]
+    )
