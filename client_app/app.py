@@ -26,6 +26,7 @@ from fedcmi_flwr.evaluate import EVALUATION_BATCH, evaluate
 from fedcmi_flwr.methods import Method, make_method
 from fedcmi_flwr.model import MultimodalModel
 from fedcmi_flwr.model_from_config import choose_device, model_spec
+from fedcmi_flwr.packing import to_arrays
 from fedcmi_flwr.schema import read_spec
 from fedcmi_flwr.types import Modality
 
@@ -58,7 +59,7 @@ def train_round(message: Message, context: Context) -> Message:
     model, samples = receive(node, task), node_samples(node, "train")
     settings = read_section(TrainingConfig, task.config)
     result = train(model, samples, method_of(task), settings, task.server_round, node.me.partition_id, task.dominance)
-    arrays = wire.to_arrays(model.state_dict())
+    arrays = to_arrays(model.state_dict())
     return wire.train_reply(message, arrays, len(samples), result.stats, result.loss_sum, result.loss_count)
 
 

@@ -51,9 +51,7 @@ def read_wav(path: Path) -> tuple[Float[Tensor, " samples"], int]:
         raise UnreadableFileError(path, "audio file without samples; fetch the file again.")
     waveform = torch.from_numpy(data).mean(dim=1)
     if not bool(waveform.isfinite().all()):
-        raise UnreadableFileError(
-            path, "holds samples that are infinite or not a number; fetch the file again."
-        )
+        raise UnreadableFileError(path, "holds samples that are infinite or not a number; fetch the file again.")
     return waveform, int(rate)
 
 
@@ -128,9 +126,7 @@ def add_noise(
     power = waveform.square().mean(dim=-1, keepdim=True)
     if bool((power == 0).any()):
         rows = (power.flatten() == 0).nonzero().flatten().tolist()
-        raise ValueError(
-            f"clips {rows[:10]} are silent: a signal-to-noise ratio needs a signal; leave them out."
-        )
+        raise ValueError(f"clips {rows[:10]} are silent: a signal-to-noise ratio needs a signal; leave them out.")
     noise = torch.randn(waveform.shape, generator=generator, dtype=waveform.dtype)
     return waveform + noise * (power * 10 ** (-snr_db / 10)).sqrt()
 
@@ -173,9 +169,7 @@ def log_mel(
         The waveforms are shorter than a window.
     """
     if waveforms.shape[-1] < n_fft:
-        raise ValueError(
-            f"waveforms of {waveforms.shape[-1]} samples: shorter than the window, {n_fft} samples."
-        )
+        raise ValueError(f"waveforms of {waveforms.shape[-1]} samples: shorter than the window, {n_fft} samples.")
     power: Tensor = _mel_transform(rate, n_mels, n_fft, hop)(waveforms)
     return (power + floor).log().unsqueeze(1)
 

@@ -118,8 +118,7 @@ def _read_mnist(raw: Path) -> tuple[UInt8[Tensor, "images height width"], NDArra
     if images.shape[1:] != (IMAGE_SIZE, IMAGE_SIZE):
         height, width = images.shape[1:]
         raise PrepError(
-            f"{raw / IMAGES}: images of {height} x {width}, expected {IMAGE_SIZE} x {IMAGE_SIZE}; "
-            "is this MNIST's file?"
+            f"{raw / IMAGES}: images of {height} x {width}, expected {IMAGE_SIZE} x {IMAGE_SIZE}; is this MNIST's file?"
         )
     return images, labels
 
@@ -138,9 +137,7 @@ def _read_recordings(folder: Path) -> tuple[list[_Recording], list[UnreadableFil
         except UnreadableFileError as error:
             bad.append(error)
     if not recordings and not bad:
-        raise PrepError(
-            f"{folder}: holds no .wav files, expected <digit>_<speaker>_<index>.wav; unpack them there."
-        )
+        raise PrepError(f"{folder}: holds no .wav files, expected <digit>_<speaker>_<index>.wav; unpack them there.")
     return recordings, bad
 
 

@@ -52,9 +52,7 @@ class Levels:
         if self.seed < 0:
             raise PrepError(f"seed = {self.seed}: must be 0 or greater.")
         if not math.isfinite(self.audio_snr_db):
-            raise PrepError(
-                f"audio_snr_db = {self.audio_snr_db}: must be a finite number of dB (100 is clean)."
-            )
+            raise PrepError(f"audio_snr_db = {self.audio_snr_db}: must be a finite number of dB (100 is clean).")
         if not 0 <= self.image_noise < math.inf:
             raise PrepError(f"image_noise = {self.image_noise}: must be a finite number, 0 or greater.")
 

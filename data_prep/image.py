@@ -92,9 +92,7 @@ def _read_idx(path: Path, dimensions: int) -> np.ndarray[tuple[int, ...], np.dty
 
 def _gunzip(path: Path) -> bytes:
     if not path.is_file():
-        raise FileNotFoundError(
-            f"{path}: not found, expected a gzipped IDX file; check the raw archive's layout."
-        )
+        raise FileNotFoundError(f"{path}: not found, expected a gzipped IDX file; check the raw archive's layout.")
     try:
         return gzip.decompress(path.read_bytes())
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:

@@ -99,9 +99,7 @@ def _is_finished(out: Path, name: str, settings: Settings) -> bool:
         raise PrepError(f"{out}: is a file, expected a directory or nothing. {advice}")
     if not (out / "dataset.json").is_file():
         if any(out.iterdir()):
-            raise PrepError(
-                f"{out}: is not empty and no prepared directory (it has no dataset.json). {advice}"
-            )
+            raise PrepError(f"{out}: is not empty and no prepared directory (it has no dataset.json). {advice}")
         return False
     try:
         spec = read_spec(out)
@@ -166,9 +164,7 @@ def write_split(directory: Path, split: str, samples: Samples) -> None:
     with samples_path(directory, split).open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(SAMPLE_COLUMNS)
-        for row, (sample, label, group) in enumerate(
-            zip(samples.ids, samples.labels, samples.groups, strict=True)
-        ):
+        for row, (sample, label, group) in enumerate(zip(samples.ids, samples.labels, samples.groups, strict=True)):
             names = [m for m in samples.arrays if m not in samples.present or samples.present[m][row]]
             source = ";".join(samples.sources[m][row] for m in names)
             table.writerow((sample, int(label), group, "+".join(names), source))
@@ -223,9 +219,7 @@ def write_unreadable(directory: Path, bad: Sequence[UnreadableFileError], max_ba
             table.writerows((error.path.name, error.reason) for error in bad)
 
 
-def select_modalities(
-    available: Sequence[Modality], wanted: Sequence[Modality] | None
-) -> tuple[Modality, ...]:
+def select_modalities(available: Sequence[Modality], wanted: Sequence[Modality] | None) -> tuple[Modality, ...]:
     """Check which modalities to store, for a device that owns only some.
 
     Parameters

@@ -59,5 +59,5 @@ def aggregate_groups(
     averaged = {}
     for name, value in current.items():
         owners = [(arrays[name], weight) for arrays, weight in updates if name in arrays]
-        averaged[name] = weighted_mean(*map(list, zip(*owners, strict=True))) if owners else value  # type: ignore[arg-type]
+        averaged[name] = weighted_mean(*map(list, zip(*owners, strict=True))) if owners else value
     return averaged

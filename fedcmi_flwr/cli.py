@@ -84,8 +84,9 @@ def run(
     options = {"method": method, "data": data, "num-server-rounds": rounds, "seed": seed}
     try:
         raw = launch.resolve(recipe, options, set_ or [])
-        raw["run-dir"] = str((run_dir or launch.named_run_dir(raw)).absolute())
-        console.print(f"run directory: {raw['run-dir']}")
+        directory = (run_dir or launch.named_run_dir(raw)).absolute()
+        raw["run-dir"] = str(directory)
+        console.print(f"run directory: {directory}")
         if engine is Engine.FLOWER:
             launch.run_with_flower(raw, num_nodes, console.print)
         else:
@@ -95,8 +96,8 @@ def run(
             launch.run_in_process(raw, num_nodes, client_app, console.print)
     except (OSError, ValueError, RuntimeError, ArithmeticError) as error:
         raise _fail(error) from error
-    console.print(Markdown((Path(raw["run-dir"]) / "summary.md").read_text(encoding="utf-8")))
-    console.print(f"run directory: {raw['run-dir']}")
+    console.print(Markdown((directory / "summary.md").read_text(encoding="utf-8")))
+    console.print(f"run directory: {directory}")
 
 
 if __name__ == "__main__":

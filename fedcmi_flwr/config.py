@@ -29,7 +29,7 @@ def _number(low: float, high: float = float("inf"), above: bool = False) -> Any:
     allowed = f"a number {'above' if above else 'from'} {low:g}" + (f" to {high:g}" if high < float("inf") else "")
 
     def check(value: Any) -> bool:  # noqa: ANN401
-        return (low < value if above else low <= value) and value <= high
+        return bool((low < value if above else low <= value) and value <= high)
 
     return field(metadata={"check": check, "allowed": allowed})
 
@@ -123,6 +123,15 @@ class TrainingConfig:
     def learning_rate(self, server_round: int) -> float:
         """Return the learning rate of a round (from 1): constant, then linear to ``lr_min`` in the last round.
 
+        Parameters
+        ----------
+        server_round
+            Counted from 1.
+
+        Returns
+        -------
+        Learning rate, continuous at ``lr_decay_start``.
+
         Examples
         --------
         >>> schedule = TrainingConfig(0, 5, 1, 32, 0.4, 0.0, 3, 0.9, 0.0)
@@ -208,6 +217,17 @@ def read_run_config(raw: Mapping[str, Scalar]) -> RunConfig:
 def read_section(kind: type[Section], raw: Mapping[str, Any]) -> Section:
     """Build one section from the keys it needs; other keys are not looked at.
 
+    Parameters
+    ----------
+    kind
+        One of the section classes above.
+    raw
+        Configuration keys and values.
+
+    Returns
+    -------
+    The section, checked.
+
     Raises
     ------
     ConfigError
@@ -256,6 +276,15 @@ class NodeConfig:
 
 def read_node_config(raw: Mapping[str, Any]) -> NodeConfig:
     """Check a node-config: partition-id, and optionally num-partitions, modalities ("audio+visual") and data.
+
+    Parameters
+    ----------
+    raw
+        Flower's ``context.node_config``.
+
+    Returns
+    -------
+    The node's configuration, checked.
 
     Raises
     ------

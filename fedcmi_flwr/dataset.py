@@ -51,7 +51,9 @@ def locate(data: str) -> Path:
         The path is not a directory.
     """
     if data in BUILT_IN:
-        from data_prep import av_digits  # the one import of an app from here: server and clients may be the first user
+        from data_prep import (
+            av_digits,
+        )  # the one import of an app from here: server and clients may be the first user
 
         return av_digits.prepare(cache_directory() / data)
     directory = Path(data).expanduser()
@@ -281,9 +283,8 @@ def _deal(
     if kind == "iid":
         table, dealer = table.shuffle(seed=chance), flower.IidPartitioner(num_partitions)
     elif kind == "dirichlet":
-        dealer = flower.DirichletPartitioner(
-            num_partitions, "label", alpha, min_partition_size=min_size, self_balancing=True, seed=chance
-        )
+        sizes = [len(rows) for rows in np.array_split(labels, num_partitions)]
+        dealer = flower.InnerDirichletPartitioner(sizes, "label", alpha, seed=chance)
     else:
         dealer = flower.NaturalIdPartitioner("group")
         _check_groups(len(set(groups)), num_partitions)

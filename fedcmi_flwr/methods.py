@@ -209,9 +209,9 @@ class CrossModalInfiltration:
         self, batch: Batch, output: ModelOutput, local: LocalRound, present: Mapping[Modality, Tensor]
     ) -> list[Tensor]:
         decided = self._dominance_of_batch(batch, output, local, present)
-        if decided.dominant not in local.teachers:
-            return []
         d = decided.dominant
+        if d is None or d not in local.teachers:
+            return []
         with torch.no_grad():
             teacher = local.teachers[d].self_logits(batch.inputs[d])
         losses = []
@@ -258,6 +258,15 @@ METHODS: dict[str, Method] = {
 
 def hyperparameters(method: Method) -> dict[str, Scalar]:
     """Return a method's hyperparameters under their configuration keys.
+
+    Parameters
+    ----------
+    method
+        Any method.
+
+    Returns
+    -------
+    Key ("lambda", "kd-temperature-scaling", ...) -> value.
 
     Examples
     --------

@@ -249,10 +249,20 @@ def _scatter(values: Tensor, rows: Tensor | None) -> Tensor:
 def parameter_groups(spec: ModelSpec) -> dict[str, tuple[str, ...]]:
     """Return the parameter-name prefixes of each aggregation group: one per modality, and the shared fusion head.
 
+    Parameters
+    ----------
+    spec
+        The federation's model.
+
+    Returns
+    -------
+    Group -> prefixes; the modalities in their order, then "shared".
+
     Examples
     --------
     >>> spec = ModelSpec(("audio", "visual"), 10, 64, {}, "linear", "concat", True)
     >>> parameter_groups(spec)
     {'audio': ('branches.audio.',), 'visual': ('branches.visual.',), 'shared': ('fusion.',)}
     """
-    return {name: (f"branches.{name}.",) for name in spec.modalities} | {SHARED: ("fusion.",)}
+    groups: dict[str, tuple[str, ...]] = {name: (f"branches.{name}.",) for name in spec.modalities}
+    return {**groups, SHARED: ("fusion.",)}

@@ -9,9 +9,7 @@ from fedcmi_flwr.model import ModelSpec
 from fedcmi_flwr.types import Modality
 
 
-def model_spec(
-    config: ModelConfig, method: Method, modalities: tuple[Modality, ...], num_classes: int
-) -> ModelSpec:
+def model_spec(config: ModelConfig, method: Method, modalities: tuple[Modality, ...], num_classes: int) -> ModelSpec:
     """Describe the federation's model.
 
     Parameters
@@ -36,12 +34,34 @@ def model_spec(
     """
     encoders = encoder_names(config.encoder, modalities)
     return ModelSpec(
-        modalities, num_classes, config.embedding_dim, encoders, config.projector, config.fusion, method.two_projectors
+        modalities,
+        num_classes,
+        config.embedding_dim,
+        encoders,
+        config.projector,
+        config.fusion,
+        method.two_projectors,
     )
 
 
 def encoder_names(text: str, modalities: tuple[Modality, ...]) -> dict[Modality, str]:
     """Read the ``encoder`` key: one name for all, or "audio=resnet18 visual=small-cnn".
+
+    Parameters
+    ----------
+    text
+        The key's value.
+    modalities
+        All modalities of the federation.
+
+    Returns
+    -------
+    Modality -> encoder name, in the order of the modalities.
+
+    Raises
+    ------
+    ConfigError
+        An unknown encoder, or a modality that is unknown or left out.
 
     Examples
     --------
@@ -62,6 +82,15 @@ def encoder_names(text: str, modalities: tuple[Modality, ...]) -> dict[Modality,
 
 def choose_device(machine: MachineConfig) -> torch.device:
     """Return the device that this process trains on.
+
+    Parameters
+    ----------
+    machine
+        What the configuration asks for.
+
+    Returns
+    -------
+    The device.
 
     Raises
     ------

@@ -20,16 +20,11 @@ from fedcmi_flwr.aggregation import AnyArray, aggregate_groups
 from fedcmi_flwr.evaluate import Counts
 from fedcmi_flwr.methods import METHODS, NOBODY, CrossModalInfiltration, Dominance, Method, decide_dominance
 from fedcmi_flwr.methods import hyperparameters as hyperparameters_of
-from fedcmi_flwr.seeding import numpy_generator
+from fedcmi_flwr.nodes import NodeRegistry, RoundFailedError, content_of
+from fedcmi_flwr.packing import WireError
 from fedcmi_flwr.types import SHARED, ClassStats, Modality
 
 logger = logging.getLogger("flwr.fedcmi")
-POLL_SECONDS = 1.0
-"""Time between two looks at the connected nodes while waiting for them."""
-
-
-class RoundFailedError(RuntimeError):
-    """A round that cannot go on; the text says why and what to do."""
 
 
 @dataclass
@@ -120,13 +115,9 @@ class FedCMI(FedAvg):
             raise ValueError(f"groups = {dict(groups)!r}: name the parameter prefixes of at least one modality.")
         self.num_classes = num_classes
         self.method = method
-        self.seed = seed
-        self.wait_timeout = wait_timeout
+        self.nodes = NodeRegistry(tuple(self.groups), seed, min_available_nodes, wait_timeout)
         self.dominance = NOBODY
-        self.known: dict[int, wire.NodeInfo] = {}
         self.report = RoundReport(0, time.monotonic())
-
-    # ------------------------------------------------------------------------------------------- Flower's hooks
 
     def summary(self) -> None:
         """Log the strategy's settings."""
@@ -139,10 +130,10 @@ class FedCMI(FedAvg):
     ) -> Iterable[Message]:
         """Sample nodes and send each the groups it can use."""
         self.report = RoundReport(server_round, time.monotonic(), used=self.dominance)
-        chosen = self._sample(grid, server_round, self.fraction_train, self.min_train_nodes, "train")
+        chosen = self.nodes.sample(grid, server_round, self.fraction_train, self.min_train_nodes, "train")
         messages = self._task_messages(MessageType.TRAIN, server_round, arrays, config, chosen)
         for message in messages:
-            partition = self.known[message.metadata.dst_node_id].partition_id
+            partition = self.nodes.known[message.metadata.dst_node_id].partition_id
             self.report.bytes_down[partition] = wire.content_bytes(message)
         return messages
 
@@ -150,6 +141,17 @@ class FedCMI(FedAvg):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Average every group over the nodes that own it, and decide the next round's dominance.
+
+        Parameters
+        ----------
+        server_round
+            Counted from 1.
+        replies
+            Replies in any order; it does not matter to the result.
+
+        Returns
+        -------
+        The new global model, and mean losses, samples and refused replies.
 
         Raises
         ------
@@ -178,7 +180,7 @@ class FedCMI(FedAvg):
         """Sample nodes for evaluation on their own samples; nothing when ``fraction_evaluate`` is 0."""
         if self.fraction_evaluate == 0.0:
             return []
-        chosen = self._sample(grid, server_round, self.fraction_evaluate, self.min_evaluate_nodes, "evaluate")
+        chosen = self.nodes.sample(grid, server_round, self.fraction_evaluate, self.min_evaluate_nodes, "evaluate")
         return self._task_messages(MessageType.EVALUATE, server_round, arrays, config, chosen)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
@@ -186,8 +188,8 @@ class FedCMI(FedAvg):
         totals: dict[str, Counts] = {}
         for message in replies:
             try:
-                counts = wire.read_evaluate_reply(_content_of(message), self.num_classes)
-            except wire.WireError as error:
+                counts = wire.read_evaluate_reply(content_of(message), self.num_classes)
+            except WireError as error:
                 logger.warning("evaluate: reply of node %d refused: %s", message.metadata.src_node_id, error)
                 continue
             for name, found in counts.items():
@@ -195,61 +197,6 @@ class FedCMI(FedAvg):
         if not totals:
             return None
         return MetricRecord({f"accuracy.{name}": found.accuracy for name, found in totals.items()})
-
-    # ---------------------------------------------------------------------------------------- nodes and sampling
-
-    def _sample(self, grid: Grid, server_round: int, fraction: float, least: int, purpose: str) -> list[int]:
-        """Sample partition ids, not node ids (those are random per run), and return their nodes in that order."""
-        ready = self._available_nodes(grid, server_round)
-        by_partition = {self.known[node].partition_id: node for node in ready}
-        size = min(max(int(len(ready) * fraction), least), len(ready))
-        generator = numpy_generator(self.seed, f"sample-{purpose}", server_round)
-        partitions = generator.choice(sorted(by_partition), size=size, replace=False)
-        logger.info("configure_%s: sampled %d of %d nodes", purpose, size, len(ready))
-        return [by_partition[int(partition)] for partition in sorted(partitions)]
-
-    def _available_nodes(self, grid: Grid, server_round: int) -> list[int]:
-        """Return connected nodes that said what they own; wait for ``min_available_nodes`` of them, with a bound."""
-        deadline = time.monotonic() + self.wait_timeout
-        while True:
-            connected = set(grid.get_node_ids())
-            self.known = {node: info for node, info in self.known.items() if node in connected}
-            refusals = self._query(grid, sorted(connected - set(self.known)), server_round)
-            if len(self.known) >= self.min_available_nodes:
-                return sorted(self.known)
-            found = f"{len(self.known)} of {len(connected)} connected nodes can be used"
-            if len(connected) >= self.min_available_nodes and refusals:
-                raise RoundFailedError(f"round {server_round}: {found}. " + " ".join(refusals))
-            if time.monotonic() > deadline:
-                raise RoundFailedError(
-                    f"round {server_round}: {found} after {self.wait_timeout:.0f} s (wait-timeout), but "
-                    f"min-available-nodes = {self.min_available_nodes}. Start more SuperNodes or lower it."
-                )
-            time.sleep(POLL_SECONDS)
-
-    def _query(self, grid: Grid, node_ids: list[int], server_round: int) -> list[str]:
-        """Ask nodes what they own; return one line for each that answered with an error or nonsense."""
-        if not node_ids:
-            return []
-        messages = [wire.query_message(node, server_round) for node in node_ids]
-        refusals = []
-        for message in grid.send_and_receive(messages, timeout=self.wait_timeout):
-            node = message.metadata.src_node_id
-            try:
-                info = wire.read_query_reply(_content_of(message), tuple(self.groups))
-                self._check_partition_is_free(info)
-            except wire.WireError as error:
-                refusals.append(f"Node {node}: {error}")
-                logger.warning("query: node %d cannot be used: %s", node, error)
-                continue
-            self.known[node] = info
-        return refusals
-
-    def _check_partition_is_free(self, info: wire.NodeInfo) -> None:
-        if any(other.partition_id == info.partition_id for other in self.known.values()):
-            raise wire.WireError(
-                f"partition-id {info.partition_id} is taken by another node; give each node its own in --node-config."
-            )
 
     def _task_messages(
         self,
@@ -264,7 +211,7 @@ class FedCMI(FedAvg):
         settings = {**hyperparameters_of(self.method), **config, "server-round": server_round}
         messages = []
         for node in node_ids:
-            info = self.known[node]
+            info = self.nodes.known[node]
             groups = {group: names[group] for group in (*info.modalities, SHARED)}
             if message_type == MessageType.TRAIN:
                 self.report.sent[node] = (info, tuple(groups))
@@ -273,8 +220,6 @@ class FedCMI(FedAvg):
                 wire.task_message(node, message_type, values, groups, settings, tuple(self.groups), self.dominance)
             )
         return messages
-
-    # ----------------------------------------------------------------------------------------------- aggregation
 
     def _valid_updates(self, replies: list[Message]) -> dict[int, wire.NodeUpdate]:
         """Decode replies, partition id -> update; refuse what is malformed, with node and reason."""
@@ -287,12 +232,12 @@ class FedCMI(FedAvg):
             try:
                 _raise_if_pool_is_poisoned(message)
                 if info is None:
-                    raise wire.WireError("it was not asked, or answered before.")
+                    raise WireError("it was not asked, or answered before.")
                 report.bytes_up[info.partition_id] = wire.content_bytes(message)
                 sent = {name: report.arrays[name] for group in (*info.modalities, SHARED) for name in names[group]}
                 measured = info.modalities if self.method.measures else ()
-                update = wire.read_train_reply(_content_of(message), sent, measured, self.num_classes)
-            except wire.WireError as error:
+                update = wire.read_train_reply(content_of(message), sent, measured, self.num_classes)
+            except WireError as error:
                 self._refuse(f"Reply of node {node}{_partition_of(info)} refused: {error}")
                 continue
             updates[info.partition_id] = update
@@ -357,14 +302,10 @@ def group_names(names: Sequence[str], groups: Mapping[str, Sequence[str]]) -> di
         found[claims[0] if claims else SHARED].append(name)
     empty = [group for group in groups if not found[group]]
     if empty:
-        raise ValueError(f"group {empty[0]!r}: no parameter starts with {list(groups[empty[0]])}; names: {names[:5]}...")
+        raise ValueError(
+            f"group {empty[0]!r}: no parameter starts with {list(groups[empty[0]])}; names: {names[:5]}..."
+        )
     return {group: tuple(members) for group, members in found.items()}
-
-
-def _content_of(message: Message) -> Message:
-    if message.has_error():
-        raise wire.WireError(f"error {message.error.code}: {message.error.reason}")
-    return message
 
 
 def _raise_if_pool_is_poisoned(message: Message) -> None:
@@ -385,5 +326,3 @@ def _mean_losses(updates: Sequence[wire.NodeUpdate]) -> dict[str, float]:
     sums = {name: sum(update.loss_sum.get(name, 0.0) for update in updates) for name in names}
     counts = {name: sum(update.loss_count.get(name, 0) for update in updates) for name in names}
     return {name: float(np.divide(sums[name], counts[name])) for name in names if counts[name] > 0}
-
-

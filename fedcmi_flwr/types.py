@@ -88,9 +88,7 @@ class ClassStats:
 
     def __add__(self, other: "ClassStats") -> "ClassStats":
         """Add the sums and counts of another node; modalities that only one of both has are kept."""
-        return ClassStats(
-            _added(self.probability_sum, other.probability_sum), _added(self.count, other.count)
-        )
+        return ClassStats(_added(self.probability_sum, other.probability_sum), _added(self.count, other.count))
 
 
 def _added(left: Mapping[Modality, NDArray[T]], right: Mapping[Modality, NDArray[T]]) -> dict[Modality, NDArray[T]]:

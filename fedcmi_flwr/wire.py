@@ -1,4 +1,4 @@
-"""The message codec: every key, every packed array, both directions.
+"""The message codec: every record and key, both directions.
 
 Records of a message by name (S -> N: server to node, N -> S: its reply)::
 
@@ -10,121 +10,24 @@ Records of a message by name (S -> N: server to node, N -> S: its reply)::
     evaluate  S -> N  as train
               N -> S  metrics: num-examples, correct.<prediction>, count.<prediction>
 
-``arrays`` holds one flat array per parameter group and dtype ("audio/float32"), because a deployed round's time follows
-the number of arrays; ``layout`` holds, per group, the JSON list of [name, dtype, shape] that the flat arrays are cut by.
+``arrays`` holds one flat array per parameter group and dtype ("audio/float32"); ``layout`` holds, per group, the JSON
+list of [name, dtype, shape] that the flat arrays are cut by (``packing.py``).
 """
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from numpy.typing import NDArray
 
 from fedcmi_flwr.aggregation import AnyArray
 from fedcmi_flwr.evaluate import Counts
 from fedcmi_flwr.methods import Dominance
+from fedcmi_flwr.packing import WireError, pack, to_state_dict, unpack
 from fedcmi_flwr.types import ClassStats, Modality
-
-ConfigValue = bool | int | float | str | list[float] | list[str]
-
-
-class WireError(ValueError):
-    """A message that does not keep to the codec; the text says which record and key."""
-
-
-# ---------------------------------------------------------------------------------------------------- packed arrays
-
-
-def pack(arrays: Mapping[str, AnyArray], groups: Mapping[str, Sequence[str]]) -> tuple[ArrayRecord, ConfigRecord]:
-    """Pack parameter groups into one flat array per group and dtype.
-
-    Parameters
-    ----------
-    arrays
-        Parameter or buffer name -> array.
-    groups
-        Group -> names of its arrays.
-
-    Returns
-    -------
-    The ``arrays`` and ``layout`` records.
-
-    Raises
-    ------
-    WireError
-        A name of a group that ``arrays`` lacks.
-    """
-    packed, layout = ArrayRecord(), ConfigRecord()
-    for group, names in groups.items():
-        absent = [name for name in names if name not in arrays]
-        if absent:
-            raise WireError(f"group {group!r}: array {absent[0]!r} is missing ({len(absent)} missing in all).")
-        layout[group] = json.dumps([[name, str(arrays[name].dtype), list(arrays[name].shape)] for name in names])
-        for dtype in sorted({str(arrays[name].dtype) for name in names}):
-            flat = [arrays[name].ravel() for name in names if str(arrays[name].dtype) == dtype]
-            packed[f"{group}/{dtype}"] = Array(np.concatenate(flat))
-    return packed, layout
-
-
-def unpack(packed: ArrayRecord, layout: ConfigRecord) -> tuple[dict[str, AnyArray], dict[str, tuple[str, ...]]]:
-    """Reverse :func:`pack`.
-
-    Returns
-    -------
-    Name -> array, and group -> names.
-
-    Raises
-    ------
-    WireError
-        A layout that is not the codec's, or flat arrays that do not fit it.
-    """
-    arrays: dict[str, AnyArray] = {}
-    groups: dict[str, tuple[str, ...]] = {}
-    expected: set[str] = set()
-    for group, text in layout.items():
-        entries = _layout_entries(group, text)
-        groups[group] = tuple(name for name, _, _ in entries)
-        for dtype in sorted({dtype for _, dtype, _ in entries}):
-            key = f"{group}/{dtype}"
-            expected.add(key)
-            arrays |= _cut(packed, key, [(name, shape) for name, found, shape in entries if found == dtype])
-    if set(packed) - expected:
-        raise WireError(f"arrays: unexpected {sorted(set(packed) - expected)}, the layout speaks of {sorted(expected)}.")
-    return {name: arrays[name] for names in groups.values() for name in names}, groups
-
-
-def _layout_entries(group: str, text: Any) -> list[tuple[str, str, tuple[int, ...]]]:  # noqa: ANN401
-    try:
-        return [(str(name), str(dtype), tuple(map(int, shape))) for name, dtype, shape in json.loads(text)]
-    except (TypeError, ValueError) as error:
-        raise WireError(f"layout of group {group!r} is not a list of [name, dtype, shape]: {error}.") from error
-
-
-def _cut(packed: ArrayRecord, key: str, entries: list[tuple[str, tuple[int, ...]]]) -> dict[str, AnyArray]:
-    if key not in packed:
-        raise WireError(f"arrays: {key!r} is missing, found {sorted(packed)}.")
-    flat = packed[key].numpy()
-    sizes = [int(np.prod(shape)) for _, shape in entries]
-    if flat.ndim != 1 or flat.size != sum(sizes) or str(flat.dtype) != key.rpartition("/")[2]:
-        raise WireError(
-            f"arrays: {key!r} is {flat.dtype} of shape {list(flat.shape)}, the layout needs [{sum(sizes)}]."
-        )
-    pieces = np.split(flat, np.cumsum(sizes)[:-1])
-    return {name: piece.reshape(shape) for (name, shape), piece in zip(entries, pieces, strict=True)}
-
-
-def to_arrays(state_dict: Mapping[str, torch.Tensor]) -> dict[str, AnyArray]:
-    """Return copies of a state_dict's tensors as NumPy arrays, so that later training does not change them."""
-    return {name: tensor.detach().cpu().numpy().copy() for name, tensor in state_dict.items()}
-
-
-def to_state_dict(arrays: Mapping[str, AnyArray]) -> dict[str, torch.Tensor]:
-    """Return arrays as a state_dict of their own memory."""
-    return {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
 
 
 def content_bytes(message: Message) -> int:
@@ -136,9 +39,6 @@ def content_bytes(message: Message) -> int:
         return 0
     records = message.content.values()
     return sum(r.count_bytes() if isinstance(r, ArrayRecord) else len(r.deflate()) for r in records)
-
-
-# ----------------------------------------------------------------------------------------------------------- queries
 
 
 @dataclass(frozen=True)
@@ -164,6 +64,17 @@ def query_reply(message: Message, info: NodeInfo) -> Message:
 def read_query_reply(message: Message, modalities: Sequence[Modality]) -> NodeInfo:
     """Check a node's answer: known modalities, at least one, and a partition id.
 
+    Parameters
+    ----------
+    message
+        The reply.
+    modalities
+        All modalities of the federation.
+
+    Returns
+    -------
+    The node's modalities in the federation's order, and its partition id.
+
     Raises
     ------
     WireError
@@ -176,9 +87,6 @@ def read_query_reply(message: Message, modalities: Sequence[Modality]) -> NodeIn
     if not isinstance(partition, int) or isinstance(partition, bool) or partition < 0:
         raise WireError(f"node: partition-id = {partition!r}, need an integer from 0.")
     return NodeInfo(tuple(name for name in modalities if name in names), partition)
-
-
-# ------------------------------------------------------------------------------------------- train and evaluate tasks
 
 
 @dataclass(frozen=True)
@@ -204,12 +112,12 @@ class Task:
         return to_state_dict(self.arrays)
 
 
-def task_message(  # noqa: D417
+def task_message(
     node_id: int,
     message_type: str,
     arrays: Mapping[str, AnyArray],
     groups: Mapping[str, Sequence[str]],
-    config: Mapping[str, ConfigValue],
+    config: Mapping[str, Any],
     modalities: Sequence[Modality],
     dominance: Dominance,
 ) -> Message:
@@ -225,6 +133,15 @@ def task_message(  # noqa: D417
 
 def read_task(message: Message) -> Task:
     """Decode a train or evaluate message (on the node).
+
+    Parameters
+    ----------
+    message
+        What the node received.
+
+    Returns
+    -------
+    The task.
 
     Raises
     ------
@@ -390,9 +307,6 @@ def _scalars(metrics: MetricRecord, prefix: str) -> dict[str, float]:
     return {key: value for key, value in found.items() if not isinstance(value, list)}
 
 
-# -------------------------------------------------------------------------------------------------------- evaluation
-
-
 def evaluate_reply(message: Message, counts: Mapping[str, Counts], num_examples: int) -> Message:
     """Answer an evaluate message with correct predictions and samples per class (on the node)."""
     metrics: dict[str, Any] = {"num-examples": num_examples}
@@ -404,6 +318,17 @@ def evaluate_reply(message: Message, counts: Mapping[str, Counts], num_examples:
 
 def read_evaluate_reply(message: Message, num_classes: int) -> dict[str, Counts]:
     """Check and decode a reply to an evaluate message.
+
+    Parameters
+    ----------
+    message
+        The reply.
+    num_classes
+        C.
+
+    Returns
+    -------
+    Prediction -> correct predictions and samples per class.
 
     Raises
     ------

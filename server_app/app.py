@@ -17,11 +17,11 @@ from fedcmi_flwr.evaluate import EVALUATION_BATCH, evaluate
 from fedcmi_flwr.methods import hyperparameters
 from fedcmi_flwr.model import ModelSpec, MultimodalModel, parameter_groups
 from fedcmi_flwr.model_from_config import choose_device, model_spec
+from fedcmi_flwr.packing import to_arrays, to_state_dict
 from fedcmi_flwr.schema import DatasetSpec, read_spec
 from fedcmi_flwr.seeding import torch_global_seed
 from fedcmi_flwr.strategy import FedCMI
 from fedcmi_flwr.types import SHARED
-from fedcmi_flwr.wire import to_arrays, to_state_dict
 from server_app.checkpoint import save_model
 from server_app.report import RunDirectory, round_line, round_record
 
@@ -126,7 +126,12 @@ class Federation:
     def resolved_config(self) -> dict[str, Any]:
         """Return the run-config with the method's hyperparameters filled in, and the data set's description."""
         described = {"classes": list(self.data.classes), "modalities": list(self.data.modality_names)}
-        dataset = {"name": self.data.name, "splits": self.data.splits, "settings": self.data.settings, **described}
+        dataset = {
+            "name": self.data.name,
+            "splits": self.data.splits,
+            "settings": self.data.settings,
+            **described,
+        }
         return {**self.config.raw, **hyperparameters(self.config.method), "dataset": dataset}
 
     def task_config(self) -> dict[str, Any]:

@@ -11,8 +11,8 @@ from safetensors.numpy import save_file
 
 from fedcmi_flwr.aggregation import AnyArray
 from fedcmi_flwr.model import ModelSpec, MultimodalModel
+from fedcmi_flwr.packing import to_state_dict
 from fedcmi_flwr.schema import ModalitySpec
-from fedcmi_flwr.wire import to_state_dict
 
 
 class CheckpointError(ValueError):

@@ -62,9 +62,7 @@ def run_on_flower(
         home = Path(name)
         environment = flower_environment(home)
         with superlink(home, environment):
-            federation = (
-                f"num-supernodes={num_nodes} client-resources-num-cpus=1 client-resources-num-gpus={num_gpus}"
-            )
+            federation = f"num-supernodes={num_nodes} client-resources-num-cpus=1 client-resources-num-gpus={num_gpus}"
             command = [_program("flwr"), "run", str(project), CONNECTION, "--stream", "--format", "json"]
             command += ["--run-config", to_toml(run_config), "--federation-config", federation]
             log = home / "run.log"
@@ -99,6 +97,13 @@ def flower_environment(home: Path) -> dict[str, str]:
 def superlink(home: Path, environment: Mapping[str, str]) -> Iterator[int]:
     """Start a SuperLink for simulations on a free loopback port, and stop it at the end.
 
+    Parameters
+    ----------
+    home
+        Directory for its connection file and log.
+    environment
+        See :func:`flower_environment`.
+
     Yields
     ------
     The port.
@@ -109,7 +114,15 @@ def superlink(home: Path, environment: Mapping[str, str]) -> Iterator[int]:
         "insecure = true\n",
         encoding="utf-8",
     )
-    command = [_program("flower-superlink"), "--insecure", "--simulation", "--host", "127.0.0.1", "--port", str(port)]
+    command = [
+        _program("flower-superlink"),
+        "--insecure",
+        "--simulation",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
     log = home / "superlink.log"
     with log.open("w", encoding="utf-8") as output:
         process = subprocess.Popen(command, env=dict(environment), cwd=home, stdout=output, stderr=output)

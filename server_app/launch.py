@@ -24,6 +24,10 @@ Show = Callable[[str], None]
 def project_directory() -> Path:
     """Return the directory with the app's ``pyproject.toml``: this checkout.
 
+    Returns
+    -------
+    Absolute path.
+
     Raises
     ------
     ConfigError

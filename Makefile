@@ -1,0 +1,39 @@
+# FedCMI on Flower: everything a newcomer needs is one of these.
+.DEFAULT_GOAL := help
+SHELL := bash
+BIN := .venv/bin
+
+.PHONY: help install demo test check lint clean
+
+help: ## list what can be made
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+install: .venv/installed ## make .venv and install the project with its development tools
+
+.venv/installed: pyproject.toml
+	@if command -v uv >/dev/null; then uv venv --quiet --allow-existing --python '>=3.11' .venv; \
+	else python3 -m venv .venv; fi
+	@echo "installing (about 5 GB, mostly torch) ..."
+	@if command -v uv >/dev/null; then uv pip install --quiet --python .venv/bin/python -e '.[dev]'; \
+	else $(BIN)/python -m pip install --quiet -e '.[dev]'; fi
+	@touch $@
+
+demo: .venv/installed ## train FedCMI+ on av-digits: 10 simulated nodes, 20 rounds, then a table (minutes)
+	@$(BIN)/fedcmi run
+
+test: .venv/installed ## run all tests, Ray and deployment included
+	@$(BIN)/python -m pytest
+
+check: lint ## lint, types, import rules, docstrings, doctests
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -q fedcmi_flwr client_app server_app data_prep
+
+lint: .venv/installed ## ruff, pydoclint, codespell
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pydoclint --config=pyproject.toml fedcmi_flwr client_app server_app data_prep
+	$(BIN)/codespell fedcmi_flwr client_app server_app data_prep tests README.md CHANGELOG.md Makefile .ci
+
+clean: ## remove the virtual environment and caches
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

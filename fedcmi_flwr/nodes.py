@@ -1,0 +1,128 @@
+"""The nodes of a federation as the server knows them: who is connected, who owns what, who takes part in a round."""
+
+import logging
+import time
+
+from flwr.app import Message
+from flwr.serverapp import Grid
+
+from fedcmi_flwr import wire
+from fedcmi_flwr.packing import WireError
+from fedcmi_flwr.seeding import numpy_generator
+from fedcmi_flwr.types import Modality
+
+logger = logging.getLogger("flwr.fedcmi")
+POLL_SECONDS = 1.0
+"""Time between two looks at the connected nodes while waiting for them."""
+
+
+class RoundFailedError(RuntimeError):
+    """A round that cannot go on; the text says why and what to do."""
+
+
+class NodeRegistry:
+    """Asks every unknown node once what it owns, and samples partitions.
+
+    Parameters
+    ----------
+    modalities
+        All modalities of the federation.
+    seed
+        Seed of the sampling.
+    min_available_nodes
+        Nodes to wait for before a round starts.
+    wait_timeout
+        Seconds to wait for these nodes, and for the answers to queries.
+    """
+
+    def __init__(
+        self, modalities: tuple[Modality, ...], seed: int, min_available_nodes: int, wait_timeout: float
+    ) -> None:
+        self.modalities = modalities
+        self.seed = seed
+        self.min_available_nodes = min_available_nodes
+        self.wait_timeout = wait_timeout
+        self.known: dict[int, wire.NodeInfo] = {}
+
+    def sample(self, grid: Grid, server_round: int, fraction: float, least: int, purpose: str) -> list[int]:
+        """Sample partition ids, not node ids (those are random per run), and return their nodes in that order.
+
+        Parameters
+        ----------
+        grid
+            Where the nodes are connected.
+        server_round
+            Counted from 1.
+        fraction
+            Share of the available nodes, in (0, 1].
+        least
+            Fewest nodes, where there are that many.
+        purpose
+            "train" or "evaluate"; each has random numbers of its own.
+
+        Returns
+        -------
+        Node ids in the order of their partition ids.
+
+        Raises
+        ------
+        RoundFailedError
+            Too few usable nodes within ``wait_timeout``, or nodes that cannot be used and too few others.
+        """
+        ready = self._available(grid, server_round)
+        by_partition = {self.known[node].partition_id: node for node in ready}
+        size = min(max(int(len(ready) * fraction), least), len(ready))
+        generator = numpy_generator(self.seed, f"sample-{purpose}", server_round)
+        partitions = generator.choice(sorted(by_partition), size=size, replace=False)
+        logger.info("configure_%s: sampled %d of %d nodes", purpose, size, len(ready))
+        return [by_partition[int(partition)] for partition in sorted(partitions)]
+
+    def _available(self, grid: Grid, server_round: int) -> list[int]:
+        """Return connected nodes that said what they own; wait for ``min_available`` of them, with a bound."""
+        deadline = time.monotonic() + self.wait_timeout
+        while True:
+            connected = set(grid.get_node_ids())
+            self.known = {node: info for node, info in self.known.items() if node in connected}
+            refusals = self._query(grid, sorted(connected - set(self.known)), server_round)
+            if len(self.known) >= self.min_available_nodes:
+                return sorted(self.known)
+            found = f"{len(self.known)} of {len(connected)} connected nodes can be used"
+            if len(connected) >= self.min_available_nodes and refusals:
+                raise RoundFailedError(f"round {server_round}: {found}. " + " ".join(refusals))
+            if time.monotonic() > deadline:
+                raise RoundFailedError(
+                    f"round {server_round}: {found} after {self.wait_timeout:.0f} s (wait-timeout), but "
+                    f"min-available-nodes = {self.min_available_nodes}. Start more SuperNodes or lower it."
+                )
+            time.sleep(POLL_SECONDS)
+
+    def _query(self, grid: Grid, node_ids: list[int], server_round: int) -> list[str]:
+        """Ask nodes what they own; return one line for each that answered with an error or nonsense."""
+        if not node_ids:
+            return []
+        messages = [wire.query_message(node, server_round) for node in node_ids]
+        refusals = []
+        for message in grid.send_and_receive(messages, timeout=self.wait_timeout):
+            node = message.metadata.src_node_id
+            try:
+                info = wire.read_query_reply(content_of(message), self.modalities)
+                self._check_partition_is_free(info)
+            except WireError as error:
+                refusals.append(f"Node {node}: {error}")
+                logger.warning("query: node %d cannot be used: %s", node, error)
+                continue
+            self.known[node] = info
+        return refusals
+
+    def _check_partition_is_free(self, info: wire.NodeInfo) -> None:
+        if any(other.partition_id == info.partition_id for other in self.known.values()):
+            raise WireError(
+                f"partition-id {info.partition_id} is taken by another node; give each node its own in --node-config."
+            )
+
+
+def content_of(message: Message) -> Message:
+    """Return the message if it has content; raise WireError with Flower's code and reason if it is an error."""
+    if message.has_error():
+        raise WireError(f"error {message.error.code}: {message.error.reason}")
+    return message

@@ -1,0 +1,115 @@
+"""Parameter groups as flat arrays: one per group and dtype, with the layout that cuts them up again.
+
+A deployed round's time follows the number of arrays more than their bytes, so a group travels as one array per dtype.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord
+
+from fedcmi_flwr.aggregation import AnyArray
+
+
+class WireError(ValueError):
+    """A message that does not keep to the codec; the text says which record and key."""
+
+
+def pack(arrays: Mapping[str, AnyArray], groups: Mapping[str, Sequence[str]]) -> tuple[ArrayRecord, ConfigRecord]:
+    """Pack parameter groups into one flat array per group and dtype.
+
+    Parameters
+    ----------
+    arrays
+        Parameter or buffer name -> array.
+    groups
+        Group -> names of its arrays.
+
+    Returns
+    -------
+    The ``arrays`` and ``layout`` records.
+
+    Raises
+    ------
+    WireError
+        A name of a group that ``arrays`` lacks.
+    """
+    packed, layout = ArrayRecord(), ConfigRecord()
+    for group, names in groups.items():
+        absent = [name for name in names if name not in arrays]
+        if absent:
+            raise WireError(f"group {group!r}: array {absent[0]!r} is missing ({len(absent)} missing in all).")
+        layout[group] = json.dumps([[name, str(arrays[name].dtype), list(arrays[name].shape)] for name in names])
+        for dtype in sorted({str(arrays[name].dtype) for name in names}):
+            flat = [arrays[name].ravel() for name in names if str(arrays[name].dtype) == dtype]
+            packed[f"{group}/{dtype}"] = Array(np.concatenate(flat))
+    return packed, layout
+
+
+def unpack(packed: ArrayRecord, layout: ConfigRecord) -> tuple[dict[str, AnyArray], dict[str, tuple[str, ...]]]:
+    """Reverse :func:`pack`.
+
+    Parameters
+    ----------
+    packed
+        The ``arrays`` record.
+    layout
+        The ``layout`` record.
+
+    Returns
+    -------
+    Name -> array, and group -> names.
+
+    Raises
+    ------
+    WireError
+        A layout that is not the codec's, or flat arrays that do not fit it.
+    """
+    arrays: dict[str, AnyArray] = {}
+    groups: dict[str, tuple[str, ...]] = {}
+    expected: set[str] = set()
+    for group, text in layout.items():
+        entries = _layout_entries(group, text)
+        groups[group] = tuple(name for name, _, _ in entries)
+        for dtype in sorted({dtype for _, dtype, _ in entries}):
+            key = f"{group}/{dtype}"
+            expected.add(key)
+            arrays |= _cut(packed, key, [(name, shape) for name, found, shape in entries if found == dtype])
+    if set(packed) - expected:
+        raise WireError(
+            f"arrays: unexpected {sorted(set(packed) - expected)}, the layout speaks of {sorted(expected)}."
+        )
+    return {name: arrays[name] for names in groups.values() for name in names}, groups
+
+
+def _layout_entries(group: str, text: Any) -> list[tuple[str, str, tuple[int, ...]]]:  # noqa: ANN401
+    try:
+        return [(str(name), str(dtype), tuple(map(int, shape))) for name, dtype, shape in json.loads(text)]
+    except (TypeError, ValueError) as error:
+        raise WireError(f"layout of group {group!r} is not a list of [name, dtype, shape]: {error}.") from error
+
+
+def _cut(packed: ArrayRecord, key: str, entries: list[tuple[str, tuple[int, ...]]]) -> dict[str, AnyArray]:
+    if key not in packed:
+        raise WireError(f"arrays: {key!r} is missing, found {sorted(packed)}.")
+    flat = packed[key].numpy()
+    sizes = [int(np.prod(shape)) for _, shape in entries]
+    if flat.ndim != 1 or flat.size != sum(sizes) or str(flat.dtype) != key.rpartition("/")[2]:
+        raise WireError(
+            f"arrays: {key!r} is {flat.dtype} of shape {list(flat.shape)}, the layout needs [{sum(sizes)}]."
+        )
+    pieces = np.split(flat, np.cumsum(sizes)[:-1])
+    return {name: piece.reshape(shape) for (name, shape), piece in zip(entries, pieces, strict=True)}
+
+
+def to_arrays(state_dict: Mapping[str, torch.Tensor]) -> dict[str, AnyArray]:
+    """Return copies of a state_dict's tensors as NumPy arrays, so that later training does not change them."""
+    return {name: tensor.detach().cpu().numpy().copy() for name, tensor in state_dict.items()}
+
+
+def to_state_dict(arrays: Mapping[str, AnyArray]) -> dict[str, torch.Tensor]:
+    """Return arrays as a state_dict of their own memory."""
+    return {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
