@@ -6,7 +6,7 @@ hyperparameters, travel to the nodes under the same names, and are all that a ru
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -93,6 +93,7 @@ class LocalRound:
     """Own statistics of this round on the received model."""
 
 
+@runtime_checkable
 class Method(Protocol):
     """What the training loop asks of a method."""
 

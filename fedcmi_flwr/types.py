@@ -6,15 +6,13 @@ their fixed order, ``classes``, ``dim`` the embedding size D.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
-
-T = TypeVar("T", np.int64, np.float64)
 
 Modality = str
 """Name of an input stream: "audio", "visual", "text", any string. Nothing branches on it."""
@@ -91,7 +89,9 @@ class ClassStats:
         return ClassStats(_added(self.probability_sum, other.probability_sum), _added(self.count, other.count))
 
 
-def _added(left: Mapping[Modality, NDArray[T]], right: Mapping[Modality, NDArray[T]]) -> dict[Modality, NDArray[T]]:
+def _added(
+    left: Mapping[Modality, NDArray[Any]], right: Mapping[Modality, NDArray[Any]]
+) -> dict[Modality, NDArray[Any]]:
     total = dict(left)
     for name, value in right.items():
         total[name] = total[name] + value if name in total else value

@@ -104,7 +104,7 @@ def test_another_seed_gives_other_samples(prepared: Path, tmp_path: Path) -> Non
 
 def test_levels_change_the_noise_alone(prepared: Path, tmp_path: Path) -> None:
     """Clean images are within 0 to 1, and no sample moves."""
-    clean = av_digits.prepare(tmp_path / "clean", audio_snr_db=60, image_noise=0)
+    clean = av_digits.prepare(tmp_path / "clean", audio_snr_db=60.0, image_noise=0.0)
     images = np.load(array_path(clean, "train", "visual"))
     assert (images.min(), images.max()) == (0, 1)
     assert _rows(clean, "train") == _rows(prepared, "train")

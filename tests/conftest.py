@@ -1,0 +1,26 @@
+"""Checks jaxtyping shapes at every call of code that handles tensors, and keeps tests out of the user's cache."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from jaxtyping import install_import_hook
+
+TENSOR_MODULES = [f"fedcmi_flwr.{name}" for name in ("types", "encoders", "model", "losses", "methods", "evaluate")]
+install_import_hook([*TENSOR_MODULES, "client_app.train", "data_prep"], "beartype.beartype")
+
+from data_prep import av_digits  # noqa: E402 (after the hook)
+
+
+@pytest.fixture(scope="session")
+def av_digits_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return av-digits, prepared once for all tests."""
+    return av_digits.prepare(tmp_path_factory.mktemp("data") / "av-digits")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Point the cache directory at a temporary one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FEDCMI_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
