@@ -1,6 +1,8 @@
 """``fedcmi ...``: thin commands; what they do are functions elsewhere, imported when a command runs."""
 
 import logging
+import signal
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -8,6 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.markdown import Markdown
+from rich.markup import escape
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 prep = typer.Typer(no_args_is_help=True, help="Prepare a data set: raw files -> prepared directory.")
@@ -25,7 +28,7 @@ class Engine(StrEnum):
 
 
 def _fail(reason: object) -> typer.Exit:
-    console.print(f"[bold red]error:[/] {reason}", markup=True)
+    console.print(f"[bold red]error:[/] {escape(str(reason))}")
     return typer.Exit(1)
 
 
@@ -81,6 +84,7 @@ def run(
     """Train a federation and print one line a round; exit status 0 only if it completed."""
     from server_app import launch
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is stopped
     options = {"method": method, "data": data, "num-server-rounds": rounds, "seed": seed}
     try:
         raw = launch.resolve(recipe, options, set_ or [])

@@ -122,7 +122,12 @@ class NodeRegistry:
 
 
 def content_of(message: Message) -> Message:
-    """Return the message if it has content; raise WireError with Flower's code and reason if it is an error."""
+    """Return the message if it has content; raise WireError with Flower's code and reason if it is an error.
+
+    Ray's reasons hold a whole traceback; its last line says what happened.
+    """
     if message.has_error():
-        raise WireError(f"error {message.error.code}: {message.error.reason}")
+        reason = str(message.error.reason).strip().splitlines() or ["no reason given"]
+        logger.debug("error of node %d: %s", message.metadata.src_node_id, message.error.reason)
+        raise WireError(f"error {message.error.code}: {reason[-1]}")
     return message

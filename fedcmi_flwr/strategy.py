@@ -161,7 +161,10 @@ class FedCMI(FedAvg):
         report = self.report
         updates = self._valid_updates(list(replies))
         if not updates:
-            raise RoundFailedError(f"round {server_round}: no valid reply. " + " ".join(report.refused))
+            first = report.refused[0] if report.refused else "no node was asked to train."
+            raise RoundFailedError(
+                f"round {server_round}: none of {len(report.refused)} replies can be used. The first: {first}"
+            )
         ordered = [updates[partition] for partition in sorted(updates)]
         aggregated = aggregate_groups(report.arrays, [(u.arrays, float(u.num_examples)) for u in ordered])
         self._note_owners(updates)

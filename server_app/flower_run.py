@@ -8,6 +8,7 @@ and the run's status decides the outcome.
 import contextlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -125,13 +126,17 @@ def superlink(home: Path, environment: Mapping[str, str]) -> Iterator[int]:
     ]
     log = home / "superlink.log"
     with log.open("w", encoding="utf-8") as output:
-        process = subprocess.Popen(command, env=dict(environment), cwd=home, stdout=output, stderr=output)
+        # a session of its own, so that an interrupted run's simulation processes can be ended with it
+        process = subprocess.Popen(
+            command, env=dict(environment), cwd=home, stdout=output, stderr=output, start_new_session=True
+        )
         try:
             _wait_for(process, port, log)
             yield port
         finally:
-            process.terminate()
-            process.wait(timeout=30)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
+            process.wait(timeout=60)
 
 
 def _wait_for(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
