@@ -104,5 +104,39 @@ def run(
     console.print(f"run directory: {directory}")
 
 
+@app.command()
+def bench(
+    recipes: Annotated[list[Path], typer.Argument(help="TOML files, one per setting (a column of the table).")],
+    out: Annotated[Path, typer.Option(help="Where runs and tables go; a second call goes on where it stopped.")],
+    methods: Annotated[str, typer.Option(help="Rows, separated by commas; the first is the baseline.")] = (
+        "fedavg,fedavg-heads,fedcmi,fedcmi-plus"
+    ),
+    data: Annotated[str | None, typer.Option(help="Built-in data set or prepared directory.")] = None,
+    num_nodes: Annotated[int, typer.Option(help="Simulated nodes.")] = 10,
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds 0 to N - 1.")] = 5,
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at a time.")] = 1,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="key=value for all runs; repeatable.")] = None,
+) -> None:
+    """Run methods x settings x seeds in-process, and write results.csv and table.md."""
+    from server_app import experiments, launch
+
+    names = methods.split(",")
+    arguments = ["--num-nodes", str(num_nodes), *(["--data", data] if data else [])]
+    arguments += [text for assignment in set_ or [] for text in ("--set", assignment)]
+    try:
+        for recipe, name in ((recipe, name) for recipe in recipes for name in names):
+            launch.resolve(
+                recipe, {"method": name, "data": data}, set_ or []
+            )  # a wrong key fails here, not in each run
+        planned = experiments.plan(recipes, names, seeds, out)
+        failed = experiments.run_all(planned, arguments, jobs, console.print)
+        console.print(Markdown(experiments.write_results(planned, names, names[0], out)))
+    except (OSError, ValueError) as error:
+        raise _fail(error) from error
+    console.print(f"results: {out / 'results.csv'}, {out / 'table.md'}")
+    if failed:
+        raise _fail("failed: " + ", ".join(str(experiment.run_dir) for experiment in failed))
+
+
 if __name__ == "__main__":
     app()

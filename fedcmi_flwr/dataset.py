@@ -277,6 +277,7 @@ def _deal(
 
     kind, alpha, min_size = key
     labels = np.frombuffer(label_bytes, dtype=np.int64)
+    _check_enough(kind, len(labels), len(set(groups)), num_partitions, min_size)
     chance = derive_seed(seed, "partition")
     table = datasets.Dataset.from_dict({"position": np.arange(len(labels)), "label": labels, "group": list(groups)})
     dealer: Any
@@ -287,18 +288,23 @@ def _deal(
         dealer = flower.InnerDirichletPartitioner(sizes, "label", alpha, seed=chance)
     else:
         dealer = flower.NaturalIdPartitioner("group")
-        _check_groups(len(set(groups)), num_partitions)
     dealer.dataset = table
     parts = _positions(dealer, kind, num_partitions, f"{kind} partition of {len(labels)} samples")
     _check_partitions(parts, kind, min_size)
     return parts
 
 
-def _check_groups(groups: int, num_partitions: int) -> None:
-    if num_partitions > groups:
+def _check_enough(kind: str, samples: int, groups: int, num_partitions: int, min_size: int) -> None:
+    """Refuse at once what no deal can do."""
+    if kind == "natural" and num_partitions > groups:
         raise DataError(
             f"natural partition: {num_partitions} nodes but only {groups} groups in samples.csv; "
             f"use at most {groups} nodes or another partition."
+        )
+    if samples < num_partitions * min_size:
+        raise DataError(
+            f"{kind} partition: {samples} samples over {num_partitions} nodes leave fewer than min-partition-size = "
+            f"{min_size} for some: too small to train on. Use fewer nodes or lower min-partition-size."
         )
 
 

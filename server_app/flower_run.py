@@ -46,7 +46,7 @@ def run_on_flower(
     project
         Directory with ``pyproject.toml``.
     run_config
-        Every key of the run-config; ``run-dir`` must be absolute.
+        Run-config keys to override; paths must be absolute.
     num_nodes
         Simulated nodes.
     num_gpus
@@ -78,7 +78,7 @@ def run_on_flower(
             while_running()
             status = _status(log, environment)
             if status != "finished:completed":
-                raise FlowerRunError(_reason(Path(str(run_config["run-dir"])), log, status))
+                raise FlowerRunError(_reason(Path(str(run_config.get("run-dir", home))), log, status))
 
 
 def flower_environment(home: Path) -> dict[str, str]:

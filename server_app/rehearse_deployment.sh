@@ -1,20 +1,19 @@
 #!/usr/bin/env bash
 # Rehearse a deployment on this machine: one server and three devices, as real processes on loopback.
 #
-#   server_app/rehearse_deployment.sh OUT_DIR
+#     server_app/rehearse_deployment.sh OUT_DIR
 #
-# OUT_DIR must be new or empty. Below it, server/ stands for the server and edge-both/, edge-audio/ and edge-visual/ for
-# a device each; what crosses from one to the other is copied by a `cp` that says so. Steps marked [server] run on the
-# server of a real deployment, [device] on every device, [rehearsal] only here.
+# OUT_DIR must be new or empty. Below it, server/ stands for the server, and edge-both/, edge-audio/ and edge-visual/
+# stand for a device each; what crosses from one to another is copied by a `cp`. Comments tell where a step runs in a
+# real deployment: [server], [device] (on each of them) or [rehearsal] (only here).
 #
-# Environment (all optional):
-#   ROUNDS           rounds of training (2)
-#   TIME_LIMIT       seconds that the training may take in all (900)
-#   SUPERLINK_PORT   the server's one port, for devices and for the operator (a free one; Flower's own is 8000)
-#   SUPERNODE_PORTS  three ports for what a device talks to itself through, on loopback (free ones; Flower's own is 9094)
-#   TRY_STRANGER     1: also start a device whose key is not registered, and fail unless it is turned away
+# Environment, all optional:
+#     ROUNDS           rounds of training (2)
+#     TIME_LIMIT       seconds that the training may take (900)
+#     SUPERLINK_PORT   the server's only port, for devices and for the operator (a free one; Flower's default is 8000)
+#     SUPERNODE_PORTS  three ports, one a device, that only the device itself uses (free ones; Flower's default is 9094)
 set -euo pipefail
-umask 077 # all files, private keys first, are for this user only
+umask 077 # every file made here, private keys first, is for this user only
 
 say() { printf '%s\n' "$*"; }
 fail() { # REASON [LOG]: say why, show the end of the log, and leave
@@ -22,180 +21,193 @@ fail() { # REASON [LOG]: say why, show the end of the log, and leave
     if [ -s "${2:-}" ]; then printf 'The end of %s:\n' "$2" >&2 && tail -n 25 "$2" >&2; fi
     exit 1
 }
-quietly() { # LOG COMMAND...: run a command, its output into the log; the end of the log is shown if it fails
+quietly() { # LOG COMMAND...: run a command, its output into the log
     local log=$1
     shift
-    "$@" >>"$log" 2>&1 || fail "this failed: $*" "$log"
+    "$@" >>"$log" 2>&1 || fail "failed: $*" "$log"
 }
-start() { # NAME LOG COMMAND...: start a process in a process group of its own; its id goes to $pid and to NAME.pid
-    local name=$1 log=$2
-    shift 2
-    set -m
-    "$@" >>"$log" 2>&1 </dev/null &
-    pid=$!
+
+# --- Processes: what start() starts is stopped at the end, however the script ends ---
+
+start() { # PATH COMMAND...: start a process; its id -> PATH.pid, its output -> PATH.log
+    local path=$1
+    shift
+    set -m # a process group of its own: Ctrl-C reaches this script only, which then stops the processes in order
+    "$@" >"$path.log" 2>&1 </dev/null &
     set +m
-    say "$pid" >"$name.pid"
+    say "$!" >"$path.pid"
 }
-stop() { # PID: end a process that start() made, and its children, politely at first, and wait for it
-    local tenths=0
-    kill -TERM -- "-$1" 2>/dev/null || return 0
-    while kill -0 -- "-$1" 2>/dev/null && [ "$tenths" -lt 100 ]; do
-        sleep 0.1
-        tenths=$((tenths + 1))
+pid_of() { cat "$out/$1.pid"; }
+is_running() { kill -0 "$(pid_of "$1")" 2>/dev/null; }
+parents() { # one line "PID PARENT" for each process of this machine
+    if command -v ps >/dev/null; then ps -A -o pid= -o ppid=; else
+        sed -n 's/^\([0-9]*\) (.*) . \([0-9]*\) .*/\1 \2/p' /proc/[0-9]*/stat 2>/dev/null || true
+    fi
+}
+with_descendants() { # PID...: these and all processes below them (Flower's helpers have sessions of their own)
+    local pid
+    for pid in "$@"; do
+        say "$pid"
+        # shellcheck disable=SC2046 # process ids are words
+        with_descendants $(parents | awk -v parent="$pid" '$2 == parent { print $1 }')
     done
-    kill -KILL -- "-$1" 2>/dev/null || true
-    wait "$1" 2>/dev/null || true
 }
-stop_all() { # the newest first, so that devices leave before their server
-    local running="" job
+stop() { # PID...: end processes and all below them, by force after 10 seconds, and wait for them
+    local family pid tenths=0
+    family=$(with_descendants "$@")
+    for pid in $family; do kill -TERM "$pid" 2>/dev/null || true; done
+    for pid in $family; do
+        while kill -0 "$pid" 2>/dev/null && [ "$tenths" -lt 100 ]; do
+            sleep 0.1
+            tenths=$((tenths + 1))
+        done
+        if kill -0 "$pid" 2>/dev/null; then kill -KILL "$pid" 2>/dev/null || true; fi
+    done
+    wait "$@" 2>/dev/null || true
+}
+stop_all() { # devices leave before their server
+    local job superlink="" others=""
     trap '' INT TERM HUP
-    for job in $(jobs -pr); do running="$job $running"; done
-    for job in $running; do stop "$job"; done
+    if [ -e "${out:-}/server/superlink.pid" ]; then superlink=$(pid_of server/superlink); fi
+    for job in $(jobs -pr); do if [ "$job" != "$superlink" ]; then others="$others $job"; fi; done
+    # shellcheck disable=SC2086 # process ids are words
+    if [ -n "$others" ]; then stop $others; fi
+    for job in $(jobs -pr); do stop "$job"; done
 }
 trap stop_all EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 
 is_open() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
-next_port=$((20000 + RANDOM % 10000))
-free_port() { # set $port to a port of loopback where nobody listens, another one at each call
-    while is_open "$next_port"; do next_port=$((next_port + 1)); done
-    port=$next_port
-    next_port=$((next_port + 1))
+port=$((20000 + RANDOM % 10000))
+next_free_port() { # move $port to the next port of loopback where nobody listens
+    port=$((port + 1))
+    while is_open "$port"; do port=$((port + 1)); done
 }
 
-# --- Before the first step: arguments, programs, directories ---
+# --- Arguments, programs, directories ---
 
 [ $# -eq 1 ] || fail "usage: $0 OUT_DIR"
-case $1 in *[\'\"\\]* | *$'\n'*) fail "OUT_DIR = $1: no quotes, backslashes or line breaks, please" ;; esac
-if [ -e "$1" ] && { [ ! -d "$1" ] || [ -n "$(ls -A "$1")" ]; }; then fail "$1 exists and is not an empty directory"; fi
-
+case $1 in *[\'\"\\]* | *$'\n'*) fail "OUT_DIR must not contain quotes, backslashes or line breaks: $1" ;; esac
+if [ -e "$1" ] && { [ ! -d "$1" ] || [ -n "$(ls -A "$1")" ]; }; then fail "$1: exists and is not an empty directory"; fi
 for tool in openssl ssh-keygen; do
-    command -v "$tool" >/dev/null || fail "$tool is missing; install it (Debian: apt-get install openssl openssh-client)"
+    command -v "$tool" >/dev/null || fail "$tool is not installed (Debian: apt-get install openssl openssh-client)"
 done
 project=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 bin=$project/.venv/bin
-if found=$(command -v fedcmi); then bin=$(cd "$(dirname "$found")" && pwd); fi
+if fedcmi=$(command -v fedcmi); then bin=$(cd "$(dirname "$fedcmi")" && pwd); fi
 for tool in fedcmi flwr flower-superlink flower-supernode; do
-    [ -x "$bin/$tool" ] || fail "$bin/$tool is missing; install the project (make install)"
+    [ -x "$bin/$tool" ] || fail "$bin/$tool: not found; install the project first (make install)"
 done
-export PATH="$bin:$PATH" # Flower starts its helpers through PATH
 
 mkdir -p "$1"
 out=$(cd "$1" && pwd)
 server=$out/server
 devices="edge-both edge-audio edge-visual"
-modalities_of() { case $1 in edge-both) say audio+visual ;; *) say "${1#edge-}" ;; esac }
-mkdir "$server" "$server/flwr"
-for device in $devices; do mkdir "$out/$device" "$out/$device/flwr"; done
+modalities_of() { if [ "$1" = edge-both ]; then say audio+visual; else say "${1#edge-}"; fi; }
+for place in server $devices edge-stranger; do mkdir "$out/$place" "$out/$place/flwr"; done
 
-export FLWR_HOME=$server/flwr FLWR_TELEMETRY_ENABLED=0 FLWR_DISABLE_UPDATE_CHECK=1
-if [ -z "${SUPERLINK_PORT:-}" ]; then free_port && SUPERLINK_PORT=$port; fi
-if [ -z "${SUPERNODE_PORTS:-}" ]; then for _ in $devices; do free_port && SUPERNODE_PORTS="${SUPERNODE_PORTS:-} $port"; done; fi
+export PATH="$bin:$PATH"           # Flower starts its helpers through PATH
+export FLWR_HOME=$server/flwr      # each place has its own; ~/.flwr on a real machine
+export FLWR_TELEMETRY_ENABLED=0 FLWR_DISABLE_UPDATE_CHECK=1 PYTHONUNBUFFERED=1
+if [ -z "${SUPERLINK_PORT:-}" ]; then next_free_port && SUPERLINK_PORT=$port; fi
+if [ -z "${SUPERNODE_PORTS:-}" ]; then
+    for _ in $devices; do next_free_port && SUPERNODE_PORTS="${SUPERNODE_PORTS:-} $port"; done
+fi
 address=127.0.0.1:$SUPERLINK_PORT
-
-# --- 1. Certificates and keys ---
+# shellcheck disable=SC2086 # ports are words
+set -- $SUPERNODE_PORTS
+[ $# -eq 3 ] || fail "SUPERNODE_PORTS = '$SUPERNODE_PORTS': must be three ports"
 
 say "1. certificates and keys"
-# [server] once: a certificate authority of your own; ca.key signs further servers and stays on a machine you trust.
-cat >"$server/ca.ext" <<'END'
+# [server] once: a certificate authority of your own. ca.key only signs certificates; keep it off the network.
+cat >"$server/ca.ext" <<END
 basicConstraints = critical, CA:TRUE
 keyUsage = critical, keyCertSign, cRLSign
 subjectKeyIdentifier = hash
 END
-quietly "$server/openssl.log" openssl req -new -newkey rsa:3072 -nodes -subj "/CN=FedCMI rehearsal CA" \
+ec=(-newkey ec -pkeyopt ec_paramgen_curve:P-384 -nodes)
+quietly "$server/openssl.log" openssl req -new "${ec[@]}" -subj "/CN=FedCMI rehearsal authority" \
     -keyout "$server/ca.key" -out "$server/ca.csr"
 quietly "$server/openssl.log" openssl x509 -req -in "$server/ca.csr" -signkey "$server/ca.key" -days 30 \
     -extfile "$server/ca.ext" -out "$server/ca.crt"
-
-# [server] the server's certificate; subjectAltName lists the names and addresses under which devices reach it.
-cat >"$server/server.ext" <<'END'
+# [server] its certificate: subjectAltName must list every name and address under which devices reach the server.
+cat >"$server/server.ext" <<END
 basicConstraints = critical, CA:FALSE
-keyUsage = critical, digitalSignature, keyEncipherment
+keyUsage = critical, digitalSignature
 extendedKeyUsage = serverAuth
 subjectAltName = DNS:localhost, IP:127.0.0.1
 subjectKeyIdentifier = hash
 authorityKeyIdentifier = keyid
 END
-quietly "$server/openssl.log" openssl req -new -newkey rsa:3072 -nodes -subj "/CN=localhost" \
+quietly "$server/openssl.log" openssl req -new "${ec[@]}" -subj "/CN=localhost" \
     -keyout "$server/server.key" -out "$server/server.csr"
 quietly "$server/openssl.log" openssl x509 -req -in "$server/server.csr" -CA "$server/ca.crt" -CAkey "$server/ca.key" \
     -CAcreateserial -days 30 -extfile "$server/server.ext" -out "$server/server.crt"
-
-# [device] its identity: the private key never leaves the device.
-for device in $devices; do
-    quietly "$server/openssl.log" ssh-keygen -q -t ecdsa -b 384 -N "" -C "$device" -f "$out/$device/key"
+# [device] its identity; the private key never leaves the device. The stranger is there to be turned away.
+for device in $devices edge-stranger; do
+    quietly "$out/$device/ssh-keygen.log" ssh-keygen -q -t ecdsa -b 384 -N "" -C "$device" -f "$out/$device/key"
 done
-# [device -> server] the public key; [server -> device] the authority's certificate. Neither is secret.
+# [device -> server] the public key. Not secret, but make sure that it comes from your device.
+for device in $devices; do cp "$out/$device/key.pub" "$server/$device.pub"; done
+# [server -> device] the authority's certificate, by which the device knows the server.
+for device in $devices edge-stranger; do cp "$server/ca.crt" "$out/$device/ca.crt"; done
+chmod 600 "$server"/*.key "$out"/*/key
+
+say "2. data"
+# [server] the test data, of all modalities.
+start "$server/prep" fedcmi prep av-digits --out "$server/data"
+# [device] its own data, of its own modalities only.
 for device in $devices; do
-    cp "$out/$device/key.pub" "$server/$device.pub"
-    cp "$server/ca.crt" "$out/$device/ca.crt"
+    start "$out/$device/prep" fedcmi prep av-digits --out "$out/$device/data" --modalities "$(modalities_of "$device")"
+done
+for place in server $devices; do
+    wait "$(pid_of "$place/prep")" || fail "fedcmi prep failed in $out/$place" "$out/$place/prep.log"
 done
 
-# --- 2. Data ---
-
-say "2. data: each device prepares what its own sensors see"
-# [device] raw files -> prepared directory, of this device's modalities only; [server] a test split with all of them.
-start "$server/prep" "$server/prep.log" fedcmi prep av-digits --out "$server/data"
-preps=$pid
-for device in $devices; do
-    start "$out/$device/prep" "$out/$device/prep.log" \
-        fedcmi prep av-digits --out "$out/$device/data" --modalities "$(modalities_of "$device")"
-    preps="$preps $pid"
-done
-for prep in $preps; do wait "$prep" || fail "fedcmi prep failed; see the prep.log files below $out" "$server/prep.log"; done
-
-# --- 3. The server ---
-
-say "3. SuperLink on $address, with TLS and node authentication"
-# [server] runs for good, as a service; --host 0.0.0.0 lets devices reach it.
-start "$server/superlink" "$server/superlink.log" flower-superlink --host 127.0.0.1 --port "$SUPERLINK_PORT" \
+say "3. SuperLink on $address, TLS and node authentication on"
+# [server] as a service, with --host 0.0.0.0 so that devices can reach it.
+start "$server/superlink" flower-superlink --host 127.0.0.1 --port "$SUPERLINK_PORT" \
     --ssl-ca-certfile "$server/ca.crt" --ssl-certfile "$server/server.crt" --ssl-keyfile "$server/server.key" \
     --enable-supernode-auth --disable-runtime-dependency-installation
-superlink=$pid
-seconds=0
-until is_open "$SUPERLINK_PORT"; do
-    kill -0 "$superlink" 2>/dev/null && [ "$seconds" -lt 60 ] || fail "the SuperLink did not start" "$server/superlink.log"
+for second in $(seq 60); do
+    if is_open "$SUPERLINK_PORT"; then break; fi
+    if [ "$second" -eq 60 ] || ! is_running server/superlink; then
+        fail "the SuperLink did not start" "$server/superlink.log"
+    fi
     sleep 1
-    seconds=$((seconds + 1))
 done
-
-# [server] how the operator's `flwr` finds the server: a named connection.
+# [server] how `flwr` finds the SuperLink: a connection with a name.
 cat >"$FLWR_HOME/config.toml" <<END
-[superlink]
-default = "deployment"
-
 [superlink.deployment]
 address = "$address"
 root-certificates = "$server/ca.crt"
 END
-
-# [server] only devices whose public key is registered may join; do it before the device starts.
+# [server] once for each device, before its SuperNode starts: whose key is not registered cannot join.
 for device in $devices; do
     quietly "$server/register.log" flwr supernode register "$server/$device.pub" deployment --name "$device"
 done
 
-# --- 4. The devices ---
-
 say "4. three SuperNodes"
-# shellcheck disable=SC2086 # the ports are words
-set -- $SUPERNODE_PORTS
+supernode() { # DEVICE PORT NODE-CONFIG
+    start "$out/$1/supernode" env FLWR_HOME="$out/$1/flwr" flower-supernode --superlink "$address" --port "$2" \
+        --root-certificates "$out/$1/ca.crt" --auth-supernode-private-key "$out/$1/key" --node-config "$3"
+}
+# [device] as a service. Here three devices deal one data set among them; one with its own data has no num-partitions.
 partition=0
 for device in $devices; do
-    # [device] runs for good, as a service. With data of its own, a device leaves num-partitions out; here three share one set.
-    config="partition-id=$partition num-partitions=3 modalities=\"$(modalities_of "$device")\" data=\"$out/$device/data\""
-    start "$out/$device/supernode" "$out/$device/supernode.log" env FLWR_HOME="$out/$device/flwr" \
-        flower-supernode --superlink "$address" --root-certificates "$out/$device/ca.crt" \
-        --auth-supernode-private-key "$out/$device/key" --port "$1" --node-config "$config"
+    supernode "$device" "$1" "partition-id=$partition num-partitions=3 modalities=\"$(modalities_of "$device")\" \
+        data=\"$out/$device/data\""
     partition=$((partition + 1))
     shift
 done
-
-# --- 5. Training ---
+# [rehearsal] a device that nobody registered.
+next_free_port
+supernode edge-stranger "$port" 'partition-id=3 modalities="audio"'
 
 say "5. training"
-# [server] what this run changes of pyproject.toml's configuration; run-dir and data are paths on the server.
-cat >"$server/run.toml" <<END
+# [server] what differs from [tool.flwr.app.config] in pyproject.toml; data and run-dir are the server's.
+cat >"$server/run-config.toml" <<END
 data = "$server/data"
 run-dir = "$out/run"
 num-server-rounds = ${ROUNDS:-2}
@@ -206,11 +218,46 @@ local-epochs = 1
 wait-timeout = 120.0
 round-timeout = 300.0
 END
-# [server] sends the app's code to the server and from there to the devices, and follows the run to its end.
-start "$server/flwr-run" "$server/flwr-run.log" \
-    flwr run "$project" deployment --stream --format json --run-config "$server/run.toml"
-run=$pid
-wait "$run"
-cat "$server/flwr-run.log"
-run_id=$(sed -n 's/.*"run-id": *"\([0-9]*\)".*/\1/p' "$server/flwr-run.log")
-flwr list deployment --run-id "$run_id" --format json
+# [server] hand the app to the SuperLink, which hands it to the devices.
+quietly "$server/flwr-run.json" flwr run "$project" deployment --format json --run-config "$server/run-config.toml"
+run_id=$(sed -n 's/.*"run-id": *"\([0-9]*\)".*/\1/p' "$server/flwr-run.json")
+[ -n "$run_id" ] || fail "flwr run did not start a run" "$server/flwr-run.json"
+# [server] follow the run to its end; `flwr log` ends with it.
+start "$server/flwr-log" flwr log "$run_id" deployment --stream
+shown=0
+show_rounds() {
+    local lines
+    lines=$(grep -o 'round  *[0-9]*/[0-9]* | .*' "$server/flwr-log.log" | tail -n +$((shown + 1))) || true
+    if [ -n "$lines" ]; then say "$lines" && shown=$((shown + $(say "$lines" | wc -l))); fi
+}
+deadline=$((SECONDS + ${TIME_LIMIT:-900}))
+while is_running server/flwr-log; do
+    for process in server/superlink edge-both/supernode edge-audio/supernode edge-visual/supernode; do
+        is_running "$process" || fail "$process ended in the middle of the run" "$out/$process.log"
+    done
+    [ "$SECONDS" -lt "$deadline" ] || fail "the training took longer than TIME_LIMIT" "$server/flwr-log.log"
+    sleep 1
+    show_rounds
+done
+show_rounds
+# [server] how it ended: `flwr run` and `flwr log` exit 0 even when the server's part of the app failed.
+quietly "$server/flwr-list.json" flwr list deployment --run-id "$run_id" --format json
+status=$(sed -n 's/.*"status": *"\([^"]*\)".*/\1/p' "$server/flwr-list.json")
+if [ "$status" != finished:completed ]; then
+    if [ -s "$out/run/error.txt" ]; then fail "the run ended as '$status': $(head -n 1 "$out/run/error.txt")"; fi
+    fail "the run ended as '$status'" "$server/flwr-log.log"
+fi
+# [rehearsal] the stranger must have been turned away: its SuperNode ends with Flower's exit code 305.
+if is_running edge-stranger/supernode || ! grep -q "Exit Code: 305" "$out/edge-stranger/supernode.log"; then
+    fail "a device without a registered key was not turned away" "$out/edge-stranger/supernode.log"
+fi
+
+say "6. stopping"
+stop_all
+for device in $devices; do
+    groups=$(sed -n 's/.* holds \(.*\) ([0-9]* parameters).*/\1/p' "$out/$device/supernode.log" | sort -u)
+    say "$device held the parameter groups: $groups"
+done
+say "edge-stranger was turned away"
+say "model: $out/run/model.safetensors"
+say "summary: $out/run/summary.md"

@@ -1,0 +1,259 @@
+"""The message codec: round trips, and every kind of malformed message refused with a reason that names the culprit."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+
+from fedcmi_flwr import wire
+from fedcmi_flwr.evaluate import Counts
+from fedcmi_flwr.local_grid import LocalGrid
+from fedcmi_flwr.methods import NOBODY, Dominance
+from fedcmi_flwr.packing import WireError, pack
+from fedcmi_flwr.types import ClassStats
+
+MODALITIES = ("audio", "visual")
+GROUPS = {"audio": ("ear.w", "ear.steps"), "shared": ("head",)}
+SENT = {"ear.w": np.array([[1.0, 2.0]], np.float32), "ear.steps": np.array(3), "head": np.array([0.5], np.float32)}
+EXTRA = {**SENT, "eye": np.array([9.0], np.float32)}
+STATS = ClassStats({"audio": np.array([0.5, 1.5])}, {"audio": np.array([1, 2])})
+TEMPERATURES = {"audio": torch.tensor([1.0, 0.25]), "visual": torch.tensor([0.5, 1.0])}
+
+
+@pytest.fixture(autouse=True)
+def _task_identity() -> None:
+    """Let messages be made outside of Flower's processes."""
+    LocalGrid(ClientApp(), [], {})
+
+
+def _task(dominance: Dominance = NOBODY, **config: object) -> Message:
+    settings = {"server-round": 2, "gamma": 2.0, "method": "fedcmi", **config}
+    return wire.task_message(7, "train", EXTRA, GROUPS, settings, MODALITIES, dominance)
+
+
+def _reply(**changes: Any) -> Message:  # noqa: ANN401
+    """Return a good reply, with parts replaced: arrays, groups, layout, metrics, or without a record."""
+    packed, layout = pack(changes.get("arrays", SENT), changes.get("groups", GROUPS))
+    metrics: dict[str, Any] = {
+        "num-examples": 3, "loss-sum.fused": 1.5, "loss-count.fused": 3,
+        "class-probability-sum.audio": [0.5, 1.5], "class-count.audio": [1, 2],
+    }  # fmt: skip
+    metrics |= changes.get("metrics", {})
+    records = {
+        "arrays": packed,
+        "layout": layout,
+        "metrics": MetricRecord({key: value for key, value in metrics.items() if value is not None}),
+    }
+    content = {name: record for name, record in records.items() if name != changes.get("without")}
+    return Message(RecordDict({**content, **changes.get("records", {})}), reply_to=_task())
+
+
+def _read(message: Message) -> wire.NodeUpdate:
+    return wire.read_train_reply(message, SENT, ["audio"], 2)
+
+
+def test_a_task_reads_back_with_the_groups_that_were_meant() -> None:
+    decided = Dominance("visual", {}, TEMPERATURES)
+    message = _task(decided, epochs=3)
+    task = wire.read_task(message)
+    assert (message.metadata.dst_node_id, message.metadata.message_type) == (7, "train")
+    assert {name: value.tolist() for name, value in task.arrays.items()} == {
+        "ear.w": [[1.0, 2.0]], "ear.steps": 3, "head": [0.5],
+    }  # fmt: skip
+    assert task.groups == GROUPS
+    assert (task.server_round, task.modalities, task.dominance.dominant) == (2, MODALITIES, "visual")
+    assert task.config == {"gamma": 2.0, "method": "fedcmi", "epochs": 3}
+    assert {name: value.tolist() for name, value in task.dominance.temperature.items()} == {"audio": [1.0, 0.25]}
+    assert task.state_dict["ear.steps"].dtype == torch.int64
+
+
+def test_nobody_teaches_reads_back_as_none() -> None:
+    assert wire.read_task(_task()).dominance.dominant is None
+
+
+@pytest.mark.parametrize("key", ["modalities", "server-round", "dominant"])
+def test_a_task_without_a_key_is_refused(key: str) -> None:
+    message = _task()
+    del message.content["config"][key]
+    with pytest.raises(WireError, match=f"'{key}' is missing.*FedCMI strategy"):
+        wire.read_task(message)
+
+
+@pytest.mark.parametrize("record", ["arrays", "layout", "config"])
+def test_a_task_without_a_record_is_refused(record: str) -> None:
+    message = _task()
+    del message.content[record]
+    with pytest.raises(WireError, match=f"record '{record}' is NoneType"):
+        wire.read_task(message)
+
+
+def test_a_train_reply_reads_back() -> None:
+    trained = {**EXTRA, "ear.w": np.array([[4.0, 5.0]], np.float32)}
+    reply = wire.train_reply(_task(), trained, 3, STATS, {"fused": 1.5}, {"fused": 6})
+    update = _read(reply)
+    assert {name: value.tolist() for name, value in update.arrays.items()} == {
+        "ear.w": [[4.0, 5.0]], "ear.steps": 3, "head": [0.5],
+    }  # fmt: skip
+    assert (update.num_examples, update.loss_sum, update.loss_count) == (3, {"fused": 1.5}, {"fused": 6})
+    assert update.stats is not None
+    assert update.stats.probability_sum["audio"].tolist() == [0.5, 1.5]
+    assert update.stats.count["audio"].tolist() == [1, 2]
+    assert update.stats.count["audio"].dtype == np.int64
+
+
+def test_statistics_are_read_only_where_they_are_needed() -> None:
+    assert wire.read_train_reply(_reply(), SENT, [], 2).stats is None
+    with pytest.raises(WireError, match=r"class-probability-sum\.audio.*found None"):
+        _read(wire.train_reply(_task(), SENT, 3))
+
+
+def test_a_reply_without_an_array_that_was_sent_cannot_be_made() -> None:
+    with pytest.raises(WireError, match="group 'shared': array 'head' is missing"):
+        wire.train_reply(_task(), {"ear.w": SENT["ear.w"], "ear.steps": SENT["ear.steps"]}, 3)
+
+
+P, N = "class-probability-sum.audio", "class-count.audio"
+BAD_METRICS = [
+    ("num-examples", 0, "num-examples = 0"),
+    ("num-examples", -5, "num-examples = -5"),
+    ("num-examples", 3.0, "num-examples = 3.0"),
+    ("num-examples", [3], r"num-examples = \[3\]"),
+    ("num-examples", None, "num-examples = None"),
+    (N, [1, 2, 3], r"class-count.audio.*2 finite.*\[1, 2, 3\]"),
+    (N, 3, "class-count.audio.*found 3"),
+    (N, None, "class-count.audio.*found None"),
+    (N, [-1, 2], "statistics of 'audio'.*0 <= sum <= count"),
+    (N, [1e300, 2.0], "audio"),
+    (N, [1.5, 2.0], "audio"),
+    (P, [1.1, 1.5], "statistics of 'audio'.*sum <= count"),
+    (P, [-0.1, 1.5], "statistics of 'audio'.*0 <= sum"),
+    (P, [np.nan, 1.5], "class-probability-sum.audio.*finite"),
+    (P, [np.inf, 1.5], "class-probability-sum.audio.*finite"),
+    (P, [0.5], "class-probability-sum.audio.*2 finite"),
+    ("loss-sum.fused", np.nan, "loss sums.*nan.*not finite"),
+    ("loss-sum.fused", [1.5], "loss-sum.fused must be one number"),
+    ("loss-count.fused", None, "loss sums.*do not belong together"),
+    ("loss-count.kd", 3, "loss sums.*do not belong together"),
+    ("loss-count.fused", np.nan, "loss"),
+    ("loss-count.fused", np.inf, "loss"),
+    ("loss-count.fused", -3, "loss"),
+]
+BAD_ARRAYS = [
+    ({"ear.w": np.ones((2, 1), np.float32)}, r"'ear.w' is float32 \[2, 1\].*\[1, 2\]"),
+    ({"ear.w": np.ones((1, 2))}, r"'ear.w' is float64.*expected float32"),
+    ({"ear.steps": np.array(3.0)}, r"'ear.steps' is float64.*expected int64"),
+    ({"ear.steps": np.array([3])}, r"'ear.steps' is int64 \[1\].*\[\]"),
+    ({"head": np.array([np.nan], np.float32)}, "'head' holds NaN or Inf"),
+    ({"head": np.array([-np.inf], np.float32)}, "'head' holds NaN or Inf"),
+]
+BAD_RECORDS = [
+    ({"groups": {"audio": ("ear.w",), "shared": ("head",)}}, r"missing \['ear.steps'\], extra \[\]"),
+    ({"arrays": EXTRA, "groups": {**GROUPS, "visual": ("eye",)}}, r"missing \[\], extra \['eye'\]"),
+    ({"without": "arrays"}, "record 'arrays' is NoneType, need ArrayRecord"),
+    ({"without": "layout"}, "record 'layout' is NoneType, need ConfigRecord"),
+    ({"without": "metrics"}, "record 'metrics' is NoneType, need MetricRecord"),
+    ({"records": {"metrics": ConfigRecord({})}}, "record 'metrics' is ConfigRecord"),
+    ({"records": {"layout": ConfigRecord({})}}, r"arrays: unexpected \['audio/float32'"),
+    ({"records": {"layout": ConfigRecord({"audio": "x"})}}, "layout of group 'audio'"),
+    (
+        {"records": {"arrays": ArrayRecord({"audio/float32": Array(np.zeros(9, np.float32))})}},
+        r"'audio/float32' is float32 of shape \[9\].*\[2\]",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        *(({"metrics": {key: value}}, words) for key, value, words in BAD_METRICS),
+        *(({"arrays": {**SENT, **arrays}}, words) for arrays, words in BAD_ARRAYS),
+        *BAD_RECORDS,
+    ],
+)
+def test_a_malformed_train_reply_is_refused(changes: dict[str, Any], words: str) -> None:
+    _read(_reply())
+    with pytest.raises(WireError, match=words):
+        _read(_reply(**changes))
+
+
+def test_rounding_above_the_count_is_no_reason_to_refuse() -> None:
+    assert _read(_reply(metrics={"class-probability-sum.audio": [1.0 + 1e-9, 2.0]})).stats is not None
+
+
+@pytest.mark.parametrize(("sent", "expected"), [(("visual", "audio"), ("audio", "visual")), (("visual",), ("visual",))])
+def test_a_query_reads_back_in_the_federations_order(sent: tuple[str, ...], expected: tuple[str, ...]) -> None:
+    query = wire.query_message(7, 3)
+    assert (query.metadata.message_type, query.content["config"]["server-round"]) == ("query", 3)
+    reply = wire.query_reply(query, wire.NodeInfo(sent, 4))
+    assert wire.read_query_reply(reply, MODALITIES) == wire.NodeInfo(expected, 4)
+
+
+@pytest.mark.parametrize(
+    ("node", "words"),
+    [
+        ({"modalities": ["audio", "smell"], "partition-id": 0}, r"\['audio', 'smell'\].*\['audio', 'visual'\]"),
+        ({"modalities": [], "partition-id": 0}, r"modalities = \[\]"),
+        ({"modalities": "audio", "partition-id": 0}, "modalities = 'audio'"),
+        ({"modalities": [1], "partition-id": 0}, r"modalities = \[1\]"),
+        ({"partition-id": 0}, "modalities = None"),
+        ({"modalities": ["audio"]}, "partition-id = None"),
+        ({"modalities": ["audio"], "partition-id": -1}, "partition-id = -1"),
+        ({"modalities": ["audio"], "partition-id": 1.0}, "partition-id = 1.0"),
+        ({"modalities": ["audio"], "partition-id": True}, "partition-id = True"),
+    ],
+)
+def test_a_malformed_query_reply_is_refused(node: dict[str, Any], words: str) -> None:
+    reply = Message(RecordDict({"node": ConfigRecord(node)}), reply_to=wire.query_message(7, 1))
+    with pytest.raises(WireError, match=words):
+        wire.read_query_reply(reply, MODALITIES)
+
+
+def test_a_query_reply_without_its_record_is_refused() -> None:
+    reply = Message(RecordDict(), reply_to=wire.query_message(7, 1))
+    with pytest.raises(WireError, match="record 'node' is NoneType"):
+        wire.read_query_reply(reply, MODALITIES)
+
+
+def test_an_evaluate_reply_reads_back() -> None:
+    counts = {
+        "fused": Counts(np.array([1, 0]), np.array([2, 0])),
+        "audio only": Counts(np.array([2, 1]), np.array([2, 1])),
+    }
+    found = wire.read_evaluate_reply(wire.evaluate_reply(_task(), counts, 3), 2)
+    assert {name: (c.correct.tolist(), c.count.tolist()) for name, c in found.items()} == {
+        "fused": ([1, 0], [2, 0]), "audio only": ([2, 1], [2, 1]),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "metrics",
+    [
+        {"correct.fused": [3, 0], "count.fused": [2, 1]},
+        {"correct.fused": [-1, 0], "count.fused": [2, 1]},
+        {"correct.fused": [1, 0, 0], "count.fused": [2, 1, 0]},
+        {"correct.fused": [1, 0]},
+        {"correct.fused": 1, "count.fused": 2},
+        {"correct.fused": [np.nan, 0.0], "count.fused": [1.0, 1.0]},
+    ],
+)
+def test_a_malformed_evaluate_reply_is_refused(metrics: dict[str, Any]) -> None:
+    reply = Message(RecordDict({"metrics": MetricRecord(metrics)}), reply_to=_task())
+    with pytest.raises(WireError, match="fused"):
+        wire.read_evaluate_reply(reply, 2)
+
+
+def test_content_bytes_counts_arrays_and_what_describes_them() -> None:
+    """Ten times 1000 more float32 values weigh 40000 bytes more, give or take the digits of the shapes."""
+    sizes = []
+    for length in (1000, 11000):
+        arrays = {"w": np.zeros(length, np.float32)}
+        sizes.append(
+            wire.content_bytes(
+                wire.task_message(7, "train", arrays, {"g": ("w",)}, {"server-round": 1}, ("g",), NOBODY)
+            )
+        )
+    assert sizes[0] > 4000
+    assert sizes[1] - sizes[0] == pytest.approx(40000, abs=10)

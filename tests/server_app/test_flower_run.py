@@ -1,0 +1,58 @@
+"""Real runs on Flower's simulation: Ray actors, a SuperLink, and the command line's word on how it ended."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+FEDCMI = Path(sys.executable).parent / "fedcmi"
+
+
+def fedcmi(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [str(FEDCMI), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+
+
+def run_arguments(data: Path, run_dir: Path) -> list[str | Path]:
+    small = ["--num-nodes", "4", "--rounds", "2", "--set", "local-epochs=1", "--set", "multimodal-ratio=0.5"]
+    return ["run", "--data", data, "--run-dir", run_dir, *small]
+
+
+def test_ray_and_in_process_give_the_same_weights(av_digits_dir: Path, tmp_path: Path) -> None:
+    for engine in ("flower", "in-process"):
+        done = fedcmi(*run_arguments(av_digits_dir, tmp_path / engine), "--engine", engine)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "round 2/2 | loss fused" in done.stdout
+        assert str(tmp_path / engine) in done.stdout.splitlines()[-1]
+    ray, local = (load_file(tmp_path / engine / "model.safetensors") for engine in ("flower", "in-process"))
+    assert {name for name in ray if not np.array_equal(ray[name], local[name])} == set()
+    lines = (tmp_path / "flower" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["round"] for line in lines] == [0, 1, 2]
+
+
+def test_clients_that_raise_fail_the_run_with_their_reason(av_digits_dir: Path, tmp_path: Path) -> None:
+    done = fedcmi(*run_arguments(av_digits_dir, tmp_path / "run"), "--set", "lr=1e9")
+    assert done.returncode == 1
+    assert "training diverged" in done.stdout
+    assert "none of 2 replies can be used" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--method", "fedmagic"], "method = 'fedmagic': not one of"),
+        (["--set", "lr=-1"], "lr = -1.0: must be a number above 0"),
+        (["--set", "learning-rate=1"], "unknown key 'learning-rate'"),
+        (["--engine", "in-process", "--data", "/does/not/exist"], "data = '/does/not/exist': no such directory"),
+        (["--engine", "in-process", "--num-nodes", "500"], "500"),
+    ],
+)
+def test_what_cannot_run_says_why(arguments: list[str], reason: str, tmp_path: Path) -> None:
+    done = fedcmi("run", "--run-dir", tmp_path / "run", *arguments)
+    assert done.returncode == 1
+    assert reason in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr

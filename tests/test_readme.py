@@ -1,0 +1,131 @@
+"""Every command of the README is executed, shortened by the arguments that stand here; nothing may be left out."""
+
+import gzip
+import itertools
+import os
+import re
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from server_app.flower_run import free_port
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) for line in block.splitlines()]
+RUN_ELSEWHERE = {
+    "make demo": ROOT / ".ci" / "run",
+    "make test": ROOT / ".ci" / "run",
+    "server_app/rehearse_deployment.sh": ROOT / "tests" / "server_app" / "test_deployment.py",
+}
+SHORTER = {
+    "fedcmi prep": "",
+    "fedcmi run": "--rounds 1 --num-nodes 4",
+    "fedcmi bench": "--seeds 2 --methods fedavg,fedcmi-plus --set num-server-rounds=2 --set local-epochs=1",
+    "export ": "",
+    "flwr run": "--run-config 'num-server-rounds=1 local-epochs=1'",
+}
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a copy of the project, so that what the commands write stays out of the real one."""
+    copy = tmp_path_factory.mktemp("readme") / "fedcmi"
+    ignored = shutil.ignore_patterns(".git", ".venv", "runs", "data", "__pycache__", ".*_cache")
+    shutil.copytree(ROOT, copy, ignore=ignored)
+    return copy
+
+
+@pytest.fixture(scope="module")
+def avmnist_raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return an archive in AV-MNIST's layout that is large enough for its 1,000 training recordings."""
+    raw = tmp_path_factory.mktemp("raw")
+    (raw / "recordings").mkdir()
+    tone = np.sin(2 * np.pi * 440 * np.arange(2000) / 8000)
+    for digit, index in itertools.product(range(10), (*range(8, 10), *range(10, 120))):
+        soundfile.write(raw / "recordings" / f"{digit}_ann_{index}.wav", tone * (1 + digit) / 11, 8000, "PCM_16")
+    labels = np.arange(1200, dtype=np.uint8) % 10
+    images = np.random.default_rng(0).integers(0, 256, (1200, 28, 28), dtype=np.uint8)
+    for name, array in (("images-idx3", images), ("labels-idx1", labels)):
+        header = bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
+        (raw / f"t10k-{name}-ubyte.gz").write_bytes(gzip.compress(header + array.tobytes()))
+    return raw
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """Return the environment of a new user: an empty home, and a port for Flower's local SuperLink."""
+    port = str(free_port())
+    home = tmp_path_factory.mktemp("home")
+    paths = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(("FLWR_", "FEDCMI_"))}
+    yield {**clean, "PATH": paths, "HOME": str(home), "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": port}
+    stop_superlink(port)
+
+
+def stop_superlink(port: str) -> None:
+    """Stop the SuperLink that `flwr run` left on our port, found by its arguments, by pid."""
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            arguments = (process / "cmdline").read_bytes().decode().split("\0")
+        except OSError:  # it ended meanwhile
+            continue
+        if any(argument.endswith("flower-superlink") for argument in arguments) and port in arguments:
+            os.kill(int(process.name), signal.SIGTERM)
+            deadline = time.monotonic() + 30
+            while (process / "cmdline").exists() and time.monotonic() < deadline:
+                time.sleep(0.2)
+
+
+def shortened(command: str, raw: Path) -> str:
+    extra = next((more for start, more in SHORTER.items() if command.startswith(start)), None)
+    assert extra is not None, f"README command {command!r} has no entry here: say how to execute it"
+    return f"{command} {extra}".replace("AVMNIST", str(raw))
+
+
+def test_readme_has_its_commands() -> None:
+    assert COMMANDS[:2] == ["make demo", "make test"]
+    assert len(COMMANDS) >= 9
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command.split(" /")[0] not in RUN_ELSEWHERE])
+def test_command(command: str, checkout: Path, environment: dict[str, str], avmnist_raw: Path) -> None:
+    line = shortened(command, avmnist_raw)
+    if command.startswith("export "):
+        key, _, value = command.removeprefix("export ").partition("=")
+        environment[key] = value
+        return
+    done = subprocess.run(
+        line, shell=True, cwd=checkout, env=environment, capture_output=True, text=True, timeout=400, check=False
+    )
+    assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+    if command.startswith("flwr run"):
+        output = done.stdout + done.stderr
+        assert "round 1/1 | loss fused" in output, output
+        assert "sampled 2 of 2 nodes" in output
+    if command.startswith("fedcmi bench"):
+        assert "(2 seeds)" in done.stdout
+
+
+@pytest.mark.parametrize("command", RUN_ELSEWHERE)
+def test_the_others_are_run_where_this_file_says(command: str) -> None:
+    assert command.split("/")[-1] in RUN_ELSEWHERE[command].read_text(encoding="utf-8")
+    assert any(line.startswith(command) for line in COMMANDS)
+
+
+def test_python_snippets() -> None:
+    snippets = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert snippets
+    for snippet in snippets:
+        names: dict[str, object] = {}
+        exec(snippet, names)
+        assert type(names["strategy"]).__name__ == "FedCMI"
