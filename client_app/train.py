@@ -8,10 +8,10 @@ import torch
 from fedcmi_flwr.config import TrainingConfig
 from fedcmi_flwr.dataset import Samples
 from fedcmi_flwr.evaluate import EVALUATION_BATCH, class_statistics
-from fedcmi_flwr.methods import CrossModalInfiltration, Dominance, LocalRound, Method, decide_dominance
+from fedcmi_flwr.methods import Dominance, LocalRound, Method
 from fedcmi_flwr.model import Branch, MultimodalModel
 from fedcmi_flwr.seeding import torch_generator
-from fedcmi_flwr.types import ClassStats, LossTerms, Modality
+from fedcmi_flwr.types import ClassStats, LossTerms
 
 
 @dataclass(frozen=True)
@@ -88,24 +88,18 @@ def train(
 
 
 def begin_round(
-    model: MultimodalModel, samples: Samples, method: Method, server_round: int, dominance: Dominance
+    model: MultimodalModel, samples: Samples, method: Method, server_round: int, received: Dominance
 ) -> LocalRound:
     """Measure the received model and keep what the method needs of it."""
     stats = None
     if method.measures:
         stats = class_statistics(model, samples.batches(EVALUATION_BATCH, model.spec.modalities))
-    possible: tuple[Modality, ...] = ()
-    if isinstance(method, CrossModalInfiltration) and method.lambda_ > 0 and server_round > method.warmup:
-        if method.dominance == "client" and stats is not None:
-            dominance = decide_dominance(stats, method.kappa)
-        possible = model.owned if method.dominance == "batch" else (dominance.dominant or "",)
-    teachers = {name: _frozen(model.branch(name)) for name in possible if name in model.owned}
+    dominance, teachers = method.teaching(model.owned, server_round, received, stats)
     return LocalRound(
-        server_round=server_round,
         owned=model.owned,
         unimodal=len(model.owned) < len(model.spec.modalities) and len(model.owned) == 1,
         global_parameters=[parameter.detach().clone() for parameter in model.parameters()],
-        teachers=teachers if len(model.owned) > 1 else {},
+        teachers={name: _frozen(model.branch(name)) for name in teachers},
         dominance=dominance,
         stats=stats,
     )

@@ -83,13 +83,14 @@ def run(
 ) -> None:
     """Train a federation and print one line a round; exit status 0 only if it completed."""
     from server_app import launch
+    from server_app.report import RunDirectory
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is stopped
     options = {"method": method, "data": data, "num-server-rounds": rounds, "seed": seed}
     try:
         raw = launch.resolve(recipe, options, set_ or [])
         directory = (run_dir or launch.named_run_dir(raw)).absolute()
-        raw["run-dir"] = str(directory)
+        raw["run-dir"] = str(RunDirectory(directory).path)  # refuses a directory that holds a run
         console.print(f"run directory: {directory}")
         if engine is Engine.FLOWER:
             launch.run_with_flower(raw, num_nodes, console.print)

@@ -5,6 +5,7 @@ A field's key is its name with hyphens (``lr_min`` -> "lr-min"). Unknown, missin
 ``pyproject.toml``, under ``[tool.flwr.app.config]``.
 """
 
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
@@ -29,7 +30,7 @@ def _number(low: float, high: float = float("inf"), above: bool = False) -> Any:
     allowed = f"a number {'above' if above else 'from'} {low:g}" + (f" to {high:g}" if high < float("inf") else "")
 
     def check(value: Any) -> bool:  # noqa: ANN401
-        return bool((low < value if above else low <= value) and value <= high)
+        return math.isfinite(value) and (low < value if above else low <= value) and value <= high
 
     return field(metadata={"check": check, "allowed": allowed})
 
@@ -204,6 +205,8 @@ def read_run_config(raw: Mapping[str, Scalar]) -> RunConfig:
     missing = sorted(known - set(raw))
     if missing:
         raise ConfigError(f"key {missing[0]!r} is missing in the run-config (in all: {', '.join(missing)}).")
+    if not isinstance(raw["run-dir"], str):
+        raise ConfigError(f"run-dir = {raw['run-dir']!r}: must be the path of a new run-dir, or empty (str).")
     overrides = {key: raw[key] for key in HYPERPARAMETER_KEYS if raw[key] != METHOD_DEFAULT}
     name = str(raw["method"])
     try:
@@ -211,7 +214,7 @@ def read_run_config(raw: Mapping[str, Scalar]) -> RunConfig:
     except ValueError as error:
         raise ConfigError(str(error)) from error
     sections: dict[str, Any] = {part: read_section(kind, raw) for part, kind in _SECTIONS.items()}
-    return RunConfig(str(raw["run-dir"]), name, method, raw=dict(raw), **sections)
+    return RunConfig(raw["run-dir"], name, method, raw=dict(raw), **sections)
 
 
 def read_section(kind: type[Section], raw: Mapping[str, Any]) -> Section:
@@ -296,9 +299,9 @@ def read_node_config(raw: Mapping[str, Any]) -> NodeConfig:
     if unknown:
         raise ConfigError(f"unknown key {unknown[0]!r} in the node-config; known are {', '.join(known)}.")
     partition, parts = raw.get("partition-id"), raw.get("num-partitions")
-    if not isinstance(partition, int) or partition < 0:
+    if type(partition) is not int or partition < 0:
         raise ConfigError(f"node-config partition-id = {partition!r}: must be an integer from 0.")
-    if parts is not None and (not isinstance(parts, int) or partition >= parts):
+    if parts is not None and (type(parts) is not int or partition >= parts):
         raise ConfigError(f"node-config num-partitions = {parts!r}: must be an integer above partition-id {partition}.")
     names = raw.get("modalities")
     modalities = tuple(str(names).split("+")) if names is not None else None

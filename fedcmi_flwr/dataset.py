@@ -11,9 +11,11 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
+from torch.nn import ModuleDict
 
 from fedcmi_flwr.config import DataConfig, cache_directory
 from fedcmi_flwr.schema import (
+    SAMPLE_COLUMNS,
     DatasetSpec,
     ModalitySpec,
     SchemaError,
@@ -156,6 +158,13 @@ def load_split(directory: Path, split: str, modalities: Sequence[Modality] | Non
         table = pd.read_csv(samples_path(directory, split), dtype=str, keep_default_na=False)
     except FileNotFoundError as error:
         raise DataError(f"{error.filename}: missing; prepare {directory} again.") from error
+    except ValueError as error:
+        files = [labels_path(directory, split), *(array_path(directory, split, m.name) for m in chosen)]
+        names = ", ".join(path.name for path in files)
+        raise SchemaError(f"{directory / split}: one of {names} is cut off or broken ({error}).") from error
+    absent = [column for column in SAMPLE_COLUMNS if column not in table]
+    if absent:
+        raise SchemaError(f"{samples_path(directory, split)}: column {absent[0]!r} is missing; prepare it again.")
     _check_sizes(directory, split, spec, {"labels": labels, "samples": table, **arrays})
     _check_values(directory, split, spec, labels)
     owned = table["modalities"].str.split("+")
@@ -189,6 +198,10 @@ def _check_sizes(directory: Path, split: str, spec: DatasetSpec, files: dict[str
 
 
 def _check_values(directory: Path, split: str, spec: DatasetSpec, labels: NDArray[np.int64]) -> None:
+    if labels.dtype != np.int64:
+        raise SchemaError(
+            f"{labels_path(directory, split)}: labels are {labels.dtype}, must be int64; prepare it again."
+        )
     if len(labels) and not (labels.min() >= 0 and labels.max() < len(spec.classes)):
         raise SchemaError(
             f"{labels_path(directory, split)}: labels from {labels.min()} to {labels.max()}, but there are "
@@ -335,5 +348,6 @@ def _check_partitions(parts: list[NDArray[np.int64]], kind: str, min_size: int) 
 def check_modality_names(names: Sequence[Modality]) -> None:
     """Raise DataError for a modality name that cannot be part of a parameter's name or a group's name."""
     for name in names:
-        if name == SHARED or not name.replace("-", "").replace("_", "").isalnum():
-            raise DataError(f"modality {name!r}: use letters, digits, '-' and '_', and not the word {SHARED!r}.")
+        taken = name == SHARED or hasattr(ModuleDict, name)
+        if taken or not name.replace("-", "").replace("_", "").isalnum():
+            raise DataError(f"modality {name!r}: use letters, digits, '-' and '_', and no word of torch or {SHARED!r}.")

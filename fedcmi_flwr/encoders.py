@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-import torchvision
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -50,6 +49,8 @@ class ResNet18(nn.Module):
 
     def __init__(self, channels: int, embedding_dim: int) -> None:
         super().__init__()
+        import torchvision  # here: it takes a second, which every message on a device would pay
+
         self.trunk = torchvision.models.resnet18(weights=None)
         if channels != 3:
             self.trunk.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)

@@ -4,6 +4,7 @@ All of them run in the same model code, loop and aggregation. A method is a froz
 hyperparameters, travel to the nodes under the same names, and are all that a run configuration may override.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Protocol, runtime_checkable
@@ -79,8 +80,6 @@ def decide_dominance(stats: ClassStats, kappa: float, dominant: Modality | None 
 class LocalRound:
     """What a node knows in one round besides its batches."""
 
-    server_round: int
-    """Counted from 1."""
     owned: tuple[Modality, ...]
     unimodal: bool
     """True when the node owns one modality of several."""
@@ -107,6 +106,17 @@ class Method(Protocol):
     def measures(self) -> bool:
         """True when nodes measure class statistics on the model they receive."""
 
+    def decide(self, stats: ClassStats) -> Dominance:
+        """Return what class statistics say, of one node or of all nodes together."""
+
+    def broadcast(self, decided: Dominance) -> Dominance:
+        """Return what the server sends of its decision with the next round's model."""
+
+    def teaching(
+        self, owned: tuple[Modality, ...], server_round: int, received: Dominance, stats: ClassStats | None
+    ) -> tuple[Dominance, tuple[Modality, ...]]:
+        """Return the decision in force on a node in this round, and the owned modalities that may teach under it."""
+
     def loss_terms(self, model: MultimodalModel, batch: Batch, output: ModelOutput, local: LocalRound) -> LossTerms:
         """Return the local objective's terms for one batch."""
 
@@ -124,6 +134,13 @@ def add_proximal_gradient(model: MultimodalModel, global_parameters: Sequence[Te
     torch._foreach_add_(gradients, torch._foreach_sub(weights, starts), alpha=mu)
 
 
+def _check_weights(method: object, *names: str) -> None:
+    for name in names:
+        value = getattr(method, name)
+        if not 0 <= value < math.inf:
+            raise ValueError(f"{name.rstrip('_')} = {value!r}: must be 0 or greater, and finite.")
+
+
 def _fused_cross_entropy(batch: Batch, output: ModelOutput) -> Tensor:
     every = torch.ones_like(batch.labels, dtype=torch.bool)
     return cross_entropy(output.fused_logits, batch.labels, every)
@@ -137,6 +154,24 @@ class FedAvg:
     """Proximal weight, 0 or greater."""
     two_projectors: ClassVar[bool] = False
     measures: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        _check_weights(self, "mu")
+
+    def decide(self, stats: ClassStats) -> Dominance:
+        """Nobody teaches."""
+        return NOBODY
+
+    def broadcast(self, decided: Dominance) -> Dominance:
+        """Nobody teaches."""
+        return NOBODY
+
+    def teaching(
+        self, owned: tuple[Modality, ...], server_round: int, received: Dominance, stats: ClassStats | None
+    ) -> tuple[Dominance, tuple[Modality, ...]]:
+        """Nobody teaches."""
+        return NOBODY, ()
 
     def loss_terms(self, model: MultimodalModel, batch: Batch, output: ModelOutput, local: LocalRound) -> LossTerms:
         """Return CE(F)."""
@@ -176,9 +211,7 @@ class CrossModalInfiltration:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        for name in ("gamma", "lambda_", "mu", "kappa", "warmup", "surrogate"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name.rstrip('_')} = {getattr(self, name)!r}: must be 0 or greater.")
+        _check_weights(self, "gamma", "lambda_", "mu", "kappa", "warmup", "surrogate")
         if self.dominance not in DOMINANCES:
             raise ValueError(f"dominance = {self.dominance!r}: not one of {DOMINANCES}.")
 
@@ -187,6 +220,25 @@ class CrossModalInfiltration:
         """Class statistics serve the teacher alone."""
         return self.lambda_ > 0
 
+    def decide(self, stats: ClassStats) -> Dominance:
+        """Return the dominant modality and the class-wise temperatures of the weak ones."""
+        return decide_dominance(stats, self.kappa)
+
+    def broadcast(self, decided: Dominance) -> Dominance:
+        """Return the decision where the server is the one who decides."""
+        return decided if self.dominance == "global" else NOBODY
+
+    def teaching(
+        self, owned: tuple[Modality, ...], server_round: int, received: Dominance, stats: ClassStats | None
+    ) -> tuple[Dominance, tuple[Modality, ...]]:
+        """Nobody teaches in warm-up rounds, nor on a node with one modality, nor where d is not owned."""
+        if stats is None or server_round <= self.warmup or len(owned) < 2:
+            return NOBODY, ()
+        if self.dominance == "batch":
+            return NOBODY, owned  # decided in each batch
+        decision = received if self.dominance == "global" else self.decide(stats)
+        return (decision, (decision.dominant,)) if decision.dominant in owned else (NOBODY, ())
+
     def loss_terms(self, model: MultimodalModel, batch: Batch, output: ModelOutput, local: LocalRound) -> LossTerms:
         """Return the terms ``fused``, ``self``, ``kd`` and ``surrogate`` that apply to this node and batch."""
         terms = {"fused": _fused_cross_entropy(batch, output)}
@@ -194,7 +246,7 @@ class CrossModalInfiltration:
         if self.gamma > 0 and (self.unimodal_auxiliary or not local.unimodal):
             heads = [cross_entropy(output.self_logits[name], batch.labels, present[name]) for name in local.owned]
             terms["self"] = torch.stack(heads).sum()
-        if self.lambda_ > 0 and local.server_round > self.warmup:
+        if local.teachers:
             distilled = self._distillation(batch, output, local, present)
             if distilled:
                 terms["kd"] = torch.stack(distilled).sum()

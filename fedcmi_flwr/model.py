@@ -69,6 +69,16 @@ class Branch(nn.Module):
             self.infiltration_projector = build_projector(projector, dim)
             self.classifier = nn.Linear(dim, num_classes)
 
+    def encode(self, x: Tensor) -> Float[Tensor, "batch dim"]:
+        """Return z; fewer than two samples have no batch statistics, so the running ones serve them in training."""
+        if self.training and len(x) < 2:
+            self.encoder.eval()
+            z: Tensor = self.encoder(x)
+            self.encoder.train()
+            return z
+        z = self.encoder(x)
+        return z
+
     def self_logits(self, x: Tensor) -> Float[Tensor, "batch classes"]:
         """Return H_m(P_m(E_m(x))): all that a teacher or the class statistics need."""
         logits: Tensor = self.classifier(self.self_projector(self.encoder(x)))
@@ -209,7 +219,7 @@ class MultimodalModel(nn.Module):
             branch, rows = self.branch(name), None
             if not batch.complete:
                 rows = batch.present[:, self.spec.modalities.index(name)]
-            z = branch.encoder(batch.inputs[name] if rows is None else batch.inputs[name][rows])
+            z = branch.encode(batch.inputs[name] if rows is None else batch.inputs[name][rows])
             if not self.spec.two_projectors:
                 u[name] = _scatter(z, rows)
                 continue

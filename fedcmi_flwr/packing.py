@@ -4,6 +4,7 @@ A deployed round's time follows the number of arrays more than their bytes, so a
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -87,16 +88,22 @@ def unpack(packed: ArrayRecord, layout: ConfigRecord) -> tuple[dict[str, AnyArra
 
 def _layout_entries(group: str, text: Any) -> list[tuple[str, str, tuple[int, ...]]]:  # noqa: ANN401
     try:
-        return [(str(name), str(dtype), tuple(map(int, shape))) for name, dtype, shape in json.loads(text)]
-    except (TypeError, ValueError) as error:
+        entries = [(str(name), str(dtype), tuple(map(int, shape))) for name, dtype, shape in json.loads(text)]
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise WireError(f"layout of group {group!r} is not a list of [name, dtype, shape]: {error}.") from error
+    if any(size < 0 for _, _, shape in entries for size in shape):
+        raise WireError(f"layout of group {group!r}: a shape has a negative size.")
+    return entries
 
 
 def _cut(packed: ArrayRecord, key: str, entries: list[tuple[str, tuple[int, ...]]]) -> dict[str, AnyArray]:
     if key not in packed:
         raise WireError(f"arrays: {key!r} is missing, found {sorted(packed)}.")
-    flat = packed[key].numpy()
-    sizes = [int(np.prod(shape)) for _, shape in entries]
+    try:
+        flat = packed[key].numpy()
+    except (TypeError, ValueError, EOFError) as error:
+        raise WireError(f"arrays: {key!r} does not hold an array: {error}.") from error
+    sizes = [math.prod(shape) for _, shape in entries]
     if flat.ndim != 1 or flat.size != sum(sizes) or str(flat.dtype) != key.rpartition("/")[2]:
         raise WireError(
             f"arrays: {key!r} is {flat.dtype} of shape {list(flat.shape)}, the layout needs [{sum(sizes)}]."

@@ -18,7 +18,7 @@ from flwr.serverapp.strategy import FedAvg
 from fedcmi_flwr import wire
 from fedcmi_flwr.aggregation import AnyArray, aggregate_groups
 from fedcmi_flwr.evaluate import Counts
-from fedcmi_flwr.methods import METHODS, NOBODY, CrossModalInfiltration, Dominance, Method, decide_dominance
+from fedcmi_flwr.methods import METHODS, NOBODY, Dominance, Method
 from fedcmi_flwr.methods import hyperparameters as hyperparameters_of
 from fedcmi_flwr.nodes import NodeRegistry, RoundFailedError, content_of
 from fedcmi_flwr.packing import WireError
@@ -110,9 +110,12 @@ class FedCMI(FedAvg):
             min_evaluate_nodes=1,
             min_available_nodes=min_available_nodes,
         )
-        self.groups = {name: tuple(prefixes) for name, prefixes in groups.items() if name != SHARED}
-        if not self.groups:
-            raise ValueError(f"groups = {dict(groups)!r}: name the parameter prefixes of at least one modality.")
+        if not groups or SHARED in groups:
+            raise ValueError(
+                f"groups = {dict(groups)!r}: name the parameter prefixes of at least one modality, none called "
+                f"{SHARED!r}; what no prefix matches is shared."
+            )
+        self.groups = {name: tuple(prefixes) for name, prefixes in groups.items()}
         self.num_classes = num_classes
         self.method = method
         self.nodes = NodeRegistry(tuple(self.groups), seed, min_available_nodes, wait_timeout)
@@ -267,10 +270,8 @@ class FedCMI(FedAvg):
         total = ClassStats({}, {})
         for part in stats:
             total = total + part
-        kappa = self.method.kappa if isinstance(self.method, CrossModalInfiltration) else 0.0
-        self.report.measured = decide_dominance(total, kappa)
-        if isinstance(self.method, CrossModalInfiltration) and self.method.dominance == "global":
-            self.dominance = self.report.measured
+        self.report.measured = self.method.decide(total)
+        self.dominance = self.method.broadcast(self.report.measured)
 
 
 def group_names(names: Sequence[str], groups: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:

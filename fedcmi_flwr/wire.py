@@ -260,11 +260,12 @@ def read_train_reply(
     names = list(measured)
     stats = ClassStats(
         {name: _per_class(metrics, f"class-probability-sum.{name}", num_classes) for name in names},
-        {name: _per_class(metrics, f"class-count.{name}", num_classes).astype(np.int64) for name in names},
+        {name: _counts(metrics, f"class-count.{name}", num_classes) for name in names},
     )
     _check_stats(stats)
     sums, counts = _scalars(metrics, "loss-sum."), _scalars(metrics, "loss-count.")
-    if set(sums) != set(counts) or not all(np.isfinite(value) for value in sums.values()):
+    values = [*sums.values(), *counts.values()]
+    if set(sums) != set(counts) or not np.isfinite(values).all() or min(counts.values(), default=0) < 0:
         raise WireError(f"metrics: loss sums {sums} and counts {counts} do not belong together or are not finite.")
     loss_count = {name: int(value) for name, value in counts.items()}
     return NodeUpdate(arrays, num_examples, sums, loss_count, stats if names else None)
@@ -297,6 +298,13 @@ def _per_class(metrics: MetricRecord, key: str, num_classes: int) -> NDArray[np.
     if values.shape != (num_classes,) or not np.isfinite(values).all():
         raise WireError(f"metrics: {key!r} must be {num_classes} finite numbers, found {metrics.get(key)!r}.")
     return values
+
+
+def _counts(metrics: MetricRecord, key: str, num_classes: int) -> NDArray[np.int64]:
+    values = metrics.get(key, [])
+    if not isinstance(values, list) or len(values) != num_classes or not all(isinstance(v, int) for v in values):
+        raise WireError(f"metrics: {key!r} must be {num_classes} finite whole numbers, found {metrics.get(key)!r}.")
+    return np.array(values, dtype=np.int64)
 
 
 def _scalars(metrics: MetricRecord, prefix: str) -> dict[str, float]:
@@ -338,10 +346,10 @@ def read_evaluate_reply(message: Message, num_classes: int) -> dict[str, Counts]
     metrics = _record(message, "metrics", MetricRecord)
     counts = {}
     for name in [key.removeprefix("correct.") for key in metrics if key.startswith("correct.")]:
-        correct, count = (_per_class(metrics, f"{part}.{name}", num_classes) for part in ("correct", "count"))
+        correct, count = (_counts(metrics, f"{part}.{name}", num_classes) for part in ("correct", "count"))
         if (correct < 0).any() or (correct > count).any():
             raise WireError(f"metrics: counts of {name!r} are out of range: need 0 <= correct <= count.")
-        counts[name] = Counts(correct.astype(np.int64), count.astype(np.int64))
+        counts[name] = Counts(correct, count)
     return counts
 
 

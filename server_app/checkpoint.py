@@ -74,8 +74,8 @@ def load_model(path: Path) -> tuple[MultimodalModel, dict[str, Any]]:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
         spec = ModelSpec(**{**metadata["model"], "modalities": tuple(metadata["model"]["modalities"])})
         inputs = [ModalitySpec(**{**item, "shape": tuple(item["shape"])}) for item in metadata["inputs"]]
-    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+        model = MultimodalModel(spec, inputs)
+        model.load_state_dict(to_state_dict(arrays))
+    except (SafetensorError, LookupError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{path}: not a model written by this project ({error}).") from error
-    model = MultimodalModel(spec, inputs)
-    model.load_state_dict(to_state_dict(arrays))
     return model.eval(), metadata

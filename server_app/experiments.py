@@ -154,7 +154,7 @@ def table(results: pd.DataFrame, methods: Sequence[str], baseline: str) -> str:
     -------
     One table per setting: accuracy in percent with its interval, and the paired difference in points with its interval.
     """
-    lines = []
+    lines = [f"Accuracy in % (mean of the last rounds), 95 % intervals; in brackets points over {baseline}.", ""]
     for setting in results["setting"].unique():
         part = results[results["setting"] == setting]
         predictions = [name for name in part["prediction"].unique() if not name.endswith("head")]
@@ -164,9 +164,7 @@ def table(results: pd.DataFrame, methods: Sequence[str], baseline: str) -> str:
         for method in (method for method in methods if method in set(part["method"])):
             lines.append(f"| {method} | {' | '.join(_cells(part, method, baseline, predictions))} |")
         lines.append("")
-    return "\n".join(
-        [f"Accuracy in % (mean of the last rounds), 95 % intervals; in brackets points over {baseline}.", ""] + lines
-    )
+    return "\n".join(lines)
 
 
 def _cells(part: pd.DataFrame, method: str, baseline: str, predictions: Sequence[str]) -> Iterator[str]:

@@ -78,7 +78,7 @@ def run_on_flower(
             while_running()
             status = _status(log, environment)
             if status != "finished:completed":
-                raise FlowerRunError(_reason(Path(str(run_config.get("run-dir", home))), log, status))
+                raise FlowerRunError(_reason(Path(str(run_config.get("run-dir", home))), log, environment, status))
 
 
 def flower_environment(home: Path) -> dict[str, str]:
@@ -187,10 +187,15 @@ def _run_id(log: Path) -> str | None:
     return None
 
 
-def _reason(run_dir: Path, log: Path, status: str) -> str:
+def _reason(run_dir: Path, log: Path, environment: Mapping[str, str], status: str) -> str:
     error = run_dir / "error.txt"
     if error.is_file():
         return f"the run ended as {status!r}. The server said:\n{error.read_text(encoding='utf-8').splitlines()[0]}"
+    run_id = _run_id(log)
+    if run_id is not None:  # `flwr run --stream --format json` waits for the end, but does not print the server's log
+        with log.open("a", encoding="utf-8") as output:
+            command = [_program("flwr"), "log", run_id, CONNECTION]
+            subprocess.run(command, env=dict(environment), stdout=output, stderr=output, timeout=60, check=False)
     return f"the run ended as {status!r}. The end of its log:\n{_tail(log)}"
 
 

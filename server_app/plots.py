@@ -1,12 +1,13 @@
 """PNG plots of one run."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 mpl.use("Agg")
 Records = Sequence[Mapping[str, Any]]
@@ -18,7 +19,7 @@ def plot_accuracy(records: Records, path: Path) -> None:
     axes = figure.subplots()
     rounds = [record["round"] for record in records]
     for name in records[-1]["accuracy"]:
-        values = [100 * record["accuracy"][name] for record in records]
+        values = 100 * np.array([record["accuracy"][name] for record in records], dtype=float)
         axes.plot(rounds, values, "--" if name.endswith("head") else "-", label=name)
     axes.set(xlabel="round", ylabel="test accuracy (%)", ylim=(0, 100))
     axes.grid(alpha=0.3)
@@ -26,19 +27,36 @@ def plot_accuracy(records: Records, path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def plot_per_class(records: Records, key: str, label: str, classes: Sequence[str], path: Path) -> None:
-    """Draw a per-class quantity of every weak modality as a heat map, classes over rounds; grey: not measured."""
+def plot_dominance(records: Records, classes: Sequence[str], path: Path) -> None:
+    """Draw ln r_{m,c} of every weak modality: above 0 the dominant modality predicts the class better."""
+    _plot_per_class(records, "ratio", "ln(p dominant / p weak)", np.log, classes, path)
+
+
+def plot_temperature(records: Records, classes: Sequence[str], path: Path) -> None:
+    """Draw T_{m,c} of every weak modality: below 1 its teacher is sharper."""
+    _plot_per_class(records, "temperature", "class temperature T", np.asarray, classes, path)
+
+
+def _plot_per_class(
+    records: Records,
+    key: str,
+    label: str,
+    transform: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+    classes: Sequence[str],
+    path: Path,
+) -> None:
+    """Draw heat maps, one a modality, classes over rounds; grey: the modality was not weak or not measured."""
     names = sorted({name for record in records for name in record["measured"][key]})
     figure = Figure(figsize=(7, 1.2 + 2.6 * len(names)), layout="constrained")
     rounds = [record["round"] for record in records]
     for axes, name in zip(figure.subplots(len(names), squeeze=False)[:, 0], names, strict=True):
         blank = [None] * len(classes)
         columns = [record["measured"][key].get(name, blank) for record in records]
-        values = np.array(columns, dtype=float).T
+        values = transform(np.array(columns, dtype=float).T)
         extent = (rounds[0] - 0.5, rounds[-1] + 0.5, len(classes) - 0.5, -0.5)
         image = axes.imshow(values, aspect="auto", interpolation="nearest", extent=extent)
         axes.set_facecolor("lightgrey")
-        axes.set(xlabel="round", title=f"{name}: {label}")
+        axes.set(xlabel="round", ylabel="class", title=f"{name}: {label}")
         axes.set_yticks(range(len(classes)), classes)
         figure.colorbar(image, ax=axes)
     figure.savefig(path, dpi=120)

@@ -12,7 +12,7 @@ import numpy as np
 from fedcmi_flwr.evaluate import Counts, summarise
 from fedcmi_flwr.methods import Dominance
 from fedcmi_flwr.strategy import RoundReport
-from server_app.plots import plot_accuracy, plot_per_class
+from server_app.plots import plot_accuracy, plot_dominance, plot_temperature
 
 LAST_ROUNDS = 5
 """The main figure of a run is the mean accuracy over this many last rounds."""
@@ -73,8 +73,8 @@ class RunDirectory:
         plot_accuracy(records, self.path / "accuracy.png")
         measured = [record for record in records if record["measured"]["dominant"]]
         if measured:
-            plot_per_class(measured, "ratio", "r = p dominant / p weak", classes, self.path / "dominance.png")
-            plot_per_class(measured, "temperature", "temperature T", classes, self.path / "temperature.png")
+            plot_dominance(measured, classes, self.path / "dominance.png")
+            plot_temperature(measured, classes, self.path / "temperature.png")
 
 
 def read_metrics(directory: Path) -> list[dict[str, Any]]:
@@ -128,7 +128,8 @@ def round_line(record: Mapping[str, Any], num_rounds: int) -> str:
     """Return the one line that is printed for a round."""
     width = len(str(num_rounds))
     losses = " ".join(f"{name} {value:.3f}" for name, value in record["losses"].items())
-    accuracy = " ".join(f"{name} {value:.1%}" for name, value in record["accuracy"].items() if "head" not in name)
+    shown = {name: value for name, value in record["accuracy"].items() if not name.endswith("head")}
+    accuracy = " ".join(f"{name} {percent(value)}" for name, value in shown.items())
     down, up = (sum(record[key].values()) / 1e6 for key in ("bytes_down", "bytes_up"))
     parts = [
         f"round {record['round']:>{width}}/{num_rounds}",
@@ -145,7 +146,16 @@ def round_line(record: Mapping[str, Any], num_rounds: int) -> str:
 def final_accuracy(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Return the mean accuracy over the last rounds (at most LAST_ROUNDS, trained ones) of each way to predict."""
     last = [record["accuracy"] for record in records if record["round"] > 0][-LAST_ROUNDS:]
-    return {name: float(np.mean([accuracy[name] for accuracy in last])) for name in last[-1]}
+    return {name: float(np.mean([_number(accuracy[name]) for accuracy in last])) for name in last[-1]}
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else value
+
+
+def percent(value: float | None) -> str:
+    """Return an accuracy for people; a dash where there was no sample."""
+    return "-" if value is None or math.isnan(value) else f"{value:.1%}"
 
 
 def summary(records: Sequence[Mapping[str, Any]], config: Mapping[str, Any]) -> str:
@@ -153,8 +163,8 @@ def summary(records: Sequence[Mapping[str, Any]], config: Mapping[str, Any]) -> 
     trained = [record for record in records if record["round"] > 0]
     last, mean = trained[-1], final_accuracy(records)
     rows = [
-        f"| {name} | {mean[name]:.1%} | {last['accuracy'][name]:.1%} | {last['macro'][name]:.1%} "
-        f"| {last['worst_class'][name]:.1%} |"
+        f"| {name} | {percent(mean[name])} | {percent(last['accuracy'][name])} | {percent(last['macro'][name])} "
+        f"| {percent(last['worst_class'][name])} |"
         for name in mean
     ]
     down, up = (sum(sum(record[key].values()) for record in trained) / 1e6 for key in ("bytes_down", "bytes_up"))
