@@ -142,10 +142,9 @@ def samples(count: int, modalities: Sequence[str] = ("audio", "visual"), seed: i
     return Samples(specs, arrays, np.arange(count) % 3, groups, has, np.arange(count))
 
 
-def local_round(subject: MultimodalModel, server_round: int = 2, **changes: object) -> LocalRound:
+def local_round(subject: MultimodalModel, **changes: object) -> LocalRound:
     """Return what a node knows in a round, for a model that is the received one; ``changes`` are its fields."""
     fields: dict[str, Any] = {
-        "server_round": server_round,
         "owned": subject.owned,
         "unimodal": len(subject.owned) == 1 < len(subject.spec.modalities),
         "global_parameters": [parameter.detach().clone() for parameter in subject.parameters()],

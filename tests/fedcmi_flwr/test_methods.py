@@ -10,14 +10,11 @@ import torch
 
 from fedcmi_flwr.evaluate import class_statistics
 from fedcmi_flwr.methods import (
-    METHODS,
     NOBODY,
     CrossModalInfiltration,
     FedAvg,
     Method,
     decide_dominance,
-    hyperparameters,
-    make_method,
 )
 from fedcmi_flwr.model import MultimodalModel
 from fedcmi_flwr.types import ClassStats, LossTerms, ModelOutput
@@ -94,7 +91,7 @@ def test_unimodal_nodes_have_neither_kd_nor_surrogate(auxiliary: bool, expected:
 
 @pytest.mark.parametrize(
     ("change", "missing"),
-    [({"gamma": 0.0}, "self"), ({"lambda_": 0.0}, "kd"), ({"surrogate": 0.0}, "surrogate")],
+    [({"gamma": 0.0}, "self"), ({"surrogate": 0.0}, "surrogate")],
 )
 def test_a_weight_of_zero_leaves_its_term_out(change: dict[str, float], missing: str) -> None:
     model, batch = oracle.model(), oracle.batch(PAIRS)
@@ -103,14 +100,36 @@ def test_a_weight_of_zero_leaves_its_term_out(change: dict[str, float], missing:
     assert set(terms.values) == {"fused", "self", "kd", "surrogate"} - {missing}
 
 
+DECIDED = oracle.decision("audio", visual=TEMPERATURES["visual"])
+OWN = ClassStats({"audio": np.array([0.5]), "visual": np.array([0.9])}, dict.fromkeys(TWO, np.array([1])))
+
+
 @pytest.mark.parametrize(
-    ("warmup", "server_round", "distils"), [(0, 1, True), (1, 1, False), (1, 2, True), (3, 3, False)]
+    ("change", "owned", "server_round", "dominant", "teachers"),
+    [
+        pytest.param({"warmup": 0}, TWO, 1, "audio", ("audio",), id="no warm-up"),
+        pytest.param({"warmup": 1}, TWO, 1, None, (), id="warm-up"),
+        pytest.param({"warmup": 1}, TWO, 2, "audio", ("audio",), id="after the warm-up"),
+        pytest.param({"warmup": 3}, TWO, 3, None, (), id="last round of a longer warm-up"),
+        pytest.param({"dominance": "client"}, TWO, 2, "visual", ("visual",), id="the node's own statistics decide"),
+        pytest.param({"dominance": "client"}, TWO, 1, None, (), id="nor before the warm-up is over"),
+        pytest.param({"dominance": "batch"}, TWO, 2, None, TWO, id="anybody may teach a batch"),
+        pytest.param({}, ("audio",), 2, None, (), id="one modality"),
+        pytest.param({}, ("visual", "touch"), 2, None, (), id="dominant modality not owned"),
+    ],
 )
-def test_distillation_starts_after_the_warmup(warmup: int, server_round: int, distils: bool) -> None:
-    model, batch = oracle.model(), oracle.batch(PAIRS)
-    local = oracle.local_round(model, server_round, teachers=_teachers("audio"), dominance=oracle.decision("audio"))
-    terms = replace(FULL, warmup=warmup).loss_terms(model, batch, model(batch), local)
-    assert ("kd" in terms.values) == distils
+def test_who_may_teach_when(
+    change: dict, owned: tuple[str, ...], server_round: int, dominant: str | None, teachers: tuple[str, ...]
+) -> None:
+    """The server says audio; the node's own statistics say visual."""
+    decided, found = replace(FULL, **change).teaching(owned, server_round, DECIDED, OWN)
+    assert (decided.dominant, found) == (dominant, teachers)
+
+
+def test_nobody_teaches_where_nothing_is_measured() -> None:
+    assert FULL.teaching(TWO, 2, DECIDED, None) == (NOBODY, ())
+    assert FedAvg().teaching(TWO, 2, DECIDED, OWN) == (NOBODY, ())
+    assert FedAvg().decide(OWN) == FedAvg().broadcast(DECIDED) == NOBODY
 
 
 def test_nobody_teaches_without_a_decision_or_where_the_dominant_modality_is_not_owned() -> None:
@@ -256,50 +275,3 @@ def test_mu_of_zero_leaves_the_gradient_bits_alone() -> None:
     FedAvg().adjust_gradients(model, local)
     assert before
     assert all(torch.equal(model.get_parameter(name).grad, gradient) for name, gradient in before.items())
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_hyperparameters_make_the_same_method_again(name: str) -> None:
-    assert make_method(name, {}) == METHODS[name]
-    assert make_method(name, hyperparameters(METHODS[name])) == METHODS[name]
-
-
-def test_recipes_differ_as_the_specification_says() -> None:
-    plus = hyperparameters(METHODS["fedcmi"]) | {
-        "lambda": 3.0, "mu": 0.3, "surrogate": 1.0, "kd-temperature-scaling": True, "unimodal-auxiliary": True,
-    }  # fmt: skip
-    assert hyperparameters(METHODS["fedcmi-plus"]) == plus
-    assert hyperparameters(METHODS["fedcmi"]) == {
-        "gamma": 2.0, "lambda": 1.0, "mu": 1.0, "kappa": 2.0, "warmup": 1, "dominance": "global",
-        "surrogate": 0.0, "kd-temperature-scaling": False, "unimodal-auxiliary": False,
-    }  # fmt: skip
-    assert hyperparameters(METHODS["fedavg"]) == {"mu": 0.0}
-    assert [METHODS[name].measures for name in ("fedavg", "fedavg-heads", "fedcmi")] == [False, False, True]
-
-
-def test_overrides_replace_and_integers_stand_for_floats() -> None:
-    method = make_method("fedcmi", {"lambda": 2, "kd-temperature-scaling": True})
-    assert method == replace(METHODS["fedcmi"], lambda_=2.0, kd_temperature_scaling=True)
-    assert type(hyperparameters(method)["lambda"]) is float
-
-
-@pytest.mark.parametrize(
-    ("name", "overrides", "words"),
-    [
-        ("fedsgd", {}, "'fedsgd'.*fedavg.*fedcmi-plus"),
-        ("fedavg", {"gamma": 1.0}, r"gamma = 1.0.*'fedavg'.*\['mu'\]"),
-        ("fedcmi", {"gamma": -1.0}, "gamma = -1.0.*0 or greater"),
-        ("fedcmi", {"lambda": float("nan")}, "lambda = nan.*0 or greater"),
-        ("fedcmi", {"warmup": -1}, "warmup = -1.*0 or greater"),
-        ("fedcmi", {"warmup": 1.5}, "warmup = 1.5.*int"),
-        ("fedcmi", {"mu": "high"}, "mu = 'high'.*float"),
-        ("fedcmi", {"mu": True}, "mu = True.*float"),
-        ("fedcmi", {"kd-temperature-scaling": 1}, "kd-temperature-scaling = 1.*bool"),
-        ("fedcmi", {"dominance": "local"}, "dominance = 'local'.*global.*client.*batch"),
-        ("fedprox", {"mu": -0.1}, "mu = -0.1.*0 or greater"),
-        ("fedprox", {"mu": float("nan")}, "mu = nan.*0 or greater"),
-    ],
-)
-def test_bad_hyperparameters_are_refused(name: str, overrides: dict, words: str) -> None:
-    with pytest.raises(ValueError, match=words):
-        make_method(name, overrides)

@@ -223,10 +223,18 @@ def test_encoder_that_cannot_read_a_modality_is_refused(kind: str, shape: tuple[
         build_encoder("small-cnn", ModalitySpec("ear", kind, shape, "float32"), 4)
 
 
-def test_one_present_sample_in_a_training_batch_of_tiny_images() -> None:
-    """Images of 8 x 8 end as 1 x 1, where BatchNorm cannot train on a single sample: such a batch must not crash."""
+@pytest.mark.parametrize("rows", [[0, 0, 0], [1, 0, 0]])
+def test_fewer_than_two_present_samples_train_on_the_running_statistics(rows: list[int]) -> None:
+    """BatchNorm cannot take statistics of one sample: images of 8 x 8 end as 1 x 1. The running ones stay put."""
     inputs = [ModalitySpec(name, "image", (1, 8, 8), "float32") for name in ("audio", "visual")]
+    torch.manual_seed(0)
     model = MultimodalModel(oracle.model().spec, inputs).train()
-    batch = oracle.batch([[1, 1], [0, 1], [0, 1]])
+    before = {name: value.clone() for name, value in model.branch("audio").named_buffers()}
+    batch = oracle.batch([[row, 1] for row in rows])
     small = {name: values.float()[..., :8, :8] for name, values in batch.inputs.items()}
-    assert torch.isfinite(model(replace(batch, inputs=small)).fused_logits).all()
+    output = model(replace(batch, inputs=small))
+    assert torch.isfinite(output.fused_logits).all()
+    assert all(torch.equal(value, before[name]) for name, value in model.branch("audio").named_buffers())
+    assert all(module.training for module in model.modules())
+    expected = model.eval().branch("audio").self_logits(small["audio"][:1]) * rows[0]
+    assert torch.allclose(output.self_logits["audio"][:1], expected)

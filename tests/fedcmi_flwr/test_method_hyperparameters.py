@@ -1,0 +1,54 @@
+"""Methods by name: their defaults, what may be overridden, and what is refused."""
+
+from dataclasses import replace
+
+import pytest
+
+from fedcmi_flwr.methods import METHODS, hyperparameters, make_method
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_hyperparameters_make_the_same_method_again(name: str) -> None:
+    assert make_method(name, {}) == METHODS[name]
+    assert make_method(name, hyperparameters(METHODS[name])) == METHODS[name]
+
+
+def test_recipes_differ_as_the_specification_says() -> None:
+    plus = hyperparameters(METHODS["fedcmi"]) | {
+        "lambda": 3.0, "mu": 0.3, "surrogate": 1.0, "kd-temperature-scaling": True, "unimodal-auxiliary": True,
+    }  # fmt: skip
+    assert hyperparameters(METHODS["fedcmi-plus"]) == plus
+    assert hyperparameters(METHODS["fedcmi"]) == {
+        "gamma": 2.0, "lambda": 1.0, "mu": 1.0, "kappa": 2.0, "warmup": 1, "dominance": "global",
+        "surrogate": 0.0, "kd-temperature-scaling": False, "unimodal-auxiliary": False,
+    }  # fmt: skip
+    assert hyperparameters(METHODS["fedavg"]) == {"mu": 0.0}
+    assert [METHODS[name].measures for name in ("fedavg", "fedavg-heads", "fedcmi")] == [False, False, True]
+
+
+def test_overrides_replace_and_integers_stand_for_floats() -> None:
+    method = make_method("fedcmi", {"lambda": 2, "kd-temperature-scaling": True})
+    assert method == replace(METHODS["fedcmi"], lambda_=2.0, kd_temperature_scaling=True)
+    assert type(hyperparameters(method)["lambda"]) is float
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "words"),
+    [
+        ("fedsgd", {}, "'fedsgd'.*fedavg.*fedcmi-plus"),
+        ("fedavg", {"gamma": 1.0}, r"gamma = 1.0.*'fedavg'.*\['mu'\]"),
+        ("fedcmi", {"gamma": -1.0}, "gamma = -1.0.*0 or greater"),
+        ("fedcmi", {"lambda": float("nan")}, "lambda = nan.*0 or greater"),
+        ("fedcmi", {"warmup": -1}, "warmup = -1.*0 or greater"),
+        ("fedcmi", {"warmup": 1.5}, "warmup = 1.5.*int"),
+        ("fedcmi", {"mu": "high"}, "mu = 'high'.*float"),
+        ("fedcmi", {"mu": True}, "mu = True.*float"),
+        ("fedcmi", {"kd-temperature-scaling": 1}, "kd-temperature-scaling = 1.*bool"),
+        ("fedcmi", {"dominance": "local"}, "dominance = 'local'.*global.*client.*batch"),
+        ("fedprox", {"mu": -0.1}, "mu = -0.1.*0 or greater"),
+        ("fedprox", {"mu": float("nan")}, "mu = nan.*0 or greater"),
+    ],
+)
+def test_bad_hyperparameters_are_refused(name: str, overrides: dict, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        make_method(name, overrides)
