@@ -1,7 +1,7 @@
 """The ClientApp: decode -> train or evaluate -> encode."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -21,13 +21,21 @@ from fedcmi_flwr.config import (
     read_run_config,
     read_section,
 )
-from fedcmi_flwr.dataset import Samples, load_split, locate, owned_modalities, partition
+from fedcmi_flwr.dataset import (
+    DataError,
+    Samples,
+    load_split,
+    locate,
+    own_samples,
+    owned_modalities,
+    partition,
+)
 from fedcmi_flwr.evaluate import EVALUATION_BATCH, evaluate
 from fedcmi_flwr.methods import Method, make_method
 from fedcmi_flwr.model import MultimodalModel
 from fedcmi_flwr.model_from_config import choose_device, model_spec
 from fedcmi_flwr.packing import to_arrays
-from fedcmi_flwr.schema import read_spec
+from fedcmi_flwr.schema import ModalitySpec, read_spec
 from fedcmi_flwr.types import Modality
 
 app = ClientApp()
@@ -47,8 +55,9 @@ class Node:
 
 @app.query()
 def query(message: Message, context: Context) -> Message:
-    """Say which modalities this node owns."""
+    """Say which modalities this node owns, once it is clear that it has samples of them to train on."""
     node = read_node(context)
+    node_samples(node, "train")
     return wire.query_reply(message, wire.NodeInfo(node.modalities, node.me.partition_id))
 
 
@@ -56,7 +65,7 @@ def query(message: Message, context: Context) -> Message:
 def train_round(message: Message, context: Context) -> Message:
     """Train the received groups on this node's samples."""
     node, task = read_node(context), wire.read_task(message)
-    model, samples = receive(node, task), node_samples(node, "train")
+    model, samples = receive(node, task), as_the_federation(node_samples(node, "train"), task)
     settings = read_section(TrainingConfig, task.config)
     result = train(model, samples, method_of(task), settings, task.server_round, node.me.partition_id, task.dominance)
     arrays = to_arrays(model.state_dict())
@@ -67,7 +76,7 @@ def train_round(message: Message, context: Context) -> Message:
 def evaluate_round(message: Message, context: Context) -> Message:
     """Evaluate the received groups on this node's test samples."""
     node, task = read_node(context), wire.read_task(message)
-    model, samples = receive(node, task), node_samples(node, "test")
+    model, samples = receive(node, task), as_the_federation(node_samples(node, "test"), task)
     counts = evaluate(model, samples.batches(EVALUATION_BATCH, model.spec.modalities))
     return wire.evaluate_reply(message, counts, len(samples))
 
@@ -95,15 +104,49 @@ def node_samples(node: Node, split: str) -> Samples:
     """Return the node's samples of a split: its partition of the training split, every n-th one of another."""
     samples, me = _open(node.directory, split, node.modalities), node.me
     if me.num_partitions is None:
-        return samples
+        return own_samples(samples, node.run.data, split)
     if split != "train":
         return samples.select(samples.rows[me.partition_id :: me.num_partitions])
     return partition(samples, node.run.data, me.num_partitions, me.partition_id, node.run.training.seed)
 
 
+def as_the_federation(samples: Samples, task: wire.Task) -> Samples:
+    """Return the samples normalised with the federation's mean and std instead of this device's own.
+
+    Parameters
+    ----------
+    samples
+        The node's samples.
+    task
+        The message's task; it holds the federation's description of each modality.
+
+    Returns
+    -------
+    The same samples.
+
+    Raises
+    ------
+    DataError
+        A modality of another kind or shape than the federation's.
+    """
+    inputs = tuple(ModalitySpec.from_json(task.config[f"input.{own.name}"]) for own in samples.modalities)
+    for own, common in zip(samples.modalities, inputs, strict=True):
+        if (own.kind, own.shape) != (common.kind, common.shape):
+            raise DataError(
+                f"modality {own.name!r}: this node has {own.kind} samples of shape {list(own.shape)}, the federation "
+                f"{common.kind} of {list(common.shape)}; prepare the node's data with the federation's settings."
+            )
+    return replace(samples, modalities=inputs)
+
+
 def receive(node: Node, task: wire.Task) -> MultimodalModel:
     """Build the model with this node's branches and load the received arrays into it."""
     data = read_spec(node.directory)
+    if list(data.classes) != task.config["classes"]:
+        raise DataError(
+            f"{node.directory}: classes {list(data.classes)}, but the federation's are {task.config['classes']}; "
+            "prepare the node's data with the same classes in the same order."
+        )
     spec = model_spec(node.run.model, method_of(task), task.modalities, len(data.classes))
     model = MultimodalModel(spec, [modality for modality in data.modalities if modality.name in node.modalities])
     model.load_state_dict(task.state_dict)

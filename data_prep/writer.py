@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from data_prep.errors import PrepError, UnreadableFileError
@@ -34,6 +34,9 @@ from fedcmi_flwr.types import Modality
 
 Settings = Mapping[str, Any]
 """Every setting of a preparation, seed and modalities included; JSON values."""
+
+LOCK_TIMEOUT = 1800.0
+"""Seconds to wait for another process that prepares the same directory."""
 
 
 @dataclass(frozen=True)
@@ -84,9 +87,16 @@ def write_prepared(out: Path, name: str, settings: Settings, build: Callable[[Pa
     if _is_finished(out, name, settings):
         return out
     out.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(out.with_name(f"{out.name}.lock")):
-        if not _is_finished(out, name, settings):
-            _build(out, build)
+    lock = FileLock(out.with_name(f"{out.name}.lock"), timeout=LOCK_TIMEOUT)
+    try:
+        with lock:
+            if not _is_finished(out, name, settings):
+                _build(out, build)
+    except Timeout as error:
+        raise PrepError(
+            f"{out}: another process has been preparing it for more than {LOCK_TIMEOUT:.0f} s ({lock.lock_file} is "
+            "held). Wait for it, or end it."
+        ) from error
     return out
 
 

@@ -5,7 +5,7 @@ import signal
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -16,6 +16,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 prep = typer.Typer(no_args_is_help=True, help="Prepare a data set: raw files -> prepared directory.")
 app.add_typer(prep, name="prep")
 console = Console(highlight=False, soft_wrap=True)
+errors = Console(highlight=False, soft_wrap=True, stderr=True)
 
 ModalityOption = Annotated[str | None, typer.Option("--modalities", help="Only these, joined by '+'.")]
 
@@ -28,23 +29,36 @@ class Engine(StrEnum):
 
 
 def _fail(reason: object) -> typer.Exit:
-    console.print(f"[bold red]error:[/] {escape(str(reason))}")
+    errors.print(f"[bold red]error:[/] {escape(str(reason))}")
     return typer.Exit(1)
+
+
+def _end_with_what_was_started() -> None:
+    """Turn a polite kill and a closed terminal into an exit, so that every `finally` stops what it started."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda signal_number, frame: sys.exit(128 + signal_number))
 
 
 @prep.command("av-digits")
 def prep_av_digits(
     out: Annotated[Path | None, typer.Option(help="Directory to make; default: the cache directory.")] = None,
-    seed: int = 0,
+    seed: Annotated[int | None, typer.Option(help="Default 0; another one needs --out.")] = None,
+    audio_snr_db: Annotated[float | None, typer.Option(help="Default -15; another one needs --out.")] = None,
+    image_noise: Annotated[float | None, typer.Option(help="Default 2.5; another one needs --out.")] = None,
     modalities: ModalityOption = None,
 ) -> None:
     """Handwritten digits (scikit-learn) with keypad tones: nothing to download."""
     from data_prep import av_digits
     from fedcmi_flwr.config import cache_directory
 
-    chosen = modalities.split("+") if modalities else None
+    levels = {"seed": seed, "audio_snr_db": audio_snr_db, "image_noise": image_noise}
+    chosen: dict[str, Any] = {name: value for name, value in levels.items() if value is not None}
+    if modalities:
+        chosen["modalities"] = modalities.split("+")
     try:
-        made = av_digits.prepare(out or cache_directory() / "av-digits", seed=seed, modalities=chosen)
+        if chosen and out is None:
+            raise ValueError(f"{', '.join(chosen)}: give --out too; the cache directory holds the default settings.")
+        made = av_digits.prepare(out or cache_directory() / "av-digits", **chosen)
     except (OSError, ValueError) as error:
         raise _fail(error) from error
     console.print(f"prepared {made}")
@@ -54,16 +68,27 @@ def prep_av_digits(
 def prep_avmnist(
     raw: Annotated[Path, typer.Option(help="Directory with recordings/ and t10k-*-ubyte.gz.")],
     out: Annotated[Path, typer.Option(help="Directory to make.")],
-    seed: int = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the pairing, the training sample and the noise.")] = 0,
+    audio_snr_db: Annotated[float, typer.Option(help="Signal-to-noise ratio of the recordings in dB.")] = -5.0,
+    image_noise: Annotated[float, typer.Option(help="Pixel noise in standard deviations of MNIST.")] = 2.5,
+    train_size: Annotated[int, typer.Option(help="Training recordings.")] = 1000,
     max_bad: Annotated[int, typer.Option(help="Unreadable recordings to put up with.")] = 0,
     modalities: ModalityOption = None,
 ) -> None:
     """Free Spoken Digit recordings paired with MNIST images."""
     from data_prep import avmnist
 
-    chosen = modalities.split("+") if modalities else None
     try:
-        made = avmnist.prepare(raw, out, seed=seed, max_bad=max_bad, modalities=chosen)
+        made = avmnist.prepare(
+            raw,
+            out,
+            seed=seed,
+            audio_snr_db=audio_snr_db,
+            image_noise=image_noise,
+            train_size=train_size,
+            max_bad=max_bad,
+            modalities=modalities.split("+") if modalities else None,
+        )
     except (OSError, ValueError) as error:
         raise _fail(error) from error
     console.print(f"prepared {made}")
@@ -76,28 +101,30 @@ def run(
     data: Annotated[str | None, typer.Option(help="Built-in data set or prepared directory.")] = None,
     rounds: Annotated[int | None, typer.Option(help="Rounds of training.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
-    num_nodes: Annotated[int, typer.Option(help="Simulated nodes.")] = 10,
+    num_nodes: Annotated[int, typer.Option(min=1, help="Simulated nodes.")] = 10,
     run_dir: Annotated[Path | None, typer.Option(help="Where to write; default: a new directory in runs/.")] = None,
     engine: Annotated[Engine, typer.Option(help="Ray processes, or all in one process.")] = Engine.FLOWER,
+    clients_at_once: Annotated[int | None, typer.Option(min=1, help="Clients that share a GPU at a time.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="key=value of the run-config; repeatable.")] = None,
 ) -> None:
     """Train a federation and print one line a round; exit status 0 only if it completed."""
     from server_app import launch
     from server_app.report import RunDirectory
 
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is stopped
+    _end_with_what_was_started()
     options = {"method": method, "data": data, "num-server-rounds": rounds, "seed": seed}
     try:
         raw = launch.resolve(recipe, options, set_ or [])
-        directory = (run_dir or launch.named_run_dir(raw)).absolute()
-        raw["run-dir"] = str(RunDirectory(directory).path)  # refuses a directory that holds a run
+        chosen = run_dir or (Path(str(raw["run-dir"])) if raw["run-dir"] else launch.named_run_dir(raw))
+        directory = RunDirectory(chosen).path  # refuses one that holds a run
+        raw["run-dir"] = str(directory)
         console.print(f"run directory: {directory}")
         if engine is Engine.FLOWER:
-            launch.run_with_flower(raw, num_nodes, console.print)
+            launch.run_with_flower(raw, num_nodes, console.print, clients_at_once)
         else:
             from client_app.app import app as client_app
 
-            logging.getLogger("flwr").setLevel(logging.WARNING)
+            logging.getLogger("flwr").setLevel(logging.ERROR)
             launch.run_in_process(raw, num_nodes, client_app, console.print)
     except (OSError, ValueError, RuntimeError, ArithmeticError) as error:
         raise _fail(error) from error

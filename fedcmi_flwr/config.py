@@ -205,8 +205,9 @@ def read_run_config(raw: Mapping[str, Scalar]) -> RunConfig:
     missing = sorted(known - set(raw))
     if missing:
         raise ConfigError(f"key {missing[0]!r} is missing in the run-config (in all: {', '.join(missing)}).")
-    if not isinstance(raw["run-dir"], str):
-        raise ConfigError(f"run-dir = {raw['run-dir']!r}: must be the path of a new run-dir, or empty (str).")
+    run_dir = raw["run-dir"]
+    if not isinstance(run_dir, str) or (run_dir and not Path(run_dir).is_absolute()):
+        raise ConfigError(f"run-dir = {run_dir!r}: must be the absolute path of a new run-dir, or empty (str).")
     overrides = {key: raw[key] for key in HYPERPARAMETER_KEYS if raw[key] != METHOD_DEFAULT}
     name = str(raw["method"])
     try:
@@ -214,7 +215,7 @@ def read_run_config(raw: Mapping[str, Scalar]) -> RunConfig:
     except ValueError as error:
         raise ConfigError(str(error)) from error
     sections: dict[str, Any] = {part: read_section(kind, raw) for part, kind in _SECTIONS.items()}
-    return RunConfig(raw["run-dir"], name, method, raw=dict(raw), **sections)
+    return RunConfig(run_dir, name, method, raw=dict(raw), **sections)
 
 
 def read_section(kind: type[Section], raw: Mapping[str, Any]) -> Section:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
@@ -29,6 +30,9 @@ from fedcmi_flwr.types import SHARED, Batch, Modality
 
 BUILT_IN = ("av-digits",)
 """Data sets that need no download; they are prepared on first use, in the cache directory."""
+
+
+REPAIR = "remove the directory and prepare it again."
 
 
 class DataError(ValueError):
@@ -157,17 +161,23 @@ def load_split(directory: Path, split: str, modalities: Sequence[Modality] | Non
         arrays = {m.name: np.load(array_path(directory, split, m.name), mmap_mode="r") for m in chosen}
         table = pd.read_csv(samples_path(directory, split), dtype=str, keep_default_na=False)
     except FileNotFoundError as error:
-        raise DataError(f"{error.filename}: missing; prepare {directory} again.") from error
-    except ValueError as error:
+        raise DataError(f"{error.filename}: missing; {REPAIR}") from error
+    except (ValueError, EOFError, BadZipFile) as error:
         files = [labels_path(directory, split), *(array_path(directory, split, m.name) for m in chosen)]
         names = ", ".join(path.name for path in files)
-        raise SchemaError(f"{directory / split}: one of {names} is cut off or broken ({error}).") from error
+        raise SchemaError(f"{directory / split}: one of {names} is cut off or broken ({error}); {REPAIR}") from error
     absent = [column for column in SAMPLE_COLUMNS if column not in table]
     if absent:
-        raise SchemaError(f"{samples_path(directory, split)}: column {absent[0]!r} is missing; prepare it again.")
+        raise SchemaError(f"{samples_path(directory, split)}: column {absent[0]!r} is missing; {REPAIR}")
     _check_sizes(directory, split, spec, {"labels": labels, "samples": table, **arrays})
     _check_values(directory, split, spec, labels)
     owned = table["modalities"].str.split("+")
+    strange = sorted({name for names in owned for name in names} - {*spec.modality_names, ""})
+    if strange:
+        raise SchemaError(
+            f"{samples_path(directory, split)}: modality {strange[0]!r} is not one of {list(spec.modality_names)}; "
+            f"{REPAIR}"
+        )
     has = np.array([[m.name in names for m in chosen] for names in owned], dtype=bool).reshape(len(table), len(chosen))
     groups = table["group"].to_numpy(dtype=np.str_)
     return Samples(chosen, arrays, labels, groups, has, np.flatnonzero(has.any(axis=1)))
@@ -184,28 +194,31 @@ def _chosen(directory: Path, spec: DatasetSpec, modalities: Sequence[Modality] |
 
 def _check_sizes(directory: Path, split: str, spec: DatasetSpec, files: dict[str, Any]) -> None:
     shapes = {modality.name: modality.shape for modality in spec.modalities}
+    dtypes = {modality.name: modality.dtype for modality in spec.modalities}
     for name, content in files.items():
         if len(content) != spec.splits[split]:
             raise SchemaError(
                 f"{directory / split}: {name} has {len(content)} samples, dataset.json says {spec.splits[split]}; "
-                "prepare it again."
+                f"{REPAIR}"
+            )
+        if name in dtypes and str(content.dtype) != dtypes[name]:
+            raise SchemaError(
+                f"{directory / split}: {name} holds {content.dtype}, dataset.json says {dtypes[name]}; {REPAIR}"
             )
         if name in shapes and content.shape[1:] != shapes[name]:
             raise SchemaError(
                 f"{directory / split}: {name} has samples of shape {content.shape[1:]}, dataset.json says "
-                f"{shapes[name]}; prepare it again."
+                f"{shapes[name]}; {REPAIR}"
             )
 
 
 def _check_values(directory: Path, split: str, spec: DatasetSpec, labels: NDArray[np.int64]) -> None:
     if labels.dtype != np.int64:
-        raise SchemaError(
-            f"{labels_path(directory, split)}: labels are {labels.dtype}, must be int64; prepare it again."
-        )
+        raise SchemaError(f"{labels_path(directory, split)}: labels are {labels.dtype}, must be int64; {REPAIR}")
     if len(labels) and not (labels.min() >= 0 and labels.max() < len(spec.classes)):
         raise SchemaError(
             f"{labels_path(directory, split)}: labels from {labels.min()} to {labels.max()}, but there are "
-            f"{len(spec.classes)} classes; prepare it again."
+            f"{len(spec.classes)} classes; {REPAIR}"
         )
 
 
@@ -278,6 +291,36 @@ def partition(samples: Samples, config: DataConfig, num_partitions: int, partiti
             f"{names}; a batch needs two. Use fewer nodes or other modalities."
         )
     return samples.select(usable)
+
+
+def own_samples(samples: Samples, config: DataConfig, split: str) -> Samples:
+    """Return all samples of a device that has a prepared directory of its own.
+
+    Parameters
+    ----------
+    samples
+        A split of the device's directory.
+    config
+        Gives ``min-partition-size``.
+    split
+        The split's name; only the training split must have that many samples.
+
+    Returns
+    -------
+    The same samples.
+
+    Raises
+    ------
+    DataError
+        Too few samples to train on.
+    """
+    if split == "train" and len(samples) < config.min_partition_size:
+        names = [modality.name for modality in samples.modalities]
+        raise DataError(
+            f"this node has {len(samples)} training samples with any of {names}, fewer than min-partition-size = "
+            f"{config.min_partition_size}: too small to train on. Give it more data or lower min-partition-size."
+        )
+    return samples
 
 
 @lru_cache(maxsize=8)

@@ -128,9 +128,9 @@ def _predictions(model: MultimodalModel, batch: Batch) -> dict[str, tuple[Tensor
         rows = batch.present[:, model.spec.modalities.index(name)]
         mask = model.only(name, batch.present)
         alone = model.fuse(output.self_embeddings, output.infiltration_embeddings, mask)
-        predictions[only(name)] = (alone, rows)
+        predictions[only_name(name)] = (alone, rows)
         if name in output.self_logits:
-            predictions[head(name)] = (output.self_logits[name], rows)
+            predictions[head_name(name)] = (output.self_logits[name], rows)
     return predictions
 
 
@@ -141,14 +141,19 @@ def _count(logits: Tensor, labels: Tensor, rows: Tensor) -> Counts:
     return Counts(correct, count)
 
 
-def only(modality: Modality) -> str:
+def only_name(modality: Modality) -> str:
     """Return the name of the prediction from one modality with the other slots filled."""
     return f"{modality} only"
 
 
-def head(modality: Modality) -> str:
+def head_name(modality: Modality) -> str:
     """Return the name of the prediction of one modality's self head."""
     return f"{modality} head"
+
+
+def is_head(prediction: str) -> bool:
+    """Return whether a prediction is that of a self head, which says how well a branch is trained."""
+    return prediction.endswith(" head")
 
 
 def summarise(counts: Mapping[str, Counts], figure: Callable[[Counts], float]) -> dict[str, float]:

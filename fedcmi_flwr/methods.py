@@ -66,11 +66,11 @@ def decide_dominance(stats: ClassStats, kappa: float, dominant: Modality | None 
     total = torch.stack([torch.from_numpy(stats.probability_sum[name]) for name in names])
     count = torch.stack([torch.from_numpy(stats.count[name]).to(total.dtype) for name in names])
     log_p = log_class_probability(total, count)
-    found = dominant_modality(log_p, [bool(row.any()) for row in count > 0])
-    if found is None:
+    measured = [bool(row.any()) for row in count > 0]
+    d = names.index(dominant) if dominant is not None else dominant_modality(log_p, measured)
+    if d is None:
         return NOBODY
-    d = names.index(dominant) if dominant is not None else found
-    weak = [index for index, row in enumerate(count > 0) if index != d and bool(row.any())]
+    weak = [index for index, seen in enumerate(measured) if seen and index != d]
     ratio = {names[index]: class_ratio(log_p[d], log_p[index]) for index in weak}
     temperature = {name: class_temperature(value, kappa) for name, value in ratio.items()}
     return Dominance(names[d], ratio, temperature)

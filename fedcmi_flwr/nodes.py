@@ -43,6 +43,8 @@ class NodeRegistry:
         self.min_available_nodes = min_available_nodes
         self.wait_timeout = wait_timeout
         self.known: dict[int, wire.NodeInfo] = {}
+        self.unusable: dict[int, str] = {}
+        """Node id -> why it cannot be used; it is not asked again while it stays connected."""
 
     def sample(self, grid: Grid, server_round: int, fraction: float, least: int, purpose: str) -> list[int]:
         """Sample partition ids, not node ids (those are random per run), and return their nodes in that order.
@@ -83,12 +85,14 @@ class NodeRegistry:
         while True:
             connected = set(grid.get_node_ids())
             self.known = {node: info for node, info in self.known.items() if node in connected}
-            refusals = self._query(grid, sorted(connected - set(self.known)), server_round)
+            self.unusable = {node: reason for node, reason in self.unusable.items() if node in connected}
+            self._query(grid, sorted(connected - set(self.known) - set(self.unusable)), server_round)
             if len(self.known) >= self.min_available_nodes:
                 return sorted(self.known)
             found = f"{len(self.known)} of {len(connected)} connected nodes can be used"
-            if len(connected) >= self.min_available_nodes and refusals:
-                raise RoundFailedError(f"round {server_round}: {found}. " + " ".join(refusals))
+            if len(connected) >= self.min_available_nodes and self.unusable:
+                node, reason = min(self.unusable.items())
+                raise RoundFailedError(f"round {server_round}: {found}. Node {node}: {reason}")
             if time.monotonic() > deadline:
                 raise RoundFailedError(
                     f"round {server_round}: {found} after {self.wait_timeout:.0f} s (wait-timeout), but "
@@ -96,23 +100,26 @@ class NodeRegistry:
                 )
             time.sleep(POLL_SECONDS)
 
-    def _query(self, grid: Grid, node_ids: list[int], server_round: int) -> list[str]:
-        """Ask nodes what they own; return one line for each that answered with an error or nonsense."""
+    def _query(self, grid: Grid, node_ids: list[int], server_round: int) -> None:
+        """Ask nodes what they own; note why a node cannot be used: an error, nonsense, or no answer in time."""
         if not node_ids:
-            return []
+            return
+        silent = f"no answer to the query within {self.wait_timeout:.0f} s (wait-timeout); restart it."
+        reasons = dict.fromkeys(node_ids, silent)
         messages = [wire.query_message(node, server_round) for node in node_ids]
-        refusals = []
         for message in grid.send_and_receive(messages, timeout=self.wait_timeout):
             node = message.metadata.src_node_id
             try:
                 info = wire.read_query_reply(content_of(message), self.modalities)
                 self._check_partition_is_free(info)
             except WireError as error:
-                refusals.append(f"Node {node}: {error}")
-                logger.warning("query: node %d cannot be used: %s", node, error)
+                reasons[node] = str(error)
                 continue
             self.known[node] = info
-        return refusals
+            del reasons[node]
+        for node, reason in reasons.items():
+            logger.warning("query: node %d cannot be used: %s", node, reason)
+        self.unusable |= reasons
 
     def _check_partition_is_free(self, info: wire.NodeInfo) -> None:
         if any(other.partition_id == info.partition_id for other in self.known.values()):
@@ -127,7 +134,17 @@ def content_of(message: Message) -> Message:
     Ray's reasons hold a whole traceback; its last line says what happened.
     """
     if message.has_error():
+        _raise_if_pool_is_poisoned(message)
         reason = str(message.error.reason).strip().splitlines() or ["no reason given"]
         logger.debug("error of node %d: %s", message.metadata.src_node_id, message.error.reason)
         raise WireError(f"error {message.error.code}: {reason[-1]}")
     return message
+
+
+def _raise_if_pool_is_poisoned(message: Message) -> None:
+    """Stop the run when a Ray actor died: Flower puts it back into the pool, where it fails every later task."""
+    if message.error.code == 0 and "ray.exceptions" in str(message.error.reason):
+        raise RoundFailedError(
+            f"a simulated client's process died ({message.error.reason}). Its actor would fail every later task: "
+            "start the run again; if memory ran out, give each client more or run fewer at once."
+        )

@@ -86,6 +86,11 @@ def unpack(packed: ArrayRecord, layout: ConfigRecord) -> tuple[dict[str, AnyArra
     return {name: arrays[name] for names in groups.values() for name in names}, groups
 
 
+def layout_groups(layout: ConfigRecord) -> dict[str, tuple[str, ...]]:
+    """Return group -> names of a ``layout`` record; WireError if it is not the codec's."""
+    return {group: tuple(name for name, _, _ in _layout_entries(group, text)) for group, text in layout.items()}
+
+
 def _layout_entries(group: str, text: Any) -> list[tuple[str, str, tuple[int, ...]]]:  # noqa: ANN401
     try:
         entries = [(str(name), str(dtype), tuple(map(int, shape))) for name, dtype, shape in json.loads(text)]
@@ -99,17 +104,25 @@ def _layout_entries(group: str, text: Any) -> list[tuple[str, str, tuple[int, ..
 def _cut(packed: ArrayRecord, key: str, entries: list[tuple[str, tuple[int, ...]]]) -> dict[str, AnyArray]:
     if key not in packed:
         raise WireError(f"arrays: {key!r} is missing, found {sorted(packed)}.")
-    try:
-        flat = packed[key].numpy()
-    except (TypeError, ValueError, EOFError) as error:
-        raise WireError(f"arrays: {key!r} does not hold an array: {error}.") from error
     sizes = [math.prod(shape) for _, shape in entries]
+    flat = _decode(packed[key], key)
     if flat.ndim != 1 or flat.size != sum(sizes) or str(flat.dtype) != key.rpartition("/")[2]:
         raise WireError(
             f"arrays: {key!r} is {flat.dtype} of shape {list(flat.shape)}, the layout needs [{sum(sizes)}]."
         )
     pieces = np.split(flat, np.cumsum(sizes)[:-1])
     return {name: piece.reshape(shape) for (name, shape), piece in zip(entries, pieces, strict=True)}
+
+
+def _decode(array: Array, key: str) -> AnyArray:
+    """Read an array of another machine: whatever is wrong with its bytes, it is that message's fault alone."""
+    try:
+        flat = array.numpy()
+    except Exception as error:  # NumPy's reader raises anything from BadZipFile to MemoryError on a bad header
+        raise WireError(f"arrays: {key!r} does not hold an array: {error!r}.") from error
+    if not isinstance(flat, np.ndarray):
+        raise WireError(f"arrays: {key!r} holds a {type(flat).__name__}, not an array.")
+    return flat
 
 
 def to_arrays(state_dict: Mapping[str, torch.Tensor]) -> dict[str, AnyArray]:

@@ -44,6 +44,16 @@ class ModalitySpec:
     std: float = 1.0
     """Divided by after loading, in stored units; greater than 0."""
 
+    def to_json(self) -> str:
+        """Return the description as JSON."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @staticmethod
+    def from_json(text: str) -> "ModalitySpec":
+        """Return the description that :meth:`to_json` wrote."""
+        fields = json.loads(text)
+        return ModalitySpec(**{**fields, "shape": tuple(fields["shape"])})
+
 
 @dataclass(frozen=True)
 class DatasetSpec:

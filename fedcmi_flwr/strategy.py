@@ -21,7 +21,7 @@ from fedcmi_flwr.evaluate import Counts
 from fedcmi_flwr.methods import METHODS, NOBODY, Dominance, Method
 from fedcmi_flwr.methods import hyperparameters as hyperparameters_of
 from fedcmi_flwr.nodes import NodeRegistry, RoundFailedError, content_of
-from fedcmi_flwr.packing import WireError
+from fedcmi_flwr.packing import WireError, pack
 from fedcmi_flwr.types import SHARED, ClassStats, Modality
 
 logger = logging.getLogger("flwr.fedcmi")
@@ -34,6 +34,8 @@ class RoundReport:
     server_round: int
     started: float
     """Seconds on the monotonic clock."""
+    known: dict[int, wire.NodeInfo] = field(default_factory=dict)
+    """Node id -> what it owns, of every node that could have been sampled."""
     sent: dict[int, tuple[wire.NodeInfo, tuple[str, ...]]] = field(default_factory=dict)
     """Node id -> (what it owns, groups sent)."""
     arrays: dict[str, AnyArray] = field(default_factory=dict)
@@ -42,6 +44,10 @@ class RoundReport:
     """The decision that was sent."""
     measured: Dominance = NOBODY
     """What this round's statistics say; sent in the next round."""
+    stats: ClassStats = field(default_factory=lambda: ClassStats({}, {}))
+    """Class statistics added up over nodes."""
+    evaluated: dict[str, Counts] = field(default_factory=dict)
+    """What nodes counted on their own test samples, added up; empty unless ``fraction_evaluate`` is above 0."""
     losses: dict[str, float] = field(default_factory=dict)
     """Loss term -> mean over the samples of the nodes that have the term, in nats, without weight."""
     owners: dict[str, list[int]] = field(default_factory=dict)
@@ -134,6 +140,7 @@ class FedCMI(FedAvg):
         """Sample nodes and send each the groups it can use."""
         self.report = RoundReport(server_round, time.monotonic(), used=self.dominance)
         chosen = self.nodes.sample(grid, server_round, self.fraction_train, self.min_train_nodes, "train")
+        self.report.known = dict(self.nodes.known)
         messages = self._task_messages(MessageType.TRAIN, server_round, arrays, config, chosen)
         for message in messages:
             partition = self.nodes.known[message.metadata.dst_node_id].partition_id
@@ -191,12 +198,12 @@ class FedCMI(FedAvg):
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Add up correct predictions and samples over nodes, then divide; malformed replies are refused."""
-        totals: dict[str, Counts] = {}
+        totals = self.report.evaluated
         for message in replies:
             try:
                 counts = wire.read_evaluate_reply(content_of(message), self.num_classes)
             except WireError as error:
-                logger.warning("evaluate: reply of node %d refused: %s", message.metadata.src_node_id, error)
+                self._refuse(f"Evaluation of node {message.metadata.src_node_id} refused: {error}")
                 continue
             for name, found in counts.items():
                 totals[name] = totals[name] + found if name in totals else found
@@ -215,40 +222,46 @@ class FedCMI(FedAvg):
         values = {name: array.numpy() for name, array in arrays.items()}
         names = group_names(tuple(values), self.groups)
         settings = {**hyperparameters_of(self.method), **config, "server-round": server_round}
+        packed: dict[tuple[str, ...], tuple[ArrayRecord, ConfigRecord]] = {}  # the same for all nodes that own the same
         messages = []
         for node in node_ids:
             info = self.nodes.known[node]
-            groups = {group: names[group] for group in (*info.modalities, SHARED)}
+            groups = (*info.modalities, SHARED)
+            if groups not in packed:
+                packed[groups] = pack(values, {group: names[group] for group in groups})
             if message_type == MessageType.TRAIN:
-                self.report.sent[node] = (info, tuple(groups))
+                self.report.sent[node] = (info, groups)
                 self.report.arrays = values
-            messages.append(
-                wire.task_message(node, message_type, values, groups, settings, tuple(self.groups), self.dominance)
-            )
+            modalities = tuple(self.groups)
+            messages.append(wire.task_message(node, message_type, packed[groups], settings, modalities, self.dominance))
         return messages
 
     def _valid_updates(self, replies: list[Message]) -> dict[int, wire.NodeUpdate]:
         """Decode replies, partition id -> update; refuse what is malformed, with node and reason."""
-        report, updates = self.report, {}
+        report, lost = self.report, list[str]()
+        updates: dict[int, wire.NodeUpdate] = {}
         names = group_names(tuple(report.arrays), self.groups)
         silent = {node: info for node, (info, _) in report.sent.items()}
         for message in replies:
             node = message.metadata.src_node_id
             info = silent.pop(node, None)
-            try:
-                _raise_if_pool_is_poisoned(message)
-                if info is None:
-                    raise WireError("it was not asked, or answered before.")
+            if info is not None:
                 report.bytes_up[info.partition_id] = wire.content_bytes(message)
+            try:
+                content = content_of(message)
+                if info is None:
+                    raise WireError("it was not asked in this round, or answered before.")
                 sent = {name: report.arrays[name] for group in (*info.modalities, SHARED) for name in names[group]}
                 measured = info.modalities if self.method.measures else ()
-                update = wire.read_train_reply(content_of(message), sent, measured, self.num_classes)
+                updates[info.partition_id] = wire.read_train_reply(content, sent, measured, self.num_classes)
             except WireError as error:
-                self._refuse(f"Reply of node {node}{_partition_of(info)} refused: {error}")
-                continue
-            updates[info.partition_id] = update
+                if info is None and message.has_error():
+                    lost.append(str(error))  # of a node that left: Flower does not say which
+                else:
+                    self._refuse(f"Reply of node {node}{_partition_of(info)} refused: {error}")
+        because = f" Flower says: {'; '.join(lost)}" if lost else " The round's time is over."
         for node, info in silent.items():
-            self._refuse(f"No reply of node {node}{_partition_of(info)} within the round's time.")
+            self._refuse(f"No reply of node {node}{_partition_of(info)}.{because}")
         return updates
 
     def _refuse(self, line: str) -> None:
@@ -264,13 +277,9 @@ class FedCMI(FedAvg):
 
     def _decide(self, updates: Sequence[wire.NodeUpdate]) -> None:
         """Add up the class statistics; the dominant modality and temperatures go out with the next round's model."""
-        stats = [update.stats for update in updates if update.stats is not None]
-        if not stats:
-            return
-        total = ClassStats({}, {})
-        for part in stats:
-            total = total + part
-        self.report.measured = self.method.decide(total)
+        parts = [update.stats for update in updates if update.stats is not None]
+        self.report.stats = sum(parts, start=ClassStats({}, {}))
+        self.report.measured = self.method.decide(self.report.stats)
         self.dominance = self.method.broadcast(self.report.measured)
 
 
@@ -310,15 +319,6 @@ def group_names(names: Sequence[str], groups: Mapping[str, Sequence[str]]) -> di
             f"group {empty[0]!r}: no parameter starts with {list(groups[empty[0]])}; names: {names[:5]}..."
         )
     return {group: tuple(members) for group, members in found.items()}
-
-
-def _raise_if_pool_is_poisoned(message: Message) -> None:
-    """Stop the run when a Ray actor died: Flower puts it back into the pool, where it fails every later task."""
-    if message.has_error() and message.error.code == 0 and "ray.exceptions" in str(message.error.reason):
-        raise RoundFailedError(
-            f"a simulated client's process died ({message.error.reason}). Its actor would fail every later task: "
-            "start the run again; if memory ran out, give each client more or run fewer at once."
-        )
 
 
 def _partition_of(info: wire.NodeInfo | None) -> str:

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from fedcmi_flwr.aggregation import AnyArray
 from fedcmi_flwr.evaluate import Counts
 from fedcmi_flwr.methods import Dominance
-from fedcmi_flwr.packing import WireError, pack, to_state_dict, unpack
+from fedcmi_flwr.packing import WireError, layout_groups, pack, to_state_dict, unpack
 from fedcmi_flwr.types import ClassStats, Modality
 
 
@@ -115,19 +115,38 @@ class Task:
 def task_message(
     node_id: int,
     message_type: str,
-    arrays: Mapping[str, AnyArray],
-    groups: Mapping[str, Sequence[str]],
+    packed: tuple[ArrayRecord, ConfigRecord],
     config: Mapping[str, Any],
     modalities: Sequence[Modality],
     dominance: Dominance,
 ) -> Message:
-    """Build a train or evaluate message; ``groups`` are those that the node can use."""
-    packed, layout = pack(arrays, groups)
+    """Build a train or evaluate message.
+
+    Parameters
+    ----------
+    node_id
+        Receiver.
+    message_type
+        Flower's "train" or "evaluate".
+    packed
+        The ``arrays`` and ``layout`` records of the groups that the node can use, from ``packing.pack``.
+    config
+        Hyperparameters and ``server-round``.
+    modalities
+        All modalities of the federation.
+    dominance
+        The server's decision; the temperatures of groups that the node can use go along.
+
+    Returns
+    -------
+    The message.
+    """
+    arrays, layout = packed
     values: dict[str, Any] = {**config, "modalities": list(modalities), "dominant": dominance.dominant or ""}
     for name, temperature in dominance.temperature.items():
-        if name in groups:
+        if name in layout:
             values[f"temperature.{name}"] = temperature.tolist()
-    content = RecordDict({"arrays": packed, "layout": layout, "config": ConfigRecord(values)})
+    content = RecordDict({"arrays": arrays, "layout": layout, "config": ConfigRecord(values)})
     return Message(content, dst_node_id=node_id, message_type=message_type)
 
 
@@ -212,7 +231,7 @@ def train_reply(
     WireError
         An array that was sent is missing.
     """
-    packed, layout = pack(arrays, read_task(message).groups)
+    packed, layout = pack(arrays, layout_groups(_record(message, "layout", ConfigRecord)))
     metrics: dict[str, Any] = {"num-examples": num_examples}
     metrics |= {f"loss-sum.{name}": float(value) for name, value in (loss_sum or {}).items()}
     metrics |= {f"loss-count.{name}": int(value) for name, value in (loss_count or {}).items()}
@@ -345,6 +364,8 @@ def read_evaluate_reply(message: Message, num_classes: int) -> dict[str, Counts]
     """
     metrics = _record(message, "metrics", MetricRecord)
     counts = {}
+    if not any(key.startswith("correct.") for key in metrics):
+        raise WireError(f"metrics: no 'correct.<prediction>' among {sorted(metrics)}.")
     for name in [key.removeprefix("correct.") for key in metrics if key.startswith("correct.")]:
         correct, count = (_counts(metrics, f"{part}.{name}", num_classes) for part in ("correct", "count"))
         if (correct < 0).any() or (correct > count).any():

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -132,11 +133,15 @@ class Federation:
             "settings": self.data.settings,
             **described,
         }
-        return {**self.config.raw, **hyperparameters(self.config.method), "dataset": dataset}
+        versions = {name: version(name) for name in ("fedcmi-flwr", "flwr", "torch", "numpy")}
+        machine = {"device": str(choose_device(self.config.machine)), "versions": versions}
+        return {**self.config.raw, **hyperparameters(self.config.method), "dataset": dataset, "server": machine}
 
     def task_config(self) -> dict[str, Any]:
         """Return what every train message carries besides the strategy's own keys."""
-        return {"method": self.config.method_name, **section_items(self.config.training)}
+        inputs = {f"input.{modality.name}": modality.to_json() for modality in self.data.modalities}
+        described = {"classes": list(self.data.classes), **inputs}
+        return {"method": self.config.method_name, **section_items(self.config.training), **described}
 
     def evaluate(self, server_round: int, arrays: ArrayRecord) -> MetricRecord:
         """Evaluate the global model on the test split, save it, and write the round's record."""

@@ -47,7 +47,7 @@ def save_model(
     described = {"model": asdict(spec), "inputs": [asdict(item) for item in inputs], "classes": list(classes)}
     metadata = {key: json.dumps(value) for key, value in {**described, "notes": dict(notes)}.items()}
     partial = path.with_suffix(".partial")
-    save_file({name: array.copy() for name, array in arrays.items()}, partial, metadata=metadata)
+    save_file(dict(arrays), partial, metadata=metadata)
     partial.replace(path)
 
 

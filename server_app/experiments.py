@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from fedcmi_flwr.evaluate import is_head
+from fedcmi_flwr.methods import Scalar
 from server_app.report import final_accuracy, read_metrics
 
 CONFIDENCE = 0.95
@@ -43,9 +45,9 @@ class Experiment:
 
 def plan(recipes: Sequence[Path], methods: Sequence[str], seeds: int, out: Path) -> list[Experiment]:
     """Return every run of a bench, seed by seed, so that an interrupted bench has whole seeds to show."""
-    missing = [str(recipe) for recipe in recipes if not recipe.is_file()]
-    if missing:
-        raise FileNotFoundError(f"recipe {missing[0]}: no such file.")
+    names = [recipe.stem for recipe in recipes]
+    if len(set(names)) < len(names):
+        raise ValueError(f"recipes {[str(recipe) for recipe in recipes]}: give them different file names.")
     return [
         Experiment(recipe.absolute(), method, seed, (out / recipe.stem / method / f"seed{seed}").absolute())
         for seed in range(seeds)
@@ -77,8 +79,10 @@ def run_all(
     todo = [experiment for experiment in experiments if not experiment.finished]
     show(f"{len(experiments) - len(todo)} of {len(experiments)} runs are finished, {len(todo)} to do")
     failed, started = [], time.monotonic()
-    with ThreadPoolExecutor(jobs) as pool:
-        futures = {pool.submit(_run, experiment, arguments): experiment for experiment in todo}
+    running: set[subprocess.Popen[bytes]] = set()
+    pool = ThreadPoolExecutor(jobs)
+    try:
+        futures = {pool.submit(_run, experiment, arguments, running): experiment for experiment in todo}
         for done, future in enumerate(as_completed(futures), start=1):
             experiment = futures[future]
             future.result()
@@ -88,15 +92,47 @@ def run_all(
             state = "done" if experiment.finished else f"FAILED, see {experiment.run_dir / 'log.txt'}"
             name = f"{experiment.recipe.stem} {experiment.method} seed {experiment.seed}"
             show(f"{done}/{len(todo)} {name}: {state}; about {left / 60:.0f} min left")
+    finally:  # interrupted: start nothing more and end what runs
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in list(running):
+            process.terminate()
     return failed
 
 
-def _run(experiment: Experiment, arguments: Sequence[str]) -> None:
+def _run(experiment: Experiment, arguments: Sequence[str], running: set[subprocess.Popen[bytes]]) -> None:
     if experiment.run_dir.exists():
         shutil.rmtree(experiment.run_dir)  # what an interrupted run left
     experiment.run_dir.mkdir(parents=True)
     with (experiment.run_dir / "log.txt").open("w", encoding="utf-8") as log:
-        subprocess.run(experiment.command(arguments), stdout=log, stderr=log, check=False)
+        process = subprocess.Popen(experiment.command(arguments), stdout=log, stderr=log)
+        running.add(process)
+        process.wait()
+        running.discard(process)
+
+
+def claim(out: Path, arguments: Sequence[str], configs: Mapping[str, Mapping[str, Scalar]]) -> None:
+    """Note what a bench directory is for, or check that it is for the same.
+
+    Parameters
+    ----------
+    out
+        The bench directory.
+    arguments
+        What every run is given besides recipe, method and seed.
+    configs
+        Setting -> resolved run-config without method and seed.
+
+    Raises
+    ------
+    ValueError
+        The directory holds runs of another configuration.
+    """
+    path = out / "bench.json"
+    text = json.dumps({"arguments": list(arguments), "settings": configs}, indent=1, sort_keys=True) + "\n"
+    if path.is_file() and path.read_text(encoding="utf-8") != text:
+        raise ValueError(f"{out}: holds runs of another configuration (see {path}); give another directory to --out.")
+    out.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
 
 
 def collect(experiments: Sequence[Experiment]) -> pd.DataFrame:
@@ -157,12 +193,14 @@ def table(results: pd.DataFrame, methods: Sequence[str], baseline: str) -> str:
     lines = [f"Accuracy in % (mean of the last rounds), 95 % intervals; in brackets points over {baseline}.", ""]
     for setting in results["setting"].unique():
         part = results[results["setting"] == setting]
-        predictions = [name for name in part["prediction"].unique() if not name.endswith("head")]
+        predictions = [name for name in part["prediction"].unique() if not is_head(name)]
         seeds = part["seed"].nunique()
         lines += [f"### {setting} ({seeds} seeds)", "", f"| method | {' | '.join(predictions)} |"]
         lines += ["|---" * (len(predictions) + 1) + "|"]
         for method in (method for method in methods if method in set(part["method"])):
-            lines.append(f"| {method} | {' | '.join(_cells(part, method, baseline, predictions))} |")
+            own = part[part["method"] == method]["seed"].nunique()
+            name = method if own == seeds else f"{method} ({own} seeds)"
+            lines.append(f"| {name} | {' | '.join(_cells(part, method, baseline, predictions))} |")
         lines.append("")
     return "\n".join(lines)
 
@@ -179,13 +217,11 @@ def _cells(part: pd.DataFrame, method: str, baseline: str, predictions: Sequence
 
 
 def write_results(experiments: Sequence[Experiment], methods: Sequence[str], baseline: str, out: Path) -> str:
-    """Write results.csv, table.md and bench.json below ``out`` and return the table."""
+    """Write results.csv and table.md below ``out`` and return the table."""
     results = collect(experiments)
     if results.empty:
         raise ValueError(f"{out}: no run finished; the logs are in {out}/*/*/seed*/log.txt.")
     results.to_csv(out / "results.csv", index=False)
     text = table(results, methods, baseline)
     (out / "table.md").write_text(text, encoding="utf-8")
-    described = [{"run": str(e.run_dir.relative_to(out.absolute())), "finished": e.finished} for e in experiments]
-    (out / "bench.json").write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
     return text

@@ -59,7 +59,7 @@ def run_on_flower(
     FlowerRunError
         The run did not start or did not complete.
     """
-    with tempfile.TemporaryDirectory(prefix="fedcmi-flower-") as name:
+    with tempfile.TemporaryDirectory(prefix="fedcmi-flower-", ignore_cleanup_errors=True) as name:
         home = Path(name)
         environment = flower_environment(home)
         with superlink(home, environment):
@@ -134,9 +134,17 @@ def superlink(home: Path, environment: Mapping[str, str]) -> Iterator[int]:
             _wait_for(process, port, log)
             yield port
         finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGTERM)
+            _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a process group: politely first, so that Ray can clean up, then by force."""
+    for signal_number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal_number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(timeout=60)
+            return
 
 
 def _wait_for(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
@@ -159,7 +167,7 @@ def free_port() -> int:
 
 def to_toml(values: Mapping[str, Scalar]) -> str:
     """Return flat values as one line of TOML, as ``flwr run --run-config`` takes it."""
-    return " ".join(f"{key}={json.dumps(value)}" for key, value in values.items())
+    return " ".join(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in values.items())
 
 
 def _program(name: str) -> str:
@@ -172,7 +180,7 @@ def _status(log: Path, environment: Mapping[str, str]) -> str:
     if run_id is None:
         return "not started"
     command = [_program("flwr"), "list", CONNECTION, "--run-id", run_id, "--format", "json"]
-    answer = subprocess.run(command, env=dict(environment), capture_output=True, text=True, check=False)
+    answer = subprocess.run(command, env=dict(environment), capture_output=True, text=True, check=False, timeout=60)
     try:
         runs: list[dict[str, Any]] = json.loads(answer.stdout)["runs"]
         return str(runs[0]["status"])

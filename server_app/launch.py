@@ -12,8 +12,10 @@ import torch
 from flwr.clientapp import ClientApp
 
 from fedcmi_flwr.config import ConfigError, RunConfig, read_run_config
+from fedcmi_flwr.dataset import BUILT_IN
 from fedcmi_flwr.local_grid import LocalGrid
 from fedcmi_flwr.methods import Scalar
+from fedcmi_flwr.model_from_config import choose_device
 from server_app.app import run as run_server
 from server_app.flower_run import run_on_flower
 from server_app.report import read_metrics, round_line
@@ -67,7 +69,7 @@ def resolve(recipe: Path | None, options: Mapping[str, Scalar | None], assignmen
     ConfigError
         An unknown key, a value out of range, or an assignment without "=".
     """
-    overrides: dict[str, Any] = tomllib.loads(recipe.read_text(encoding="utf-8")) if recipe else {}
+    overrides = _read_recipe(recipe) if recipe else {}
     overrides |= {key: value for key, value in options.items() if value is not None}
     for text in assignments:
         key, equals, value = text.partition("=")
@@ -75,8 +77,50 @@ def resolve(recipe: Path | None, options: Mapping[str, Scalar | None], assignmen
             raise ConfigError(f"--set {text!r}: must be key=value.")
         overrides[key.strip()] = _value(value.strip())
     raw = {**default_run_config(), **overrides}
+    if raw["data"] not in BUILT_IN:
+        raw["data"] = str(Path(str(raw["data"])).expanduser().absolute())  # a simulation runs elsewhere
+    if raw["run-dir"]:
+        raw["run-dir"] = str(Path(str(raw["run-dir"])).expanduser().absolute())
     read_run_config(raw)
     return raw
+
+
+def bench_config(recipe: Path, options: Mapping[str, Scalar | None], assignments: Sequence[str]) -> dict[str, Scalar]:
+    """Return what all runs of a setting have in common: :func:`resolve` without method, seed and run directory.
+
+    Parameters
+    ----------
+    recipe
+        TOML file of the setting.
+    options
+        As for :func:`resolve`, with the method.
+    assignments
+        As for :func:`resolve`.
+
+    Returns
+    -------
+    The run-config without the keys that a bench decides.
+
+    Raises
+    ------
+    ConfigError
+        As for :func:`resolve`, or an assignment of a key that a bench decides.
+    """
+    decided = ("method", "seed", "run-dir")
+    for text in assignments:
+        if text.partition("=")[0].strip() in decided:
+            raise ConfigError(
+                f"--set {text!r}: a bench decides {', '.join(decided)} itself; see --methods and --seeds."
+            )
+    raw = resolve(recipe, options, assignments)
+    return {key: value for key, value in raw.items() if key not in decided}
+
+
+def _read_recipe(recipe: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(recipe.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"recipe {recipe}: {error}.") from error
 
 
 def _value(text: str) -> Scalar:
@@ -105,20 +149,22 @@ def run_in_process(raw: Mapping[str, Scalar], num_nodes: int, client_app: Client
     client_app
         The ClientApp of the nodes.
     show
-        Called with one line a round.
+        Called with the device, then with one line a round.
 
     Returns
     -------
     The run directory.
     """
     config = read_run_config(raw)
+    check_enough_nodes(config, num_nodes)
     nodes = [{"partition-id": part, "num-partitions": num_nodes} for part in range(num_nodes)]
+    show(f"nodes train one after the other on {choose_device(config.machine)}")
     progress = Progress(Path(config.run_dir), config, show)
     directory = run_server(config, LocalGrid(client_app, nodes, raw), progress.update)
     return directory.path
 
 
-def run_with_flower(raw: Mapping[str, Scalar], num_nodes: int, show: Show) -> Path:
+def run_with_flower(raw: Mapping[str, Scalar], num_nodes: int, show: Show, clients_at_once: int | None = None) -> Path:
     """Run a federation with ``flwr run`` on Ray.
 
     Parameters
@@ -129,6 +175,8 @@ def run_with_flower(raw: Mapping[str, Scalar], num_nodes: int, show: Show) -> Pa
         Simulated nodes.
     show
         Called with the device, then with one line a round.
+    clients_at_once
+        Clients that share a GPU at a time; None: as many as there are cores for.
 
     Returns
     -------
@@ -140,20 +188,30 @@ def run_with_flower(raw: Mapping[str, Scalar], num_nodes: int, show: Show) -> Pa
         The run did not complete.
     """
     config = read_run_config(raw)
-    share, text = gpu_share(config, num_nodes)
+    check_enough_nodes(config, num_nodes)
+    share, text = gpu_share(config, num_nodes, clients_at_once)
     show(text)
     progress = Progress(Path(config.run_dir), config, show)
     run_on_flower(project_directory(), raw, num_nodes, share, progress.update)
     return Path(config.run_dir)
 
 
-def gpu_share(config: RunConfig, num_nodes: int) -> tuple[float, str]:
+def check_enough_nodes(config: RunConfig, num_nodes: int) -> None:
+    """Raise ConfigError when a simulation would wait for more nodes than it has."""
+    if num_nodes < config.federation.min_available_nodes:
+        raise ConfigError(
+            f"num-nodes = {num_nodes}: fewer than min-available-nodes = {config.federation.min_available_nodes}; "
+            "simulate more nodes or lower it."
+        )
+
+
+def gpu_share(config: RunConfig, num_nodes: int, clients_at_once: int | None) -> tuple[float, str]:
     """Return the GPU share of each client and a line that says which device trains."""
-    cores = os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0))
     if config.machine.device == "cpu" or not torch.cuda.is_available():
         return 0.0, f"clients train on the CPU, {cores} at a time"
     sampled = max(int(num_nodes * config.federation.fraction_train), config.federation.min_train_nodes)
-    at_once = max(1, min(sampled, cores, num_nodes) // torch.cuda.device_count())
+    at_once = clients_at_once or max(1, min(sampled, cores, num_nodes) // torch.cuda.device_count())
     share = math.floor(1000 / at_once) / 1000
     return share, f"clients train on {torch.cuda.get_device_name()}, {at_once} at a time on each GPU"
 

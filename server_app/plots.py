@@ -4,12 +4,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-mpl.use("Agg")
+from fedcmi_flwr.evaluate import is_head
+
 Records = Sequence[Mapping[str, Any]]
 
 
@@ -20,7 +20,7 @@ def plot_accuracy(records: Records, path: Path) -> None:
     rounds = [record["round"] for record in records]
     for name in records[-1]["accuracy"]:
         values = 100 * np.array([record["accuracy"][name] for record in records], dtype=float)
-        axes.plot(rounds, values, "--" if name.endswith("head") else "-", label=name)
+        axes.plot(rounds, values, "--" if is_head(name) else "-", label=name)
     axes.set(xlabel="round", ylabel="test accuracy (%)", ylim=(0, 100))
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")

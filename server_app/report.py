@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fedcmi_flwr.evaluate import Counts, summarise
+from fedcmi_flwr.evaluate import Counts, is_head, summarise
 from fedcmi_flwr.methods import Dominance
 from fedcmi_flwr.strategy import RoundReport
 from server_app.plots import plot_accuracy, plot_dominance, plot_temperature
@@ -41,6 +41,7 @@ class RunDirectory:
         if self.metrics_path.exists():
             raise RunDirectoryError(f"{self.path}: already holds a run; give another run-dir.")
         self.path.mkdir(parents=True, exist_ok=True)
+        (self.path / "error.txt").unlink(missing_ok=True)  # of an attempt that did not get to its first round
 
     @property
     def metrics_path(self) -> Path:
@@ -90,19 +91,29 @@ def round_record(server_round: int, counts: Mapping[str, Counts], report: RoundR
         "round": server_round,
         "seconds": report.seconds,
         "losses": report.losses,
+        "class_statistics": {
+            "probability_sum": {name: value.tolist() for name, value in report.stats.probability_sum.items()},
+            "count": {name: value.tolist() for name, value in report.stats.count.items()},
+        },
         "num_examples": report.num_examples,
         "teacher": report.used.dominant,
         "measured": _dominance_record(report.measured),
         "accuracy": summarise(counts, lambda found: found.accuracy),
         "macro": summarise(counts, lambda found: found.macro),
         "worst_class": summarise(counts, lambda found: found.worst_class),
-        "counts": {name: {"correct": c.correct.tolist(), "count": c.count.tolist()} for name, c in counts.items()},
+        "counts": _counts_record(counts),
+        "evaluated_on_nodes": _counts_record(report.evaluated),
+        "known_nodes": {str(info.partition_id): list(info.modalities) for info in report.known.values()},
         "nodes": {str(info.partition_id): list(info.modalities) for info, _ in report.sent.values()},
         "owners": report.owners,
         "refused": report.refused,
         "bytes_down": report.bytes_down,
         "bytes_up": report.bytes_up,
     }
+
+
+def _counts_record(counts: Mapping[str, Counts]) -> dict[str, Any]:
+    return {name: {"correct": c.correct.tolist(), "count": c.count.tolist()} for name, c in counts.items()}
 
 
 def _dominance_record(dominance: Dominance) -> dict[str, Any]:
@@ -128,7 +139,7 @@ def round_line(record: Mapping[str, Any], num_rounds: int) -> str:
     """Return the one line that is printed for a round."""
     width = len(str(num_rounds))
     losses = " ".join(f"{name} {value:.3f}" for name, value in record["losses"].items())
-    shown = {name: value for name, value in record["accuracy"].items() if not name.endswith("head")}
+    shown = {name: value for name, value in record["accuracy"].items() if not is_head(name)}
     accuracy = " ".join(f"{name} {percent(value)}" for name, value in shown.items())
     down, up = (sum(record[key].values()) / 1e6 for key in ("bytes_down", "bytes_up"))
     parts = [

@@ -175,8 +175,8 @@ def test_missing_doubled_and_foreign_replies_are_noted(
     found, _ = train_round(strategy, federation([BOTH, BOTH], [1, 1]).grid(), order=lambda replies: replies[:1] * 2)
     assert found["head.w"].tolist() == [5.0]
     assert strategy.report.refused == [
-        "Reply of node 1001 refused: it was not asked, or answered before.",
-        "No reply of node 1002 (partition 1, audio+visual) within the round's time.",
+        "Reply of node 1001 refused: it was not asked in this round, or answered before.",
+        "No reply of node 1002 (partition 1, audio+visual). The round's time is over.",
     ]
 
 
@@ -296,3 +296,19 @@ def test_groups_need_prefixes_that_tell_names_apart() -> None:
 def test_a_strategy_needs_modalities_and_none_called_shared(groups: dict[str, list[str]]) -> None:
     with pytest.raises(ValueError, match=r"shared|at least one modality"):
         FedCMI(groups, 2)
+
+
+def test_a_node_that_left_is_refused_once_with_flowers_reason(
+    federation: Maker, make_strategy: Maker, train_round: Maker
+) -> None:
+    """Flower answers for a SuperNode that died with code 5 and node id 1."""
+
+    def leave(replies: list[Message]) -> list[Message]:
+        answer = wire.query_message(1, 1)
+        answer.metadata.__dict__["_message_id"] = "1"
+        return [Message(Error(code=5, reason="Node Unavailable"), reply_to=answer), *replies[1:]]
+
+    strategy = make_strategy()
+    train_round(strategy, federation([BOTH, BOTH], [1, 1]).grid(), order=leave)
+    expected = "No reply of node 1001 (partition 0, audio+visual). Flower says: error 5: Node Unavailable"
+    assert strategy.report.refused == [expected]

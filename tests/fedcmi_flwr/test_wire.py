@@ -31,7 +31,7 @@ def _task_identity() -> None:
 
 def _task(dominance: Dominance = NOBODY, **config: object) -> Message:
     settings = {"server-round": 2, "gamma": 2.0, "method": "fedcmi", **config}
-    return wire.task_message(7, "train", EXTRA, GROUPS, settings, MODALITIES, dominance)
+    return wire.task_message(7, "train", pack(EXTRA, GROUPS), settings, MODALITIES, dominance)
 
 
 def _reply(**changes: Any) -> Message:  # noqa: ANN401
@@ -252,7 +252,7 @@ def test_content_bytes_counts_arrays_and_what_describes_them() -> None:
         arrays = {"w": np.zeros(length, np.float32)}
         sizes.append(
             wire.content_bytes(
-                wire.task_message(7, "train", arrays, {"g": ("w",)}, {"server-round": 1}, ("g",), NOBODY)
+                wire.task_message(7, "train", pack(arrays, {"g": ("w",)}), {"server-round": 1}, ("g",), NOBODY)
             )
         )
     assert sizes[0] > 4000

@@ -37,8 +37,8 @@ def test_ray_and_in_process_give_the_same_weights(av_digits_dir: Path, tmp_path:
 def test_clients_that_raise_fail_the_run_with_their_reason(av_digits_dir: Path, tmp_path: Path) -> None:
     done = fedcmi(*run_arguments(av_digits_dir, tmp_path / "run"), "--set", "lr=1e9")
     assert done.returncode == 1
-    assert "training diverged" in done.stdout
-    assert "none of 2 replies can be used" in done.stdout
+    assert "training diverged" in done.stderr
+    assert "none of 2 replies can be used" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -54,5 +54,5 @@ def test_clients_that_raise_fail_the_run_with_their_reason(av_digits_dir: Path, 
 def test_what_cannot_run_says_why(arguments: list[str], reason: str, tmp_path: Path) -> None:
     done = fedcmi("run", "--run-dir", tmp_path / "run", *arguments)
     assert done.returncode == 1
-    assert reason in done.stdout
+    assert reason in done.stderr
     assert "Traceback" not in done.stdout + done.stderr

@@ -86,7 +86,7 @@ def test_a_run_directory_is_used_once(tmp_path: Path, av_digits_dir: Path) -> No
 
 def test_a_failed_run_says_why(tmp_path: Path, av_digits_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(client, "node_samples", lambda *_: (_ for _ in ()).throw(OSError("disk is full")))
+        patch.setattr(client, "train", lambda *_: (_ for _ in ()).throw(OSError("disk is full")))
         with pytest.raises(RoundFailedError, match="disk is full"):
             _run(tmp_path / "run", av_digits_dir)
     error = (tmp_path / "run" / "error.txt").read_text()

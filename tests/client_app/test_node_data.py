@@ -1,0 +1,96 @@
+"""A device's own data against the federation's description, and data that is too little to train on."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import oracle
+import pytest
+from safetensors.numpy import load_file
+
+from client_app.app import app
+from fedcmi_flwr.local_grid import LocalGrid
+from fedcmi_flwr.nodes import RoundFailedError
+from fedcmi_flwr.schema import read_spec
+from server_app import launch
+from server_app.app import run
+
+Description = dict[str, Any]
+
+
+def _classes(spec: Description) -> None:
+    spec["classes"].reverse()
+
+
+def _kind(spec: Description) -> None:
+    spec["modalities"][0]["kind"] = "image"
+
+
+def _mean(spec: Description) -> None:
+    spec["modalities"][0]["mean"] = 100.0
+
+
+def _federate(out: Path, server: Path, devices: list[Path], **changes: Any) -> Path:  # noqa: ANN401
+    """Run one round of nodes that own their directories, the server's data in ``server``."""
+    options = {"data": str(server), "num-server-rounds": 1, "fraction-train": 1.0, "min-available-nodes": len(devices)}
+    raw = launch.resolve(None, {**options, **changes}, [])
+    raw["run-dir"] = str(out)
+    nodes = [
+        {"partition-id": part, "modalities": "audio+visual", "data": str(path)} for part, path in enumerate(devices)
+    ]
+    run(launch.read_run_config(raw), LocalGrid(app, nodes, raw))
+    return out
+
+
+@pytest.fixture
+def device(tmp_path: Path, av_digits_dir: Path) -> Callable[..., Path]:
+    """Return a maker of copies of av-digits with another description."""
+
+    def make(name: str, change: Callable[[Description], None] | None = None) -> Path:
+        path = tmp_path / name
+        path.mkdir()
+        for split in read_spec(av_digits_dir).splits:
+            (path / split).symlink_to(av_digits_dir / split)
+        spec = json.loads((av_digits_dir / "dataset.json").read_text())
+        if change is not None:
+            change(spec)
+        (path / "dataset.json").write_text(json.dumps(spec))
+        return path
+
+    return make
+
+
+@pytest.mark.parametrize(("change", "words"), [(_classes, r"classes \['9'"), (_kind, "this node has image samples")])
+def test_a_device_with_other_data_is_refused(
+    tmp_path: Path,
+    av_digits_dir: Path,
+    device: Callable[..., Path],
+    change: Callable[[Description], None],
+    words: str,
+) -> None:
+    out = _federate(tmp_path / "run", av_digits_dir, [av_digits_dir, device("other", change)])
+    refused = json.loads((out / "metrics.jsonl").read_text().splitlines()[1])["refused"]
+    assert len(refused) == 1
+    assert refused[0].startswith("Reply of node 1002 (partition 1, audio+visual) refused: error 2")
+    assert words.replace("\\", "") in refused[0]
+
+
+def test_the_federations_normalisation_counts(tmp_path: Path, av_digits_dir: Path, device: Callable[..., Path]) -> None:
+    """A device whose own mean is far off trains the same weights as one with the federation's."""
+    runs = [
+        _federate(tmp_path / name, av_digits_dir, [av_digits_dir, device(f"device-{name}", change)])
+        for name, change in (("a", None), ("b", _mean))
+    ]
+    first, second = (load_file(path / "model.safetensors") for path in runs)
+    assert all(np.array_equal(first[name], second[name]) for name in first)
+
+
+def test_a_device_with_too_little_data_is_found_by_the_query(tmp_path: Path) -> None:
+    def made(name: str, count: int) -> Path:
+        return oracle.prepare(tmp_path / name, dict.fromkeys(("audio", "visual"), np.ones(count, dtype=bool)))
+
+    enough, small = made("enough", 60), made("small", 9)
+    with pytest.raises(RoundFailedError, match=r"1 of 2 connected nodes.*9 training samples.*min-partition-size = 10"):
+        _federate(tmp_path / "run", enough, [enough, small])
