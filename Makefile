@@ -11,15 +11,15 @@ help: ## list what can be made
 install: .venv/installed ## make .venv and install the project with its development tools
 
 .venv/installed: pyproject.toml
-	@if command -v uv >/dev/null; then uv venv --quiet --allow-existing --python '>=3.11' .venv; \
+	@if command -v uv >/dev/null; then uv venv --quiet --allow-existing --python '>=3.11,<3.14' .venv; \
 	else python3 -m venv .venv; fi
 	@echo "installing (about 5 GB, mostly torch) ..."
 	@if command -v uv >/dev/null; then uv pip install --quiet --python .venv/bin/python -e '.[dev]'; \
 	else $(BIN)/python -m pip install --quiet -e '.[dev]'; fi
 	@touch $@
 
-demo: .venv/installed ## train FedCMI+ on av-digits: 10 simulated nodes, 20 rounds, then a table (minutes)
-	@$(BIN)/fedcmi run
+demo: .venv/installed ## train FedCMI+ on av-digits, 10 simulated nodes, 20 rounds (ARGS='--seed 1' for more options)
+	@$(BIN)/fedcmi run $(ARGS)
 
 test: .venv/installed ## run all tests, Ray and deployment included
 	@$(BIN)/python -m pytest

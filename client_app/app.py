@@ -55,17 +55,18 @@ class Node:
 
 @app.query()
 def query(message: Message, context: Context) -> Message:
-    """Say which modalities this node owns, once it is clear that it has samples of them to train on."""
+    """Say which modalities this node has samples of, once it is clear that they are enough to train on."""
     node = read_node(context)
-    node_samples(node, "train")
-    return wire.query_reply(message, wire.NodeInfo(node.modalities, node.me.partition_id))
+    samples = node_samples(node, "train", node.modalities)
+    return wire.query_reply(message, wire.NodeInfo(samples.seen_modalities, node.me.partition_id))
 
 
 @app.train()
 def train_round(message: Message, context: Context) -> Message:
     """Train the received groups on this node's samples."""
     node, task = read_node(context), wire.read_task(message)
-    model, samples = receive(node, task), as_the_federation(node_samples(node, "train"), task)
+    model = receive(node, task)
+    samples = as_the_federation(node_samples(node, "train", model.owned), task)
     settings = read_section(TrainingConfig, task.config)
     result = train(model, samples, method_of(task), settings, task.server_round, node.me.partition_id, task.dominance)
     arrays = to_arrays(model.state_dict())
@@ -76,7 +77,8 @@ def train_round(message: Message, context: Context) -> Message:
 def evaluate_round(message: Message, context: Context) -> Message:
     """Evaluate the received groups on this node's test samples."""
     node, task = read_node(context), wire.read_task(message)
-    model, samples = receive(node, task), as_the_federation(node_samples(node, "test"), task)
+    model = receive(node, task)
+    samples = as_the_federation(node_samples(node, "test", model.owned), task)
     counts = evaluate(model, samples.batches(EVALUATION_BATCH, model.spec.modalities))
     return wire.evaluate_reply(message, counts, len(samples))
 
@@ -95,14 +97,15 @@ def read_node(context: Context) -> Node:
 
 
 @lru_cache(maxsize=64)
-def _open(directory: Path, split: str, modalities: tuple[Modality, ...]) -> Samples:
-    """Open a split; cached, since the nodes of a simulation's process share directories."""
+def _open(directory: Path, split: str, modalities: tuple[Modality, ...], written: int) -> Samples:
+    """Open a split; cached until it is prepared again, since the nodes of a simulation's process share directories."""
     return load_split(directory, split, modalities)
 
 
-def node_samples(node: Node, split: str) -> Samples:
+def node_samples(node: Node, split: str, modalities: tuple[Modality, ...]) -> Samples:
     """Return the node's samples of a split: its partition of the training split, every n-th one of another."""
-    samples, me = _open(node.directory, split, node.modalities), node.me
+    written = (node.directory / "dataset.json").stat().st_mtime_ns
+    samples, me = _open(node.directory, split, modalities, written), node.me
     if me.num_partitions is None:
         return own_samples(samples, node.run.data, split)
     if split != "train":
@@ -140,7 +143,7 @@ def as_the_federation(samples: Samples, task: wire.Task) -> Samples:
 
 
 def receive(node: Node, task: wire.Task) -> MultimodalModel:
-    """Build the model with this node's branches and load the received arrays into it."""
+    """Build the model with the branches that this node was sent and load the received arrays into it."""
     data = read_spec(node.directory)
     if list(data.classes) != task.config["classes"]:
         raise DataError(
@@ -148,9 +151,9 @@ def receive(node: Node, task: wire.Task) -> MultimodalModel:
             "prepare the node's data with the same classes in the same order."
         )
     spec = model_spec(node.run.model, method_of(task), task.modalities, len(data.classes))
-    model = MultimodalModel(spec, [modality for modality in data.modalities if modality.name in node.modalities])
+    model = MultimodalModel(spec, [modality for modality in data.modalities if modality.name in task.groups])
     model.load_state_dict(task.state_dict)
-    device = choose_device(node.run.machine)
+    device = choose_device(node.me.device or node.run.machine.device)
     logger.info(
         "round %d: partition %d holds %s (%d parameters) on %s",
         task.server_round,

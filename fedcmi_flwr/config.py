@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from fedcmi_flwr.methods import METHODS, Method, Scalar, hyperparameters, make_method
 from fedcmi_flwr.model import FUSIONS
 
+DEVICES = ("auto", "cpu", "cuda")
 METHOD_DEFAULT = "default"
 """The value of a hyperparameter's key that leaves it to the method."""
 HYPERPARAMETER_KEYS = tuple(sorted({key for method in METHODS.values() for key in hyperparameters(method)}))
@@ -149,7 +150,7 @@ class TrainingConfig:
 class MachineConfig:
     """How a process uses the machine it runs on."""
 
-    device: str = _choice("auto", "cpu", "cuda")
+    device: str = _choice(*DEVICES)
     """"auto" takes a GPU when the process sees one."""
     torch_threads: int = _number(1)
     """CPU threads of torch in each process; another number may change the last bits of the weights."""
@@ -276,10 +277,12 @@ class NodeConfig:
     """Modalities that the device owns; None: decided by ``multimodal-ratio``."""
     data: str | None
     """The device's prepared directory; None: the run-config's."""
+    device: str | None
+    """"auto", "cpu" or "cuda" on this device; None: the run-config's."""
 
 
 def read_node_config(raw: Mapping[str, Any]) -> NodeConfig:
-    """Check a node-config: partition-id, and optionally num-partitions, modalities ("audio+visual") and data.
+    """Check a node-config: partition-id, and optionally num-partitions, modalities ("audio+visual"), data and device.
 
     Parameters
     ----------
@@ -295,7 +298,7 @@ def read_node_config(raw: Mapping[str, Any]) -> NodeConfig:
     ConfigError
         An unknown or missing key, or a value out of range.
     """
-    known = ("partition-id", "num-partitions", "modalities", "data")
+    known = ("partition-id", "num-partitions", "modalities", "data", "device")
     unknown = sorted(set(raw) - set(known))
     if unknown:
         raise ConfigError(f"unknown key {unknown[0]!r} in the node-config; known are {', '.join(known)}.")
@@ -310,7 +313,10 @@ def read_node_config(raw: Mapping[str, Any]) -> NodeConfig:
         raise ConfigError(f"node-config modalities = {names!r}: must be different names joined by '+'.")
     if modalities is None and parts is None:
         raise ConfigError("node-config: without num-partitions the node must say its modalities ('audio+visual').")
-    return NodeConfig(partition, parts, modalities, str(raw["data"]) if "data" in raw else None)
+    device = raw.get("device")
+    if device not in (None, *DEVICES):
+        raise ConfigError(f"node-config device = {device!r}: must be one of {', '.join(DEVICES)}.")
+    return NodeConfig(partition, parts, modalities, str(raw["data"]) if "data" in raw else None, device)
 
 
 def cache_directory() -> Path:

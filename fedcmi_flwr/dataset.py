@@ -91,6 +91,12 @@ class Samples:
         """Return the number of samples."""
         return len(self.rows)
 
+    @property
+    def seen_modalities(self) -> tuple[Modality, ...]:
+        """Modalities that at least one of the samples has."""
+        has = self.has[self.rows]
+        return tuple(modality.name for column, modality in enumerate(self.modalities) if has[:, column].any())
+
     def select(self, rows: NDArray[np.int64]) -> "Samples":
         """Return these rows (numbers within the split) only."""
         return replace(self, rows=rows)

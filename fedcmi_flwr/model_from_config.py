@@ -2,7 +2,7 @@
 
 import torch
 
-from fedcmi_flwr.config import ConfigError, MachineConfig, ModelConfig
+from fedcmi_flwr.config import ConfigError, ModelConfig
 from fedcmi_flwr.encoders import ENCODERS
 from fedcmi_flwr.methods import Method
 from fedcmi_flwr.model import ModelSpec
@@ -80,13 +80,13 @@ def encoder_names(text: str, modalities: tuple[Modality, ...]) -> dict[Modality,
     return {modality: found[modality] for modality in modalities}
 
 
-def choose_device(machine: MachineConfig) -> torch.device:
+def choose_device(wanted: str) -> torch.device:
     """Return the device that this process trains on.
 
     Parameters
     ----------
-    machine
-        What the configuration asks for.
+    wanted
+        "auto" (a GPU when torch sees one), "cpu" or "cuda".
 
     Returns
     -------
@@ -95,9 +95,9 @@ def choose_device(machine: MachineConfig) -> torch.device:
     Raises
     ------
     ConfigError
-        ``device = "cuda"`` where torch sees no GPU.
+        "cuda" where torch sees no GPU.
     """
     available = torch.cuda.is_available()
-    if machine.device == "cuda" and not available:
+    if wanted == "cuda" and not available:
         raise ConfigError("device = 'cuda': torch sees no GPU in this process; use 'auto' or 'cpu'.")
-    return torch.device("cuda" if available and machine.device != "cpu" else "cpu")
+    return torch.device("cuda" if available and wanted != "cpu" else "cpu")

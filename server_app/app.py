@@ -95,7 +95,7 @@ class Federation:
         modalities, classes = self.data.modality_names, len(self.data.classes)
         self.spec: ModelSpec = model_spec(config.model, config.method, modalities, classes)
         with torch_global_seed(config.training.seed, "model"):
-            self.model = MultimodalModel(self.spec, self.data.modalities).to(choose_device(config.machine))
+            self.model = MultimodalModel(self.spec, self.data.modalities).to(choose_device(config.machine.device))
         self.strategy = FedCMI(
             {name: prefixes for name, prefixes in parameter_groups(self.spec).items() if name != SHARED},
             classes,
@@ -134,7 +134,7 @@ class Federation:
             **described,
         }
         versions = {name: version(name) for name in ("fedcmi-flwr", "flwr", "torch", "numpy")}
-        machine = {"device": str(choose_device(self.config.machine)), "versions": versions}
+        machine = {"device": str(choose_device(self.config.machine.device)), "versions": versions}
         return {**self.config.raw, **hyperparameters(self.config.method), "dataset": dataset, "server": machine}
 
     def task_config(self) -> dict[str, Any]:

@@ -158,7 +158,7 @@ def run_in_process(raw: Mapping[str, Scalar], num_nodes: int, client_app: Client
     config = read_run_config(raw)
     check_enough_nodes(config, num_nodes)
     nodes = [{"partition-id": part, "num-partitions": num_nodes} for part in range(num_nodes)]
-    show(f"nodes train one after the other on {choose_device(config.machine)}")
+    show(f"nodes train one after the other on {choose_device(config.machine.device)}")
     progress = Progress(Path(config.run_dir), config, show)
     directory = run_server(config, LocalGrid(client_app, nodes, raw), progress.update)
     return directory.path

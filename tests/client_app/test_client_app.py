@@ -70,7 +70,7 @@ def test_a_node_trains_what_the_library_trains(federate: Callable[..., Parts]) -
     task = wire.read_task(messages[1])
     update = wire.read_train_reply(reply, task.arrays, ["visual"], 10)
     node = _node(dict(federation.config.raw), _nodes("audio", "visual")[1])
-    samples = node_samples(node, "train")
+    samples = node_samples(node, "train", node.modalities)
     model = MultimodalModel(federation.spec, [federation.data.modalities[1]])
     model.load_state_dict(to_state_dict(task.arrays))
     settings = read_section(TrainingConfig, task.config)
@@ -99,7 +99,8 @@ def test_statistics_count_the_nodes_own_samples(federate: Callable[..., Parts]) 
     federation, grid, arrays = federate(_nodes("audio+visual"))
     messages = list(federation.strategy.configure_train(1, arrays, ConfigRecord(federation.task_config()), grid))
     metrics = next(iter(grid.send_and_receive(messages))).content["metrics"]
-    samples = node_samples(_node(dict(federation.config.raw), _nodes("audio+visual")[0]), "train")
+    whole = _node(dict(federation.config.raw), _nodes("audio+visual")[0])
+    samples = node_samples(whole, "train", whole.modalities)
     expected = np.bincount(samples.labels[samples.rows], minlength=10).tolist()
     assert metrics["num-examples"] == len(samples) == sum(expected)
     assert metrics["class-count.audio"] == metrics["class-count.visual"] == expected
@@ -135,7 +136,7 @@ def test_a_device_with_data_of_its_own_trains_on_all_of_it(federate: Callable[..
     federation, _, _ = federate(_nodes("audio"))
     alone = _node({**federation.config.raw, "data": "/nowhere"}, node)
     assert alone.modalities == ("visual",)
-    assert [len(node_samples(alone, split)) for split in ("train", "test")] == [1200, 500]
+    assert [len(node_samples(alone, split, alone.modalities)) for split in ("train", "test")] == [1200, 500]
 
 
 def test_a_node_without_its_data_says_so_in_its_reply(federate: Callable[..., Parts]) -> None:

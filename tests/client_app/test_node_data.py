@@ -94,3 +94,14 @@ def test_a_device_with_too_little_data_is_found_by_the_query(tmp_path: Path) -> 
     enough, small = made("enough", 60), made("small", 9)
     with pytest.raises(RoundFailedError, match=r"1 of 2 connected nodes.*9 training samples.*min-partition-size = 10"):
         _federate(tmp_path / "run", enough, [enough, small])
+
+
+def test_a_modality_without_a_sample_is_not_owned(tmp_path: Path) -> None:
+    """Partition 1 says audio and visual, but no sample of it has audio: it must not pull the audio branch back."""
+    present = dict.fromkeys(("audio", "visual"), np.ones(60, dtype=bool))
+    whole = oracle.prepare(tmp_path / "whole", present)
+    deaf = oracle.prepare(tmp_path / "deaf", {**present, "audio": np.zeros(60, dtype=bool)}, test_present=present)
+    out = _federate(tmp_path / "run", whole, [whole, deaf])
+    record = json.loads((out / "metrics.jsonl").read_text().splitlines()[1])
+    assert record["known_nodes"] == {"0": ["audio", "visual"], "1": ["visual"]}
+    assert record["owners"] == {"audio": [0], "visual": [0, 1], "shared": [0, 1]}

@@ -10,7 +10,6 @@ import pytest
 from fedcmi_flwr import config
 from fedcmi_flwr.config import (
     ConfigError,
-    MachineConfig,
     NodeConfig,
     TrainingConfig,
     cache_directory,
@@ -147,11 +146,11 @@ def test_learning_rate_schedule_by_hand(start: int, expected: list[float]) -> No
 @pytest.mark.parametrize(
     ("raw", "expected"),
     [
-        ({"partition-id": 1, "num-partitions": 4}, NodeConfig(1, 4, None, None)),
-        ({"partition-id": 0, "modalities": "audio"}, NodeConfig(0, None, ("audio",), None)),
+        ({"partition-id": 1, "num-partitions": 4}, NodeConfig(1, 4, None, None, None)),
+        ({"partition-id": 0, "modalities": "audio"}, NodeConfig(0, None, ("audio",), None, None)),
         (
-            {"partition-id": 9, "num-partitions": 10, "modalities": "audio+visual", "data": "/d"},
-            NodeConfig(9, 10, ("audio", "visual"), "/d"),
+            {"partition-id": 9, "num-partitions": 10, "modalities": "audio+visual", "data": "/d", "device": "cpu"},
+            NodeConfig(9, 10, ("audio", "visual"), "/d", "cpu"),
         ),
     ],
 )
@@ -208,11 +207,11 @@ def test_the_method_decides_whether_there_are_projectors(method: str, two: bool)
 
 def test_a_gpu_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    assert choose_device(MachineConfig("auto", 1)).type == "cpu"
+    assert choose_device("auto").type == "cpu"
     with pytest.raises(ConfigError, match=r"device = 'cuda'.*no GPU"):
-        choose_device(MachineConfig("cuda", 1))
+        choose_device("cuda")
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    assert [choose_device(MachineConfig(kind, 1)).type for kind in ("auto", "cpu", "cuda")] == ["cuda", "cpu", "cuda"]
+    assert [choose_device(kind).type for kind in ("auto", "cpu", "cuda")] == ["cuda", "cpu", "cuda"]
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,10 @@
 
 from pathlib import Path
 
+import pytest
+
 from client_app.app import app as client_app
+from fedcmi_flwr.config import ConfigError
 from server_app import launch
 
 
@@ -11,4 +14,13 @@ def test_run_in_process(tmp_path: Path, av_digits_dir: Path) -> None:
     raw["run-dir"] = str(tmp_path / "run")
     lines: list[str] = []
     launch.run_in_process(raw, 4, client_app, lines.append)
-    assert [line.split(" | ")[0] for line in lines] == ["round 0/1", "round 1/1"]
+    starts = [line.split(" | ")[0] for line in lines]
+    assert starts == ["nodes train one after the other on cpu", "round 0/1", "round 1/1"]
+
+
+def test_paths_are_absolute_and_too_few_nodes_are_refused_at_once(tmp_path: Path) -> None:
+    raw = launch.resolve(None, {"data": "data/somewhere"}, ["run-dir=runs/here"])
+    assert (raw["data"], raw["run-dir"]) == (str(Path("data/somewhere").absolute()), str(Path("runs/here").absolute()))
+    raw = launch.resolve(None, {}, [f"run-dir={tmp_path / 'run'}"])
+    with pytest.raises(ConfigError, match="num-nodes = 1: fewer than min-available-nodes = 2"):
+        launch.run_in_process(raw, 1, client_app, lambda line: None)
