@@ -21,20 +21,13 @@ from fedcmi_flwr.config import (
     read_run_config,
     read_section,
 )
-from fedcmi_flwr.dataset import (
-    DataError,
-    Samples,
-    load_split,
-    locate,
-    own_samples,
-    owned_modalities,
-    partition,
-)
+from fedcmi_flwr.dataset import DataError, Samples, load_split, locate
 from fedcmi_flwr.evaluate import EVALUATION_BATCH, evaluate
 from fedcmi_flwr.methods import Method, make_method
 from fedcmi_flwr.model import MultimodalModel
 from fedcmi_flwr.model_from_config import choose_device, model_spec
 from fedcmi_flwr.packing import to_arrays
+from fedcmi_flwr.partitions import own_samples, owned_modalities, partition
 from fedcmi_flwr.schema import ModalitySpec, read_spec
 from fedcmi_flwr.types import Modality
 

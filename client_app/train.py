@@ -7,8 +7,9 @@ import torch
 
 from fedcmi_flwr.config import TrainingConfig
 from fedcmi_flwr.dataset import Samples
+from fedcmi_flwr.dominance import Dominance
 from fedcmi_flwr.evaluate import EVALUATION_BATCH, class_statistics
-from fedcmi_flwr.methods import Dominance, LocalRound, Method
+from fedcmi_flwr.methods import LocalRound, Method
 from fedcmi_flwr.model import Branch, MultimodalModel
 from fedcmi_flwr.seeding import torch_generator
 from fedcmi_flwr.types import ClassStats, LossTerms

@@ -17,8 +17,9 @@ from flwr.serverapp.strategy import FedAvg
 
 from fedcmi_flwr import wire
 from fedcmi_flwr.aggregation import AnyArray, aggregate_groups
+from fedcmi_flwr.dominance import NOBODY, Dominance
 from fedcmi_flwr.evaluate import Counts
-from fedcmi_flwr.methods import METHODS, NOBODY, Dominance, Method
+from fedcmi_flwr.methods import METHODS, Method
 from fedcmi_flwr.methods import hyperparameters as hyperparameters_of
 from fedcmi_flwr.nodes import NodeRegistry, RoundFailedError, content_of
 from fedcmi_flwr.packing import WireError, pack

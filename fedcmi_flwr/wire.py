@@ -21,12 +21,18 @@ from typing import Any
 import numpy as np
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
-from numpy.typing import NDArray
 
 from fedcmi_flwr.aggregation import AnyArray
+from fedcmi_flwr.dominance import Dominance
 from fedcmi_flwr.evaluate import Counts
-from fedcmi_flwr.methods import Dominance
 from fedcmi_flwr.packing import WireError, layout_groups, pack, to_state_dict, unpack
+from fedcmi_flwr.reply_checks import (
+    check_arrays,
+    check_stats,
+    numbers_below,
+    per_class_counts,
+    per_class_numbers,
+)
 from fedcmi_flwr.types import ClassStats, Modality
 
 
@@ -271,67 +277,23 @@ def read_train_reply(
         Missing or extra arrays, another shape or dtype, NaN or Inf, a count below 1, statistics out of range.
     """
     arrays, _ = unpack(_record(message, "arrays", ArrayRecord), _record(message, "layout", ConfigRecord))
-    _check_arrays(arrays, sent)
+    check_arrays(arrays, sent)
     metrics = _record(message, "metrics", MetricRecord)
     num_examples = metrics.get("num-examples")
     if not isinstance(num_examples, int) or num_examples < 1:
         raise WireError(f"metrics: num-examples = {num_examples!r}, need an integer from 1.")
     names = list(measured)
     stats = ClassStats(
-        {name: _per_class(metrics, f"class-probability-sum.{name}", num_classes) for name in names},
-        {name: _counts(metrics, f"class-count.{name}", num_classes) for name in names},
+        {name: per_class_numbers(metrics, f"class-probability-sum.{name}", num_classes) for name in names},
+        {name: per_class_counts(metrics, f"class-count.{name}", num_classes) for name in names},
     )
-    _check_stats(stats)
-    sums, counts = _scalars(metrics, "loss-sum."), _scalars(metrics, "loss-count.")
+    check_stats(stats)
+    sums, counts = numbers_below(metrics, "loss-sum."), numbers_below(metrics, "loss-count.")
     values = [*sums.values(), *counts.values()]
     if set(sums) != set(counts) or not np.isfinite(values).all() or min(counts.values(), default=0) < 0:
         raise WireError(f"metrics: loss sums {sums} and counts {counts} do not belong together or are not finite.")
     loss_count = {name: int(value) for name, value in counts.items()}
     return NodeUpdate(arrays, num_examples, sums, loss_count, stats if names else None)
-
-
-def _check_arrays(arrays: Mapping[str, AnyArray], sent: Mapping[str, AnyArray]) -> None:
-    missing, extra = sorted(set(sent) - set(arrays)), sorted(set(arrays) - set(sent))
-    if missing or extra:
-        raise WireError(f"arrays: missing {missing}, extra {extra}.")
-    for name, array in arrays.items():
-        expected = sent[name]
-        if array.shape != expected.shape or array.dtype != expected.dtype:
-            raise WireError(
-                f"arrays: {name!r} is {array.dtype} {list(array.shape)}, expected {expected.dtype} "
-                f"{list(expected.shape)}."
-            )
-        if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
-            raise WireError(f"arrays: {name!r} holds NaN or Inf.")
-
-
-def _check_stats(stats: ClassStats) -> None:
-    for name, count in stats.count.items():
-        total = stats.probability_sum[name]
-        if (count < 0).any() or (total < 0).any() or (total > count * (1 + 1e-6)).any():
-            raise WireError(f"metrics: class statistics of {name!r} are out of range: need 0 <= sum <= count.")
-
-
-def _per_class(metrics: MetricRecord, key: str, num_classes: int) -> NDArray[np.float64]:
-    values = np.asarray(metrics.get(key, []), dtype=np.float64)
-    if values.shape != (num_classes,) or not np.isfinite(values).all():
-        raise WireError(f"metrics: {key!r} must be {num_classes} finite numbers, found {metrics.get(key)!r}.")
-    return values
-
-
-def _counts(metrics: MetricRecord, key: str, num_classes: int) -> NDArray[np.int64]:
-    values = metrics.get(key, [])
-    if not isinstance(values, list) or len(values) != num_classes or not all(isinstance(v, int) for v in values):
-        raise WireError(f"metrics: {key!r} must be {num_classes} finite whole numbers, found {metrics.get(key)!r}.")
-    return np.array(values, dtype=np.int64)
-
-
-def _scalars(metrics: MetricRecord, prefix: str) -> dict[str, float]:
-    found = {key.removeprefix(prefix): value for key, value in metrics.items() if key.startswith(prefix)}
-    lists = [key for key, value in found.items() if isinstance(value, list)]
-    if lists:
-        raise WireError(f"metrics: {prefix}{lists[0]} must be one number, found a list.")
-    return {key: value for key, value in found.items() if not isinstance(value, list)}
 
 
 def evaluate_reply(message: Message, counts: Mapping[str, Counts], num_examples: int) -> Message:
@@ -367,7 +329,7 @@ def read_evaluate_reply(message: Message, num_classes: int) -> dict[str, Counts]
     if not any(key.startswith("correct.") for key in metrics):
         raise WireError(f"metrics: no 'correct.<prediction>' among {sorted(metrics)}.")
     for name in [key.removeprefix("correct.") for key in metrics if key.startswith("correct.")]:
-        correct, count = (_counts(metrics, f"{part}.{name}", num_classes) for part in ("correct", "count"))
+        correct, count = (per_class_counts(metrics, f"{part}.{name}", num_classes) for part in ("correct", "count"))
         if (correct < 0).any() or (correct > count).any():
             raise WireError(f"metrics: counts of {name!r} are out of range: need 0 <= correct <= count.")
         counts[name] = Counts(correct, count)

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from fedcmi_flwr.dominance import Dominance
 from fedcmi_flwr.evaluate import Counts, is_head, summarise
-from fedcmi_flwr.methods import Dominance
 from fedcmi_flwr.strategy import RoundReport
 from server_app.plots import plot_accuracy, plot_dominance, plot_temperature
 

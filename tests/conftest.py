@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 from jaxtyping import install_import_hook
 
-TENSOR_MODULES = [f"fedcmi_flwr.{name}" for name in ("types", "encoders", "model", "losses", "methods", "evaluate")]
+TENSOR_MODULES = [
+    f"fedcmi_flwr.{name}" for name in ("types", "encoders", "model", "losses", "dominance", "methods", "evaluate")
+]
 install_import_hook([*TENSOR_MODULES, "client_app.train", "data_prep"], "beartype.beartype")
 
 from data_prep import av_digits  # noqa: E402 (after the hook)

@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from fedcmi_flwr.dataset import Samples
-from fedcmi_flwr.methods import NOBODY, Dominance, LocalRound
+from fedcmi_flwr.dominance import NOBODY, Dominance
+from fedcmi_flwr.methods import LocalRound
 from fedcmi_flwr.model import ModelSpec, MultimodalModel
 from fedcmi_flwr.schema import DatasetSpec, ModalitySpec, array_path, labels_path, samples_path, write_spec
 from fedcmi_flwr.types import Batch

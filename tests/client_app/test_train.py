@@ -9,7 +9,8 @@ import torch
 from client_app.train import RunningLosses, begin_round, train
 from fedcmi_flwr.config import TrainingConfig
 from fedcmi_flwr.dataset import Samples
-from fedcmi_flwr.methods import METHODS, NOBODY, CrossModalInfiltration, FedAvg, Method
+from fedcmi_flwr.dominance import NOBODY
+from fedcmi_flwr.methods import METHODS, CrossModalInfiltration, FedAvg, Method
 from fedcmi_flwr.model import MultimodalModel
 from fedcmi_flwr.types import LossTerms
 

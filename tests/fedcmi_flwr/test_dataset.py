@@ -8,15 +8,8 @@ import pytest
 import torch
 
 from fedcmi_flwr.config import DataConfig
-from fedcmi_flwr.dataset import (
-    DataError,
-    Samples,
-    check_modality_names,
-    load_split,
-    locate,
-    owned_modalities,
-    partition,
-)
+from fedcmi_flwr.dataset import DataError, Samples, check_modality_names, load_split, locate
+from fedcmi_flwr.partitions import owned_modalities, partition
 
 TWO = ("audio", "visual")
 COUNT = 60

@@ -8,14 +8,9 @@ import oracle
 import pytest
 import torch
 
+from fedcmi_flwr.dominance import NOBODY, decide_dominance
 from fedcmi_flwr.evaluate import class_statistics
-from fedcmi_flwr.methods import (
-    NOBODY,
-    CrossModalInfiltration,
-    FedAvg,
-    Method,
-    decide_dominance,
-)
+from fedcmi_flwr.methods import CrossModalInfiltration, FedAvg, Method
 from fedcmi_flwr.model import MultimodalModel
 from fedcmi_flwr.types import ClassStats, LossTerms, ModelOutput
 

@@ -9,9 +9,9 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from flwr.clientapp import ClientApp
 
 from fedcmi_flwr import wire
+from fedcmi_flwr.dominance import NOBODY, Dominance
 from fedcmi_flwr.evaluate import Counts
 from fedcmi_flwr.local_grid import LocalGrid
-from fedcmi_flwr.methods import NOBODY, Dominance
 from fedcmi_flwr.packing import WireError, pack
 from fedcmi_flwr.types import ClassStats
 

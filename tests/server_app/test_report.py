@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from fedcmi_flwr import wire
+from fedcmi_flwr.dominance import Dominance
 from fedcmi_flwr.evaluate import Counts
-from fedcmi_flwr.methods import Dominance
 from fedcmi_flwr.strategy import RoundReport
 from server_app.report import (
     RunDirectory,

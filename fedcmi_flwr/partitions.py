@@ -1,0 +1,180 @@
+"""Who gets which samples (flwr-datasets' partitioners), and who owns which modalities."""
+
+import warnings
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcmi_flwr.config import DataConfig
+from fedcmi_flwr.dataset import DataError, Samples
+from fedcmi_flwr.seeding import derive_seed, numpy_generator
+from fedcmi_flwr.types import Modality
+
+
+def owned_modalities(
+    modalities: Sequence[Modality], multimodal_ratio: float, num_partitions: int, seed: int
+) -> list[tuple[Modality, ...]]:
+    """Decide, by seed, which partitions keep every modality; the rest own one each, dealt evenly.
+
+    Parameters
+    ----------
+    modalities
+        Modalities of the data set.
+    multimodal_ratio
+        Share of partitions that keep all of them, rounded to whole partitions.
+    num_partitions
+        Number of partitions.
+    seed
+        The run's seed.
+
+    Returns
+    -------
+    Owned modalities of each partition, in the data set's order.
+
+    Examples
+    --------
+    >>> sorted(owned_modalities(("audio", "visual"), 0.5, 4, seed=0))
+    [('audio',), ('audio', 'visual'), ('audio', 'visual'), ('visual',)]
+    """
+    order = numpy_generator(seed, "modalities").permutation(num_partitions)
+    multimodal = round(multimodal_ratio * num_partitions)
+    owned: list[tuple[Modality, ...]] = [tuple(modalities)] * num_partitions
+    for position, partition in enumerate(order[multimodal:]):
+        owned[partition] = (modalities[position % len(modalities)],)
+    return owned
+
+
+def partition(samples: Samples, config: DataConfig, num_partitions: int, partition_id: int, seed: int) -> Samples:
+    """Return one partition of a split.
+
+    Parameters
+    ----------
+    samples
+        The whole split.
+    config
+        Partitioner and its settings.
+    num_partitions
+        Number of partitions.
+    partition_id
+        Which one, from 0.
+    seed
+        The run's seed.
+
+    Returns
+    -------
+    The partition's samples.
+
+    Raises
+    ------
+    DataError
+        The data cannot be dealt like that, or a partition is smaller than ``min-partition-size``.
+    """
+    key = (config.partition, config.dirichlet_alpha, config.min_partition_size)
+    parts = _deal(samples.labels.tobytes(), tuple(samples.groups.tolist()), key, num_partitions, seed)
+    rows = parts[partition_id]
+    usable = rows[samples.has[rows].any(axis=1)]
+    if len(usable) < 2:
+        names = [modality.name for modality in samples.modalities]
+        raise DataError(
+            f"{config.partition} partition {partition_id}: {len(usable)} of its {len(rows)} samples have any of "
+            f"{names}; a batch needs two. Use fewer nodes or other modalities."
+        )
+    return samples.select(usable)
+
+
+def own_samples(samples: Samples, config: DataConfig, split: str) -> Samples:
+    """Return all samples of a device that has a prepared directory of its own.
+
+    Parameters
+    ----------
+    samples
+        A split of the device's directory.
+    config
+        Gives ``min-partition-size``.
+    split
+        The split's name; only the training split must have that many samples.
+
+    Returns
+    -------
+    The same samples.
+
+    Raises
+    ------
+    DataError
+        Too few samples to train on.
+    """
+    if split == "train" and len(samples) < config.min_partition_size:
+        names = [modality.name for modality in samples.modalities]
+        raise DataError(
+            f"this node has {len(samples)} training samples with any of {names}, fewer than min-partition-size = "
+            f"{config.min_partition_size}: too small to train on. Give it more data or lower min-partition-size."
+        )
+    return samples
+
+
+@lru_cache(maxsize=8)
+def _deal(
+    label_bytes: bytes, groups: tuple[str, ...], key: tuple[str, float, int], num_partitions: int, seed: int
+) -> list[NDArray[np.int64]]:
+    """Deal positions 0 .. N - 1; cached, since every simulated node of a process asks for the same deal."""
+    import datasets
+    from flwr_datasets import partitioner as flower
+
+    kind, alpha, min_size = key
+    labels = np.frombuffer(label_bytes, dtype=np.int64)
+    _check_enough(kind, len(labels), len(set(groups)), num_partitions, min_size)
+    chance = derive_seed(seed, "partition")
+    table = datasets.Dataset.from_dict({"position": np.arange(len(labels)), "label": labels, "group": list(groups)})
+    dealer: Any
+    if kind == "iid":
+        table, dealer = table.shuffle(seed=chance), flower.IidPartitioner(num_partitions)
+    elif kind == "dirichlet":
+        sizes = [len(rows) for rows in np.array_split(labels, num_partitions)]
+        dealer = flower.InnerDirichletPartitioner(sizes, "label", alpha, seed=chance)
+    else:
+        dealer = flower.NaturalIdPartitioner("group")
+    dealer.dataset = table
+    parts = _positions(dealer, kind, num_partitions, f"{kind} partition of {len(labels)} samples")
+    _check_partitions(parts, kind, min_size)
+    return parts
+
+
+def _check_enough(kind: str, samples: int, groups: int, num_partitions: int, min_size: int) -> None:
+    """Refuse at once what no deal can do."""
+    if kind == "natural" and num_partitions > groups:
+        raise DataError(
+            f"natural partition: {num_partitions} nodes but only {groups} groups in samples.csv; "
+            f"use at most {groups} nodes or another partition."
+        )
+    if samples < num_partitions * min_size:
+        raise DataError(
+            f"{kind} partition: {samples} samples over {num_partitions} nodes leave fewer than min-partition-size = "
+            f"{min_size} for some: too small to train on. Use fewer nodes or lower min-partition-size."
+        )
+
+
+def _positions(dealer: Any, kind: str, num_partitions: int, what: str) -> list[NDArray[np.int64]]:  # noqa: ANN401
+    """Ask the partitioner for every part; natural groups beyond the number of nodes are dealt in turn."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the partitioner warns at each retry; what counts is its final word
+            count = dealer.num_partitions if kind == "natural" else num_partitions
+            parts = [np.array(dealer.load_partition(part)["position"], dtype=np.int64) for part in range(count)]
+    except ValueError as error:
+        raise DataError(
+            f"{what} over {num_partitions} nodes failed: {error} Use fewer nodes, a larger dirichlet-alpha "
+            "or a smaller min-partition-size."
+        ) from error
+    return [np.concatenate(parts[first::num_partitions]) for first in range(num_partitions)]
+
+
+def _check_partitions(parts: list[NDArray[np.int64]], kind: str, min_size: int) -> None:
+    small = [index for index, rows in enumerate(parts) if len(rows) < min_size]
+    if small:
+        raise DataError(
+            f"{kind} partition {small[0]} has {len(parts[small[0]])} samples, fewer than min-partition-size = "
+            f"{min_size}: too small to train on. Use fewer nodes or lower min-partition-size."
+        )
