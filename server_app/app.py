@@ -52,6 +52,11 @@ def run(config: RunConfig, grid: Grid, after_round: Callable[[], None] | None = 
     Returns
     -------
     The directory with everything that the run left.
+
+    Raises
+    ------
+    Exception
+        Whatever ended the run; its text is in ``error.txt`` too.
     """
     directory = RunDirectory(Path(config.run_dir) if config.run_dir else _default_run_dir(config))
     logger.info("run directory: %s", directory.path)
