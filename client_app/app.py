@@ -72,7 +72,8 @@ def evaluate_round(message: Message, context: Context) -> Message:
     node, task = read_node(context), wire.read_task(message)
     model = receive(node, task)
     samples = as_the_federation(node_samples(node, "test", model.owned), task)
-    counts = evaluate(model, samples.batches(EVALUATION_BATCH, model.spec.modalities))
+    batches = samples.batches(EVALUATION_BATCH, model.spec.modalities)
+    counts = evaluate(model, batches, method_of(task).self_head_votes)
     return wire.evaluate_reply(message, counts, len(samples))
 
 

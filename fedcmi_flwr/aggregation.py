@@ -39,6 +39,34 @@ def weighted_mean(arrays: Sequence[AnyArray], weights: Sequence[float]) -> AnyAr
     return mean
 
 
+def moving_average(
+    average: Mapping[str, AnyArray] | None, arrays: Mapping[str, AnyArray], share: float
+) -> Mapping[str, AnyArray]:
+    """Return share * average + (1 - share) * arrays; integer arrays are taken as they are.
+
+    Parameters
+    ----------
+    average
+        The average so far; None: there is none yet, ``arrays`` is the first.
+    arrays
+        Name -> array of the new global model.
+    share
+        Of the old average, in [0, 1); 0 gives ``arrays`` itself.
+
+    Returns
+    -------
+    Name -> array, of the dtypes of ``arrays``.
+    """
+    if average is None or share == 0:
+        return arrays
+    return {
+        name: weighted_mean([average[name], array], [share, 1 - share])
+        if np.issubdtype(array.dtype, np.floating)
+        else array
+        for name, array in arrays.items()
+    }
+
+
 def aggregate_groups(
     current: Mapping[str, AnyArray], updates: Sequence[tuple[Mapping[str, AnyArray], float]]
 ) -> dict[str, AnyArray]:

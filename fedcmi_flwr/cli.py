@@ -97,7 +97,9 @@ def prep_avmnist(
 @app.command()
 def run(
     recipe: Annotated[Path | None, typer.Option(help="TOML file that overrides run-config keys.")] = None,
-    method: Annotated[str | None, typer.Option(help="fedavg, fedprox, fedavg-heads, fedcmi, fedcmi-plus.")] = None,
+    method: Annotated[
+        str | None, typer.Option(help="fedavg, fedavg-averaged, fedprox, fedavg-heads, fedcmi, fedcmi-plus.")
+    ] = None,
     data: Annotated[str | None, typer.Option(help="Built-in data set or prepared directory.")] = None,
     rounds: Annotated[int | None, typer.Option(help="Rounds of training.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
@@ -137,7 +139,7 @@ def bench(
     recipes: Annotated[list[Path], typer.Argument(help="TOML files, one per setting (a column of the table).")],
     out: Annotated[Path, typer.Option(help="Where runs and tables go; a second call goes on where it stopped.")],
     methods: Annotated[str, typer.Option(help="Rows, separated by commas; the first is the baseline.")] = (
-        "fedavg,fedavg-heads,fedcmi,fedcmi-plus"
+        "fedavg,fedavg-averaged,fedavg-heads,fedcmi,fedcmi-plus"
     ),
     data: Annotated[str | None, typer.Option(help="Built-in data set or prepared directory.")] = None,
     num_nodes: Annotated[int, typer.Option(help="Simulated nodes.")] = 10,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fedcmi_flwr.losses import true_class_probability
 from fedcmi_flwr.model import MultimodalModel
-from fedcmi_flwr.types import Batch, ClassStats, Modality
+from fedcmi_flwr.types import Batch, ClassStats, Modality, ModelOutput
 
 EVALUATION_BATCH = 256
 """Samples in a batch where no gradient is needed."""
@@ -95,7 +95,7 @@ def class_statistics(model: MultimodalModel, batches: Iterable[Batch]) -> ClassS
 
 
 @torch.no_grad()
-def evaluate(model: MultimodalModel, batches: Iterable[Batch]) -> dict[str, Counts]:
+def evaluate(model: MultimodalModel, batches: Iterable[Batch], self_head_votes: float = 0.0) -> dict[str, Counts]:
     """Count correct predictions of every way to predict that the model offers.
 
     Parameters
@@ -104,6 +104,8 @@ def evaluate(model: MultimodalModel, batches: Iterable[Batch]) -> dict[str, Coun
         Put into eval mode for the evaluation and back.
     batches
         Samples to predict.
+    self_head_votes
+        Weight of the self heads' log-probabilities beside the fusion head's; 0: the fusion head alone.
 
     Returns
     -------
@@ -114,24 +116,35 @@ def evaluate(model: MultimodalModel, batches: Iterable[Batch]) -> dict[str, Coun
     model.eval()
     counts: dict[str, Counts] = {}
     for batch in (batch.to(device) for batch in batches):
-        for name, (logits, rows) in _predictions(model, batch).items():
+        for name, (logits, rows) in _predictions(model, batch, self_head_votes).items():
             found = _count(logits, batch.labels, rows)
             counts[name] = counts[name] + found if name in counts else found
     model.train(was_training)
     return counts
 
 
-def _predictions(model: MultimodalModel, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
+def _predictions(model: MultimodalModel, batch: Batch, votes: float) -> dict[str, tuple[Tensor, Tensor]]:
     output = model(batch)
-    predictions = {"fused": (output.fused_logits, batch.present.any(dim=1))}
+    fused = _with_votes(model, output, output.fused_logits, batch.present, votes)
+    predictions = {"fused": (fused, batch.present.any(dim=1))}
     for name in model.owned:
         rows = batch.present[:, model.spec.modalities.index(name)]
         mask = model.only(name, batch.present)
         alone = model.fuse(output.self_embeddings, output.infiltration_embeddings, mask)
-        predictions[only_name(name)] = (alone, rows)
+        predictions[only_name(name)] = (_with_votes(model, output, alone, mask, votes), rows)
         if name in output.self_logits:
             predictions[head_name(name)] = (output.self_logits[name], rows)
     return predictions
+
+
+def _with_votes(model: MultimodalModel, output: ModelOutput, fused: Tensor, present: Tensor, votes: float) -> Tensor:
+    """Return ln F + votes * sum over the present m of ln H_m(u_m), [batch, classes]."""
+    total = fused.log_softmax(dim=1)
+    if votes > 0:
+        for name, logits in output.self_logits.items():
+            rows = present[:, model.spec.modalities.index(name)].unsqueeze(1)
+            total = total + votes * rows * logits.log_softmax(dim=1)
+    return total
 
 
 def _count(logits: Tensor, labels: Tensor, rows: Tensor) -> Counts:

@@ -51,6 +51,14 @@ class Method(Protocol):
     def measures(self) -> bool:
         """True when nodes measure class statistics on the model they receive."""
 
+    @property
+    def averaging(self) -> float:
+        """Share of the old average in the moving average of the global weights; 0: the weights themselves."""
+
+    @property
+    def self_head_votes(self) -> float:
+        """Weight of the self heads' log-probabilities beside the fusion head's when a class is predicted."""
+
     def decide(self, stats: ClassStats) -> Dominance:
         """Return what class statistics say, of one node or of all nodes together."""
 
@@ -86,6 +94,11 @@ def _check_weights(method: object, *names: str) -> None:
             raise ValueError(f"{name.rstrip('_')} = {value!r}: must be 0 or greater, and finite.")
 
 
+def _check_share(name: str, value: float) -> None:
+    if not 0 <= value < 1:
+        raise ValueError(f"{name} = {value!r}: must be from 0 to below 1.")
+
+
 def _fused_cross_entropy(batch: Batch, output: ModelOutput) -> Tensor:
     every = torch.ones_like(batch.labels, dtype=torch.bool)
     return cross_entropy(output.fused_logits, batch.labels, every)
@@ -97,12 +110,16 @@ class FedAvg:
 
     mu: float = 0.0
     """Proximal weight, 0 or greater."""
+    averaging: float = 0.0
+    """As in CrossModalInfiltration."""
+    self_head_votes: ClassVar[float] = 0.0
     two_projectors: ClassVar[bool] = False
     measures: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         """Check ranges."""
         _check_weights(self, "mu")
+        _check_share("averaging", self.averaging)
 
     def decide(self, stats: ClassStats) -> Dominance:
         """Nobody teaches."""
@@ -152,11 +169,18 @@ class CrossModalInfiltration:
     """FedCMI+ 2: multiply KD by T^2."""
     unimodal_auxiliary: bool = False
     """FedCMI+ 3: unimodal nodes train their self head with weight gamma too."""
+    averaging: float = 0.0
+    """FedCMI+ 4, for any method: what is evaluated and saved is a moving average of the global weights,
+    a <- averaging a + (1 - averaging) w after each round; training goes on from w. In [0, 1); 0: off."""
+    self_head_votes: float = 0.0
+    """FedCMI+ 5: a class is predicted by ln F + self_head_votes * sum over the present m of ln H_m(u_m), the logarithm
+    of a product of experts, 0 or greater; 0: by the fusion head alone."""
     two_projectors: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        _check_weights(self, "gamma", "lambda_", "mu", "kappa", "warmup", "surrogate")
+        _check_weights(self, "gamma", "lambda_", "mu", "kappa", "warmup", "surrogate", "self_head_votes")
+        _check_share("averaging", self.averaging)
         if self.dominance not in DOMINANCES:
             raise ValueError(f"dominance = {self.dominance!r}: not one of {DOMINANCES}.")
 
@@ -244,11 +268,18 @@ class CrossModalInfiltration:
 
 METHODS: dict[str, Method] = {
     "fedavg": FedAvg(),
+    "fedavg-averaged": FedAvg(averaging=0.7),
     "fedprox": FedAvg(mu=1.0),
     "fedavg-heads": CrossModalInfiltration(lambda_=0.0, mu=0.0),
     "fedcmi": CrossModalInfiltration(),
     "fedcmi-plus": CrossModalInfiltration(
-        lambda_=3.0, mu=0.3, surrogate=1.0, kd_temperature_scaling=True, unimodal_auxiliary=True
+        lambda_=3.0,
+        mu=0.3,
+        surrogate=1.0,
+        kd_temperature_scaling=True,
+        unimodal_auxiliary=True,
+        averaging=0.7,
+        self_head_votes=1.0,
     ),
 }
 """Name -> method with its defaults."""

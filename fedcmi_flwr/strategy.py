@@ -281,6 +281,11 @@ class FedCMI(FedAvg):
         parts = [update.stats for update in updates if update.stats is not None]
         self.report.stats = sum(parts, start=ClassStats({}, {}))
         self.report.measured = self.method.decide(self.report.stats)
+        if self.method.measures and self.report.measured.dominant is None:
+            logger.warning(
+                "round %d: nobody teaches in the next round: no class was measured in two modalities",
+                self.report.server_round,
+            )
         self.dominance = self.method.broadcast(self.report.measured)
 
 

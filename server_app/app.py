@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp
 
-from fedcmi_flwr.aggregation import AnyArray
+from fedcmi_flwr.aggregation import AnyArray, moving_average
 from fedcmi_flwr.config import RunConfig, cache_directory, read_run_config, section_items
 from fedcmi_flwr.dataset import Samples, check_modality_names, load_split, locate
 from fedcmi_flwr.evaluate import EVALUATION_BATCH, evaluate
@@ -101,6 +101,7 @@ class Federation:
         self.spec: ModelSpec = model_spec(config.model, config.method, modalities, classes)
         with torch_global_seed(config.training.seed, "model"):
             self.model = MultimodalModel(self.spec, self.data.modalities).to(choose_device(config.machine.device))
+        self.average: Mapping[str, AnyArray] | None = None
         self.strategy = FedCMI(
             {name: prefixes for name, prefixes in parameter_groups(self.spec).items() if name != SHARED},
             classes,
@@ -149,11 +150,17 @@ class Federation:
         return {"method": self.config.method_name, **section_items(self.config.training), **described}
 
     def evaluate(self, server_round: int, arrays: ArrayRecord) -> MetricRecord:
-        """Evaluate the global model on the test split, save it, and write the round's record."""
-        values = {name: array.numpy() for name, array in arrays.items()}
+        """Evaluate the (averaged) global model on the test split, save it, and write the round's record."""
+        method = self.config.method
+        current = {name: array.numpy() for name, array in arrays.items()}
+        if server_round > 0:  # the random weights of round 0 are no part of the average
+            self.average = moving_average(self.average, current, method.averaging)
+        values = self.average or current
         self.model.load_state_dict(to_state_dict(values))
-        counts = evaluate(self.model, self.test.batches(EVALUATION_BATCH, self.spec.modalities))
-        notes = {"round": server_round, "run-config": dict(self.config.raw)}
+        batches = self.test.batches(EVALUATION_BATCH, self.spec.modalities)
+        counts = evaluate(self.model, batches, method.self_head_votes)
+        rule = {"self-head-votes": method.self_head_votes}
+        notes = {"round": server_round, "run-config": dict(self.config.raw), **rule}
         save_model(self.directory.model_path, values, self.spec, self.data.modalities, self.data.classes, notes)
         record = round_record(server_round, counts, self.strategy.report if server_round else None)
         self.directory.append(record)
