@@ -91,7 +91,7 @@ def _check_weights(method: object, *names: str) -> None:
     for name in names:
         value = getattr(method, name)
         if not 0 <= value < math.inf:
-            raise ValueError(f"{name.rstrip('_')} = {value!r}: must be 0 or greater, and finite.")
+            raise ValueError(f"{_key(name)} = {value!r}: must be 0 or greater, and finite.")
 
 
 def _check_share(name: str, value: float) -> None:
@@ -300,7 +300,7 @@ def hyperparameters(method: Method) -> dict[str, Scalar]:
     Examples
     --------
     >>> hyperparameters(METHODS["fedprox"])
-    {'mu': 1.0}
+    {'mu': 1.0, 'averaging': 0.0}
     """
     return {_key(item.name): getattr(method, item.name) for item in fields(method)}
 

@@ -107,7 +107,9 @@ def test_infinity_is_no_number(key: str) -> None:
 
 
 def test_a_method_has_no_foreign_hyperparameter() -> None:
-    with pytest.raises(ConfigError, match=r"gamma = 1.0: method 'fedavg' has no such hyperparameter, only \['mu'\]"):
+    with pytest.raises(
+        ConfigError, match=r"gamma = 1.0: method 'fedavg' has no such hyperparameter, only \['averaging', 'mu'\]"
+    ):
         read_run_config({**DEFAULTS, "method": "fedavg", "gamma": 1.0})
 
 
@@ -235,5 +237,5 @@ def test_every_key_is_documented_once() -> None:
     keys: Callable[[type], list[str]] = lambda kind: [name.replace("_", "-") for name in kind.__annotations__]  # noqa: E731
     assert set(DEFAULTS) == {key for kind in sections for key in keys(kind)} | {
         "run-dir", "method", "gamma", "lambda", "mu", "kappa", "warmup", "dominance", "surrogate",
-        "kd-temperature-scaling", "unimodal-auxiliary",
+        "kd-temperature-scaling", "unimodal-auxiliary", "averaging", "self-head-votes",
     }  # fmt: skip

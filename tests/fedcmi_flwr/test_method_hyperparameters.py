@@ -16,13 +16,15 @@ def test_hyperparameters_make_the_same_method_again(name: str) -> None:
 def test_recipes_differ_as_the_specification_says() -> None:
     plus = hyperparameters(METHODS["fedcmi"]) | {
         "lambda": 3.0, "mu": 0.3, "surrogate": 1.0, "kd-temperature-scaling": True, "unimodal-auxiliary": True,
+        "averaging": 0.7, "self-head-votes": 1.0,
     }  # fmt: skip
     assert hyperparameters(METHODS["fedcmi-plus"]) == plus
     assert hyperparameters(METHODS["fedcmi"]) == {
         "gamma": 2.0, "lambda": 1.0, "mu": 1.0, "kappa": 2.0, "warmup": 1, "dominance": "global",
         "surrogate": 0.0, "kd-temperature-scaling": False, "unimodal-auxiliary": False,
+        "averaging": 0.0, "self-head-votes": 0.0,
     }  # fmt: skip
-    assert hyperparameters(METHODS["fedavg"]) == {"mu": 0.0}
+    assert hyperparameters(METHODS["fedavg"]) == {"mu": 0.0, "averaging": 0.0}
     assert [METHODS[name].measures for name in ("fedavg", "fedavg-heads", "fedcmi")] == [False, False, True]
 
 
@@ -36,7 +38,10 @@ def test_overrides_replace_and_integers_stand_for_floats() -> None:
     ("name", "overrides", "words"),
     [
         ("fedsgd", {}, "'fedsgd'.*fedavg.*fedcmi-plus"),
-        ("fedavg", {"gamma": 1.0}, r"gamma = 1.0.*'fedavg'.*\['mu'\]"),
+        ("fedavg", {"averaging": 1.0}, "averaging = 1.0: must be from 0 to below 1"),
+        ("fedcmi", {"averaging": -0.1}, "averaging = -0.1: must be from 0 to below 1"),
+        ("fedcmi", {"self-head-votes": -1.0}, "self-head-votes = -1.0: must be 0 or greater"),
+        ("fedavg", {"gamma": 1.0}, r"gamma = 1.0.*'fedavg'.*\['averaging', 'mu'\]"),
         ("fedcmi", {"gamma": -1.0}, "gamma = -1.0.*0 or greater"),
         ("fedcmi", {"lambda": float("nan")}, "lambda = nan.*0 or greater"),
         ("fedcmi", {"warmup": -1}, "warmup = -1.*0 or greater"),
