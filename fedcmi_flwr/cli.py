@@ -150,15 +150,16 @@ def bench(
     """Run methods x settings x seeds in-process, and write results.csv and table.md."""
     from server_app import experiments, launch
 
+    _end_with_what_was_started()
     names = methods.split(",")
     arguments = ["--num-nodes", str(num_nodes), *(["--data", data] if data else [])]
     arguments += [text for assignment in set_ or [] for text in ("--set", assignment)]
     try:
-        for recipe, name in ((recipe, name) for recipe in recipes for name in names):
-            launch.resolve(
-                recipe, {"method": name, "data": data}, set_ or []
-            )  # a wrong key fails here, not in each run
+        configs = {}
+        for recipe, name in ((recipe, name) for recipe in recipes for name in names):  # a wrong key fails here at once
+            configs[recipe.stem] = launch.bench_config(recipe, {"method": name, "data": data}, set_ or [])
         planned = experiments.plan(recipes, names, seeds, out)
+        experiments.claim(out, arguments, configs)
         failed = experiments.run_all(planned, arguments, jobs, console.print)
         console.print(Markdown(experiments.write_results(planned, names, names[0], out)))
     except (OSError, ValueError) as error:

@@ -80,7 +80,7 @@ class NodeRegistry:
         return [by_partition[int(partition)] for partition in sorted(partitions)]
 
     def _available(self, grid: Grid, server_round: int) -> list[int]:
-        """Return connected nodes that said what they own; wait for ``min_available`` of them, with a bound."""
+        """Return connected nodes that said what they own; wait for ``min_available_nodes`` of them, with a bound."""
         deadline = time.monotonic() + self.wait_timeout
         while True:
             connected = set(grid.get_node_ids())

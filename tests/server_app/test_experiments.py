@@ -1,6 +1,8 @@
 """A bench: what it runs, what it refuses, and the numbers of its table."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -48,6 +50,21 @@ def test_a_bench_directory_keeps_to_one_configuration(tmp_path: Path) -> None:
     other = {"small": launch.bench_config(_recipe(tmp_path), {"method": "fedcmi"}, ["lr=0.2"])}
     with pytest.raises(ValueError, match="another configuration"):
         experiments.claim(tmp_path / "out", ["--num-nodes", "4"], other)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "words"), [("seed=3", "a bench decides method, seed, run-dir itself"), ("lr=0.1", "another config")]
+)
+def test_the_command_refuses_what_would_spoil_a_table(tmp_path: Path, assignment: str, words: str) -> None:
+    """The directory is claimed for a configuration without the assignment."""
+    recipe, out = _recipe(tmp_path), tmp_path / "out"
+    config = {"small": launch.bench_config(recipe, {"method": "fedavg"}, [])}
+    experiments.claim(out, ["--num-nodes", "10"], config)
+    command = [sys.executable, "-m", "fedcmi_flwr.cli", "bench", str(recipe), "--out", str(out), "--set", assignment]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    assert words in done.stderr
+    assert [path.name for path in out.iterdir()] == ["bench.json"]
 
 
 def test_a_finished_run_is_not_run_again_and_a_failed_one_is_named(tmp_path: Path, av_digits_dir: Path) -> None:
