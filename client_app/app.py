@@ -1,16 +1,17 @@
 """The ClientApp: decode -> train or evaluate -> encode."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from flwr.app import Context, Message
+from flwr.app import Array, ArrayRecord, Context, Message
 from flwr.clientapp import ClientApp
 
-from client_app.train import train
+from client_app.train import Received, train
 from fedcmi_flwr import wire
 from fedcmi_flwr.config import (
     HYPERPARAMETER_KEYS,
@@ -26,10 +27,13 @@ from fedcmi_flwr.evaluate import EVALUATION_BATCH, evaluate
 from fedcmi_flwr.methods import Method, make_method
 from fedcmi_flwr.model import MultimodalModel
 from fedcmi_flwr.model_from_config import choose_device, model_spec
-from fedcmi_flwr.packing import to_arrays
+from fedcmi_flwr.packing import to_arrays, to_state_dict
 from fedcmi_flwr.partitions import own_samples, owned_modalities, partition
 from fedcmi_flwr.schema import ModalitySpec, read_spec
 from fedcmi_flwr.types import Modality
+
+MEMORY = "method-memory"
+"""Record of the node's state that holds what the method keeps between the node's turns."""
 
 app = ClientApp()
 logger = logging.getLogger("flwr.fedcmi")
@@ -43,7 +47,7 @@ class Node:
     me: NodeConfig
     directory: Path
     modalities: tuple[Modality, ...]
-    """What the node owns."""
+    """What the node owns of the run's modalities."""
 
 
 @app.query()
@@ -61,9 +65,11 @@ def train_round(message: Message, context: Context) -> Message:
     model = receive(node, task)
     samples = as_the_federation(node_samples(node, "train", model.owned), task)
     settings = read_section(TrainingConfig, task.config)
-    result = train(model, samples, method_of(task), settings, task.server_round, node.me.partition_id, task.dominance)
-    arrays = to_arrays(model.state_dict())
-    return wire.train_reply(message, arrays, len(samples), result.stats, result.loss_sum, result.loss_count)
+    received = Received(task.dominance, to_state_dict(task.from_method), read_memory(context))
+    result = train(model, samples, method_of(task), settings, task.server_round, node.me.partition_id, received)
+    keep_memory(context, result.kept.memory)
+    arrays, to_server = to_arrays(model.state_dict()), to_arrays(result.kept.to_server)
+    return wire.train_reply(message, arrays, len(samples), result.stats, result.loss_sum, result.loss_count, to_server)
 
 
 @app.evaluate()
@@ -82,12 +88,16 @@ def read_node(context: Context) -> Node:
     run, me = read_run_config(context.run_config), read_node_config(context.node_config)
     torch.set_num_threads(run.machine.torch_threads)
     directory = locate(me.data or run.data.data)
-    modalities = me.modalities
-    if modalities is None:
-        stored = read_spec(directory).modality_names
-        owned = owned_modalities(stored, run.data.multimodal_ratio, me.num_partitions or 1, run.training.seed)
-        modalities = owned[me.partition_id]
-    return Node(run, me, directory, modalities)
+    stored = read_spec(directory).modality_names
+    owned = me.modalities
+    if owned is None:
+        dealt = owned_modalities(stored, run.data.multimodal_ratio, me.num_partitions or 1, run.training.seed)
+        owned = dealt[me.partition_id]
+    wanted = run.data.modalities.split("+") if run.data.modalities else owned
+    used = tuple(name for name in owned if name in wanted)
+    if not used:
+        raise DataError(f"this node owns {list(owned)}, none of the run's modalities {wanted}: it takes no part.")
+    return Node(run, me, directory, used)
 
 
 @lru_cache(maxsize=64)
@@ -157,6 +167,20 @@ def receive(node: Node, task: wire.Task) -> MultimodalModel:
         device,
     )
     return model.to(device)
+
+
+def read_memory(context: Context) -> dict[str, torch.Tensor]:
+    """Return what the method kept on this node in its last turn of this run."""
+    record = context.state.get(MEMORY)
+    return to_state_dict(
+        {key: array.numpy() for key, array in record.items()} if isinstance(record, ArrayRecord) else {}
+    )
+
+
+def keep_memory(context: Context, memory: Mapping[str, torch.Tensor]) -> None:
+    """Keep arrays on this node until its next turn."""
+    if memory:
+        context.state[MEMORY] = ArrayRecord({key: Array(value) for key, value in to_arrays(memory).items()})
 
 
 def method_of(task: wire.Task) -> Method:

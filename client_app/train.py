@@ -1,18 +1,31 @@
 """Local training: one visible loop for every method."""
 
 import copy
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 
 from fedcmi_flwr.config import TrainingConfig
 from fedcmi_flwr.dataset import Samples
-from fedcmi_flwr.dominance import Dominance
+from fedcmi_flwr.dominance import NOBODY, Dominance
 from fedcmi_flwr.evaluate import EVALUATION_BATCH, class_statistics
-from fedcmi_flwr.methods import LocalRound, Method
+from fedcmi_flwr.methods import Kept, LocalRound, LocalSteps, Method
 from fedcmi_flwr.model import Branch, MultimodalModel
 from fedcmi_flwr.seeding import torch_generator
-from fedcmi_flwr.types import ClassStats, LossTerms
+from fedcmi_flwr.types import Batch, ClassStats, LossTerms
+
+
+@dataclass(frozen=True)
+class Received:
+    """What a node has before it trains, besides the global model and its samples."""
+
+    dominance: Dominance = NOBODY
+    """The server's decision."""
+    from_server: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    """What the method's state on the server has for this node."""
+    memory: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    """What the method kept on this node from its last turn."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +38,8 @@ class LocalResult:
     """Loss term -> sum over samples and epochs, in nats."""
     loss_count: dict[str, int]
     """Loss term -> samples in the sum."""
+    kept: Kept
+    """What the method keeps, for the server and for the node's next turn."""
 
 
 def train(
@@ -34,7 +49,7 @@ def train(
     settings: TrainingConfig,
     server_round: int,
     partition_id: int,
-    dominance: Dominance,
+    received: Received,
 ) -> LocalResult:
     """Train the received model in place for one round.
 
@@ -52,12 +67,12 @@ def train(
         Counted from 1.
     partition_id
         The node's number; with seed and round it decides the order of the samples.
-    dominance
-        The server's decision.
+    received
+        What came with the model, and what the node kept.
 
     Returns
     -------
-    Statistics and losses.
+    Statistics, losses and what the method keeps.
 
     Raises
     ------
@@ -65,10 +80,11 @@ def train(
         A loss became NaN or Inf.
     """
     device = next(model.parameters()).device
-    local = begin_round(model, samples, method, server_round, dominance)
+    local = begin_round(model, samples, method, settings, server_round, partition_id, received)
+    lr, steps = settings.learning_rate(server_round), 0
     optimizer = torch.optim.SGD(
         model.parameters(),
-        lr=settings.learning_rate(server_round),
+        lr=lr,
         momentum=settings.momentum,
         weight_decay=settings.weight_decay,
     )
@@ -83,27 +99,48 @@ def train(
             terms.total().backward()
             method.adjust_gradients(model, local)
             optimizer.step()
+            steps += 1
             losses.add(terms, len(batch.labels))
         losses.check(epoch, settings)
-    return LocalResult(local.stats, losses.sums(), losses.counts)
+    kept = method.finish(model, local, LocalSteps(steps, lr, settings.momentum))
+    return LocalResult(local.stats, losses.sums(), losses.counts, kept)
 
 
 def begin_round(
-    model: MultimodalModel, samples: Samples, method: Method, server_round: int, received: Dominance
+    model: MultimodalModel,
+    samples: Samples,
+    method: Method,
+    settings: TrainingConfig,
+    server_round: int,
+    partition_id: int,
+    received: Received,
 ) -> LocalRound:
-    """Measure the received model and keep what the method needs of it."""
-    stats = None
-    if method.measures:
-        stats = class_statistics(model, samples.batches(EVALUATION_BATCH, model.spec.modalities))
-    dominance, teachers = method.teaching(model.owned, server_round, received, stats)
-    return LocalRound(
+    """Measure the received model and keep what the method needs of it; the parameters are those of :func:`train`."""
+    device = next(model.parameters()).device
+
+    def batches() -> Iterator[Batch]:
+        return (batch.to(device) for batch in samples.batches(EVALUATION_BATCH, model.spec.modalities))
+
+    stats = class_statistics(model, batches()) if method.measures else None
+    dominance, teachers = method.teaching(model.owned, server_round, received.dominance, stats)
+    local = LocalRound(
         owned=model.owned,
         unimodal=len(model.owned) < len(model.spec.modalities) and len(model.owned) == 1,
         global_parameters=[parameter.detach().clone() for parameter in model.parameters()],
         teachers={name: _frozen(model.branch(name)) for name in teachers},
         dominance=dominance,
         stats=stats,
+        log_prior=log_prior(samples, model.spec.num_classes).to(device),
+        batches=batches,
+        generator=torch_generator(settings.seed, "method", server_round, partition_id),
     )
+    return replace(local, own=method.prepare(model, local, received.from_server, received.memory))
+
+
+def log_prior(samples: Samples, num_classes: int) -> torch.Tensor:
+    """Return ln of each class's share among the samples, [classes]; half a sample is added to each class."""
+    counts = torch.bincount(torch.from_numpy(samples.labels[samples.rows]), minlength=num_classes) + 0.5
+    return (counts / counts.sum()).log()
 
 
 def _frozen(branch: Branch) -> Branch:

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from fedcmi_flwr.methods import METHODS, Method, Scalar, hyperparameters, make_method
 from fedcmi_flwr.model import FUSIONS
+from fedcmi_flwr.server_optimizers import NAMES as OPTIMIZER_NAMES
 
 DEVICES = ("auto", "cpu", "cuda")
 METHOD_DEFAULT = "default"
@@ -50,6 +51,9 @@ class DataConfig:
 
     data: str = _text("the name of a built-in data set or the path of a prepared directory")
     """"av-digits", or the absolute path of a prepared directory."""
+    modalities: str = _text("names of stored modalities joined by '+', or empty")
+    """What the federation trains on, "audio" or "audio+visual"; empty: every modality that is stored. Nodes that own
+    none of them take no part."""
     partition: str = _choice("iid", "dirichlet", "natural")
     """Partitioner of flwr-datasets: IID, balanced Dirichlet over labels, or by the samples' natural groups."""
     dirichlet_alpha: float = _number(0, above=True)
@@ -88,6 +92,12 @@ class FederationConfig:
     """Share of the known nodes that evaluate on their own test samples; 0: none."""
     min_available_nodes: int = _number(1)
     """Nodes to wait for before a round starts."""
+    server_optimizer: str = _choice(*OPTIMIZER_NAMES)
+    """What the server does with each group's average: takes it ("none"), or a step of Flower's optimiser."""
+    server_lr: float = _number(0, above=True)
+    """Learning rate of the server's optimiser."""
+    server_momentum: float = _number(0, 1)
+    """Momentum of fedavgm, beta_1 of fedadam and fedyogi."""
     wait_timeout: float = _number(0, above=True)
     """Seconds to wait for these nodes before the run fails."""
     round_timeout: float = _number(0, above=True)

@@ -7,9 +7,22 @@ from torch import Tensor, nn
 
 from fedcmi_flwr.schema import ModalitySpec
 
+Normalization = Callable[[int], nn.Module]
+GROUPS = 8
+"""Of group norm; every width must be a multiple of it."""
+
+
+def _group_norm(width: int) -> nn.Module:
+    return nn.GroupNorm(GROUPS, width)
+
+
+NORMALIZATIONS: dict[str, Normalization] = {"batch": nn.BatchNorm2d, "group": _group_norm}
+"""Name -> constructor taking channels. Batch norm's statistics are those of a node's own, often lopsided, batches;
+group norm (Wu and He, ECCV 2018) has none and is the one that holds under label skew (Hsieh et al., ICML 2020)."""
+
 
 class SmallCNN(nn.Module):
-    """Three stride-2 convolutions (16, 32, 64 channels) with batch norm, pooled to 2 x 2, linear to D.
+    """Three stride-2 convolutions (16, 32, 64 channels), each normalised, pooled to 2 x 2, linear to D.
 
     Parameters
     ----------
@@ -17,13 +30,15 @@ class SmallCNN(nn.Module):
         Channels of the input.
     embedding_dim
         D, the size of z.
+    normalization
+        One of NORMALIZATIONS' values.
     """
 
-    def __init__(self, channels: int, embedding_dim: int) -> None:
+    def __init__(self, channels: int, embedding_dim: int, normalization: Normalization) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         for width in (16, 32, 64):
-            layers += [nn.Conv2d(channels, width, 3, stride=2, padding=1), nn.BatchNorm2d(width), nn.ReLU()]
+            layers += [nn.Conv2d(channels, width, 3, stride=2, padding=1), normalization(width), nn.ReLU()]
             channels = width
         self.layers = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten())
         self.output = nn.Linear(4 * channels, embedding_dim)
@@ -45,13 +60,15 @@ class ResNet18(nn.Module):
         Channels of the input.
     embedding_dim
         D, the size of z.
+    normalization
+        One of NORMALIZATIONS' values.
     """
 
-    def __init__(self, channels: int, embedding_dim: int) -> None:
+    def __init__(self, channels: int, embedding_dim: int, normalization: Normalization) -> None:
         super().__init__()
         import torchvision  # here: it takes a second, which every message on a device would pay
 
-        self.trunk = torchvision.models.resnet18(weights=None)
+        self.trunk = torchvision.models.resnet18(weights=None, norm_layer=normalization)
         if channels != 3:
             self.trunk.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
         width = self.trunk.fc.in_features
@@ -63,14 +80,14 @@ class ResNet18(nn.Module):
         return z
 
 
-ENCODERS: dict[str, tuple[Callable[[int, int], nn.Module], tuple[str, ...]]] = {
+ENCODERS: dict[str, tuple[Callable[[int, int, Normalization], nn.Module], tuple[str, ...]]] = {
     "small-cnn": (SmallCNN, ("spectrogram", "image")),
     "resnet18": (ResNet18, ("spectrogram", "image")),
 }
-"""Name -> (constructor taking channels and D, kinds of modality it can read)."""
+"""Name -> (constructor taking channels, D and normalization, kinds of modality it can read)."""
 
 
-def build_encoder(name: str, modality: ModalitySpec, embedding_dim: int) -> nn.Module:
+def build_encoder(name: str, modality: ModalitySpec, embedding_dim: int, normalization: str = "batch") -> nn.Module:
     """Build the encoder of one modality.
 
     Parameters
@@ -81,6 +98,8 @@ def build_encoder(name: str, modality: ModalitySpec, embedding_dim: int) -> nn.M
         What it reads; a sample of it must be [channels, height, width].
     embedding_dim
         D, the size of z.
+    normalization
+        One of NORMALIZATIONS.
 
     Returns
     -------
@@ -89,14 +108,16 @@ def build_encoder(name: str, modality: ModalitySpec, embedding_dim: int) -> nn.M
     Raises
     ------
     ValueError
-        Unknown name, or an encoder that cannot read this kind of modality.
+        Unknown name or normalization, or an encoder that cannot read this kind of modality.
     """
     if name not in ENCODERS:
         raise ValueError(f"encoder {name!r} for modality {modality.name!r}: not one of {sorted(ENCODERS)}.")
+    if normalization not in NORMALIZATIONS:
+        raise ValueError(f"normalization {normalization!r}: not one of {sorted(NORMALIZATIONS)}.")
     constructor, kinds = ENCODERS[name]
     if modality.kind not in kinds or len(modality.shape) != 3:
         raise ValueError(
             f"encoder {name!r} reads {' or '.join(kinds)} samples of shape [channels, height, width]; modality "
             f"{modality.name!r} is {modality.kind} of shape {list(modality.shape)}."
         )
-    return constructor(modality.shape[0], embedding_dim)
+    return constructor(modality.shape[0], embedding_dim, NORMALIZATIONS[normalization])

@@ -32,8 +32,19 @@ class ModelSpec:
     """"linear" or "mlp"."""
     fusion: str
     """One of FUSIONS."""
-    two_projectors: bool
-    """False: encoders and fusion head only (FedAvg's model), missing slots are zeros."""
+    structure: str
+    """One of STRUCTURES."""
+    normalization: str = "batch"
+    """One of ``encoders.NORMALIZATIONS``."""
+
+
+STRUCTURES = {
+    "two-projectors": "FedCMI's model: encoder, P_m, Q_m and shared classifier H_m per modality, and the fusion head",
+    "one-projector": "the same without Q_m: q_m is u_m",
+    "fusion": "encoders and fusion head, u_m = z_m, missing slots are zeros: FedAvg's model",
+    "unimodal": "encoder and classifier per modality, u_m = z_m; F is the sum of the present log-probabilities",
+}
+"""What a model consists of."""
 
 
 def build_projector(kind: str, dim: int) -> nn.Module:
@@ -47,7 +58,7 @@ def build_projector(kind: str, dim: int) -> nn.Module:
 
 
 class Branch(nn.Module):
-    """One modality's parameter group: encoder E_m and, with two projectors, P_m, Q_m and the shared classifier H_m.
+    """One modality's parameter group: encoder E_m and, as the structure says, P_m, Q_m and the classifier H_m.
 
     Parameters
     ----------
@@ -58,15 +69,19 @@ class Branch(nn.Module):
     num_classes
         C.
     projector
-        "linear" or "mlp"; None leaves P_m, Q_m and H_m out.
+        "linear" or "mlp".
+    structure
+        One of STRUCTURES.
     """
 
-    def __init__(self, encoder: nn.Module, dim: int, num_classes: int, projector: str | None) -> None:
+    def __init__(self, encoder: nn.Module, dim: int, num_classes: int, projector: str, structure: str) -> None:
         super().__init__()
         self.encoder = encoder
-        if projector is not None:
+        if structure in ("two-projectors", "one-projector"):
             self.self_projector = build_projector(projector, dim)
+        if structure == "two-projectors":
             self.infiltration_projector = build_projector(projector, dim)
+        if structure != "fusion":
             self.classifier = nn.Linear(dim, num_classes)
 
     def encode(self, x: Tensor) -> Float[Tensor, "batch dim"]:
@@ -81,8 +96,20 @@ class Branch(nn.Module):
 
     def self_logits(self, x: Tensor) -> Float[Tensor, "batch classes"]:
         """Return H_m(P_m(E_m(x))): all that a teacher or the class statistics need."""
-        logits: Tensor = self.classifier(self.self_projector(self.encoder(x)))
+        logits: Tensor = self.classifier(self.self_embedding(self.encoder(x)))
         return logits
+
+    def self_embedding(self, z: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
+        """Return u = P_m(z), or z itself without a projector."""
+        u: Tensor = self.self_projector(z) if hasattr(self, "self_projector") else z
+        return u
+
+    def infiltration_embedding(
+        self, z: Float[Tensor, "batch dim"], u: Float[Tensor, "batch dim"]
+    ) -> Float[Tensor, "batch dim"]:
+        """Return q = Q_m(z), or u itself without an infiltration projector."""
+        q: Tensor = self.infiltration_projector(z) if hasattr(self, "infiltration_projector") else u
+        return q
 
 
 class ConcatFusion(nn.Module):
@@ -182,7 +209,7 @@ class MultimodalModel(nn.Module):
     Raises
     ------
     ValueError
-        A modality that ``spec`` does not know, an unknown encoder, projector or fusion.
+        A modality that ``spec`` does not know, an unknown encoder, projector, fusion, structure or normalization.
     """
 
     def __init__(self, spec: ModelSpec, inputs: Sequence[ModalitySpec]) -> None:
@@ -192,13 +219,16 @@ class MultimodalModel(nn.Module):
             raise ValueError(f"modalities {unknown}: need one or more, all of {list(spec.modalities)}.")
         if spec.fusion not in FUSIONS:
             raise ValueError(f"fusion {spec.fusion!r}: not one of {sorted(FUSIONS)}.")
+        if spec.structure not in STRUCTURES:
+            raise ValueError(f"structure {spec.structure!r}: not one of {sorted(STRUCTURES)}.")
         self.spec = spec
-        dim, projector = spec.embedding_dim, spec.projector if spec.two_projectors else None
+        dim = spec.embedding_dim
         self.branches = nn.ModuleDict()
         for modality in inputs:
-            encoder = build_encoder(spec.encoders[modality.name], modality, dim)
-            self.branches[modality.name] = Branch(encoder, dim, spec.num_classes, projector)
-        self.fusion = FUSIONS[spec.fusion](len(spec.modalities), dim, spec.num_classes)
+            encoder = build_encoder(spec.encoders[modality.name], modality, dim, spec.normalization)
+            self.branches[modality.name] = Branch(encoder, dim, spec.num_classes, spec.projector, spec.structure)
+        if spec.structure != "unimodal":
+            self.fusion = FUSIONS[spec.fusion](len(spec.modalities), dim, spec.num_classes)
 
     @property
     def owned(self) -> tuple[Modality, ...]:
@@ -220,13 +250,14 @@ class MultimodalModel(nn.Module):
             if not batch.complete:
                 rows = batch.present[:, self.spec.modalities.index(name)]
             z = branch.encode(batch.inputs[name] if rows is None else batch.inputs[name][rows])
-            if not self.spec.two_projectors:
-                u[name] = _scatter(z, rows)
-                continue
-            self_embedding, infiltration = branch.self_projector(z), branch.infiltration_projector(z)
-            u[name], q[name] = _scatter(self_embedding, rows), _scatter(infiltration, rows)
-            self_logits[name] = _scatter(branch.classifier(self_embedding), rows)
-            infiltration_logits[name] = _scatter(branch.classifier(infiltration), rows)
+            self_embedding = branch.self_embedding(z)
+            u[name] = _scatter(self_embedding, rows)
+            if self.spec.structure != "fusion":
+                self_logits[name] = _scatter(branch.classifier(self_embedding), rows)
+            if self.spec.structure in ("two-projectors", "one-projector"):
+                infiltration = branch.infiltration_embedding(z, self_embedding)
+                q[name] = _scatter(infiltration, rows)
+                infiltration_logits[name] = _scatter(branch.classifier(infiltration), rows)
         return ModelOutput(u, q, self_logits, infiltration_logits, self.fuse(u, q, batch.present))
 
     def fuse(
@@ -236,11 +267,31 @@ class MultimodalModel(nn.Module):
         present: Bool[Tensor, "batch modalities"],
     ) -> Float[Tensor, "batch classes"]:
         """Return the fused logits when only the ``present`` modalities are looked at; the others' slots are filled."""
+        if self.spec.structure == "unimodal":
+            return self._summed_log_probabilities(u, present)
+        logits: Tensor = self.fusion(self.slots(u, q, present))
+        return logits
+
+    def slots(
+        self,
+        u: Mapping[Modality, Float[Tensor, "batch dim"]],
+        q: Mapping[Modality, Float[Tensor, "batch dim"]],
+        present: Bool[Tensor, "batch modalities"],
+    ) -> Float[Tensor, "batch modalities dim"]:
+        """Return the fusion head's input when only the ``present`` modalities are looked at."""
         absent = torch.zeros_like(next(iter(u.values())))
         u_stack = torch.stack([u.get(name, absent) for name in self.spec.modalities], dim=1)
         q_stack = torch.stack([q.get(name, absent) for name in self.spec.modalities], dim=1)
-        logits: Tensor = self.fusion(fill_slots(u_stack, q_stack, present))
-        return logits
+        return fill_slots(u_stack, q_stack, present)
+
+    def _summed_log_probabilities(
+        self, u: Mapping[Modality, Float[Tensor, "batch dim"]], present: Bool[Tensor, "batch modalities"]
+    ) -> Float[Tensor, "batch classes"]:
+        votes = []
+        for name, embedding in u.items():
+            log_probability = self.branch(name).classifier(embedding).log_softmax(dim=1)
+            votes.append(log_probability * present[:, self.spec.modalities.index(name)].unsqueeze(1))
+        return torch.stack(votes).sum(0)
 
     def only(self, modality: Modality, present: Bool[Tensor, "batch modalities"]) -> Bool[Tensor, "batch modalities"]:
         """Return ``present`` with every other modality hidden: the mask of inference with one modality."""
@@ -266,11 +317,11 @@ def parameter_groups(spec: ModelSpec) -> dict[str, tuple[str, ...]]:
 
     Returns
     -------
-    Group -> prefixes; the modalities in their order, then "shared".
+    Group -> prefixes; the modalities in their order, then "shared", to which a unimodal model has no parameters.
 
     Examples
     --------
-    >>> spec = ModelSpec(("audio", "visual"), 10, 64, {}, "linear", "concat", True)
+    >>> spec = ModelSpec(("audio", "visual"), 10, 64, {}, "linear", "concat", "two-projectors")
     >>> parameter_groups(spec)
     {'audio': ('branches.audio.',), 'visual': ('branches.visual.',), 'shared': ('fusion.',)}
     """

@@ -1,5 +1,7 @@
 """From a run's configuration to the model's description and the device it runs on."""
 
+from collections.abc import Sequence
+
 import torch
 
 from fedcmi_flwr.config import ConfigError, ModelConfig
@@ -17,7 +19,7 @@ def model_spec(config: ModelConfig, method: Method, modalities: tuple[Modality, 
     config
         Encoders, size, projector, fusion.
     method
-        Decides whether there are projectors.
+        Decides the structure and the encoders' normalization.
     modalities
         All modalities of the federation, in the order of the fusion slots.
     num_classes
@@ -40,8 +42,40 @@ def model_spec(config: ModelConfig, method: Method, modalities: tuple[Modality, 
         encoders,
         config.projector,
         config.fusion,
-        method.two_projectors,
+        method.structure,
+        method.normalization,
     )
+
+
+def chosen_modalities(text: str, stored: Sequence[Modality]) -> tuple[Modality, ...]:
+    """Read the ``modalities`` key: what the federation trains on.
+
+    Parameters
+    ----------
+    text
+        Names joined by "+", or empty for all.
+    stored
+        Modalities of the prepared directory.
+
+    Returns
+    -------
+    The chosen ones in their stored order.
+
+    Raises
+    ------
+    ConfigError
+        A name that is not stored.
+
+    Examples
+    --------
+    >>> chosen_modalities("visual", ("audio", "visual")), chosen_modalities("", ("audio", "visual"))
+    (('visual',), ('audio', 'visual'))
+    """
+    names = text.split("+") if text else list(stored)
+    unknown = [name for name in names if name not in stored]
+    if unknown:
+        raise ConfigError(f"modalities = {text!r}: {unknown[0]!r} is not stored, only {list(stored)}.")
+    return tuple(name for name in stored if name in names)
 
 
 def encoder_names(text: str, modalities: tuple[Modality, ...]) -> dict[Modality, str]:

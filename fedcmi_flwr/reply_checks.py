@@ -23,6 +23,12 @@ def check_arrays(arrays: Mapping[str, AnyArray], sent: Mapping[str, AnyArray]) -
                 f"arrays: {name!r} is {array.dtype} {list(array.shape)}, expected {expected.dtype} "
                 f"{list(expected.shape)}."
             )
+    check_finite(arrays)
+
+
+def check_finite(arrays: Mapping[str, AnyArray]) -> None:
+    """Raise WireError if a floating-point array holds NaN or Inf."""
+    for name, array in arrays.items():
         if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
             raise WireError(f"arrays: {name!r} holds NaN or Inf.")
 

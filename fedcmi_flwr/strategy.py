@@ -23,6 +23,7 @@ from fedcmi_flwr.methods import METHODS, Method
 from fedcmi_flwr.methods import hyperparameters as hyperparameters_of
 from fedcmi_flwr.nodes import NodeRegistry, RoundFailedError, content_of
 from fedcmi_flwr.packing import WireError, pack
+from fedcmi_flwr.server_optimizers import ServerOptimizer
 from fedcmi_flwr.types import SHARED, ClassStats, Modality
 
 logger = logging.getLogger("flwr.fedcmi")
@@ -90,6 +91,8 @@ class FedCMI(FedAvg):
         Nodes to wait for before a round starts.
     wait_timeout
         Seconds to wait for these nodes, and for the answers to queries, before the run fails.
+    server_optimizer
+        Takes the averages of each group as a step; None: they are the new weights.
 
     Raises
     ------
@@ -109,6 +112,7 @@ class FedCMI(FedAvg):
         fraction_evaluate: float = 0.0,
         min_available_nodes: int = 2,
         wait_timeout: float = 120.0,
+        server_optimizer: ServerOptimizer | None = None,
     ) -> None:
         super().__init__(
             fraction_train=fraction_train,
@@ -127,6 +131,8 @@ class FedCMI(FedAvg):
         self.method = method
         self.nodes = NodeRegistry(tuple(self.groups), seed, min_available_nodes, wait_timeout)
         self.dominance = NOBODY
+        self.method_state: dict[str, AnyArray] = {}
+        self.server_optimizer = server_optimizer
         self.report = RoundReport(0, time.monotonic())
 
     def summary(self) -> None:
@@ -179,6 +185,11 @@ class FedCMI(FedAvg):
         ordered = [updates[partition] for partition in sorted(updates)]
         aggregated = aggregate_groups(report.arrays, [(u.arrays, float(u.num_examples)) for u in ordered])
         self._note_owners(updates)
+        if self.server_optimizer is not None:
+            trained = {group: names for group, names in self._names(aggregated).items() if report.owners[group]}
+            aggregated = self.server_optimizer.step(server_round, report.arrays, aggregated, trained)
+        replies_of_method = [update.from_method for update in ordered]
+        self.method_state = self.method.combine(self.method_state, replies_of_method, self._known_owners(aggregated))
         self._decide(ordered)
         report.losses = _mean_losses(ordered)
         report.num_examples = sum(update.num_examples for update in ordered)
@@ -221,27 +232,41 @@ class FedCMI(FedAvg):
         node_ids: Sequence[int],
     ) -> list[Message]:
         values = {name: array.numpy() for name, array in arrays.items()}
-        names = group_names(tuple(values), self.groups)
+        names = self._names(values)
         settings = {**hyperparameters_of(self.method), **config, "server-round": server_round}
         packed: dict[tuple[str, ...], tuple[ArrayRecord, ConfigRecord]] = {}  # the same for all nodes that own the same
         messages = []
         for node in node_ids:
             info = self.nodes.known[node]
-            groups = (*info.modalities, SHARED)
+            groups = _groups_of(info, names)
             if groups not in packed:
                 packed[groups] = pack(values, {group: names[group] for group in groups})
+            own: dict[str, AnyArray] = {}
             if message_type == MessageType.TRAIN:
                 self.report.sent[node] = (info, groups)
                 self.report.arrays = values
+                sent = [name for group in groups for name in names[group]]
+                own = self.method.for_node(self.method_state, info.modalities, sent)
             modalities = tuple(self.groups)
-            messages.append(wire.task_message(node, message_type, packed[groups], settings, modalities, self.dominance))
+            task = (packed[groups], settings, modalities, self.dominance, own)
+            messages.append(wire.task_message(node, message_type, *task))
         return messages
+
+    def _names(self, arrays: Mapping[str, AnyArray]) -> dict[str, tuple[str, ...]]:
+        return group_names(tuple(arrays), self.groups)
+
+    def _known_owners(self, arrays: Mapping[str, AnyArray]) -> dict[str, int]:
+        """Return, for each array, how many nodes own its group, sampled or not."""
+        known = list(self.report.known.values())
+        names = self._names(arrays)
+        counts = {group: sum(group in _groups_of(info, names) for info in known) for group in names}
+        return {name: counts[group] for group, members in names.items() for name in members}
 
     def _valid_updates(self, replies: list[Message]) -> dict[int, wire.NodeUpdate]:
         """Decode replies, partition id -> update; refuse what is malformed, with node and reason."""
         report, lost = self.report, list[str]()
         updates: dict[int, wire.NodeUpdate] = {}
-        names = group_names(tuple(report.arrays), self.groups)
+        names = self._names(report.arrays)
         silent = {node: info for node, (info, _) in report.sent.items()}
         for message in replies:
             node = message.metadata.src_node_id
@@ -252,9 +277,8 @@ class FedCMI(FedAvg):
                 content = content_of(message)
                 if info is None:
                     raise WireError("it was not asked in this round, or answered before.")
-                sent = {name: report.arrays[name] for group in (*info.modalities, SHARED) for name in names[group]}
-                measured = info.modalities if self.method.measures else ()
-                updates[info.partition_id] = wire.read_train_reply(content, sent, measured, self.num_classes)
+                sent = {name: report.arrays[name] for group in _groups_of(info, names) for name in names[group]}
+                updates[info.partition_id] = self._read_update(content, sent, info)
             except WireError as error:
                 if info is None and message.has_error():
                     lost.append(str(error))  # of a node that left: Flower does not say which
@@ -265,13 +289,22 @@ class FedCMI(FedAvg):
             self._refuse(f"No reply of node {node}{_partition_of(info)}.{because}")
         return updates
 
+    def _read_update(self, content: Message, sent: Mapping[str, AnyArray], info: wire.NodeInfo) -> wire.NodeUpdate:
+        measured = info.modalities if self.method.measures else ()
+        update = wire.read_train_reply(content, sent, measured, self.num_classes)
+        try:
+            self.method.check_reply(update.from_method, sent, self.num_classes)
+        except ValueError as error:
+            raise WireError(f"method-arrays: {error}") from error
+        return update
+
     def _refuse(self, line: str) -> None:
         self.report.refused.append(line)
         logger.warning("round %d: %s", self.report.server_round, line)
 
     def _note_owners(self, updates: Mapping[int, wire.NodeUpdate]) -> None:
         partitions = {info.partition_id: groups for info, groups in self.report.sent.values()}
-        for group in (*self.groups, SHARED):
+        for group in self._names(self.report.arrays):
             self.report.owners[group] = [p for p in sorted(updates) if group in partitions[p]]
             if not self.report.owners[group]:
                 logger.warning("round %d: nobody trained %r; it keeps its value", self.report.server_round, group)
@@ -301,7 +334,7 @@ def group_names(names: Sequence[str], groups: Mapping[str, Sequence[str]]) -> di
 
     Returns
     -------
-    Group -> names in the given order, "shared" last.
+    Group -> names in the given order, "shared" last where there is any.
 
     Raises
     ------
@@ -324,7 +357,12 @@ def group_names(names: Sequence[str], groups: Mapping[str, Sequence[str]]) -> di
         raise ValueError(
             f"group {empty[0]!r}: no parameter starts with {list(groups[empty[0]])}; names: {names[:5]}..."
         )
-    return {group: tuple(members) for group, members in found.items()}
+    return {group: tuple(members) for group, members in found.items() if members}
+
+
+def _groups_of(info: wire.NodeInfo, names: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+    """Return the groups that a node can use."""
+    return tuple(group for group in (*info.modalities, SHARED) if group in names)
 
 
 def _partition_of(info: wire.NodeInfo | None) -> str:

@@ -43,7 +43,7 @@ class Batch:
 class ModelOutput:
     """What the two-projector model computes for a batch; rows of absent samples hold zeros.
 
-    A model without projectors has u = z, and neither infiltration outputs nor unimodal logits.
+    A model without projectors has u = z, and no infiltration outputs; FedAvg's has no self logits either.
     """
 
     self_embeddings: Mapping[Modality, Float[Tensor, "batch dim"]]
@@ -55,7 +55,8 @@ class ModelOutput:
     infiltration_logits: Mapping[Modality, Float[Tensor, "batch classes"]]
     """H_m(q_m)."""
     fused_logits: Float[Tensor, "batch classes"]
-    """F over the slots: u_m where present, else the fill of the present modalities' q."""
+    """F over the slots: u_m where present, else the fill of the present modalities' q; a unimodal model's summed
+    log-probabilities."""
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,14 @@ Records of a message by name (S -> N: server to node, N -> S: its reply)::
     evaluate  S -> N  as train
               N -> S  metrics: num-examples, correct.<prediction>, count.<prediction>
 
+    train, both ways, where the method has something of its own: method-arrays, method-layout
+
 ``arrays`` holds one flat array per parameter group and dtype ("audio/float32"); ``layout`` holds, per group, the JSON
 list of [name, dtype, shape] that the flat arrays are cut by (``packing.py``).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -28,6 +30,7 @@ from fedcmi_flwr.evaluate import Counts
 from fedcmi_flwr.packing import WireError, layout_groups, pack, to_state_dict, unpack
 from fedcmi_flwr.reply_checks import (
     check_arrays,
+    check_finite,
     check_stats,
     numbers_below,
     per_class_counts,
@@ -111,6 +114,8 @@ class Task:
     """All modalities of the federation, in the order of the fusion slots."""
     dominance: Dominance
     """The server's decision; its dominant modality is None while nobody teaches."""
+    from_method: dict[str, AnyArray] = field(default_factory=dict)
+    """What the method's state on the server has for this node."""
 
     @property
     def state_dict(self) -> dict[str, torch.Tensor]:
@@ -125,6 +130,7 @@ def task_message(
     config: Mapping[str, Any],
     modalities: Sequence[Modality],
     dominance: Dominance,
+    from_method: Mapping[str, AnyArray] | None = None,
 ) -> Message:
     """Build a train or evaluate message.
 
@@ -142,6 +148,8 @@ def task_message(
         All modalities of the federation.
     dominance
         The server's decision; the temperatures of groups that the node can use go along.
+    from_method
+        What the method's state on the server has for this node.
 
     Returns
     -------
@@ -153,6 +161,7 @@ def task_message(
         if name in layout:
             values[f"temperature.{name}"] = temperature.tolist()
     content = RecordDict({"arrays": arrays, "layout": layout, "config": ConfigRecord(values)})
+    _add_method_arrays(content, from_method or {})
     return Message(content, dst_node_id=node_id, message_type=message_type)
 
 
@@ -185,7 +194,8 @@ def read_task(message: Message) -> Task:
     temperature = {
         key.removeprefix(prefix): torch.tensor(config.pop(key)) for key in list(config) if key.startswith(prefix)
     }
-    return Task(arrays, groups, config, server_round, tuple(modalities), Dominance(dominant, {}, temperature))
+    dominance = Dominance(dominant, {}, temperature)
+    return Task(arrays, groups, config, server_round, tuple(modalities), dominance, _method_arrays(message))
 
 
 @dataclass(frozen=True)
@@ -201,6 +211,8 @@ class NodeUpdate:
     """Loss term -> number of samples in the sum."""
     stats: ClassStats | None
     """Class statistics on the received model; None where the method needs none."""
+    from_method: dict[str, AnyArray] = field(default_factory=dict)
+    """What the method's part on the node has for its part on the server."""
 
 
 def train_reply(
@@ -210,6 +222,7 @@ def train_reply(
     stats: ClassStats | None = None,
     loss_sum: Mapping[str, float] | None = None,
     loss_count: Mapping[str, int] | None = None,
+    from_method: Mapping[str, AnyArray] | None = None,
 ) -> Message:
     """Answer a train message with the same parameter groups (on the node).
 
@@ -227,6 +240,8 @@ def train_reply(
         Loss term -> sum over samples and epochs.
     loss_count
         Loss term -> number of samples in the sum.
+    from_method
+        What the method's part on the node has for its part on the server.
 
     Returns
     -------
@@ -245,6 +260,7 @@ def train_reply(
         metrics |= {f"class-probability-sum.{name}": v.tolist() for name, v in stats.probability_sum.items()}
         metrics |= {f"class-count.{name}": v.tolist() for name, v in stats.count.items()}
     content = RecordDict({"arrays": packed, "layout": layout, "metrics": MetricRecord(metrics)})
+    _add_method_arrays(content, from_method or {})
     return Message(content, reply_to=message)
 
 
@@ -293,7 +309,9 @@ def read_train_reply(
     if set(sums) != set(counts) or not np.isfinite(values).all() or min(counts.values(), default=0) < 0:
         raise WireError(f"metrics: loss sums {sums} and counts {counts} do not belong together or are not finite.")
     loss_count = {name: int(value) for name, value in counts.items()}
-    return NodeUpdate(arrays, num_examples, sums, loss_count, stats if names else None)
+    from_method = _method_arrays(message)
+    check_finite(from_method)
+    return NodeUpdate(arrays, num_examples, sums, loss_count, stats if names else None, from_method)
 
 
 def evaluate_reply(message: Message, counts: Mapping[str, Counts], num_examples: int) -> Message:
@@ -334,6 +352,20 @@ def read_evaluate_reply(message: Message, num_classes: int) -> dict[str, Counts]
             raise WireError(f"metrics: counts of {name!r} are out of range: need 0 <= correct <= count.")
         counts[name] = Counts(correct, count)
     return counts
+
+
+def _add_method_arrays(content: RecordDict, arrays: Mapping[str, AnyArray]) -> None:
+    """Put a method's own arrays into a message; nothing where it has none."""
+    if arrays:
+        content["method-arrays"], content["method-layout"] = pack(arrays, {"method": tuple(arrays)})
+
+
+def _method_arrays(message: Message) -> dict[str, AnyArray]:
+    if "method-arrays" not in message.content and "method-layout" not in message.content:
+        return {}
+    packed, layout = _record(message, "method-arrays", ArrayRecord), _record(message, "method-layout", ConfigRecord)
+    arrays, _ = unpack(packed, layout)
+    return arrays
 
 
 def _record(message: Message, name: str, kind: type[Any]) -> Any:  # noqa: ANN401

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,11 @@ from fedcmi_flwr.dataset import Samples, check_modality_names, load_split, locat
 from fedcmi_flwr.evaluate import EVALUATION_BATCH, evaluate
 from fedcmi_flwr.methods import hyperparameters
 from fedcmi_flwr.model import ModelSpec, MultimodalModel, parameter_groups
-from fedcmi_flwr.model_from_config import choose_device, model_spec
+from fedcmi_flwr.model_from_config import choose_device, chosen_modalities, model_spec
 from fedcmi_flwr.packing import to_arrays, to_state_dict
 from fedcmi_flwr.schema import DatasetSpec, read_spec
 from fedcmi_flwr.seeding import torch_global_seed
+from fedcmi_flwr.server_optimizers import ServerOptimizer
 from fedcmi_flwr.strategy import FedCMI
 from fedcmi_flwr.types import SHARED
 from server_app.checkpoint import save_model
@@ -94,9 +96,11 @@ class Federation:
         self.config = config
         self.directory = directory
         prepared = locate(config.data.data)
-        self.data: DatasetSpec = read_spec(prepared)
-        check_modality_names(self.data.modality_names)
-        self.test: Samples = load_split(prepared, "test")
+        stored = read_spec(prepared)
+        chosen = chosen_modalities(config.data.modalities, stored.modality_names)
+        check_modality_names(chosen)
+        self.data: DatasetSpec = replace(stored, modalities=tuple(m for m in stored.modalities if m.name in chosen))
+        self.test: Samples = load_split(prepared, "test", chosen)
         modalities, classes = self.data.modality_names, len(self.data.classes)
         self.spec: ModelSpec = model_spec(config.model, config.method, modalities, classes)
         with torch_global_seed(config.training.seed, "model"):
@@ -112,6 +116,7 @@ class Federation:
             fraction_evaluate=config.federation.fraction_evaluate,
             min_available_nodes=config.federation.min_available_nodes,
             wait_timeout=config.federation.wait_timeout,
+            server_optimizer=server_optimizer(config),
         )
 
     def run(self, grid: Grid) -> None:
@@ -168,6 +173,14 @@ class Federation:
         if self.after_round is not None:
             self.after_round()
         return MetricRecord({f"accuracy.{name}": found.accuracy for name, found in counts.items()})
+
+
+def server_optimizer(config: RunConfig) -> ServerOptimizer | None:
+    """Return the server's optimiser, None where averages are the new weights."""
+    chosen = config.federation
+    if chosen.server_optimizer == "none":
+        return None
+    return ServerOptimizer(chosen.server_optimizer, chosen.server_lr, chosen.server_momentum)
 
 
 def _record(arrays: dict[str, AnyArray]) -> ArrayRecord:

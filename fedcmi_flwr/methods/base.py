@@ -1,0 +1,283 @@
+"""What every method is made of: hyperparameters that all share, and hooks that do nothing until a method fills them.
+
+A method is a frozen dataclass. Its fields are its hyperparameters: they travel to the nodes under the same names, and
+are all that a run configuration may override. All methods run in the same model code, loop and aggregation.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from fedcmi_flwr import losses
+from fedcmi_flwr.aggregation import AnyArray
+from fedcmi_flwr.dominance import NOBODY, Dominance
+from fedcmi_flwr.encoders import NORMALIZATIONS
+from fedcmi_flwr.model import Branch, MultimodalModel
+from fedcmi_flwr.types import Batch, ClassStats, LossTerms, Modality, ModelOutput
+
+Scalar = bool | int | float | str
+
+
+@dataclass(frozen=True)
+class LocalRound:
+    """What a node knows in one round besides its batches."""
+
+    owned: tuple[Modality, ...]
+    unimodal: bool
+    """True when the node owns one modality of several."""
+    global_parameters: Sequence[Tensor]
+    """Parameters of the received model, in the order of ``model.parameters()``, detached copies."""
+    teachers: Mapping[Modality, Branch]
+    """Frozen branches of the received model, in eval mode, for the modalities that may teach."""
+    dominance: Dominance
+    stats: ClassStats | None
+    """Own statistics of this round on the received model."""
+    log_prior: Float[Tensor, " classes"]
+    """ln of the share of each class among the node's samples, one half sample added to each."""
+    batches: Callable[[], Iterator[Batch]]
+    """The node's samples once, in stored order, on the model's device."""
+    generator: torch.Generator
+    """The method's own random numbers of this round and node, on the CPU."""
+    own: Any = None
+    """What :meth:`Method.prepare` made for the method itself."""
+
+
+@dataclass(frozen=True)
+class LocalSteps:
+    """What was done in a round, as far as a method has to know."""
+
+    count: int
+    """Optimiser steps."""
+    lr: float
+    momentum: float
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a method keeps of a round: some for the server, some for the node's next turn."""
+
+    to_server: Mapping[str, Tensor] = field(default_factory=dict)
+    """Arrays for :meth:`Method.combine`: of the size of weights, or summed statistics; never samples."""
+    memory: Mapping[str, Tensor] = field(default_factory=dict)
+    """Arrays that stay on the node until it is sampled again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """A method that adds nothing to the loss but what all methods share."""
+
+    mu: float = 0.0
+    """Weight of FedProx's proximal term mu/2 ||w - w_global||^2 (Li et al., MLSys 2020), 0 or greater."""
+    averaging: float = 0.0
+    """What is evaluated and saved is a moving average of the global weights, a <- averaging a + (1 - averaging) w
+    after each round; training goes on from w. In [0, 1); 0: off."""
+    prior_adjustment: float = 0.0
+    """Every cross-entropy sees logits + prior_adjustment * ln(share of the class among the node's samples), so that a
+    node's label skew does not go into the weights (Menon et al., ICLR 2021), 0 or greater; 0: off."""
+
+    normalization: str = "batch"
+    """Of the encoders: one of ``encoders.NORMALIZATIONS``."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        self.check_weights("mu", "prior_adjustment")
+        if self.normalization not in NORMALIZATIONS:
+            raise ValueError(f"normalization = {self.normalization!r}: not one of {sorted(NORMALIZATIONS)}.")
+        if not 0 <= self.averaging < 1:
+            raise ValueError(f"averaging = {self.averaging!r}: must be from 0 to below 1.")
+
+    def check_weights(self, *names: str) -> None:
+        """Raise ValueError unless these fields are finite and 0 or greater."""
+        for name in names:
+            value = getattr(self, name)
+            if not 0 <= value < math.inf:
+                raise ValueError(f"{key_of(name)} = {value!r}: must be 0 or greater, and finite.")
+
+    # ---- what kind of method it is
+
+    @property
+    def structure(self) -> str:
+        """One of ``model.STRUCTURES``."""
+        return "fusion"
+
+    @property
+    def self_head_votes(self) -> float:
+        """Weight of the self heads' log-probabilities beside the fusion head's when a class is predicted."""
+        return 0.0
+
+    @property
+    def measures(self) -> bool:
+        """True when nodes measure class statistics on the model they receive."""
+        return False
+
+    @property
+    def tuning(self) -> tuple[str, tuple[float, ...]] | None:
+        """The key of the method's own weight, and the values that `fedcmi tune` tries beside the one given."""
+        return None
+
+    # ---- on the server
+
+    def decide(self, stats: ClassStats) -> Dominance:
+        """Return what class statistics say, of one node or of all nodes together."""
+        return NOBODY
+
+    def broadcast(self, decided: Dominance) -> Dominance:
+        """Return what the server sends of its decision with the next round's model."""
+        return NOBODY
+
+    def for_node(
+        self, state: Mapping[str, AnyArray], modalities: Sequence[Modality], names: Sequence[str]
+    ) -> dict[str, AnyArray]:
+        """Return what a node gets of the method's state on the server.
+
+        Parameters
+        ----------
+        state
+            What :meth:`combine` returned last; empty before.
+        modalities
+            What the node owns.
+        names
+            Names of the model's arrays that the node is sent.
+
+        Returns
+        -------
+        Name -> array.
+        """
+        return {}
+
+    def check_reply(self, reply: Mapping[str, AnyArray], sent: Mapping[str, AnyArray], num_classes: int) -> None:
+        """Raise ValueError unless a node's arrays for :meth:`combine` are what the method asked for.
+
+        Parameters
+        ----------
+        reply
+            Name -> array from the node, all finite.
+        sent
+            The model's arrays that the node was sent.
+        num_classes
+            C.
+        """
+        if reply:
+            raise ValueError(f"arrays {sorted(reply)} that this method did not ask for.")
+
+    def combine(
+        self, state: Mapping[str, AnyArray], replies: Sequence[Mapping[str, AnyArray]], owners: Mapping[str, int]
+    ) -> dict[str, AnyArray]:
+        """Return the method's new state on the server.
+
+        Parameters
+        ----------
+        state
+            The old one.
+        replies
+            What nodes kept for the server, in the order of their partition ids.
+        owners
+            Name of a model's array -> known nodes that own its group, sampled or not.
+
+        Returns
+        -------
+        Name -> array.
+        """
+        return {}
+
+    # ---- on a node
+
+    def teaching(
+        self, owned: tuple[Modality, ...], server_round: int, received: Dominance, stats: ClassStats | None
+    ) -> tuple[Dominance, tuple[Modality, ...]]:
+        """Return the decision in force on a node in this round, and the owned modalities that may teach under it."""
+        return NOBODY, ()
+
+    def prepare(
+        self, model: MultimodalModel, local: LocalRound, received: Mapping[str, Tensor], memory: Mapping[str, Tensor]
+    ) -> Any:  # noqa: ANN401
+        """Return whatever the method needs in this round, before the first step; it becomes ``local.own``.
+
+        Parameters
+        ----------
+        model
+            The received model.
+        local
+            The round, without ``own``.
+        received
+            What :meth:`for_node` gave.
+        memory
+            What the node kept from its last turn; empty in its first.
+        """
+        return None
+
+    def loss_terms(self, model: MultimodalModel, batch: Batch, output: ModelOutput, local: LocalRound) -> LossTerms:
+        """Return the local objective's terms for one batch; here CE(F)."""
+        return LossTerms({"fused": self.fused_cross_entropy(batch, output, local)})
+
+    def adjust_gradients(self, model: MultimodalModel, local: LocalRound) -> None:
+        """Change the gradients in place after backward, before the optimiser's step; here the proximal gradient."""
+        add_proximal_gradient(model, local.global_parameters, self.mu)
+
+    def finish(self, model: MultimodalModel, local: LocalRound, steps: LocalSteps) -> Kept:
+        """Return what is kept of the round, after the last step."""
+        return Kept()
+
+    # ---- for the hooks of a method
+
+    def cross_entropy(
+        self,
+        logits: Float[Tensor, "batch classes"],
+        batch: Batch,
+        rows: Bool[Tensor, " batch"],
+        local: LocalRound,
+    ) -> Float[Tensor, ""]:
+        """Return the mean cross-entropy over ``rows``, with the prior adjustment where it is on."""
+        if self.prior_adjustment > 0:
+            logits = logits + self.prior_adjustment * local.log_prior
+        return losses.cross_entropy(logits, batch.labels, rows)
+
+    def fused_cross_entropy(self, batch: Batch, output: ModelOutput, local: LocalRound) -> Float[Tensor, ""]:
+        """Return CE(F) over all samples of the batch."""
+        every = torch.ones_like(batch.labels, dtype=torch.bool)
+        return self.cross_entropy(output.fused_logits, batch, every, local)
+
+
+def add_proximal_gradient(model: MultimodalModel, global_parameters: Sequence[Tensor], mu: float) -> None:
+    """Add mu (w - w_global), the gradient of FedProx's mu/2 ||w - w_global||^2 (Li et al., MLSys 2020)."""
+    if mu == 0:
+        return
+    pairs = zip(model.parameters(), global_parameters, strict=True)
+    trained = [(w.grad, w.detach(), start) for w, start in pairs if w.grad is not None]
+    gradients, weights, starts = (list(column) for column in zip(*trained, strict=True))
+    torch._foreach_add_(gradients, torch._foreach_sub(weights, starts), alpha=mu)
+
+
+def present_rows(model: MultimodalModel, batch: Batch) -> dict[Modality, Bool[Tensor, " batch"]]:
+    """Return the samples that have each modality that the model has a branch for."""
+    return {name: batch.present[:, model.spec.modalities.index(name)] for name in model.owned}
+
+
+def key_of(field_name: str) -> str:
+    """Return the configuration key of a hyperparameter: ``lambda_`` -> "lambda"."""
+    return field_name.rstrip("_").replace("_", "-")
+
+
+def hyperparameters(method: Method) -> dict[str, Scalar]:
+    """Return a method's hyperparameters under their configuration keys.
+
+    Parameters
+    ----------
+    method
+        Any method.
+
+    Returns
+    -------
+    Key ("lambda", "kd-temperature-scaling", ...) -> value.
+
+    Examples
+    --------
+    >>> hyperparameters(Method(mu=1.0))
+    {'mu': 1.0, 'averaging': 0.0, 'prior-adjustment': 0.0, 'normalization': 'batch'}
+    """
+    return {key_of(item.name): getattr(method, item.name) for item in fields(method)}

@@ -1,0 +1,161 @@
+"""FedCMI (Fan et al., arXiv 2401.00894), FedCMI+ and the control without distillation."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fedcmi_flwr.dominance import NOBODY, Dominance, decide_dominance
+from fedcmi_flwr.losses import knowledge_distillation, true_class_probability
+from fedcmi_flwr.methods.base import LocalRound, Method, present_rows
+from fedcmi_flwr.model import MultimodalModel
+from fedcmi_flwr.types import Batch, ClassStats, LossTerms, Modality, ModelOutput
+
+DOMINANCES = ("global", "client", "batch")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrossModalInfiltration(Method):
+    """FedCMI's local objective; with all three additions it is FedCMI+, with lambda = mu = 0 the control for KD.
+
+    L = CE(F(u)) + gamma sum_m CE(H_m(u_m)) + lambda sum_{m != d} KD_m; proximal gradient mu (w - w_global).
+    """
+
+    gamma: float = 2.0
+    """Weight of the self heads' cross-entropy, 0 or greater."""
+    lambda_: float = 1.0
+    """Weight of the distillation from the dominant modality, 0 or greater."""
+    mu: float = 1.0
+    """Weight of the proximal term, 0 or greater."""
+    kappa: float = 2.0
+    """Strength of the class-wise temperature, 0 or greater."""
+    warmup: int = 1
+    """Rounds without distillation, 0 or greater."""
+    dominance: str = "global"
+    """Who decides d and T: "global" (server), "client" (each node, each round) or "batch" (d per batch)."""
+    surrogate: float = 0.0
+    """FedCMI+ 1: weight of CE(F with every other slot filled by q_m) on multimodal nodes, 0 or greater."""
+    kd_temperature_scaling: bool = False
+    """FedCMI+ 2: multiply KD by T^2."""
+    unimodal_auxiliary: bool = False
+    """FedCMI+ 3: unimodal nodes train their self head with weight gamma too."""
+    self_head_votes: float = 0.0
+    """FedCMI+ 4: a class is predicted by ln F + self_head_votes * sum over the present m of ln H_m(u_m), the logarithm
+    of a product of experts, 0 or greater; 0: by the fusion head alone."""
+    infiltration: bool = True
+    """False: no infiltration projector, q_m = u_m; the student's logits are the self logits (an ablation)."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        super().__post_init__()
+        self.check_weights("gamma", "lambda_", "kappa", "warmup", "surrogate", "self_head_votes")
+        if self.dominance not in DOMINANCES:
+            raise ValueError(f"dominance = {self.dominance!r}: not one of {DOMINANCES}.")
+
+    @property
+    def structure(self) -> str:
+        """Two projectors, or one."""
+        return "two-projectors" if self.infiltration else "one-projector"
+
+    @property
+    def measures(self) -> bool:
+        """Class statistics serve the teacher alone."""
+        return self.lambda_ > 0
+
+    @property
+    def tuning(self) -> tuple[str, tuple[float, ...]]:
+        """The distillation's weight; without distillation that of the self heads."""
+        return ("lambda", (0.3, 3.0)) if self.lambda_ > 0 else ("gamma", (1.0, 4.0))
+
+    def decide(self, stats: ClassStats) -> Dominance:
+        """Return the dominant modality and the class-wise temperatures of the weak ones."""
+        return decide_dominance(stats, self.kappa)
+
+    def broadcast(self, decided: Dominance) -> Dominance:
+        """Return the decision where the server is the one who decides."""
+        return decided if self.dominance == "global" else NOBODY
+
+    def teaching(
+        self, owned: tuple[Modality, ...], server_round: int, received: Dominance, stats: ClassStats | None
+    ) -> tuple[Dominance, tuple[Modality, ...]]:
+        """Nobody teaches in warm-up rounds, nor on a node with one modality, nor where d is not owned."""
+        if stats is None or server_round <= self.warmup or len(owned) < 2:
+            return NOBODY, ()
+        if self.dominance == "batch":
+            return NOBODY, owned  # decided in each batch
+        decision = received if self.dominance == "global" else self.decide(stats)
+        return (decision, (decision.dominant,)) if decision.dominant in owned else (NOBODY, ())
+
+    def loss_terms(self, model: MultimodalModel, batch: Batch, output: ModelOutput, local: LocalRound) -> LossTerms:
+        """Return the terms ``fused``, ``self``, ``kd`` and ``surrogate`` that apply to this node and batch."""
+        terms = {"fused": self.fused_cross_entropy(batch, output, local)}
+        present = present_rows(model, batch)
+        if self.gamma > 0 and (self.unimodal_auxiliary or not local.unimodal):
+            heads = [self.cross_entropy(output.self_logits[m], batch, present[m], local) for m in local.owned]
+            terms["self"] = torch.stack(heads).sum()
+        if local.teachers:
+            distilled = self._distillation(batch, output, local, present)
+            if distilled:
+                terms["kd"] = torch.stack(distilled).sum()
+        if self.surrogate > 0 and not local.unimodal:
+            terms["surrogate"] = self._surrogate(model, batch, output, local, present)
+        return LossTerms(terms, {"self": self.gamma, "kd": self.lambda_, "surrogate": self.surrogate})
+
+    def _distillation(
+        self, batch: Batch, output: ModelOutput, local: LocalRound, present: Mapping[Modality, Tensor]
+    ) -> list[Tensor]:
+        decided = self._dominance_of_batch(batch, output, local, present)
+        d = decided.dominant
+        if d is None or d not in local.teachers:
+            return []
+        with torch.no_grad():
+            teacher = local.teachers[d].self_logits(batch.inputs[d])
+        losses = []
+        certain = torch.ones(teacher.shape[1])
+        for name in (name for name in local.owned if name != d):
+            temperature = decided.temperature.get(name, certain).to(teacher)[batch.labels]
+            rows = present[name] & present[d]
+            student = output.infiltration_logits[name]
+            losses.append(knowledge_distillation(teacher, student, temperature, rows, self.kd_temperature_scaling))
+        return losses
+
+    def _dominance_of_batch(
+        self, batch: Batch, output: ModelOutput, local: LocalRound, present: Mapping[Modality, Tensor]
+    ) -> Dominance:
+        if self.dominance != "batch" or local.stats is None:
+            return local.dominance
+        both = torch.stack(list(present.values())).all(dim=0)
+        sums = [(true_class_probability(output.self_logits[m], batch.labels) * both).sum() for m in local.owned]
+        winner = local.owned[int(torch.stack(sums).argmax())]
+        return decide_dominance(local.stats, self.kappa, winner)
+
+    def _surrogate(
+        self,
+        model: MultimodalModel,
+        batch: Batch,
+        output: ModelOutput,
+        local: LocalRound,
+        present: Mapping[Modality, Tensor],
+    ) -> Tensor:
+        losses = []
+        for name, rows in present.items():
+            mask = model.only(name, batch.present)
+            logits = model.fuse(output.self_embeddings, output.infiltration_embeddings, mask)
+            losses.append(self.cross_entropy(logits, batch, rows, local))
+        return torch.stack(losses).sum()
+
+
+METHODS = {
+    "fedavg-heads": CrossModalInfiltration(lambda_=0.0, mu=0.0),
+    "fedcmi": CrossModalInfiltration(),
+    "fedcmi-plus": CrossModalInfiltration(
+        lambda_=3.0,
+        mu=0.3,
+        surrogate=1.0,
+        kd_temperature_scaling=True,
+        unimodal_auxiliary=True,
+        averaging=0.7,
+        self_head_votes=1.0,
+    ),
+}

@@ -1,0 +1,98 @@
+"""SCAFFOLD (Karimireddy et al., ICML 2020), option II: control variates against client drift."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedcmi_flwr.aggregation import AnyArray
+from fedcmi_flwr.methods.base import Kept, LocalRound, LocalSteps, Method
+from fedcmi_flwr.model import MultimodalModel
+from fedcmi_flwr.types import Modality
+
+
+class Controls(NamedTuple):
+    """Control variates of the model's parameters, in the order of ``model.named_parameters()``."""
+
+    server: list[Tensor]
+    """c."""
+    node: list[Tensor]
+    """c_k."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scaffold(Method):
+    """CE(F) with gradient g - c_k + c.
+
+    c_k+ = c_k - c + (w_global - w_k) / (steps * lr), and on the server, for each parameter, c += (nodes that sent it /
+    nodes that own it) * mean(c_k+ - c_k). Buffers have no control variate.
+    """
+
+    def for_node(
+        self, state: Mapping[str, AnyArray], modalities: Sequence[Modality], names: Sequence[str]
+    ) -> dict[str, AnyArray]:
+        """Return c of the parameters that the node is sent."""
+        return {name: state[name] for name in names if name in state}
+
+    def prepare(
+        self, model: MultimodalModel, local: LocalRound, received: Mapping[str, Tensor], memory: Mapping[str, Tensor]
+    ) -> Controls:
+        """Return c and c_k; zeros where there is none yet."""
+        parameters = dict(model.named_parameters())
+        server = [received.get(name, torch.zeros_like(value)).to(value) for name, value in parameters.items()]
+        node = [memory.get(name, torch.zeros_like(value)).to(value) for name, value in parameters.items()]
+        return Controls(server, node)
+
+    def adjust_gradients(self, model: MultimodalModel, local: LocalRound) -> None:
+        """Add c - c_k."""
+        super().adjust_gradients(model, local)
+        for parameter, server, node in zip(model.parameters(), *local.own, strict=True):
+            if parameter.grad is not None:
+                parameter.grad += server - node
+
+    def finish(self, model: MultimodalModel, local: LocalRound, steps: LocalSteps) -> Kept:
+        """Keep c_k+; the server gets c_k+ - c_k."""
+        scale = 1 / (effective_steps(steps) * steps.lr)
+        delta, memory = {}, {}
+        rows = zip(model.named_parameters(), local.global_parameters, *local.own, strict=True)
+        for (name, parameter), start, server, node in rows:
+            delta[name] = (start - parameter.detach()) * scale - server
+            memory[name] = node + delta[name]
+        return Kept(delta, memory)
+
+    def check_reply(self, reply: Mapping[str, AnyArray], sent: Mapping[str, AnyArray], num_classes: int) -> None:
+        """Raise ValueError unless each array is that of a parameter that the node was sent."""
+        for name, array in reply.items():
+            if name not in sent or sent[name].shape != array.shape:
+                raise ValueError(f"{name!r} of shape {list(array.shape)} is no parameter that the node was sent.")
+
+    def combine(
+        self, state: Mapping[str, AnyArray], replies: Sequence[Mapping[str, AnyArray]], owners: Mapping[str, int]
+    ) -> dict[str, AnyArray]:
+        """Return c + sum(c_k+ - c_k) / owners."""
+        combined = dict(state)
+        for name in dict.fromkeys(name for reply in replies for name in reply):
+            deltas = [np.asarray(reply[name], dtype=np.float64) for reply in replies if name in reply]
+            before = np.asarray(state.get(name, np.zeros_like(deltas[0])), dtype=np.float64)
+            combined[name] = np.asarray(before + sum(deltas) / owners[name], dtype=np.float32)
+        return combined
+
+
+def effective_steps(steps: LocalSteps) -> float:
+    """Return how many plain steps of the same lr go as far under a constant gradient; the steps without momentum.
+
+    Examples
+    --------
+    >>> effective_steps(LocalSteps(3, 0.1, momentum=0.0))
+    3.0
+    >>> effective_steps(LocalSteps(2, 0.1, momentum=0.5))
+    2.5
+    """
+    beta = steps.momentum
+    return float(sum(sum(beta**age for age in range(step + 1)) for step in range(steps.count)))
+
+
+METHODS = {"scaffold": Scaffold()}

@@ -1,0 +1,103 @@
+"""Flower's server optimisers, one instance per parameter group, behind any method's local training."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp.strategy import FedAdam, FedAvgM, FedYogi
+
+from fedcmi_flwr.aggregation import AnyArray
+
+NAMES = ("none", "fedavgm", "fedadam", "fedyogi")
+BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
+"""Last parts of the names of batch norm's buffers: averages, not weights; a step could make a variance negative."""
+
+
+class ServerOptimizer:
+    """Takes each group's average for a step of Flower's FedAvgM, FedAdam or FedYogi from the old weights.
+
+    Each group has an optimiser of its own, whose moments stand still in rounds in which nobody trained the group.
+    Source: Hsu et al., 2019 (FedAvgM); Reddi et al., ICLR 2021 (FedAdam, FedYogi).
+
+    Parameters
+    ----------
+    name
+        "fedavgm", "fedadam" or "fedyogi".
+    lr
+        Learning rate of the server, above 0.
+    momentum
+        Momentum (fedavgm) or beta_1, in [0, 1).
+
+    Raises
+    ------
+    ValueError
+        Unknown name.
+    """
+
+    def __init__(self, name: str, lr: float, momentum: float) -> None:
+        if name not in NAMES[1:]:
+            raise ValueError(f"server-optimizer {name!r}: not one of {list(NAMES)}.")
+        self.name = name
+        self.lr = lr
+        self.momentum = momentum
+        self._of_group: dict[str, FedAvgM | FedAdam | FedYogi] = {}
+
+    def step(
+        self,
+        server_round: int,
+        before: Mapping[str, AnyArray],
+        averaged: Mapping[str, AnyArray],
+        groups: Mapping[str, Sequence[str]],
+    ) -> dict[str, AnyArray]:
+        """Return the new weights.
+
+        Parameters
+        ----------
+        server_round
+            Counted from 1.
+        before
+            Name -> array that the nodes trained from.
+        averaged
+            Name -> average of what they trained.
+        groups
+            Group -> names, of the groups that somebody trained.
+
+        Returns
+        -------
+        Name -> array: stepped for the groups' weights, the average itself for buffers and integers.
+        """
+        stepped = dict(averaged)
+        for group, names in groups.items():
+            optimizer = self._of_group.setdefault(group, self._new())
+            weights = [name for name in names if _is_weight(name, before[name])]
+            old, new = ({name: source[name] for name in weights} for source in (before, averaged))
+            found = _flower_step(optimizer, server_round, old, new)
+            stepped |= {name: np.asarray(found[name], dtype=before[name].dtype) for name in weights}
+        return stepped
+
+    def _new(self) -> FedAvgM | FedAdam | FedYogi:
+        if self.name == "fedavgm":
+            return FedAvgM(server_learning_rate=self.lr, server_momentum=self.momentum)
+        kind = FedAdam if self.name == "fedadam" else FedYogi
+        return kind(eta=self.lr, beta_1=self.momentum)
+
+
+def _is_weight(name: str, array: AnyArray) -> bool:
+    return np.issubdtype(array.dtype, np.floating) and not name.endswith(BUFFERS)
+
+
+def _flower_step(
+    optimizer: FedAvgM | FedAdam | FedYogi,
+    server_round: int,
+    old: Mapping[str, AnyArray],
+    new: Mapping[str, AnyArray],
+) -> dict[str, AnyArray]:
+    """Let Flower's strategy aggregate one reply, the average; it steps from its own record of the old weights."""
+    records = [ArrayRecord({name: Array(np.asarray(value)) for name, value in part.items()}) for part in (old, new)]
+    optimizer.current_arrays = records[0] if isinstance(optimizer, FedAvgM) else dict(old)
+    content = RecordDict({"arrays": records[1], "metrics": MetricRecord({optimizer.weighted_by_key: 1})})
+    reply = Message(content, reply_to=Message(RecordDict(), dst_node_id=1, message_type="train"))
+    arrays, _ = optimizer.aggregate_train(server_round, [reply])
+    if arrays is None:
+        raise RuntimeError(f"{type(optimizer).__name__} gave no weights in round {server_round}.")
+    return {name: array.numpy() for name, array in arrays.items()}
