@@ -37,7 +37,9 @@ def main(grid: Grid, context: Context) -> None:
     run(config, grid)
 
 
-def run(config: RunConfig, grid: Grid, after_round: Callable[[], None] | None = None) -> RunDirectory:
+def run(
+    config: RunConfig, grid: Grid, after_round: Callable[[], None] | None = None, plots: bool = True
+) -> RunDirectory:
     """Run a federation on any grid.
 
     Parameters
@@ -48,6 +50,8 @@ def run(config: RunConfig, grid: Grid, after_round: Callable[[], None] | None = 
         Flower's grid, or an in-process one.
     after_round
         Called when a round's record has been written.
+    plots
+        Whether plots are drawn at the end.
 
     Returns
     -------
@@ -58,7 +62,7 @@ def run(config: RunConfig, grid: Grid, after_round: Callable[[], None] | None = 
     Exception
         Whatever ended the run; its text is in ``error.txt`` too.
     """
-    directory = RunDirectory(Path(config.run_dir) if config.run_dir else _default_run_dir(config))
+    directory = RunDirectory(Path(config.run_dir) if config.run_dir else _default_run_dir(config), plots)
     logger.info("run directory: %s", directory.path)
     try:
         Federation(config, directory, after_round).run(grid)
