@@ -180,5 +180,31 @@ def bench(
         raise _fail("failed: " + ", ".join(str(experiment.run_dir) for experiment in failed))
 
 
+@app.command()
+def tune(
+    settings: SettingsArgument,
+    out: Annotated[Path, typer.Option(help="Where runs and results go; a second call goes on where it stopped.")],
+    methods: MethodsOption = "methods",
+    data: Annotated[str | None, typer.Option(help="Built-in data set or prepared directory.")] = None,
+    num_nodes: Annotated[int, typer.Option(help="Simulated nodes.")] = 10,
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds 0 to N - 1.")] = 1,
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at a time.")] = 1,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="key=value for all runs; repeatable.")] = None,
+) -> None:
+    """Choose learning rate and own weight of each row on a part of the training split; write tuned.toml."""
+    from server_app import bench_configs, tuning
+
+    _end_with_what_was_started()
+    options = {"data": data, "validation-share": tuning.VALIDATION_SHARE}
+    try:
+        found, rows = bench_configs.find_settings(settings), bench_configs.find_rows(methods.split(","))
+        configs = bench_configs.bench_configs(found, rows, {}, options, set_ or [])
+        tuning.Tuning(configs, seeds, num_nodes, jobs, out, console.print).run()
+    except (OSError, ValueError) as error:
+        raise _fail(error) from error
+    console.print((out / "tuned.toml").read_text(encoding="utf-8"), markup=False)
+    console.print(f"results: {out / 'tuned.toml'}, {out / 'tune.csv'}")
+
+
 if __name__ == "__main__":
     app()

@@ -19,6 +19,7 @@ from fedcmi_flwr.methods import hyperparameters
 from fedcmi_flwr.model import ModelSpec, MultimodalModel, parameter_groups
 from fedcmi_flwr.model_from_config import choose_device, model_spec
 from fedcmi_flwr.packing import to_arrays, to_state_dict
+from fedcmi_flwr.partitions import validation_samples
 from fedcmi_flwr.schema import DatasetSpec, read_spec
 from fedcmi_flwr.seeding import torch_global_seed
 from fedcmi_flwr.strategy import FedCMI
@@ -78,7 +79,7 @@ def _default_run_dir(config: RunConfig) -> Path:
 
 
 class Federation:
-    """One run: model, test split, strategy and where the results go.
+    """One run: model, held-out samples, strategy and where the results go.
 
     Parameters
     ----------
@@ -100,7 +101,7 @@ class Federation:
         prepared = locate(config.data.data)
         self.data: DatasetSpec = read_spec(prepared)
         check_modality_names(self.data.modality_names)
-        self.test: Samples = load_split(prepared, "test")
+        self.held_out: Samples = held_out_samples(config, prepared)
         modalities, classes = self.data.modality_names, len(self.data.classes)
         self.spec: ModelSpec = model_spec(config.model, config.method, modalities, classes)
         with torch_global_seed(config.training.seed, "model"):
@@ -154,14 +155,14 @@ class Federation:
         return {"method": self.config.method_name, **section_items(self.config.training), **described}
 
     def evaluate(self, server_round: int, arrays: ArrayRecord) -> MetricRecord:
-        """Evaluate the (averaged) global model on the test split, save it, and write the round's record."""
+        """Evaluate the (averaged) global model on the held-out samples, save it, and write the round's record."""
         method = self.config.method
         current = {name: array.numpy() for name, array in arrays.items()}
         if server_round > 0:  # the random weights of round 0 are no part of the average
             self.average = moving_average(self.average, current, method.averaging)
         values = self.average or current
         self.model.load_state_dict(to_state_dict(values))
-        batches = self.test.batches(EVALUATION_BATCH, self.spec.modalities)
+        batches = self.held_out.batches(EVALUATION_BATCH, self.spec.modalities)
         counts = evaluate(self.model, batches, method.self_head_votes)
         rule = {"self-head-votes": method.self_head_votes}
         notes = {"round": server_round, "run-config": dict(self.config.raw), **rule}
@@ -172,6 +173,25 @@ class Federation:
         if self.after_round is not None:
             self.after_round()
         return MetricRecord({f"accuracy.{name}": found.accuracy for name, found in counts.items()})
+
+
+def held_out_samples(config: RunConfig, prepared: Path) -> Samples:
+    """Return what the server evaluates on: the test split, or with ``validation-share`` a part of the training split.
+
+    Parameters
+    ----------
+    config
+        The checked configuration.
+    prepared
+        The prepared directory.
+
+    Returns
+    -------
+    Samples that no node trains on.
+    """
+    if config.data.validation_share == 0:
+        return load_split(prepared, "test")
+    return validation_samples(load_split(prepared, "train"), config.data, config.training.seed)
 
 
 def _record(arrays: dict[str, AnyArray]) -> ArrayRecord:

@@ -179,6 +179,10 @@ def percent(value: float | None) -> str:
     return "-" if value is None or math.isnan(value) else f"{value:.1%}"
 
 
+def _held_out(config: Mapping[str, Any]) -> str:
+    return "a validation part of the training split" if config.get("validation-share") else "the test split"
+
+
 def summary(records: Sequence[Mapping[str, Any]], config: Mapping[str, Any], plots: Sequence[str] = ()) -> str:
     """Return summary.md: the result first, then what it took and how it was made."""
     trained = [record for record in records if record["round"] > 0]
@@ -194,7 +198,7 @@ def summary(records: Sequence[Mapping[str, Any]], config: Mapping[str, Any], plo
         [
             f"# {config['method']} on {config['data']}, seed {config['seed']}, {len(trained)} rounds",
             "",
-            "Accuracy of the global model on the test split, evaluated on the server.",
+            f"Accuracy of the global model on {_held_out(config)}, evaluated on the server.",
             "",
             f"| prediction | mean of last {min(LAST_ROUNDS, len(trained))} rounds | last round | macro | worst class |",
             "|---|---|---|---|---|",
