@@ -20,6 +20,13 @@ errors = Console(highlight=False, soft_wrap=True, stderr=True)
 
 ModalityOption = Annotated[str | None, typer.Option("--modalities", help="Only these, joined by '+'.")]
 
+SettingsArgument = Annotated[
+    list[str], typer.Argument(help="Settings: names of files in server_app/recipes, or TOML files of your own.")
+]
+MethodsOption = Annotated[
+    str, typer.Option(help="Rows, joined by commas: 'methods', 'ablations', their names, or TOML files of your own.")
+]
+
 
 class Engine(StrEnum):
     """Where the nodes run."""
@@ -136,37 +143,67 @@ def run(
 
 @app.command()
 def bench(
-    recipes: Annotated[list[Path], typer.Argument(help="TOML files, one per setting (a column of the table).")],
+    settings: SettingsArgument,
     out: Annotated[Path, typer.Option(help="Where runs and tables go; a second call goes on where it stopped.")],
-    methods: Annotated[str, typer.Option(help="Rows, separated by commas; the first is the baseline.")] = (
-        "fedavg,fedavg-averaged,fedavg-heads,fedcmi,fedcmi-plus"
-    ),
+    methods: MethodsOption = "methods",
+    tuned: Annotated[Path | None, typer.Option(help="tuned.toml of `fedcmi tune`.")] = None,
+    baseline: Annotated[str | None, typer.Option(help="Row to compare with; default: fedavg, or the first.")] = None,
+    target: Annotated[float | None, typer.Option(help="Accuracy in % to reach; default: the baseline's.")] = None,
     data: Annotated[str | None, typer.Option(help="Built-in data set or prepared directory.")] = None,
     num_nodes: Annotated[int, typer.Option(help="Simulated nodes.")] = 10,
     seeds: Annotated[int, typer.Option(min=1, help="Seeds 0 to N - 1.")] = 5,
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at a time; on Ray one.")] = 1,
+    engine: Annotated[Engine, typer.Option(help="Ray, or each run in one process: the same numbers.")] = (
+        Engine.IN_PROCESS
+    ),
+    set_: Annotated[list[str] | None, typer.Option("--set", help="key=value for all runs; repeatable.")] = None,
+) -> None:
+    """Run rows x settings x seeds, and write results.csv, table.md and plots."""
+    from server_app import bench_configs, bench_table, experiments
+
+    _end_with_what_was_started()
+    on_flower = engine is Engine.FLOWER
+    try:
+        rows = bench_configs.find_rows(methods.split(","))
+        chosen = bench_configs.choose_baseline(baseline, rows)
+        values = bench_configs.read_tuned(tuned) if tuned else {}
+        found = bench_configs.find_settings(settings)
+        configs = bench_configs.bench_configs(found, rows, values, {"data": data}, set_ or [])
+        experiments.claim(out, num_nodes, configs)
+        planned = experiments.plan(configs, seeds, num_nodes, out)
+        failed = experiments.run_all(planned, 1 if on_flower else jobs, on_flower, console.print)
+        console.print(Markdown(bench_table.write_results(planned, chosen, target, out)))
+    except (OSError, ValueError) as error:
+        raise _fail(error) from error
+    console.print(f"results: {out / 'results.csv'}, {out / 'table.md'}, {out / 'accuracy-*.png'}")
+    if failed:
+        raise _fail("failed: " + ", ".join(str(experiment.run_dir) for experiment in failed))
+
+
+@app.command()
+def tune(
+    settings: SettingsArgument,
+    out: Annotated[Path, typer.Option(help="Where runs and results go; a second call goes on where it stopped.")],
+    methods: MethodsOption = "methods",
+    data: Annotated[str | None, typer.Option(help="Built-in data set or prepared directory.")] = None,
+    num_nodes: Annotated[int, typer.Option(help="Simulated nodes.")] = 10,
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds 0 to N - 1.")] = 1,
     jobs: Annotated[int, typer.Option(min=1, help="Runs at a time.")] = 1,
     set_: Annotated[list[str] | None, typer.Option("--set", help="key=value for all runs; repeatable.")] = None,
 ) -> None:
-    """Run methods x settings x seeds in-process, and write results.csv and table.md."""
-    from server_app import experiments, launch
+    """Choose learning rate and own weight of each row on a part of the training split; write tuned.toml."""
+    from server_app import bench_configs, tuning
 
     _end_with_what_was_started()
-    names = methods.split(",")
-    arguments = ["--num-nodes", str(num_nodes), *(["--data", data] if data else [])]
-    arguments += [text for assignment in set_ or [] for text in ("--set", assignment)]
+    options = {"data": data, "validation-share": tuning.VALIDATION_SHARE}
     try:
-        configs = {}
-        for recipe, name in ((recipe, name) for recipe in recipes for name in names):  # a wrong key fails here at once
-            configs[recipe.stem] = launch.bench_config(recipe, {"method": name, "data": data}, set_ or [])
-        planned = experiments.plan(recipes, names, seeds, out)
-        experiments.claim(out, arguments, configs)
-        failed = experiments.run_all(planned, arguments, jobs, console.print)
-        console.print(Markdown(experiments.write_results(planned, names, names[0], out)))
+        found, rows = bench_configs.find_settings(settings), bench_configs.find_rows(methods.split(","))
+        configs = bench_configs.bench_configs(found, rows, {}, options, set_ or [])
+        tuning.Tuning(configs, seeds, num_nodes, jobs, out, console.print).run()
     except (OSError, ValueError) as error:
         raise _fail(error) from error
-    console.print(f"results: {out / 'results.csv'}, {out / 'table.md'}")
-    if failed:
-        raise _fail("failed: " + ", ".join(str(experiment.run_dir) for experiment in failed))
+    console.print((out / "tuned.toml").read_text(encoding="utf-8"), markup=False)
+    console.print(f"results: {out / 'tuned.toml'}, {out / 'tune.csv'}")
 
 
 if __name__ == "__main__":

@@ -62,6 +62,9 @@ class DataConfig:
     """Fewest training samples a partition may have."""
     multimodal_ratio: float = _number(0, 1)
     """Share of the nodes that keep every modality; the rest own one each, dealt evenly."""
+    validation_share: float = _number(0, 0.5)
+    """Share of the training split that is cut off, class by class, for the server to evaluate on instead of the test
+    split; in simulations only. Groups (speakers) may stand on both sides of the cut."""
 
 
 @dataclass(frozen=True)

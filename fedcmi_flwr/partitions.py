@@ -47,15 +47,68 @@ def owned_modalities(
     return owned
 
 
+def cut_validation(labels: NDArray[np.int64], share: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Cut a validation part off a training split: this share of each class, chosen by seed.
+
+    Samples of one group (speaker, actor) may stand on both sides of the cut.
+
+    Parameters
+    ----------
+    labels
+        [samples], of the whole split.
+    share
+        In [0, 0.5]; rounded in each class such that at least one sample stays for training.
+    seed
+        The run's seed.
+
+    Returns
+    -------
+    Positions to train on and positions to validate on, both ascending.
+
+    Examples
+    --------
+    >>> training, validation = cut_validation(np.array([0, 0, 0, 0, 1, 2, 2]), 0.5, seed=0)
+    >>> [int((validation < 4).sum()), int((validation > 4).sum()), len(training)]
+    [2, 1, 4]
+    """
+    generator = numpy_generator(seed, "validation")
+    chosen = [np.empty(0, dtype=np.int64)]
+    for label in np.unique(labels) if share > 0 else ():
+        order = generator.permutation(np.flatnonzero(labels == label))
+        chosen.append(order[: min(round(share * len(order)), len(order) - 1)])
+    validation = np.sort(np.concatenate(chosen))
+    return np.setdiff1d(np.arange(len(labels)), validation), validation
+
+
+def validation_samples(samples: Samples, config: DataConfig, seed: int) -> Samples:
+    """Return the validation part of a training split: what :func:`partition` deals to nobody.
+
+    Parameters
+    ----------
+    samples
+        The whole training split.
+    config
+        Gives ``validation-share``.
+    seed
+        The run's seed.
+
+    Returns
+    -------
+    The samples of the part that have any modality.
+    """
+    _, chosen = cut_validation(samples.labels, config.validation_share, seed)
+    return samples.select(np.intersect1d(samples.rows, chosen))
+
+
 def partition(samples: Samples, config: DataConfig, num_partitions: int, partition_id: int, seed: int) -> Samples:
-    """Return one partition of a split.
+    """Return one partition of the training split, of which the validation part is cut off first.
 
     Parameters
     ----------
     samples
         The whole split.
     config
-        Partitioner and its settings.
+        Partitioner and its settings, and ``validation-share``.
     num_partitions
         Number of partitions.
     partition_id
@@ -73,8 +126,9 @@ def partition(samples: Samples, config: DataConfig, num_partitions: int, partiti
         The data cannot be dealt like that, or a partition is smaller than ``min-partition-size``.
     """
     key = (config.partition, config.dirichlet_alpha, config.min_partition_size)
-    parts = _deal(samples.labels.tobytes(), tuple(samples.groups.tolist()), key, num_partitions, seed)
-    rows = parts[partition_id]
+    pool, _ = cut_validation(samples.labels, config.validation_share, seed)
+    labels, groups = samples.labels[pool], samples.groups[pool]
+    rows = pool[_deal(labels.tobytes(), tuple(groups.tolist()), key, num_partitions, seed)[partition_id]]
     usable = rows[samples.has[rows].any(axis=1)]
     if len(usable) < 2:
         names = [modality.name for modality in samples.modalities]
@@ -93,7 +147,7 @@ def own_samples(samples: Samples, config: DataConfig, split: str) -> Samples:
     samples
         A split of the device's directory.
     config
-        Gives ``min-partition-size``.
+        Gives ``min-partition-size``; its ``validation-share`` must be 0.
     split
         The split's name; only the training split must have that many samples.
 
@@ -104,8 +158,13 @@ def own_samples(samples: Samples, config: DataConfig, split: str) -> Samples:
     Raises
     ------
     DataError
-        Too few samples to train on.
+        Too few samples to train on, or a part that only a server with the same directory could validate on.
     """
+    if config.validation_share > 0:
+        raise DataError(
+            f"validation-share = {config.validation_share}: is for simulations, where server and nodes share a "
+            "prepared directory; this node has data of its own. Set validation-share to 0."
+        )
     if split == "train" and len(samples) < config.min_partition_size:
         names = [modality.name for modality in samples.modalities]
         raise DataError(

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -20,11 +20,12 @@ from fedcmi_flwr.methods import hyperparameters
 from fedcmi_flwr.model import ModelSpec, MultimodalModel, parameter_groups
 from fedcmi_flwr.model_from_config import choose_device, chosen_modalities, model_spec
 from fedcmi_flwr.packing import to_arrays, to_state_dict
+from fedcmi_flwr.partitions import validation_samples
 from fedcmi_flwr.schema import DatasetSpec, read_spec
 from fedcmi_flwr.seeding import torch_global_seed
 from fedcmi_flwr.server_optimizers import ServerOptimizer
 from fedcmi_flwr.strategy import FedCMI
-from fedcmi_flwr.types import SHARED
+from fedcmi_flwr.types import SHARED, Modality
 from server_app.checkpoint import save_model
 from server_app.report import RunDirectory, round_line, round_record
 
@@ -39,7 +40,9 @@ def main(grid: Grid, context: Context) -> None:
     run(config, grid)
 
 
-def run(config: RunConfig, grid: Grid, after_round: Callable[[], None] | None = None) -> RunDirectory:
+def run(
+    config: RunConfig, grid: Grid, after_round: Callable[[], None] | None = None, plots: bool = True
+) -> RunDirectory:
     """Run a federation on any grid.
 
     Parameters
@@ -50,6 +53,8 @@ def run(config: RunConfig, grid: Grid, after_round: Callable[[], None] | None = 
         Flower's grid, or an in-process one.
     after_round
         Called when a round's record has been written.
+    plots
+        Whether plots are drawn at the end.
 
     Returns
     -------
@@ -60,7 +65,7 @@ def run(config: RunConfig, grid: Grid, after_round: Callable[[], None] | None = 
     Exception
         Whatever ended the run; its text is in ``error.txt`` too.
     """
-    directory = RunDirectory(Path(config.run_dir) if config.run_dir else _default_run_dir(config))
+    directory = RunDirectory(Path(config.run_dir) if config.run_dir else _default_run_dir(config), plots)
     logger.info("run directory: %s", directory.path)
     try:
         Federation(config, directory, after_round).run(grid)
@@ -76,7 +81,7 @@ def _default_run_dir(config: RunConfig) -> Path:
 
 
 class Federation:
-    """One run: model, test split, strategy and where the results go.
+    """One run: model, held-out samples, strategy and where the results go.
 
     Parameters
     ----------
@@ -100,7 +105,7 @@ class Federation:
         chosen = chosen_modalities(config.data.modalities, stored.modality_names)
         check_modality_names(chosen)
         self.data: DatasetSpec = replace(stored, modalities=tuple(m for m in stored.modalities if m.name in chosen))
-        self.test: Samples = load_split(prepared, "test", chosen)
+        self.held_out: Samples = held_out_samples(config, prepared, chosen)
         modalities, classes = self.data.modality_names, len(self.data.classes)
         self.spec: ModelSpec = model_spec(config.model, config.method, modalities, classes)
         with torch_global_seed(config.training.seed, "model"):
@@ -155,14 +160,14 @@ class Federation:
         return {"method": self.config.method_name, **section_items(self.config.training), **described}
 
     def evaluate(self, server_round: int, arrays: ArrayRecord) -> MetricRecord:
-        """Evaluate the (averaged) global model on the test split, save it, and write the round's record."""
+        """Evaluate the (averaged) global model on the held-out samples, save it, and write the round's record."""
         method = self.config.method
         current = {name: array.numpy() for name, array in arrays.items()}
         if server_round > 0:  # the random weights of round 0 are no part of the average
             self.average = moving_average(self.average, current, method.averaging)
         values = self.average or current
         self.model.load_state_dict(to_state_dict(values))
-        batches = self.test.batches(EVALUATION_BATCH, self.spec.modalities)
+        batches = self.held_out.batches(EVALUATION_BATCH, self.spec.modalities)
         counts = evaluate(self.model, batches, method.self_head_votes)
         rule = {"self-head-votes": method.self_head_votes}
         notes = {"round": server_round, "run-config": dict(self.config.raw), **rule}
@@ -181,6 +186,27 @@ def server_optimizer(config: RunConfig) -> ServerOptimizer | None:
     if chosen.server_optimizer == "none":
         return None
     return ServerOptimizer(chosen.server_optimizer, chosen.server_lr, chosen.server_momentum)
+
+
+def held_out_samples(config: RunConfig, prepared: Path, modalities: Sequence[Modality]) -> Samples:
+    """Return what the server evaluates on: the test split, or with ``validation-share`` a part of the training split.
+
+    Parameters
+    ----------
+    config
+        The checked configuration.
+    prepared
+        The prepared directory.
+    modalities
+        What the federation trains on.
+
+    Returns
+    -------
+    Samples that no node trains on.
+    """
+    if config.data.validation_share == 0:
+        return load_split(prepared, "test", modalities)
+    return validation_samples(load_split(prepared, "train", modalities), config.data, config.training.seed)
 
 
 def _record(arrays: dict[str, AnyArray]) -> ArrayRecord:

@@ -1,74 +1,79 @@
-"""Methods x settings x seeds: run what is not finished yet, then put the table together from the run directories."""
+"""Rows x settings x seeds: run what is not finished yet, each in a process of its own."""
 
 import json
-import shutil
-import subprocess
+import logging
+import shlex
+import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-import pandas as pd
-from scipy import stats
+from fedcmi_flwr.config import read_run_config
+from fedcmi_flwr.methods import Scalar, hyperparameters
+from server_app.bench_configs import RunConfigs
+from server_app.launch import Show, default_run_config, load_client_app, run_in_process, run_with_flower
+from server_app.processes import Job, run_jobs
 
-from fedcmi_flwr.evaluate import is_head
-from fedcmi_flwr.methods import Scalar
-from server_app.report import final_accuracy, read_metrics
-
-CONFIDENCE = 0.95
-"""Of every interval over seeds."""
+RECORD = "bench.json"
+"""What a bench directory is for."""
 
 
 @dataclass(frozen=True)
 class Experiment:
     """One run of a bench."""
 
-    recipe: Path
-    method: str
+    setting: str
+    row: str
     seed: int
     run_dir: Path
+    num_nodes: int
+    config: Mapping[str, Scalar]
+    """Run-config, with seed and run directory."""
 
     @property
     def finished(self) -> bool:
         """A run writes its summary last."""
         return (self.run_dir / "summary.md").is_file()
 
-    def command(self, arguments: Sequence[str]) -> list[str]:
-        """Return the ``fedcmi run`` command of this experiment."""
-        chosen = ["--recipe", str(self.recipe), "--method", self.method, "--seed", str(self.seed)]
-        program = [sys.executable, "-m", "fedcmi_flwr.cli", "run", "--engine", "in-process"]
-        return [*program, *chosen, "--run-dir", str(self.run_dir), *arguments]
+    @property
+    def name(self) -> str:
+        """What people call it."""
+        return f"{self.setting} {self.row} seed {self.seed}"
+
+    def command(self) -> str:
+        """Return the ``fedcmi run`` command that repeats this run elsewhere."""
+        defaults = default_run_config()
+        keys = [key for key in self.config if key != "run-dir" and self.config[key] != defaults[key]]
+        chosen = [part for key in keys for part in ("--set", f"{key}={json.dumps(self.config[key])}")]
+        return shlex.join(["fedcmi", "run", "--engine", "in-process", "--num-nodes", str(self.num_nodes), *chosen])
 
 
-def plan(recipes: Sequence[Path], methods: Sequence[str], seeds: int, out: Path) -> list[Experiment]:
+def plan(configs: RunConfigs, seeds: int, num_nodes: int, out: Path) -> list[Experiment]:
     """Return every run of a bench, seed by seed, so that an interrupted bench has whole seeds to show."""
-    names = [recipe.stem for recipe in recipes]
-    if len(set(names)) < len(names):
-        raise ValueError(f"recipes {[str(recipe) for recipe in recipes]}: give them different file names.")
-    return [
-        Experiment(recipe.absolute(), method, seed, (out / recipe.stem / method / f"seed{seed}").absolute())
-        for seed in range(seeds)
-        for recipe in recipes
-        for method in methods
-    ]
+
+    def experiment(setting: str, row: str, seed: int) -> Experiment:
+        run_dir = (out / setting / row / f"seed{seed}").absolute()
+        config = {**configs[setting][row], "seed": seed, "run-dir": str(run_dir)}
+        return Experiment(setting, row, seed, run_dir, num_nodes, config)
+
+    return [experiment(setting, row, seed) for seed in range(seeds) for setting in configs for row in configs[setting]]
 
 
-def run_all(
-    experiments: Sequence[Experiment], arguments: Sequence[str], jobs: int, show: Callable[[str], None]
-) -> list[Experiment]:
+def run_all(experiments: Sequence[Experiment], jobs: int, on_flower: bool, show: Show) -> list[Experiment]:
     """Run what is not finished, several at a time, each in a process of its own.
 
     Parameters
     ----------
     experiments
         From :func:`plan`.
-    arguments
-        More arguments of ``fedcmi run``, the same for all.
     jobs
         Processes at a time.
+    on_flower
+        True: on Ray; False: in the process. The numbers are the same.
     show
         Called with one line for each run that ends.
 
@@ -78,150 +83,99 @@ def run_all(
     """
     todo = [experiment for experiment in experiments if not experiment.finished]
     show(f"{len(experiments) - len(todo)} of {len(experiments)} runs are finished, {len(todo)} to do")
-    failed, started = [], time.monotonic()
-    running: set[subprocess.Popen[bytes]] = set()
-    pool = ThreadPoolExecutor(jobs)
-    try:
-        futures = {pool.submit(_run, experiment, arguments, running): experiment for experiment in todo}
-        for done, future in enumerate(as_completed(futures), start=1):
-            experiment = futures[future]
-            future.result()
-            if not experiment.finished:
-                failed.append(experiment)
-            left = (time.monotonic() - started) / done * (len(todo) - done)
-            state = "done" if experiment.finished else f"FAILED, see {experiment.run_dir / 'log.txt'}"
-            name = f"{experiment.recipe.stem} {experiment.method} seed {experiment.seed}"
-            show(f"{done}/{len(todo)} {name}: {state}; about {left / 60:.0f} min left")
-    finally:  # interrupted: start nothing more and end what runs
-        pool.shutdown(wait=False, cancel_futures=True)
-        for process in list(running):
-            process.terminate()
+    by_log = {experiment.run_dir / "log.txt": experiment for experiment in todo}
+    failed, done, started = [], 0, time.monotonic()
+
+    def ended(job: Job, reason: str | None) -> None:
+        nonlocal done
+        done += 1
+        experiment = by_log[job.log]
+        state = "done"
+        if reason is not None or not experiment.finished:
+            failed.append(experiment)
+            state = f"FAILED: {reason or 'it left no summary.md'} (see {job.log})"
+        left = (time.monotonic() - started) / done * (len(todo) - done)
+        show(f"{done}/{len(todo)} {experiment.name}: {state}; about {left / 60:.0f} min left")
+
+    run_jobs([Job(partial(execute, experiment, on_flower), log) for log, experiment in by_log.items()], jobs, ended)
     return failed
 
 
-def _run(experiment: Experiment, arguments: Sequence[str], running: set[subprocess.Popen[bytes]]) -> None:
-    if experiment.run_dir.exists():
-        shutil.rmtree(experiment.run_dir)  # what an interrupted run left
-    experiment.run_dir.mkdir(parents=True)
-    with (experiment.run_dir / "log.txt").open("w", encoding="utf-8") as log:
-        process = subprocess.Popen(experiment.command(arguments), stdout=log, stderr=log)
-        running.add(process)
-        process.wait()
-        running.discard(process)
+def execute(experiment: Experiment, on_flower: bool, show: Show) -> None:
+    """Run one experiment in this process.
+
+    Parameters
+    ----------
+    experiment
+        What to run.
+    on_flower
+        As for :func:`run_all`.
+    show
+        Called with the lines of its log.
+    """
+    show(f"again: {experiment.command()}")
+    if on_flower:
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that the SuperLink ends too
+        run_with_flower(experiment.config, experiment.num_nodes, show)
+    else:
+        logging.getLogger("flwr").setLevel(logging.ERROR)
+        run_in_process(experiment.config, experiment.num_nodes, load_client_app(), show, plots=False)
 
 
-def claim(out: Path, arguments: Sequence[str], configs: Mapping[str, Mapping[str, Scalar]]) -> None:
-    """Note what a bench directory is for, or check that it is for the same.
+def claim(out: Path, num_nodes: int, configs: RunConfigs) -> None:
+    """Note what a bench directory is for, or check that it is for the same; rows, settings and seeds may be added.
 
     Parameters
     ----------
     out
         The bench directory.
-    arguments
-        What every run is given besides recipe, method and seed.
+    num_nodes
+        Simulated nodes.
     configs
-        Setting -> resolved run-config without method and seed.
+        From :func:`server_app.bench_configs.bench_configs`.
 
     Raises
     ------
     ValueError
         The directory holds runs of another configuration.
     """
-    path = out / "bench.json"
-    text = json.dumps({"arguments": list(arguments), "settings": configs}, indent=1, sort_keys=True) + "\n"
-    if path.is_file() and path.read_text(encoding="utf-8") != text:
-        raise ValueError(f"{out}: holds runs of another configuration (see {path}); give another directory to --out.")
+    settings = {setting: {row: _in_full(raw) for row, raw in rows.items()} for setting, rows in configs.items()}
+    record = {"num-nodes": num_nodes, "settings": settings}
+    path = out / RECORD
+    if path.is_file():
+        found = _read_record(path)
+        differences = list(_differences(found, record))
+        if differences:
+            raise ValueError(
+                f"{out}: holds runs of another configuration: {'; '.join(differences[:3])} (see {path}). "
+                "Give another directory to --out."
+            )
+        for setting, rows in found["settings"].items():
+            settings[setting] = {**rows, **settings.get(setting, {})}
     out.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    unfinished = path.with_suffix(".part")
+    unfinished.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    unfinished.replace(path)
 
 
-def collect(experiments: Sequence[Experiment]) -> pd.DataFrame:
-    """Return one row per finished run and prediction: setting, method, seed, prediction, accuracy, best.
-
-    ``accuracy`` is the mean over the last rounds, ``best`` the highest of any round; both in [0, 1].
-    """
-    rows = []
-    for experiment in (experiment for experiment in experiments if experiment.finished):
-        records = read_metrics(experiment.run_dir)
-        best = {name: max(record["accuracy"][name] for record in records) for name in records[-1]["accuracy"]}
-        for name, accuracy in final_accuracy(records).items():
-            rows.append((experiment.recipe.stem, experiment.method, experiment.seed, name, accuracy, best[name]))
-    return pd.DataFrame(rows, columns=["setting", "method", "seed", "prediction", "accuracy", "best"])
+def _in_full(raw: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    """Return a run-config with the method's own values filled in, so that a change of these is a change too."""
+    return {**raw, **hyperparameters(read_run_config({**raw, "seed": 0, "run-dir": ""}).method)}
 
 
-def mean_and_interval(values: Sequence[float]) -> tuple[float, float]:
-    """Return the mean and the half-width of its 95 % confidence interval (Student's t); NaN width for one value.
-
-    Parameters
-    ----------
-    values
-        One figure per seed.
-
-    Returns
-    -------
-    Mean and half-width.
-
-    Examples
-    --------
-    >>> mean, half = mean_and_interval([1.0, 2.0, 3.0])
-    >>> round(mean, 3), round(half, 3)
-    (2.0, 2.484)
-    """
-    count = len(values)
-    if count < 2:
-        return float(np.mean(values)), float("nan")
-    quantile = float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1))
-    return float(np.mean(values)), quantile * float(np.std(values, ddof=1)) / count**0.5
+def _read_record(path: Path) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if set(record) != {"num-nodes", "settings"}:
+        raise ValueError(f"{path}: not a record of this version's benches; give another directory to --out.")
+    return record
 
 
-def table(results: pd.DataFrame, methods: Sequence[str], baseline: str) -> str:
-    """Return the bench's table in Markdown.
-
-    Parameters
-    ----------
-    results
-        From :func:`collect`.
-    methods
-        Rows, in order.
-    baseline
-        The method that the differences are taken to, over the same seeds.
-
-    Returns
-    -------
-    One table per setting: accuracy in percent with its interval, and the paired difference in points with its interval.
-    """
-    lines = [f"Accuracy in % (mean of the last rounds), 95 % intervals; in brackets points over {baseline}.", ""]
-    for setting in results["setting"].unique():
-        part = results[results["setting"] == setting]
-        predictions = [name for name in part["prediction"].unique() if not is_head(name)]
-        seeds = part["seed"].nunique()
-        lines += [f"### {setting} ({seeds} seeds)", "", f"| method | {' | '.join(predictions)} |"]
-        lines += ["|---" * (len(predictions) + 1) + "|"]
-        for method in (method for method in methods if method in set(part["method"])):
-            own = part[part["method"] == method]["seed"].nunique()
-            name = method if own == seeds else f"{method} ({own} seeds)"
-            lines.append(f"| {name} | {' | '.join(_cells(part, method, baseline, predictions))} |")
-        lines.append("")
-    return "\n".join(lines)
-
-
-def _cells(part: pd.DataFrame, method: str, baseline: str, predictions: Sequence[str]) -> Iterator[str]:
-    for prediction in predictions:
-        rows = part[part["prediction"] == prediction].pivot(index="seed", columns="method", values="accuracy") * 100
-        mean, half = mean_and_interval(rows[method].dropna().tolist())
-        cell = f"{mean:.1f} ± {half:.1f}"
-        if method != baseline and baseline in rows:
-            difference, width = mean_and_interval((rows[method] - rows[baseline]).dropna().tolist())
-            cell += f" ({difference:+.1f} ± {width:.1f})"
-        yield cell
-
-
-def write_results(experiments: Sequence[Experiment], methods: Sequence[str], baseline: str, out: Path) -> str:
-    """Write results.csv and table.md below ``out`` and return the table."""
-    results = collect(experiments)
-    if results.empty:
-        raise ValueError(f"{out}: no run finished; the logs are in {out}/*/*/seed*/log.txt.")
-    results.to_csv(out / "results.csv", index=False)
-    text = table(results, methods, baseline)
-    (out / "table.md").write_text(text, encoding="utf-8")
-    return text
+def _differences(found: Mapping[str, Any], record: Mapping[str, Any]) -> Iterator[str]:
+    if found["num-nodes"] != record["num-nodes"]:
+        yield f"num-nodes is {found['num-nodes']} there and {record['num-nodes']} here"
+    for setting, rows in record["settings"].items():
+        for row, config in rows.items():
+            there = found["settings"].get(setting, {}).get(row, config)
+            for key in sorted({*there, *config}):
+                if there.get(key) != config.get(key):
+                    yield f"{setting} {row}: {key} is {there.get(key)!r} there and {config.get(key)!r} here"

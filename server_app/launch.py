@@ -1,5 +1,6 @@
 """From the command line's options to a finished run, on Flower or in this process."""
 
+import importlib
 import math
 import os
 import time
@@ -43,18 +44,42 @@ def project_directory() -> Path:
 
 def default_run_config() -> dict[str, Scalar]:
     """Return ``[tool.flwr.app.config]`` of ``pyproject.toml``."""
-    text = (project_directory() / "pyproject.toml").read_text(encoding="utf-8")
-    config: dict[str, Scalar] = tomllib.loads(text)["tool"]["flwr"]["app"]["config"]
+    config: dict[str, Scalar] = _app_table()["config"]
     return config
 
 
+def client_app_reference() -> str:
+    """Return where ``pyproject.toml`` says the ClientApp is: "client_app.app:app"."""
+    return str(_app_table()["components"]["clientapp"])
+
+
+def load_client_app() -> ClientApp:
+    """Return the ClientApp that ``pyproject.toml`` names."""
+    module, _, name = client_app_reference().partition(":")
+    found: ClientApp = getattr(importlib.import_module(module), name)
+    return found
+
+
+def _app_table() -> dict[str, Any]:
+    text = (project_directory() / "pyproject.toml").read_text(encoding="utf-8")
+    table: dict[str, Any] = tomllib.loads(text)["tool"]["flwr"]["app"]
+    return table
+
+
 def resolve(recipe: Path | None, options: Mapping[str, Scalar | None], assignments: Sequence[str]) -> dict[str, Scalar]:
-    """Put a run-config together: defaults, then the recipe, then options that are set, then ``key=value`` texts.
+    """Put the run-config of one run together: as :func:`combine`, with one recipe or none."""
+    return combine([read_recipe(recipe)] if recipe else [], options, assignments)
+
+
+def combine(
+    layers: Sequence[Mapping[str, Scalar]], options: Mapping[str, Scalar | None], assignments: Sequence[str]
+) -> dict[str, Scalar]:
+    """Put a run-config together: defaults, then the layers, then options that are set, then ``key=value`` texts.
 
     Parameters
     ----------
-    recipe
-        TOML file of run-config keys.
+    layers
+        Run-config keys and values; a later layer wins.
     options
         Key -> value; None: not given.
     assignments
@@ -69,14 +94,15 @@ def resolve(recipe: Path | None, options: Mapping[str, Scalar | None], assignmen
     ConfigError
         An unknown key, a value out of range, or an assignment without "=".
     """
-    overrides = _read_recipe(recipe) if recipe else {}
-    overrides |= {key: value for key, value in options.items() if value is not None}
+    raw = default_run_config()
+    for layer in layers:
+        raw |= layer
+    raw |= {key: value for key, value in options.items() if value is not None}
     for text in assignments:
         key, equals, value = text.partition("=")
         if not equals:
             raise ConfigError(f"--set {text!r}: must be key=value.")
-        overrides[key.strip()] = _value(value.strip())
-    raw = {**default_run_config(), **overrides}
+        raw[key.strip()] = _value(value.strip())
     if raw["data"] not in BUILT_IN:
         raw["data"] = str(Path(str(raw["data"])).expanduser().absolute())  # a simulation runs elsewhere
     if raw["run-dir"]:
@@ -85,40 +111,11 @@ def resolve(recipe: Path | None, options: Mapping[str, Scalar | None], assignmen
     return raw
 
 
-def bench_config(recipe: Path, options: Mapping[str, Scalar | None], assignments: Sequence[str]) -> dict[str, Scalar]:
-    """Return what all runs of a setting have in common: :func:`resolve` without method, seed and run directory.
-
-    Parameters
-    ----------
-    recipe
-        TOML file of the setting.
-    options
-        As for :func:`resolve`, with the method.
-    assignments
-        As for :func:`resolve`.
-
-    Returns
-    -------
-    The run-config without the keys that a bench decides.
-
-    Raises
-    ------
-    ConfigError
-        As for :func:`resolve`, or an assignment of a key that a bench decides.
-    """
-    decided = ("method", "seed", "run-dir")
-    for text in assignments:
-        if text.partition("=")[0].strip() in decided:
-            raise ConfigError(
-                f"--set {text!r}: a bench decides {', '.join(decided)} itself; see --methods and --seeds."
-            )
-    raw = resolve(recipe, options, assignments)
-    return {key: value for key, value in raw.items() if key not in decided}
-
-
-def _read_recipe(recipe: Path) -> dict[str, Any]:
+def read_recipe(recipe: Path) -> dict[str, Scalar]:
+    """Return the run-config keys that a recipe overrides."""
     try:
-        return tomllib.loads(recipe.read_text(encoding="utf-8"))
+        overrides: dict[str, Scalar] = tomllib.loads(recipe.read_text(encoding="utf-8"))
+        return overrides
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"recipe {recipe}: {error}.") from error
 
@@ -137,7 +134,9 @@ def named_run_dir(raw: Mapping[str, Scalar]) -> Path:
     return Path("runs").absolute() / f"{stamp}-{raw['method']}-seed{raw['seed']}"
 
 
-def run_in_process(raw: Mapping[str, Scalar], num_nodes: int, client_app: ClientApp, show: Show) -> Path:
+def run_in_process(
+    raw: Mapping[str, Scalar], num_nodes: int, client_app: ClientApp, show: Show, plots: bool = True
+) -> Path:
     """Run a federation in this process, without Ray; the weights are those of a run on Ray.
 
     Parameters
@@ -150,6 +149,8 @@ def run_in_process(raw: Mapping[str, Scalar], num_nodes: int, client_app: Client
         The ClientApp of the nodes.
     show
         Called with the device, then with one line a round.
+    plots
+        Whether the run draws its plots; a bench draws its own.
 
     Returns
     -------
@@ -160,7 +161,7 @@ def run_in_process(raw: Mapping[str, Scalar], num_nodes: int, client_app: Client
     nodes = [{"partition-id": part, "num-partitions": num_nodes} for part in range(num_nodes)]
     show(f"nodes train one after the other on {choose_device(config.machine.device)}")
     progress = Progress(Path(config.run_dir), config, show)
-    directory = run_server(config, LocalGrid(client_app, nodes, raw), progress.update)
+    directory = run_server(config, LocalGrid(client_app, nodes, raw), progress.update, plots)
     return directory.path
 
 

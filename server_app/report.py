@@ -29,6 +29,8 @@ class RunDirectory:
     ----------
     path
         Where the run writes; made when missing.
+    plots
+        Whether :meth:`finish` draws plots.
 
     Raises
     ------
@@ -36,8 +38,9 @@ class RunDirectory:
         It already holds a run.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, plots: bool = True) -> None:
         self.path = path.absolute()
+        self.plots = plots
         if self.metrics_path.exists():
             raise RunDirectoryError(f"{self.path}: already holds a run; give another run-dir.")
         self.path.mkdir(parents=True, exist_ok=True)
@@ -68,9 +71,16 @@ class RunDirectory:
         (self.path / "error.txt").write_text(f"{type(error).__name__}: {error}\n\n{text}", encoding="utf-8")
 
     def finish(self, config: Mapping[str, Any], classes: Sequence[str]) -> None:
-        """Write summary.md and the plots from metrics.jsonl."""
+        """Write the plots and then, since a run with a summary is finished, summary.md from metrics.jsonl."""
         records = read_metrics(self.path)
-        (self.path / "summary.md").write_text(summary(records, config), encoding="utf-8")
+        if self.plots:
+            self._plot(records, classes)
+        names = [path.name for path in sorted(self.path.glob("*.png"))]
+        unfinished = self.path / "summary.part"
+        unfinished.write_text(summary(records, config, names), encoding="utf-8")
+        unfinished.replace(self.path / "summary.md")
+
+    def _plot(self, records: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> None:
         plot_accuracy(records, self.path / "accuracy.png")
         measured = [record for record in records if record["measured"]["dominant"]]
         if measured:
@@ -169,7 +179,11 @@ def percent(value: float | None) -> str:
     return "-" if value is None or math.isnan(value) else f"{value:.1%}"
 
 
-def summary(records: Sequence[Mapping[str, Any]], config: Mapping[str, Any]) -> str:
+def _held_out(config: Mapping[str, Any]) -> str:
+    return "a validation part of the training split" if config.get("validation-share") else "the test split"
+
+
+def summary(records: Sequence[Mapping[str, Any]], config: Mapping[str, Any], plots: Sequence[str] = ()) -> str:
     """Return summary.md: the result first, then what it took and how it was made."""
     trained = [record for record in records if record["round"] > 0]
     last, mean = trained[-1], final_accuracy(records)
@@ -184,7 +198,7 @@ def summary(records: Sequence[Mapping[str, Any]], config: Mapping[str, Any]) -> 
         [
             f"# {config['method']} on {config['data']}, seed {config['seed']}, {len(trained)} rounds",
             "",
-            "Accuracy of the global model on the test split, evaluated on the server.",
+            f"Accuracy of the global model on {_held_out(config)}, evaluated on the server.",
             "",
             f"| prediction | mean of last {min(LAST_ROUNDS, len(trained))} rounds | last round | macro | worst class |",
             "|---|---|---|---|---|",
@@ -196,8 +210,7 @@ def summary(records: Sequence[Mapping[str, Any]], config: Mapping[str, Any]) -> 
             f"- replies refused or missing: {len(refused)}",
             *[f"  - {line}" for line in refused],
             "",
-            "Files: config.json, metrics.jsonl, model.safetensors, accuracy.png"
-            + (", dominance.png, temperature.png" if last["measured"]["dominant"] else ""),
+            f"Files: {', '.join(('config.json', 'metrics.jsonl', 'model.safetensors', *plots))}",
             "",
         ]
     )

@@ -31,6 +31,7 @@ SHORTER = {
     "fedcmi prep": "",
     "fedcmi run": "--rounds 1 --num-nodes 4",
     "fedcmi bench": "--seeds 2 --methods fedavg,fedcmi-plus --set num-server-rounds=2 --set local-epochs=1",
+    "fedcmi tune": "--num-nodes 4 --methods fedavg --set num-server-rounds=1 --set local-epochs=1",
     "export ": "",
     "flwr run": "--run-config 'num-server-rounds=1 local-epochs=1'",
 }
@@ -113,7 +114,7 @@ def test_command(command: str, checkout: Path, environment: dict[str, str], avmn
         assert "round 1/1 | loss fused" in output, output
         assert "sampled 2 of 2 nodes" in output
     if command.startswith("fedcmi bench"):
-        assert "(2 seeds)" in done.stdout
+        assert "(2 seeds, target" in done.stdout
 
 
 @pytest.mark.parametrize("command", RUN_ELSEWHERE)

@@ -1,5 +1,6 @@
 """Prepared directory -> partitions -> batches: nothing is lost, nothing is random twice, nonsense is refused."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 
 from fedcmi_flwr.config import DataConfig
 from fedcmi_flwr.dataset import DataError, Samples, check_modality_names, load_split, locate
-from fedcmi_flwr.partitions import owned_modalities, partition
+from fedcmi_flwr.partitions import cut_validation, own_samples, owned_modalities, partition, validation_samples
 
 TWO = ("audio", "visual")
 COUNT = 60
@@ -31,7 +32,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _config(kind: str, alpha: float = 1.0, least: int = 2) -> DataConfig:
-    return DataConfig("x", kind, alpha, least, 1.0)
+    return DataConfig("x", kind, alpha, least, 1.0, 0.0)
 
 
 def _dealt(samples: Samples, config: DataConfig, nodes: int, seed: int = 0) -> list[list[int]]:
@@ -204,3 +205,34 @@ def test_modality_names_that_cannot_name_parameters_are_refused(name: str) -> No
     check_modality_names(["audio", "text-2", "left_eye"])
     with pytest.raises(DataError, match=f"modality {name!r}"):
         check_modality_names(["audio", name])
+
+
+@pytest.mark.parametrize("kind", ["iid", "dirichlet", "natural"])
+def test_nodes_train_on_what_the_server_does_not_validate_on(prepared: Path, kind: str) -> None:
+    """Of 20 samples a class a quarter is cut off; one of the 60 has no modality and is nobody's."""
+    samples, config = load_split(prepared, "train"), replace(_config(kind), validation_share=0.25)
+    held_out = validation_samples(samples, config, seed=0)
+    dealt = [row for rows in _dealt(samples, config, 4) for row in rows]
+    assert sorted([*dealt, *held_out.rows.tolist()]) == [row for row in range(COUNT) if row != 20]
+    counts = np.bincount(samples.labels[cut_validation(samples.labels, 0.25, 0)[1]])
+    assert counts.tolist() == [5, 5, 5]
+    ears = load_split(prepared, "train", ("audio",))
+    heard = [row for rows in _dealt(ears, config, 4) for row in rows]
+    assert set(heard) <= set(dealt)
+
+
+def test_the_cut_follows_the_seed_and_leaves_every_class_a_sample() -> None:
+    """Class sizes 1, 2, 3 and 10 at one half: 0, 1, 2 (half to even) and 5 are cut off."""
+    labels = np.repeat([0, 1, 2, 3], [1, 2, 3, 10])
+    training, validation = cut_validation(labels, 0.5, seed=0)
+    assert np.bincount(labels[validation], minlength=4).tolist() == [0, 1, 2, 5]
+    assert sorted([*training, *validation]) == list(range(16))
+    assert cut_validation(labels, 0.5, seed=0)[1].tolist() == validation.tolist()
+    assert cut_validation(labels, 0.5, seed=1)[1].tolist() != validation.tolist()
+    assert cut_validation(labels, 0.0, seed=0)[0].tolist() == list(range(16))
+
+
+def test_a_device_with_data_of_its_own_has_no_validation_part(prepared: Path) -> None:
+    config = replace(_config("iid"), validation_share=0.2)
+    with pytest.raises(DataError, match=r"validation-share = 0\.2: is for simulations"):
+        own_samples(load_split(prepared, "train"), config, "train")

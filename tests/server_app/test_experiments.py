@@ -1,108 +1,201 @@
-"""A bench: what it runs, what it refuses, and the numbers of its table."""
+"""A bench as a user runs it: killed, gone on with, failing, and refused; and what its directory is for."""
 
-import json
+import os
+import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
-import pandas as pd
 import pytest
 
-from fedcmi_flwr.config import ConfigError
-from server_app import experiments, launch
+from server_app import experiments
+from server_app.bench_configs import RunConfigs, bench_configs, find_rows, find_settings
+
+SMALL = ["--num-nodes", "4", "--seeds", "2", "--set", "num-server-rounds=2", "--set", "local-epochs=1"]
+ROWS = ("fedavg", "fedprox")
 
 
-def _recipe(directory: Path, text: str = "local-epochs = 1\n") -> Path:
-    directory.mkdir(parents=True, exist_ok=True)
-    path = directory / "small.toml"
-    path.write_text(text)
-    return path
+def _configs(*rows: str, data: Path | None = None, **changes: object) -> RunConfigs:
+    assignments = [f"{key.replace('_', '-')}={value}" for key, value in changes.items()]
+    options = {"data": str(data) if data else None}
+    return bench_configs(find_settings(["av-digits"]), find_rows(rows), {}, options, assignments)
+
+
+def _command(data: Path, out: Path, *more: str) -> list[str]:
+    program = [sys.executable, "-m", "fedcmi_flwr.cli", "bench", "av-digits", "--methods", ",".join(ROWS)]
+    return [*program, "--data", str(data), "--out", str(out), *SMALL, *more]
+
+
+def _bench(data: Path, out: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(_command(data, out, *more), capture_output=True, text=True, timeout=300, check=False)
+
+
+def _wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 120
+    while not path.exists():
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.02)
+
+
+def _at_work_in(out: Path) -> set[int]:
+    """Return the processes that have a file below ``out`` open: the runs."""
+    found = set()
+    for link in Path("/proc").glob("[0-9]*/fd/*"):
+        try:
+            if str(link.readlink()).startswith(str(out)):
+                found.add(int(link.parts[2]))
+        except OSError:  # it ended, or it is not ours
+            continue
+    return found
+
+
+def _gone(out: Path) -> bool:
+    """Return whether no process has a file below ``out`` open; what was told to end may take a moment."""
+    deadline = time.monotonic() + 20
+    while _at_work_in(out) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not _at_work_in(out)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory, av_digits_dir: Path) -> Path:
+    """Return the directory of a bench that nobody interrupted."""
+    out = tmp_path_factory.mktemp("bench") / "out"
+    done = _bench(av_digits_dir, out)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return out
 
 
 def test_plan_goes_seed_by_seed(tmp_path: Path) -> None:
-    planned = experiments.plan([_recipe(tmp_path)], ["fedavg", "fedcmi"], 2, tmp_path / "out")
-    assert [(e.method, e.seed) for e in planned] == [("fedavg", 0), ("fedcmi", 0), ("fedavg", 1), ("fedcmi", 1)]
-    assert planned[3].run_dir == tmp_path / "out" / "small" / "fedcmi" / "seed1"
+    planned = experiments.plan(_configs("fedavg", "fedcmi"), 2, 4, tmp_path / "out")
+    assert [(e.row, e.seed) for e in planned] == [("fedavg", 0), ("fedcmi", 0), ("fedavg", 1), ("fedcmi", 1)]
+    assert planned[3].run_dir == tmp_path / "out" / "av-digits" / "fedcmi" / "seed1"
+    assert (planned[3].config["seed"], planned[3].config["run-dir"]) == (1, str(planned[3].run_dir))
 
 
-def test_recipes_of_one_name_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="different file names"):
-        experiments.plan([_recipe(tmp_path / "a"), _recipe(tmp_path / "b")], ["fedavg"], 1, tmp_path / "out")
+def test_killed_and_called_again_it_ends_as_if_nothing_had_happened(
+    uninterrupted: Path, tmp_path: Path, av_digits_dir: Path
+) -> None:
+    """Kill -9 while the second run is at work: it ends too, and the first is not repeated."""
+    out = tmp_path / "out"
+    first, second = (out / "av-digits" / row / "seed0" for row in ROWS)
+    killed = subprocess.Popen(_command(av_digits_dir, out), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    _wait_for(second / "metrics.jsonl", killed)
+    assert _at_work_in(second)
+    killed.kill()
+    killed.communicate()
+    assert _gone(out)
+    assert (first / "summary.md").exists()
+    assert not (second / "summary.md").exists()
+    before = {path: path.stat().st_mtime_ns for path in first.iterdir()}
+    done = _bench(av_digits_dir, out)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 of 4 runs are finished, 3 to do" in done.stdout
+    assert {path: path.stat().st_mtime_ns for path in first.iterdir()} == before
+    for name in ("results.csv", "table.md"):
+        assert (out / name).read_bytes() == (uninterrupted / name).read_bytes()
 
 
-@pytest.mark.parametrize("text", ["method=fedavg", "seed=3", "run-dir=/tmp/x"])
-def test_what_a_bench_decides_cannot_be_set(tmp_path: Path, text: str) -> None:
-    with pytest.raises(ConfigError, match="a bench decides method, seed, run-dir itself"):
-        launch.bench_config(_recipe(tmp_path), {"method": "fedavg"}, [text])
+def test_a_polite_kill_ends_the_runs(tmp_path: Path, av_digits_dir: Path) -> None:
+    out = tmp_path / "out"
+    process = subprocess.Popen(_command(av_digits_dir, out, "--jobs", "2"), stderr=subprocess.PIPE, text=True)
+    _wait_for(out / "av-digits" / "fedavg" / "seed0" / "log.txt", process)
+    process.terminate()
+    process.communicate()
+    assert process.returncode == 128 + signal.SIGTERM
+    assert _gone(out)
 
 
-def test_a_broken_recipe_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"small\.toml: "):
-        launch.resolve(_recipe(tmp_path, "local-epochs 1"), {}, [])
+def test_a_run_that_is_killed_is_named_and_the_others_go_on(tmp_path: Path, av_digits_dir: Path) -> None:
+    out = tmp_path / "out"
+    process = subprocess.Popen(_command(av_digits_dir, out), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    first = out / "av-digits" / "fedavg" / "seed0"
+    _wait_for(first / "metrics.jsonl", process)
+    for run in _at_work_in(first) - {process.pid}:
+        os.kill(run, signal.SIGKILL)
+    stdout, stderr = process.communicate(timeout=300)
+    assert process.returncode == 1
+    assert "1/4 av-digits fedavg seed 0: FAILED: killed by SIGKILL" in stdout
+    assert f"failed: {first}" in stderr
+    assert len(list(out.rglob("summary.md"))) == 3
+
+
+def test_a_run_that_raises_is_named_and_the_others_go_on(tmp_path: Path, av_digits_dir: Path) -> None:
+    """At a learning rate of 1e9 training diverges; the other row's run is not touched by it."""
+    calm = _configs("fedavg", data=av_digits_dir, num_server_rounds=1, local_epochs=1)["av-digits"]
+    wild = _configs("fedcmi", data=av_digits_dir, num_server_rounds=1, local_epochs=1, lr=1e9)["av-digits"]
+    planned = experiments.plan({"av-digits": {**wild, **calm}}, 1, 4, tmp_path)
+    lines: list[str] = []
+    assert experiments.run_all(planned, 2, False, lines.append) == [planned[0]]
+    assert planned[1].finished
+    [line] = [line for line in lines if "FAILED" in line]
+    assert "av-digits fedcmi seed 0: FAILED: RoundFailedError: round 1: none of 2 replies can be used" in line
+    assert "training diverged" in (planned[0].run_dir / "log.txt").read_text()
+
+
+def test_the_log_says_how_to_repeat_the_run(uninterrupted: Path, tmp_path: Path) -> None:
+    run = uninterrupted / "av-digits" / "fedprox" / "seed1"
+    log = (run / "log.txt").read_text(encoding="utf-8")
+    command = log.splitlines()[0].removeprefix("again: fedcmi ")
+    again = f"{sys.executable} -m fedcmi_flwr.cli {command} --run-dir {tmp_path / 'again'}"
+    subprocess.run(again, shell=True, capture_output=True, timeout=300, check=True)
+
+    def accuracies(directory: Path) -> list[str]:
+        return re.findall(r'"accuracy": {.*?}', (directory / "metrics.jsonl").read_text(encoding="utf-8"))
+
+    assert len(accuracies(run)) == 3
+    assert accuracies(tmp_path / "again") == accuracies(run)
+    assert not list(run.glob("*.png"))
 
 
 def test_a_bench_directory_keeps_to_one_configuration(tmp_path: Path) -> None:
-    config = {"small": launch.bench_config(_recipe(tmp_path), {"method": "fedavg"}, ["lr=0.1"])}
-    experiments.claim(tmp_path / "out", ["--num-nodes", "4"], config)
-    experiments.claim(tmp_path / "out", ["--num-nodes", "4"], config)
-    with pytest.raises(ValueError, match="another configuration"):
-        experiments.claim(tmp_path / "out", ["--num-nodes", "5"], config)
-    other = {"small": launch.bench_config(_recipe(tmp_path), {"method": "fedcmi"}, ["lr=0.2"])}
-    with pytest.raises(ValueError, match="another configuration"):
-        experiments.claim(tmp_path / "out", ["--num-nodes", "4"], other)
+    experiments.claim(tmp_path, 4, _configs("fedavg"))
+    with pytest.raises(ValueError, match=r"av-digits fedavg: lr is 0\.05 there and 0\.1 here .*bench\.json"):
+        experiments.claim(tmp_path, 4, _configs("fedavg", lr=0.1))
+    with pytest.raises(ValueError, match="num-nodes is 4 there and 5 here"):
+        experiments.claim(tmp_path, 5, _configs("fedavg"))
+
+
+def test_a_bench_directory_may_grow(tmp_path: Path) -> None:
+    """What was there before keeps to its configuration, also after a call without it."""
+    experiments.claim(tmp_path, 4, _configs("fedavg"))
+    experiments.claim(tmp_path, 4, _configs("fedprox"))
+    experiments.claim(tmp_path, 4, _configs("fedprox", "fedavg"))
+    with pytest.raises(ValueError, match=r"fedavg: lr is"):
+        experiments.claim(tmp_path, 4, _configs("fedavg", lr=0.1))
+
+
+def test_another_default_of_a_method_is_another_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    experiments.claim(tmp_path, 4, _configs("fedprox"))
+    monkeypatch.setattr(experiments, "hyperparameters", lambda method: {"mu": 7.0})
+    with pytest.raises(ValueError, match=r"fedprox: .*mu is 1\.0 there and 7\.0 here"):
+        experiments.claim(tmp_path, 4, _configs("fedprox"))
+
+
+def test_another_programs_record_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "bench.json").write_text('{"arguments": [], "settings": {}}')
+    with pytest.raises(ValueError, match=r"bench\.json: not a record of this version's benches"):
+        experiments.claim(tmp_path, 4, _configs("fedavg"))
 
 
 @pytest.mark.parametrize(
-    ("assignment", "words"), [("seed=3", "a bench decides method, seed, run-dir itself"), ("lr=0.1", "another config")]
+    ("more", "words"),
+    [
+        (["--set", "seed=3"], "a bench decides seed, run-dir, method itself"),
+        (["--set", "lr=0.1"], "lr is 0.05 there and 0.1 here"),
+        (["--baseline", "fedcmi"], "--baseline 'fedcmi': not one of the rows"),
+    ],
 )
-def test_the_command_refuses_what_would_spoil_a_table(tmp_path: Path, assignment: str, words: str) -> None:
+def test_the_command_refuses_what_would_spoil_a_table(
+    tmp_path: Path, av_digits_dir: Path, more: list[str], words: str
+) -> None:
     """The directory is claimed for a configuration without the assignment."""
-    recipe, out = _recipe(tmp_path), tmp_path / "out"
-    config = {"small": launch.bench_config(recipe, {"method": "fedavg"}, [])}
-    experiments.claim(out, ["--num-nodes", "10"], config)
-    command = [sys.executable, "-m", "fedcmi_flwr.cli", "bench", str(recipe), "--out", str(out), "--set", assignment]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    out = tmp_path / "out"
+    configs = _configs(*ROWS, data=av_digits_dir, num_server_rounds=2, local_epochs=1)
+    experiments.claim(out, 4, configs)
+    done = _bench(av_digits_dir, out, *more)
     assert done.returncode == 1
     assert words in done.stderr
     assert [path.name for path in out.iterdir()] == ["bench.json"]
-
-
-def test_a_finished_run_is_not_run_again_and_a_failed_one_is_named(tmp_path: Path, av_digits_dir: Path) -> None:
-    """The first experiment is finished; the second cannot run, since its data are missing."""
-    done, broken = experiments.plan([_recipe(tmp_path)], ["fedavg", "fedcmi"], 1, tmp_path / "out")
-    done.run_dir.mkdir(parents=True)
-    (done.run_dir / "summary.md").write_text("finished")
-    lines: list[str] = []
-    failed = experiments.run_all([done, broken], ["--data", str(tmp_path / "nowhere")], 2, lines.append)
-    assert failed == [broken]
-    assert lines[0] == "1 of 2 runs are finished, 1 to do"
-    assert "small fedcmi seed 0: FAILED" in lines[1]
-    assert (done.run_dir / "summary.md").read_text() == "finished"
-    assert "no such directory" in (broken.run_dir / "log.txt").read_text()
-
-
-def test_table_has_means_intervals_and_paired_differences() -> None:
-    """t(0.975, 2 degrees of freedom) = 4.3027; of 10, 20, 30 the half-width is 4.3027 * 10 / sqrt(3) = 24.8.
-
-    The differences to it are 1, 2, 3 points: mean 2, half-width 4.3027 / sqrt(3) = 2.5.
-    """
-    values = {"fedavg": (0.1, 0.2, 0.3), "fedcmi": (0.11, 0.22, 0.33)}
-    rows = [("s", m, k, "fused", v, v) for m, seeds in values.items() for k, v in enumerate(seeds)]
-    results = pd.DataFrame(rows, columns=["setting", "method", "seed", "prediction", "accuracy", "best"])
-    text = experiments.table(results, ["fedavg", "fedcmi"], "fedavg")
-    assert "### s (3 seeds)" in text
-    assert "| fedavg | 20.0 ± 24.8 |" in text
-    assert "| fedcmi | 22.0 ± 27.3 (+2.0 ± 2.5) |" in text
-
-
-def test_collect_takes_the_last_rounds_and_the_best(tmp_path: Path) -> None:
-    """Rounds 0..6 with accuracy 0.9, .1 ... .6: the last five are .2 to .6, mean .4; the best is round 0's."""
-    [experiment] = experiments.plan([_recipe(tmp_path)], ["fedavg"], 1, tmp_path / "out")
-    experiment.run_dir.mkdir(parents=True)
-    (experiment.run_dir / "summary.md").write_text("finished")
-    accuracies = [0.9, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
-    lines = [json.dumps({"round": t, "accuracy": {"fused": value}}) for t, value in enumerate(accuracies)]
-    (experiment.run_dir / "metrics.jsonl").write_text("\n".join(lines))
-    [row] = experiments.collect([experiment]).to_dict("records")
-    assert row["accuracy"] == pytest.approx(0.4)
-    assert row["best"] == 0.9

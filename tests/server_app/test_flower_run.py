@@ -56,3 +56,13 @@ def test_what_cannot_run_says_why(arguments: list[str], reason: str, tmp_path: P
     assert done.returncode == 1
     assert reason in done.stderr
     assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_a_bench_has_the_same_numbers_on_ray_and_in_process(av_digits_dir: Path, tmp_path: Path) -> None:
+    small = ["--seeds", "1", "--num-nodes", "4", "--set", "num-server-rounds=2", "--set", "local-epochs=1"]
+    for engine in ("flower", "in-process"):
+        bench = ["bench", "av-digits", "--methods", "fedcmi-plus", "--data", av_digits_dir, "--engine", engine]
+        done = fedcmi(*bench, "--out", tmp_path / engine, *small)
+        assert done.returncode == 0, done.stdout + done.stderr
+    for name in ("results.csv", "table.md"):
+        assert (tmp_path / "flower" / name).read_bytes() == (tmp_path / "in-process" / name).read_bytes()
