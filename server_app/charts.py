@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
 WIDTH = 5.4
@@ -142,6 +143,7 @@ def draw_lines(
         handles[line.label] = handle
     axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.set_ylim(*limits)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     labels = list(dict.fromkeys(line.label for line in lines))
     _legend_below(figure, [handles[label] for label in labels], labels)
@@ -257,6 +259,8 @@ def draw_intervals(
         )
     axes.set_yticks(places, [_short(row) for row in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
+    low, high = axes.get_xlim()
+    axes.set_xlim(max(low, 0), min(high, 100))
     axes.set_xlabel("accuracy (%)")
     axes.grid(axis="x", alpha=0.3)
     _legend_below(figure, handles, names)

@@ -42,7 +42,7 @@ def environment_table(configs: Iterable[Config]) -> str:
         for key, value in _flat(config.get("server", {})).items():
             found.setdefault(key, {})[as_text(value)] = None
     rows = [[key.removeprefix("versions."), " | ".join(values)] for key, values in found.items()]
-    return html.heading("Environment") + html.table("Where the server ran.", [], rows, texts=True)
+    return html.heading("Environment") + html.table("server", [], rows, texts=True)
 
 
 def _key_table(name: str, values: Config) -> str:
