@@ -118,7 +118,9 @@ def _read_results(path: Path) -> pd.DataFrame:
         results = pd.read_csv(path, dtype={"setting": str, "method": str, "prediction": str}, keep_default_na=False)
         results = results.astype({"seed": int, "accuracy": float, "best": float})
     except (ValueError, KeyError) as error:
-        raise ReportError(f"{path}: not a table of results ({error}); delete it and call `fedcmi bench` again.") from error
+        raise ReportError(
+            f"{path}: not a table of results ({error}); delete it and call `fedcmi bench` again."
+        ) from error
     missing = sorted(_COLUMNS - set(results.columns))
     if missing or results.empty:
         found = f"column {missing[0]!r} is missing" if missing else "holds no row"

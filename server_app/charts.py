@@ -152,7 +152,7 @@ def draw_lines(
 def _legend_below(figure: Figure, handles: Sequence[object], labels: Sequence[str]) -> None:
     columns = 3 if max(map(len, labels), default=0) <= 16 else 2
     shown = [_short(label) for label in labels]
-    figure.legend(handles=list(handles), labels=shown, loc="outside lower center", ncols=columns)  # type: ignore[arg-type]
+    figure.legend(handles=list(handles), labels=shown, loc="outside lower center", ncols=columns)
 
 
 def heat_map_height(rows: int) -> float:

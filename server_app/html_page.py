@@ -119,7 +119,7 @@ def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]], text
     )
     return (
         f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(caption)}">'
-        f'<table{" class=texts" if texts else ""}><caption>{escape(caption)}</caption>'
+        f"<table{' class=texts' if texts else ''}><caption>{escape(caption)}</caption>"
         f"{f'<thead><tr>{top}</tr></thead>' if head else ''}\n<tbody>\n{body}\n</tbody></table></div>"
     )
 

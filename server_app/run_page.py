@@ -58,7 +58,8 @@ def run_page(run: Run) -> str:
 def cumulative_megabytes(records: Sequence[Record]) -> NDArray[np.float64]:
     """Return, for each round, the MB (10^6 bytes) sent to and received from the nodes until its end."""
     sent = [sum(chain(record["bytes_down"].values(), record["bytes_up"].values())) for record in records]
-    return np.cumsum(sent, dtype=float) / 1e6
+    total: NDArray[np.float64] = np.cumsum(sent, dtype=float) / 1e6
+    return total
 
 
 def class_accuracy(records: Sequence[Record], prediction: str) -> NDArray[np.float64]:
@@ -105,10 +106,11 @@ def modality_colours(modalities: Sequence[str]) -> dict[str, str]:
 
 def _curves(run: Run) -> list[Chart]:
     rounds = [record["round"] for record in run.records]
-    title, caption = "Accuracy over {}", "On the test split; dashed: the self heads."
+    caption = "On the test split; dashed: the self heads."
     accuracy = partial(draw_lines, ylabel="test accuracy (%)", limits=(0, 100))
     over_rounds = partial(accuracy, lines=_accuracy_lines(run, rounds), xlabel="round")
-    megabytes = partial(accuracy, lines=_accuracy_lines(run, cumulative_megabytes(run.records)), xlabel="MB (10⁶ bytes)")
+    lines = _accuracy_lines(run, cumulative_megabytes(run.records))
+    over_bytes = partial(accuracy, lines=lines, xlabel="MB (10⁶ bytes)")
     sent = "Sent to and received from all nodes until then."
     names = list(dict.fromkeys(name for record in run.trained for name in record["losses"]))
     steps = [record["round"] for record in run.trained]
@@ -118,8 +120,8 @@ def _curves(run: Run) -> list[Chart]:
     ]
     losses = partial(draw_lines, lines=terms, xlabel="round", ylabel="loss (nats)", limits=(0, None))
     return [
-        chart("accuracy-over-rounds", "", title.format("rounds"), caption, 3.4, over_rounds),
-        chart("accuracy-over-bytes", "", title.format("bytes"), sent, 3.4, megabytes),
+        chart("accuracy-over-rounds", "", "Accuracy over rounds", caption, 3.4, over_rounds),
+        chart("accuracy-over-bytes", "", "Accuracy over bytes", sent, 3.4, over_bytes),
         chart("losses", "", "Loss terms over rounds", "Mean over the nodes' samples, without weights.", 3.4, losses),
     ]
 
@@ -204,7 +206,7 @@ def _temperature_charts(run: Run) -> list[Chart]:
             label="class temperature",
             limits=limits,
             start=run.trained[0]["round"],
-            colours="cividis",
+            colours="plasma",
         )
         caption = "Below 1 its teacher is sharper; grey: it was not weak, or the class was not measured."
         charts.append(chart("temperature", name, f"Temperatures: {name}", caption, heat_map_height(len(value)), draw))

@@ -78,9 +78,7 @@ def read_run(directory: Path) -> Run:
     """
     failed = (directory / "error.txt").is_file()
     if not failed and not (directory / "summary.md").is_file():
-        raise ReportError(
-            f"{directory}: the run is not finished (no summary.md): wait for its end, or, if it was ended, run it again."
-        )
+        raise ReportError(f"{directory}: the run is not finished (no summary.md): wait for its end, or run it again.")
     error = (directory / "error.txt").read_text(encoding="utf-8") if failed else ""
     config = {} if failed and not (directory / "config.json").is_file() else _read_config(directory / "config.json")
     if not config or (failed and not (directory / "metrics.jsonl").is_file()):
@@ -125,9 +123,7 @@ def _parse(path: Path, text: str, where: str) -> dict[str, Any]:
     return value
 
 
-def _check_keys(
-    path: Path, where: str, value: Mapping[str, Any], kinds: Mapping[str, type | tuple[type, ...]]
-) -> None:
+def _check_keys(path: Path, where: str, value: Mapping[str, Any], kinds: Mapping[str, type | tuple[type, ...]]) -> None:
     for key, kind in kinds.items():
         if not isinstance(value.get(key, ...), kind):
             found = f"{key!r} is missing" if key not in value else f"{key!r} = {value[key]!r:.60}"

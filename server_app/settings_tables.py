@@ -82,5 +82,5 @@ def shared_and_different(configs: Sequence[Config]) -> tuple[dict[str, Any], lis
     ({'lr': 0.1}, ['mu'])
     """
     keys = list(dict.fromkeys(key for config in configs for key in config))
-    shared = {key: configs[0][key] for key in keys if all(config.get(key, ...) == configs[0].get(key) for config in configs)}
-    return shared, [key for key in keys if key not in shared]
+    agreed = [key for key in keys if all(config.get(key, ...) == configs[0].get(key, ...) for config in configs)]
+    return {key: configs[0][key] for key in agreed}, [key for key in keys if key not in agreed]
