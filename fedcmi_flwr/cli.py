@@ -206,5 +206,23 @@ def tune(
     console.print(f"results: {out / 'tuned.toml'}, {out / 'tune.csv'}")
 
 
+@app.command()
+def report(
+    directory: Annotated[Path, typer.Argument(help="Directory of a run, or --out of a bench.")],
+    out: Annotated[Path | None, typer.Option(help="The page; default: report.html in the directory.")] = None,
+    tensorboard: Annotated[Path | None, typer.Option(help="Write TensorBoard scalars into this directory too.")] = None,
+) -> None:
+    """Put a run or a bench on one HTML page that opens without network."""
+    from server_app import html_report, tensorboard_export
+
+    try:
+        console.print(f"report: {html_report.write_report(directory, out)}")
+        if tensorboard is not None:
+            tensorboard_export.export_scalars(directory, tensorboard)
+            console.print(f"scalars: tensorboard --logdir {tensorboard}")
+    except (OSError, ValueError) as error:
+        raise _fail(error) from error
+
+
 if __name__ == "__main__":
     app()

@@ -265,6 +265,11 @@ def section_items(section: Any) -> dict[str, Scalar]:  # noqa: ANN401
     return {item.name.replace("_", "-"): getattr(section, item.name) for item in fields(section)}
 
 
+def section_keys() -> dict[str, list[str]]:
+    """Return the keys of every section of the run-config; a key may be in two of them."""
+    return {part: _keys(kind) for part, kind in _SECTIONS.items()}
+
+
 def _keys(kind: type) -> list[str]:
     return [item.name.replace("_", "-") for item in fields(kind)]
 

@@ -55,6 +55,8 @@ class RoundReport:
     owners: dict[str, list[int]] = field(default_factory=dict)
     """Group -> partition ids whose updates were averaged."""
     num_examples: int = 0
+    examples: dict[int, int] = field(default_factory=dict)
+    """Partition id -> training samples, of the nodes whose updates were averaged."""
     refused: list[str] = field(default_factory=list)
     """One line per node whose reply was refused or did not come."""
     bytes_down: dict[int, int] = field(default_factory=dict)
@@ -192,7 +194,8 @@ class FedCMI(FedAvg):
         self.method_state = self.method.combine(self.method_state, replies_of_method, self._known_owners(aggregated))
         self._decide(ordered)
         report.losses = _mean_losses(ordered)
-        report.num_examples = sum(update.num_examples for update in ordered)
+        report.examples = {partition: updates[partition].num_examples for partition in sorted(updates)}
+        report.num_examples = sum(report.examples.values())
         report.arrays = {}  # the old model is not needed any more
         report.seconds = time.monotonic() - report.started
         metrics: dict[str, int | float] = {f"loss.{name}": value for name, value in report.losses.items()}

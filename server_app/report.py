@@ -106,6 +106,7 @@ def round_record(server_round: int, counts: Mapping[str, Counts], report: RoundR
             "count": {name: value.tolist() for name, value in report.stats.count.items()},
         },
         "num_examples": report.num_examples,
+        "examples": {str(partition): count for partition, count in report.examples.items()},
         "teacher": report.used.dominant,
         "measured": _dominance_record(report.measured),
         "accuracy": summarise(counts, lambda found: found.accuracy),

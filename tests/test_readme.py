@@ -32,6 +32,7 @@ SHORTER = {
     "fedcmi run": "--rounds 1 --num-nodes 4",
     "fedcmi bench": "--seeds 2 --methods fedavg,fedcmi-plus --set num-server-rounds=2 --set local-epochs=1",
     "fedcmi tune": "--num-nodes 4 --methods fedavg --set num-server-rounds=1 --set local-epochs=1",
+    "fedcmi report": "",
     "export ": "",
     "flwr run": "--run-config 'num-server-rounds=1 local-epochs=1'",
 }
@@ -113,6 +114,8 @@ def test_command(command: str, checkout: Path, environment: dict[str, str], avmn
         output = done.stdout + done.stderr
         assert "round 1/1 | loss fused" in output, output
         assert "sampled 2 of 2 nodes" in output
+    if command.startswith("fedcmi report"):
+        assert f"report: {Path(command.split()[-1]) / 'report.html'}" in done.stdout
     if command.startswith("fedcmi bench"):
         assert "(2 seeds, target" in done.stdout
 

@@ -40,6 +40,7 @@ def _report(server_round: int) -> RoundReport:
         losses={"fused": 1.25, "kd": 0.5},
         owners={"audio": [2], "visual": [], "shared": [2]},
         num_examples=9,
+        examples={2: 9},
         refused=["Reply of node 5 refused: no."],
         bytes_down={2: 3_000_000},
         bytes_up={2: 1_500_000},
@@ -86,6 +87,7 @@ def test_metrics_are_json_without_nan_and_read_back(tmp_path: Path) -> None:
         [],
     )
     assert (second["bytes_down"], second["bytes_up"], second["num_examples"]) == ({"2": 3000000}, {"2": 1500000}, 9)
+    assert (first["examples"], second["examples"]) == ({}, {"2": 9})
     assert (first["round"], first["teacher"], first["losses"], first["measured"]["dominant"]) == (0, None, {}, None)
 
 
