@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from fedcmi_flwr.evaluate import is_head
 from server_app import html_page as html
+from server_app.bench_table import mean_and_interval
 from server_app.charts import (
     BLACK,
     COLOURS,
@@ -25,7 +26,6 @@ from server_app.charts import (
     draw_lines,
     heat_map_height,
 )
-from server_app.experiments import mean_and_interval
 from server_app.report import LAST_ROUNDS
 from server_app.run_page import class_accuracy, cumulative_megabytes
 from server_app.run_reader import ReportError, read_run

@@ -68,7 +68,8 @@ def class_accuracy(records: Sequence[Record], prediction: str) -> NDArray[np.flo
         np.array([record["counts"][prediction][key] for record in records], dtype=float).T
         for key in ("correct", "count")
     )
-    return 100 * np.divide(correct, count, out=np.full_like(correct, np.nan), where=count > 0)
+    accuracy: NDArray[np.float64] = np.divide(correct, count, out=np.full_like(correct, np.nan), where=count > 0)
+    return 100 * accuracy
 
 
 def _results(run: Run) -> list[str]:
