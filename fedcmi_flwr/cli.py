@@ -159,7 +159,7 @@ def bench(
     set_: Annotated[list[str] | None, typer.Option("--set", help="key=value for all runs; repeatable.")] = None,
 ) -> None:
     """Run rows x settings x seeds, and write results.csv, table.md and plots."""
-    from server_app import bench_configs, bench_table, experiments
+    from server_app import bench_configs, bench_table, experiments, processes
 
     _end_with_what_was_started()
     on_flower = engine is Engine.FLOWER
@@ -169,10 +169,11 @@ def bench(
         values = bench_configs.read_tuned(tuned) if tuned else {}
         found = bench_configs.find_settings(settings)
         configs = bench_configs.bench_configs(found, rows, values, {"data": data}, set_ or [])
-        experiments.claim(out, num_nodes, configs)
-        planned = experiments.plan(configs, seeds, num_nodes, out)
-        failed = experiments.run_all(planned, 1 if on_flower else jobs, on_flower, console.print)
-        console.print(Markdown(bench_table.write_results(planned, chosen, target, out)))
+        with processes.alone_in(out):
+            experiments.claim(out, num_nodes, configs)
+            planned = experiments.plan(configs, seeds, num_nodes, out)
+            failed = experiments.run_all(planned, 1 if on_flower else jobs, on_flower, console.print)
+            console.print(Markdown(bench_table.write_results(planned, chosen, target, out)))
     except (OSError, ValueError) as error:
         raise _fail(error) from error
     console.print(f"results: {out / 'results.csv'}, {out / 'table.md'}, {out / 'accuracy-*.png'}")
@@ -192,14 +193,15 @@ def tune(
     set_: Annotated[list[str] | None, typer.Option("--set", help="key=value for all runs; repeatable.")] = None,
 ) -> None:
     """Choose learning rate and own weight of each row on a part of the training split; write tuned.toml."""
-    from server_app import bench_configs, tuning
+    from server_app import bench_configs, processes, tuning
 
     _end_with_what_was_started()
     options = {"data": data, "validation-share": tuning.VALIDATION_SHARE}
     try:
         found, rows = bench_configs.find_settings(settings), bench_configs.find_rows(methods.split(","))
         configs = bench_configs.bench_configs(found, rows, {}, options, set_ or [])
-        tuning.Tuning(configs, seeds, num_nodes, jobs, out, console.print).run()
+        with processes.alone_in(out):
+            tuning.Tuning(configs, seeds, num_nodes, jobs, out, console.print).run()
     except (OSError, ValueError) as error:
         raise _fail(error) from error
     console.print((out / "tuned.toml").read_text(encoding="utf-8"), markup=False)
