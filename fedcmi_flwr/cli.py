@@ -148,7 +148,9 @@ def bench(
     methods: MethodsOption = "methods",
     tuned: Annotated[Path | None, typer.Option(help="tuned.toml of `fedcmi tune`.")] = None,
     baseline: Annotated[str | None, typer.Option(help="Row to compare with; default: fedavg, or the first.")] = None,
-    target: Annotated[float | None, typer.Option(help="Accuracy in % to reach; default: the baseline's.")] = None,
+    target: Annotated[
+        float | None, typer.Option(min=0, max=100, help="Accuracy in % to reach; default: the baseline's.")
+    ] = None,
     data: Annotated[str | None, typer.Option(help="Built-in data set or prepared directory.")] = None,
     num_nodes: Annotated[int, typer.Option(help="Simulated nodes.")] = 10,
     seeds: Annotated[int, typer.Option(min=1, help="Seeds 0 to N - 1.")] = 5,
@@ -167,6 +169,9 @@ def bench(
         rows = bench_configs.find_rows(methods.split(","))
         chosen = bench_configs.choose_baseline(baseline, rows)
         values = bench_configs.read_tuned(tuned) if tuned else {}
+        untuned = [row.stem for row in rows if tuned and row.stem not in values]
+        if untuned:
+            console.print(f"not in {tuned}, so with their own values: {', '.join(untuned)}")
         found = bench_configs.find_settings(settings)
         configs = bench_configs.bench_configs(found, rows, values, {"data": data}, set_ or [])
         with processes.alone_in(out):
