@@ -148,7 +148,9 @@ def bench(
     methods: MethodsOption = "methods",
     tuned: Annotated[Path | None, typer.Option(help="tuned.toml of `fedcmi tune`.")] = None,
     baseline: Annotated[str | None, typer.Option(help="Row to compare with; default: fedavg, or the first.")] = None,
-    target: Annotated[float | None, typer.Option(help="Accuracy in % to reach; default: the baseline's.")] = None,
+    target: Annotated[
+        float | None, typer.Option(min=0, max=100, help="Accuracy in % to reach; default: the baseline's.")
+    ] = None,
     data: Annotated[str | None, typer.Option(help="Built-in data set or prepared directory.")] = None,
     num_nodes: Annotated[int, typer.Option(help="Simulated nodes.")] = 10,
     seeds: Annotated[int, typer.Option(min=1, help="Seeds 0 to N - 1.")] = 5,
@@ -159,7 +161,7 @@ def bench(
     set_: Annotated[list[str] | None, typer.Option("--set", help="key=value for all runs; repeatable.")] = None,
 ) -> None:
     """Run rows x settings x seeds, and write results.csv, table.md and plots."""
-    from server_app import bench_configs, bench_table, experiments
+    from server_app import bench_configs, bench_table, experiments, processes
 
     _end_with_what_was_started()
     on_flower = engine is Engine.FLOWER
@@ -167,12 +169,16 @@ def bench(
         rows = bench_configs.find_rows(methods.split(","))
         chosen = bench_configs.choose_baseline(baseline, rows)
         values = bench_configs.read_tuned(tuned) if tuned else {}
+        untuned = [row.stem for row in rows if tuned and row.stem not in values]
+        if untuned:
+            console.print(f"not in {tuned}, so with their own values: {', '.join(untuned)}")
         found = bench_configs.find_settings(settings)
         configs = bench_configs.bench_configs(found, rows, values, {"data": data}, set_ or [])
-        experiments.claim(out, num_nodes, configs)
-        planned = experiments.plan(configs, seeds, num_nodes, out)
-        failed = experiments.run_all(planned, 1 if on_flower else jobs, on_flower, console.print)
-        console.print(Markdown(bench_table.write_results(planned, chosen, target, out)))
+        with processes.alone_in(out):
+            experiments.claim(out, num_nodes, configs)
+            planned = experiments.plan(configs, seeds, num_nodes, out)
+            failed = experiments.run_all(planned, 1 if on_flower else jobs, on_flower, console.print)
+            console.print(Markdown(bench_table.write_results(planned, chosen, target, out)))
     except (OSError, ValueError) as error:
         raise _fail(error) from error
     console.print(f"results: {out / 'results.csv'}, {out / 'table.md'}, {out / 'accuracy-*.png'}")
@@ -192,14 +198,15 @@ def tune(
     set_: Annotated[list[str] | None, typer.Option("--set", help="key=value for all runs; repeatable.")] = None,
 ) -> None:
     """Choose learning rate and own weight of each row on a part of the training split; write tuned.toml."""
-    from server_app import bench_configs, tuning
+    from server_app import bench_configs, processes, tuning
 
     _end_with_what_was_started()
     options = {"data": data, "validation-share": tuning.VALIDATION_SHARE}
     try:
         found, rows = bench_configs.find_settings(settings), bench_configs.find_rows(methods.split(","))
         configs = bench_configs.bench_configs(found, rows, {}, options, set_ or [])
-        tuning.Tuning(configs, seeds, num_nodes, jobs, out, console.print).run()
+        with processes.alone_in(out):
+            tuning.Tuning(configs, seeds, num_nodes, jobs, out, console.print).run()
     except (OSError, ValueError) as error:
         raise _fail(error) from error
     console.print((out / "tuned.toml").read_text(encoding="utf-8"), markup=False)

@@ -30,6 +30,7 @@ class Experiment:
     row: str
     seed: int
     run_dir: Path
+    """``out/setting/row/seedN``."""
     num_nodes: int
     config: Mapping[str, Scalar]
     """Run-config, with seed and run directory."""
@@ -97,7 +98,8 @@ def run_all(experiments: Sequence[Experiment], jobs: int, on_flower: bool, show:
         left = (time.monotonic() - started) / done * (len(todo) - done)
         show(f"{done}/{len(todo)} {experiment.name}: {state}; about {left / 60:.0f} min left")
 
-    run_jobs([Job(partial(execute, experiment, on_flower), log) for log, experiment in by_log.items()], jobs, ended)
+    work = [Job(partial(execute, item, on_flower), log, item.run_dir.parents[2]) for log, item in by_log.items()]
+    run_jobs(work, jobs, ended)
     return failed
 
 

@@ -1,12 +1,15 @@
 """Jobs in processes of their own, forked from a server that has imported everything and ended with who started them."""
 
+import contextlib
+import fcntl
 import multiprocessing
 import os
 import shutil
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
@@ -16,6 +19,12 @@ from server_app.launch import Show, client_app_reference
 
 PRELOADED = ("server_app.experiments", "torch._dynamo", "flwr_datasets.partitioner", "rich.markdown", "typer")
 """Imported once, before forking; those after the first are imported elsewhere when they are first used."""
+PATIENCE = 20.0
+"""Seconds to wait for the runs of a bench that was killed; they end by themselves."""
+
+
+class BusyError(ValueError):
+    """A directory that other processes are at work in."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +35,56 @@ class Job:
     """Importable by name, or a partial of such a function; called with a function that takes lines for the log."""
     log: Path
     """Gets what the process prints; the directory around it is made anew."""
+    home: Path
+    """The directory of :func:`alone_in`, of which the process is a part."""
+
+
+@contextlib.contextmanager
+def alone_in(home: Path) -> Iterator[None]:
+    """Have a directory to oneself and one's jobs; what a killed process left there is waited for.
+
+    Whoever works in it holds a shared lock on the directory itself, which nobody can keep beyond its end.
+
+    Parameters
+    ----------
+    home
+        Made when missing.
+
+    Yields
+    ------
+    Nothing.
+
+    Raises
+    ------
+    BusyError
+        Others are still at work there.
+    """
+    home.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + PATIENCE
+    with _opened(home) as handle:
+        while not _locked(handle):
+            if time.monotonic() > deadline:
+                raise BusyError(f"{home}: another process is at work there; wait for its end or give another --out.")
+            time.sleep(0.1)
+        fcntl.flock(handle, fcntl.LOCK_SH)
+        yield
+
+
+@contextlib.contextmanager
+def _opened(directory: Path) -> Iterator[int]:
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        yield handle
+    finally:
+        os.close(handle)
+
+
+def _locked(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def run_jobs(jobs: Sequence[Job], at_once: int, ended: Callable[[Job, str | None], None]) -> None:
@@ -71,7 +130,8 @@ def _make_anew(directory: Path) -> None:
 
 def _in_child(job: Job) -> None:
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
-    with job.log.open("w", encoding="utf-8", buffering=1) as log:
+    with _opened(job.home) as home, job.log.open("w", encoding="utf-8") as log:
+        fcntl.flock(home, fcntl.LOCK_SH)
         for number in (sys.stdout.fileno(), sys.stderr.fileno()):
             os.dup2(log.fileno(), number)  # what libraries print goes there too
         job.work(lambda line: print(line, flush=True))  # noqa: T201

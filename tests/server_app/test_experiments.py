@@ -5,12 +5,13 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from server_app import experiments
+from server_app import experiments, processes
 from server_app.bench_configs import RunConfigs, bench_configs, find_rows, find_settings
 
 SMALL = ["--num-nodes", "4", "--seeds", "2", "--set", "num-server-rounds=2", "--set", "local-epochs=1"]
@@ -106,6 +107,30 @@ def test_a_polite_kill_ends_the_runs(tmp_path: Path, av_digits_dir: Path) -> Non
     process.communicate()
     assert process.returncode == 128 + signal.SIGTERM
     assert _gone(out)
+
+
+def test_two_benches_do_not_share_a_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "PATIENCE", 0.2)
+    refused = pytest.raises(processes.BusyError, match="another process is at work there; wait")
+    with processes.alone_in(tmp_path / "out"), refused, processes.alone_in(tmp_path / "out"):
+        pass
+    with processes.alone_in(tmp_path / "out"):
+        pass
+
+
+def test_a_run_that_outlives_its_bench_is_waited_for(tmp_path: Path) -> None:
+    """A process holds the directory as a run does, and ends when it is told to, while we wait for it already."""
+    code = "import fcntl, os, sys; fcntl.flock(os.open(sys.argv[1], os.O_RDONLY), fcntl.LOCK_SH); print(flush=True); "
+    run = subprocess.Popen([sys.executable, "-c", code + "input()", tmp_path], stdin=-1, stdout=-1, text=True)
+    assert run.stdout is not None
+    run.stdout.readline()
+    told = threading.Event()
+    timer = threading.Timer(0.3, lambda: (told.set(), run.communicate("\n")))
+    timer.start()
+    with processes.alone_in(tmp_path):
+        assert told.is_set()
+    timer.join()
+    assert run.returncode == 0
 
 
 def test_a_run_that_is_killed_is_named_and_the_others_go_on(tmp_path: Path, av_digits_dir: Path) -> None:
