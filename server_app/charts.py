@@ -150,7 +150,9 @@ def draw_lines(
 
 
 def _legend_below(figure: Figure, handles: Sequence[object], labels: Sequence[str]) -> None:
-    columns = 3 if max(map(len, labels), default=0) <= 16 else 2
+    if not labels:
+        return
+    columns = 3 if max(map(len, labels)) <= 16 else 2
     shown = [_short(label) for label in labels]
     figure.legend(handles=list(handles), labels=shown, loc="outside lower center", ncols=columns)
 

@@ -68,7 +68,8 @@ def class_accuracy(records: Sequence[Record], prediction: str) -> NDArray[np.flo
         np.array([record["counts"][prediction][key] for record in records], dtype=float).T
         for key in ("correct", "count")
     )
-    return 100 * np.divide(correct, count, out=np.full_like(correct, np.nan), where=count > 0)
+    found: NDArray[np.float64] = np.divide(correct, count, out=np.full_like(correct, np.nan), where=count > 0)
+    return 100 * found
 
 
 def _results(run: Run) -> list[str]:
@@ -170,6 +171,11 @@ def _per_class(run: Run, key: str, modality: str) -> NDArray[np.float64]:
     return np.array([record["measured"][key].get(modality, blank) for record in run.trained], dtype=float)
 
 
+def _logarithm(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return ln of what is above 0; NaN for the others, which no axis can show."""
+    return np.log(np.where(values > 0, values, np.nan))
+
+
 def _weak(run: Run) -> list[str]:
     return [name for name in run.modalities if any(name in record["measured"]["ratio"] for record in run.trained)]
 
@@ -182,7 +188,7 @@ def _dominance_chart(run: Run) -> Chart:
             ("measured", [record["measured"]["dominant"] for record in run.trained]),
             ("teacher", [record["teacher"] for record in run.trained]),
         ],
-        ratios=[(name, np.log(_per_class(run, "ratio", name))) for name in _weak(run)],
+        ratios=[(name, _logarithm(_per_class(run, "ratio", name))) for name in _weak(run)],
         colours=modality_colours(run.modalities),
     )
     caption = (
@@ -227,7 +233,7 @@ def _nodes(run: Run) -> list[str]:
         examples=[examples.get(node) for node in nodes],
         colours=modality_colours(run.modalities),
     )
-    silent = len(nodes) - len(examples)
+    silent = sum(node not in examples for node in nodes)
     caption = "What each node owns, and the training samples that it said it has."
     if silent:
         caption += f" {silent} of {len(nodes)} never sent a reply that was used, so their samples are not known."
