@@ -224,7 +224,7 @@ def _nodes(run: Run) -> list[str]:
     examples: dict[str, int] = {}
     for record in run.trained:
         owned |= record["known_nodes"]
-        examples |= record.get("examples", {})  # runs of before have none
+        examples |= record.get("examples", {})
     nodes = sorted(owned, key=int)
     draw = partial(
         draw_nodes,
@@ -233,12 +233,18 @@ def _nodes(run: Run) -> list[str]:
         examples=[examples.get(node) for node in nodes],
         colours=modality_colours(run.modalities),
     )
-    silent = sum(node not in examples for node in nodes)
-    caption = "What each node owns, and the training samples that it said it has."
-    if silent:
-        caption += f" {silent} of {len(nodes)} never sent a reply that was used, so their samples are not known."
+    caption = f"What each node owns, and the training samples that it said it has.{_unknown(run, nodes, examples)}"
     made = chart("nodes", "", "Modalities and samples of the nodes", caption, 2.4 + 0.35 * len(run.modalities), draw)
     return [html.heading("Nodes"), html.figures([made]), *_refused(run.trained)]
+
+
+def _unknown(run: Run, nodes: Sequence[str], examples: Mapping[str, int]) -> str:
+    if not any("examples" in record for record in run.trained):
+        return " The run was made by a version that did not note the samples of each node."
+    silent = sum(node not in examples for node in nodes)
+    if not silent:
+        return ""
+    return f" {silent} of {len(nodes)} never sent a reply that was used, so their samples are not known."
 
 
 def _refused(trained: Sequence[Mapping[str, Any]]) -> list[str]:

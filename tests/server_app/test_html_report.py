@@ -101,6 +101,13 @@ def test_nodes_that_never_replied_are_said_to_be_unknown(plus_run: Path, tmp_pat
     assert expected in _page(plus_run, tmp_path / "page.html").text
 
 
+def test_a_run_of_before_says_that_its_samples_were_not_noted(copy: Path) -> None:
+    _edit_records(copy, lambda record: record.pop("examples"))
+    page = _page(copy, copy / "page.html")
+    assert "made by a version that did not note the samples of each node" in page.text
+    assert "never sent a reply" not in page.text
+
+
 def test_an_unknown_number_of_samples_is_hatched_and_not_zero() -> None:
     """Node 0 has 5 samples, node 7 is unknown: its bar is as high as the highest, and hatched."""
     figure = Figure()
