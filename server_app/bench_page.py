@@ -115,7 +115,8 @@ def _read_results(path: Path) -> pd.DataFrame:
     if not path.is_file():
         raise ReportError(f"{path}: no such file; it is written when a bench ends. Call `fedcmi bench` again to go on.")
     try:
-        results = pd.read_csv(path, dtype={"setting": str, "method": str, "prediction": str}, keep_default_na=False)
+        texts, blank = {"setting": str, "method": str, "prediction": str}, {"accuracy": [""], "best": [""]}
+        results = pd.read_csv(path, dtype=texts, keep_default_na=False, na_values=blank)
         results = results.astype({"seed": int, "accuracy": float, "best": float})
     except (ValueError, KeyError) as error:
         raise ReportError(
@@ -169,7 +170,7 @@ def _setting_parts(setting: Setting, colours: Mapping[str, str]) -> list[str]:
 
 def _table(setting: Setting) -> str:
     best = {
-        prediction: max(setting.figures(method, prediction).mean() for method in setting.methods)
+        prediction: pd.Series([setting.figures(method, prediction).mean() for method in setting.methods]).max()
         for prediction in setting.predictions
     }
     rows = []
@@ -194,11 +195,16 @@ def _cell(setting: Setting, method: str, prediction: str, best: float) -> str:
 
 
 def _interval(values: "pd.Series[float]", form: str) -> str:
-    known = values.dropna().tolist()
-    if not known:
+    mean, half = _known_mean(values)
+    if np.isnan(mean):
         return "-"
-    mean, half = mean_and_interval(known)
     return f"{mean:{form}}" if np.isnan(half) else f"{mean:{form}} ± {half:.1f}"
+
+
+def _known_mean(values: "pd.Series[float]") -> tuple[float, float]:
+    """Return mean and half-width over the seeds that have a number; NaN where there is none."""
+    known = values.dropna().tolist()
+    return mean_and_interval(known) if known else (np.nan, np.nan)
 
 
 def _charts(setting: Setting, colours: Mapping[str, str]) -> list[Chart]:
@@ -233,7 +239,7 @@ def _lines(setting: Setting, colours: Mapping[str, str], over_bytes: bool) -> li
 def _interval_chart(setting: Setting) -> Chart:
     shape = (len(setting.methods), len(setting.predictions))
     pairs = [
-        mean_and_interval(setting.figures(method, prediction).tolist())
+        _known_mean(setting.figures(method, prediction))
         for method in setting.methods
         for prediction in setting.predictions
     ]

@@ -16,7 +16,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
-WIDTH = 5.4
+WIDTH = 5.0
 """Inches of every chart; the page scales it."""
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 """Okabe and Ito's, without black and yellow."""
@@ -143,21 +143,23 @@ def draw_lines(
         handles[line.label] = handle
     axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.set_ylim(*limits)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, steps=(1, 2, 5, 10), integer=True))
     axes.grid(alpha=0.3)
     labels = list(dict.fromkeys(line.label for line in lines))
     _legend_below(figure, [handles[label] for label in labels], labels)
 
 
 def _legend_below(figure: Figure, handles: Sequence[object], labels: Sequence[str]) -> None:
-    columns = 3 if max(map(len, labels), default=0) <= 16 else 2
+    if not labels:
+        return
+    columns = 3 if max(map(len, labels)) <= 16 else 2
     shown = [_short(label) for label in labels]
     figure.legend(handles=list(handles), labels=shown, loc="outside lower center", ncols=columns)
 
 
 def heat_map_height(rows: int) -> float:
     """Return the height in inches of a heat map."""
-    return 1.0 + min(max(0.19 * rows, 0.6), 6.0)
+    return 1.0 + min(max(0.19 * rows, 0.8), 6.0)
 
 
 def draw_heat_map(

@@ -13,18 +13,20 @@ h1 { font-size: 1.6rem; line-height: 1.25; margin: .5rem 0; overflow-wrap: anywh
 h2 { font-size: 1.25rem; margin: 2.2rem 0 .6rem; border-bottom: 2px solid #0072b2; }
 h3 { font-size: 1.05rem; margin: 1.4rem 0 .4rem; }
 p { margin: .4rem 0; max-width: 75ch; }
-.scroll { overflow-x: auto; margin: .6rem 0; }
+.scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-caption { text-align: left; color: #444; padding-bottom: .3rem; }
-.texts caption { font-weight: 600; color: #1b1b1b; }
+.caption { color: #444; margin: .6rem 0 .3rem; }
+.caption.name { font-weight: 600; color: #1b1b1b; }
 th, td { padding: .25rem .8rem .25rem 0; border-bottom: 1px solid #ddd; text-align: right; white-space: nowrap; }
-th:first-child, td:first-child, .texts th, .texts td { text-align: left; }
+th:first-child, .texts th, .texts td { text-align: left; }
+th:first-child { position: sticky; left: 0; background: #fff; }
 .texts td { white-space: normal; overflow-wrap: anywhere; vertical-align: top; }
 thead th { border-bottom: 2px solid #888; vertical-align: bottom; white-space: normal; }
 tbody th { font-weight: normal; }
 td strong { color: #00507d; }
 .tables, .charts { display: grid; gap: 1.2rem; align-items: start; }
 .tables { grid-template-columns: repeat(auto-fill, minmax(min(100%, 340px), 1fr)); }
+.charts { margin-top: 1.2rem; }
 .charts { grid-template-columns: repeat(auto-fill, minmax(min(100%, 440px), 1fr)); }
 figure { margin: 0; }
 figure svg { display: block; width: 100%; height: auto; }
@@ -117,10 +119,11 @@ def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]], text
     body = "\n".join(
         f'<tr><th scope="row">{escape(first)}</th>{"".join(map(_cell, others))}</tr>' for first, *others in rows
     )
+    label = f'aria-label="{escape(caption)}"'
     return (
-        f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(caption)}">'
-        f"<table{' class=texts' if texts else ''}><caption>{escape(caption)}</caption>"
-        f"{f'<thead><tr>{top}</tr></thead>' if head else ''}\n<tbody>\n{body}\n</tbody></table></div>"
+        f'<div><p class="caption{" name" if texts else ""}">{escape(caption)}</p>'
+        f'<div class="scroll" role="region" tabindex="0" {label}><table{" class=texts" if texts else ""} {label}>'
+        f"{f'<thead><tr>{top}</tr></thead>' if head else ''}\n<tbody>\n{body}\n</tbody></table></div></div>"
     )
 
 

@@ -68,8 +68,8 @@ def class_accuracy(records: Sequence[Record], prediction: str) -> NDArray[np.flo
         np.array([record["counts"][prediction][key] for record in records], dtype=float).T
         for key in ("correct", "count")
     )
-    accuracy: NDArray[np.float64] = np.divide(correct, count, out=np.full_like(correct, np.nan), where=count > 0)
-    return 100 * accuracy
+    found: NDArray[np.float64] = np.divide(correct, count, out=np.full_like(correct, np.nan), where=count > 0)
+    return 100 * found
 
 
 def _results(run: Run) -> list[str]:
@@ -171,6 +171,11 @@ def _per_class(run: Run, key: str, modality: str) -> NDArray[np.float64]:
     return np.array([record["measured"][key].get(modality, blank) for record in run.trained], dtype=float)
 
 
+def _logarithm(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return ln of what is above 0; NaN for the others, which no axis can show."""
+    return np.log(np.where(values > 0, values, np.nan))
+
+
 def _weak(run: Run) -> list[str]:
     return [name for name in run.modalities if any(name in record["measured"]["ratio"] for record in run.trained)]
 
@@ -183,7 +188,7 @@ def _dominance_chart(run: Run) -> Chart:
             ("measured", [record["measured"]["dominant"] for record in run.trained]),
             ("teacher", [record["teacher"] for record in run.trained]),
         ],
-        ratios=[(name, np.log(_per_class(run, "ratio", name))) for name in _weak(run)],
+        ratios=[(name, _logarithm(_per_class(run, "ratio", name))) for name in _weak(run)],
         colours=modality_colours(run.modalities),
     )
     caption = (
@@ -219,7 +224,7 @@ def _nodes(run: Run) -> list[str]:
     examples: dict[str, int] = {}
     for record in run.trained:
         owned |= record["known_nodes"]
-        examples |= record.get("examples", {})  # runs of before have none
+        examples |= record.get("examples", {})
     nodes = sorted(owned, key=int)
     draw = partial(
         draw_nodes,
@@ -228,12 +233,18 @@ def _nodes(run: Run) -> list[str]:
         examples=[examples.get(node) for node in nodes],
         colours=modality_colours(run.modalities),
     )
-    silent = len(nodes) - len(examples)
-    caption = "What each node owns, and the training samples that it said it has."
-    if silent:
-        caption += f" {silent} of {len(nodes)} never sent a reply that was used, so their samples are not known."
+    caption = f"What each node owns, and the training samples that it said it has.{_unknown(run, nodes, examples)}"
     made = chart("nodes", "", "Modalities and samples of the nodes", caption, 2.4 + 0.35 * len(run.modalities), draw)
     return [html.heading("Nodes"), html.figures([made]), *_refused(run.trained)]
+
+
+def _unknown(run: Run, nodes: Sequence[str], examples: Mapping[str, int]) -> str:
+    if not any("examples" in record for record in run.trained):
+        return " The run was made by a version that did not note the samples of each node."
+    silent = sum(node not in examples for node in nodes)
+    if not silent:
+        return ""
+    return f" {silent} of {len(nodes)} never sent a reply that was used, so their samples are not known."
 
 
 def _refused(trained: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -1,0 +1,42 @@
+"""Small finished runs and a small finished bench to make reports of; tests that change one copy it."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from client_app.app import app as client_app
+from server_app import launch
+
+LIGHT = {"num-server-rounds": 3, "local-epochs": 1, "multimodal-ratio": 0.5, "fraction-train": 0.34}
+
+
+def _run(directory: Path, data: Path, **changes: Any) -> Path:  # noqa: ANN401
+    raw = launch.resolve(None, {**LIGHT, "data": str(data), **changes}, [f"run-dir={directory}"])
+    return launch.run_in_process(raw, 6, client_app, lambda line: None)
+
+
+@pytest.fixture(scope="session")
+def plus_run(tmp_path_factory: pytest.TempPathFactory, av_digits_dir: Path) -> Path:
+    """Return a run of FedCMI+ with 6 nodes, of which 2 are sampled in a round."""
+    return _run(tmp_path_factory.mktemp("report") / "plus", av_digits_dir)
+
+
+@pytest.fixture(scope="session")
+def fedavg_run(tmp_path_factory: pytest.TempPathFactory, av_digits_dir: Path) -> Path:
+    """Return a run of a method without a teacher."""
+    return _run(tmp_path_factory.mktemp("report") / "fedavg", av_digits_dir, method="fedavg")
+
+
+@pytest.fixture(scope="session")
+def bench_dir(tmp_path_factory: pytest.TempPathFactory, av_digits_dir: Path) -> Path:
+    """Return a bench of two methods and two seeds."""
+    directory = tmp_path_factory.mktemp("report")
+    recipe = directory / "small.toml"
+    recipe.write_text("local-epochs = 1\nnum-server-rounds = 2\n")
+    program = [sys.executable, "-m", "fedcmi_flwr.cli", "bench", str(recipe), "--out", str(directory / "bench")]
+    chosen = ["--methods", "fedavg,fedcmi-plus", "--seeds", "2", "--num-nodes", "4", "--data", str(av_digits_dir)]
+    subprocess.run([*program, *chosen], check=True, capture_output=True, timeout=600)
+    return directory / "bench"
