@@ -39,12 +39,16 @@ class Federated:
 
     def round(self, server_round: int, change: Tamper = list) -> dict[str, np.ndarray]:
         """Run one round of training and return the new global model; ``change`` may tamper with the replies."""
-        config = ConfigRecord(self.federation.task_config())
-        messages = list(self.strategy.configure_train(server_round, _record(self.arrays), config, self.grid))
+        messages = self.messages(server_round, self.arrays)
         self.replies = change(list(self.grid.send_and_receive(messages)))
         aggregated, _ = self.strategy.aggregate_train(server_round, self.replies)
         self.arrays = {name: array.numpy() for name, array in aggregated.items()}
         return self.arrays
+
+    def messages(self, server_round: int, arrays: Mapping[str, np.ndarray]) -> list[Message]:
+        """Return what the server sends in a round with these weights."""
+        config = ConfigRecord(self.federation.task_config())
+        return list(self.strategy.configure_train(server_round, _record(arrays), config, self.grid))
 
     def memory(self, partition: int) -> dict[str, np.ndarray]:
         """Return what the method keeps on a node."""
