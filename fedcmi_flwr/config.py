@@ -100,11 +100,16 @@ class FederationConfig:
     server_lr: float = _number(0, above=True)
     """Learning rate of the server's optimiser."""
     server_momentum: float = _number(0, 1)
-    """Momentum of fedavgm, beta_1 of fedadam and fedyogi."""
+    """Momentum of fedavgm, beta_1 of fedadam and fedyogi; below 1."""
     wait_timeout: float = _number(0, above=True)
     """Seconds to wait for these nodes before the run fails."""
     round_timeout: float = _number(0, above=True)
     """Seconds to wait for the replies of a round before it goes on without the missing ones."""
+
+    def __post_init__(self) -> None:
+        """Check what a range cannot say."""
+        if self.server_momentum == 1:
+            raise ConfigError(f"server-momentum = {self.server_momentum}: must be below 1.")
 
 
 @dataclass(frozen=True)
@@ -228,6 +233,8 @@ def read_run_config(raw: Mapping[str, Scalar]) -> RunConfig:
         method = make_method(name, overrides)
     except ValueError as error:
         raise ConfigError(str(error)) from error
+    if raw["fusion"] in FUSIONS and raw["fusion"] not in method.fusions:
+        raise ConfigError(f"fusion = {raw['fusion']!r}: method {name!r} needs {' or '.join(method.fusions)}.")
     sections: dict[str, Any] = {part: read_section(kind, raw) for part, kind in _SECTIONS.items()}
     return RunConfig(run_dir, name, method, raw=dict(raw), **sections)
 

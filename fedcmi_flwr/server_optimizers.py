@@ -1,5 +1,7 @@
 """Flower's server optimisers, one instance per parameter group, behind any method's local training."""
 
+import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -31,20 +33,22 @@ class ServerOptimizer:
     Raises
     ------
     ValueError
-        Unknown name.
+        Unknown name, or a learning rate or momentum out of range.
     """
 
     def __init__(self, name: str, lr: float, momentum: float) -> None:
         if name not in NAMES[1:]:
             raise ValueError(f"server-optimizer {name!r}: not one of {list(NAMES)}.")
+        if not 0 < lr < math.inf or not 0 <= momentum < 1:
+            raise ValueError(f"server-lr {lr} must be above 0 and finite, server-momentum {momentum} in [0, 1).")
         self.name = name
         self.lr = lr
         self.momentum = momentum
         self._of_group: dict[str, FedAvgM | FedAdam | FedYogi] = {}
+        self._steps: Counter[str] = Counter()
 
     def step(
         self,
-        server_round: int,
         before: Mapping[str, AnyArray],
         averaged: Mapping[str, AnyArray],
         groups: Mapping[str, Sequence[str]],
@@ -53,8 +57,6 @@ class ServerOptimizer:
 
         Parameters
         ----------
-        server_round
-            Counted from 1.
         before
             Name -> array that the nodes trained from.
         averaged
@@ -71,7 +73,8 @@ class ServerOptimizer:
             optimizer = self._of_group.setdefault(group, self._new())
             weights = [name for name in names if _is_weight(name, before[name])]
             old, new = ({name: source[name] for name in weights} for source in (before, averaged))
-            found = _flower_step(optimizer, server_round, old, new)
+            self._steps[group] += 1  # Adam's bias correction counts the optimiser's own steps, not the run's rounds
+            found = _flower_step(optimizer, self._steps[group], old, new)
             stepped |= {name: np.asarray(found[name], dtype=before[name].dtype) for name in weights}
         return stepped
 
@@ -88,7 +91,7 @@ def _is_weight(name: str, array: AnyArray) -> bool:
 
 def _flower_step(
     optimizer: FedAvgM | FedAdam | FedYogi,
-    server_round: int,
+    step: int,
     old: Mapping[str, AnyArray],
     new: Mapping[str, AnyArray],
 ) -> dict[str, AnyArray]:
@@ -97,7 +100,7 @@ def _flower_step(
     optimizer.current_arrays = records[0] if isinstance(optimizer, FedAvgM) else dict(old)
     content = RecordDict({"arrays": records[1], "metrics": MetricRecord({optimizer.weighted_by_key: 1})})
     reply = Message(content, reply_to=Message(RecordDict(), dst_node_id=1, message_type="train"))
-    arrays, _ = optimizer.aggregate_train(server_round, [reply])
+    arrays, _ = optimizer.aggregate_train(step, [reply])
     if arrays is None:
-        raise RuntimeError(f"{type(optimizer).__name__} gave no weights in round {server_round}.")
+        raise RuntimeError(f"{type(optimizer).__name__} gave no weights in step {step}.")
     return {name: array.numpy() for name, array in arrays.items()}

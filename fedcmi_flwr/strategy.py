@@ -189,7 +189,7 @@ class FedCMI(FedAvg):
         self._note_owners(updates)
         if self.server_optimizer is not None:
             trained = {group: names for group, names in self._names(aggregated).items() if report.owners[group]}
-            aggregated = self.server_optimizer.step(server_round, report.arrays, aggregated, trained)
+            aggregated = self.server_optimizer.step(report.arrays, aggregated, trained)
         replies_of_method = [update.from_method for update in ordered]
         self.method_state = self.method.combine(self.method_state, replies_of_method, self._known_owners(aggregated))
         self._decide(ordered)
@@ -290,13 +290,23 @@ class FedCMI(FedAvg):
         because = f" Flower says: {'; '.join(lost)}" if lost else " The round's time is over."
         for node, info in silent.items():
             self._refuse(f"No reply of node {node}{_partition_of(info)}.{because}")
-        return updates
+        return self._without_misfits(updates)
+
+    def _without_misfits(self, updates: dict[int, wire.NodeUpdate]) -> dict[int, wire.NodeUpdate]:
+        """Refuse what the method cannot combine with its state or with the other replies."""
+        replies = {partition: updates[partition].from_method for partition in sorted(updates)}
+        reasons = self.method.misfits(self.method_state, replies)
+        for node, (info, _) in self.report.sent.items():
+            if info.partition_id in reasons:
+                reason = reasons[info.partition_id]
+                self._refuse(f"Reply of node {node}{_partition_of(info)} refused: method-arrays: {reason}")
+        return {partition: update for partition, update in updates.items() if partition not in reasons}
 
     def _read_update(self, content: Message, sent: Mapping[str, AnyArray], info: wire.NodeInfo) -> wire.NodeUpdate:
         measured = info.modalities if self.method.measures else ()
         update = wire.read_train_reply(content, sent, measured, self.num_classes)
         try:
-            self.method.check_reply(update.from_method, sent, self.num_classes)
+            self.method.check_reply(update.from_method, sent, info.modalities, self.num_classes)
         except ValueError as error:
             raise WireError(f"method-arrays: {error}") from error
         return update

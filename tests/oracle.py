@@ -114,7 +114,7 @@ def model(
     names = tuple(modalities)
     fields: dict[str, Any] = {
         "modalities": names, "num_classes": 3, "embedding_dim": 4, "encoders": dict.fromkeys(names, "small-cnn"),
-        "projector": "linear", "fusion": "concat", "two_projectors": True,
+        "projector": "linear", "fusion": "concat", "structure": "two-projectors",
     }  # fmt: skip
     torch.manual_seed(seed)
     return MultimodalModel(ModelSpec(**{**fields, **changes}), inputs(*(owned or names))).double()
@@ -152,6 +152,9 @@ def local_round(subject: MultimodalModel, **changes: object) -> LocalRound:
         "teachers": {},
         "dominance": NOBODY,
         "stats": None,
+        "log_prior": torch.full((subject.spec.num_classes,), 1 / subject.spec.num_classes).log(),
+        "batches": lambda: iter(()),
+        "generator": torch.Generator().manual_seed(0),
     }
     return LocalRound(**{**fields, **changes})
 

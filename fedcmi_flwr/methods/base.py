@@ -17,7 +17,7 @@ from fedcmi_flwr import losses
 from fedcmi_flwr.aggregation import AnyArray
 from fedcmi_flwr.dominance import NOBODY, Dominance
 from fedcmi_flwr.encoders import NORMALIZATIONS
-from fedcmi_flwr.model import Branch, MultimodalModel
+from fedcmi_flwr.model import FUSIONS, Branch, MultimodalModel
 from fedcmi_flwr.types import Batch, ClassStats, LossTerms, Modality, ModelOutput
 
 Scalar = bool | int | float | str
@@ -106,6 +106,11 @@ class Method:
         return "fusion"
 
     @property
+    def fusions(self) -> tuple[str, ...]:
+        """The fusion heads that the method works with."""
+        return tuple(FUSIONS)
+
+    @property
     def self_head_votes(self) -> float:
         """Weight of the self heads' log-probabilities beside the fusion head's when a class is predicted."""
         return 0.0
@@ -150,7 +155,13 @@ class Method:
         """
         return {}
 
-    def check_reply(self, reply: Mapping[str, AnyArray], sent: Mapping[str, AnyArray], num_classes: int) -> None:
+    def check_reply(
+        self,
+        reply: Mapping[str, AnyArray],
+        sent: Mapping[str, AnyArray],
+        modalities: Sequence[Modality],
+        num_classes: int,
+    ) -> None:
         """Raise ValueError unless a node's arrays for :meth:`combine` are what the method asked for.
 
         Parameters
@@ -159,11 +170,29 @@ class Method:
             Name -> array from the node, all finite.
         sent
             The model's arrays that the node was sent.
+        modalities
+            What the node owns.
         num_classes
             C.
         """
         if reply:
             raise ValueError(f"arrays {sorted(reply)} that this method did not ask for.")
+
+    def misfits(self, state: Mapping[str, AnyArray], replies: Mapping[int, Mapping[str, AnyArray]]) -> dict[int, str]:
+        """Return which replies cannot be combined with the state or with each other, and why.
+
+        Parameters
+        ----------
+        state
+            What :meth:`combine` returned last; empty before.
+        replies
+            Partition id -> arrays that :meth:`check_reply` let through.
+
+        Returns
+        -------
+        Partition id -> reason.
+        """
+        return {}
 
     def combine(
         self, state: Mapping[str, AnyArray], replies: Sequence[Mapping[str, AnyArray]], owners: Mapping[str, int]

@@ -35,6 +35,11 @@ class FedOGM(Method):
         self.check_weights("weight")
 
     @property
+    def fusions(self) -> tuple[str, ...]:
+        """The one that is a sum of unimodal logits."""
+        return ("concat",)
+
+    @property
     def tuning(self) -> tuple[str, tuple[float, ...]]:
         """The own weight."""
         return ("weight", (0.1, 1.0))

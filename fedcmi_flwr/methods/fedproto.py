@@ -1,5 +1,6 @@
 """FedProto (Tan et al., AAAI 2022) with averaged weights: embeddings move towards the federation's prototypes."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -70,17 +71,39 @@ class FedProto(Method):
         named = {f"{SUM}{name}": value for name, value in sums.items()}
         return Kept({**named, **{f"{COUNT}{name}": value for name, value in counts.items()}})
 
-    def check_reply(self, reply: Mapping[str, AnyArray], sent: Mapping[str, AnyArray], num_classes: int) -> None:
-        """Raise ValueError unless there are sums [classes, dim] and counts [classes], 0 or greater, of modalities."""
-        names = {key.removeprefix(SUM) for key in reply if key.startswith(SUM)}
-        if set(reply) != {prefix + name for name in names for prefix in (SUM, COUNT)} or not names:
-            raise ValueError(f"arrays {sorted(reply)}: need a {SUM}<m> and a {COUNT}<m> for each modality.")
-        for name in names:
+    def check_reply(
+        self,
+        reply: Mapping[str, AnyArray],
+        sent: Mapping[str, AnyArray],
+        modalities: Sequence[Modality],
+        num_classes: int,
+    ) -> None:
+        """Raise ValueError unless there are sums [classes, dim] and counts [classes] of each owned modality."""
+        if set(reply) != {prefix + name for name in modalities for prefix in (SUM, COUNT)}:
+            raise ValueError(f"arrays {sorted(reply)}: need {SUM}<m> and {COUNT}<m> of each of {list(modalities)}.")
+        for name in modalities:
             total, count = reply[SUM + name], reply[COUNT + name]
             if total.ndim != 2 or len(total) != num_classes or count.shape != (num_classes,):
                 raise ValueError(f"prototypes of {name!r}: shapes {list(total.shape)} and {list(count.shape)}.")
-            if (np.asarray(count, dtype=np.float64) < 0).any():
-                raise ValueError(f"prototypes of {name!r}: a count is below 0.")
+            if total.dtype != np.float32 or count.dtype != np.float32:
+                raise ValueError(f"prototypes of {name!r}: {total.dtype} and {count.dtype}, need float32.")
+            whole = np.asarray(count, dtype=np.float64)
+            if (whole < 0).any() or (whole != np.floor(whole)).any():
+                raise ValueError(f"prototypes of {name!r}: counts must be whole numbers from 0.")
+            if np.asarray(total, dtype=np.float64)[whole == 0].any():
+                raise ValueError(f"prototypes of {name!r}: a sum over no samples is not 0.")
+
+    def misfits(self, state: Mapping[str, AnyArray], replies: Mapping[int, Mapping[str, AnyArray]]) -> dict[int, str]:
+        """Refuse embeddings of another size than the state's, or before there is one, than most replies'."""
+        found: dict[int, str] = {}
+        keys = {key for reply in replies.values() for key in reply if key.startswith(SUM)}
+        for name in sorted(key.removeprefix(SUM) for key in keys):
+            sizes = {p: replies[p][SUM + name].shape[1] for p in sorted(replies) if SUM + name in replies[p]}
+            known = state.get(PROTOTYPE + name)
+            size = Counter(sizes.values()).most_common(1)[0][0] if known is None else known.shape[1]
+            wrong = {partition: other for partition, other in sizes.items() if other != size}
+            found |= {p: f"prototypes of {name!r}: dim {other}, but {size} elsewhere." for p, other in wrong.items()}
+        return found
 
     def combine(
         self, state: Mapping[str, AnyArray], replies: Sequence[Mapping[str, AnyArray]], owners: Mapping[str, int]
@@ -89,9 +112,11 @@ class FedProto(Method):
         combined = dict(state)
         for key in sorted({key for reply in replies for key in reply if key.startswith(SUM)}):
             name = key.removeprefix(SUM)
-            found = [(torch.from_numpy(r[key]), torch.from_numpy(r[COUNT + name])) for r in replies if key in r]
-            sums, counts = (torch.stack(column).sum(0) for column in zip(*found, strict=True))
-            new = class_means(sums, counts).numpy()
+            sums, counts = (
+                torch.stack([torch.from_numpy(reply[part + name]).double() for reply in replies if key in reply]).sum(0)
+                for part in (SUM, COUNT)
+            )
+            new = class_means(sums, counts).float().numpy()
             old = state.get(PROTOTYPE + name, np.full_like(new, np.nan))
             combined[PROTOTYPE + name] = np.where(np.isnan(new), old, new)
         return combined

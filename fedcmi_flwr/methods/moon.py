@@ -89,7 +89,7 @@ def contrast(
     --------
     >>> v = torch.tensor([[1.0, 0.0]])
     >>> round(float(contrast(v, v, -v)), 4)  # ln(1 + e^(-2 / 0.5))
-    0.0182
+    0.0181
     """
     similarity = torch.stack([F.cosine_similarity(own, towards), F.cosine_similarity(own, away)], dim=1)
     return F.cross_entropy(similarity / TEMPERATURE, torch.zeros(len(own), dtype=torch.long, device=own.device))

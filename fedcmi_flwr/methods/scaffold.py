@@ -54,7 +54,11 @@ class Scaffold(Method):
                 parameter.grad += server - node
 
     def finish(self, model: MultimodalModel, local: LocalRound, steps: LocalSteps) -> Kept:
-        """Keep c_k+; the server gets c_k+ - c_k."""
+        """Keep c_k+; the server gets c_k+ - c_k. A round at lr 0 says nothing about gradients: c_k stays."""
+        if steps.lr == 0:
+            names = [name for name, _ in model.named_parameters()]
+            node = dict(zip(names, local.own.node, strict=True))
+            return Kept({name: torch.zeros_like(value) for name, value in node.items()}, node)
         scale = 1 / (effective_steps(steps) * steps.lr)
         delta, memory = {}, {}
         rows = zip(model.named_parameters(), local.global_parameters, *local.own, strict=True)
@@ -63,11 +67,19 @@ class Scaffold(Method):
             memory[name] = node + delta[name]
         return Kept(delta, memory)
 
-    def check_reply(self, reply: Mapping[str, AnyArray], sent: Mapping[str, AnyArray], num_classes: int) -> None:
-        """Raise ValueError unless each array is that of a parameter that the node was sent."""
+    def check_reply(
+        self,
+        reply: Mapping[str, AnyArray],
+        sent: Mapping[str, AnyArray],
+        modalities: Sequence[Modality],
+        num_classes: int,
+    ) -> None:
+        """Raise ValueError unless there are arrays, each like one that the node was sent."""
+        if not reply:
+            raise ValueError("the changes of the control variates are missing.")
         for name, array in reply.items():
-            if name not in sent or sent[name].shape != array.shape:
-                raise ValueError(f"{name!r} of shape {list(array.shape)} is no parameter that the node was sent.")
+            if name not in sent or sent[name].shape != array.shape or sent[name].dtype != array.dtype:
+                raise ValueError(f"{name!r}, {array.dtype} {list(array.shape)}, is no array that the node was sent.")
 
     def combine(
         self, state: Mapping[str, AnyArray], replies: Sequence[Mapping[str, AnyArray]], owners: Mapping[str, int]

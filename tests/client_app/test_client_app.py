@@ -10,7 +10,7 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, RecordDict
 
 from client_app.app import app, method_of, node_samples, read_node
-from client_app.train import train
+from client_app.train import Received, train
 from fedcmi_flwr import wire
 from fedcmi_flwr.config import TrainingConfig, read_section
 from fedcmi_flwr.local_grid import LocalGrid
@@ -75,7 +75,7 @@ def test_a_node_trains_what_the_library_trains(federate: Callable[..., Parts]) -
     model.load_state_dict(to_state_dict(task.arrays))
     settings = read_section(TrainingConfig, task.config)
     assert (method_of(task), settings.lr) == (federation.config.method, 0.1)
-    result = train(model, samples, federation.config.method, settings, 1, 1, task.dominance)
+    result = train(model, samples, federation.config.method, settings, 1, 1, Received(task.dominance))
     trained = to_arrays(model.state_dict())
     assert update.arrays.keys() == trained.keys()
     assert all((update.arrays[name] == trained[name]).all() for name in trained)

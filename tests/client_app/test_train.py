@@ -6,10 +6,9 @@ import oracle
 import pytest
 import torch
 
-from client_app.train import RunningLosses, begin_round, train
+from client_app.train import Received, RunningLosses, begin_round, train
 from fedcmi_flwr.config import TrainingConfig
 from fedcmi_flwr.dataset import Samples
-from fedcmi_flwr.dominance import NOBODY
 from fedcmi_flwr.methods import METHODS, CrossModalInfiltration, FedAvg, Method
 from fedcmi_flwr.model import MultimodalModel
 from fedcmi_flwr.types import LossTerms
@@ -20,7 +19,7 @@ SETTINGS = TrainingConfig(
 )  # fmt: skip
 ONE_STEP = replace(SETTINGS, local_epochs=1, batch_size=12)
 NO_INFILTRATION = CrossModalInfiltration(gamma=0.0, lambda_=0.0, mu=0.0, surrogate=0.0)
-DECISION = oracle.decision("audio", visual=[0.5, 1.0, 0.7])
+TOLD = Received(oracle.decision("audio", visual=[0.5, 1.0, 0.7]))
 TEACHING = CrossModalInfiltration(gamma=1.0, lambda_=1.0, mu=0.1, surrogate=1.0, kd_temperature_scaling=True)
 
 
@@ -37,7 +36,7 @@ def _trained(
     **changes: object,
 ) -> dict[str, torch.Tensor]:
     model = _model(**changes)
-    train(model, samples or oracle.samples(13), method, settings, server_round, partition, DECISION)
+    train(model, samples or oracle.samples(13), method, settings, server_round, partition, TOLD)
     return model.state_dict()
 
 
@@ -49,26 +48,26 @@ def _equal(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> boo
 @pytest.mark.parametrize("mu", [0.0, 0.3])
 def test_infiltration_without_its_terms_is_fedprox_to_the_bit(mu: float, owned: tuple[str, ...]) -> None:
     samples = oracle.samples(13, owned)
-    found = _trained(replace(NO_INFILTRATION, mu=mu), samples=samples, owned=owned, two_projectors=False)
-    assert _equal(found, _trained(FedAvg(mu=mu), samples=samples, owned=owned, two_projectors=False))
-    assert not _equal(found, _model(owned=owned, two_projectors=False).state_dict())
+    found = _trained(replace(NO_INFILTRATION, mu=mu), samples=samples, owned=owned, structure="fusion")
+    assert _equal(found, _trained(FedAvg(mu=mu), samples=samples, owned=owned, structure="fusion"))
+    assert not _equal(found, _model(owned=owned, structure="fusion").state_dict())
 
 
 def test_fedprox_with_mu_of_zero_is_fedavg_and_another_mu_is_not() -> None:
     assert METHODS["fedavg"] == FedAvg(mu=0.0)
-    plain = _trained(METHODS["fedavg"], two_projectors=False)
-    assert _equal(_trained(replace(METHODS["fedprox"], mu=0.0), two_projectors=False), plain)
-    assert not _equal(_trained(METHODS["fedprox"], two_projectors=False), plain)
+    plain = _trained(METHODS["fedavg"], structure="fusion")
+    assert _equal(_trained(replace(METHODS["fedprox"], mu=0.0), structure="fusion"), plain)
+    assert not _equal(_trained(METHODS["fedprox"], structure="fusion"), plain)
 
 
 @pytest.mark.parametrize("mu", [0.0, 1.0])
 def test_one_full_batch_step_is_plain_sgd(mu: float) -> None:
     """The first step has no momentum yet and the proximal term is 0 at w = w_global: w - lr (g + decay w)."""
-    samples, reference = oracle.samples(12), _model(two_projectors=False).train()
+    samples, reference = oracle.samples(12), _model(structure="fusion").train()
     batch = next(samples.batches(12, ("audio", "visual")))
     z = [reference.branch(name).encoder(batch.inputs[name]) for name in ("audio", "visual")]
     torch.nn.functional.cross_entropy(reference.fusion(torch.stack(z, dim=1)), batch.labels).backward()
-    found = _trained(FedAvg(mu=mu), ONE_STEP, samples, two_projectors=False)
+    found = _trained(FedAvg(mu=mu), ONE_STEP, samples, structure="fusion")
     for name, w in reference.named_parameters():
         assert w.grad is not None
         expected = w.detach() - 0.05 * (w.grad + 1e-3 * w.detach())
@@ -78,10 +77,10 @@ def test_one_full_batch_step_is_plain_sgd(mu: float) -> None:
 def test_second_step_pulls_back_to_the_received_weights() -> None:
     """Two runs that differ in mu alone share w_1, and differ in w_2 by lr mu (w_1 - w_0)."""
     samples, two = oracle.samples(12), replace(ONE_STEP, local_epochs=2, weight_decay=0.0)
-    start = dict(_model(two_projectors=False).named_parameters())
-    first = _trained(FedAvg(), replace(two, local_epochs=1), samples, two_projectors=False)
-    plain = _trained(FedAvg(), two, samples, two_projectors=False)
-    pulled = _trained(FedAvg(mu=2.0), two, samples, two_projectors=False)
+    start = dict(_model(structure="fusion").named_parameters())
+    first = _trained(FedAvg(), replace(two, local_epochs=1), samples, structure="fusion")
+    plain = _trained(FedAvg(), two, samples, structure="fusion")
+    pulled = _trained(FedAvg(mu=2.0), two, samples, structure="fusion")
     for name in start:
         expected = plain[name] - 0.05 * 2.0 * (first[name] - start[name].detach())
         assert torch.allclose(pulled[name], expected, atol=1e-5), name
@@ -89,14 +88,14 @@ def test_second_step_pulls_back_to_the_received_weights() -> None:
 
 @pytest.mark.parametrize("method", [FedAvg(), TEACHING])
 def test_the_same_seed_gives_the_same_bits(method: Method) -> None:
-    two = method.two_projectors
-    first = _trained(method, two_projectors=two)
+    structure = method.structure
+    first = _trained(method, structure=structure)
     torch.manual_seed(99)
-    assert _equal(_trained(method, two_projectors=two), first)
+    assert _equal(_trained(method, structure=structure), first)
     for other in (
-        _trained(method, replace(SETTINGS, seed=4), two_projectors=two),
-        _trained(method, server_round=3, two_projectors=two),
-        _trained(method, partition=1, two_projectors=two),
+        _trained(method, replace(SETTINGS, seed=4), structure=structure),
+        _trained(method, server_round=3, structure=structure),
+        _trained(method, partition=1, structure=structure),
     ):
         assert not _equal(other, first)
 
@@ -145,8 +144,8 @@ def test_surrogate_trains_the_infiltration_projectors() -> None:
 def test_only_branches_that_may_teach_are_kept(
     method: Method, server_round: int, owned: tuple[str, ...], teachers: set[str]
 ) -> None:
-    model = _model(modalities=("audio", "visual", "touch"), owned=owned, two_projectors=method.two_projectors)
-    local = begin_round(model, oracle.samples(6, owned), method, server_round, DECISION)
+    model = _model(modalities=("audio", "visual", "touch"), owned=owned, structure=method.structure)
+    local = begin_round(model, oracle.samples(6, owned), method, SETTINGS, server_round, 0, TOLD)
     assert set(local.teachers) == teachers
     assert local.unimodal == (len(owned) == 1)
     assert (local.stats is None) == (not method.measures)
@@ -155,7 +154,7 @@ def test_only_branches_that_may_teach_are_kept(
 def test_client_dominance_is_decided_from_the_nodes_own_statistics() -> None:
     model, samples = _model(), oracle.samples(9)
     method = replace(TEACHING, dominance="client")
-    local = begin_round(model, samples, method, 2, NOBODY)
+    local = begin_round(model, samples, method, SETTINGS, 2, 0, Received())
     assert local.stats is not None
     d, _, temperatures = oracle.decide(local.stats.probability_sum, local.stats.count, method.kappa)
     assert local.dominance.dominant == d
@@ -166,9 +165,9 @@ def test_client_dominance_is_decided_from_the_nodes_own_statistics() -> None:
 
 def test_the_teacher_stays_the_received_model_while_the_model_trains() -> None:
     model = _model()
-    local = begin_round(model, oracle.samples(12), TEACHING, 2, DECISION)
+    local = begin_round(model, oracle.samples(12), TEACHING, SETTINGS, 2, 0, TOLD)
     teacher, before = local.teachers["audio"], {n: w.clone() for n, w in model.state_dict().items()}
-    train(model, oracle.samples(12), TEACHING, SETTINGS, 2, 0, DECISION)
+    train(model, oracle.samples(12), TEACHING, SETTINGS, 2, 0, TOLD)
     for name, value in teacher.state_dict().items():
         assert torch.equal(value, before[f"branches.audio.{name}"])
         assert not torch.equal(model.state_dict()[f"branches.audio.{name}"], value) or "num_batches" in name
@@ -180,8 +179,8 @@ def test_the_teacher_stays_the_received_model_while_the_model_trains() -> None:
 
 def test_statistics_are_those_of_the_received_model() -> None:
     model, samples = _model(), oracle.samples(12)
-    expected = begin_round(model, samples, TEACHING, 1, NOBODY).stats
-    found = train(model, samples, TEACHING, SETTINGS, 1, 0, NOBODY).stats
+    expected = begin_round(model, samples, TEACHING, SETTINGS, 1, 0, Received()).stats
+    found = train(model, samples, TEACHING, SETTINGS, 1, 0, Received()).stats
     assert found is not None
     assert expected is not None
     for name in ("audio", "visual"):
@@ -196,10 +195,10 @@ def test_losses_are_sums_over_samples_and_epochs() -> None:
     losses.add(LossTerms({"fused": torch.tensor(4.0), "kd": torch.tensor(0.5)}), 2)
     assert losses.sums() == {"fused": 12.0, "kd": 1.0}
     assert losses.counts == {"fused": 6, "kd": 2}
-    result = train(_model(), oracle.samples(13), TEACHING, SETTINGS, 2, 0, DECISION)
+    result = train(_model(), oracle.samples(13), TEACHING, SETTINGS, 2, 0, TOLD)
     assert result.loss_count == dict.fromkeys(("fused", "self", "kd", "surrogate"), 2 * 13)
 
 
 def test_divergence_is_an_error_that_names_the_term() -> None:
     with pytest.raises(FloatingPointError, match=r"term 'fused' is not finite after local epoch 1.*lr"):
-        train(_model(), oracle.samples(12), FedAvg(), replace(SETTINGS, lr=1e30), 1, 0, NOBODY)
+        train(_model(), oracle.samples(12), FedAvg(), replace(SETTINGS, lr=1e30), 1, 0, Received())

@@ -18,8 +18,8 @@ from fedcmi_flwr.config import (
     read_section,
     section_items,
 )
-from fedcmi_flwr.methods import METHODS, CrossModalInfiltration
-from fedcmi_flwr.model_from_config import choose_device, encoder_names, model_spec
+from fedcmi_flwr.methods import METHODS, CrossModalInfiltration, FedAvg, Method
+from fedcmi_flwr.model_from_config import choose_device, chosen_modalities, encoder_names, model_spec
 
 PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
 DEFAULTS: dict[str, Any] = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["tool"]["flwr"]["app"]["config"]
@@ -109,9 +109,8 @@ def test_infinity_is_no_number(key: str) -> None:
 
 
 def test_a_method_has_no_foreign_hyperparameter() -> None:
-    with pytest.raises(
-        ConfigError, match=r"gamma = 1.0: method 'fedavg' has no such hyperparameter, only \['averaging', 'mu'\]"
-    ):
+    known = r"\['averaging', 'mu', 'normalization', 'prior-adjustment'\]"
+    with pytest.raises(ConfigError, match=rf"gamma = 1.0: method 'fedavg' has no such hyperparameter, only {known}"):
         read_run_config({**DEFAULTS, "method": "fedavg", "gamma": 1.0})
 
 
@@ -203,10 +202,40 @@ def test_bad_encoders_are_refused(text: str) -> None:
         encoder_names(text, ("audio", "visual"))
 
 
-@pytest.mark.parametrize(("method", "two"), [("fedavg", False), ("fedprox", False), ("fedcmi", True)])
-def test_the_method_decides_whether_there_are_projectors(method: str, two: bool) -> None:
-    spec = model_spec(read_run_config(DEFAULTS).model, METHODS[method], ("audio", "visual"), 10)
-    assert (spec.two_projectors, spec.num_classes, spec.embedding_dim, spec.fusion) == (two, 10, 64, "concat")
+@pytest.mark.parametrize(
+    ("method", "structure"),
+    [
+        (METHODS["fedavg"], "fusion"),
+        (METHODS["fedprox"], "fusion"),
+        (METHODS["fedcmi"], "two-projectors"),
+        (CrossModalInfiltration(infiltration=False), "one-projector"),
+        (METHODS["late-fusion"], "unimodal"),
+    ],
+)
+def test_the_method_decides_what_the_model_consists_of(method: Method, structure: str) -> None:
+    spec = model_spec(read_run_config(DEFAULTS).model, method, ("audio", "visual"), 10)
+    assert (spec.structure, spec.num_classes, spec.embedding_dim, spec.fusion) == (structure, 10, 64, "concat")
+    assert spec.normalization == "batch"
+
+
+def test_the_method_decides_the_normalization() -> None:
+    grouped = model_spec(read_run_config(DEFAULTS).model, FedAvg(normalization="group"), ("audio", "visual"), 10)
+    assert grouped.normalization == "group"
+
+
+@pytest.mark.parametrize(
+    ("text", "names"), [("", ("audio", "visual")), ("visual", ("visual",)), ("visual+audio", ("audio", "visual"))]
+)
+def test_modalities_are_chosen_in_their_stored_order(text: str, names: tuple[str, ...]) -> None:
+    assert chosen_modalities(text, ("audio", "visual")) == names
+
+
+@pytest.mark.parametrize(
+    ("text", "culprit"), [("touch", "'touch'"), ("audio+", "''"), ("audio visual", "'audio visual'")]
+)
+def test_modalities_that_are_not_stored_are_refused(text: str, culprit: str) -> None:
+    with pytest.raises(ConfigError, match=rf"modalities = .*{culprit} is not stored, only \['audio', 'visual'\]"):
+        chosen_modalities(text, ("audio", "visual"))
 
 
 def test_a_gpu_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -239,5 +268,6 @@ def test_every_key_is_documented_once() -> None:
     keys: Callable[[type], list[str]] = lambda kind: [name.replace("_", "-") for name in kind.__annotations__]  # noqa: E731
     assert set(DEFAULTS) == {key for kind in sections for key in keys(kind)} | {
         "run-dir", "method", "gamma", "lambda", "mu", "kappa", "warmup", "dominance", "surrogate",
-        "kd-temperature-scaling", "unimodal-auxiliary", "averaging", "self-head-votes",
+        "kd-temperature-scaling", "unimodal-auxiliary", "averaging", "self-head-votes", "weight", "infiltration",
+        "prior-adjustment", "normalization",
     }  # fmt: skip

@@ -49,7 +49,7 @@ def test_statistics_of_an_owned_subset_only() -> None:
 
 def _ways(model: MultimodalModel, batch: Batch, i: int) -> Iterator[tuple[str, int]]:
     """Yield every way to predict sample i that its modalities allow, and what it predicts."""
-    has, two = batch.present[i].numpy(), model.spec.two_projectors
+    has, two = batch.present[i].numpy(), model.spec.structure == "two-projectors"
     u, q = np.zeros((1, 3, 4)), np.zeros((1, 3, 4))
     for m in np.flatnonzero(has):
         branch, x = model.branch(THREE[m]), batch.inputs[THREE[m]][i : i + 1]
@@ -63,10 +63,10 @@ def _ways(model: MultimodalModel, batch: Batch, i: int) -> Iterator[tuple[str, i
         yield name, int(model.fusion(torch.from_numpy(oracle.fill(u, q, mask[None]))).argmax())
 
 
-@pytest.mark.parametrize("two_projectors", [True, False])
-def test_every_way_to_predict_is_counted_against_a_loop(two_projectors: bool) -> None:
+@pytest.mark.parametrize("structure", ["two-projectors", "fusion"])
+def test_every_way_to_predict_is_counted_against_a_loop(structure: str) -> None:
     """A modality alone predicts from its own u and its q in the other slots; absent samples do not count for it."""
-    model = oracle.model(THREE, two_projectors=two_projectors).eval()
+    model = oracle.model(THREE, structure=structure).eval()
     batches = [oracle.batch(PRESENT, range(3), seed=0), oracle.batch(PRESENT[::-1], range(3), seed=1)]
     expected: dict[str, tuple[list[int], list[int]]] = {}
     for batch in batches:

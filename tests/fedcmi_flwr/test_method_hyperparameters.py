@@ -22,9 +22,16 @@ def test_recipes_differ_as_the_specification_says() -> None:
     assert hyperparameters(METHODS["fedcmi"]) == {
         "gamma": 2.0, "lambda": 1.0, "mu": 1.0, "kappa": 2.0, "warmup": 1, "dominance": "global",
         "surrogate": 0.0, "kd-temperature-scaling": False, "unimodal-auxiliary": False,
-        "averaging": 0.0, "self-head-votes": 0.0,
+        "averaging": 0.0, "self-head-votes": 0.0, "prior-adjustment": 0.0, "normalization": "batch",
+        "infiltration": True,
     }  # fmt: skip
-    assert hyperparameters(METHODS["fedavg"]) == {"mu": 0.0, "averaging": 0.0}
+    shared = {"mu": 0.0, "averaging": 0.0, "prior-adjustment": 0.0, "normalization": "batch"}
+    assert hyperparameters(METHODS["fedavg"]) == shared
+    weights = {"fedogm": 0.5, "fedpmr": 1.0, "fedproto": 1.0, "moon": 1.0}
+    assert {name: hyperparameters(METHODS[name]) for name in weights} == {
+        name: {**shared, "weight": weight} for name, weight in weights.items()
+    }
+    assert hyperparameters(METHODS["scaffold"]) == hyperparameters(METHODS["late-fusion"]) == shared
     assert [METHODS[name].measures for name in ("fedavg", "fedavg-heads", "fedcmi")] == [False, False, True]
 
 
@@ -41,7 +48,11 @@ def test_overrides_replace_and_integers_stand_for_floats() -> None:
         ("fedavg", {"averaging": 1.0}, "averaging = 1.0: must be from 0 to below 1"),
         ("fedcmi", {"averaging": -0.1}, "averaging = -0.1: must be from 0 to below 1"),
         ("fedcmi", {"self-head-votes": -1.0}, "self-head-votes = -1.0: must be 0 or greater"),
-        ("fedavg", {"gamma": 1.0}, r"gamma = 1.0.*'fedavg'.*\['averaging', 'mu'\]"),
+        (
+            "fedavg",
+            {"gamma": 1.0},
+            r"gamma = 1.0.*'fedavg'.*\['averaging', 'mu', 'normalization', 'prior-adjustment'\]",
+        ),
         ("fedcmi", {"gamma": -1.0}, "gamma = -1.0.*0 or greater"),
         ("fedcmi", {"lambda": float("nan")}, "lambda = nan.*0 or greater"),
         ("fedcmi", {"warmup": -1}, "warmup = -1.*0 or greater"),
@@ -50,6 +61,15 @@ def test_overrides_replace_and_integers_stand_for_floats() -> None:
         ("fedcmi", {"mu": True}, "mu = True.*float"),
         ("fedcmi", {"kd-temperature-scaling": 1}, "kd-temperature-scaling = 1.*bool"),
         ("fedcmi", {"dominance": "local"}, "dominance = 'local'.*global.*client.*batch"),
+        ("fedavg", {"prior-adjustment": -1.0}, "prior-adjustment = -1.0.*0 or greater"),
+        ("fedavg", {"normalization": "layer"}, "normalization = 'layer'.*batch.*group"),
+        ("fedcmi", {"infiltration": 0}, "infiltration = 0.*bool"),
+        ("scaffold", {"weight": 1.0}, "weight = 1.0.*'scaffold'"),
+        *(
+            (name, {"weight": value}, f"weight = {value}.*0 or greater")
+            for name in ("fedogm", "fedpmr", "fedproto", "moon")
+            for value in (-1.0, float("inf"))
+        ),
         ("fedprox", {"mu": -0.1}, "mu = -0.1.*0 or greater"),
         ("fedprox", {"mu": float("nan")}, "mu = nan.*0 or greater"),
     ],

@@ -2,12 +2,13 @@
 
 from dataclasses import replace
 
+import numpy as np
 import oracle
 import pytest
 import torch
 
 from fedcmi_flwr.encoders import build_encoder
-from fedcmi_flwr.model import FUSIONS, MultimodalModel, build_projector, fill_slots, parameter_groups
+from fedcmi_flwr.model import FUSIONS, STRUCTURES, MultimodalModel, build_projector, fill_slots, parameter_groups
 from fedcmi_flwr.schema import ModalitySpec
 from fedcmi_flwr.types import ModelOutput
 
@@ -37,27 +38,28 @@ def test_slots_are_the_oracles(seed: int) -> None:
 
 
 @pytest.mark.parametrize("modalities", [THREE[:2], THREE])
-@pytest.mark.parametrize("two_projectors", [True, False])
+@pytest.mark.parametrize("structure", STRUCTURES)
 @pytest.mark.parametrize("projector", ["linear", "mlp"])
 @pytest.mark.parametrize("fusion", FUSIONS)
-def test_every_kind_gives_logits(
-    fusion: str, projector: str, two_projectors: bool, modalities: tuple[str, ...]
-) -> None:
-    model = oracle.model(modalities, fusion=fusion, projector=projector, two_projectors=two_projectors)
+def test_every_kind_gives_logits(fusion: str, projector: str, structure: str, modalities: tuple[str, ...]) -> None:
+    model = oracle.model(modalities, fusion=fusion, projector=projector, structure=structure)
     columns = range(len(modalities))
     output = model(oracle.batch([row[: len(modalities)] for row in ALL_PRESENT], columns))
     assert output.fused_logits.shape == (4, 3)
     assert set(output.self_embeddings) == set(modalities)
-    for values, size in (
-        (output.infiltration_embeddings, 4),
-        (output.self_logits, 3),
-        (output.infiltration_logits, 3),
+    infiltrates = structure in ("two-projectors", "one-projector")
+    for values, size, there in (
+        (output.infiltration_embeddings, 4, infiltrates),
+        (output.self_logits, 3, structure != "fusion"),
+        (output.infiltration_logits, 3, infiltrates),
     ):
         assert {name: tuple(value.shape) for name, value in values.items()} == (
-            dict.fromkeys(modalities, (4, size)) if two_projectors else {}
+            dict.fromkeys(modalities, (4, size)) if there else {}
         )
     output.fused_logits.sum().backward()
-    assert all(parameter.grad is not None for parameter in model.fusion.parameters())
+    deciding = model.branches if structure == "unimodal" else model.fusion
+    assert all(parameter.grad is not None for parameter in deciding.parameters())
+    assert hasattr(model, "fusion") == (structure != "unimodal")
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
@@ -107,7 +109,7 @@ def test_the_outputs_are_what_the_words_say() -> None:
     assert torch.allclose(output.self_logits["audio"], branch.classifier(branch.self_projector(z)))
     assert torch.allclose(output.infiltration_logits["audio"], branch.classifier(branch.infiltration_projector(z)))
     assert torch.equal(branch.self_logits(x), output.self_logits["audio"])
-    plain = oracle.model(two_projectors=False).eval()
+    plain = oracle.model(structure="fusion").eval()
     assert torch.equal(plain(batch).self_embeddings["audio"], plain.branch("audio").encoder(x))
 
 
@@ -159,7 +161,7 @@ def test_owned_subset_builds_its_branches_only_and_fills_the_rest() -> None:
 
 
 def test_plain_model_fills_with_zeros() -> None:
-    model = oracle.model(owned=("visual",), two_projectors=False).eval()
+    model = oracle.model(owned=("visual",), structure="fusion").eval()
     output = model(oracle.batch([[0, 1]] * 3, (1,)))
     z = output.self_embeddings["visual"]
     assert torch.allclose(output.fused_logits, model.fusion(torch.stack([torch.zeros_like(z), z], dim=1)))
@@ -172,14 +174,14 @@ def test_only_hides_every_other_modality() -> None:
 
 
 @pytest.mark.parametrize("modalities", [("a",), THREE, ("x", "x2", "x-y")])
-@pytest.mark.parametrize("two_projectors", [True, False])
-def test_parameter_groups_partition_every_name(modalities: tuple[str, ...], two_projectors: bool) -> None:
-    model = oracle.model(modalities, two_projectors=two_projectors, fusion="gated")
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_parameter_groups_partition_every_name(modalities: tuple[str, ...], structure: str) -> None:
+    model = oracle.model(modalities, structure=structure, fusion="gated")
     groups = parameter_groups(model.spec)
     assert list(groups) == [*modalities, "shared"]
     claims = {name: [g for g, prefixes in groups.items() if name.startswith(prefixes)] for name in model.state_dict()}
     assert all(len(claim) == 1 for claim in claims.values())
-    assert {claim[0] for claim in claims.values()} == set(groups)
+    assert {claim[0] for claim in claims.values()} == set(groups) - ({"shared"} if structure == "unimodal" else set())
     assert all(claims[name] == ["shared"] for name in claims if name.startswith("fusion."))
 
 
@@ -196,6 +198,8 @@ def test_unknown_modality_is_refused() -> None:
     [
         ({"fusion": "magic"}, "'magic'.*concat.*film.*gated.*sum"),
         ({"projector": "cubic"}, "'cubic'.*linear.*mlp"),
+        ({"structure": "tower"}, "'tower'.*fusion.*one-projector.*two-projectors.*unimodal"),
+        ({"normalization": "layer"}, "'layer'.*batch.*group"),
         ({"encoders": {"audio": "vgg", "visual": "small-cnn"}}, "'vgg'.*'audio'.*resnet18.*small-cnn"),
     ],
 )
@@ -238,3 +242,60 @@ def test_fewer_than_two_present_samples_train_on_the_running_statistics(rows: li
     assert all(module.training for module in model.modules())
     expected = model.eval().branch("audio").self_logits(small["audio"][:1]) * rows[0]
     assert torch.allclose(output.self_logits["audio"][:1], expected)
+
+
+def test_one_projector_infiltrates_with_what_it_knows_itself() -> None:
+    """Without Q_m, q_m is u_m: the same logits, the same embedding in the other slots, and no parameter more."""
+    model, batch = oracle.model(structure="one-projector").eval(), oracle.batch([[1, 1]] * 3)
+    output = model(batch)
+    for name in ("audio", "visual"):
+        assert torch.equal(output.infiltration_embeddings[name], output.self_embeddings[name])
+        assert torch.equal(output.infiltration_logits[name], output.self_logits[name])
+    u = output.self_embeddings["audio"]
+    alone = model.fuse(output.self_embeddings, output.infiltration_embeddings, model.only("audio", batch.present))
+    assert torch.allclose(alone, model.fusion(torch.stack([u, u], dim=1)))
+    both = {name for name in oracle.model().state_dict() if "infiltration_projector" not in name}
+    assert set(model.state_dict()) == both
+
+
+@pytest.mark.parametrize("present", [[[1, 1, 1]] * 4, SOME_ABSENT, [[0, 0, 0], [1, 1, 1], [0, 1, 0]]])
+def test_a_unimodal_model_adds_up_the_log_probabilities_of_what_is_present(present: list[list[int]]) -> None:
+    model, batch = oracle.model(THREE, structure="unimodal").eval(), oracle.batch(present, range(3))
+    output = model(batch)
+    expected = np.zeros((len(present), 3))
+    for i in range(len(present)):
+        for m, name in enumerate(THREE):
+            if present[i][m]:
+                logits = model.branch(name).classifier(model.branch(name).encoder(batch.inputs[name][i : i + 1]))
+                expected[i] += np.log(oracle.softmax(logits[0].detach().numpy()))
+    assert output.fused_logits.detach().numpy() == pytest.approx(expected)
+    assert not output.infiltration_embeddings
+
+
+@pytest.mark.parametrize("encoder", ["small-cnn", "resnet18"])
+def test_group_norm_has_neither_buffers_nor_memory_of_the_batch(encoder: str) -> None:
+    """What a sample is mapped to depends on nothing else in its batch, in training as in evaluation."""
+    modality = ModalitySpec("m", "image", (1, 32, 32), "float32")
+    torch.manual_seed(0)
+    grouped, batched = (build_encoder(encoder, modality, 4, kind) for kind in ("group", "batch"))
+    assert not list(grouped.buffers())
+    assert list(batched.buffers())
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in grouped.modules())
+    x = torch.randn(3, 1, 32, 32)
+    whole, alone = grouped.train()(x), grouped(x[:1])
+    assert torch.allclose(whole[:1], alone, atol=1e-5)
+    assert torch.equal(grouped.eval()(x), whole)
+    assert not torch.allclose(batched.train()(x)[:2], batched(x[:2]), atol=1e-3)
+
+
+def test_group_norm_by_hand() -> None:
+    """Eight groups of two of the first layer's 16 channels, each to mean 0 and variance 1 over its pixels."""
+    encoder = oracle.model(normalization="group").branch("audio").encoder
+    x = torch.randn(2, *oracle.SHAPE, generator=torch.Generator().manual_seed(0)).double()
+    raw = encoder.layers[0](x)
+    found = encoder.layers[1](raw).detach().numpy()
+    for i in range(2):
+        for group in range(8):
+            part = raw[i, 2 * group : 2 * group + 2].detach().numpy()
+            expected = (part - part.mean()) / np.sqrt(part.var() + 1e-5)
+            assert found[i, 2 * group : 2 * group + 2] == pytest.approx(expected)

@@ -34,7 +34,16 @@ def _batch() -> Batch:
     return replace(batch, inputs={name: x.float() for name, x in batch.inputs.items()})
 
 
-@pytest.mark.parametrize("changes", [{}, {"two_projectors": False}, {"fusion": "gated", "projector": "mlp"}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"structure": "fusion"},
+        {"structure": "unimodal"},
+        {"normalization": "group"},
+        {"fusion": "gated", "projector": "mlp"},
+    ],
+)
 def test_the_loaded_model_gives_equal_logits(tmp_path: Path, changes: dict[str, object]) -> None:
     saved = _save(tmp_path / "model.safetensors", **changes)
     loaded, metadata = load_model(tmp_path / "model.safetensors")
