@@ -79,7 +79,7 @@ def evaluate_round(message: Message, context: Context) -> Message:
     model = receive(node, task)
     samples = as_the_federation(node_samples(node, "test", model.owned), task)
     batches = samples.batches(EVALUATION_BATCH, model.spec.modalities)
-    counts = evaluate(model, batches, method_of(task).self_head_votes)
+    counts = evaluate(model, batches, method_of(task).votes)
     return wire.evaluate_reply(message, counts, len(samples))
 
 

@@ -10,10 +10,12 @@ from torch import Tensor
 
 from fedcmi_flwr.losses import true_class_probability
 from fedcmi_flwr.model import MultimodalModel
-from fedcmi_flwr.types import Batch, ClassStats, Modality, ModelOutput
+from fedcmi_flwr.types import Batch, ClassStats, Modality, ModelOutput, Votes
 
 EVALUATION_BATCH = 256
 """Samples in a batch where no gradient is needed."""
+FUSION_ALONE = Votes()
+"""The fusion head decides alone."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ def class_statistics(model: MultimodalModel, batches: Iterable[Batch]) -> ClassS
 
 
 @torch.no_grad()
-def evaluate(model: MultimodalModel, batches: Iterable[Batch], self_head_votes: float = 0.0) -> dict[str, Counts]:
+def evaluate(model: MultimodalModel, batches: Iterable[Batch], votes: Votes = FUSION_ALONE) -> dict[str, Counts]:
     """Count correct predictions of every way to predict that the model offers.
 
     Parameters
@@ -104,8 +106,8 @@ def evaluate(model: MultimodalModel, batches: Iterable[Batch], self_head_votes: 
         Put into eval mode for the evaluation and back.
     batches
         Samples to predict.
-    self_head_votes
-        Weight of the self heads' log-probabilities beside the fusion head's; 0: the fusion head alone.
+    votes
+        Weights of the branches' heads beside the fusion head; by default the fusion head decides alone.
 
     Returns
     -------
@@ -116,14 +118,14 @@ def evaluate(model: MultimodalModel, batches: Iterable[Batch], self_head_votes: 
     model.eval()
     counts: dict[str, Counts] = {}
     for batch in (batch.to(device) for batch in batches):
-        for name, (logits, rows) in _predictions(model, batch, self_head_votes).items():
+        for name, (logits, rows) in _predictions(model, batch, votes).items():
             found = _count(logits, batch.labels, rows)
             counts[name] = counts[name] + found if name in counts else found
     model.train(was_training)
     return counts
 
 
-def _predictions(model: MultimodalModel, batch: Batch, votes: float) -> dict[str, tuple[Tensor, Tensor]]:
+def _predictions(model: MultimodalModel, batch: Batch, votes: Votes) -> dict[str, tuple[Tensor, Tensor]]:
     output = model(batch)
     fused = _with_votes(model, output, output.fused_logits, batch.present, votes)
     predictions = {"fused": (fused, batch.present.any(dim=1))}
@@ -137,13 +139,14 @@ def _predictions(model: MultimodalModel, batch: Batch, votes: float) -> dict[str
     return predictions
 
 
-def _with_votes(model: MultimodalModel, output: ModelOutput, fused: Tensor, present: Tensor, votes: float) -> Tensor:
-    """Return ln F + votes * sum over the present m of ln H_m(u_m), [batch, classes]."""
+def _with_votes(model: MultimodalModel, output: ModelOutput, fused: Tensor, present: Tensor, votes: Votes) -> Tensor:
+    """Return the scores that Votes describes, [batch, classes]."""
     total = fused.log_softmax(dim=1)
-    if votes > 0:
-        for name, logits in output.self_logits.items():
+    heads = ((votes.self_heads, output.self_logits), (votes.infiltration_heads, output.infiltration_logits))
+    for weight, voters in heads:
+        for name, logits in voters.items() if weight > 0 else ():
             rows = present[:, model.spec.modalities.index(name)].unsqueeze(1)
-            total = total + votes * rows * logits.log_softmax(dim=1)
+            total = total + weight * rows * logits.log_softmax(dim=1)
     return total
 
 

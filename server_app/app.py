@@ -168,8 +168,8 @@ class Federation:
         values = self.average or current
         self.model.load_state_dict(to_state_dict(values))
         batches = self.held_out.batches(EVALUATION_BATCH, self.spec.modalities)
-        counts = evaluate(self.model, batches, method.self_head_votes)
-        rule = {"self-head-votes": method.self_head_votes}
+        counts = evaluate(self.model, batches, method.votes)
+        rule = {"self-head-votes": method.votes.self_heads, "infiltration-votes": method.votes.infiltration_heads}
         notes = {"round": server_round, "run-config": dict(self.config.raw), **rule}
         save_model(self.directory.model_path, values, self.spec, self.data.modalities, self.data.classes, notes)
         record = round_record(server_round, counts, self.strategy.report if server_round else None)

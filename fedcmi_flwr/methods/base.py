@@ -18,7 +18,7 @@ from fedcmi_flwr.aggregation import AnyArray
 from fedcmi_flwr.dominance import NOBODY, Dominance
 from fedcmi_flwr.encoders import NORMALIZATIONS
 from fedcmi_flwr.model import FUSIONS, Branch, MultimodalModel
-from fedcmi_flwr.types import Batch, ClassStats, LossTerms, Modality, ModelOutput
+from fedcmi_flwr.types import Batch, ClassStats, LossTerms, Modality, ModelOutput, Votes
 
 Scalar = bool | int | float | str
 
@@ -111,9 +111,9 @@ class Method:
         return tuple(FUSIONS)
 
     @property
-    def self_head_votes(self) -> float:
-        """Weight of the self heads' log-probabilities beside the fusion head's when a class is predicted."""
-        return 0.0
+    def votes(self) -> Votes:
+        """Weights of the branches' heads beside the fusion head when a class is predicted."""
+        return Votes()
 
     @property
     def measures(self) -> bool:

@@ -10,7 +10,7 @@ from fedcmi_flwr.dominance import NOBODY, Dominance, decide_dominance
 from fedcmi_flwr.losses import knowledge_distillation, true_class_probability
 from fedcmi_flwr.methods.base import LocalRound, Method, present_rows
 from fedcmi_flwr.model import MultimodalModel
-from fedcmi_flwr.types import Batch, ClassStats, LossTerms, Modality, ModelOutput
+from fedcmi_flwr.types import Batch, ClassStats, LossTerms, Modality, ModelOutput, Votes
 
 DOMINANCES = ("global", "client", "batch")
 
@@ -41,15 +41,16 @@ class CrossModalInfiltration(Method):
     unimodal_auxiliary: bool = False
     """FedCMI+ 3: unimodal nodes train their self head with weight gamma too."""
     self_head_votes: float = 0.0
-    """FedCMI+ 4: a class is predicted by ln F + self_head_votes * sum over the present m of ln H_m(u_m), the logarithm
-    of a product of experts, 0 or greater; 0: by the fusion head alone."""
+    """FedCMI+ 4: weight of the self heads beside the fusion head when a class is predicted, 0 or greater; see Votes."""
+    infiltration_votes: float = 0.0
+    """FedCMI+ 5: the same for the infiltration heads."""
     infiltration: bool = True
     """False: no infiltration projector, q_m = u_m; the student's logits are the self logits (an ablation)."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
         super().__post_init__()
-        self.check_weights("gamma", "lambda_", "kappa", "warmup", "surrogate", "self_head_votes")
+        self.check_weights("gamma", "lambda_", "kappa", "warmup", "surrogate", "self_head_votes", "infiltration_votes")
         if self.dominance not in DOMINANCES:
             raise ValueError(f"dominance = {self.dominance!r}: not one of {DOMINANCES}.")
 
@@ -57,6 +58,11 @@ class CrossModalInfiltration(Method):
     def structure(self) -> str:
         """Two projectors, or one."""
         return "two-projectors" if self.infiltration else "one-projector"
+
+    @property
+    def votes(self) -> Votes:
+        """Weights of the branches' heads beside the fusion head when a class is predicted."""
+        return Votes(self.self_head_votes, self.infiltration_votes)
 
     @property
     def measures(self) -> bool:
@@ -155,7 +161,10 @@ METHODS = {
         surrogate=1.0,
         kd_temperature_scaling=True,
         unimodal_auxiliary=True,
-        averaging=0.7,
         self_head_votes=1.0,
+        infiltration_votes=1.0,
+        averaging=0.7,
+        prior_adjustment=0.5,
+        normalization="group",
     ),
 }

@@ -11,6 +11,7 @@ from safetensors.numpy import load_file
 from client_app.app import app as client_app
 from fedcmi_flwr.aggregation import moving_average
 from fedcmi_flwr.evaluate import evaluate
+from fedcmi_flwr.types import Votes
 from server_app import launch
 from server_app.checkpoint import load_model
 from server_app.report import read_metrics
@@ -46,31 +47,35 @@ def test_the_average_is_saved_and_training_goes_on_from_the_weights(tmp_path: Pa
 
 
 def test_votes_multiply_the_experts() -> None:
-    """The counts are those of ln F + 2 (ln H_audio + ln H_visual) over present modalities, sample by sample."""
+    """The counts are those of ln F + 2 sum ln H_m(u_m) + 0.5 sum ln H_m(q_m) over present modalities, by sample."""
     model = oracle.model().eval()
     batch = oracle.batch([[1, 1], [1, 0], [0, 1]] * 40)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(2)  # so that an untrained model does not predict one class for all
         output = model(batch)
-    heads = [output.self_logits[name].numpy() for name in model.spec.modalities]
+    heads = [
+        (output.self_logits[name].numpy(), output.infiltration_logits[name].numpy()) for name in model.spec.modalities
+    ]
     right = np.zeros(3, dtype=int)
     for i, label in enumerate(batch.labels.tolist()):
         total = np.log(oracle.softmax(output.fused_logits[i].numpy()))
-        for logits, present in zip(heads, batch.present[i].tolist(), strict=True):
-            total = total + 2 * present * np.log(oracle.softmax(logits[i]))
+        for (own, infiltration), present in zip(heads, batch.present[i].tolist(), strict=True):
+            total = total + 2 * present * np.log(oracle.softmax(own[i]))
+            total = total + 0.5 * present * np.log(oracle.softmax(infiltration[i]))
         right[label] += total.argmax() == label
-    voted, alone = (evaluate(model, [batch], votes) for votes in (2.0, 0.0))
+    voted, alone = (evaluate(model, [batch], votes) for votes in (Votes(2.0, 0.5), Votes()))
     assert voted["fused"].correct.tolist() == right.tolist()
     assert voted["fused"].correct.tolist() != alone["fused"].correct.tolist()
     assert voted["audio head"].correct.tolist() == alone["audio head"].correct.tolist()
 
 
-@pytest.mark.parametrize("key", ["averaging", "self-head-votes"])
+@pytest.mark.parametrize("key", ["averaging", "self-head-votes", "infiltration-votes"])
 def test_the_checkpoint_says_how_to_predict(tmp_path: Path, av_digits_dir: Path, key: str) -> None:
     raw = launch.resolve(None, {"data": str(av_digits_dir), "num-server-rounds": 1, "local-epochs": 1}, [f"{key}=0.5"])
     raw["run-dir"] = str(tmp_path / "run")
     launch.run_in_process(raw, 4, client_app, lambda line: None)
     notes = load_model(tmp_path / "run" / "model.safetensors")[1]["notes"]
     assert notes["self-head-votes"] == (0.5 if key == "self-head-votes" else 1.0)
+    assert notes["infiltration-votes"] == (0.5 if key == "infiltration-votes" else 1.0)
     assert notes["run-config"][key] == 0.5
