@@ -52,6 +52,10 @@ class Federated:
         config = ConfigRecord(self.federation.task_config())
         return list(self.strategy.configure_train(server_round, _record(arrays), config, self.grid))
 
+    def evaluate(self, server_round: int) -> dict[str, Any]:
+        """Return the accuracies of the global model on the test split."""
+        return dict(self.federation.evaluate(server_round, _record(self.arrays)))
+
     def update(self, reply: Message, partition: int) -> wire.NodeUpdate:
         """Return what a node of a method that measures nothing sent back."""
         _, groups = self.strategy.report.sent[1001 + partition]
