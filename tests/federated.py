@@ -10,8 +10,10 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message
 
 from client_app.app import app as client_app
 from client_app.app import read_memory
+from fedcmi_flwr import wire
 from fedcmi_flwr.local_grid import LocalGrid
 from fedcmi_flwr.packing import pack, to_arrays, unpack
+from fedcmi_flwr.strategy import group_names
 from server_app import launch
 from server_app.app import Federation
 from server_app.report import RunDirectory
@@ -49,6 +51,17 @@ class Federated:
         """Return what the server sends in a round with these weights."""
         config = ConfigRecord(self.federation.task_config())
         return list(self.strategy.configure_train(server_round, _record(arrays), config, self.grid))
+
+    def evaluate(self, server_round: int) -> dict[str, Any]:
+        """Return the accuracies of the global model on the test split."""
+        return dict(self.federation.evaluate(server_round, _record(self.arrays)))
+
+    def update(self, reply: Message, partition: int) -> wire.NodeUpdate:
+        """Return what a node of a method that measures nothing sent back."""
+        _, groups = self.strategy.report.sent[1001 + partition]
+        names = group_names(tuple(self.arrays), self.strategy.groups)
+        sent = {name: self.arrays[name] for group in groups for name in names[group]}
+        return wire.read_train_reply(reply, sent, [], self.strategy.num_classes)
 
     def memory(self, partition: int) -> dict[str, np.ndarray]:
         """Return what the method keeps on a node."""

@@ -36,9 +36,9 @@ def embedding_sums(
     counts: dict[Modality, Tensor] = {}
     for batch in batches:
         embeddings = model(batch).self_embeddings
-        member = F.one_hot(batch.labels, classes).float()
+        member = F.one_hot(batch.labels, classes)
         for name, rows in present_rows(model, batch).items():
-            kept = member * rows.unsqueeze(1)
+            kept = (member * rows.unsqueeze(1)).to(embeddings[name].dtype)
             sums[name] = sums.get(name, 0) + kept.T @ embeddings[name]
             counts[name] = counts.get(name, 0) + kept.sum(0)
     model.train(was_training)

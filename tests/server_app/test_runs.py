@@ -42,6 +42,7 @@ def test_every_method_finishes_and_repeats_itself(
 ) -> None:
     first, second = (_run(tmp_path / name, av_digits_dir, method=method, multimodal_ratio=ratio) for name in ("a", "b"))
     assert _same(first, second)
+    assert all(np.isfinite(value).all() for value in load_file(first / "model.safetensors").values())
     records = read_metrics(first)
     assert _comparable(second) == _comparable(first)
     assert [record["round"] for record in records] == [0, 1, 2]
