@@ -105,7 +105,7 @@ def prep_avmnist(
 def run(
     recipe: Annotated[Path | None, typer.Option(help="TOML file that overrides run-config keys.")] = None,
     method: Annotated[
-        str | None, typer.Option(help="fedavg, fedavg-averaged, fedprox, fedavg-heads, fedcmi, fedcmi-plus.")
+        str | None, typer.Option(help="fedavg, scaffold, late-fusion, fedcmi, ...; a wrong one lists them all.")
     ] = None,
     data: Annotated[str | None, typer.Option(help="Built-in data set or prepared directory.")] = None,
     rounds: Annotated[int | None, typer.Option(help="Rounds of training.")] = None,

@@ -22,4 +22,4 @@ class FedProx(FedAvg):
         return ("mu", (0.1, 0.01))
 
 
-METHODS = {"fedavg": FedAvg(), "fedavg-averaged": FedAvg(averaging=0.7), "fedprox": FedProx()}
+METHODS = {"fedavg": FedAvg(), "fedprox": FedProx()}
