@@ -237,6 +237,10 @@ class Method:
             What :meth:`for_node` gave.
         memory
             What the node kept from its last turn; empty in its first.
+
+        Returns
+        -------
+        Anything; None where the method needs nothing.
         """
         return None
 

@@ -85,6 +85,19 @@ def contrast(
 ) -> Float[Tensor, ""]:
     """Return the mean of MOON's contrastive loss in nats, 0 or greater.
 
+    Parameters
+    ----------
+    own
+        Representation under the model in training; the gradient flows into this one.
+    towards
+        Under the received model.
+    away
+        Under the node's previous model.
+
+    Returns
+    -------
+    Scalar.
+
     Examples
     --------
     >>> v = torch.tensor([[1.0, 0.0]])

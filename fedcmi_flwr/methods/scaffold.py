@@ -96,6 +96,15 @@ class Scaffold(Method):
 def effective_steps(steps: LocalSteps) -> float:
     """Return how many plain steps of the same lr go as far under a constant gradient; the steps without momentum.
 
+    Parameters
+    ----------
+    steps
+        What was done in the round.
+
+    Returns
+    -------
+    Equivalent number of plain steps, at least ``steps.count``.
+
     Examples
     --------
     >>> effective_steps(LocalSteps(3, 0.1, momentum=0.0))
