@@ -183,12 +183,15 @@ def table(results: pd.DataFrame, comparison: Comparison) -> str:
 
     Returns
     -------
-    One table per setting, each with a sentence on how OWN does against the best other row.
+    An overview of all settings for each prediction; then one table per setting, each with a sentence on how OWN does
+    against the best other row.
     """
     lines = [
-        f"Accuracy in % (mean of the last {LAST_ROUNDS} rounds), 95 % intervals over seeds; in brackets points over "
-        f"{comparison.baseline} with the same seeds. Best round, and rounds and MB (down and up) to the target: "
-        f"{MAIN}.",
+        f"Accuracy in % (mean of the last {LAST_ROUNDS} rounds), 95 % intervals over seeds.",
+        "",
+        *_overview_lines(results, comparison.rows),
+        f"For each setting, in brackets: points over {comparison.baseline} with the same seeds. Best round (its "
+        f"accuracy and number), and rounds and MB (down and up) to the target: {MAIN}.",
         "",
     ]
     for setting in results["setting"].unique():
@@ -197,8 +200,25 @@ def table(results: pd.DataFrame, comparison: Comparison) -> str:
     return "\n".join(lines)
 
 
+def _overview_lines(results: pd.DataFrame, rows: Sequence[str]) -> Iterator[str]:
+    """Yield one table per prediction: rows over settings."""
+    settings = list(results["setting"].unique())
+    for prediction in _shown(results):
+        yield f"| {prediction} | {' | '.join(settings)} |"
+        yield "|---" * (len(settings) + 1) + "|"
+        by_setting = [_by_seed(results[results["setting"] == setting], prediction) for setting in settings]
+        for row in (row for row in rows if any(row in accuracies for accuracies in by_setting)):
+            cells = [_accuracy_cell(accuracies, row, row) for accuracies in by_setting]
+            yield f"| {row} | {' | '.join(cells)} |"
+        yield ""
+
+
+def _shown(results: pd.DataFrame) -> list[str]:
+    return [name for name in results["prediction"].unique() if not is_head(name)]
+
+
 def _setting_lines(part: pd.DataFrame, comparison: Comparison, target: float) -> Iterator[str]:
-    predictions = [name for name in part["prediction"].unique() if not is_head(name)]
+    predictions = _shown(part)
     rows = [row for row in comparison.rows if row in set(part["method"])]
     seeds = part["seed"].nunique()
     goal = f"target {100 * target:.1f} %" if target == target else f"no target: no run of {comparison.baseline}"
@@ -234,7 +254,8 @@ def _accuracy_cell(accuracies: pd.DataFrame, row: str, baseline: str) -> str:
 def _main_cells(part: pd.DataFrame, row: str) -> list[str]:
     own = part[(part["method"] == row) & (part["prediction"] == MAIN)]
     reached = [_reached_text(own[column].tolist()) for column in ("rounds_to_target", "megabytes_to_target")]
-    return [_text(own["best_round"].tolist(), ".0f"), *reached]
+    best = f"{100 * own['best'].mean():.1f} in {own['best_round'].mean():.0f}"
+    return [best, *reached]
 
 
 def _reached_text(values: Sequence[float]) -> str:

@@ -51,16 +51,16 @@ def _finished(out: Path, accuracies: dict[str, list[float | None]], row: str = "
 def test_table_has_means_intervals_and_paired_differences() -> None:
     """t(0.975, 2 degrees of freedom) = 4.3027; of 10, 20, 30 the half-width is 4.3027 * 10 / sqrt(3) = 24.8.
 
-    The differences to it are 1, 2, 3 points: mean 2, half-width 4.3027 / sqrt(3) = 2.5. Rounds 8, 10, 12 give
-    4.3027 * 2 / sqrt(3) = 5.0; of 8, never, 10 megabytes two count.
+    The differences to it are 1, 2, 3 points: mean 2, half-width 4.3027 / sqrt(3) = 2.5. The best
+    rounds are 10 on average; of 8, never, 10 megabytes two count.
     """
     values = {"fedavg": (0.1, 0.2, 0.3), "fedcmi": (0.11, 0.22, 0.33)}
     nan = float("nan")
     results = _results(values, best_round=(8, 10, 12), rounds_to_target=(nan,) * 3, megabytes_to_target=(8, nan, 10))
     text = bench_table.table(results, _compared("fedavg", "fedcmi"))
     assert "### s (3 seeds, target 50.0 %)" in text
-    assert "| fedavg | 20.0 ± 24.8 | 10 ± 5 | never | 9 (2 of 3) |" in text
-    assert "| fedcmi | 22.0 ± 27.3 (+2.0 ± 2.5) | 10 ± 5 | never | 9 (2 of 3) |" in text
+    assert "| fedavg | 20.0 ± 24.8 | 100.0 in 10 | never | 9 (2 of 3) |" in text
+    assert "| fedcmi | 22.0 ± 27.3 (+2.0 ± 2.5) | 100.0 in 10 | never | 9 (2 of 3) |" in text
     assert "against the best other row" not in text
 
 
@@ -68,7 +68,7 @@ def test_one_seed_has_no_interval_and_a_missing_one_is_said() -> None:
     """Of fedcmi only seed 1 is finished: it is compared with fedavg's seed 1, not with fedavg's mean."""
     results = _results({"fedavg": (0.1, 0.2), "fedcmi": (0.5, 0.25)})
     results = results[(results["method"] == "fedavg") | (results["seed"] == 1)]
-    assert "| fedcmi (1 seeds) | 25.0 (+5.0) | 1 |" in bench_table.table(results, _compared("fedavg", "fedcmi"))
+    assert "| fedcmi (1 seeds) | 25.0 (+5.0) | 100.0 in 1 |" in bench_table.table(results, _compared("fedavg", "fedcmi"))
 
 
 def test_a_row_without_a_prediction_has_a_dash() -> None:
@@ -76,6 +76,16 @@ def test_a_row_without_a_prediction_has_a_dash() -> None:
     text = bench_table.table(both, _compared("fedavg", "deaf"))
     assert "| method | fused | audio only |" in text
     assert "| deaf | 20.0 (+10.0) | - |" in text
+
+
+def test_the_overview_has_rows_over_settings_for_each_prediction() -> None:
+    """One seed: no interval. The second setting has no run of fedcmi, audio only is predicted in the first alone."""
+    first = pd.concat([_results({"fedavg": (0.1,), "fedcmi": (0.2,)}), _results({"fedcmi": (0.3,)}, "audio only")])
+    second = _results({"fedavg": (0.4,)}).assign(setting="t")
+    compared = Comparison(("fedavg", "fedcmi"), "fedavg", {"s": 0.5, "t": 0.5}, ())
+    overview = bench_table.table(pd.concat([first, second]), compared).split("###")[0]
+    assert "| fused | s | t |\n|---|---|---|\n| fedavg | 10.0 | 40.0 |\n| fedcmi | 20.0 | - |\n" in overview
+    assert "| audio only | s | t |\n|---|---|---|\n| fedcmi | 30.0 | - |\n" in overview
 
 
 def test_the_best_other_row_is_no_variation_of_it() -> None:
@@ -125,7 +135,7 @@ def test_what_nobody_can_predict_is_no_number(tmp_path: Path) -> None:
     """No test sample has the modality: the run writes null."""
     experiment = _finished(tmp_path, {"fused": [0.1, 0.2], "touch only": [None, None]})
     text = bench_table.write_results([experiment], "fedavg", None, tmp_path)
-    assert "| fedavg | 20.0 | - | 1 | 1 | 1 |" in text
+    assert "| fedavg | 20.0 | - | 20.0 in 1 | 1 | 1 |" in text
     assert (tmp_path / "results.csv").read_text().splitlines()[2] == "s,fedavg,0,touch only,,,0,,"
     assert (tmp_path / "accuracy-s.png").read_bytes().startswith(b"\x89PNG")
 
