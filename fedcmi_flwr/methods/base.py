@@ -276,6 +276,19 @@ class Method:
         return self.cross_entropy(output.fused_logits, batch, every, local)
 
 
+@dataclass(frozen=True, kw_only=True)
+class WeightedMethod(Method):
+    """A method with one weight of its own."""
+
+    weight: float = 1.0
+    """Weight of the method's own term, 0 or greater; at 0 the method is FedAvg."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        super().__post_init__()
+        self.check_weights("weight")
+
+
 def add_proximal_gradient(model: MultimodalModel, global_parameters: Sequence[Tensor], mu: float) -> None:
     """Add mu (w - w_global), the gradient of FedProx's mu/2 ||w - w_global||^2 (Li et al., MLSys 2020)."""
     if mu == 0:

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fedcmi_flwr.losses import true_class_probability
-from fedcmi_flwr.methods.base import LocalRound, Method, present_rows
+from fedcmi_flwr.methods.base import LocalRound, WeightedMethod, present_rows
 from fedcmi_flwr.model import ConcatFusion, MultimodalModel
 from fedcmi_flwr.types import Batch, LossTerms, Modality, ModelOutput
 
@@ -17,7 +17,7 @@ SMALLEST_DEVIATION = 1e-8
 
 
 @dataclass(frozen=True, kw_only=True)
-class FedOGM(Method):
+class FedOGM(WeightedMethod):
     """CE(F); convolution gradients of a modality that is ahead shrink, and all of them get noise.
 
     rho_m = s_m / mean of the other modalities' s, with s_m the batch's sum of true-class probabilities of the unimodal
@@ -28,11 +28,6 @@ class FedOGM(Method):
 
     weight: float = 0.5
     """alpha of the modulation, 0 or greater; 0 turns modulation and noise off."""
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        super().__post_init__()
-        self.check_weights("weight")
 
     @property
     def fusions(self) -> tuple[str, ...]:

@@ -7,27 +7,19 @@ import torch
 from torch import Tensor
 
 from fedcmi_flwr.losses import true_class_probability
-from fedcmi_flwr.methods.base import LocalRound, Method, present_rows
+from fedcmi_flwr.methods.base import LocalRound, WeightedMethod, present_rows
 from fedcmi_flwr.methods.prototypes import class_means, embedding_sums, prototype_cross_entropy, prototype_logits
 from fedcmi_flwr.model import MultimodalModel
 from fedcmi_flwr.types import Batch, LossTerms, Modality, ModelOutput
 
 
 @dataclass(frozen=True, kw_only=True)
-class FedPMR(Method):
+class FedPMR(WeightedMethod):
     """CE(F) + weight * CE(-||z_m - prototype_m||, y) on every modality but the batch's strongest.
 
     The prototypes are class means of z_m on the node's samples under the received model. The strongest modality of a
     batch has the largest sum of softmax(-||z_m - prototype_m||)[y]. Nodes with one modality train CE(F) alone.
     """
-
-    weight: float = 1.0
-    """Weight of the prototypes' cross-entropy, 0 or greater."""
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        super().__post_init__()
-        self.check_weights("weight")
 
     @property
     def tuning(self) -> tuple[str, tuple[float, ...]]:

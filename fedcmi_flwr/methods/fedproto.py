@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fedcmi_flwr.aggregation import AnyArray
-from fedcmi_flwr.methods.base import Kept, LocalRound, LocalSteps, Method, present_rows
+from fedcmi_flwr.methods.base import Kept, LocalRound, LocalSteps, WeightedMethod, present_rows
 from fedcmi_flwr.methods.prototypes import class_means, embedding_sums, prototype_cross_entropy
 from fedcmi_flwr.model import MultimodalModel
 from fedcmi_flwr.types import Batch, LossTerms, Modality, ModelOutput
@@ -18,20 +18,12 @@ SUM, COUNT, PROTOTYPE = "prototype-sum.", "prototype-count.", "prototype."
 
 
 @dataclass(frozen=True, kw_only=True)
-class FedProto(Method):
+class FedProto(WeightedMethod):
     """CE(F) + weight * sum_m CE(-||z_m - prototype_m||, y).
 
     Nodes send sums and counts of z_m per class after training; a global prototype is the sum of sums over the sum of
     counts, and one that nobody had samples for keeps its value.
     """
-
-    weight: float = 1.0
-    """Weight of the prototypes' cross-entropy, 0 or greater."""
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        super().__post_init__()
-        self.check_weights("weight")
 
     @property
     def tuning(self) -> tuple[str, tuple[float, ...]]:

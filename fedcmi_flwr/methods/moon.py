@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from fedcmi_flwr.methods.base import Kept, LocalRound, LocalSteps, Method
+from fedcmi_flwr.methods.base import Kept, LocalRound, LocalSteps, WeightedMethod
 from fedcmi_flwr.model import MultimodalModel
 from fedcmi_flwr.types import Batch, LossTerms, ModelOutput
 
@@ -27,20 +27,12 @@ class Others(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Moon(Method):
+class Moon(WeightedMethod):
     """CE(F) + weight * contrast; the representation is the fusion head's input, [batch, modalities * dim].
 
     contrast = -ln( e^(sim(v, v_global) / 0.5) / (e^(sim(v, v_global) / 0.5) + e^(sim(v, v_previous) / 0.5)) ), with the
     cosine as sim; it is left out in a node's first turn, which has no previous model.
     """
-
-    weight: float = 1.0
-    """Weight of the contrast, 0 or greater."""
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        super().__post_init__()
-        self.check_weights("weight")
 
     @property
     def tuning(self) -> tuple[str, tuple[float, ...]]:

@@ -68,7 +68,9 @@ def test_one_seed_has_no_interval_and_a_missing_one_is_said() -> None:
     """Of fedcmi only seed 1 is finished: it is compared with fedavg's seed 1, not with fedavg's mean."""
     results = _results({"fedavg": (0.1, 0.2), "fedcmi": (0.5, 0.25)})
     results = results[(results["method"] == "fedavg") | (results["seed"] == 1)]
-    assert "| fedcmi (1 seeds) | 25.0 (+5.0) | 100.0 in 1 |" in bench_table.table(results, _compared("fedavg", "fedcmi"))
+    assert "| fedcmi (1 seeds) | 25.0 (+5.0) | 100.0 in 1 |" in bench_table.table(
+        results, _compared("fedavg", "fedcmi")
+    )
 
 
 def test_a_row_without_a_prediction_has_a_dash() -> None:
