@@ -16,18 +16,19 @@ def test_hyperparameters_make_the_same_method_again(name: str) -> None:
 def test_recipes_differ_as_the_specification_says() -> None:
     plus = hyperparameters(METHODS["fedcmi"]) | {
         "lambda": 3.0, "mu": 0.3, "surrogate": 1.0, "kd-temperature-scaling": True, "unimodal-auxiliary": True,
-        "averaging": 0.7, "self-head-votes": 1.0,
+        "averaging": 0.7, "self-head-votes": 1.0, "infiltration-votes": 1.0, "prior-adjustment": 0.5,
+        "normalization": "group",
     }  # fmt: skip
     assert hyperparameters(METHODS["fedcmi-plus"]) == plus
     assert hyperparameters(METHODS["fedcmi"]) == {
         "gamma": 2.0, "lambda": 1.0, "mu": 1.0, "kappa": 2.0, "warmup": 1, "dominance": "global",
         "surrogate": 0.0, "kd-temperature-scaling": False, "unimodal-auxiliary": False,
-        "averaging": 0.0, "self-head-votes": 0.0, "prior-adjustment": 0.0, "normalization": "batch",
+        "averaging": 0.0, "self-head-votes": 0.0, "infiltration-votes": 0.0, "prior-adjustment": 0.0, "normalization": "batch",
         "infiltration": True,
     }  # fmt: skip
     shared = {"mu": 0.0, "averaging": 0.0, "prior-adjustment": 0.0, "normalization": "batch"}
     assert hyperparameters(METHODS["fedavg"]) == shared
-    weights = {"fedogm": 0.5, "fedpmr": 1.0, "fedproto": 1.0, "moon": 1.0}
+    weights = {"fedogm": 0.5, "moddrop": 0.5, "fedpmr": 1.0, "fedproto": 1.0, "moon": 1.0}
     assert {name: hyperparameters(METHODS[name]) for name in weights} == {
         name: {**shared, "weight": weight} for name, weight in weights.items()
     }
