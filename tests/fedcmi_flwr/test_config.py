@@ -273,6 +273,7 @@ def test_every_key_is_documented_once() -> None:
     keys: Callable[[type], list[str]] = lambda kind: [name.replace("_", "-") for name in kind.__annotations__]  # noqa: E731
     assert set(DEFAULTS) == {key for kind in sections for key in keys(kind)} | {
         "run-dir", "method", "gamma", "lambda", "mu", "kappa", "warmup", "dominance", "surrogate",
-        "kd-temperature-scaling", "unimodal-auxiliary", "averaging", "self-head-votes", "infiltration-votes", "weight", "infiltration",
+        "kd-temperature-scaling", "unimodal-auxiliary", "averaging", "self-head-votes",
+        "infiltration-votes", "weight", "infiltration",
         "prior-adjustment", "normalization",
     }  # fmt: skip
