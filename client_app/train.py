@@ -102,8 +102,16 @@ def train(
             steps += 1
             losses.add(terms, len(batch.labels))
         losses.check(epoch, settings)
+    check_weights(model, settings)
     kept = method.finish(model, local, LocalSteps(steps, lr, settings.momentum))
     return LocalResult(local.stats, losses.sums(), losses.counts, kept)
+
+
+def check_weights(model: MultimodalModel, settings: TrainingConfig) -> None:
+    """Raise FloatingPointError when a weight is no longer finite, which the last step can do after its loss was."""
+    for name, parameter in model.named_parameters():
+        if not bool(parameter.isfinite().all()):
+            raise FloatingPointError(f"training diverged: weight {name!r} is not finite. Lower lr ({settings.lr}).")
 
 
 def begin_round(

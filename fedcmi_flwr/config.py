@@ -97,8 +97,8 @@ class FederationConfig:
     """Nodes to wait for before a round starts."""
     server_optimizer: str = _choice(*OPTIMIZER_NAMES)
     """What the server does with each group's average: takes it ("none"), or a step of Flower's optimiser."""
-    server_lr: float = _number(0, above=True)
-    """Learning rate of the server's optimiser."""
+    server_lr: float = _number(0)
+    """Learning rate of the server's optimiser; 0: 1 for fedavgm, 0.01 for fedadam and fedyogi."""
     server_momentum: float = _number(0, 1)
     """Momentum of fedavgm, beta_1 of fedadam and fedyogi; below 1."""
     wait_timeout: float = _number(0, above=True)
@@ -236,6 +236,10 @@ def read_run_config(raw: Mapping[str, Scalar]) -> RunConfig:
     if raw["fusion"] in FUSIONS and raw["fusion"] not in method.fusions:
         raise ConfigError(f"fusion = {raw['fusion']!r}: method {name!r} needs {' or '.join(method.fusions)}.")
     sections: dict[str, Any] = {part: read_section(kind, raw) for part, kind in _SECTIONS.items()}
+    if sections["data"].validation_share > 0 and sections["federation"].fraction_evaluate > 0:
+        raise ConfigError(
+            "fraction-evaluate: nodes evaluate on the test split, which validation-share leaves alone; 0."
+        )
     return RunConfig(run_dir, name, method, raw=dict(raw), **sections)
 
 

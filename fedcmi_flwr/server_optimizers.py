@@ -11,6 +11,8 @@ from flwr.serverapp.strategy import FedAdam, FedAvgM, FedYogi
 from fedcmi_flwr.aggregation import AnyArray
 
 NAMES = ("none", "fedavgm", "fedadam", "fedyogi")
+OWN_LR = {"fedavgm": 1.0, "fedadam": 0.01, "fedyogi": 0.01}
+"""Learning rates where none is given; a first step of Adam or Yogi moves every weight by about as much."""
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 """Last parts of the names of batch norm's buffers: averages, not weights; a step could make a variance negative."""
 

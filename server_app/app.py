@@ -23,7 +23,7 @@ from fedcmi_flwr.packing import to_arrays, to_state_dict
 from fedcmi_flwr.partitions import validation_samples
 from fedcmi_flwr.schema import DatasetSpec, read_spec
 from fedcmi_flwr.seeding import torch_global_seed
-from fedcmi_flwr.server_optimizers import ServerOptimizer
+from fedcmi_flwr.server_optimizers import OWN_LR, ServerOptimizer
 from fedcmi_flwr.strategy import FedCMI
 from fedcmi_flwr.types import SHARED, Modality
 from server_app.checkpoint import save_model
@@ -185,7 +185,8 @@ def server_optimizer(config: RunConfig) -> ServerOptimizer | None:
     chosen = config.federation
     if chosen.server_optimizer == "none":
         return None
-    return ServerOptimizer(chosen.server_optimizer, chosen.server_lr, chosen.server_momentum)
+    lr = chosen.server_lr or OWN_LR[chosen.server_optimizer]
+    return ServerOptimizer(chosen.server_optimizer, lr, chosen.server_momentum)
 
 
 def held_out_samples(config: RunConfig, prepared: Path, modalities: Sequence[Modality]) -> Samples:

@@ -10,7 +10,7 @@ from server_app.launch import combine, read_recipe
 
 RECIPES = Path(__file__).parent / "recipes"
 """Settings are the files in it, rows those in its directories."""
-ROW_DIRECTORIES = ("methods", "ablations")
+ROW_DIRECTORIES = ("methods", "alone", "ablations")
 BASELINE = "fedavg"
 """The row that others are compared with, unless told otherwise."""
 DECIDED = ("seed", "run-dir")
@@ -182,6 +182,6 @@ def _leave_to_the_bench(where: str, keys: Sequence[str] | Mapping[str, Scalar], 
     for key in keys:
         if key in decided:
             raise ConfigError(
-                f"{where}: {key!r} must not stand here; a bench decides {', '.join((*DECIDED, 'method'))} itself, "
+                f"{where}: {key!r} must not stand here; a bench decides {', '.join(decided)} itself, "
                 "see --methods and --seeds."
             )

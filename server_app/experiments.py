@@ -146,7 +146,7 @@ def claim(out: Path, num_nodes: int, configs: RunConfigs) -> None:
     path = out / RECORD
     if path.is_file():
         found = _read_record(path)
-        differences = list(_differences(found, record))
+        differences = list(_differences(out, found, record))
         if differences:
             raise ValueError(
                 f"{out}: holds runs of another configuration: {'; '.join(differences[:3])} (see {path}). "
@@ -172,12 +172,14 @@ def _read_record(path: Path) -> dict[str, Any]:
     return record
 
 
-def _differences(found: Mapping[str, Any], record: Mapping[str, Any]) -> Iterator[str]:
-    if found["num-nodes"] != record["num-nodes"]:
+def _differences(out: Path, found: Mapping[str, Any], record: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what differs for finished runs; what never finished one binds nobody."""
+    if found["num-nodes"] != record["num-nodes"] and any(out.glob("*/*/seed*/summary.md")):
         yield f"num-nodes is {found['num-nodes']} there and {record['num-nodes']} here"
     for setting, rows in record["settings"].items():
         for row, config in rows.items():
-            there = found["settings"].get(setting, {}).get(row, config)
+            finished = any((out / setting / row).glob("seed*/summary.md"))
+            there = found["settings"].get(setting, {}).get(row, config) if finished else config
             for key in sorted({*there, *config}):
                 if there.get(key) != config.get(key):
                     yield f"{setting} {row}: {key} is {there.get(key)!r} there and {config.get(key)!r} here"

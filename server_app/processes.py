@@ -19,6 +19,8 @@ from server_app.launch import Show, client_app_reference
 
 PRELOADED = ("server_app.experiments", "torch._dynamo", "flwr_datasets.partitioner", "rich.markdown", "typer")
 """Imported once, before forking; those after the first are imported elsewhere when they are first used."""
+LOCK = ".lock"
+"""File in a bench's directory that the one bench at work there holds."""
 PATIENCE = 20.0
 """Seconds to wait for the runs of a bench that was killed; they end by themselves."""
 
@@ -61,18 +63,18 @@ def alone_in(home: Path) -> Iterator[None]:
     """
     home.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + PATIENCE
-    with _opened(home) as handle:
-        while not _locked(handle):
+    with _opened(home / LOCK, os.O_RDWR | os.O_CREAT) as alone, _opened(home, os.O_RDONLY) as handle:
+        while not (_locked(alone) and _locked(handle)):
             if time.monotonic() > deadline:
                 raise BusyError(f"{home}: another process is at work there; wait for its end or give another --out.")
             time.sleep(0.1)
-        fcntl.flock(handle, fcntl.LOCK_SH)
+        fcntl.flock(handle, fcntl.LOCK_SH)  # not in one step: meanwhile the lock file keeps other callers out
         yield
 
 
 @contextlib.contextmanager
-def _opened(directory: Path) -> Iterator[int]:
-    handle = os.open(directory, os.O_RDONLY)
+def _opened(path: Path, flags: int) -> Iterator[int]:
+    handle = os.open(path, flags)
     try:
         yield handle
     finally:
@@ -130,7 +132,7 @@ def _make_anew(directory: Path) -> None:
 
 def _in_child(job: Job) -> None:
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
-    with _opened(job.home) as home, job.log.open("w", encoding="utf-8") as log:
+    with _opened(job.home, os.O_RDONLY) as home, job.log.open("w", encoding="utf-8") as log:
         fcntl.flock(home, fcntl.LOCK_SH)
         for number in (sys.stdout.fileno(), sys.stderr.fileno()):
             os.dup2(log.fileno(), number)  # what libraries print goes there too

@@ -52,7 +52,7 @@ class Score:
     accuracy: float
     """Mean over settings and seeds of the fused accuracy of the last rounds, in [0, 1]; 0 where a run diverged."""
     diverged: int
-    """Runs that did not end because their losses were not finite."""
+    """Runs that ended, or lost a node, because their losses were not finite."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ class Tuning:
 
     def _score_of(self, candidate: Candidate, planned: Sequence[Experiment]) -> Score:
         own = [experiment for experiment in planned if experiment.row == candidate.name]
-        ended = [experiment for experiment in own if experiment.finished]
+        ended = [experiment for experiment in own if experiment.finished and not lost_nodes(experiment)]
         lost = len(own) - len(ended)
         if lost:
             self.show(f"{candidate.name}: diverged in {lost} of {len(own)} runs; counts as worst")
@@ -172,18 +172,22 @@ def own_weight(config: Mapping[str, Scalar]) -> tuple[str, Scalar, tuple[float, 
     None where the method declares none.
     """
     method = read_run_config({**config, "seed": 0, "run-dir": ""}).method
-    declared: tuple[str, tuple[float, ...]] | None = getattr(method, "tuning", None)
-    if declared is None:
+    if method.tuning is None:
         return None
-    key, others = declared
+    key, others = method.tuning
     value = hyperparameters(method)[key]
-    return key, value, tuple(other for other in others if other != value)
+    return key, value, tuple(other for other in others if other != value)[:2]
 
 
 def diverged(experiment: Experiment) -> bool:
     """Return whether a run ended because its losses were not finite."""
     error = experiment.run_dir / "error.txt"
     return error.is_file() and DIVERGED in error.read_text(encoding="utf-8")
+
+
+def lost_nodes(experiment: Experiment) -> bool:
+    """Return whether a finished run went on without a node that had diverged."""
+    return any(DIVERGED in line for record in read_metrics(experiment.run_dir) for line in record["refused"])
 
 
 def best(scores: Sequence[Score]) -> dict[str, Score]:

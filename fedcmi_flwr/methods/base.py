@@ -77,8 +77,9 @@ class Method:
     """What is evaluated and saved is a moving average of the global weights, a <- averaging a + (1 - averaging) w
     after each round; training goes on from w. In [0, 1); 0: off."""
     prior_adjustment: float = 0.0
-    """Every cross-entropy sees logits + prior_adjustment * ln(share of the class among the node's samples), so that a
-    node's label skew does not go into the weights (Menon et al., ICLR 2021), 0 or greater; 0: off."""
+    """Every cross-entropy of a head or the fusion head sees logits + prior_adjustment * ln(share of the class among the
+    node's samples), so that a node's label skew does not go into the weights (Menon et al., ICLR 2021), 0 or greater;
+    0: off."""
 
     normalization: str = "batch"
     """Of the encoders: one of ``encoders.NORMALIZATIONS``."""
@@ -122,7 +123,7 @@ class Method:
 
     @property
     def tuning(self) -> tuple[str, tuple[float, ...]] | None:
-        """The key of the method's own weight, and the values that `fedcmi tune` tries beside the one given."""
+        """The key of the method's own weight, and three values; `fedcmi tune` tries two that are not the one given."""
         return None
 
     # ---- on the server

@@ -19,7 +19,7 @@ class FedProx(FedAvg):
     @property
     def tuning(self) -> tuple[str, tuple[float, ...]]:
         """The own weight."""
-        return ("mu", (0.1, 0.01))
+        return ("mu", (0.01, 0.1, 1.0))
 
 
 METHODS = {"fedavg": FedAvg(), "fedprox": FedProx()}

@@ -72,7 +72,7 @@ class CrossModalInfiltration(Method):
     @property
     def tuning(self) -> tuple[str, tuple[float, ...]]:
         """The distillation's weight; without distillation that of the self heads."""
-        return ("lambda", (0.3, 3.0)) if self.lambda_ > 0 else ("gamma", (1.0, 4.0))
+        return ("lambda", (0.3, 1.0, 3.0)) if self.lambda_ > 0 else ("gamma", (1.0, 2.0, 4.0))
 
     def decide(self, stats: ClassStats) -> Dominance:
         """Return the dominant modality and the class-wise temperatures of the weak ones."""

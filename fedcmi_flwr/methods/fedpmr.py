@@ -24,7 +24,7 @@ class FedPMR(WeightedMethod):
     @property
     def tuning(self) -> tuple[str, tuple[float, ...]]:
         """The own weight."""
-        return ("weight", (0.1, 0.3))
+        return ("weight", (0.1, 0.3, 1.0))
 
     def prepare(
         self, model: MultimodalModel, local: LocalRound, received: Mapping[str, Tensor], memory: Mapping[str, Tensor]

@@ -28,7 +28,7 @@ class FedProto(WeightedMethod):
     @property
     def tuning(self) -> tuple[str, tuple[float, ...]]:
         """The own weight."""
-        return ("weight", (0.1, 0.3))
+        return ("weight", (0.1, 0.3, 1.0))
 
     def for_node(
         self, state: Mapping[str, AnyArray], modalities: Sequence[Modality], names: Sequence[str]

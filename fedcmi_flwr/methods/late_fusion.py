@@ -1,6 +1,7 @@
 """Late fusion: one unimodal FedAvg per modality, log-probabilities summed when a class is predicted.
 
-The branches share no parameter, so that one run with the summed loss is exactly as many runs with one modality each.
+The branches share no parameter, so that one run with the summed loss is as many runs with one modality each, on the
+same nodes and batches.
 """
 
 from dataclasses import dataclass

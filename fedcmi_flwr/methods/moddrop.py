@@ -27,7 +27,7 @@ class ModDrop(Method):
     @property
     def tuning(self) -> tuple[str, tuple[float, ...]]:
         """The own weight."""
-        return ("weight", (0.25, 0.75))
+        return ("weight", (0.25, 0.5, 0.75))
 
     def loss_terms(self, model: MultimodalModel, batch: Batch, output: ModelOutput, local: LocalRound) -> LossTerms:
         """Return CE(F) on what is left of each sample."""

@@ -37,7 +37,7 @@ class Moon(WeightedMethod):
     @property
     def tuning(self) -> tuple[str, tuple[float, ...]]:
         """The own weight."""
-        return ("weight", (0.1, 5.0))
+        return ("weight", (0.1, 1.0, 5.0))
 
     def prepare(
         self, model: MultimodalModel, local: LocalRound, received: Mapping[str, Tensor], memory: Mapping[str, Tensor]

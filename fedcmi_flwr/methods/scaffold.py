@@ -27,8 +27,9 @@ class Controls(NamedTuple):
 class Scaffold(Method):
     """CE(F) with gradient g - c_k + c.
 
-    c_k+ = c_k - c + (w_global - w_k) / (steps * lr), and on the server, for each parameter, c += (nodes that sent it /
-    nodes that own it) * mean(c_k+ - c_k). Buffers have no control variate.
+    c_k+ = c_k - c + (w_global - w_k) / (steps * lr), where steps counts plain steps: with momentum each goes up to
+    1 / (1 - momentum) times as far (:func:`effective_steps`). On the server, for each parameter, c += (nodes that sent
+    it / nodes that own it) * mean(c_k+ - c_k). Buffers have no control variate.
     """
 
     def for_node(
@@ -112,8 +113,11 @@ def effective_steps(steps: LocalSteps) -> float:
     >>> effective_steps(LocalSteps(2, 0.1, momentum=0.5))
     2.5
     """
-    beta = steps.momentum
-    return float(sum(sum(beta**age for age in range(step + 1)) for step in range(steps.count)))
+    velocity = total = 0.0
+    for _ in range(steps.count):
+        velocity = steps.momentum * velocity + 1
+        total += velocity
+    return total
 
 
 METHODS = {"scaffold": Scaffold()}

@@ -1,5 +1,6 @@
 """Tuning: the same budget for each row, never a look at the test split, and a file that a bench reads."""
 
+import json
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -14,9 +15,10 @@ from fedcmi_flwr import methods
 from fedcmi_flwr.config import ConfigError
 from fedcmi_flwr.methods import METHODS, FedAvg
 from fedcmi_flwr.schema import labels_path
+from server_app import bench_configs as bench_configs_module
 from server_app import tuning
 from server_app.bench_configs import RunConfigs, bench_configs, find_rows, find_settings, read_tuned
-from server_app.experiments import Experiment
+from server_app.experiments import Experiment, plan
 from server_app.tuning import Candidate, Score, Tuning
 
 
@@ -25,7 +27,7 @@ class Weighted(FedAvg):
     """FedProx with something to tune: its weight 1 and two others."""
 
     mu: float = 1.0
-    tuning: ClassVar[tuple[str, tuple[float, ...]]] = ("mu", (0.1, 0.01))
+    tuning: ClassVar[tuple[str, tuple[float, ...]]] = ("mu", (0.1, 0.01, 1.0))
 
 
 def _configs(*rows: str, data: Path | None = None, **changes: object) -> RunConfigs:
@@ -139,13 +141,23 @@ def test_tuning_on_the_test_split_is_refused(tmp_path: Path) -> None:
         Tuning(_configs("fedavg", validation_share=0.0), 1, 4, 1, tmp_path, lambda line: None)
 
 
-def test_methods_declare_what_they_can_be_given() -> None:
-    """A declared weight is one of the method's hyperparameters, in its range, with two other values."""
-    for name, method in METHODS.items():
-        key, others = getattr(method, "tuning", ("lr", (1.0, 2.0)))
-        assert len(set(others)) == 2
-        for value in others if key != "lr" else ():
-            methods.make_method(name, {key: value})
+def test_every_row_of_the_project_gets_five_configurations() -> None:
+    """Three learning rates and two other weights, which the method can be given; or five learning rates."""
+    for row, raw in _configs(*bench_configs_module.ROW_DIRECTORIES)["av-digits"].items():
+        first = tuning.first_candidates(row, raw)
+        others = tuning.other_weights(Score(first[0], 0.5, 0), raw)
+        assert len({*first, *others}) == 5
+        for candidate in others:
+            key, value = candidate.values[1]
+            methods.make_method(str(raw["method"]), {key: value})
+
+
+def test_a_run_that_lost_a_diverged_node_counts_as_worst(tmp_path: Path) -> None:
+    [experiment] = plan({"s": {"fedavg": {"method": "fedavg"}}}, 1, 4, tmp_path)
+    experiment.run_dir.mkdir(parents=True)
+    for refused, lost in (([], False), (["Reply of node 3 refused: training diverged: loss term"], True)):
+        (experiment.run_dir / "metrics.jsonl").write_text(json.dumps({"round": 1, "refused": refused}))
+        assert tuning.lost_nodes(experiment) is lost
 
 
 def test_the_command_writes_what_a_bench_reads(tmp_path: Path, av_digits_dir: Path) -> None:
