@@ -106,7 +106,7 @@ def bench_page(directory: Path) -> str:
         *_unfinished(directory),
         *parts,
         *_settings(settings),
-        *_arguments(directory / "bench.json"),
+        *_nodes(directory / "bench.json"),
         environment_table({"server": server} for server in servers),
     )
 
@@ -286,11 +286,11 @@ def _settings(settings: Sequence[Setting]) -> list[str]:
     return [html.heading("Settings"), table, html.heading("What all runs have in common", 3), *settings_tables(shared)]
 
 
-def _arguments(path: Path) -> list[str]:
+def _nodes(path: Path) -> list[str]:
     if not path.is_file():
         return []
     try:
-        arguments = json.loads(path.read_text(encoding="utf-8"))["arguments"]
+        nodes = json.loads(path.read_text(encoding="utf-8"))["num-nodes"]
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise ReportError(f"{path}: not written by `fedcmi bench` ({error!r}); use a bench directory.") from error
-    return [html.paragraph(f"Arguments of every run: {' '.join(map(str, arguments)) or 'none'}")]
+    return [html.paragraph(f"Every run: {nodes} simulated nodes.")]
