@@ -152,7 +152,7 @@ def bench(
         float | None, typer.Option(min=0, max=100, help="Accuracy in % to reach; default: the baseline's.")
     ] = None,
     data: Annotated[str | None, typer.Option(help="Built-in data set or prepared directory.")] = None,
-    num_nodes: Annotated[int, typer.Option(help="Simulated nodes.")] = 10,
+    num_nodes: Annotated[int, typer.Option(min=1, help="Simulated nodes.")] = 10,
     seeds: Annotated[int, typer.Option(min=1, help="Seeds 0 to N - 1.")] = 5,
     jobs: Annotated[int, typer.Option(min=1, help="Runs at a time; on Ray one.")] = 1,
     engine: Annotated[Engine, typer.Option(help="Ray, or each run in one process: the same numbers.")] = (
@@ -192,7 +192,7 @@ def tune(
     out: Annotated[Path, typer.Option(help="Where runs and results go; a second call goes on where it stopped.")],
     methods: MethodsOption = "methods",
     data: Annotated[str | None, typer.Option(help="Built-in data set or prepared directory.")] = None,
-    num_nodes: Annotated[int, typer.Option(help="Simulated nodes.")] = 10,
+    num_nodes: Annotated[int, typer.Option(min=1, help="Simulated nodes.")] = 10,
     seeds: Annotated[int, typer.Option(min=1, help="Seeds 0 to N - 1.")] = 1,
     jobs: Annotated[int, typer.Option(min=1, help="Runs at a time.")] = 1,
     set_: Annotated[list[str] | None, typer.Option("--set", help="key=value for all runs; repeatable.")] = None,

@@ -9,11 +9,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
-from fedcmi_flwr.evaluate import is_head
 from server_app import html_page as html
-from server_app.bench_table import mean_and_interval
 from server_app.charts import (
     BLACK,
     COLOURS,
@@ -26,25 +23,38 @@ from server_app.charts import (
     draw_lines,
     heat_map_height,
 )
-from server_app.report import LAST_ROUNDS
-from server_app.run_page import class_accuracy, cumulative_megabytes
+from server_app.comparison import OWN, Comparison, read_comparison, sentences, shown_predictions
+from server_app.report import LAST_ROUNDS, held_out
+from server_app.run_page import accuracy_label, class_accuracy
 from server_app.run_reader import ReportError, read_run
 from server_app.settings_tables import as_text, environment_table, settings_tables, shared_and_different
+from server_app.statistics import (
+    MAIN,
+    Floats,
+    accuracy_cell,
+    by_seed,
+    cumulative_megabytes,
+    mean_curve,
+    over_rounds,
+    row_interval,
+    seeds_of_rows,
+    seeds_text,
+)
 
-_COLUMNS = {"setting", "method", "seed", "prediction", "accuracy", "best"}
+_COLUMNS = {"setting", "method", "seed", "prediction", "accuracy", "best", "refused"}
 _DECIDED = ("seed", "run-dir", "server")
 """Keys of config.json that are no setting of a bench."""
 
 
 @dataclass(frozen=True)
 class Curves:
-    """What the charts need of one run; the prediction is the first of the table."""
+    """What the charts need of one run, of its main prediction."""
 
-    accuracy: NDArray[np.float64]
+    accuracy: Floats
     """[rounds], in %."""
-    megabytes: NDArray[np.float64]
+    megabytes: Floats
     """[rounds], sent and received until then."""
-    classes: NDArray[np.float64]
+    classes: Floats
     """[classes], in %, mean of the last rounds."""
 
 
@@ -54,7 +64,8 @@ class Setting:
 
     name: str
     results: pd.DataFrame
-    """Rows of results.csv, without the self heads."""
+    """Rows of results.csv."""
+    comparison: Comparison
     curves: Mapping[str, Sequence[Curves]]
     """Method -> one per seed."""
     configs: Mapping[str, Mapping[str, Any]]
@@ -65,18 +76,25 @@ class Setting:
 
     @property
     def methods(self) -> list[str]:
-        """In the order of results.csv; the first is the baseline."""
-        return list(self.results["method"].unique())
+        """In the order of the bench's table."""
+        return [row for row in self.comparison.rows if row in self.curves]
 
     @property
     def predictions(self) -> list[str]:
-        """In the order of results.csv; the first is the main one."""
-        return list(self.results["prediction"].unique())
+        """In the order of results.csv, without the self heads."""
+        return shown_predictions(self.results)
 
-    def figures(self, method: str, prediction: str) -> "pd.Series[float]":
-        """Return the accuracies of a method in %, by seed."""
-        rows = self.results[(self.results["method"] == method) & (self.results["prediction"] == prediction)]
-        return rows.set_index("seed")["accuracy"] * 100
+    @property
+    def whole(self) -> set[str]:
+        """The methods that have all seeds of the setting."""
+        seeds = seeds_of_rows(self.results)
+        return {method for method, own in seeds.items() if len(own) == self.results["seed"].nunique()}
+
+    @property
+    def labels(self) -> list[str]:
+        """The methods, with the number of seeds of those that do not have all."""
+        seeds = seeds_of_rows(self.results)
+        return [name if name in self.whole else f"{name} ({seeds_text(len(seeds[name]))})" for name in self.methods]
 
 
 def bench_page(directory: Path) -> str:
@@ -94,11 +112,13 @@ def bench_page(directory: Path) -> str:
     Raises
     ------
     ReportError
-        No results.csv, or it does not fit the run directories.
+        No results.csv or comparison.json, they do not fit the run directories, or `fedcmi tune` made the directory.
     """
-    results = _read_results(directory / "results.csv")
-    settings = [_read_setting(directory, str(name), results) for name in results["setting"].unique()]
-    colours = _colours(settings)
+    _refuse_tuning(directory)
+    results, comparison = _read_results(directory / "results.csv"), read_comparison(directory)
+    _check_rows(directory, results, comparison)
+    settings = [read_setting(directory, str(name), results, comparison) for name in results["setting"].unique()]
+    colours = method_colours(settings, comparison.baseline)
     parts = [part for setting in settings for part in _setting_parts(setting, colours)]
     servers = [server for setting in settings for server in setting.servers]
     return html.page(
@@ -106,18 +126,40 @@ def bench_page(directory: Path) -> str:
         *_unfinished(directory),
         *parts,
         *_settings(settings),
-        *_arguments(directory / "bench.json"),
+        *_nodes(directory / "bench.json"),
         environment_table({"server": server} for server in servers),
     )
+
+
+def _refuse_tuning(directory: Path) -> None:
+    """Refuse what `fedcmi tune` leaves; its rows are called "fedprox@lr=0.1"."""
+    made = (directory / "tune.csv").is_file() or any(directory.glob("*/*@*"))
+    if made and not (directory / "results.csv").is_file():
+        raise ReportError(
+            f"{directory}: made by `fedcmi tune`, of which there is no page; look at tune.csv there for the scores and "
+            "at tuned.toml for what was chosen (both are written when it ends)."
+        )
+
+
+def _check_rows(directory: Path, results: pd.DataFrame, comparison: Comparison) -> None:
+    unknown = sorted(set(results["method"]) - set(comparison.rows))
+    if unknown:
+        raise ReportError(
+            f"{directory / 'comparison.json'}: row {unknown[0]!r} of results.csv is missing; call `fedcmi bench` "
+            "again: it keeps what is finished and writes both."
+        )
 
 
 def _read_results(path: Path) -> pd.DataFrame:
     if not path.is_file():
         raise ReportError(f"{path}: no such file; it is written when a bench ends. Call `fedcmi bench` again to go on.")
     try:
-        texts, blank = {"setting": str, "method": str, "prediction": str}, {"accuracy": [""], "best": [""]}
+        texts, blank = (
+            {"setting": str, "method": str, "prediction": str},
+            {"accuracy": [""], "best": [""], "refused": [""]},
+        )
         results = pd.read_csv(path, dtype=texts, keep_default_na=False, na_values=blank)
-        results = results.astype({"seed": int, "accuracy": float, "best": float})
+        results = results.astype({"seed": int, "accuracy": float, "best": float, "refused": float})
     except (ValueError, KeyError) as error:
         raise ReportError(
             f"{path}: not a table of results ({error}); delete it and call `fedcmi bench` again."
@@ -129,139 +171,120 @@ def _read_results(path: Path) -> pd.DataFrame:
     return results
 
 
-def _read_setting(directory: Path, name: str, results: pd.DataFrame) -> Setting:
-    rows = results[(results["setting"] == name) & ~results["prediction"].map(is_head)]
-    main = str(rows["prediction"].iloc[0])
+def read_setting(directory: Path, name: str, results: pd.DataFrame, comparison: Comparison) -> Setting:
+    """Return a setting of results.csv with the curves of its runs."""
+    rows = results[results["setting"] == name]
     curves: dict[str, list[Curves]] = {}
     configs: dict[str, dict[str, Any]] = {}
     servers, classes = [], list[str]()
     for method, seed in rows[["method", "seed"]].drop_duplicates().itertuples(index=False):
         run = read_run(directory / name / method / f"seed{seed}")
-        curves.setdefault(method, []).append(_curves(run.records, main))
+        curves.setdefault(method, []).append(_curves(run.records))
         configs.setdefault(method, {key: value for key, value in run.config.items() if key not in _DECIDED})
         servers.append(run.config.get("server", {}))
         classes = run.classes
-    lengths = {len(curve.accuracy) for group in curves.values() for curve in group}
-    if len(lengths) > 1:
-        raise ReportError(f"{directory / name}: its runs have {sorted(lengths)} rounds; call `fedcmi bench` again.")
-    return Setting(name, rows, curves, configs, servers, classes)
+    return Setting(name, rows, comparison, curves, configs, servers, classes)
 
 
-def _curves(records: Sequence[Mapping[str, Any]], prediction: str) -> Curves:
-    accuracy = np.array([record["accuracy"][prediction] for record in records], dtype=float)
+def _curves(records: Sequence[Mapping[str, Any]]) -> Curves:
     last = [record for record in records if record["round"] > 0][-LAST_ROUNDS:]
-    classes = class_accuracy(last, prediction).mean(axis=1)
-    return Curves(100 * accuracy, cumulative_megabytes(records), classes)
+    classes = class_accuracy(last, MAIN).mean(axis=1)
+    return Curves(100 * over_rounds(records, MAIN), cumulative_megabytes(records), classes)
 
 
-def _colours(settings: Sequence[Setting]) -> dict[str, str]:
-    """Give the baseline black and the methods with the highest mean accuracy the colours; the others are grey."""
-    main = pd.concat([setting.results[setting.results["prediction"] == setting.predictions[0]] for setting in settings])
-    order = list(dict.fromkeys(method for setting in settings for method in setting.methods))
+def method_colours(settings: Sequence[Setting], baseline: str) -> dict[str, str]:
+    """Give the baseline black, and OWN and the methods with the highest mean accuracy the colours; others are grey."""
+    main = pd.concat([setting.results[setting.results["prediction"] == MAIN] for setting in settings])
     means = main.groupby("method")["accuracy"].mean()
-    best = sorted(order[1:], key=lambda method: -means[method])[: len(COLOURS)]
-    shown = [method for method in order[1:] if method in best]
-    return {**dict.fromkeys(order, GREY), order[0]: BLACK, **dict(zip(shown, COLOURS, strict=False))}
+    order = list(dict.fromkeys(method for setting in settings for method in setting.methods if method != baseline))
+    best = sorted(order, key=lambda method: (method != OWN, -means[method]))[: len(COLOURS)]
+    shown = [method for method in order if method in best]
+    return {**dict.fromkeys(order, GREY), baseline: BLACK, **dict(zip(shown, COLOURS, strict=False))}
 
 
 def _setting_parts(setting: Setting, colours: Mapping[str, str]) -> list[str]:
-    return [html.heading(setting.name), _table(setting), html.figures(_charts(setting, colours))]
+    below = [html.paragraph(sentence) for sentence in sentences(setting.results, setting.comparison)]
+    return [html.heading(setting.name), _table(setting), *below, html.figures(_charts(setting, colours))]
+
+
+def _evaluated_on(setting: Setting) -> str:
+    return " or ".join(dict.fromkeys(held_out(config) for config in setting.configs.values()))
 
 
 def _table(setting: Setting) -> str:
-    best = {
-        prediction: pd.Series([setting.figures(method, prediction).mean() for method in setting.methods]).max()
-        for prediction in setting.predictions
-    }
-    rows = []
-    for method in setting.methods:
-        seeds = str(setting.results[setting.results["method"] == method]["seed"].nunique())
-        cells = [_cell(setting, method, prediction, best[prediction]) for prediction in setting.predictions]
-        rows.append([method, seeds, *cells])
+    columns = [_cells(setting, prediction) for prediction in setting.predictions]
+    seeds = seeds_of_rows(setting.results)
+    rows = [[method, str(len(seeds[method])), *cells] for method, *cells in zip(setting.methods, *columns, strict=True)]
     caption = (
-        f"Accuracy in %, mean of the last {LAST_ROUNDS} rounds over the seeds ± 95 % interval; "
-        f"in brackets points over {setting.methods[0]} with the same seeds. The highest mean stands out."
+        f"Accuracy in % on {_evaluated_on(setting)}, mean of the last {LAST_ROUNDS} rounds over the seeds ± 95 % "
+        f"interval; in brackets points over {setting.comparison.baseline} with the same seeds. The highest mean of the "
+        "rows with all seeds stands out."
     )
     return html.table(caption, ["method", "seeds", *setting.predictions], rows)
 
 
-def _cell(setting: Setting, method: str, prediction: str, best: float) -> str:
-    own, baseline = setting.figures(method, prediction), setting.figures(setting.methods[0], prediction)
-    text = _interval(own, ".1f")
-    shared = (own - baseline).dropna()
-    if method != setting.methods[0] and len(shared):
-        text += f" ({_interval(shared, '+.1f')})"
-    return html.Strong(text) if own.mean() == best else text
-
-
-def _interval(values: "pd.Series[float]", form: str) -> str:
-    mean, half = _known_mean(values)
-    if np.isnan(mean):
-        return "-"
-    return f"{mean:{form}}" if np.isnan(half) else f"{mean:{form}} ± {half:.1f}"
-
-
-def _known_mean(values: "pd.Series[float]") -> tuple[float, float]:
-    """Return mean and half-width over the seeds that have a number; NaN where there is none."""
-    known = values.dropna().tolist()
-    return mean_and_interval(known) if known else (np.nan, np.nan)
+def _cells(setting: Setting, prediction: str) -> list[str]:
+    """Return the column of a prediction."""
+    accuracies = by_seed(setting.results, prediction)
+    means = accuracies[[method for method in accuracies if method in setting.whole]].mean()
+    texts = {method: accuracy_cell(accuracies, method, setting.comparison.baseline) for method in setting.methods}
+    return [
+        html.Strong(text) if method in means and means[method] == means.max() else text
+        for method, text in texts.items()
+    ]
 
 
 def _charts(setting: Setting, colours: Mapping[str, str]) -> list[Chart]:
-    main = setting.predictions[0]
     others = sum(colours[method] == GREY for method in setting.methods)
-    caption = f"Prediction: {main}. Mean over the seeds with 95 % intervals"
+    caption = f"Prediction: {MAIN}. Mean over the seeds with 95 % intervals"
     caption += f"; grey: the {others} other methods, without intervals." if others else "."
-    draw = partial(draw_lines, ylabel="test accuracy (%)", limits=(0, 100))
-    over_rounds = partial(draw, lines=_lines(setting, colours, False), xlabel="round")
-    over_bytes = partial(draw, lines=_lines(setting, colours, True), xlabel="MB (10⁶ bytes), sent and received")
+    label = accuracy_label(next(iter(setting.configs.values())))
+    draw = partial(draw_lines, ylabel=label, limits=(0, 100))
+    over_rounds = partial(draw, lines=method_lines(setting, colours, False), xlabel="round")
+    over_bytes = partial(draw, lines=method_lines(setting, colours, True), xlabel="MB (10⁶ bytes), sent and received")
     return [
         _interval_chart(setting),
-        _class_chart(setting, main),
+        _class_chart(setting),
         chart("accuracy-over-rounds", setting.name, "Accuracy over rounds", caption, 3.6, over_rounds),
         chart("accuracy-over-bytes", setting.name, "Accuracy over bytes", caption, 3.6, over_bytes),
     ]
 
 
-def _lines(setting: Setting, colours: Mapping[str, str], over_bytes: bool) -> list[Line]:
-    """Return a line a method, those in grey at the end, since they are drawn first."""
+def method_lines(setting: Setting, colours: Mapping[str, str], over_bytes: bool) -> list[Line]:
+    """Return a line a method, as long as its runs; those in grey at the end, since they are drawn first."""
     lines = []
     for method in sorted(setting.methods, key=lambda name: colours[name] == GREY):
         curves, colour = setting.curves[method], colours[method]
-        values = np.array([curve.accuracy for curve in curves])
-        x = np.mean([curve.megabytes for curve in curves], axis=0) if over_bytes else np.arange(values.shape[1])
-        shown = colour != GREY and len(curves) > 1
-        half = [mean_and_interval(column.tolist())[1] for column in values.T] if shown else None
-        lines.append(Line(method if colour != GREY else "others", x, values.mean(axis=0), colour, half=half))
+        mean, half = mean_curve([curve.accuracy for curve in curves])
+        megabytes, _ = mean_curve([curve.megabytes for curve in curves])
+        shown = half if colour != GREY and len(curves) > 1 else None
+        x = megabytes if over_bytes else np.arange(len(mean))
+        lines.append(Line(method if colour != GREY else "others", x, mean, colour, half=shown))
     return lines
 
 
 def _interval_chart(setting: Setting) -> Chart:
-    shape = (len(setting.methods), len(setting.predictions))
-    pairs = [
-        _known_mean(setting.figures(method, prediction))
-        for method in setting.methods
-        for prediction in setting.predictions
-    ]
-    means, halves = (np.array(column).reshape(shape) for column in zip(*pairs, strict=True))
-    draw = partial(draw_intervals, rows=setting.methods, means=means, halves=halves, names=setting.predictions)
+    accuracies = [by_seed(setting.results, prediction) for prediction in setting.predictions]
+    pairs = np.array([[row_interval(found, method) for found in accuracies] for method in setting.methods])
+    means, halves = pairs[..., 0], pairs[..., 1]
+    draw = partial(draw_intervals, rows=setting.labels, means=means, halves=halves, names=setting.predictions)
     caption = "Mean over the seeds with 95 % intervals."
     height = 1.1 + 0.3 * len(setting.methods)
     return chart("intervals", setting.name, "Accuracy of the methods", caption, height, draw)
 
 
-def _class_chart(setting: Setting, prediction: str) -> Chart:
+def _class_chart(setting: Setting) -> Chart:
     values = np.array([np.mean([c.classes for c in setting.curves[method]], axis=0) for method in setting.methods])
     draw = partial(
         draw_heat_map,
         values=values,
-        rows=setting.methods,
+        rows=setting.labels,
         xlabel="class",
         label="accuracy (%)",
         limits=(0.0, 100.0),
         columns=setting.class_names,
     )
-    caption = f"Prediction: {prediction}. Mean of the last {LAST_ROUNDS} rounds over the seeds."
+    caption = f"Prediction: {MAIN}. Mean of the last {LAST_ROUNDS} rounds over the seeds."
     height = heat_map_height(len(values))
     return chart("class-accuracy", setting.name, "Accuracy of each class", caption, height, draw)
 
@@ -286,11 +309,11 @@ def _settings(settings: Sequence[Setting]) -> list[str]:
     return [html.heading("Settings"), table, html.heading("What all runs have in common", 3), *settings_tables(shared)]
 
 
-def _arguments(path: Path) -> list[str]:
+def _nodes(path: Path) -> list[str]:
     if not path.is_file():
         return []
     try:
-        arguments = json.loads(path.read_text(encoding="utf-8"))["arguments"]
+        nodes = json.loads(path.read_text(encoding="utf-8"))["num-nodes"]
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise ReportError(f"{path}: not written by `fedcmi bench` ({error!r}); use a bench directory.") from error
-    return [html.paragraph(f"Arguments of every run: {' '.join(map(str, arguments)) or 'none'}")]
+    return [html.paragraph(f"Every run: {nodes} simulated nodes.")]

@@ -1,25 +1,31 @@
 """The figures of a bench: one line per run and prediction, and a table per setting with intervals over seeds."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from fedcmi_flwr.evaluate import is_head
+from server_app.comparison import OWN, Comparison, sentences, shown_predictions
 from server_app.experiments import Experiment
 from server_app.plots import Band, plot_bench
 from server_app.report import LAST_ROUNDS, final_accuracy, read_metrics
+from server_app.statistics import MAIN as MAIN
+from server_app.statistics import (
+    Floats,
+    Records,
+    accuracy_cell,
+    best_round,
+    by_seed,
+    interval_text,
+    mean_curve,
+    over_rounds,
+    seeds_of_rows,
+    seeds_text,
+    to_target,
+)
 
-CONFIDENCE = 0.95
-"""Of every interval over seeds."""
-MAIN = "fused"
-"""The prediction that targets and best rounds are about."""
-OWN = "fedcmi-plus"
-"""The row that is compared with the best other row, and the method of the rows that are variations of it."""
 COLUMNS = [
     "setting",
     "method",
@@ -30,25 +36,11 @@ COLUMNS = [
     "best_round",
     "rounds_to_target",
     "megabytes_to_target",
+    "refused",
 ]
 """Of results.csv; ``method`` is the row's name."""
 
-Records = Sequence[Mapping[str, Any]]
 Run = tuple[Experiment, Records]
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """How the rows of a table are compared."""
-
-    rows: Sequence[str]
-    """In the table's order."""
-    baseline: str
-    """The row that differences are taken to, over the same seeds."""
-    targets: Mapping[str, float]
-    """Setting -> fused accuracy in [0, 1] whose first round is looked for; NaN: none."""
-    own: Collection[str] = (OWN,)
-    """OWN and its variations: the rows that it is not compared with."""
 
 
 def finished_runs(experiments: Sequence[Experiment]) -> list[Run]:
@@ -88,7 +80,7 @@ def collect(runs: Sequence[Run], targets: Mapping[str, float]) -> pd.DataFrame:
 
     ``accuracy`` is the mean over the last rounds, ``best`` the highest of any round and ``best_round`` the first with
     it, all in [0, 1]. Only where the prediction is MAIN: the first round that reaches the target, and the megabytes
-    sent to and received from nodes until then; NaN if none does.
+    sent to and received from nodes until then, NaN if none does; and how many replies were refused or missing.
 
     Parameters
     ----------
@@ -104,71 +96,15 @@ def collect(runs: Sequence[Run], targets: Mapping[str, float]) -> pd.DataFrame:
     lines = []
     for experiment, records in runs:
         for name, accuracy in final_accuracy(records).items():
-            values = _over_rounds(records, name)
-            first = int(np.argmax(np.where(np.isnan(values), -1, values)))
-            reached = to_target(records, targets[experiment.setting]) if name == MAIN else (np.nan, np.nan)
             run = (experiment.setting, experiment.row, experiment.seed)
-            lines.append((*run, name, accuracy, values[first], records[first]["round"], *reached))
-    return pd.DataFrame(lines, columns=COLUMNS)
+            lines.append((*run, name, accuracy, *best_round(records, name), *_of_main(records, name, targets[run[0]])))
+    return pd.DataFrame(lines, columns=COLUMNS).astype({"refused": "Int64"})
 
 
-def _over_rounds(records: Records, prediction: str) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Return the accuracy of each round; NaN where no sample could be predicted."""
-    return np.array([record["accuracy"][prediction] for record in records], dtype=np.float64)
-
-
-def to_target(records: Records, target: float) -> tuple[float, float]:
-    """Return the first round whose fused accuracy reaches the target, and the megabytes moved until then; else NaN.
-
-    Parameters
-    ----------
-    records
-        The rounds of a run.
-    target
-        In [0, 1].
-
-    Returns
-    -------
-    Round and megabytes (10^6 bytes), down and up together.
-
-    Examples
-    --------
-    >>> moved = {"bytes_down": {"7": 10**6}, "bytes_up": {}}
-    >>> rounds = [{"round": t, "accuracy": {"fused": t / 4}, **moved} for t in (1, 2)]
-    >>> to_target(rounds, 0.5)
-    (2.0, 2.0)
-    """
-    moved = 0
-    for record in records:
-        moved += sum(record["bytes_down"].values()) + sum(record["bytes_up"].values())
-        if record["accuracy"][MAIN] >= target:
-            return float(record["round"]), moved / 1e6
-    return float("nan"), float("nan")
-
-
-def mean_and_interval(values: Sequence[float]) -> tuple[float, float]:
-    """Return the mean and the half-width of its 95 % confidence interval (Student's t); NaN width for one value.
-
-    Parameters
-    ----------
-    values
-        One figure per seed.
-
-    Returns
-    -------
-    Mean and half-width.
-
-    Examples
-    --------
-    >>> mean, half = mean_and_interval([1.0, 2.0, 3.0])
-    >>> round(mean, 3), round(half, 3)
-    (2.0, 2.484)
-    """
-    count = len(values)
-    if count < 2:
-        return float(np.mean(values)), float("nan")
-    quantile = float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1))
-    return float(np.mean(values)), quantile * float(np.std(values, ddof=1)) / count**0.5
+def _of_main(records: Records, prediction: str, target: float) -> tuple[float, float, int | None]:
+    if prediction != MAIN:
+        return np.nan, np.nan, None
+    return *to_target(records, target), sum(len(record["refused"]) for record in records)
 
 
 def table(results: pd.DataFrame, comparison: Comparison) -> str:
@@ -183,8 +119,7 @@ def table(results: pd.DataFrame, comparison: Comparison) -> str:
 
     Returns
     -------
-    An overview of all settings for each prediction; then one table per setting, each with a sentence on how OWN does
-    against the best other row.
+    An overview of all settings for each prediction; then one table per setting, each with its sentences.
     """
     lines = [
         f"Accuracy in % (mean of the last {LAST_ROUNDS} rounds), 95 % intervals over seeds.",
@@ -203,52 +138,39 @@ def table(results: pd.DataFrame, comparison: Comparison) -> str:
 def _overview_lines(results: pd.DataFrame, rows: Sequence[str]) -> Iterator[str]:
     """Yield one table per prediction: rows over settings."""
     settings = list(results["setting"].unique())
-    for prediction in _shown(results):
+    for prediction in shown_predictions(results):
         yield f"| {prediction} | {' | '.join(settings)} |"
         yield "|---" * (len(settings) + 1) + "|"
-        by_setting = [_by_seed(results[results["setting"] == setting], prediction) for setting in settings]
-        for row in (row for row in rows if any(row in accuracies for accuracies in by_setting)):
-            cells = [_accuracy_cell(accuracies, row, row) for accuracies in by_setting]
+        parts = [results[results["setting"] == setting] for setting in settings]
+        known = set(results.loc[results["prediction"] == prediction, "method"])
+        for row in (row for row in rows if row in known):
+            cells = [_overview_cell(part, prediction, row) for part in parts]
             yield f"| {row} | {' | '.join(cells)} |"
         yield ""
 
 
-def _shown(results: pd.DataFrame) -> list[str]:
-    return [name for name in results["prediction"].unique() if not is_head(name)]
+def _overview_cell(part: pd.DataFrame, prediction: str, row: str) -> str:
+    """Return a row's accuracy in a setting, with the number of its seeds where others have more."""
+    cell = accuracy_cell(by_seed(part, prediction), row, row)
+    seeds = len(seeds_of_rows(part).get(row, ()))
+    return cell if cell == "-" or seeds == part["seed"].nunique() else f"{cell} ({seeds_text(seeds)})"
 
 
 def _setting_lines(part: pd.DataFrame, comparison: Comparison, target: float) -> Iterator[str]:
-    predictions = _shown(part)
-    rows = [row for row in comparison.rows if row in set(part["method"])]
-    seeds = part["seed"].nunique()
+    predictions = shown_predictions(part)
+    seeds, own = part["seed"].nunique(), seeds_of_rows(part)
     goal = f"target {100 * target:.1f} %" if target == target else f"no target: no run of {comparison.baseline}"
-    yield f"### {part['setting'].iloc[0]} ({seeds} seeds, {goal})"
+    yield f"### {part['setting'].iloc[0]} ({seeds_text(seeds)}, {goal})"
     yield ""
     yield f"| method | {' | '.join(predictions)} | best round | rounds to target | MB to target |"
     yield "|---" * (len(predictions) + 4) + "|"
-    for row in rows:
-        own = part[part["method"] == row]["seed"].nunique()
-        name = row if own == seeds else f"{row} ({own} seeds)"
-        cells = [_accuracy_cell(_by_seed(part, prediction), row, comparison.baseline) for prediction in predictions]
+    for row in (row for row in comparison.rows if row in own):
+        name = row if len(own[row]) == seeds else f"{row} ({seeds_text(len(own[row]))})"
+        cells = [accuracy_cell(by_seed(part, prediction), row, comparison.baseline) for prediction in predictions]
         yield f"| {name} | {' | '.join([*cells, *_main_cells(part, row)])} |"
     yield ""
-    sentence = best_other(part, predictions, comparison.own)
-    if sentence:
+    for sentence in sentences(part, comparison):
         yield from (sentence, "")
-
-
-def _by_seed(part: pd.DataFrame, prediction: str) -> pd.DataFrame:
-    """Return accuracies in %, one line per seed and one column per row."""
-    return part[part["prediction"] == prediction].pivot(index="seed", columns="method", values="accuracy") * 100
-
-
-def _accuracy_cell(accuracies: pd.DataFrame, row: str, baseline: str) -> str:
-    if row not in accuracies:
-        return "-"
-    cell = _text(accuracies[row].dropna().tolist(), ".1f")
-    if row == baseline or baseline not in accuracies:
-        return cell
-    return f"{cell} ({_text((accuracies[row] - accuracies[baseline]).dropna().tolist(), '+.1f')})"
 
 
 def _main_cells(part: pd.DataFrame, row: str) -> list[str]:
@@ -264,46 +186,11 @@ def _reached_text(values: Sequence[float]) -> str:
         return "never"
     if len(reached) < len(values):
         return f"{np.mean(reached):.0f} ({len(reached)} of {len(values)})"
-    return _text(reached, ".0f")
-
-
-def _text(values: Sequence[float], form: str) -> str:
-    """Return mean ± half-width; a dash without values, and no half-width for one value."""
-    if not values:
-        return "-"
-    mean, half = mean_and_interval(values)
-    return f"{mean:{form}}" if half != half else f"{mean:{form}} ± {half:{form.lstrip('+')}}"
-
-
-def best_other(part: pd.DataFrame, predictions: Sequence[str], own: Collection[str]) -> str:
-    """Return a sentence that compares OWN with the best other row of each prediction; empty if there is no other.
-
-    Parameters
-    ----------
-    part
-        The results of one setting.
-    predictions
-        What to compare.
-    own
-        Rows that are not compared with: OWN and its variations.
-
-    Returns
-    -------
-    Paired differences in points, with their intervals.
-    """
-    found = []
-    for prediction in predictions:
-        accuracies = _by_seed(part, prediction)
-        others = accuracies.drop(columns=[row for row in own if row in accuracies]).mean().dropna()
-        if OWN in accuracies and len(others):
-            best = str(others.idxmax())
-            difference = _text((accuracies[OWN] - accuracies[best]).dropna().tolist(), "+.1f")
-            found.append(f"{prediction} {difference} points ({best})")
-    return f"{OWN} against the best other row: {', '.join(found)}." if found else ""
+    return interval_text(reached, ".0f")
 
 
 def write_results(experiments: Sequence[Experiment], baseline: str, percent: float | None, out: Path) -> str:
-    """Write results.csv, table.md and a plot per setting below ``out``.
+    """Write results.csv, comparison.json, table.md and a plot per setting below ``out``.
 
     Parameters
     ----------
@@ -333,7 +220,9 @@ def write_results(experiments: Sequence[Experiment], baseline: str, percent: flo
     results.to_csv(out / "results.csv", index=False)
     rows = list(dict.fromkeys(experiment.row for experiment in experiments))
     own = {experiment.row for experiment in experiments if experiment.config["method"] == OWN}
-    text = table(results, Comparison(rows, baseline, targets, own))
+    comparison = Comparison(rows, baseline, targets, own)
+    comparison.write(out)
+    text = table(results, comparison)
     (out / "table.md").write_text(text, encoding="utf-8")
     for setting in targets:
         of_setting = [run for run in runs if run[0].setting == setting]
@@ -353,13 +242,13 @@ def bands(runs: Sequence[Run]) -> dict[str, dict[str, Band]]:
     -------
     Prediction -> row -> (rounds, mean, half-width), each [rounds].
     """
-    curves: dict[str, dict[str, list[Any]]] = {}
+    curves: dict[str, dict[str, list[Floats]]] = {}
     for experiment, records in runs:
         for name in (name for name in records[-1]["accuracy"] if not is_head(name)):
-            curves.setdefault(name, {}).setdefault(experiment.row, []).append(100 * _over_rounds(records, name))
-    found: dict[str, dict[str, Band]] = {}
-    for name, of_rows in curves.items():
-        for row, seeds in of_rows.items():
-            mean, half = np.array([mean_and_interval(values) for values in zip(*seeds, strict=True)]).T
-            found.setdefault(name, {})[row] = (np.arange(len(mean)), mean, half)
-    return found
+            curves.setdefault(name, {}).setdefault(experiment.row, []).append(100 * over_rounds(records, name))
+    return {name: {row: _band(seeds) for row, seeds in of_rows.items()} for name, of_rows in curves.items()}
+
+
+def _band(seeds: Sequence[Floats]) -> Band:
+    mean, half = mean_curve(seeds)
+    return np.arange(len(mean)), mean, half

@@ -37,7 +37,7 @@ _STYLE = {
 _NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 _MOST_LABELS = 30
 """On one axis; of more rows or columns, every second, third, ... is labelled."""
-_LONGEST_LABEL = 24
+_LONGEST_LABEL = 34
 """Characters; longer ones end in an ellipsis."""
 
 

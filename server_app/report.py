@@ -180,7 +180,8 @@ def percent(value: float | None) -> str:
     return "-" if value is None or math.isnan(value) else f"{value:.1%}"
 
 
-def _held_out(config: Mapping[str, Any]) -> str:
+def held_out(config: Mapping[str, Any]) -> str:
+    """Return what a run was evaluated on: the test split, or the validation part that its configuration asks for."""
     return "a validation part of the training split" if config.get("validation-share") else "the test split"
 
 
@@ -199,7 +200,7 @@ def summary(records: Sequence[Mapping[str, Any]], config: Mapping[str, Any], plo
         [
             f"# {config['method']} on {config['data']}, seed {config['seed']}, {len(trained)} rounds",
             "",
-            f"Accuracy of the global model on {_held_out(config)}, evaluated on the server.",
+            f"Accuracy of the global model on {held_out(config)}, evaluated on the server.",
             "",
             f"| prediction | mean of last {min(LAST_ROUNDS, len(trained))} rounds | last round | macro | worst class |",
             "|---|---|---|---|---|",

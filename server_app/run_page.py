@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -22,9 +21,10 @@ from server_app.charts import (
     draw_nodes,
     heat_map_height,
 )
-from server_app.report import LAST_ROUNDS, final_accuracy, percent
+from server_app.report import LAST_ROUNDS, final_accuracy, held_out, percent
 from server_app.run_reader import Record, Run
 from server_app.settings_tables import environment_table, settings_tables
+from server_app.statistics import cumulative_megabytes
 
 NO_TEMPERATURES = (
     "No round measured a dominant modality or class temperatures (only methods that distil from it do), so there is "
@@ -55,13 +55,6 @@ def run_page(run: Run) -> str:
     return html.page(title, *failed, *_results(run), *_dominance(run), *_nodes(run), *rest)
 
 
-def cumulative_megabytes(records: Sequence[Record]) -> NDArray[np.float64]:
-    """Return, for each round, the MB (10^6 bytes) sent to and received from the nodes until its end."""
-    sent = [sum(chain(record["bytes_down"].values(), record["bytes_up"].values())) for record in records]
-    total: NDArray[np.float64] = np.cumsum(sent, dtype=float) / 1e6
-    return total
-
-
 def class_accuracy(records: Sequence[Record], prediction: str) -> NDArray[np.float64]:
     """Return the accuracy in % of each class in each round, [classes, rounds]; NaN without samples."""
     correct, count = (
@@ -70,6 +63,11 @@ def class_accuracy(records: Sequence[Record], prediction: str) -> NDArray[np.flo
     )
     found: NDArray[np.float64] = np.divide(correct, count, out=np.full_like(correct, np.nan), where=count > 0)
     return 100 * found
+
+
+def accuracy_label(config: Mapping[str, Any]) -> str:
+    """Return the label of an axis with accuracies in %, by what the run was evaluated on."""
+    return f"{'validation' if config.get('validation-share') else 'test'} accuracy (%)"
 
 
 def _results(run: Run) -> list[str]:
@@ -89,7 +87,7 @@ def _results(run: Run) -> list[str]:
         ("dominant in the last round", last["measured"]["dominant"] or "not measured"),
         ("replies refused or missing", str(sum(len(record["refused"]) for record in trained))),
     ]
-    caption = "Accuracy of the global model on the test split; macro and worst class are those of the last round."
+    caption = f"Accuracy of the global model on {held_out(run.config)}; macro and worst class: of the last round."
     return [
         html.facts(known),
         html.table(caption, ["prediction", *columns], rows),
@@ -107,8 +105,8 @@ def modality_colours(modalities: Sequence[str]) -> dict[str, str]:
 
 def _curves(run: Run) -> list[Chart]:
     rounds = [record["round"] for record in run.records]
-    caption = "On the test split; dashed: the self heads."
-    accuracy = partial(draw_lines, ylabel="test accuracy (%)", limits=(0, 100))
+    caption = f"On {held_out(run.config)}; dashed: the self heads."
+    accuracy = partial(draw_lines, ylabel=accuracy_label(run.config), limits=(0, 100))
     over_rounds = partial(accuracy, lines=_accuracy_lines(run, rounds), xlabel="round")
     lines = _accuracy_lines(run, cumulative_megabytes(run.records))
     over_bytes = partial(accuracy, lines=lines, xlabel="MB (10⁶ bytes)")
@@ -154,7 +152,7 @@ def _class_charts(run: Run) -> list[Chart]:
             limits=(0.0, 100.0),
             start=run.records[0]["round"],
         )
-        caption = "Accuracy of each class on the test split; grey: the class has no sample."
+        caption = f"Accuracy of each class on {held_out(run.config)}; grey: the class has no sample."
         charts.append(chart("class-accuracy", name, f"Classes: {name}", caption, heat_map_height(len(values)), draw))
     return charts
 

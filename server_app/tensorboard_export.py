@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from server_app.html_report import is_bench
-from server_app.run_page import cumulative_megabytes
 from server_app.run_reader import Record, ReportError, Run, read_run
+from server_app.statistics import cumulative_megabytes
 
 Scalar = tuple[str, float, int]
 """Tag, value, round."""

@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from server_app import bench_table
-from server_app.bench_table import COLUMNS, Comparison
+from server_app import bench_table, comparison, statistics
+from server_app.bench_table import COLUMNS
+from server_app.comparison import Comparison
 from server_app.experiments import Experiment, plan
 
 FUSED = {"bytes_down": {"0": 400_000, "1": 100_000}, "bytes_up": {"0": 500_000}}
@@ -24,7 +25,7 @@ def _results(
     for row, seeds in values.items():
         for seed, accuracy in enumerate(seeds):
             filled: dict[str, Any] = {name: column[seed] for name, column in more.items()}
-            line = dict.fromkeys(COLUMNS, 1.0) | filled
+            line = dict.fromkeys(COLUMNS, 1.0) | {"refused": 0} | filled
             lines.append(
                 line | {"setting": "s", "method": row, "seed": seed, "prediction": prediction, "accuracy": accuracy}
             )
@@ -43,7 +44,8 @@ def _finished(out: Path, accuracies: dict[str, list[float | None]], row: str = "
     lines = []
     for index, values in enumerate(zip(*accuracies.values(), strict=True)):
         moved = FUSED if index else {"bytes_down": {}, "bytes_up": {}}
-        lines.append(json.dumps({"round": index, "accuracy": dict(zip(accuracies, values, strict=True)), **moved}))
+        accuracy = dict(zip(accuracies, values, strict=True))
+        lines.append(json.dumps({"round": index, "accuracy": accuracy, "refused": ["why"] * (index // 2), **moved}))
     (experiment.run_dir / "metrics.jsonl").write_text("\n".join(lines))
     return experiment
 
@@ -68,9 +70,7 @@ def test_one_seed_has_no_interval_and_a_missing_one_is_said() -> None:
     """Of fedcmi only seed 1 is finished: it is compared with fedavg's seed 1, not with fedavg's mean."""
     results = _results({"fedavg": (0.1, 0.2), "fedcmi": (0.5, 0.25)})
     results = results[(results["method"] == "fedavg") | (results["seed"] == 1)]
-    assert "| fedcmi (1 seeds) | 25.0 (+5.0) | 100.0 in 1 |" in bench_table.table(
-        results, _compared("fedavg", "fedcmi")
-    )
+    assert "| fedcmi (1 seed) | 25.0 (+5.0) | 100.0 in 1 |" in bench_table.table(results, _compared("fedavg", "fedcmi"))
 
 
 def test_a_row_without_a_prediction_has_a_dash() -> None:
@@ -105,6 +105,55 @@ def test_the_best_other_row_is_no_variation_of_it() -> None:
     ) in bench_table.table(results, compared)
 
 
+def test_a_row_wins_only_with_all_seeds_of_the_row_it_is_compared_with() -> None:
+    """The other has seed 1 alone, and that is better than any: it is left out; fedprox is 20 and 30 points behind.
+
+    A row without any run is left out too. fedprox's seed 2, which fedcmi-plus has not finished, does not count: with
+    it fedprox would be behind fedavg.
+    """
+    values = {"fedavg": (0.29, 0.29), "fedprox": (0.3, 0.3, 0.0), "lucky": (0.0, 0.9), "fedcmi-plus": (0.5, 0.6)}
+    results = _results(values)
+    results = results[(results["method"] != "lucky") | (results["seed"] == 1)]
+    compared = _compared("fedavg", "fedprox", "lucky", "never", "fedcmi-plus")
+    assert comparison.best_other(results, compared) == (
+        "fedcmi-plus against the best other row: fused +25.0 ± 63.5 points (fedprox). "
+        "Left out, since seeds of it are missing: lucky, never."
+    )
+    assert "Left out" not in comparison.best_other(results, _compared("fedavg", "fedprox", "fedcmi-plus"))
+
+
+def test_the_overview_marks_rows_with_fewer_seeds_than_their_setting() -> None:
+    """Fedcmi has one of two seeds in s, and the only one of t."""
+    first, second = _results({"fedavg": (0.1, 0.1), "fedcmi": (0.2,)}), _results({"fedcmi": (0.4,)}).assign(setting="t")
+    compared = Comparison(("fedavg", "fedcmi"), "fedavg", {"s": 0.5, "t": 0.5}, ())
+    overview = bench_table.table(pd.concat([first, second]), compared).split("###")[0]
+    assert "| fedavg | 10.0 ± 0.0 | - |\n| fedcmi | 20.0 (1 seed) | 40.0 |\n" in overview
+
+
+def test_refused_replies_are_said_below_the_table() -> None:
+    results = _results({"fedavg": (0.1,) * 3}, refused=(0, 2, 5))
+    text = bench_table.table(pd.concat([results, _results({"fedcmi": (0.1,) * 3})]), _compared("fedavg", "fedcmi"))
+    assert "\n\nReplies refused or missing: fedavg 7 in 2 of 3 runs.\n" in text
+    assert "refused" not in bench_table.table(_results({"fedavg": (0.1,) * 3}), _compared("fedavg"))
+
+
+def test_a_comparison_is_read_as_it_was_written(tmp_path: Path) -> None:
+    """A setting without a target, NaN, is null in the file."""
+    written = Comparison(["b", "a"], "a", {"s": 0.25, "t": float("nan")}, ["b"])
+    written.write(tmp_path)
+    assert '"t": null' in (tmp_path / "comparison.json").read_text()
+    found = comparison.read_comparison(tmp_path)
+    assert (found.rows, found.baseline, found.own, found.targets["s"]) == (["b", "a"], "a", ["b"], 0.25)
+    assert np.isnan(found.targets["t"])
+
+
+def test_a_mean_curve_ends_with_the_shortest_seed() -> None:
+    """Means 20 and 30; of 10 and 30 the half-width is 12.706 * 14.142 / sqrt(2) = 127.06."""
+    mean, half = statistics.mean_curve([np.array([10.0, 30.0]), np.array([30.0, 30.0, 7.0])])
+    assert mean.tolist() == [20, 30]
+    assert half == pytest.approx([127.06, 0], abs=0.01)
+
+
 def test_collect_takes_the_last_rounds_the_best_and_the_first_at_the_target(tmp_path: Path) -> None:
     """Rounds 0..6 with accuracy 0.9, .1 ... .6: the last five are .2 to .6, mean .4; the best is round 0's.
 
@@ -117,13 +166,15 @@ def test_collect_takes_the_last_rounds_the_best_and_the_first_at_the_target(tmp_
     assert (fused["best"], fused["best_round"]) == (0.9, 0)
     assert (fused["rounds_to_target"], fused["megabytes_to_target"]) == (0, 0)
     assert (audio["best"], audio["best_round"]) == (0.8, 2)
+    assert fused["refused"] == 0 + 0 + 1 + 1 + 2 + 2 + 3
+    assert pd.isna(audio["refused"])
     assert pd.isna([audio["rounds_to_target"], audio["megabytes_to_target"]]).all()
 
 
 def test_bytes_count_until_the_target(tmp_path: Path) -> None:
     runs = bench_table.finished_runs([_finished(tmp_path, {"fused": [0.1, 0.2, 0.3, 0.2]})])
-    assert bench_table.to_target(runs[0][1], 0.3) == (2.0, 2.0)
-    assert np.isnan(bench_table.to_target(runs[0][1], 0.31)).all()
+    assert statistics.to_target(runs[0][1], 0.3) == (2.0, 2.0)
+    assert np.isnan(statistics.to_target(runs[0][1], 0.31)).all()
 
 
 def test_the_target_is_the_baselines_mean_unless_it_is_given(tmp_path: Path) -> None:
@@ -138,7 +189,7 @@ def test_what_nobody_can_predict_is_no_number(tmp_path: Path) -> None:
     experiment = _finished(tmp_path, {"fused": [0.1, 0.2], "touch only": [None, None]})
     text = bench_table.write_results([experiment], "fedavg", None, tmp_path)
     assert "| fedavg | 20.0 | - | 20.0 in 1 | 1 | 1 |" in text
-    assert (tmp_path / "results.csv").read_text().splitlines()[2] == "s,fedavg,0,touch only,,,0,,"
+    assert (tmp_path / "results.csv").read_text().splitlines()[2] == "s,fedavg,0,touch only,,,0,,,"
     assert (tmp_path / "accuracy-s.png").read_bytes().startswith(b"\x89PNG")
 
 
