@@ -11,8 +11,8 @@ from server_app.comparison import OWN, Comparison, sentences, shown_predictions
 from server_app.experiments import Experiment
 from server_app.plots import Band, plot_bench
 from server_app.report import LAST_ROUNDS, final_accuracy, read_metrics
-from server_app.statistics import MAIN as MAIN
 from server_app.statistics import (
+    MAIN,
     Floats,
     Records,
     accuracy_cell,

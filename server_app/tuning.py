@@ -11,10 +11,10 @@ import pandas as pd
 from fedcmi_flwr.config import ConfigError, read_run_config
 from fedcmi_flwr.methods import Scalar, hyperparameters
 from server_app.bench_configs import RunConfigs
-from server_app.bench_table import MAIN
 from server_app.experiments import Experiment, claim, plan, run_all
 from server_app.launch import Show
 from server_app.report import final_accuracy, read_metrics
+from server_app.statistics import MAIN
 
 VALIDATION_SHARE = 0.2
 """Of the training split; the test split is never looked at."""
