@@ -76,7 +76,7 @@ def test_overrides_reach_the_method_and_integers_stand_for_floats() -> None:
         ("wait-timeout", 0, "a number above 0"),
         ("modalities", 3, "stored modalities joined by"),
         ("server-optimizer", "adam", "one of none, fedavgm, fedadam, fedyogi"),
-        ("server-lr", 0.0, "a number above 0"),
+        ("server-lr", -0.5, "a number from 0"),
         ("server-momentum", 1.0, "must be below 1"),
         ("server-momentum", -0.1, "a number from 0 to 1"),
         ("round-timeout", -1.0, "a number above 0"),
