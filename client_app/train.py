@@ -97,6 +97,7 @@ def train(
             terms = method.loss_terms(model, batch, model(batch), local)
             optimizer.zero_grad()
             terms.total().backward()
+            method.clip_gradients(model)
             method.adjust_gradients(model, local)
             optimizer.step()
             steps += 1

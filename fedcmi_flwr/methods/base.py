@@ -17,7 +17,7 @@ from fedcmi_flwr import losses
 from fedcmi_flwr.aggregation import AnyArray
 from fedcmi_flwr.dominance import NOBODY, Dominance
 from fedcmi_flwr.encoders import NORMALIZATIONS
-from fedcmi_flwr.model import FUSIONS, Branch, MultimodalModel
+from fedcmi_flwr.model import FUSIONS, Branch, MultimodalModel, parameter_groups
 from fedcmi_flwr.types import Batch, ClassStats, LossTerms, Modality, ModelOutput, Votes
 
 Scalar = bool | int | float | str
@@ -80,13 +80,16 @@ class Method:
     """Every cross-entropy of a head or the fusion head sees logits + prior_adjustment * ln(share of the class among the
     node's samples), so that a node's label skew does not go into the weights (Menon et al., ICLR 2021), 0 or greater;
     0: off."""
-
+    max_gradient_norm: float = 0.0
+    """Before each step the gradient of each parameter group (a modality's branch, the fusion head) is scaled down to at
+    most this Euclidean norm, so that one modality's steep batch neither undoes nor slows the others, 0 or
+    greater; 0: off. The norm is that of the loss alone, before proximal gradients and control variates."""
     normalization: str = "batch"
     """Of the encoders: one of ``encoders.NORMALIZATIONS``."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        self.check_weights("mu", "prior_adjustment")
+        self.check_weights("mu", "prior_adjustment", "max_gradient_norm")
         if self.normalization not in NORMALIZATIONS:
             raise ValueError(f"normalization = {self.normalization!r}: not one of {sorted(NORMALIZATIONS)}.")
         if not 0 <= self.averaging < 1:
@@ -249,6 +252,13 @@ class Method:
         """Return the local objective's terms for one batch; here CE(F)."""
         return LossTerms({"fused": self.fused_cross_entropy(batch, output, local)})
 
+    def clip_gradients(self, model: MultimodalModel) -> None:
+        """Scale each parameter group's gradient in place, where ``max_gradient_norm`` says so."""
+        if self.max_gradient_norm > 0:
+            for prefixes in parameter_groups(model.spec).values():
+                group = [parameter for name, parameter in model.named_parameters() if name.startswith(prefixes)]
+                torch.nn.utils.clip_grad_norm_(group, self.max_gradient_norm)
+
     def adjust_gradients(self, model: MultimodalModel, local: LocalRound) -> None:
         """Change the gradients in place after backward, before the optimiser's step; here the proximal gradient."""
         add_proximal_gradient(model, local.global_parameters, self.mu)
@@ -325,6 +335,6 @@ def hyperparameters(method: Method) -> dict[str, Scalar]:
     Examples
     --------
     >>> hyperparameters(Method(mu=1.0))
-    {'mu': 1.0, 'averaging': 0.0, 'prior-adjustment': 0.0, 'normalization': 'batch'}
+    {'mu': 1.0, 'averaging': 0.0, 'prior-adjustment': 0.0, 'max-gradient-norm': 0.0, 'normalization': 'batch'}
     """
     return {key_of(item.name): getattr(method, item.name) for item in fields(method)}

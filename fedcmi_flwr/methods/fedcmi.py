@@ -165,6 +165,7 @@ METHODS = {
         infiltration_votes=1.0,
         averaging=0.7,
         prior_adjustment=0.5,
+        max_gradient_norm=10.0,
         normalization="group",
     ),
 }

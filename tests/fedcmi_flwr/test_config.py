@@ -114,7 +114,7 @@ def test_infinity_is_no_number(key: str) -> None:
 
 
 def test_a_method_has_no_foreign_hyperparameter() -> None:
-    known = r"\['averaging', 'mu', 'normalization', 'prior-adjustment'\]"
+    known = r"\['averaging', 'max-gradient-norm', 'mu', 'normalization', 'prior-adjustment'\]"
     with pytest.raises(ConfigError, match=rf"gamma = 1.0: method 'fedavg' has no such hyperparameter, only {known}"):
         read_run_config({**DEFAULTS, "method": "fedavg", "gamma": 1.0})
 
@@ -275,5 +275,5 @@ def test_every_key_is_documented_once() -> None:
         "run-dir", "method", "gamma", "lambda", "mu", "kappa", "warmup", "dominance", "surrogate",
         "kd-temperature-scaling", "unimodal-auxiliary", "averaging", "self-head-votes",
         "infiltration-votes", "weight", "infiltration",
-        "prior-adjustment", "normalization",
+        "prior-adjustment", "max-gradient-norm", "normalization",
     }  # fmt: skip

@@ -17,17 +17,19 @@ def test_recipes_differ_as_the_specification_says() -> None:
     plus = hyperparameters(METHODS["fedcmi"]) | {
         "lambda": 3.0, "mu": 0.3, "surrogate": 1.0, "kd-temperature-scaling": True, "unimodal-auxiliary": True,
         "averaging": 0.7, "self-head-votes": 1.0, "infiltration-votes": 1.0, "prior-adjustment": 0.5,
-        "normalization": "group",
+        "max-gradient-norm": 10.0, "normalization": "group",
     }  # fmt: skip
     assert hyperparameters(METHODS["fedcmi-plus"]) == plus
     assert hyperparameters(METHODS["fedcmi"]) == {
         "gamma": 2.0, "lambda": 1.0, "mu": 1.0, "kappa": 2.0, "warmup": 1, "dominance": "global",
         "surrogate": 0.0, "kd-temperature-scaling": False, "unimodal-auxiliary": False,
         "averaging": 0.0, "self-head-votes": 0.0, "infiltration-votes": 0.0,
-        "prior-adjustment": 0.0, "normalization": "batch",
+        "prior-adjustment": 0.0, "max-gradient-norm": 0.0, "normalization": "batch",
         "infiltration": True,
     }  # fmt: skip
-    shared = {"mu": 0.0, "averaging": 0.0, "prior-adjustment": 0.0, "normalization": "batch"}
+    shared = {
+        "mu": 0.0, "averaging": 0.0, "prior-adjustment": 0.0, "max-gradient-norm": 0.0, "normalization": "batch",
+    }  # fmt: skip
     assert hyperparameters(METHODS["fedavg"]) == shared
     weights = {"fedogm": 0.5, "moddrop": 0.5, "fedpmr": 1.0, "fedproto": 1.0, "moon": 1.0}
     assert {name: hyperparameters(METHODS[name]) for name in weights} == {
@@ -53,7 +55,7 @@ def test_overrides_replace_and_integers_stand_for_floats() -> None:
         (
             "fedavg",
             {"gamma": 1.0},
-            r"gamma = 1.0.*'fedavg'.*\['averaging', 'mu', 'normalization', 'prior-adjustment'\]",
+            r"gamma = 1.0.*'fedavg'.*\['averaging', 'max-gradient-norm', 'mu', 'normalization', 'prior-adjustment'\]",
         ),
         ("fedcmi", {"gamma": -1.0}, "gamma = -1.0.*0 or greater"),
         ("fedcmi", {"lambda": float("nan")}, "lambda = nan.*0 or greater"),
@@ -64,6 +66,7 @@ def test_overrides_replace_and_integers_stand_for_floats() -> None:
         ("fedcmi", {"kd-temperature-scaling": 1}, "kd-temperature-scaling = 1.*bool"),
         ("fedcmi", {"dominance": "local"}, "dominance = 'local'.*global.*client.*batch"),
         ("fedavg", {"prior-adjustment": -1.0}, "prior-adjustment = -1.0.*0 or greater"),
+        ("fedavg", {"max-gradient-norm": -1.0}, "max-gradient-norm = -1.0.*0 or greater"),
         ("fedavg", {"normalization": "layer"}, "normalization = 'layer'.*batch.*group"),
         ("fedcmi", {"infiltration": 0}, "infiltration = 0.*bool"),
         ("scaffold", {"weight": 1.0}, "weight = 1.0.*'scaffold'"),

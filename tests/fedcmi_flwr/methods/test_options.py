@@ -1,4 +1,4 @@
-"""What every method shares: prior adjustment, one projector, chosen modalities, and arrays that nobody asked for."""
+"""Shared by all: prior adjustment, gradient clipping, one projector, chosen modalities, arrays nobody asked for."""
 
 import re
 from dataclasses import replace
@@ -10,7 +10,7 @@ import pytest
 import torch
 from federated import federate, sends
 
-from client_app.train import Received, begin_round
+from client_app.train import Received, begin_round, train
 from fedcmi_flwr.config import TrainingConfig
 from fedcmi_flwr.methods import METHODS, CrossModalInfiltration, FedAvg, Method
 
@@ -83,6 +83,43 @@ def test_a_strength_of_zero_does_not_look_at_the_prior() -> None:
         for prior in (torch.tensor(SKEWED).log(), torch.full((3,), torch.nan))
     )
     assert torch.equal(skewed, nonsense)
+
+
+@pytest.mark.parametrize("structure", ["two-projectors", "unimodal"])
+def test_each_parameter_group_is_clipped_by_itself(structure: str) -> None:
+    model = oracle.model(structure=structure)
+    groups = dict(model.branches.items()) | ({"fusion": model.fusion} if structure != "unimodal" else {})
+    steep = {"audio": 30.0, "visual": 0.5, "fusion": 8.0}
+    before = {}
+    for name, group in groups.items():
+        for parameter in group.parameters():
+            parameter.grad = torch.randn_like(parameter)
+        size = np.sqrt(sum((parameter.grad.numpy() ** 2).sum() for parameter in group.parameters()))
+        for parameter in group.parameters():
+            parameter.grad *= steep[name] / size
+        before[name] = [parameter.grad.clone() for parameter in group.parameters()]
+    Method().clip_gradients(model)
+    assert all(torch.equal(g, p.grad) for n in groups for g, p in zip(before[n], groups[n].parameters(), strict=True))
+    Method(max_gradient_norm=10.0).clip_gradients(model)
+    for name, group in groups.items():
+        scale = min(1.0, 10.0 / steep[name])
+        for gradient, parameter in zip(before[name], group.parameters(), strict=True):
+            assert parameter.grad.numpy() == pytest.approx(gradient.numpy() * scale, rel=1e-4)
+
+
+def test_training_clips_before_the_proximal_gradient_is_added() -> None:
+    """One step of plain SGD from a model that is the global one: every group moves by at most lr * norm."""
+    model, samples = oracle.model(structure="two-projectors").float(), oracle.samples(4)
+    start = {name: value.detach().clone() for name, value in model.named_parameters()}
+    train(model, samples, FedAvg(max_gradient_norm=1e-3, mu=5.0), SETTINGS, 1, 0, Received())
+    for prefix in ("branches.audio.", "branches.visual.", "fusion."):
+        moved = [
+            (value - start[name]).detach().numpy()
+            for name, value in model.named_parameters()
+            if name.startswith(prefix)
+        ]
+        length = np.sqrt(sum((change**2).sum() for change in moved))
+        assert length == pytest.approx(SETTINGS.lr * 1e-3, rel=1e-3)
 
 
 def test_without_infiltration_the_self_logits_are_the_students() -> None:
