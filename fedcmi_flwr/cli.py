@@ -3,14 +3,18 @@
 import logging
 import signal
 import sys
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markdown import Markdown
 from rich.markup import escape
+
+if TYPE_CHECKING:
+    from data_prep.rows import Show
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 prep = typer.Typer(no_args_is_help=True, help="Prepare a data set: raw files -> prepared directory.")
@@ -44,6 +48,17 @@ def _end_with_what_was_started() -> None:
     """Turn a polite kill and a closed terminal into an exit, so that every `finally` stops what it started."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda signal_number, frame: sys.exit(128 + signal_number))
+
+
+def _prepare(make: "Callable[[Show], Path]") -> None:
+    """Make a prepared directory under a progress bar; then say how fast it went and what is in it."""
+    from data_prep.progress import prepare_visibly
+
+    _end_with_what_was_started()
+    try:
+        prepare_visibly(console, make)
+    except (OSError, ValueError) as error:
+        raise _fail(error) from error
 
 
 @prep.command("av-digits")
