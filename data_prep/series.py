@@ -63,9 +63,7 @@ def _is_numeric(row: list[str]) -> bool:
         return False
 
 
-def resample_points(
-    series: Float[np.ndarray, "time channels"], points: int
-) -> Float32[np.ndarray, "channels points"]:
+def resample_points(series: Float[np.ndarray, "time channels"], points: int) -> Float32[np.ndarray, "channels points"]:
     """Bring a series to a number of points by linear interpolation; its first and last points stay.
 
     Nothing is smoothed before points are left out.

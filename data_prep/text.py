@@ -21,6 +21,8 @@ from fedcmi_flwr.types import Modality
 
 TOKENS = 40
 """Tokens of a text at most, [CLS] and [SEP] included (datasets.md, CrisisMMD)."""
+DEFAULT_TOKENIZER = "google-bert/bert-base-uncased"
+"""On the hub."""
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 _URL = re.compile(r"(?:https?://|www\.)\S*")
@@ -52,7 +54,7 @@ def clean_tweet(tweet: str) -> str:
 
 
 @functools.lru_cache(maxsize=2)
-def load_tokenizer(source: str) -> Any:  # noqa: ANN401 (transformers is optional)
+def load_tokenizer(source: str, local_only: bool = False) -> Any:  # noqa: ANN401 (transformers is optional)
     """Return BERT's tokenizer.
 
     Parameters
@@ -60,6 +62,8 @@ def load_tokenizer(source: str) -> Any:  # noqa: ANN401 (transformers is optiona
     source
         A directory with ``vocab.txt`` or ``tokenizer.json``, or a name on the hub, which is downloaded unless it is in
         the hub's cache.
+    local_only
+        Whether nothing is to be downloaded.
 
     Returns
     -------
@@ -81,7 +85,8 @@ def load_tokenizer(source: str) -> Any:  # noqa: ANN401 (transformers is optiona
     if directory.is_dir() and not any((directory / name).is_file() for name in ("vocab.txt", "tokenizer.json")):
         raise PrepError(f"tokenizer {source!r}: a directory without vocab.txt and tokenizer.json; {advice}")
     try:
-        tokenizer = BertTokenizerFast.from_pretrained(str(directory) if directory.is_dir() else source)
+        name = str(directory) if directory.is_dir() else source
+        tokenizer = BertTokenizerFast.from_pretrained(name, local_files_only=local_only)
     except Exception as error:  # the hub, the network, or a broken file: many kinds
         raise PrepError(f"tokenizer {source!r}: cannot be loaded ({error}); {advice}") from error
     if len(tokenizer) <= len(SPECIAL):  # what transformers makes of a name without a vocabulary
@@ -114,8 +119,8 @@ def encode_text(text: str, tokenizer: str, tokens: int) -> NDArray[np.int32]:
 
 
 def decode_text(stored: NDArray[np.integer[Any]], tokenizer: str) -> str:
-    """Return stored tokens as words, without [CLS], [SEP] and padding."""
-    return str(load_tokenizer(tokenizer).decode(stored.tolist(), skip_special_tokens=True))
+    """Return stored tokens as words, without [CLS], [SEP] and padding; PrepError where the tokenizer is not at hand."""
+    return str(load_tokenizer(tokenizer, local_only=True).decode(stored.tolist(), skip_special_tokens=True))
 
 
 def text_stream(name: Modality, tokenizer: str, tokens: int = TOKENS) -> Stream:

@@ -1,6 +1,7 @@
 """``fedcmi ...``: thin commands; what they do are functions elsewhere, imported when a command runs."""
 
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -22,6 +23,9 @@ app.add_typer(prep, name="prep")
 console = Console(highlight=False, soft_wrap=True)
 errors = Console(highlight=False, soft_wrap=True, stderr=True)
 
+WorkersOption = Annotated[int | None, typer.Option(min=1, help="Processes that decode; default: one a core.")]
+MaxBadOption = Annotated[int, typer.Option(min=0, help="Samples with unusable files to put up with.")]
+TokenizerOption = Annotated[str, typer.Option(help="BERT's: directory with vocab.txt, or name on the hub.")]
 ModalityOption = Annotated[str | None, typer.Option("--modalities", help="Only these, joined by '+'.")]
 
 SettingsArgument = Annotated[
@@ -56,9 +60,19 @@ def _prepare(make: "Callable[[Show], Path]") -> None:
 
     _end_with_what_was_started()
     try:
-        prepare_visibly(console, make)
+        _show_summary(prepare_visibly(console, make))
     except (OSError, ValueError) as error:
         raise _fail(error) from error
+
+
+def _show_summary(directory: Path) -> None:
+    from data_prep import summary
+
+    console.print(summary.render(summary.summarise(directory)))
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
 
 
 @prep.command("av-digits")
@@ -84,6 +98,7 @@ def prep_av_digits(
     except (OSError, ValueError) as error:
         raise _fail(error) from error
     console.print(f"prepared {made}")
+    _show_summary(made)
 
 
 @prep.command("avmnist")
@@ -114,6 +129,88 @@ def prep_avmnist(
     except (OSError, ValueError) as error:
         raise _fail(error) from error
     console.print(f"prepared {made}")
+    _show_summary(made)
+
+
+@prep.command("crisismmd")
+def prep_crisismmd(
+    raw: Annotated[Path, typer.Option(help="Directory with data_image/ and the agreed-label split files.")],
+    out: Annotated[Path, typer.Option(help="Directory to make.")],
+    tokenizer: TokenizerOption = "google-bert/bert-base-uncased",
+    keep_overlap: Annotated[
+        bool, typer.Option("--keep-overlap", help="Keep tweets of the dev and test splits in the earlier ones too.")
+    ] = False,
+    workers: WorkersOption = None,
+    max_bad: MaxBadOption = 0,
+    modalities: ModalityOption = None,
+) -> None:
+    """Tweets with photographs from disasters, informative or not."""
+    from data_prep import crisismmd
+
+    _prepare(
+        lambda show: crisismmd.prepare(
+            raw,
+            out,
+            tokenizer=tokenizer,
+            keep_overlap=keep_overlap,
+            modalities=modalities.split("+") if modalities else None,
+            workers=workers or _cores(),
+            max_bad=max_bad,
+            show=show,
+        )
+    )
+
+
+@prep.command("manifest")
+def prep_manifest(
+    manifest: Annotated[Path, typer.Option(help="CSV or Parquet: id, label, split, group, a column a modality.")],
+    raw: Annotated[Path, typer.Option(help="Directory that the paths are relative to.")],
+    out: Annotated[Path, typer.Option(help="Directory to make.")],
+    modality: Annotated[
+        list[str], typer.Option(help="NAME=KIND, two or more times: audio, image, video, text or series.")
+    ],
+    classes: Annotated[str | None, typer.Option(help="Labels in index order, joined by ','; default: sorted.")] = None,
+    image_size: Annotated[int, typer.Option(help="Height and width of images and frames, in pixels.")] = 224,
+    tokens: Annotated[int, typer.Option(help="Of a text at most.")] = 40,
+    tokenizer: TokenizerOption = "google-bert/bert-base-uncased",
+    points: Annotated[int, typer.Option(help="Of a series, resampled from the whole of it.")] = 128,
+    workers: WorkersOption = None,
+    max_bad: MaxBadOption = 0,
+) -> None:
+    """Prepare your own data: any two or more modalities; a text's cells hold the text, the others' paths."""
+    from data_prep import manifest as own_data
+
+    def make(show: "Show") -> Path:
+        return own_data.prepare(
+            manifest,
+            raw,
+            out,
+            own_data.parse_modalities(modality),
+            sizes=own_data.Sizes(image_size, tokens, tokenizer, points),
+            classes=classes.split(",") if classes is not None else None,
+            workers=workers or _cores(),
+            max_bad=max_bad,
+            show=show,
+        )
+
+    _prepare(make)
+
+
+@app.command()
+def inspect(
+    directory: Annotated[Path, typer.Argument(help="A prepared directory.")],
+    sheet: Annotated[Path | None, typer.Option(help="Contact sheet to write; default: DIRECTORY.png.")] = None,
+) -> None:
+    """Show what is in a prepared directory, and draw some samples of each class."""
+    from data_prep.contact_sheet import write_contact_sheet
+
+    try:
+        _show_summary(directory)
+        plain = directory.resolve()
+        written = write_contact_sheet(directory, sheet or plain.with_name(f"{plain.name}.png"))
+    except (OSError, ValueError) as error:
+        raise _fail(error) from error
+    console.print(f"contact sheet: {written}")
 
 
 @app.command()

@@ -1,0 +1,197 @@
+"""A manifest as its user wrote it: rows read from CSV or Parquet, and checked before any file is opened."""
+
+import csv
+import posixpath
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data_prep.errors import PrepError
+from fedcmi_flwr.types import Modality
+
+REQUIRED = ("id", "label", "split")
+OWN_COLUMNS = (*REQUIRED, "group")
+"""Columns that are no modality; ``group`` may be left out, and is the id then."""
+SPLITS = ("train", "val", "test")
+
+_INTEGER = re.compile(r"-?[0-9]+")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row of a manifest."""
+
+    where: str
+    """For messages: file, row and id."""
+    place: str
+    """For the sample table: file name and row."""
+    id: str
+    label: str
+    split: str
+    group: str
+    cells: Mapping[Modality, str]
+    """Of the modalities that the sample has: a path, or the text itself."""
+
+
+def read_manifest(path: Path, modalities: Sequence[Modality]) -> list[Entry]:
+    """Read a manifest and check everything that can be checked row by row.
+
+    Parameters
+    ----------
+    path
+        ``.parquet``, or anything else as CSV: commas, UTF-8, a header. Rows are counted from 1, below the header.
+    modalities
+        Names of the columns that hold paths or texts. A cell that is empty or blank is a modality that the sample
+        lacks.
+
+    Returns
+    -------
+    The rows in the order of the file; columns that are neither known nor a modality are not looked at.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file.
+    PrepError
+        Missing columns, empty cells where there must be none, ids that occur twice, unknown splits, samples without
+        any modality, or a file that cannot be read.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: not found, expected a manifest, CSV or Parquet.")
+    columns, rows = _read_parquet(path) if path.suffix == ".parquet" else _read_csv(path)
+    for column in (*REQUIRED, *modalities):
+        if columns.count(column) != 1:
+            found = "is missing" if column not in columns else "occurs more than once"
+            raise PrepError(f"{path}: column {column!r} {found}, found {columns}.")
+    seen: dict[str, int] = {}
+    entries = []
+    for number, cells in enumerate(rows, start=1):
+        entry = _entry(path, number, dict(zip(columns, cells, strict=True)), modalities)
+        if entry.id in seen:
+            raise PrepError(f"{entry.where}, column 'id': row {seen[entry.id]} has this id too; ids must differ.")
+        seen[entry.id] = number
+        entries.append(entry)
+    for split in ("train", "test"):
+        if all(entry.split != split for entry in entries):
+            raise PrepError(f"{path}, column 'split': no row is {split!r}; a federation needs train and test.")
+    return entries
+
+
+def _read_csv(path: Path) -> tuple[list[str], list[list[str]]]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = [row for row in csv.reader(file, strict=True) if row]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise PrepError(f"{path}: not readable as CSV in UTF-8 ({error}); save it again.") from error
+    if not rows:
+        raise PrepError(f"{path}: an empty file, expected a header with {', '.join(REQUIRED)} and modalities.")
+    header = [name.strip() for name in rows[0]]
+    for number, row in enumerate(rows[1:], start=1):
+        if len(row) != len(header):
+            raise PrepError(
+                f"{path}: row {number} has {len(row)} cells, the header {len(header)}; quote cells with commas."
+            )
+    return header, rows[1:]
+
+
+def _read_parquet(path: Path) -> tuple[list[str], list[list[str]]]:
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        table = parquet.read_table(path)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise PrepError(f"{path}: not readable as Parquet ({error}); save it again.") from error
+    columns = [[_to_text(value) for value in column.to_pylist()] for column in table.columns]
+    return list(table.column_names), [list(row) for row in zip(*columns, strict=True)]
+
+
+def _to_text(value: Any) -> str:  # noqa: ANN401 (any type that Parquet has)
+    return "" if value is None or value != value else str(value)  # not equal to itself: not a number
+
+
+def _entry(path: Path, number: int, cells: Mapping[str, str], modalities: Sequence[Modality]) -> Entry:
+    where = f"{path}: row {number} (id {cells['id'].strip()!r})"
+    own = {column: cells.get(column, "").strip() for column in OWN_COLUMNS}
+    for column in REQUIRED:
+        if not own[column]:
+            raise PrepError(f"{where}, column {column!r}: empty, must be given for every sample.")
+    if own["split"] not in SPLITS:
+        raise PrepError(f"{where}, column 'split': {own['split']!r} is not one of {', '.join(SPLITS)}.")
+    has = {name: cells[name].strip() for name in modalities if cells[name].strip()}
+    if not has:
+        raise PrepError(f"{where}: has none of {', '.join(modalities)}; remove the row.")
+    place = f"{path.name}:{number}"
+    return Entry(where, place, own["id"], own["label"], own["split"], own["group"] or own["id"], has)
+
+
+def find_file(raw: Path, entry: Entry, modality: Modality) -> Path:
+    """Return the file that a cell names.
+
+    Parameters
+    ----------
+    raw
+        What paths are relative to.
+    entry
+        The row.
+    modality
+        The column.
+
+    Returns
+    -------
+    An existing file below ``raw``; links are followed wherever they lead.
+
+    Raises
+    ------
+    PrepError
+        The path leaves ``raw``, or there is no such file.
+    """
+    cell = entry.cells[modality]
+    where = f"{entry.where}, column {modality!r}"
+    plain = posixpath.normpath(cell)
+    if plain.startswith("/") or plain.split("/")[0] == "..":
+        raise PrepError(f"{where}: {cell!r} leaves {raw}; give paths relative to it and below it.")
+    file = raw.resolve() / plain
+    if not file.is_file():
+        raise PrepError(f"{where}: {raw / plain} is not there; complete the files, or leave the cell empty.")
+    return file
+
+
+def class_names(entries: Sequence[Entry], wanted: Sequence[str] | None) -> tuple[str, ...]:
+    """Return the classes in index order, and check that the train split has what the others have.
+
+    Parameters
+    ----------
+    entries
+        All rows.
+    wanted
+        Names in the order to be used; None: sorted, as numbers where all labels are integers.
+
+    Returns
+    -------
+    Two or more names.
+
+    Raises
+    ------
+    PrepError
+        Less than two labels, ``wanted`` names other ones than the rows, or a label that no train sample has.
+    """
+    first: dict[str, Entry] = {}
+    for entry in entries:
+        first.setdefault(entry.label, entry)
+    trained = {entry.label for entry in entries if entry.split == "train"}
+    for label, entry in first.items():
+        if wanted is not None and label not in wanted:
+            raise PrepError(f"{entry.where}, column 'label': {label!r} is not one of the classes {list(wanted)}.")
+        if label not in trained:
+            raise PrepError(f"{entry.where}, column 'label': no sample of the train split is {label!r}.")
+    if wanted is not None and (len(set(wanted)) != len(wanted) or set(wanted) != set(first)):
+        raise PrepError(f"classes {list(wanted)}: must be each label of the manifest once, {sorted(first)}.")
+    if len(first) < 2:
+        raise PrepError(f"all labels are {list(first)}: there must be two or more classes.")
+    if wanted is not None:
+        return tuple(wanted)
+    numeric = all(_INTEGER.fullmatch(label) for label in first)
+    return tuple(sorted(first, key=lambda label: (int(label), label) if numeric else (0, label)))
