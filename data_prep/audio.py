@@ -1,4 +1,4 @@
-"""Audio from file to stored array: read WAV, fit the length, add noise, log-mel spectrogram.
+"""Audio from file to stored array: read WAV, resample, fit the length, add noise, spectrograms.
 
 Waveforms are float32 in [-1, 1] as read; ``samples`` in a shape counts points in time.
 """
@@ -8,15 +8,22 @@ import math
 import struct
 from pathlib import Path
 
+import numpy as np
 import soundfile
 import torch
 import torchaudio
-from jaxtyping import Float
+from jaxtyping import Float, Float16
 from torch import Tensor
 
 from data_prep.errors import UnreadableFileError
 
 _RIFF_SIZE_UNKNOWN = (0, 0xFFFFFFFF)
+SPECTROGRAM_RATE_HZ = 16000
+"""Rate that clips are resampled to before :func:`log_spectrogram`."""
+SPECTROGRAM_WINDOW = 512
+"""Samples of a Hann window; half of them plus one are the frequencies of a spectrogram."""
+SPECTROGRAM_HOP = 159
+"""Samples from one window to the next."""
 
 
 def read_wav(path: Path) -> tuple[Float[Tensor, " samples"], int]:
@@ -177,3 +184,114 @@ def log_mel(
 @functools.lru_cache(maxsize=8)
 def _mel_transform(rate: int, n_mels: int, n_fft: int, hop: int) -> torchaudio.transforms.MelSpectrogram:
     return torchaudio.transforms.MelSpectrogram(rate, n_fft=n_fft, hop_length=hop, n_mels=n_mels)
+
+
+def resample(waveform: Float[Tensor, " samples"], rate: int, wanted: int) -> Float[Tensor, " resampled"]:
+    """Resample a waveform (windowed sinc); the kernel of each pair of rates is computed once per process.
+
+    Parameters
+    ----------
+    waveform
+        [samples].
+    rate
+        Its samples per second.
+    wanted
+        Samples per second of the result.
+
+    Returns
+    -------
+    [resampled], the least whole number at or above samples * wanted / rate.
+    """
+    return waveform if rate == wanted else _resampler(rate, wanted)(waveform)
+
+
+@functools.lru_cache(maxsize=8)
+def _resampler(rate: int, wanted: int) -> torchaudio.transforms.Resample:
+    return torchaudio.transforms.Resample(rate, wanted)
+
+
+def tile(waveform: Float[Tensor, " samples"], length: int) -> Float[Tensor, " length"]:
+    """Repeat a waveform until it is long enough, and cut it at its end.
+
+    Parameters
+    ----------
+    waveform
+        [samples], one or more.
+    length
+        Wanted number of samples.
+
+    Returns
+    -------
+    [length].
+
+    Examples
+    --------
+    >>> tile(torch.tensor([1.0, 2.0]), 5).tolist(), tile(torch.tensor([1.0, 2.0]), 1).tolist()
+    ([1.0, 2.0, 1.0, 2.0, 1.0], [1.0])
+    """
+    return waveform.repeat(-(-length // len(waveform)))[:length]
+
+
+def spectrogram_shape(seconds: float) -> tuple[int, int, int]:
+    """Return the shape of :func:`log_spectrogram` of a clip.
+
+    Parameters
+    ----------
+    seconds
+        Length of the clip.
+
+    Returns
+    -------
+    1, frequencies, windows.
+
+    Examples
+    --------
+    >>> spectrogram_shape(3), spectrogram_shape(10)
+    ((1, 257, 299), (1, 257, 1004))
+    """
+    samples = int(seconds * SPECTROGRAM_RATE_HZ)
+    windows = (samples - SPECTROGRAM_WINDOW) // SPECTROGRAM_HOP + 1
+    return 1, SPECTROGRAM_WINDOW // 2 + 1, windows
+
+
+def log_spectrogram(
+    path: Path, waveform: Float[Tensor, " samples"], rate: int, seconds: float
+) -> Float16[np.ndarray, "1 frequencies windows"]:
+    """Return the standardised log-power spectrogram of a clip (datasets.md, "CREMA-D" and "AVE").
+
+    16 kHz, tiled to a length and cut, clipped to [-1, 1]; periodic Hann windows of 512 samples, 159 apart, none of
+    them reaching past an end; ln(power + 1e-7); mean 0 and standard deviation 1 over the clip.
+
+    Parameters
+    ----------
+    path
+        Where the waveform is from, for the error.
+    waveform
+        [samples], one or more.
+    rate
+        Its samples per second.
+    seconds
+        What it is tiled to.
+
+    Returns
+    -------
+    Of :func:`spectrogram_shape`, float16 as stored.
+
+    Raises
+    ------
+    UnreadableFileError
+        The clip is silent: its spectrogram is one number everywhere.
+    """
+    clip = tile(resample(waveform, rate, SPECTROGRAM_RATE_HZ), int(seconds * SPECTROGRAM_RATE_HZ)).clamp(-1, 1)
+    spectrum = torch.stft(clip, SPECTROGRAM_WINDOW, SPECTROGRAM_HOP, window=_hann(), center=False, return_complex=True)
+    logs = (spectrum.real.square() + spectrum.imag.square() + 1e-7).log()
+    std, mean = torch.std_mean(logs, correction=0)
+    if float(std) < 1e-4:
+        raise UnreadableFileError(path, "silent; fetch the file again.")
+    standardised: Float16[np.ndarray, "1 frequencies windows"] = ((logs - mean) / std).half().unsqueeze(0).numpy()
+    return standardised
+
+
+@functools.lru_cache(maxsize=1)
+def _hann() -> Tensor:
+    return torch.hann_window(SPECTROGRAM_WINDOW)

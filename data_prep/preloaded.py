@@ -1,8 +1,9 @@
 """Imported once by the server that workers are forked from, so that no worker imports torch again."""
 
+import av
 import numpy
 import soundfile
 import torch
 import torchaudio
 
-__all__ = ["numpy", "soundfile", "torch", "torchaudio"]
+__all__ = ["av", "numpy", "soundfile", "torch", "torchaudio"]

@@ -1,5 +1,6 @@
 """Processes that decode: bounded work in flight, ended with who started them."""
 
+import contextlib
 import multiprocessing
 import os
 import threading
@@ -38,7 +39,8 @@ def run_tasks(work: Callable[[Task], Result], tasks: Iterable[Task], workers: in
         A worker died; what ``work`` raises is raised as it is.
     """
     if workers == 1:
-        yield from map(work, tasks)
+        with _one_torch_thread():
+            yield from map(work, tasks)
         return
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["data_prep.preloaded"])
@@ -52,6 +54,19 @@ def run_tasks(work: Callable[[Task], Result], tasks: Iterable[Task], workers: in
             ) from error
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _one_torch_thread() -> Iterator[None]:
+    """Keep torch to one thread as in a worker: sums over several threads would differ in their last bits."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _results(pool: ProcessPoolExecutor, tasks: Iterable[Task], most: int) -> Iterator[Any]:
