@@ -2,6 +2,7 @@
 
 import functools
 import struct
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -51,14 +52,14 @@ def read_photo(path: Path, size: int = PHOTO_SIZE) -> UInt8[np.ndarray, "3 size 
     UnreadableFileError
         There is no such file, or it is empty, cut off, or no image.
     """
-    if not path.is_file():
-        raise UnreadableFileError(path, "not found; complete the archive.")
     try:
-        with Image.open(path) as image:
+        with warnings.catch_warnings(action="ignore"), Image.open(path) as image:  # what matters is raised
             scale = 2 * size / max(image.size)  # twice: the exact scaling below smooths what the decoder drops
             image.draft(None, (max(1, int(image.width * scale)), max(1, int(image.height * scale))))
             upright = _turn(image)
             return np.array(_centre(_to_rgb(upright), size)).transpose(2, 0, 1).copy()
+    except FileNotFoundError as error:
+        raise UnreadableFileError(path, "not found; complete the archive.") from error
     except (OSError, ValueError, SyntaxError, struct.error, Image.DecompressionBombError) as error:
         empty = path.stat().st_size == 0
         found = "an empty file" if empty else f"not decodable as an image ({error})"
@@ -69,6 +70,8 @@ def _turn(image: Image.Image) -> Image.Image:
     """Turn an image as its EXIF data say; broken EXIF data say nothing."""
     try:
         orientation = image.getexif().get(_ORIENTATION_TAG)
+    except FileNotFoundError as error:
+        raise UnreadableFileError(path, "not found; complete the archive.") from error
     except (OSError, ValueError, SyntaxError, struct.error):
         orientation = None
     image.load()

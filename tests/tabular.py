@@ -7,7 +7,10 @@ import numpy as np
 import soundfile
 from PIL import Image
 
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "flood", "help", "##ing", "people", "in", "hous", "##ton", "fire", "bridge", "closed", "love", "this", "song", "new", "shoes", "water", "roads", "#", ":", "!", "'", '"', ",", "."]
+WORDS = (
+    "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "flood", "help", "##ing", "people", "in", "hous", "##ton", "fire",
+    "bridge", "closed", "love", "this", "song", "new", "shoes", "water", "roads", "#", ":", "!", "'", '"', ",", ".",
+)  # fmt: skip
 CRISISMMD_COLUMNS = ("event_name", "tweet_id", "image_id", "tweet_text", "image", "label", "label_text", "label_image",
                      "label_text_image")  # fmt: skip
 NEWS = (
@@ -99,8 +102,8 @@ MANIFEST_MODALITIES = {"photo": "image", "motion": "series", "voice": "audio"}
 def write_manifest(raw: Path, count: int = 60) -> Path:
     """Write three modalities and their manifest ``samples.csv``; return its path.
 
-    Labels are "fall" and "walk" in turn. A third is for testing; of ten samples one has no voice, one no motion and one no
-    photo. A series of "fall" rises, of "walk" it swings; a voice of "fall" is higher.
+    Labels are "fall" and "walk" in turn. A third is for testing; of ten samples one has no voice, one no motion and one
+    no photo. A series of "fall" rises, of "walk" it swings; a voice of "fall" is higher.
     """
     rows = []
     for number in range(count):
