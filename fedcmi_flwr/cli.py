@@ -1,6 +1,7 @@
 """``fedcmi ...``: thin commands; what they do are functions elsewhere, imported when a command runs."""
 
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -22,6 +23,11 @@ app.add_typer(prep, name="prep")
 console = Console(highlight=False, soft_wrap=True)
 errors = Console(highlight=False, soft_wrap=True, stderr=True)
 
+RawOption = Annotated[Path, typer.Option(help="Directory of the raw archive, as it is unpacked.")]
+OutOption = Annotated[Path, typer.Option(help="Directory to make; a second call goes on where the first stopped.")]
+FrameSizeOption = Annotated[int, typer.Option(min=16, help="Pixels of the stored frames, which are squares.")]
+WorkersOption = Annotated[int | None, typer.Option(min=1, help="Processes that decode; default: one per core.")]
+MaxBadOption = Annotated[int, typer.Option(min=0, help="Samples with unusable files to put up with.")]
 ModalityOption = Annotated[str | None, typer.Option("--modalities", help="Only these, joined by '+'.")]
 
 SettingsArgument = Annotated[
@@ -59,6 +65,11 @@ def _prepare(make: "Callable[[Show], Path]") -> None:
         prepare_visibly(console, make)
     except (OSError, ValueError) as error:
         raise _fail(error) from error
+
+
+def _cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0))
 
 
 @prep.command("av-digits")
@@ -114,6 +125,68 @@ def prep_avmnist(
     except (OSError, ValueError) as error:
         raise _fail(error) from error
     console.print(f"prepared {made}")
+
+
+@prep.command("cremad")
+def prep_cremad(
+    raw: RawOption,
+    out: OutOption,
+    split: Annotated[
+        str, typer.Option(help="actor (disjoint), random (stratified), or paper (needs --list).")
+    ] = "actor",
+    list_: Annotated[Path | None, typer.Option("--list", help="For paper: lines <clip>,train or <clip>,test.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the split.")] = 0,
+    frame_size: FrameSizeOption = 256,
+    modalities: ModalityOption = None,
+    workers: WorkersOption = None,
+    max_bad: MaxBadOption = 0,
+) -> None:
+    """CREMA-D: AudioWAV/<clip>.wav and VideoFlash/<clip>.flv, six emotions."""
+    from data_prep import cremad
+
+    _prepare(
+        lambda show: cremad.prepare(
+            raw,
+            out,
+            split=split,
+            list_file=list_,
+            seed=seed,
+            frame_size=frame_size,
+            modalities=modalities.split("+") if modalities else None,
+            workers=workers or _cores(),
+            max_bad=max_bad,
+            show=show,
+        )
+    )
+
+
+@prep.command("ave")
+def prep_ave(
+    raw: RawOption,
+    out: OutOption,
+    keep_overlap: Annotated[
+        bool, typer.Option("--keep-overlap", help="Keep training samples of videos that are in the test list too.")
+    ] = False,
+    frame_size: FrameSizeOption = 256,
+    modalities: ModalityOption = None,
+    workers: WorkersOption = None,
+    max_bad: MaxBadOption = 0,
+) -> None:
+    """AVE: AVE/<VideoID>.mp4 with Annotations.txt, trainSet.txt, valSet.txt and testSet.txt, 28 events."""
+    from data_prep import ave
+
+    _prepare(
+        lambda show: ave.prepare(
+            raw,
+            out,
+            keep_overlap=keep_overlap,
+            frame_size=frame_size,
+            modalities=modalities.split("+") if modalities else None,
+            workers=workers or _cores(),
+            max_bad=max_bad,
+            show=show,
+        )
+    )
 
 
 @app.command()
