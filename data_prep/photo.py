@@ -70,8 +70,6 @@ def _turn(image: Image.Image) -> Image.Image:
     """Turn an image as its EXIF data say; broken EXIF data say nothing."""
     try:
         orientation = image.getexif().get(_ORIENTATION_TAG)
-    except FileNotFoundError as error:
-        raise UnreadableFileError(path, "not found; complete the archive.") from error
     except (OSError, ValueError, SyntaxError, struct.error):
         orientation = None
     image.load()

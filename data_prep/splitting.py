@@ -1,5 +1,7 @@
 """Seeded draws of samples: which ones, and what is paired with what."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -74,3 +76,65 @@ def pair_by_label(
             )
         partners[rows] = pool[: len(rows)]
     return partners
+
+
+def stratified_part(labels: NDArray[np.int64], share: float, generator: np.random.Generator) -> NDArray[np.bool_]:
+    """Draw a share of the samples of each class.
+
+    Parameters
+    ----------
+    labels
+        [samples], class indices.
+    share
+        Of each class, in (0, 1); rounded to whole samples, at least 1 of a class that has 2 or more.
+    generator
+        Source of randomness.
+
+    Returns
+    -------
+    [samples], True for what is drawn.
+
+    Examples
+    --------
+    >>> labels = np.array([0] * 20 + [1] * 10 + [2])
+    >>> drawn = stratified_part(labels, 0.1, np.random.default_rng(0))
+    >>> np.bincount(labels[drawn], minlength=3).tolist()
+    [2, 1, 0]
+    """
+    drawn = np.zeros(len(labels), bool)
+    for label in np.unique(labels):
+        rows = generator.permutation(np.flatnonzero(labels == label))
+        drawn[rows[: max(round(share * len(rows)), min(len(rows) - 1, 1))]] = True
+    return drawn
+
+
+def group_part(groups: Sequence[str], share: float, generator: np.random.Generator) -> set[str]:
+    """Draw a share of the groups, whatever their sizes and the order of the samples.
+
+    Parameters
+    ----------
+    groups
+        Of each sample; two different ones or more.
+    share
+        Of the groups, in (0, 1); rounded to whole ones, at least 1.
+    generator
+        Source of randomness.
+
+    Returns
+    -------
+    The groups that are drawn.
+
+    Raises
+    ------
+    PrepError
+        There is only one group, or none.
+
+    Examples
+    --------
+    >>> len(group_part([str(number) for number in range(91)], 0.1, np.random.default_rng(0)))
+    9
+    """
+    names = sorted(set(groups))
+    if len(names) < 2:
+        raise PrepError(f"only {len(names)} groups {names}: at least 2 are needed to keep the splits' groups apart.")
+    return {str(name) for name in generator.permutation(names)[: max(round(share * len(names)), 1)]}

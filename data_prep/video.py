@@ -153,7 +153,7 @@ class _Scan:
         first, last = Fraction(shown[0]), shown[-1] + Fraction(shown[-1] - shown[0], max(len(shown) - 1, 1))
         if segment is not None:
             start, end = ((Fraction(time) + self.origin) / self.time_base for time in segment)
-            if start >= max(last, shown[-1] + 1):
+            if start >= max(last, Fraction(shown[-1] + 1)):
                 ends = self.seconds(shown[-1])
                 raise UnreadableFileError(
                     path, f"its last frame is at {ends:.2f} s, before {segment[0]:g} s; look at the segment."
@@ -243,7 +243,7 @@ def _sound(path: Path, container: InputContainer, start: float, end: float) -> I
     stream.codec_context.thread_count = 1
     origin = (container.start_time or 0) / av.time_base
     if start > _PREROLL:
-        container.seek(int((start - _PREROLL + origin) / stream.time_base), stream=stream)
+        container.seek(int((start - _PREROLL + origin) * av.time_base))
     planar = av.AudioResampler(format="fltp")
     time: float | None = None
     for frame in container.decode(stream):

@@ -23,7 +23,10 @@ app.add_typer(prep, name="prep")
 console = Console(highlight=False, soft_wrap=True)
 errors = Console(highlight=False, soft_wrap=True, stderr=True)
 
-WorkersOption = Annotated[int | None, typer.Option(min=1, help="Processes that decode; default: one a core.")]
+RawOption = Annotated[Path, typer.Option(help="Directory of the raw archive, as it is unpacked.")]
+OutOption = Annotated[Path, typer.Option(help="Directory to make; a second call goes on where the first stopped.")]
+FrameSizeOption = Annotated[int, typer.Option(min=16, help="Pixels of the stored frames, which are squares.")]
+WorkersOption = Annotated[int | None, typer.Option(min=1, help="Processes that decode; default: one per core.")]
 MaxBadOption = Annotated[int, typer.Option(min=0, help="Samples with unusable files to put up with.")]
 TokenizerOption = Annotated[str, typer.Option(help="BERT's: directory with vocab.txt, or name on the hub.")]
 ModalityOption = Annotated[str | None, typer.Option("--modalities", help="Only these, joined by '+'.")]
@@ -72,6 +75,7 @@ def _show_summary(directory: Path) -> None:
 
 
 def _cores() -> int:
+    """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0))
 
 
@@ -134,8 +138,8 @@ def prep_avmnist(
 
 @prep.command("crisismmd")
 def prep_crisismmd(
-    raw: Annotated[Path, typer.Option(help="Directory with data_image/ and the agreed-label split files.")],
-    out: Annotated[Path, typer.Option(help="Directory to make.")],
+    raw: RawOption,
+    out: OutOption,
     tokenizer: TokenizerOption = "google-bert/bert-base-uncased",
     keep_overlap: Annotated[
         bool, typer.Option("--keep-overlap", help="Keep tweets of the dev and test splits in the earlier ones too.")
@@ -144,7 +148,7 @@ def prep_crisismmd(
     max_bad: MaxBadOption = 0,
     modalities: ModalityOption = None,
 ) -> None:
-    """Tweets with photographs from disasters, informative or not."""
+    """CrisisMMD: data_image/ and task_informative_text_img_{train,dev,test}.tsv with agreed labels, two classes."""
     from data_prep import crisismmd
 
     _prepare(
@@ -165,7 +169,7 @@ def prep_crisismmd(
 def prep_manifest(
     manifest: Annotated[Path, typer.Option(help="CSV or Parquet: id, label, split, group, a column a modality.")],
     raw: Annotated[Path, typer.Option(help="Directory that the paths are relative to.")],
-    out: Annotated[Path, typer.Option(help="Directory to make.")],
+    out: OutOption,
     modality: Annotated[
         list[str], typer.Option(help="NAME=KIND, two or more times: audio, image, video, text or series.")
     ],
@@ -211,6 +215,68 @@ def inspect(
     except (OSError, ValueError) as error:
         raise _fail(error) from error
     console.print(f"contact sheet: {written}")
+
+
+@prep.command("cremad")
+def prep_cremad(
+    raw: RawOption,
+    out: OutOption,
+    split: Annotated[
+        str, typer.Option(help="actor (disjoint), random (stratified), or paper (needs --list).")
+    ] = "actor",
+    list_: Annotated[Path | None, typer.Option("--list", help="For paper: lines <clip>,train or <clip>,test.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the split.")] = 0,
+    frame_size: FrameSizeOption = 256,
+    modalities: ModalityOption = None,
+    workers: WorkersOption = None,
+    max_bad: MaxBadOption = 0,
+) -> None:
+    """CREMA-D: AudioWAV/<clip>.wav and VideoFlash/<clip>.flv, six emotions."""
+    from data_prep import cremad
+
+    _prepare(
+        lambda show: cremad.prepare(
+            raw,
+            out,
+            split=split,
+            list_file=list_,
+            seed=seed,
+            frame_size=frame_size,
+            modalities=modalities.split("+") if modalities else None,
+            workers=workers or _cores(),
+            max_bad=max_bad,
+            show=show,
+        )
+    )
+
+
+@prep.command("ave")
+def prep_ave(
+    raw: RawOption,
+    out: OutOption,
+    keep_overlap: Annotated[
+        bool, typer.Option("--keep-overlap", help="Keep training samples of videos that are in the test list too.")
+    ] = False,
+    frame_size: FrameSizeOption = 256,
+    modalities: ModalityOption = None,
+    workers: WorkersOption = None,
+    max_bad: MaxBadOption = 0,
+) -> None:
+    """AVE: AVE/<VideoID>.mp4 with Annotations.txt, trainSet.txt, valSet.txt and testSet.txt, 28 events."""
+    from data_prep import ave
+
+    _prepare(
+        lambda show: ave.prepare(
+            raw,
+            out,
+            keep_overlap=keep_overlap,
+            frame_size=frame_size,
+            modalities=modalities.split("+") if modalities else None,
+            workers=workers or _cores(),
+            max_bad=max_bad,
+            show=show,
+        )
+    )
 
 
 @app.command()

@@ -59,7 +59,10 @@ def write_video(
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.codec_context.gop_size = gop
         stream.bit_rate = 800_000
-        voice = container.add_stream("aac", rate=sound_rate, layout="stereo") if sound is not None else None
+        coder = {"aac_coder": "fast"}
+        voice = (
+            container.add_stream("aac", rate=sound_rate, options=coder, layout="stereo") if sound is not None else None
+        )
         picture = np.empty((height, width, 3), np.uint8)
         picture[height // 2 :] = colour
         for number in range(frames):
