@@ -7,11 +7,15 @@ that the sample lacks.
 """
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import soundfile
+
+from data_prep.clips import audio_stream, visual_stream
 from data_prep.errors import PrepError, UnreadableFileError
 from data_prep.manifest_table import OWN_COLUMNS, Entry, class_names, find_file, read_manifest
 from data_prep.photo import PADDING, PHOTO_SIZE, photo_stream
@@ -32,7 +36,11 @@ class Sizes:
     """What is stored of each sample, for the kinds of modality that the manifest has."""
 
     image_size: int = PHOTO_SIZE
-    """Height and width of images in pixels; the shorter side is padded."""
+    """Height and width of images and of videos' frames in pixels; images are padded to a square, frames stretched."""
+    seconds: float = 3.0
+    """Of sound, repeated to this length or cut to it."""
+    frames: int = 3
+    """Of a video, at the centres of equal parts of it."""
     tokens: int = TOKENS
     """Tokens of a text, [CLS] and [SEP] included."""
     tokenizer: str = DEFAULT_TOKENIZER
@@ -46,13 +54,13 @@ class Kind:
     """How modalities of one kind are made."""
 
     stream: Callable[[Modality, Sizes, Sequence[Path]], Stream]
-    """Given the modality's files, in the order of the manifest; none for texts."""
+    """Given the modality's files in the order of the manifest, if it has files."""
     settings: Callable[[Sizes], Mapping[str, Any]]
     """What of the sizes decides the stored values."""
     tools: Callable[[Sizes], Mapping[str, str]]
     """Versions of what decodes it."""
-    is_file: bool = True
-    """Whether cells are paths."""
+    job: Callable[[Path], Any] | None = str
+    """What a worker is given to make a file's array of; None: cells are no paths, and given as they are."""
 
 
 def _series(name: Modality, sizes: Sizes, files: Sequence[Path]) -> Stream:
@@ -65,7 +73,31 @@ def _series(name: Modality, sizes: Sizes, files: Sequence[Path]) -> Stream:
     raise PrepError(f"{name}: none of its {len(files)} files can be read, the last one because: {reason}")
 
 
+def _audio(name: Modality, sizes: Sizes, files: Sequence[Path]) -> Stream:
+    if not 0.1 <= sizes.seconds < math.inf:
+        raise PrepError(f"seconds = {sizes.seconds}: must be 0.1 or more.")
+    return audio_stream(name, sizes.seconds)
+
+
+def _video(name: Modality, sizes: Sizes, files: Sequence[Path]) -> Stream:
+    if sizes.frames < 1:
+        raise PrepError(f"frames = {sizes.frames}: must be 1 or more.")
+    return visual_stream(name, sizes.frames, sizes.image_size)
+
+
+def _sound_job(path: Path) -> Any:  # noqa: ANN401 (what the stream's jobs are)
+    """Return a job that reads the file with libsndfile, or as a video's soundtrack where that cannot."""
+    by_libsndfile = path.suffix[1:].upper() in soundfile.available_formats()
+    return str(path), None if by_libsndfile else (0.0, math.inf), True
+
+
 KINDS = {
+    "audio": Kind(
+        _audio,
+        lambda sizes: {"seconds": sizes.seconds},
+        lambda sizes: tool_versions("torch", "torchaudio", "soundfile", "av"),
+        _sound_job,
+    ),
     "image": Kind(
         lambda name, sizes, files: photo_stream(name, sizes.image_size),
         lambda sizes: {"image_size": sizes.image_size, "padding": list(PADDING)},
@@ -76,7 +108,13 @@ KINDS = {
         lambda name, sizes, files: text_stream(name, sizes.tokenizer, sizes.tokens),
         lambda sizes: {"tokens": sizes.tokens, "vocabulary": vocabulary(sizes.tokenizer)},
         lambda sizes: text_tools(sizes.tokenizer),
-        is_file=False,
+        job=None,
+    ),
+    "video": Kind(
+        _video,
+        lambda sizes: {"frames": sizes.frames, "image_size": sizes.image_size},
+        lambda sizes: tool_versions("av"),
+        lambda path: (str(path), None, True),
     ),
 }
 """Kind, as users call it -> how it is made."""
@@ -186,26 +224,25 @@ def prepare(
         tools = tool_versions("numpy")
         for kind in used.values():
             tools |= kind.tools(sizes)
-        return Plan(names, _streams(samples, modalities, sizes), samples, (), tools)
+        return Plan(names, _streams(raw, entries, modalities, sizes), samples, (), tools)
 
     return prepare_plan(out, NAME, settings, make_plan, workers=workers, max_bad=max_bad, show=show)
 
 
 def _plan(raw: Path, entry: Entry, modalities: Mapping[Modality, str], classes: Sequence[str]) -> Planned:
-    jobs, sources = {}, {}
+    jobs, sources = dict[str, Any](), dict[str, str]()
     for name, cell in entry.cells.items():
-        is_file = KINDS[modalities[name]].is_file
-        jobs[name] = str(find_file(raw, entry, name)) if is_file else cell
-        sources[name] = cell if is_file else entry.place
+        job = KINDS[modalities[name]].job
+        jobs[name] = cell if job is None else job(find_file(raw, entry, name))
+        sources[name] = entry.place if job is None else cell
     return Planned(entry.id, classes.index(entry.label), entry.group, entry.split, jobs, sources)
 
 
-def _streams(samples: Sequence[Planned], modalities: Mapping[Modality, str], sizes: Sizes) -> list[Stream]:
+def _streams(raw: Path, entries: Sequence[Entry], modalities: Mapping[Modality, str], sizes: Sizes) -> list[Stream]:
     streams = []
     for name, kind in modalities.items():
-        jobs = [sample.jobs[name] for sample in samples if name in sample.jobs]
-        if not jobs:
-            raise PrepError(f"column {name!r}: all cells are empty; leave the modality out.")
-        files = [Path(job) for job in jobs] if KINDS[kind].is_file else []
-        streams.append(KINDS[kind].stream(name, sizes, files))
+        cells = [entry.cells[name] for entry in entries if name in entry.cells]
+        if not cells:
+            raise PrepError(f"column {name!r}: all cells are empty; leave it out.")
+        streams.append(KINDS[kind].stream(name, sizes, [raw / cell for cell in cells]))
     return streams

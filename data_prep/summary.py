@@ -21,8 +21,6 @@ from fedcmi_flwr.types import Modality
 
 NAMED = 3
 """Examples that are named where there are more."""
-CLASS_COLUMNS = 8
-"""Classes beside each other in the table, at most; where there are more they stand below each other."""
 
 _ORDER = {"train": 0, "val": 1, "test": 2}
 """Splits as they are shown; others come after them."""
@@ -135,14 +133,10 @@ def _modalities(summary: Summary) -> Table:
 
 
 def _splits(summary: Summary) -> Table:
-    """Return the counts: splits are rows while the classes fit beside each other, and columns otherwise."""
-    cells = [("", *summary.counts), *_counted(summary)]
-    if len(summary.spec.classes) <= CLASS_COLUMNS:
-        cells = list(zip(*cells, strict=True))
     table = Table(title="samples")
-    for number, column in enumerate(cells[0]):
-        table.add_column(Text(column), justify="right" if number else "left")
-    for row in cells[1:]:
+    for column in ("", *summary.counts):
+        table.add_column(column, justify="right" if column else "left")
+    for row in _counted(summary):
         table.add_row(*(Text(cell) for cell in row))
     return table
 
