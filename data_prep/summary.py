@@ -168,6 +168,17 @@ def _remarks(summary: Summary) -> Iterator[str]:
 def _named(names: Sequence[str], what: str) -> str:
     """Return a number and some examples.
 
+    Parameters
+    ----------
+    names
+        One or more.
+    what
+        They are, one of them.
+
+    Returns
+    -------
+    "2 dogs (Rex, Bello)".
+
     Examples
     --------
     >>> _named(["a", "b", "c", "d"], "group"), _named(["a"], "sample")

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import tabular
 
 from server_app.flower_run import free_port
 
@@ -29,6 +30,7 @@ RUN_ELSEWHERE = {
 }
 SHORTER = {
     "fedcmi prep": "",
+    "fedcmi inspect": "",
     "fedcmi run": "--rounds 1 --num-nodes 4",
     "fedcmi bench": "--seeds 2 --methods fedavg,fedcmi-plus --set num-server-rounds=2 --set local-epochs=1",
     "fedcmi tune": "--num-nodes 4 --methods fedavg --set num-server-rounds=1 --set local-epochs=1",
@@ -64,6 +66,16 @@ def avmnist_raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def archives(tmp_path_factory: pytest.TempPathFactory, avmnist_raw: Path) -> dict[str, Path]:
+    """Return what stands in the README for directories of the reader's."""
+    own, crisismmd = tmp_path_factory.mktemp("own"), tmp_path_factory.mktemp("crisismmd")
+    tabular.write_manifest(own)
+    tabular.write_crisismmd(crisismmd)
+    tokenizer = tabular.write_tokenizer(tmp_path_factory.mktemp("tokenizer"))
+    return {"AVMNIST": avmnist_raw, "OWNDATA": own, "CRISISMMD": crisismmd, "BERT": tokenizer}
+
+
+@pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """Return the environment of a new user: an empty home, and a port for Flower's local SuperLink."""
     port = str(free_port())
@@ -89,10 +101,13 @@ def stop_superlink(port: str) -> None:
                 time.sleep(0.2)
 
 
-def shortened(command: str, raw: Path) -> str:
+def shortened(command: str, archives: dict[str, Path]) -> str:
     extra = next((more for start, more in SHORTER.items() if command.startswith(start)), None)
     assert extra is not None, f"README command {command!r} has no entry here: say how to execute it"
-    return f"{command} {extra}".replace("AVMNIST", str(raw))
+    line = f"{command} {extra}"
+    for name, directory in archives.items():
+        line = line.replace(name, str(directory))
+    return line
 
 
 def test_readme_has_its_commands() -> None:
@@ -101,8 +116,8 @@ def test_readme_has_its_commands() -> None:
 
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command.split(" /")[0] not in RUN_ELSEWHERE])
-def test_command(command: str, checkout: Path, environment: dict[str, str], avmnist_raw: Path) -> None:
-    line = shortened(command, avmnist_raw)
+def test_command(command: str, checkout: Path, environment: dict[str, str], archives: dict[str, Path]) -> None:
+    line = shortened(command, archives)
     if command.startswith("export "):
         assert environment[line.removeprefix("export ").partition("=")[0]] == "1"
         return
@@ -116,6 +131,8 @@ def test_command(command: str, checkout: Path, environment: dict[str, str], avmn
         assert "sampled 2 of 2 nodes" in output
     if command.startswith("fedcmi report"):
         assert f"report: {Path(command.split()[-1]) / 'report.html'}" in done.stdout
+    if command.startswith("fedcmi inspect"):
+        assert (checkout / f"{command.split()[-1]}.png").is_file()
     if command.startswith("fedcmi bench"):
         assert "(2 seeds, target" in done.stdout
 
