@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.errors import PrepError
-from data_prep.plan import Stream
+from data_prep.plan import MeanStd, Stream
 from data_prep.rows import RowStore
 from data_prep.writer import Row, write_table
 from fedcmi_flwr.schema import DatasetSpec, ModalitySpec, array_path
@@ -18,6 +18,8 @@ from fedcmi_flwr.types import Modality
 
 CHUNK_BYTES = 1 << 24
 """What is read at a time where rows are copied or measured."""
+ROUNDING = 1e-10
+"""Standard deviation of what never changes, relative to its mean: sums are rounded."""
 
 
 def assemble(
@@ -86,24 +88,29 @@ def _chunks(rows: NDArray[Any], positions: Sequence[int]) -> Iterator[NDArray[An
 
 
 def _describe(directory: Path, stream: Stream, has: NDArray[np.bool_]) -> ModalitySpec:
-    mean, std = stream.mean_std or _measure(directory, stream.name, has)
+    mean, std = stream.mean_std or _measure(directory, stream, has)
     return ModalitySpec(stream.name, stream.kind, stream.shape, stream.dtype, mean, std)
 
 
-def _measure(directory: Path, modality: Modality, has: NDArray[np.bool_]) -> tuple[float, float]:
-    """Return mean and standard deviation over all values of the train samples that have the modality."""
+def _measure(directory: Path, stream: Stream, has: NDArray[np.bool_]) -> MeanStd:
+    """Return mean and standard deviation over the train samples that have the modality.
+
+    One of each over all values, but of a series, whose channels may have units of their own, one a channel.
+    """
     if not has.any():
-        raise PrepError(f"no train sample has {modality}: there is nothing to normalise it by.")
-    rows = np.load(array_path(directory, "train", modality), mmap_mode="r")
+        raise PrepError(f"no train sample has {stream.name}: there is nothing to normalise it by.")
+    rows = np.load(array_path(directory, "train", stream.name), mmap_mode="r")
     positions = np.flatnonzero(has).tolist()
-    total = square = 0.0
-    for chunk in _chunks(rows, positions):
-        total += float(chunk.sum(dtype=np.float64))
-    count = len(positions) * rows[0].size
-    mean = total / count
-    for chunk in _chunks(rows, positions):
-        square += float(np.square(chunk.astype(np.float64) - mean).sum())
-    std = (square / count) ** 0.5
-    if not std > 0:
-        raise PrepError(f"{modality} is the same number {mean:g} everywhere in the train split: nothing to learn from.")
-    return mean, std
+    axes = (0, 2) if stream.kind == "series" else tuple(range(rows.ndim))
+    total = sum(chunk.sum(axes, np.float64, keepdims=True) for chunk in _chunks(rows, positions))
+    count = len(positions) * rows[0].size / np.size(total)
+    mean = np.asarray(total) / count
+    square = sum(np.square(chunk - mean).sum(axes, keepdims=True) for chunk in _chunks(rows, positions))
+    std = np.sqrt(np.asarray(square) / count)
+    constant = std <= ROUNDING * np.abs(mean)
+    if constant.all():
+        raise PrepError(f"{stream.name} never changes in the train split: there is nothing to learn from.")
+    std[constant] = 1  # a channel of many that never changes: fed to the encoder as 0
+    if std.size == 1:
+        return mean.item(), std.item()
+    return tuple(mean.ravel().tolist()), tuple(std.ravel().tolist())

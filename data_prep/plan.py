@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from data_prep.writer import Exclusion
 from fedcmi_flwr.types import Modality
 
+MeanStd = tuple[float | tuple[float, ...], float | tuple[float, ...]]
+"""Mean and standard deviation in stored units: one of each, or one a channel."""
 MEASURED = None
 """``Stream.mean_std`` of a modality that is normalised by what its train split measures."""
 
@@ -29,8 +31,8 @@ class Stream:
     decode: Callable[[Any], NDArray[Any]]
     """Job -> array of this shape, called in a worker: a module's function or a partial of one. Raises
     UnreadableFileError for a source file that cannot be used; any other exception ends the preparation."""
-    mean_std: tuple[float | tuple[float, ...], float | tuple[float, ...]] | None = (0.0, 1.0)
-    """Normalisation in stored units; MEASURED: mean and standard deviation over the train split as stored."""
+    mean_std: MeanStd | None = (0.0, 1.0)
+    """Normalisation; MEASURED: mean and standard deviation over the train split as stored, of series by channel."""
 
     @property
     def row_bytes(self) -> int:

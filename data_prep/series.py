@@ -112,7 +112,7 @@ def series_stream(name: Modality, channels: int, points: int = POINTS) -> Stream
 
     Returns
     -------
-    Series [channels, points], float32, normalised by what the train split measures.
+    Series [channels, points], float32, normalised by what the train split measures, channel by channel.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""From archives of tables to trained rounds: CrisisMMD with the paper's encoders in tiny, and three modalities of one's own."""
+"""From tables to trained rounds: CrisisMMD with the paper's encoders in tiny, and three modalities of one's own."""
 
 from pathlib import Path
 
@@ -38,7 +38,7 @@ def test_crisismmd_with_densenet_and_bert(tmp_path: Path, monkeypatch: pytest.Mo
     assert any(name.startswith("branches.image.encoder.trunk.features.conv0") for name in moved)
     assert any("branches.text.encoder.trunk." in name for name in moved) == (not freeze)
     assert any(name.startswith("branches.text.") for name in moved)
-    assert {"accuracy.fused", "accuracy.image", "accuracy.text"} <= run.evaluate(2).keys()
+    assert {"accuracy.fused", "accuracy.image only", "accuracy.text only"} <= run.evaluate(2).keys()
 
 
 def test_three_modalities_of_a_manifest(tmp_path: Path) -> None:
@@ -54,5 +54,5 @@ def test_three_modalities_of_a_manifest(tmp_path: Path) -> None:
     for name in MANIFEST_MODALITIES:
         assert any(array.startswith(f"branches.{name}.encoder.") for array in moved)
     accuracies = run.evaluate(6)
-    assert accuracies["accuracy.fused"] > 0.8
-    assert {f"accuracy.{name}" for name in MANIFEST_MODALITIES} <= accuracies.keys()
+    for shown in ("fused", *(f"{name} only" for name in MANIFEST_MODALITIES)):
+        assert accuracies[f"accuracy.{shown}"] > 0.75
