@@ -14,7 +14,6 @@ from data_prep.plan import MeanStd, Stream
 from data_prep.rows import RowStore
 from data_prep.writer import Row, write_table
 from fedcmi_flwr.schema import DatasetSpec, ModalitySpec, array_path
-from fedcmi_flwr.types import Modality
 
 CHUNK_BYTES = 1 << 24
 """What is read at a time where rows are copied or measured."""
