@@ -125,7 +125,8 @@ def test_random_split_is_stratified(archive: Path, tmp_path: Path) -> None:
 def test_paper_split_is_what_the_list_says(archive: Path, tmp_path: Path) -> None:
     listing = tmp_path / "paper.csv"
     listing.write_text(
-        f"# clip,split\n1001_DFA_ANG_XX,train\n\n1002_IEO_SAD_XX, test\n{media.NOT_A_CLIP},train\n1003_DFA_HAP_XX,train\n"
+        f"# clip,split\n1001_DFA_ANG_XX,train\n\n1002_IEO_SAD_XX, test\n"
+        f"{media.NOT_A_CLIP},train\n1003_DFA_HAP_XX,train\n"
     )
     out = cremad.prepare(archive, tmp_path / "out", split="paper", list_file=listing, frame_size=SIZE)
     assert [row["id"] for row in rows(out, "train")] == ["1001_DFA_ANG_XX", "1003_DFA_HAP_XX"]
