@@ -6,4 +6,6 @@ import soundfile
 import torch
 import torchaudio
 
-__all__ = ["av", "numpy", "soundfile", "torch", "torchaudio"]
+from data_prep import clips
+
+__all__ = ["av", "clips", "numpy", "soundfile", "torch", "torchaudio"]

@@ -6,6 +6,7 @@ decoded, and only wanted frames are converted and scaled. Times are seconds sinc
 """
 
 import contextlib
+import math
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -96,11 +97,9 @@ def read_soundtrack(path: Path, segment: Segment | None = None) -> tuple[Float[T
         if not container.streams.audio:
             raise UnreadableFileError(path, "holds no sound; leave the sample out, or fetch the file again.")
         _scan(path, container, trust_duration=True)
-    start, end = segment or (0.0, float("inf"))
+    start, end = segment or (0.0, math.inf)
     with _opened(path) as container:
-        rate = container.streams.audio[0].rate
-        parts = list(_sound(path, container, start, end))
-    waveform = torch.from_numpy(np.concatenate([np.zeros(0, np.float32), *parts]))
+        waveform, rate = _decode_sound(path, container, start, end)
     if not len(waveform):
         raise UnreadableFileError(path, f"holds no sound from {start:g} s to {end:g} s; look at the segment.")
     if not bool(waveform.isfinite().all()):
@@ -152,7 +151,7 @@ class _Scan:
             raise UnreadableFileError(path, "holds no video frames; fetch the file again.")
         first, last = Fraction(shown[0]), shown[-1] + Fraction(shown[-1] - shown[0], max(len(shown) - 1, 1))
         if segment is not None:
-            start, end = ((Fraction(time) + self.origin) / self.time_base for time in segment)
+            start, end = ((Fraction(time).limit_denominator(10**6) + self.origin) / self.time_base for time in segment)
             if start >= max(last, Fraction(shown[-1] + 1)):
                 ends = self.seconds(shown[-1])
                 raise UnreadableFileError(
@@ -186,20 +185,21 @@ def _scan(path: Path, container: InputContainer, trust_duration: bool) -> _Scan:
     """Read all packets, of sound too, and decode none; refuse a file that is cut off."""
     video = container.streams.video[0] if container.streams.video else None
     packets: list[_Packet] = []
-    origin = Fraction(container.start_time or 0, av.time_base)
-    end = 0.0
+    ends = dict.fromkeys(range(len(container.streams)), 0)
     for packet in container.demux():
-        pts = packet.dts if packet.pts is None else packet.pts
         if not packet.size:
             continue
-        if pts is not None:
-            end = max(end, float((pts + (packet.duration or 0)) * packet.time_base - origin))
         if packet.is_corrupt:
-            raise UnreadableFileError(path, f"cut off or damaged at {end:.2f} s; fetch the file again.")
+            raise UnreadableFileError(path, "cut off or damaged: a packet is not whole; fetch the file again.")
+        pts = packet.dts if packet.pts is None else packet.pts
+        if pts is not None:
+            ends[packet.stream_index] = max(ends[packet.stream_index], pts + (packet.duration or 0))
         if video is not None and packet.stream_index == video.index:
             if pts is None:
                 raise UnreadableFileError(path, "its frames have no times; convert it to MP4.")
             packets.append(_Packet(pts, packet.is_keyframe, not packet.is_discard))
+    origin = Fraction(container.start_time or 0, av.time_base)
+    end = float(max(ends[stream.index] * (stream.time_base or 0) for stream in container.streams) - origin)
     stated = (container.duration or 0) / av.time_base
     if trust_duration and end < 0.8 * stated - 0.5:
         raise UnreadableFileError(
@@ -229,6 +229,8 @@ def _decode(
     for run in runs:
         for place, packet in packets:
             if place in run:
+                # what no other frame refers to is decoded only where it is wanted
+                decoder.skip_frame = "DEFAULT" if packet.pts is None or packet.pts in wanted else "NONREF"
                 keep(decoder.decode(packet))
             if place == run.stop - 1:
                 break
@@ -237,25 +239,33 @@ def _decode(
     return pixels
 
 
-def _sound(path: Path, container: InputContainer, start: float, end: float) -> Iterator[Float[np.ndarray, " samples"]]:
-    """Decode the sound of a segment, piece by piece."""
+def _decode_sound(
+    path: Path, container: InputContainer, start: float, end: float
+) -> tuple[Float[Tensor, " samples"], int]:
+    """Decode the sound of a segment; return it and its rate."""
     stream = container.streams.audio[0]
     stream.codec_context.thread_count = 1
     origin = (container.start_time or 0) / av.time_base
     if start > _PREROLL:
         container.seek(int((start - _PREROLL + origin) * av.time_base))
-    planar = av.AudioResampler(format="fltp")
-    time: float | None = None
+    fifo, begin = av.AudioFifo(), 0.0
     for frame in container.decode(stream):
-        if (frame.rate, frame.layout.nb_channels) != (stream.rate, stream.layout.nb_channels):
-            raise UnreadableFileError(path, "its sound changes rate or channels on the way; convert it.")
-        if time is None:  # from here on, samples are counted
-            time = 0.0 if frame.time is None else frame.time - origin
-        for part in planar.resample(frame):
-            samples = part.to_ndarray().mean(axis=0, dtype=np.float32)
-            skip = max(round((start - time) * stream.rate), 0)
-            stop = len(samples) if end == float("inf") else max(round((end - time) * stream.rate), 0)
-            yield samples[skip:stop]
-            time += len(samples) / stream.rate
-        if time >= end:
-            return
+        if not fifo.samples_written:
+            begin = 0.0 if frame.time is None else frame.time - origin
+        frame.pts = None  # from the first one on, samples are counted
+        try:
+            fifo.write(frame)
+        except ValueError as error:
+            raise UnreadableFileError(
+                path, f"its sound changes its format on the way ({error}); convert it."
+            ) from error
+        if begin + fifo.samples_written / stream.rate >= end:
+            break
+    whole = fifo.read()
+    if whole is None:
+        return torch.zeros(0), stream.rate
+    (planar,) = av.AudioResampler(format="fltp").resample(whole)
+    waveform = torch.from_numpy(planar.to_ndarray()).mean(dim=0)
+    skip = max(round((start - begin) * whole.rate), 0)
+    wanted = len(waveform) if math.isinf(end) else max(round((end - max(start, begin)) * whole.rate), 0)
+    return waveform[skip : skip + wanted], whole.rate

@@ -22,15 +22,15 @@ VERY_SHORT, NO_DURATION, MINUTE_LONG, NOT_A_CLIP = (
 
 
 def level(frame: int) -> int:
-    """Return the grey level of a frame: 4 more than the one before, from 30 to 226."""
-    return 30 + 4 * (frame % 50)
+    """Return the grey level of a frame: 8 more than the one before, from 24 to 224, and again."""
+    return 24 + 8 * (frame % 26)
 
 
 def frame_number(pixels: np.ndarray) -> int:
-    """Return which of the first 50 frames [3, size, size] this is."""
+    """Return which of the first 26 frames [3, size, size] this is."""
     upper = pixels[:, 2 : pixels.shape[1] // 2 - 2, 2:-2].astype(float)
     assert np.ptp(upper.mean(axis=(1, 2))) < 4, "not grey"
-    return round((upper.mean() - 30) / 4)
+    return round((upper.mean() - 24) / 8)
 
 
 def tone(seconds: float, rate: int, hertz: float, noise: float = 0.01) -> np.ndarray:
@@ -85,6 +85,13 @@ def forget_duration(path: Path) -> None:
     content = path.read_bytes()
     assert content.count(b"duration") == 1
     path.write_bytes(content.replace(b"duration", b"duratiom"))
+
+
+def cut_after(path: Path, packets: int) -> None:
+    """Cut a video off between two packets."""
+    with av.open(str(path)) as container:
+        places = [packet.pos for packet in container.demux() if packet.size]
+    path.write_bytes(path.read_bytes()[: places[packets]])
 
 
 def write_cremad(
