@@ -1,6 +1,7 @@
 """From a run's configuration to the model's description and the device it runs on."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -11,19 +12,27 @@ from fedcmi_flwr.model import ModelSpec
 from fedcmi_flwr.types import Modality
 
 
-def model_spec(config: ModelConfig, method: Method, modalities: tuple[Modality, ...], num_classes: int) -> ModelSpec:
+def model_spec(
+    config: ModelConfig,
+    method: Method,
+    modalities: tuple[Modality, ...],
+    num_classes: int,
+    options: Mapping[Modality, Mapping[str, Any]] | None = None,
+) -> ModelSpec:
     """Describe the federation's model.
 
     Parameters
     ----------
     config
-        Encoders, size, projector, fusion.
+        Encoders, size, projector, fusion, and which trunks are frozen.
     method
         Decides the structure and the encoders' normalization.
     modalities
         All modalities of the federation, in the order of the fusion slots.
     num_classes
         C.
+    options
+        What differs from the named encoders' architectures, from ``pretrained.read_options``.
 
     Returns
     -------
@@ -32,7 +41,7 @@ def model_spec(config: ModelConfig, method: Method, modalities: tuple[Modality, 
     Raises
     ------
     ConfigError
-        The ``encoder`` key names an unknown encoder or modality, or leaves a modality out.
+        The ``encoder`` or ``freeze`` key names an unknown encoder or modality, or ``encoder`` leaves one out.
     """
     encoders = encoder_names(config.encoder, modalities)
     return ModelSpec(
@@ -44,7 +53,37 @@ def model_spec(config: ModelConfig, method: Method, modalities: tuple[Modality, 
         config.fusion,
         method.structure,
         method.normalization,
+        options or {},
+        named_modalities("freeze", config.freeze.split("+") if config.freeze else (), modalities),
     )
+
+
+def named_modalities(key: str, names: Iterable[Modality], modalities: Sequence[Modality]) -> tuple[Modality, ...]:
+    """Return the names that a key gives, once it is clear that the federation has them.
+
+    Parameters
+    ----------
+    key
+        For the error.
+    names
+        Of modalities.
+    modalities
+        All of the federation.
+
+    Returns
+    -------
+    The names.
+
+    Raises
+    ------
+    ConfigError
+        One that is not among the modalities.
+    """
+    found = tuple(names)
+    unknown = [name for name in found if name not in modalities]
+    if unknown:
+        raise ConfigError(f"{key}: {unknown[0]!r} is not one of the modalities {list(modalities)}.")
+    return found
 
 
 def chosen_modalities(text: str, stored: Sequence[Modality]) -> tuple[Modality, ...]:
