@@ -94,7 +94,9 @@ def train(
     with torch_global_seed(settings.seed, "dropout", server_round, partition_id):
         for epoch in range(settings.local_epochs):
             chance = torch_generator(settings.seed, f"views, epoch {epoch}", server_round, partition_id)
-            for batch in samples.training_batches(settings.batch_size, model.spec.modalities, generator, device, chance):
+            for batch in samples.training_batches(
+                settings.batch_size, model.spec.modalities, generator, device, chance
+            ):
                 terms = method.loss_terms(model, batch, model(batch), local)
                 optimizer.zero_grad()
                 terms.total().backward()

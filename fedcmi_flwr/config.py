@@ -335,7 +335,7 @@ class NodeConfig:
 
 
 def read_node_config(raw: Mapping[str, Any]) -> NodeConfig:
-    """Check a node-config: partition-id, and optionally num-partitions, modalities ("audio+visual"), data, device and pretrained.
+    """Check a node-config: partition-id is needed, the other keys of NodeConfig are not; modalities: "audio+visual".
 
     Parameters
     ----------

@@ -182,9 +182,7 @@ class Samples:
         for start, end in zip(starts, [*starts[1:], len(order)], strict=True):
             yield self.batch(order[start:end], federation, device, chance)
 
-    def batches(
-        self, batch_size: int, federation: Sequence[Modality], device: torch.device = CPU
-    ) -> Iterator[Batch]:
+    def batches(self, batch_size: int, federation: Sequence[Modality], device: torch.device = CPU) -> Iterator[Batch]:
         """Yield the samples in stored order, in their evaluation views."""
         for start in range(0, len(self.rows), batch_size):
             yield self.batch(self.rows[start : start + batch_size], federation, device)

@@ -41,7 +41,7 @@ def model_spec(
     Raises
     ------
     ConfigError
-        The ``encoder`` or ``freeze`` key names an unknown encoder or modality, or ``encoder`` leaves one out.
+        The ``encoder`` key names an unknown encoder or modality, or leaves a modality out.
     """
     encoders = encoder_names(config.encoder, modalities)
     return ModelSpec(
@@ -54,36 +54,20 @@ def model_spec(
         method.structure,
         method.normalization,
         options or {},
-        named_modalities("freeze", config.freeze.split("+") if config.freeze else (), modalities),
+        tuple(name for name in split_names(config.freeze) if name in modalities),
     )
 
 
-def named_modalities(key: str, names: Iterable[Modality], modalities: Sequence[Modality]) -> tuple[Modality, ...]:
-    """Return the names that a key gives, once it is clear that the federation has them.
+def split_names(text: str) -> tuple[str, ...]:
+    """Return names that are joined by "+", none of an empty text."""
+    return tuple(text.split("+")) if text else ()
 
-    Parameters
-    ----------
-    key
-        For the error.
-    names
-        Of modalities.
-    modalities
-        All of the federation.
 
-    Returns
-    -------
-    The names.
-
-    Raises
-    ------
-    ConfigError
-        One that is not among the modalities.
-    """
-    found = tuple(names)
-    unknown = [name for name in found if name not in modalities]
+def check_stored(key: str, names: Iterable[Modality], stored: Sequence[Modality]) -> None:
+    """Raise ConfigError when a key names a modality that is not stored; one that this run leaves out is no error."""
+    unknown = [name for name in names if name not in stored]
     if unknown:
-        raise ConfigError(f"{key}: {unknown[0]!r} is not one of the modalities {list(modalities)}.")
-    return found
+        raise ConfigError(f"{key}: {unknown[0]!r} is not stored, only {list(stored)}.")
 
 
 def chosen_modalities(text: str, stored: Sequence[Modality]) -> tuple[Modality, ...]:
@@ -110,7 +94,7 @@ def chosen_modalities(text: str, stored: Sequence[Modality]) -> tuple[Modality, 
     >>> chosen_modalities("visual", ("audio", "visual")), chosen_modalities("", ("audio", "visual"))
     (('visual',), ('audio', 'visual'))
     """
-    names = text.split("+") if text else list(stored)
+    names = split_names(text) or tuple(stored)
     unknown = [name for name in names if name not in stored]
     if unknown:
         raise ConfigError(f"modalities = {text!r}: {unknown[0]!r} is not stored, only {list(stored)}.")

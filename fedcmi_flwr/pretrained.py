@@ -8,7 +8,7 @@ frozen: then every node has the directory itself, and a checksum tells whether i
 import hashlib
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from fedcmi_flwr.encoders import Encoder
 from fedcmi_flwr.model import MultimodalModel
 from fedcmi_flwr.types import Modality
 
+Renaming = Callable[[Mapping[str, torch.Tensor]], dict[str, torch.Tensor]]
 WEIGHTS, OPTIONS = "model.safetensors", "config.json"
 
 
@@ -168,7 +169,7 @@ def _load_trunk(encoder: Encoder, modality: Modality, location: str) -> str:
     path = directory_of(modality, location) / WEIGHTS
     if not path.is_file():
         raise PretrainedError(f"{path}: missing; the trunk of modality {modality!r} is to be loaded from it.")
-    state, checksum = _read(path, path.stat().st_mtime_ns, type(encoder))
+    state, checksum = _read(path, path.stat().st_mtime_ns, encoder.trunk_state)
     needed = encoder.trunk.state_dict()
     for names, what in ((sorted(needed.keys() - state), "lacks"), (sorted(state.keys() - needed), "has unknown")):
         if names:
@@ -187,17 +188,17 @@ def _load_trunk(encoder: Encoder, modality: Modality, location: str) -> str:
 
 
 @lru_cache(maxsize=4)
-def _read(path: Path, written: int, kind: type[Encoder]) -> tuple[dict[str, torch.Tensor], str]:
+def _read(path: Path, written: int, rename: Renaming) -> tuple[dict[str, torch.Tensor], str]:
     """Read a trunk and its checksum; cached until it is written again, since simulated nodes share directories."""
     try:
-        state = kind.trunk_state(load_file(path))
+        state = rename(load_file(path))
     except (SafetensorError, OSError) as error:
         raise PretrainedError(f"{path}: not a safetensors file ({error}).") from error
     digest = hashlib.sha256()
     for name in sorted(state):
         value = state[name].contiguous()
         digest.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
     return state, digest.hexdigest()
 
 

@@ -72,7 +72,7 @@ class ModalitySpec:
     @staticmethod
     def from_fields(fields: Mapping[str, Any]) -> "ModalitySpec":
         """Return the description of these fields as JSON holds them, with lists where there are tuples."""
-        values = {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
+        values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in fields.items()}
         return ModalitySpec(**{**values, "shape": tuple(fields["shape"])})
 
 

@@ -46,9 +46,7 @@ class Views:
     frames: int = 0
     """Frames of a view; 0: all that are stored."""
 
-    def moments(
-        self, modality: ModalitySpec, samples: int, chance: torch.Generator | None
-    ) -> NDArray[np.int64] | None:
+    def moments(self, modality: ModalitySpec, samples: int, chance: torch.Generator | None) -> NDArray[np.int64] | None:
         """Return the stored frames that a view shows: one of each of ``frames`` equal segments.
 
         Parameters
@@ -103,7 +101,7 @@ class Views:
                 mirrored = (torch.rand(len(stored), generator=chance) < 0.5).to(stored.device)
                 stored = cut_out(stored.float(), boxes, mirrored, size)
             elif size != (height, width):
-                planes = stored.float().flatten(0, -4) if stored.ndim > 4 else stored.float()
+                planes = stored.float().flatten(0, -4)  # frames beside samples
                 scaled = F.interpolate(planes, size, mode="bilinear", antialias=True)
                 stored = scaled.reshape(*stored.shape[:-2], *size)
         return normalise(stored, modality)
@@ -131,14 +129,14 @@ def views_from(config: ViewConfig) -> Views:
 
 
 def check_views(views: Views, modalities: Sequence[ModalitySpec]) -> None:
-    """Raise ConfigError when a key asks for what the federation's modalities cannot give.
+    """Raise ConfigError when a key asks for what the stored modalities cannot give.
 
     Parameters
     ----------
     views
         From :func:`views_from`.
     modalities
-        All of the federation.
+        All that are stored, whether the federation trains on them or not.
     """
     kinds = {modality.name: modality.kind for modality in modalities}
     for name in views.augmented:

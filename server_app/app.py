@@ -21,7 +21,7 @@ from fedcmi_flwr.evaluate import evaluate
 from fedcmi_flwr.initialization import initialize
 from fedcmi_flwr.methods import hyperparameters
 from fedcmi_flwr.model import ModelSpec, MultimodalModel, parameter_groups
-from fedcmi_flwr.model_from_config import choose_device, chosen_modalities, model_spec, named_modalities
+from fedcmi_flwr.model_from_config import check_stored, choose_device, chosen_modalities, model_spec, split_names
 from fedcmi_flwr.packing import to_arrays, to_state_dict
 from fedcmi_flwr.partitions import validation_samples
 from fedcmi_flwr.schema import DatasetSpec, read_spec
@@ -110,8 +110,12 @@ class Federation:
         check_modality_names(chosen)
         self.data: DatasetSpec = replace(stored, modalities=tuple(m for m in stored.modalities if m.name in chosen))
         views = views_from(config.views)
-        check_views(views, self.data.modalities)
+        check_views(views, stored.modalities)
         self.held_out: Samples = replace(held_out_samples(config, prepared, chosen), views=views)
+        check_stored("freeze", split_names(config.model.freeze), stored.modality_names)
+        locations = pretrained.read_locations(config.model.pretrained)
+        check_stored("pretrained", locations, stored.modality_names)
+        self.locations = {name: where for name, where in locations.items() if name in chosen}
         self._build_model()
         self.average: Mapping[str, AnyArray] | None = None
         self.strategy = FedCMI(
@@ -130,8 +134,6 @@ class Federation:
     def _build_model(self) -> None:
         """Initialise the model, pretrained trunks included, and note what nodes need to build it again."""
         config, modalities = self.config, self.data.modality_names
-        self.locations = pretrained.read_locations(config.model.pretrained)
-        named_modalities("pretrained", self.locations, modalities)
         options = {name: pretrained.read_options(name, where) for name, where in self.locations.items()}
         self.spec: ModelSpec = model_spec(config.model, config.method, modalities, len(self.data.classes), options)
         pretrained.check_frozen(self.locations, self.spec.frozen)

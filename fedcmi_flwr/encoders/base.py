@@ -1,7 +1,7 @@
 """What every encoder is: a trunk, which may be pretrained or frozen, and an output layer to R^D."""
 
 from collections.abc import Mapping
-from typing import ClassVar, Self
+from typing import ClassVar
 
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
@@ -66,7 +66,7 @@ class Encoder(nn.Module):
         self.trunk.requires_grad_(False)
         self.trunk.eval()
 
-    def train(self, mode: bool = True) -> Self:
+    def train(self, mode: bool = True) -> "Encoder":
         """Set the mode; a frozen trunk stays in eval mode."""
         super().train(mode)
         if self.frozen:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -58,7 +59,11 @@ class Bert(Encoder):
         """Return z of each sample; padding is masked, except at position 0, so that an empty text has a z too."""
         mask = x != 0
         mask[:, 0] = True
-        z: Tensor = self.output(self.trunk(input_ids=x, attention_mask=mask.long()).pooler_output)
+        if len(x) > 0:
+            pooled = self.trunk(input_ids=x, attention_mask=mask.long()).pooler_output
+        else:  # which BertModel cannot reshape
+            pooled = torch.zeros(0, self.trunk.config.hidden_size, device=x.device)
+        z: Tensor = self.output(pooled)
         return z
 
     @classmethod
