@@ -173,7 +173,8 @@ def _load_trunk(encoder: Encoder, modality: Modality, location: str) -> str:
     needed = encoder.trunk.state_dict()
     for names, what in ((sorted(needed.keys() - state), "lacks"), (sorted(state.keys() - needed), "has unknown")):
         if names:
-            hint = " It was made with batch norm: set normalization to 'batch'." if "running" in names[0] else ""
+            statistics = any(name.endswith("running_mean") for name in names) and what == "has unknown"
+            hint = " It was made with batch norm: set normalization to 'batch'." if statistics else ""
             raise PretrainedError(
                 f"{path}: {what} {names[0]!r} ({len(names)} in all) for the trunk of modality {modality!r}.{hint}"
             )
