@@ -34,6 +34,9 @@ EVALUATION_BATCH = 256
 EVALUATION_VALUES = 2**23
 """Input values of one modality in such a batch, at most."""
 
+HUGE = 2**20
+"""Values of a large batch."""
+
 
 @dataclass(frozen=True)
 class Views:
@@ -155,7 +158,17 @@ def normalise(stored: Tensor, modality: ModalitySpec) -> Tensor:
     if modality.kind == "tokens":
         return stored.long()
     mean, std = (_along_channels(value, modality, stored) for value in (modality.mean, modality.std))
-    return (stored.float() - mean) / std
+    return _room_like(stored).copy_(stored).sub_(mean).div_(std)
+
+
+def _room_like(stored: Tensor) -> Tensor:
+    """Return float32 memory; NumPy's for a large batch on the CPU, since it comes in huge pages.
+
+    torch's is handed out page by page, which takes three times as long as filling it.
+    """
+    if stored.device.type == "cpu" and stored.numel() >= HUGE:
+        return torch.from_numpy(np.empty(stored.shape, np.float32))
+    return torch.empty(stored.shape, device=stored.device)
 
 
 def _along_channels(value: float | tuple[float, ...], modality: ModalitySpec, like: Tensor) -> float | Tensor:
