@@ -45,7 +45,9 @@ def values(modality: ModalitySpec, labels: np.ndarray, seed: int) -> np.ndarray:
     return (rng.normal(size=(count, *modality.shape)) + signal).astype(modality.dtype)
 
 
-def prepare(directory: Path, *modalities: ModalitySpec, count: int = 24, absent: Mapping[int, str] | None = None) -> Path:
+def prepare(
+    directory: Path, *modalities: ModalitySpec, count: int = 24, absent: Mapping[int, str] | None = None
+) -> Path:
     """Write a prepared directory of two classes in turn; ``absent`` names the modality that a sample lacks."""
     splits = {"train": count, "test": count // 2}
     for number, (split, size) in enumerate(splits.items()):
