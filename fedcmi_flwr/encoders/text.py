@@ -54,6 +54,7 @@ class Bert(Encoder):
                 f"{config.max_position_embeddings} positions; prepare the data with fewer tokens."
             )
         super().__init__(BertModel(config), output_layer(config.hidden_size, embedding_dim, frozen))
+        self.width: int = config.hidden_size
 
     def forward(self, x: Int[Tensor, "batch time"]) -> Float[Tensor, "batch dim"]:
         """Return z of each sample; padding is masked, except at position 0, so that an empty text has a z too."""
@@ -62,7 +63,7 @@ class Bert(Encoder):
         if len(x) > 0:
             pooled = self.trunk(input_ids=x, attention_mask=mask.long()).pooler_output
         else:  # which BertModel cannot reshape
-            pooled = torch.zeros(0, self.trunk.config.hidden_size, device=x.device)
+            pooled = torch.zeros(0, self.width, device=x.device)
         z: Tensor = self.output(pooled)
         return z
 

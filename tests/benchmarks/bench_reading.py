@@ -3,9 +3,10 @@
 Run it as ``python tests/benchmarks/bench_reading.py``. Both ways read the same made-up samples (a spectrogram and three
 frames each) in the same random order, in one process and on one thread:
 
-* prepared: uint8 frames and float16 spectrograms, memory-mapped, a batch at a time, as ``fedcmi_flwr.dataset`` reads them
-  for training on a CPU, normalised there; and as they go to a GPU, in their stored dtype, to be normalised by it;
-* per sample: each frame a JPEG that PIL decodes, each spectrogram a pickle, stacked to a batch: what research code does.
+* prepared: uint8 frames and float16 spectrograms, memory-mapped, a batch at a time, as ``fedcmi_flwr.dataset`` reads
+  them: as they go to a GPU, in their stored dtype, and for a CPU, normalised there;
+* per sample: each frame a JPEG that PIL decodes, each spectrogram a pickle, stacked to a batch: what research code
+  does.
 
 It prints samples per second of CPU time (so that other work on the machine does not count), their ratio, and the peak
 memory of each way, in a process of its own.

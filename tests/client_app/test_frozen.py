@@ -128,7 +128,8 @@ def test_a_node_has_its_own_directory_and_must_have_the_servers_weights(
         run.grid.contexts[number].run_config["pretrained"] = ""
     run.round(1)
     assert sorted(run.strategy.report.examples) == [0, 2]  # node 2 has no text, so nothing to load
-    with pytest.raises(WireError, match=rf"'text': the frozen trunks differ: {other} on this node .*{bert} on the ser"):
+    words = rf"'text': the frozen trunks differ: {other} on this node .*{bert} on the server"
+    with pytest.raises(WireError, match=words):
         content_of(run.replies[1])
     run.grid.contexts[1002].node_config.pop("pretrained")
     run.round(2)

@@ -53,8 +53,8 @@ def test_what_transformers_writes_is_read(tmp_path: Path) -> None:
     original = BertModel(BertConfig(**kinds.TINY["bert"])).eval()
     original.save_pretrained(tmp_path / "bert")
     options = {"text": read_options("text", str(tmp_path / "bert"))}
-    model = MultimodalModel(ModelSpec(("text",), 2, 16, {"text": "bert"}, "linear", "concat", "fusion", options=options),
-                            [kinds.TOKENS])  # fmt: skip
+    spec = ModelSpec(("text",), 2, 16, {"text": "bert"}, "linear", "concat", "fusion", options=options)
+    model = MultimodalModel(spec, [kinds.TOKENS])
     load_trunks(model, {"text": str(tmp_path / "bert")})
     text = torch.tensor([[5, 6, 7, 0, 0, 0, 0, 0]])
     expected = original(input_ids=text, attention_mask=(text != 0).long()).pooler_output
@@ -157,7 +157,7 @@ def test_another_name_is_one_of_the_hub(tmp_path: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("text", ["text", "text=", "=/w", "text=/a text=/b", "text=/a b"])
 def test_locations_of_another_form_are_refused(text: str) -> None:
-    with pytest.raises(ConfigError, match="pretrained = .*must be 'modality=DIR"):
+    with pytest.raises(ConfigError, match=r"pretrained = .*must be 'modality=DIR"):
         read_locations(text)
 
 
