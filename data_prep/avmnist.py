@@ -22,7 +22,14 @@ from data_prep.digits import CLIP_SAMPLES, IMAGE_SIZE, MODALITIES, RATE_HZ, Clea
 from data_prep.errors import PrepError, UnreadableFileError
 from data_prep.image import read_idx_images, read_idx_labels
 from data_prep.splitting import balanced_order, pair_by_label
-from data_prep.writer import select_modalities, tool_versions, write_prepared, write_unreadable
+from data_prep.writer import (
+    Exclusion,
+    check_unreadable,
+    select_modalities,
+    tool_versions,
+    write_excluded,
+    write_prepared,
+)
 from fedcmi_flwr.schema import DatasetSpec
 from fedcmi_flwr.seeding import numpy_generator
 from fedcmi_flwr.types import Modality
@@ -78,7 +85,7 @@ def prepare(
     train_size
         Number of train samples, 1 or greater.
     max_bad
-        How many recordings may be unusable; they are left out and listed in ``unreadable.csv``.
+        How many recordings may be unusable; they are left out and listed in ``excluded.csv``.
     modalities
         What to store, "audio", "visual" or both; None is both. The raw archive must be complete all the same.
 
@@ -102,7 +109,9 @@ def prepare(
         tools = tool_versions("numpy", "torch", "torchaudio", "soundfile")
         images, labels = _read_mnist(raw)
         recordings, bad = _read_recordings(raw / RECORDINGS)
-        write_unreadable(directory, bad, max_bad)
+        excluded = [Exclusion(error.path.stem, "", error.path.name, error.reason) for error in bad]
+        check_unreadable(excluded, max_bad)
+        write_excluded(directory, excluded)
         splits = _pair(_split(recordings, train_size, seed), images, labels, seed)
         return store_digits(directory, NAME, splits, levels, settings, tools)
 

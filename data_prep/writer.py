@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from data_prep.errors import PrepError, UnreadableFileError
+from data_prep.errors import PrepError
 from fedcmi_flwr.schema import (
     SAMPLE_COLUMNS,
     DatasetSpec,
@@ -32,9 +32,36 @@ from fedcmi_flwr.schema import (
 )
 from fedcmi_flwr.types import Modality
 
+
+@dataclass(frozen=True)
+class Exclusion:
+    """Something of the raw archive that is not stored, and why; a row of ``excluded.csv``."""
+
+    id: str
+    """Of the sample."""
+    split: str
+    """Where it would have been; empty where that was not decided yet."""
+    source: str
+    """File or files."""
+    reason: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """One stored sample, for the sample table."""
+
+    id: str
+    label: int
+    group: str
+    sources: Mapping[Modality, str]
+    """Where each modality that the sample has came from, in stored order."""
+
+
 Settings = Mapping[str, Any]
 """Every setting of a preparation, seed and modalities included; JSON values."""
 
+EXCLUDED = "excluded.csv"
+"""What of the raw archive is not stored, and why."""
 LOCK_TIMEOUT = 1800.0
 """Seconds to wait for another process that prepares the same directory."""
 
@@ -170,14 +197,32 @@ def write_split(directory: Path, split: str, samples: Samples) -> None:
     (directory / split).mkdir(parents=True, exist_ok=True)
     for name, array in samples.arrays.items():
         np.save(array_path(directory, split, name), array, allow_pickle=False)
-    np.save(labels_path(directory, split), samples.labels.astype(np.int64), allow_pickle=False)
+    table = []
+    for row, (sample, label, group) in enumerate(zip(samples.ids, samples.labels, samples.groups, strict=True)):
+        names = [m for m in samples.arrays if m not in samples.present or samples.present[m][row]]
+        table.append(Row(sample, int(label), group, {m: samples.sources[m][row] for m in names}))
+    write_table(directory, split, table)
+
+
+def write_table(directory: Path, split: str, rows: Sequence[Row]) -> None:
+    """Write ``labels.npy`` and ``samples.csv`` of a split.
+
+    Parameters
+    ----------
+    directory
+        The directory that ``build`` was given; the split's own directory is there.
+    split
+        Name of the split.
+    rows
+        The samples in the order of the arrays.
+    """
+    labels = np.array([row.label for row in rows], dtype=np.int64)
+    np.save(labels_path(directory, split), labels, allow_pickle=False)
     with samples_path(directory, split).open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(SAMPLE_COLUMNS)
-        for row, (sample, label, group) in enumerate(zip(samples.ids, samples.labels, samples.groups, strict=True)):
-            names = [m for m in samples.arrays if m not in samples.present or samples.present[m][row]]
-            source = ";".join(samples.sources[m][row] for m in names)
-            table.writerow((sample, int(label), group, "+".join(names), source))
+        for row in rows:
+            table.writerow((row.id, row.label, row.group, "+".join(row.sources), ";".join(row.sources.values())))
 
 
 def _check(split: str, samples: Samples) -> None:
@@ -198,15 +243,13 @@ def _check(split: str, samples: Samples) -> None:
             raise PrepError(f"split {split!r}: {name} of sample {first!r} is not finite as {array.dtype}.")
 
 
-def write_unreadable(directory: Path, bad: Sequence[UnreadableFileError], max_bad: int) -> None:
-    """Refuse more unreadable source files than allowed; list the allowed ones in ``unreadable.csv``.
+def check_unreadable(bad: Sequence[Exclusion], max_bad: int) -> None:
+    """Refuse more unusable source files than allowed.
 
     Parameters
     ----------
-    directory
-        The directory that ``build`` was given.
     bad
-        One entry per file that was left out.
+        What was left out because a source file cannot be used.
     max_bad
         How many are allowed.
 
@@ -216,17 +259,29 @@ def write_unreadable(directory: Path, bad: Sequence[UnreadableFileError], max_ba
         There are more than ``max_bad``; the message names them.
     """
     if len(bad) > max_bad:
-        shown = "\n".join(f"  {error}" for error in bad[:20])
+        shown = "\n".join(f"  {entry.source}: {entry.reason}" for entry in bad[:20])
         more = f"\n  and {len(bad) - 20} more" if len(bad) > 20 else ""
         raise PrepError(
             f"{len(bad)} source files cannot be used, max_bad = {max_bad} allowed; "
             f"fetch them again, or raise max_bad to go on without them:\n{shown}{more}"
         )
-    if bad:
-        with (directory / "unreadable.csv").open("w", encoding="utf-8", newline="") as file:
+
+
+def write_excluded(directory: Path, excluded: Sequence[Exclusion]) -> None:
+    """List what is not stored in ``excluded.csv``; no file when nothing was left out.
+
+    Parameters
+    ----------
+    directory
+        The directory that ``build`` was given.
+    excluded
+        In the order to be listed.
+    """
+    if excluded:
+        with (directory / EXCLUDED).open("w", encoding="utf-8", newline="") as file:
             table = csv.writer(file, lineterminator="\n")
-            table.writerow(("file", "reason"))
-            table.writerows((error.path.name, error.reason) for error in bad)
+            table.writerow(item.name for item in fields(Exclusion))
+            table.writerows(astuple(entry) for entry in excluded)
 
 
 def select_modalities(available: Sequence[Modality], wanted: Sequence[Modality] | None) -> tuple[Modality, ...]:

@@ -42,7 +42,7 @@ def test_description_and_arrays(raw_avmnist: Path, tmp_path: Path) -> None:
             array = np.load(array_path(out, split, modality.name), allow_pickle=False)
             assert array.shape == (size, *modality.shape)
             assert array.dtype == np.float16
-    assert not (out / "unreadable.csv").exists()
+    assert not (out / "excluded.csv").exists()
 
 
 def test_split_follows_the_index_and_group_the_speaker(raw_avmnist: Path, tmp_path: Path) -> None:
@@ -151,8 +151,8 @@ def test_unreadable_recordings_are_an_error(raw_avmnist: Path, tmp_path: Path) -
 def test_allowed_unreadable_recordings_are_listed(raw_avmnist: Path, tmp_path: Path) -> None:
     _spoil(raw_avmnist)
     out = avmnist.prepare(raw_avmnist, tmp_path / "out", train_size=58, max_bad=3)
-    with (out / "unreadable.csv").open(encoding="utf-8", newline="") as file:
-        names = [row["file"] for row in csv.DictReader(file)]
+    with (out / "excluded.csv").open(encoding="utf-8", newline="") as file:
+        names = [row["source"] for row in csv.DictReader(file)]
     assert names == ["3_ann_10.wav", "4_bob_11.wav", "seven_ann_12.wav"]
     ids = {row["id"] for row in _rows(out, "train")}
     assert len(ids) == 58

@@ -12,14 +12,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_prep.errors import PrepError, UnreadableFileError
+from data_prep.errors import PrepError
 from data_prep.writer import (
+    Exclusion,
     Samples,
+    check_unreadable,
     select_modalities,
     tool_versions,
+    write_excluded,
     write_prepared,
     write_split,
-    write_unreadable,
 )
 from fedcmi_flwr.schema import DatasetSpec, ModalitySpec, array_path, labels_path, read_spec, samples_path
 
@@ -243,21 +245,21 @@ def test_tables_that_do_not_fit_are_refused(tmp_path: Path, changes: dict[str, o
 
 
 def test_unreadable_files_are_counted_named_and_listed(tmp_path: Path) -> None:
-    bad = [UnreadableFileError(Path(f"raw/{row}.wav"), f"reason {row}, really") for row in range(25)]
+    bad = [Exclusion(f"{row}", "train", f"raw/{row}.wav", f"reason {row}, really") for row in range(25)]
     with pytest.raises(
         PrepError, match=r"25 source files cannot be used, max_bad = 24(?s:.*)raw/0\.wav: reason 0"
     ) as caught:
-        write_unreadable(tmp_path, bad, max_bad=24)
+        check_unreadable(bad, max_bad=24)
     assert "and 5 more" in str(caught.value)
-    assert list(tmp_path.iterdir()) == []
-    write_unreadable(tmp_path, bad, max_bad=25)
-    rows = _rows(tmp_path / "unreadable.csv")
+    check_unreadable(bad, max_bad=25)
+    write_excluded(tmp_path, bad)
+    rows = _rows(tmp_path / "excluded.csv")
     assert len(rows) == 25
-    assert rows[7] == {"file": "7.wav", "reason": "reason 7, really"}
+    assert rows[7] == {"id": "7", "split": "train", "source": "raw/7.wav", "reason": "reason 7, really"}
 
 
-def test_no_list_without_unreadable_files(tmp_path: Path) -> None:
-    write_unreadable(tmp_path, [], max_bad=0)
+def test_no_list_without_exclusions(tmp_path: Path) -> None:
+    write_excluded(tmp_path, [])
     assert list(tmp_path.iterdir()) == []
 
 
