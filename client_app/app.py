@@ -1,5 +1,6 @@
 """The ClientApp: decode -> train or evaluate -> encode."""
 
+import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -12,18 +13,19 @@ from flwr.app import Array, ArrayRecord, Context, Message
 from flwr.clientapp import ClientApp
 
 from client_app.train import Received, train
-from fedcmi_flwr import wire
+from fedcmi_flwr import pretrained, wire
 from fedcmi_flwr.config import (
     HYPERPARAMETER_KEYS,
     NodeConfig,
     RunConfig,
     TrainingConfig,
+    ViewConfig,
     read_node_config,
     read_run_config,
     read_section,
 )
 from fedcmi_flwr.dataset import DataError, Samples, load_split, locate
-from fedcmi_flwr.evaluate import EVALUATION_BATCH, evaluate
+from fedcmi_flwr.evaluate import evaluate
 from fedcmi_flwr.methods import Method, make_method
 from fedcmi_flwr.model import MultimodalModel
 from fedcmi_flwr.model_from_config import choose_device, model_spec
@@ -31,6 +33,7 @@ from fedcmi_flwr.packing import to_arrays, to_state_dict
 from fedcmi_flwr.partitions import own_samples, owned_modalities, partition
 from fedcmi_flwr.schema import ModalitySpec, read_spec
 from fedcmi_flwr.types import Modality
+from fedcmi_flwr.views import views_from
 
 MEMORY = "method-memory"
 """Record of the node's state that holds what the method keeps between the node's turns."""
@@ -68,7 +71,7 @@ def train_round(message: Message, context: Context) -> Message:
     received = Received(task.dominance, to_state_dict(task.from_method), read_memory(context))
     result = train(model, samples, method_of(task), settings, task.server_round, node.me.partition_id, received)
     keep_memory(context, result.kept.memory)
-    arrays, to_server = to_arrays(model.state_dict()), to_arrays(result.kept.to_server)
+    arrays, to_server = to_arrays(model.trained_state()), to_arrays(result.kept.to_server)
     return wire.train_reply(message, arrays, len(samples), result.stats, result.loss_sum, result.loss_count, to_server)
 
 
@@ -78,7 +81,7 @@ def evaluate_round(message: Message, context: Context) -> Message:
     node, task = read_node(context), wire.read_task(message)
     model = receive(node, task)
     samples = as_the_federation(node_samples(node, "test", model.owned), task)
-    batches = samples.batches(EVALUATION_BATCH, model.spec.modalities)
+    batches = samples.evaluation_batches(model.spec.modalities, next(model.parameters()).device)
     counts = evaluate(model, batches, method_of(task).votes)
     return wire.evaluate_reply(message, counts, len(samples))
 
@@ -118,14 +121,14 @@ def node_samples(node: Node, split: str, modalities: tuple[Modality, ...]) -> Sa
 
 
 def as_the_federation(samples: Samples, task: wire.Task) -> Samples:
-    """Return the samples normalised with the federation's mean and std instead of this device's own.
+    """Return the samples in the federation's views, normalised with its mean and std instead of this device's own.
 
     Parameters
     ----------
     samples
         The node's samples.
     task
-        The message's task; it holds the federation's description of each modality.
+        The message's task; it holds the federation's description of each modality, and its views.
 
     Returns
     -------
@@ -143,7 +146,7 @@ def as_the_federation(samples: Samples, task: wire.Task) -> Samples:
                 f"modality {own.name!r}: this node has {own.kind} samples of shape {list(own.shape)}, the federation "
                 f"{common.kind} of {list(common.shape)}; prepare the node's data with the federation's settings."
             )
-    return replace(samples, modalities=inputs)
+    return replace(samples, modalities=inputs, views=views_from(read_section(ViewConfig, task.config)))
 
 
 def receive(node: Node, task: wire.Task) -> MultimodalModel:
@@ -154,19 +157,32 @@ def receive(node: Node, task: wire.Task) -> MultimodalModel:
             f"{node.directory}: classes {list(data.classes)}, but the federation's are {task.config['classes']}; "
             "prepare the node's data with the same classes in the same order."
         )
-    spec = model_spec(node.run.model, method_of(task), task.modalities, len(data.classes))
+    options = {name: json.loads(task.config.get(f"options.{name}", "{}")) for name in task.modalities}
+    spec = model_spec(node.run.model, method_of(task), task.modalities, len(data.classes), options)
     model = MultimodalModel(spec, [modality for modality in data.modalities if modality.name in task.groups])
-    model.load_state_dict(task.state_dict)
+    model.load_trained_state(task.state_dict)
+    load_frozen(model, node, task)
     device = choose_device(node.me.device or node.run.machine.device)
     logger.info(
-        "round %d: partition %d holds %s (%d parameters) on %s",
+        "round %d: partition %d holds %s (%d parameters to train) on %s",
         task.server_round,
         node.me.partition_id,
         ", ".join(task.groups),
-        sum(parameter.numel() for parameter in model.parameters()),
+        sum(parameter.numel() for parameter in model.trained_parameters().values()),
         device,
     )
     return model.to(device)
+
+
+def load_frozen(model: MultimodalModel, node: Node, task: wire.Task) -> None:
+    """Load the frozen trunks from this node's own directories, and check that they are the server's."""
+    frozen = [name for name in model.owned if name in model.spec.frozen]
+    run, own = (pretrained.read_locations(text) for text in (node.run.model.pretrained, node.me.pretrained))
+    locations = {**run, **own}
+    pretrained.check_frozen(locations, frozen)
+    checksums = pretrained.load_trunks(model, {name: locations[name] for name in frozen})
+    for name, checksum in checksums.items():
+        pretrained.check_same(name, (checksum, locations[name]), task.config[f"frozen.{name}"])
 
 
 def read_memory(context: Context) -> dict[str, torch.Tensor]:

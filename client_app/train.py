@@ -9,10 +9,10 @@ import torch
 from fedcmi_flwr.config import TrainingConfig
 from fedcmi_flwr.dataset import Samples
 from fedcmi_flwr.dominance import NOBODY, Dominance
-from fedcmi_flwr.evaluate import EVALUATION_BATCH, class_statistics
+from fedcmi_flwr.evaluate import class_statistics
 from fedcmi_flwr.methods import Kept, LocalRound, LocalSteps, Method
 from fedcmi_flwr.model import Branch, MultimodalModel
-from fedcmi_flwr.seeding import torch_generator
+from fedcmi_flwr.seeding import torch_generator, torch_global_seed
 from fedcmi_flwr.types import Batch, ClassStats, LossTerms
 
 
@@ -66,7 +66,7 @@ def train(
     server_round
         Counted from 1.
     partition_id
-        The node's number; with seed and round it decides the order of the samples.
+        The node's number; with seed and round it decides everything random.
     received
         What came with the model, and what the node kept.
 
@@ -83,7 +83,7 @@ def train(
     local = begin_round(model, samples, method, settings, server_round, partition_id, received)
     lr, steps = settings.learning_rate(server_round), 0
     optimizer = torch.optim.SGD(
-        model.parameters(),
+        model.trained_parameters().values(),
         lr=lr,
         momentum=settings.momentum,
         weight_decay=settings.weight_decay,
@@ -91,18 +91,21 @@ def train(
     generator = torch_generator(settings.seed, "batches", server_round, partition_id)
     losses = RunningLosses()
     model.train()
-    for epoch in range(settings.local_epochs):
-        for batch in samples.training_batches(settings.batch_size, model.spec.modalities, generator):
-            batch = batch.to(device)
-            terms = method.loss_terms(model, batch, model(batch), local)
-            optimizer.zero_grad()
-            terms.total().backward()
-            method.clip_gradients(model)
-            method.adjust_gradients(model, local)
-            optimizer.step()
-            steps += 1
-            losses.add(terms, len(batch.labels))
-        losses.check(epoch, settings)
+    with torch_global_seed(settings.seed, "dropout", server_round, partition_id):
+        for epoch in range(settings.local_epochs):
+            chance = torch_generator(settings.seed, f"views, epoch {epoch}", server_round, partition_id)
+            for batch in samples.training_batches(
+                settings.batch_size, model.spec.modalities, generator, device, chance
+            ):
+                terms = method.loss_terms(model, batch, model(batch), local)
+                optimizer.zero_grad()
+                terms.total().backward()
+                method.clip_gradients(model)
+                method.adjust_gradients(model, local)
+                optimizer.step()
+                steps += 1
+                losses.add(terms, len(batch.labels))
+            losses.check(epoch, settings)
     check_weights(model, settings)
     kept = method.finish(model, local, LocalSteps(steps, lr, settings.momentum))
     return LocalResult(local.stats, losses.sums(), losses.counts, kept)
@@ -110,7 +113,7 @@ def train(
 
 def check_weights(model: MultimodalModel, settings: TrainingConfig) -> None:
     """Raise FloatingPointError when a weight is no longer finite, which the last step can do after its loss was."""
-    for name, parameter in model.named_parameters():
+    for name, parameter in model.trained_parameters().items():
         if not bool(parameter.isfinite().all()):
             raise FloatingPointError(f"training diverged: weight {name!r} is not finite. Lower lr ({settings.lr}).")
 
@@ -128,14 +131,14 @@ def begin_round(
     device = next(model.parameters()).device
 
     def batches() -> Iterator[Batch]:
-        return (batch.to(device) for batch in samples.batches(EVALUATION_BATCH, model.spec.modalities))
+        return samples.evaluation_batches(model.spec.modalities, device)
 
     stats = class_statistics(model, batches()) if method.measures else None
     dominance, teachers = method.teaching(model.owned, server_round, received.dominance, stats)
     local = LocalRound(
         owned=model.owned,
         unimodal=len(model.owned) < len(model.spec.modalities) and len(model.owned) == 1,
-        global_parameters=[parameter.detach().clone() for parameter in model.parameters()],
+        global_parameters=[parameter.detach().clone() for parameter in model.trained_parameters().values()],
         teachers={name: _frozen(model.branch(name)) for name in teachers},
         dominance=dominance,
         stats=stats,

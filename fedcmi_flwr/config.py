@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+from fedcmi_flwr.initialization import INITIALIZATIONS
 from fedcmi_flwr.methods import METHODS, Method, Scalar, hyperparameters, make_method
 from fedcmi_flwr.model import FUSIONS
 from fedcmi_flwr.server_optimizers import NAMES as OPTIMIZER_NAMES
@@ -79,6 +80,25 @@ class ModelConfig:
     """Kind of both projectors."""
     fusion: str = _choice(*FUSIONS)
     """Fusion head."""
+    initialization: str = _choice(*INITIALIZATIONS)
+    """How the server initialises what is not pretrained: as torch does ("torch"), or as the paper's authors do."""
+    pretrained: str = _text("'modality=DIR modality=DIR', or empty")
+    """Where the weights of encoders' trunks come from: "text=/weights/bert visual=/weights/resnet18"."""
+    freeze: str = _text("names of modalities joined by '+', or empty")
+    """Modalities whose encoder's trunk is neither trained nor sent; every node has it in its own directory."""
+
+
+@dataclass(frozen=True)
+class ViewConfig:
+    """What encoders see of image and frames modalities; travels to the nodes with every message."""
+
+    augment: str = _text("names of image and frames modalities joined by '+', or empty")
+    """Modalities that training crops and mirrors at random, "visual"."""
+    view_size: int = _number(0)
+    """Height and width of the view in pixels; 0: as stored."""
+    view_frames: int = _number(0)
+    """Frames of the view: training draws one of each of this many equal segments, evaluation takes the middle ones;
+    0: all that are stored."""
 
 
 @dataclass(frozen=True)
@@ -184,6 +204,7 @@ class RunConfig:
     method: Method
     data: DataConfig
     model: ModelConfig
+    views: ViewConfig
     federation: FederationConfig
     training: TrainingConfig
     machine: MachineConfig
@@ -194,6 +215,7 @@ class RunConfig:
 _SECTIONS: dict[str, type] = {
     "data": DataConfig,
     "model": ModelConfig,
+    "views": ViewConfig,
     "federation": FederationConfig,
     "training": TrainingConfig,
     "machine": MachineConfig,
@@ -308,10 +330,12 @@ class NodeConfig:
     """The device's prepared directory; None: the run-config's."""
     device: str | None
     """"auto", "cpu" or "cuda" on this device; None: the run-config's."""
+    pretrained: str = ""
+    """Where this device has the weights of frozen trunks, as in ModelConfig; the run-config's where it says nothing."""
 
 
 def read_node_config(raw: Mapping[str, Any]) -> NodeConfig:
-    """Check a node-config: partition-id, and optionally num-partitions, modalities ("audio+visual"), data and device.
+    """Check a node-config: partition-id is needed, the other keys of NodeConfig are not; modalities: "audio+visual".
 
     Parameters
     ----------
@@ -327,7 +351,7 @@ def read_node_config(raw: Mapping[str, Any]) -> NodeConfig:
     ConfigError
         An unknown or missing key, or a value out of range.
     """
-    known = ("partition-id", "num-partitions", "modalities", "data", "device")
+    known = ("partition-id", "num-partitions", "modalities", "data", "device", "pretrained")
     unknown = sorted(set(raw) - set(known))
     if unknown:
         raise ConfigError(f"unknown key {unknown[0]!r} in the node-config; known are {', '.join(known)}.")
@@ -345,7 +369,8 @@ def read_node_config(raw: Mapping[str, Any]) -> NodeConfig:
     device = raw.get("device")
     if device not in (None, *DEVICES):
         raise ConfigError(f"node-config device = {device!r}: must be one of {', '.join(DEVICES)}.")
-    return NodeConfig(partition, parts, modalities, str(raw["data"]) if "data" in raw else None, device)
+    data, pretrained = str(raw["data"]) if "data" in raw else None, str(raw.get("pretrained", ""))
+    return NodeConfig(partition, parts, modalities, data, device, pretrained)
 
 
 def cache_directory() -> Path:

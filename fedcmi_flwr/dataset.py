@@ -24,12 +24,14 @@ from fedcmi_flwr.schema import (
     samples_path,
 )
 from fedcmi_flwr.types import SHARED, Batch, Modality
+from fedcmi_flwr.views import AS_STORED, Views
 
 BUILT_IN = ("av-digits",)
 """Data sets that need no download; they are prepared on first use, in the cache directory."""
 
 
 REPAIR = "remove the directory and prepare it again."
+CPU = torch.device("cpu")
 
 
 class DataError(ValueError):
@@ -83,6 +85,8 @@ class Samples:
     """[all samples, modalities]."""
     rows: NDArray[np.int64]
     """The rows that are meant."""
+    views: Views = AS_STORED
+    """How they are looked at."""
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -98,38 +102,94 @@ class Samples:
         """Return these rows (numbers within the split) only."""
         return replace(self, rows=rows)
 
-    def batch(self, rows: NDArray[np.int64], federation: Sequence[Modality]) -> Batch:
-        """Read rows of the split into a normalised batch; ``federation`` gives the columns of ``present``."""
+    def batch(
+        self,
+        rows: NDArray[np.int64],
+        federation: Sequence[Modality],
+        device: torch.device = CPU,
+        chance: torch.Generator | None = None,
+    ) -> Batch:
+        """Read rows of the split into a normalised batch.
+
+        Parameters
+        ----------
+        rows
+            Numbers within the split.
+        federation
+            The columns of ``present``.
+        device
+            Where the batch goes in its stored dtype, to be cropped and normalised there.
+        chance
+            Draws a training view of each sample; None: the evaluation views.
+
+        Returns
+        -------
+        The batch on ``device``.
+        """
         inputs = {}
         present = torch.zeros(len(rows), len(federation), dtype=torch.bool)
         for column, modality in enumerate(self.modalities):
-            stored = torch.from_numpy(np.asarray(self.arrays[modality.name][rows]))
-            inputs[modality.name] = (stored.float() - modality.mean) / modality.std
+            stored = self._read(modality, rows, chance).to(device, non_blocking=True)
+            inputs[modality.name] = self.views.show(stored, modality, chance)
             present[:, federation.index(modality.name)] = torch.from_numpy(self.has[rows, column])
         complete = bool(self.has[rows].all())
         if not complete:
             self._blank(inputs, rows)
-        return Batch(inputs, torch.from_numpy(self.labels[rows]), present, complete)
+        return Batch(inputs, torch.from_numpy(self.labels[rows]).to(device), present.to(device), complete)
+
+    def _read(self, modality: ModalitySpec, rows: NDArray[np.int64], chance: torch.Generator | None) -> torch.Tensor:
+        """Copy what the views show of these rows out of the file."""
+        array, moments = self.arrays[modality.name], self.views.moments(modality, len(rows), chance)
+        wanted = array[rows] if moments is None else array[rows[:, None], moments]
+        return torch.from_numpy(np.asarray(wanted))
 
     def _blank(self, inputs: dict[Modality, torch.Tensor], rows: NDArray[np.int64]) -> None:
         for column, modality in enumerate(self.modalities):
-            inputs[modality.name][torch.from_numpy(~self.has[rows, column])] = 0
+            absent = torch.from_numpy(~self.has[rows, column])
+            inputs[modality.name][absent.to(inputs[modality.name].device)] = 0
 
     def training_batches(
-        self, batch_size: int, federation: Sequence[Modality], generator: torch.Generator
+        self,
+        batch_size: int,
+        federation: Sequence[Modality],
+        generator: torch.Generator,
+        device: torch.device = CPU,
+        chance: torch.Generator | None = None,
     ) -> Iterator[Batch]:
-        """Yield one epoch in random order; a last batch of one sample joins the batch before it."""
+        """Yield one epoch in random order; a last batch of one sample joins the batch before it.
+
+        Parameters
+        ----------
+        batch_size
+            Samples in a batch.
+        federation
+            As for :meth:`batch`.
+        generator
+            Draws the order.
+        device
+            As for :meth:`batch`.
+        chance
+            As for :meth:`batch`.
+
+        Yields
+        ------
+        Batches on ``device``.
+        """
         order = self.rows[torch.randperm(len(self.rows), generator=generator).numpy()]
         starts = list(range(0, len(order), batch_size))
         if len(order) - starts[-1] == 1 and len(starts) > 1:
             starts.pop()
         for start, end in zip(starts, [*starts[1:], len(order)], strict=True):
-            yield self.batch(order[start:end], federation)
+            yield self.batch(order[start:end], federation, device, chance)
 
-    def batches(self, batch_size: int, federation: Sequence[Modality]) -> Iterator[Batch]:
-        """Yield the samples in stored order."""
+    def batches(self, batch_size: int, federation: Sequence[Modality], device: torch.device = CPU) -> Iterator[Batch]:
+        """Yield the samples in stored order, in their evaluation views."""
         for start in range(0, len(self.rows), batch_size):
-            yield self.batch(self.rows[start : start + batch_size], federation)
+            yield self.batch(self.rows[start : start + batch_size], federation, device)
+
+    def evaluation_batches(self, federation: Sequence[Modality], device: torch.device = CPU) -> Iterator[Batch]:
+        """Yield the samples in stored order, as many at a time as is good where no gradient is needed."""
+        return self.batches(self.views.evaluation_batch(self.modalities), federation, device)
 
 
 def load_split(directory: Path, split: str, modalities: Sequence[Modality] | None = None) -> Samples:

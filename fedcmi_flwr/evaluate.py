@@ -12,8 +12,6 @@ from fedcmi_flwr.losses import true_class_probability
 from fedcmi_flwr.model import MultimodalModel
 from fedcmi_flwr.types import Batch, ClassStats, Modality, ModelOutput, Votes
 
-EVALUATION_BATCH = 256
-"""Samples in a batch where no gradient is needed."""
 FUSION_ALONE = Votes()
 """The fusion head decides alone."""
 

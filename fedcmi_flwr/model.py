@@ -6,13 +6,14 @@ Source: arXiv 2401.00894, section 3 (self- and infiltration projector, shared cl
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from fedcmi_flwr.encoders import build_encoder
+from fedcmi_flwr.encoders import Encoder, build_encoder
 from fedcmi_flwr.schema import ModalitySpec
 from fedcmi_flwr.types import SHARED, Batch, Modality, ModelOutput
 
@@ -36,6 +37,10 @@ class ModelSpec:
     """One of STRUCTURES."""
     normalization: str = "batch"
     """One of ``encoders.NORMALIZATIONS``."""
+    options: Mapping[Modality, Mapping[str, Any]] = field(default_factory=dict)
+    """What differs from the named encoders' architectures, where something does."""
+    frozen: tuple[Modality, ...] = ()
+    """Modalities whose encoder's trunk is neither trained nor sent."""
 
 
 STRUCTURES = {
@@ -74,9 +79,9 @@ class Branch(nn.Module):
         One of STRUCTURES.
     """
 
-    def __init__(self, encoder: nn.Module, dim: int, num_classes: int, projector: str, structure: str) -> None:
+    def __init__(self, encoder: Encoder, dim: int, num_classes: int, projector: str, structure: str) -> None:
         super().__init__()
-        self.encoder = encoder
+        self.encoder: Encoder = encoder
         if structure in ("two-projectors", "one-projector"):
             self.self_projector = build_projector(projector, dim)
         if structure == "two-projectors":
@@ -225,8 +230,10 @@ class MultimodalModel(nn.Module):
         dim = spec.embedding_dim
         self.branches = nn.ModuleDict()
         for modality in inputs:
-            encoder = build_encoder(spec.encoders[modality.name], modality, dim, spec.normalization)
-            self.branches[modality.name] = Branch(encoder, dim, spec.num_classes, spec.projector, spec.structure)
+            name = modality.name
+            options, frozen = spec.options.get(name), name in spec.frozen
+            encoder = build_encoder(spec.encoders[name], modality, dim, spec.normalization, options, frozen)
+            self.branches[name] = Branch(encoder, dim, spec.num_classes, spec.projector, spec.structure)
         if spec.structure != "unimodal":
             self.fusion = FUSIONS[spec.fusion](len(spec.modalities), dim, spec.num_classes)
 
@@ -241,6 +248,37 @@ class MultimodalModel(nn.Module):
         if not isinstance(branch, Branch):
             raise TypeError(f"branch of {modality!r} is a {type(branch).__name__}.")
         return branch
+
+    def trained_parameters(self) -> dict[str, nn.Parameter]:
+        """Return the parameters without the frozen trunks', by name."""
+        return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
+
+    def trained_state(self) -> dict[str, Tensor]:
+        """Return the state_dict without the frozen trunks: what is sent, averaged and kept."""
+        return {name: value for name, value in self.state_dict().items() if not name.startswith(self._frozen_prefixes)}
+
+    def load_trained_state(self, state: Mapping[str, Tensor]) -> None:
+        """Load what :meth:`trained_state` returned.
+
+        Parameters
+        ----------
+        state
+            Name -> tensor.
+
+        Raises
+        ------
+        RuntimeError
+            Names or shapes that differ from the model's.
+        """
+        expected = self.trained_state().keys()
+        if state.keys() != expected:
+            missing, extra = sorted(expected - state.keys()), sorted(state.keys() - expected)
+            raise RuntimeError(f"model: missing {missing[:5]}, unexpected {extra[:5]}.")
+        self.load_state_dict(state, strict=False)
+
+    @property
+    def _frozen_prefixes(self) -> tuple[str, ...]:
+        return tuple(f"branches.{name}.encoder.trunk." for name in self.spec.frozen)
 
     def forward(self, batch: Batch) -> ModelOutput:
         """Run every owned branch on the samples that have the modality, and the fusion head on all samples."""

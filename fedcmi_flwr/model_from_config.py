@@ -1,6 +1,7 @@
 """From a run's configuration to the model's description and the device it runs on."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -11,19 +12,27 @@ from fedcmi_flwr.model import ModelSpec
 from fedcmi_flwr.types import Modality
 
 
-def model_spec(config: ModelConfig, method: Method, modalities: tuple[Modality, ...], num_classes: int) -> ModelSpec:
+def model_spec(
+    config: ModelConfig,
+    method: Method,
+    modalities: tuple[Modality, ...],
+    num_classes: int,
+    options: Mapping[Modality, Mapping[str, Any]] | None = None,
+) -> ModelSpec:
     """Describe the federation's model.
 
     Parameters
     ----------
     config
-        Encoders, size, projector, fusion.
+        Encoders, size, projector, fusion, and which trunks are frozen.
     method
         Decides the structure and the encoders' normalization.
     modalities
         All modalities of the federation, in the order of the fusion slots.
     num_classes
         C.
+    options
+        What differs from the named encoders' architectures, from ``pretrained.read_options``.
 
     Returns
     -------
@@ -44,7 +53,21 @@ def model_spec(config: ModelConfig, method: Method, modalities: tuple[Modality, 
         config.fusion,
         method.structure,
         method.normalization,
+        options or {},
+        tuple(name for name in split_names(config.freeze) if name in modalities),
     )
+
+
+def split_names(text: str) -> tuple[str, ...]:
+    """Return names that are joined by "+", none of an empty text."""
+    return tuple(text.split("+")) if text else ()
+
+
+def check_stored(key: str, names: Iterable[Modality], stored: Sequence[Modality]) -> None:
+    """Raise ConfigError when a key names a modality that is not stored; one that this run leaves out is no error."""
+    unknown = [name for name in names if name not in stored]
+    if unknown:
+        raise ConfigError(f"{key}: {unknown[0]!r} is not stored, only {list(stored)}.")
 
 
 def chosen_modalities(text: str, stored: Sequence[Modality]) -> tuple[Modality, ...]:
@@ -71,7 +94,7 @@ def chosen_modalities(text: str, stored: Sequence[Modality]) -> tuple[Modality, 
     >>> chosen_modalities("visual", ("audio", "visual")), chosen_modalities("", ("audio", "visual"))
     (('visual',), ('audio', 'visual'))
     """
-    names = text.split("+") if text else list(stored)
+    names = split_names(text) or tuple(stored)
     unknown = [name for name in names if name not in stored]
     if unknown:
         raise ConfigError(f"modalities = {text!r}: {unknown[0]!r} is not stored, only {list(stored)}.")

@@ -11,13 +11,22 @@ Everything is readable by NumPy and a text editor; nothing is pickled.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 SCHEMA_VERSION = 1
 SAMPLE_COLUMNS = ("id", "label", "group", "modalities", "source")
-KINDS = ("spectrogram", "image", "frames", "tokens", "series")
+AXES = {
+    "spectrogram": ("channels", "frequency", "time"),
+    "image": ("channels", "height", "width"),
+    "frames": ("time", "channels", "height", "width"),
+    "tokens": ("time",),
+    "series": ("channels", "time"),
+}
+"""Kind -> axes of one sample. Tokens are integers, 0 is padding."""
+KINDS = tuple(AXES)
 
 
 class SchemaError(ValueError):
@@ -28,7 +37,7 @@ class SchemaError(ValueError):
 class ModalitySpec:
     """One input stream as stored.
 
-    A stored value v is fed to the encoder as ``(v - mean) / std``.
+    A stored value v is fed to the encoder as ``(v - mean) / std``; tokens are fed as they are.
     """
 
     name: str
@@ -39,10 +48,17 @@ class ModalitySpec:
     """Shape of one sample, without the sample axis."""
     dtype: str
     """NumPy name of the stored dtype."""
-    mean: float = 0.0
-    """Subtracted after loading, in stored units."""
-    std: float = 1.0
-    """Divided by after loading, in stored units; greater than 0."""
+    mean: float | tuple[float, ...] = 0.0
+    """Subtracted after loading, in stored units; one value, or one per channel."""
+    std: float | tuple[float, ...] = 1.0
+    """Divided by after loading, in stored units; greater than 0, one value or one per channel."""
+
+    @property
+    def channels(self) -> int:
+        """Length of the channel axis; tokens have none, which is a SchemaError."""
+        if "channels" not in AXES[self.kind]:
+            raise SchemaError(f"modality {self.name!r}: {self.kind} have no channels.")
+        return self.shape[AXES[self.kind].index("channels")]
 
     def to_json(self) -> str:
         """Return the description as JSON."""
@@ -51,8 +67,13 @@ class ModalitySpec:
     @staticmethod
     def from_json(text: str) -> "ModalitySpec":
         """Return the description that :meth:`to_json` wrote."""
-        fields = json.loads(text)
-        return ModalitySpec(**{**fields, "shape": tuple(fields["shape"])})
+        return ModalitySpec.from_fields(json.loads(text))
+
+    @staticmethod
+    def from_fields(fields: Mapping[str, Any]) -> "ModalitySpec":
+        """Return the description of these fields as JSON holds them, with lists where there are tuples."""
+        values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in fields.items()}
+        return ModalitySpec(**{**values, "shape": tuple(fields["shape"])})
 
 
 @dataclass(frozen=True)
@@ -130,9 +151,7 @@ def read_spec(directory: Path) -> DatasetSpec:
             raise SchemaError(
                 f"{path}: schema version {version!r}, this release reads {SCHEMA_VERSION}; prepare the data again."
             )
-        modalities = tuple(
-            ModalitySpec(**{**modality, "shape": tuple(modality["shape"])}) for modality in fields["modalities"]
-        )
+        modalities = tuple(ModalitySpec.from_fields(modality) for modality in fields["modalities"])
         spec = DatasetSpec(**{**fields, "classes": tuple(fields["classes"]), "modalities": modalities})
     except (json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
         raise SchemaError(f"{path}: not a dataset description ({error}); prepare the data again.") from error
@@ -149,5 +168,26 @@ def _check(path: Path, spec: DatasetSpec) -> None:
     for modality in spec.modalities:
         if modality.kind not in KINDS:
             raise SchemaError(f"{path}: modality {modality.name!r} is of kind {modality.kind!r}, not one of {KINDS}.")
-        if not modality.std > 0:
-            raise SchemaError(f"{path}: modality {modality.name!r} has std {modality.std}, must be above 0.")
+        axes = AXES[modality.kind]
+        if len(modality.shape) != len(axes):
+            raise SchemaError(
+                f"{path}: modality {modality.name!r} is {modality.kind} of shape {list(modality.shape)}, must be "
+                f"[{', '.join(axes)}]."
+            )
+        _check_normalisation(path, modality)
+
+
+def _check_normalisation(path: Path, modality: ModalitySpec) -> None:
+    where = f"{path}: modality {modality.name!r}"
+    if modality.kind == "tokens":
+        if not modality.dtype.startswith(("int", "uint")) or (modality.mean, modality.std) != (0, 1):
+            raise SchemaError(
+                f"{where}: tokens must be integers with mean 0 and std 1, found {modality.dtype}, {modality.mean} and "
+                f"{modality.std}."
+            )
+        return
+    for name, value in (("mean", modality.mean), ("std", modality.std)):
+        if isinstance(value, tuple) and len(value) != modality.channels:
+            raise SchemaError(f"{where} has {len(value)} values of {name}, must be one, or {modality.channels}.")
+    if not all(std > 0 for std in (modality.std if isinstance(modality.std, tuple) else (modality.std,))):
+        raise SchemaError(f"{where} has std {modality.std}, must be above 0.")

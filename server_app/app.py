@@ -1,5 +1,6 @@
 """The ServerApp: build the global model, run the strategy, evaluate after every round, write the run directory."""
 
+import json
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,13 +13,15 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp
 
+from fedcmi_flwr import pretrained
 from fedcmi_flwr.aggregation import AnyArray, moving_average
 from fedcmi_flwr.config import RunConfig, cache_directory, read_run_config, section_items
 from fedcmi_flwr.dataset import Samples, check_modality_names, load_split, locate
-from fedcmi_flwr.evaluate import EVALUATION_BATCH, evaluate
+from fedcmi_flwr.evaluate import evaluate
+from fedcmi_flwr.initialization import initialize
 from fedcmi_flwr.methods import hyperparameters
 from fedcmi_flwr.model import ModelSpec, MultimodalModel, parameter_groups
-from fedcmi_flwr.model_from_config import choose_device, chosen_modalities, model_spec
+from fedcmi_flwr.model_from_config import check_stored, choose_device, chosen_modalities, model_spec, split_names
 from fedcmi_flwr.packing import to_arrays, to_state_dict
 from fedcmi_flwr.partitions import validation_samples
 from fedcmi_flwr.schema import DatasetSpec, read_spec
@@ -26,6 +29,7 @@ from fedcmi_flwr.seeding import torch_global_seed
 from fedcmi_flwr.server_optimizers import OWN_LR, ServerOptimizer
 from fedcmi_flwr.strategy import FedCMI
 from fedcmi_flwr.types import SHARED, Modality
+from fedcmi_flwr.views import check_views, views_from
 from server_app.checkpoint import save_model
 from server_app.report import RunDirectory, round_line, round_record
 
@@ -105,15 +109,18 @@ class Federation:
         chosen = chosen_modalities(config.data.modalities, stored.modality_names)
         check_modality_names(chosen)
         self.data: DatasetSpec = replace(stored, modalities=tuple(m for m in stored.modalities if m.name in chosen))
-        self.held_out: Samples = held_out_samples(config, prepared, chosen)
-        modalities, classes = self.data.modality_names, len(self.data.classes)
-        self.spec: ModelSpec = model_spec(config.model, config.method, modalities, classes)
-        with torch_global_seed(config.training.seed, "model"):
-            self.model = MultimodalModel(self.spec, self.data.modalities).to(choose_device(config.machine.device))
+        views = views_from(config.views)
+        check_views(views, stored.modalities)
+        self.held_out: Samples = replace(held_out_samples(config, prepared, chosen), views=views)
+        check_stored("freeze", split_names(config.model.freeze), stored.modality_names)
+        locations = pretrained.read_locations(config.model.pretrained)
+        check_stored("pretrained", locations, stored.modality_names)
+        self.locations = {name: where for name, where in locations.items() if name in chosen}
+        self._build_model()
         self.average: Mapping[str, AnyArray] | None = None
         self.strategy = FedCMI(
             {name: prefixes for name, prefixes in parameter_groups(self.spec).items() if name != SHARED},
-            classes,
+            len(self.data.classes),
             config.method,
             seed=config.training.seed,
             fraction_train=config.federation.fraction_train,
@@ -124,13 +131,26 @@ class Federation:
             server_optimizer=server_optimizer(config),
         )
 
+    def _build_model(self) -> None:
+        """Initialise the model, pretrained trunks included, and note what nodes need to build it again."""
+        config, modalities = self.config, self.data.modality_names
+        options = {name: pretrained.read_options(name, where) for name, where in self.locations.items()}
+        self.spec: ModelSpec = model_spec(config.model, config.method, modalities, len(self.data.classes), options)
+        pretrained.check_frozen(self.locations, self.spec.frozen)
+        with torch_global_seed(config.training.seed, "model"):
+            self.model = MultimodalModel(self.spec, self.data.modalities)
+            trunks = [self.model.branch(name).encoder.trunk for name in self.locations]
+            initialize(self.model, config.model.initialization, trunks)
+        self.checksums = pretrained.load_trunks(self.model, self.locations)
+        self.model.to(choose_device(config.machine.device))
+
     def run(self, grid: Grid) -> None:
         """Train for all rounds, then write the summary."""
         resolved = self.resolved_config()
         self.directory.write_config(resolved)
         self.strategy.start(
             grid=grid,
-            initial_arrays=_record(to_arrays(self.model.state_dict())),
+            initial_arrays=_record(to_arrays(self.model.trained_state())),
             num_rounds=self.config.federation.num_server_rounds,
             timeout=self.config.federation.round_timeout,
             train_config=ConfigRecord(self.task_config()),
@@ -156,8 +176,11 @@ class Federation:
     def task_config(self) -> dict[str, Any]:
         """Return what every train message carries besides the strategy's own keys."""
         inputs = {f"input.{modality.name}": modality.to_json() for modality in self.data.modalities}
-        described = {"classes": list(self.data.classes), **inputs}
-        return {"method": self.config.method_name, **section_items(self.config.training), **described}
+        options = {f"options.{name}": json.dumps(values) for name, values in self.spec.options.items()}
+        frozen = {f"frozen.{name}": [self.checksums[name], self.locations[name]] for name in self.spec.frozen}
+        described = {"classes": list(self.data.classes), **inputs, **options, **frozen}
+        settings = {**section_items(self.config.training), **section_items(self.config.views)}
+        return {"method": self.config.method_name, **settings, **described}
 
     def evaluate(self, server_round: int, arrays: ArrayRecord) -> MetricRecord:
         """Evaluate the (averaged) global model on the held-out samples, save it, and write the round's record."""
@@ -166,12 +189,13 @@ class Federation:
         if server_round > 0:  # the random weights of round 0 are no part of the average
             self.average = moving_average(self.average, current, method.averaging)
         values = self.average or current
-        self.model.load_state_dict(to_state_dict(values))
-        batches = self.held_out.batches(EVALUATION_BATCH, self.spec.modalities)
+        self.model.load_trained_state(to_state_dict(values))
+        batches = self.held_out.evaluation_batches(self.spec.modalities, choose_device(self.config.machine.device))
         counts = evaluate(self.model, batches, method.votes)
         rule = {"self-head-votes": method.votes.self_heads, "infiltration-votes": method.votes.infiltration_heads}
         notes = {"round": server_round, "run-config": dict(self.config.raw), **rule}
-        save_model(self.directory.model_path, values, self.spec, self.data.modalities, self.data.classes, notes)
+        whole = to_arrays(self.model.state_dict())  # with the frozen trunks, so that it can be loaded alone
+        save_model(self.directory.model_path, whole, self.spec, self.data.modalities, self.data.classes, notes)
         record = round_record(server_round, counts, self.strategy.report if server_round else None)
         self.directory.append(record)
         logger.info(round_line(record, self.config.federation.num_server_rounds))

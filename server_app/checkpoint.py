@@ -72,8 +72,9 @@ def load_model(path: Path) -> tuple[MultimodalModel, dict[str, Any]]:
         with safe_open(path, framework="numpy") as file:
             metadata = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-        spec = ModelSpec(**{**metadata["model"], "modalities": tuple(metadata["model"]["modalities"])})
-        inputs = [ModalitySpec(**{**item, "shape": tuple(item["shape"])}) for item in metadata["inputs"]]
+        fields = dict(**metadata["model"])
+        described: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+        spec, inputs = ModelSpec(**described), [ModalitySpec.from_fields(item) for item in metadata["inputs"]]
         model = MultimodalModel(spec, inputs)
         model.load_state_dict(to_state_dict(arrays))
     except (SafetensorError, LookupError, TypeError, ValueError, RuntimeError) as error:

@@ -7,7 +7,8 @@ import pytest
 from jaxtyping import install_import_hook
 
 TENSOR_MODULES = [
-    f"fedcmi_flwr.{name}" for name in ("types", "encoders", "model", "losses", "dominance", "methods", "evaluate")
+    f"fedcmi_flwr.{name}"
+    for name in ("types", "encoders", "model", "losses", "dominance", "methods", "evaluate", "views", "pretrained")
 ]
 install_import_hook([*TENSOR_MODULES, "client_app.train", "data_prep"], "beartype.beartype")
 

@@ -76,7 +76,7 @@ def federate(
     raw = launch.resolve(None, options | {key.replace("_", "-"): value for key, value in changes.items()}, [])
     federation = Federation(launch.read_run_config(raw), RunDirectory(directory))
     configs = [{"partition-id": i, "num-partitions": len(nodes), "modalities": text} for i, text in enumerate(nodes)]
-    start = to_arrays(federation.model.state_dict()) if arrays is None else dict(arrays)
+    start = to_arrays(federation.model.trained_state()) if arrays is None else dict(arrays)
     return Federated(federation, LocalGrid(client_app, configs, raw), start)
 
 

@@ -31,7 +31,7 @@ class LocalRound:
     unimodal: bool
     """True when the node owns one modality of several."""
     global_parameters: Sequence[Tensor]
-    """Parameters of the received model, in the order of ``model.parameters()``, detached copies."""
+    """Parameters of the received model, in the order of ``model.trained_parameters()``, detached copies."""
     teachers: Mapping[Modality, Branch]
     """Frozen branches of the received model, in eval mode, for the modalities that may teach."""
     dominance: Dominance
@@ -256,7 +256,7 @@ class Method:
         """Scale each parameter group's gradient in place, where ``max_gradient_norm`` says so."""
         if self.max_gradient_norm > 0:
             for prefixes in parameter_groups(model.spec).values():
-                group = [parameter for name, parameter in model.named_parameters() if name.startswith(prefixes)]
+                group = [value for name, value in model.trained_parameters().items() if name.startswith(prefixes)]
                 torch.nn.utils.clip_grad_norm_(group, self.max_gradient_norm)
 
     def adjust_gradients(self, model: MultimodalModel, local: LocalRound) -> None:
@@ -304,7 +304,7 @@ def add_proximal_gradient(model: MultimodalModel, global_parameters: Sequence[Te
     """Add mu (w - w_global), the gradient of FedProx's mu/2 ||w - w_global||^2 (Li et al., MLSys 2020)."""
     if mu == 0:
         return
-    pairs = zip(model.parameters(), global_parameters, strict=True)
+    pairs = zip(model.trained_parameters().values(), global_parameters, strict=True)
     trained = [(w.grad, w.detach(), start) for w, start in pairs if w.grad is not None]
     gradients, weights, starts = (list(column) for column in zip(*trained, strict=True))
     torch._foreach_add_(gradients, torch._foreach_sub(weights, starts), alpha=mu)

@@ -156,7 +156,7 @@ METHODS = {
     "fedavg-heads": CrossModalInfiltration(lambda_=0.0, mu=0.0),
     "fedcmi": CrossModalInfiltration(),
     "fedcmi-plus": CrossModalInfiltration(
-        lambda_=3.0,
+        lambda_=0.3,
         mu=0.3,
         surrogate=1.0,
         kd_temperature_scaling=True,

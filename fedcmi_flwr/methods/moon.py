@@ -44,10 +44,10 @@ class Moon(WeightedMethod):
     ) -> Others:
         """Freeze the received model and rebuild the previous one."""
         frozen = copy.deepcopy(model).eval().requires_grad_(False)
-        if set(memory) != set(model.state_dict()):
+        if set(memory) != set(model.trained_state()):
             return Others(frozen, None)
         previous = copy.deepcopy(frozen)
-        previous.load_state_dict(memory)
+        previous.load_trained_state(memory)
         return Others(frozen, previous)
 
     def loss_terms(self, model: MultimodalModel, batch: Batch, output: ModelOutput, local: LocalRound) -> LossTerms:
@@ -63,7 +63,7 @@ class Moon(WeightedMethod):
 
     def finish(self, model: MultimodalModel, local: LocalRound, steps: LocalSteps) -> Kept:
         """Keep the trained model for the node's next turn."""
-        return Kept(memory={name: value.detach().clone() for name, value in model.state_dict().items()})
+        return Kept(memory={name: value.detach().clone() for name, value in model.trained_state().items()})
 
 
 def representation(model: MultimodalModel, batch: Batch, output: ModelOutput) -> Float[Tensor, "batch width"]:

@@ -15,7 +15,7 @@ from fedcmi_flwr.types import Modality
 
 
 class Controls(NamedTuple):
-    """Control variates of the model's parameters, in the order of ``model.named_parameters()``."""
+    """Control variates of the model's parameters, in the order of ``model.trained_parameters()``."""
 
     server: list[Tensor]
     """c."""
@@ -42,7 +42,7 @@ class Scaffold(Method):
         self, model: MultimodalModel, local: LocalRound, received: Mapping[str, Tensor], memory: Mapping[str, Tensor]
     ) -> Controls:
         """Return c and c_k; zeros where there is none yet."""
-        parameters = dict(model.named_parameters())
+        parameters = model.trained_parameters()
         server = [received.get(name, torch.zeros_like(value)).to(value) for name, value in parameters.items()]
         node = [memory.get(name, torch.zeros_like(value)).to(value) for name, value in parameters.items()]
         return Controls(server, node)
@@ -50,19 +50,18 @@ class Scaffold(Method):
     def adjust_gradients(self, model: MultimodalModel, local: LocalRound) -> None:
         """Add c - c_k."""
         super().adjust_gradients(model, local)
-        for parameter, server, node in zip(model.parameters(), *local.own, strict=True):
+        for parameter, server, node in zip(model.trained_parameters().values(), *local.own, strict=True):
             if parameter.grad is not None:
                 parameter.grad += server - node
 
     def finish(self, model: MultimodalModel, local: LocalRound, steps: LocalSteps) -> Kept:
         """Keep c_k+; the server gets c_k+ - c_k. A round at lr 0 says nothing about gradients: c_k stays."""
         if steps.lr == 0:
-            names = [name for name, _ in model.named_parameters()]
-            node = dict(zip(names, local.own.node, strict=True))
+            node = dict(zip(model.trained_parameters(), local.own.node, strict=True))
             return Kept({name: torch.zeros_like(value) for name, value in node.items()}, node)
         scale = 1 / (effective_steps(steps) * steps.lr)
         delta, memory = {}, {}
-        rows = zip(model.named_parameters(), local.global_parameters, *local.own, strict=True)
+        rows = zip(model.trained_parameters().items(), local.global_parameters, *local.own, strict=True)
         for (name, parameter), start, server, node in rows:
             delta[name] = (start - parameter.detach()) * scale - server
             memory[name] = node + delta[name]

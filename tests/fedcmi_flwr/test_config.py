@@ -66,6 +66,12 @@ def test_overrides_reach_the_method_and_integers_stand_for_floats() -> None:
         ("embedding-dim", 0, "a number from 1"),
         ("projector", "conv", "one of linear, mlp"),
         ("fusion", "mean", "one of concat, sum, film, gated"),
+        ("initialization", "zeros", "one of torch, xavier-kaiming"),
+        ("pretrained", 3, "modality=DIR"),
+        ("freeze", 3, "names of modalities"),
+        ("augment", 3, "names of image and frames modalities"),
+        ("view-size", -1, "a number from 0"),
+        ("view-frames", 1.5, "a number from 0 .int."),
         ("num-server-rounds", 0, "a number from 1"),
         ("num-server-rounds", True, "a number from 1 .int."),
         ("fraction-train", 0.0, "a number above 0 to 1"),
@@ -159,6 +165,10 @@ def test_learning_rate_schedule_by_hand(start: int, expected: list[float]) -> No
         (
             {"partition-id": 9, "num-partitions": 10, "modalities": "audio+visual", "data": "/d", "device": "cpu"},
             NodeConfig(9, 10, ("audio", "visual"), "/d", "cpu"),
+        ),
+        (
+            {"partition-id": 0, "modalities": "text", "pretrained": "text=/w"},
+            NodeConfig(0, None, ("text",), None, None, "text=/w"),
         ),
     ],
 )

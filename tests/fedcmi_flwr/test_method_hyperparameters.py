@@ -15,7 +15,7 @@ def test_hyperparameters_make_the_same_method_again(name: str) -> None:
 
 def test_recipes_differ_as_the_specification_says() -> None:
     plus = hyperparameters(METHODS["fedcmi"]) | {
-        "lambda": 3.0, "mu": 0.3, "surrogate": 1.0, "kd-temperature-scaling": True, "unimodal-auxiliary": True,
+        "lambda": 0.3, "mu": 0.3, "surrogate": 1.0, "kd-temperature-scaling": True, "unimodal-auxiliary": True,
         "averaging": 0.7, "self-head-votes": 1.0, "infiltration-votes": 1.0, "prior-adjustment": 0.5,
         "max-gradient-norm": 10.0, "normalization": "group",
     }  # fmt: skip

@@ -292,8 +292,8 @@ def test_group_norm_by_hand() -> None:
     """Eight groups of two of the first layer's 16 channels, each to mean 0 and variance 1 over its pixels."""
     encoder = oracle.model(normalization="group").branch("audio").encoder
     x = torch.randn(2, *oracle.SHAPE, generator=torch.Generator().manual_seed(0)).double()
-    raw = encoder.layers[0](x)
-    found = encoder.layers[1](raw).detach().numpy()
+    raw = encoder.trunk[0](x)
+    found = encoder.trunk[1](raw).detach().numpy()
     for i in range(2):
         for group in range(8):
             part = raw[i, 2 * group : 2 * group + 2].detach().numpy()

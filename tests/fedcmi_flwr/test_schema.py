@@ -10,7 +10,7 @@ import oracle
 import pytest
 
 from fedcmi_flwr.dataset import DataError, load_split
-from fedcmi_flwr.schema import SchemaError, read_spec, write_spec
+from fedcmi_flwr.schema import ModalitySpec, SchemaError, read_spec, write_spec
 
 COUNT = 60
 
@@ -101,11 +101,46 @@ def test_a_spoilt_directory_is_refused(copied: Path, spoil: Any, error: Any, wor
         load_split(copied, "train")
 
 
-@pytest.mark.parametrize(
-    ("field", "value", "words"), [("kind", "smell", "'smell', not one of"), ("std", 0.0, "std 0.0")]
-)
-def test_a_modality_out_of_range_is_refused(copied: Path, field: str, value: object, words: str) -> None:
+def _spoil(copied: Path, **changes: object) -> None:
     modalities = json.loads((copied / "dataset.json").read_text())["modalities"]
-    _edit("modalities", [{**modalities[0], field: value}, modalities[1]])(copied)
+    _edit("modalities", [{**modalities[0], **changes}, modalities[1]])(copied)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"kind": "smell"}, "'smell', not one of"),
+        ({"std": 0.0}, "std 0.0"),
+        ({"std": [0.0]}, r"std \(0.0,\), must be above 0"),
+        ({"mean": [1.0, 2.0]}, "has 2 values of mean, must be one, or 1"),
+        ({"kind": "frames", "shape": [4, 3, 8, 8], "std": [1.0] * 4}, "has 4 values of std, must be one, or 3"),
+        ({"kind": "frames"}, r"frames of shape \[1, 16, 16\], must be \[time, channels, height, width\]"),
+        ({"kind": "tokens", "shape": [8]}, "tokens must be integers with mean 0 and std 1, found float32, 0.5 and 2.0"),
+        ({"kind": "tokens", "shape": [8], "dtype": "int32", "mean": 0.0}, "found int32, 0.0 and 2.0"),
+    ],
+)
+def test_a_modality_out_of_range_is_refused(copied: Path, changes: dict[str, object], words: str) -> None:
+    _spoil(copied, **changes)
     with pytest.raises(SchemaError, match=f"'audio'.*{words}"):
         read_spec(copied)
+
+
+@pytest.mark.parametrize(
+    "modality",
+    [
+        ModalitySpec("visual", "frames", (4, 3, 8, 8), "uint8", (1.0, 2.0, 3.0), (4.0, 5.0, 6.0)),
+        ModalitySpec("visual", "image", (3, 8, 8), "uint8", (1.0, 2.0, 3.0), 4.0),
+        ModalitySpec("text", "tokens", (40,), "int32"),
+    ],
+)
+def test_values_by_channel_read_back(copied: Path, modality: ModalitySpec) -> None:
+    assert ModalitySpec.from_json(modality.to_json()) == modality
+    _spoil(copied, **json.loads(modality.to_json()))
+    assert read_spec(copied).modalities[0] == modality
+
+
+def test_channels_are_the_channel_axis() -> None:
+    assert ModalitySpec("m", "frames", (4, 3, 8, 9), "uint8").channels == 3
+    assert ModalitySpec("m", "series", (6, 50), "float32").channels == 6
+    with pytest.raises(SchemaError, match="'m': tokens have no channels"):
+        _ = ModalitySpec("m", "tokens", (4,), "int32").channels

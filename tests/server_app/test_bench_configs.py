@@ -39,7 +39,7 @@ def test_settings_are_names_or_paths(tmp_path: Path) -> None:
 def test_what_there_is_stands_in_the_error() -> None:
     with pytest.raises(ConfigError, match=r"row 'fedmagic': neither a file .*fedprox.*methods, alone, ablations"):
         find_rows(["fedavg", "fedmagic"])
-    with pytest.raises(ConfigError, match=r"setting 'mnist': neither a file nor one of av-digits, avmnist"):
+    with pytest.raises(ConfigError, match=r"setting 'mnist': neither a file nor one of av-digits, .*avmnist"):
         find_settings(["mnist"])
 
 

@@ -66,7 +66,7 @@ def test_saving_replaces_the_file_and_leaves_no_other(tmp_path: Path) -> None:
 def test_arrays_without_dimensions_and_integers_survive(tmp_path: Path) -> None:
     model = _save(tmp_path / "model.safetensors")
     found = load_file(tmp_path / "model.safetensors")
-    name = "branches.audio.encoder.layers.1.num_batches_tracked"
+    name = "branches.audio.encoder.trunk.1.num_batches_tracked"
     assert (found[name].dtype, found[name].shape, int(found[name])) == (np.int64, (), 1)
     assert set(found) == set(model.state_dict())
 

@@ -1,0 +1,95 @@
+"""What every encoder is: a trunk, which may be pretrained or frozen, and an output layer to R^D."""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
+
+GROUPS = 8
+"""Of group norm at most."""
+
+
+def groups_of(width: int) -> int:
+    """Return the largest number of groups, up to GROUPS, that divides a layer's width.
+
+    Parameters
+    ----------
+    width
+        Channels, 1 or more.
+
+    Returns
+    -------
+    Number of groups.
+
+    Examples
+    --------
+    >>> [groups_of(width) for width in (64, 12, 15, 7, 1)]
+    [8, 6, 5, 7, 1]
+    """
+    return max(groups for groups in range(1, GROUPS + 1) if width % groups == 0)
+
+
+def group_norm(width: int) -> nn.Module:
+    """Return the group norm of a layer of this width."""
+    return nn.GroupNorm(groups_of(width), width)
+
+
+NORMALIZATIONS = ("batch", "group")
+"""Batch norm's statistics are those of a node's own, often lopsided, batches; group norm (Wu and He, ECCV 2018) has
+none and is the one that holds under label skew (Hsieh et al., ICML 2020)."""
+
+
+class Encoder(nn.Module):
+    """E_m: output(trunk(x)).
+
+    Parameters
+    ----------
+    trunk
+        [batch, ...] -> [batch, width].
+    output
+        [batch, width] -> [batch, D].
+    """
+
+    kinds: ClassVar[tuple[str, ...]] = ()
+    """Kinds of modality that it reads."""
+
+    def __init__(self, trunk: nn.Module, output: nn.Module) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.output = output
+        self.frozen = False
+
+    def freeze(self) -> None:
+        """Leave the trunk as it is from now on: no gradients, and eval mode whatever mode the model is in."""
+        self.frozen = True
+        self.trunk.requires_grad_(False)
+        self.trunk.eval()
+
+    def train(self, mode: bool = True) -> "Encoder":
+        """Set the mode; a frozen trunk stays in eval mode."""
+        super().train(mode)
+        if self.frozen:
+            self.trunk.eval()
+        return self
+
+    def forward(self, x: Shaped[Tensor, "batch ..."]) -> Float[Tensor, "batch dim"]:
+        """Return z of each sample."""
+        z: Tensor = self.output(self.trunk(x))
+        return z
+
+    @classmethod
+    def trunk_state(cls, published: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return a published state_dict of this architecture as the trunk names and needs it."""
+        return dict(published)
+
+
+def output_layer(width: int, embedding_dim: int, frozen: bool) -> nn.Module:
+    """Return the layer from the trunk to R^D: none where the trunk ends in R^D and is trained itself."""
+    return nn.Identity() if width == embedding_dim and not frozen else nn.Linear(width, embedding_dim)
+
+
+def no_options(name: str, options: Mapping[str, object]) -> None:
+    """Raise ValueError for options of an encoder that has none."""
+    if options:
+        raise ValueError(f"encoder {name!r} has no options, found {dict(options)}.")
