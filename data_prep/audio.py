@@ -232,7 +232,7 @@ def tile(waveform: Float[Tensor, " samples"], length: int) -> Float[Tensor, " le
     return waveform.repeat(-(-length // len(waveform)))[:length]
 
 
-def spectrogram_shape(seconds: int) -> tuple[int, int, int]:
+def spectrogram_shape(seconds: float) -> tuple[int, int, int]:
     """Return the shape of :func:`log_spectrogram` of a clip.
 
     Parameters
@@ -246,16 +246,16 @@ def spectrogram_shape(seconds: int) -> tuple[int, int, int]:
 
     Examples
     --------
-    >>> spectrogram_shape(3), spectrogram_shape(10)
+    >>> spectrogram_shape(3.0), spectrogram_shape(10.0)
     ((1, 257, 299), (1, 257, 1004))
     """
-    samples = seconds * SPECTROGRAM_RATE_HZ
+    samples = round(seconds * SPECTROGRAM_RATE_HZ)
     windows = (samples - SPECTROGRAM_WINDOW) // SPECTROGRAM_HOP + 1
     return 1, SPECTROGRAM_WINDOW // 2 + 1, windows
 
 
 def log_spectrogram(
-    path: Path, waveform: Float[Tensor, " samples"], rate: int, seconds: int
+    path: Path, waveform: Float[Tensor, " samples"], rate: int, seconds: float
 ) -> Float16[np.ndarray, "1 frequencies windows"]:
     """Return the standardised log-power spectrogram of a clip (datasets.md, "CREMA-D" and "AVE").
 
@@ -282,7 +282,7 @@ def log_spectrogram(
     UnreadableFileError
         The clip is silent: its spectrogram is one number everywhere.
     """
-    clip = tile(resample(waveform, rate, SPECTROGRAM_RATE_HZ), seconds * SPECTROGRAM_RATE_HZ).clamp(-1, 1)
+    clip = tile(resample(waveform, rate, SPECTROGRAM_RATE_HZ), round(seconds * SPECTROGRAM_RATE_HZ)).clamp(-1, 1)
     spectrum = torch.stft(clip, SPECTROGRAM_WINDOW, SPECTROGRAM_HOP, window=_hann(), center=False, return_complex=True)
     logs = (spectrum.real.square() + spectrum.imag.square() + 1e-7).log()
     std, mean = torch.std_mean(logs, correction=0)
