@@ -232,7 +232,7 @@ def tile(waveform: Float[Tensor, " samples"], length: int) -> Float[Tensor, " le
     return waveform.repeat(-(-length // len(waveform)))[:length]
 
 
-def spectrogram_shape(seconds: float | int) -> tuple[int, int, int]:
+def spectrogram_shape(seconds: float) -> tuple[int, int, int]:
     """Return the shape of :func:`log_spectrogram` of a clip.
 
     Parameters
@@ -246,7 +246,7 @@ def spectrogram_shape(seconds: float | int) -> tuple[int, int, int]:
 
     Examples
     --------
-    >>> spectrogram_shape(3), spectrogram_shape(10)
+    >>> spectrogram_shape(3.0), spectrogram_shape(10.0)
     ((1, 257, 299), (1, 257, 1004))
     """
     samples = round(seconds * SPECTROGRAM_RATE_HZ)
@@ -255,7 +255,7 @@ def spectrogram_shape(seconds: float | int) -> tuple[int, int, int]:
 
 
 def log_spectrogram(
-    path: Path, waveform: Float[Tensor, " samples"], rate: int, seconds: float | int
+    path: Path, waveform: Float[Tensor, " samples"], rate: int, seconds: float
 ) -> Float16[np.ndarray, "1 frequencies windows"]:
     """Return the standardised log-power spectrogram of a clip (datasets.md, "CREMA-D" and "AVE").
 

@@ -22,7 +22,7 @@ NAME = "ave"
 ANNOTATIONS = "Annotations.txt"
 LISTS = {"train": "trainSet.txt", "val": "valSet.txt", "test": "testSet.txt"}
 VIDEOS = "AVE"
-SECONDS = 10
+SECONDS = 10.0
 FRAMES = 10
 FIELDS = "Category&VideoID&Quality&Start&End"
 

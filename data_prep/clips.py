@@ -26,7 +26,7 @@ Job = tuple[str, Segment | None, bool]
 """File; segment, None for a whole file (sound: a WAV file); whether the duration in a video's header can be trusted."""
 
 
-def audio_stream(name: Modality, seconds: float | int) -> Stream:
+def audio_stream(name: Modality, seconds: float) -> Stream:
     """Describe how sound is stored.
 
     Parameters
@@ -70,7 +70,7 @@ def visual_stream(name: Modality, count: int, frame_size: int) -> Stream:
     return Stream(name, "frames", shape, "uint8", partial(_frames, count, frame_size), IMAGENET_MEAN_STD)
 
 
-def _spectrogram(seconds: float | int, job: Job) -> Float16[np.ndarray, "1 frequencies windows"]:
+def _spectrogram(seconds: float, job: Job) -> Float16[np.ndarray, "1 frequencies windows"]:
     path, segment = Path(job[0]), job[1]
     waveform, rate = read_wav(path) if segment is None else read_soundtrack(path, segment)
     return log_spectrogram(path, waveform, rate, seconds)

@@ -29,7 +29,7 @@ CLASSES = ("NEU", "HAP", "SAD", "FEA", "DIS", "ANG")
 FOLDERS = {"audio": ("AudioWAV", ".wav"), "visual": ("VideoFlash", ".flv")}
 """Folder and ending of each modality's files."""
 SPLITS = ("actor", "random", "paper")
-SECONDS = 3
+SECONDS = 3.0
 FRAMES = 3
 TEST_SHARE = 0.1
 

@@ -10,9 +10,9 @@ from data_prep.audio import log_spectrogram, resample, spectrogram_shape
 from data_prep.errors import UnreadableFileError
 
 
-def oracle(waveform: np.ndarray, seconds: int) -> np.ndarray:
+def oracle(waveform: np.ndarray, seconds: float) -> np.ndarray:
     """Return the spectrogram of a clip at 16 kHz, window by window."""
-    length = 16000 * seconds
+    length = round(16000 * seconds)
     clip = np.clip(np.tile(waveform, length // len(waveform) + 1)[:length], -1, 1).astype(np.float64)
     window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(512) / 512)
     starts = range(0, length - 512 + 1, 159)
@@ -21,9 +21,9 @@ def oracle(waveform: np.ndarray, seconds: int) -> np.ndarray:
     return (logs - logs.mean()) / logs.std()
 
 
-@pytest.mark.parametrize(("seconds", "windows"), [(3, 299), (10, 1004)])
+@pytest.mark.parametrize(("seconds", "windows"), [(3.0, 299), (10.0, 1004)])
 @pytest.mark.parametrize("samples", [20000, 47999, 200000])
-def test_spectrogram_is_that_of_numpy(seconds: int, windows: int, samples: int) -> None:
+def test_spectrogram_is_that_of_numpy(seconds: float, windows: int, samples: int) -> None:
     noise = np.random.default_rng(0).standard_normal(samples) * np.linspace(0.1, 1, samples)  # some beyond 1
     waveform = noise.astype(np.float32)
     made = log_spectrogram(Path("x.wav"), torch.from_numpy(waveform), 16000, seconds)
@@ -38,7 +38,7 @@ def test_other_rates_are_resampled() -> None:
     """A tone of 1000 Hz lies at 1000 / (16000 / 512) = bin 32, whatever its rate."""
     for rate in (8000, 16000, 22050, 44100, 48000):
         tone = np.sin(2 * np.pi * 1000 * np.arange(3 * rate) / rate).astype(np.float32)
-        made = log_spectrogram(Path("x.wav"), torch.from_numpy(tone), rate, 3)
+        made = log_spectrogram(Path("x.wav"), torch.from_numpy(tone), rate, 3.0)
         assert (made[0].argmax(axis=0) == 32).all()
 
 
@@ -52,4 +52,4 @@ def test_resampling_keeps_a_tone() -> None:
 @pytest.mark.parametrize("level", [0.0, 1e-9])
 def test_silence_is_unreadable(level: float) -> None:
     with pytest.raises(UnreadableFileError, match=r"x\.wav: silent"):
-        log_spectrogram(Path("x.wav"), torch.full((100,), level), 16000, 3)
+        log_spectrogram(Path("x.wav"), torch.full((100,), level), 16000, 3.0)
