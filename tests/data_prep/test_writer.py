@@ -35,15 +35,15 @@ def _samples(**changes: object) -> Samples:
         "labels": np.array([0, 1, 0]),
         "groups": ["g", "h,i", "g"],
         "sources": {"sound": ["1.wav", "2.wav", "3.wav"], "touch": ["t#1", "t#2", "t#3"]},
-        "arrays": {"sound": np.arange(6, dtype=np.float16).reshape(3, 2), "touch": np.ones((3, 4), np.uint8)},
+        "arrays": {"sound": np.arange(6, dtype=np.float16).reshape(3, 1, 2), "touch": np.ones((3, 1, 4), np.uint8)},
     }
     return Samples(**{**fields, **changes})  # type: ignore[arg-type]
 
 
 def _spec() -> DatasetSpec:
     modalities = (
-        ModalitySpec("sound", "series", (2,), "float16"),
-        ModalitySpec("touch", "series", (4,), "uint8"),
+        ModalitySpec("sound", "series", (1, 2), "float16"),
+        ModalitySpec("touch", "series", (1, 4), "uint8"),
     )
     return DatasetSpec("toy", "classification", ("no", "yes"), modalities, {"train": 3}, dict(SETTINGS), {})
 
@@ -68,7 +68,7 @@ def test_what_is_written_reads_back(tmp_path: Path) -> None:
     assert read_spec(out).settings == {"seed": 3, "modalities": ["sound", "touch"]}
     sound = np.load(array_path(out, "train", "sound"), allow_pickle=False, mmap_mode="r")
     assert sound.dtype == np.float16
-    assert sound.tolist() == [[0, 1], [2, 3], [4, 5]]
+    assert sound.tolist() == [[[0, 1]], [[2, 3]], [[4, 5]]]
     labels = np.load(labels_path(out, "train"), allow_pickle=False)
     assert labels.dtype == np.int64
     assert labels.tolist() == [0, 1, 0]
