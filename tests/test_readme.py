@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import media
 import numpy as np
 import pytest
 import soundfile
@@ -31,6 +32,10 @@ RUN_ELSEWHERE = {
 SHORTER = {
     "fedcmi prep": "",
     "fedcmi inspect": "",
+    "fedcmi run --recipe server_app/recipes/cremad": (
+        "--rounds 1 --num-nodes 8 --set local-epochs=1 --set min-partition-size=2 --set batch-size=8 "
+        "--set lr-decay-start=-1 --set view-size=32"
+    ),
     "fedcmi run": "--rounds 1 --num-nodes 4",
     "fedcmi bench": "--seeds 2 --methods fedavg,fedcmi-plus --set num-server-rounds=2 --set local-epochs=1",
     "fedcmi tune": "--num-nodes 4 --methods fedavg --set num-server-rounds=1 --set local-epochs=1",
@@ -68,11 +73,16 @@ def avmnist_raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def archives(tmp_path_factory: pytest.TempPathFactory, avmnist_raw: Path) -> dict[str, Path]:
     """Return what stands in the README for directories of the reader's."""
-    own, crisismmd = tmp_path_factory.mktemp("own"), tmp_path_factory.mktemp("crisismmd")
+    own, crisismmd, videos = (tmp_path_factory.mktemp(name) for name in ("own", "crisismmd", "videos"))
     tabular.write_manifest(own)
     tabular.write_crisismmd(crisismmd)
+    media.write_cremad(videos / "cremad")
+    media.write_ave(videos / "ave", videos=4)
     tokenizer = tabular.write_tokenizer(tmp_path_factory.mktemp("tokenizer"))
-    return {"AVMNIST": avmnist_raw, "OWNDATA": own, "CRISISMMD": crisismmd, "BERT": tokenizer}
+    return {
+        "AVMNIST": avmnist_raw, "OWNDATA": own, "CRISISMMD": crisismmd, "BERT": tokenizer,
+        "CREMAD": videos / "cremad", "AVE": videos / "ave",
+    }  # fmt: skip
 
 
 @pytest.fixture(scope="module")
