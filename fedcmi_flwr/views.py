@@ -158,17 +158,13 @@ def normalise(stored: Tensor, modality: ModalitySpec) -> Tensor:
     if modality.kind == "tokens":
         return stored.long()
     mean, std = (_along_channels(value, modality, stored) for value in (modality.mean, modality.std))
-    return _room_like(stored).copy_(stored).sub_(mean).div_(std)
-
-
-def _room_like(stored: Tensor) -> Tensor:
-    """Return float32 memory; NumPy's for a large batch on the CPU, since it comes in huge pages.
-
-    torch's is handed out page by page, which takes three times as long as filling it.
-    """
-    if stored.device.type == "cpu" and stored.numel() >= HUGE:
-        return torch.from_numpy(np.empty(stored.shape, np.float32))
-    return torch.empty(stored.shape, device=stored.device)
+    if stored.device.type != "cpu" or stored.numel() < HUGE:
+        return torch.empty(stored.shape, device=stored.device).copy_(stored).sub_(mean).div_(std)
+    # NumPy's memory comes in huge pages, torch's page by page; and one sample at a time stays in the processor's cache
+    view = torch.from_numpy(np.empty(stored.shape, np.float32))
+    for sample, values in zip(view, stored, strict=True):
+        sample.copy_(values).sub_(mean).div_(std)
+    return view
 
 
 def _along_channels(value: float | tuple[float, ...], modality: ModalitySpec, like: Tensor) -> float | Tensor:
