@@ -29,6 +29,7 @@ from fedcmi_flwr.evaluate import evaluate
 from fedcmi_flwr.methods import Method, make_method
 from fedcmi_flwr.model import MultimodalModel
 from fedcmi_flwr.model_from_config import choose_device, model_spec
+from fedcmi_flwr.node_memory import DIRECTORY, keep_file_memory, read_file_memory
 from fedcmi_flwr.packing import to_arrays, to_state_dict
 from fedcmi_flwr.partitions import own_samples, owned_modalities, partition
 from fedcmi_flwr.schema import ModalitySpec, read_spec
@@ -68,9 +69,9 @@ def train_round(message: Message, context: Context) -> Message:
     model = receive(node, task)
     samples = as_the_federation(node_samples(node, "train", model.owned), task)
     settings = read_section(TrainingConfig, task.config)
-    received = Received(task.dominance, to_state_dict(task.from_method), read_memory(context))
+    received = Received(task.dominance, to_state_dict(task.from_method), recall(context, node, task.server_round))
     result = train(model, samples, method_of(task), settings, task.server_round, node.me.partition_id, received)
-    keep_memory(context, result.kept.memory)
+    remember(context, node, task.server_round, result.kept.memory)
     arrays, to_server = to_arrays(model.trained_state()), to_arrays(result.kept.to_server)
     return wire.train_reply(message, arrays, len(samples), result.stats, result.loss_sum, result.loss_count, to_server)
 
@@ -185,17 +186,26 @@ def load_frozen(model: MultimodalModel, node: Node, task: wire.Task) -> None:
         pretrained.check_same(name, (checksum, locations[name]), task.config[f"frozen.{name}"])
 
 
-def read_memory(context: Context) -> dict[str, torch.Tensor]:
+def recall(context: Context, node: Node, server_round: int) -> dict[str, torch.Tensor]:
     """Return what the method kept on this node in its last turn of this run."""
+    if node.run.checkpoints.node_memory == "run-dir":
+        return read_file_memory(Path(node.run.run_dir) / DIRECTORY, node.me.partition_id, server_round)
+    return read_memory(context)
+
+
+def read_memory(context: Context) -> dict[str, torch.Tensor]:
+    """Return what the method kept in Flower's context."""
     record = context.state.get(MEMORY)
     return to_state_dict(
         {key: array.numpy() for key, array in record.items()} if isinstance(record, ArrayRecord) else {}
     )
 
 
-def keep_memory(context: Context, memory: Mapping[str, torch.Tensor]) -> None:
+def remember(context: Context, node: Node, server_round: int, memory: Mapping[str, torch.Tensor]) -> None:
     """Keep arrays on this node until its next turn."""
-    if memory:
+    if node.run.checkpoints.node_memory == "run-dir":
+        keep_file_memory(Path(node.run.run_dir) / DIRECTORY, node.me.partition_id, server_round, memory)
+    elif memory:
         context.state[MEMORY] = ArrayRecord({key: Array(value) for key, value in to_arrays(memory).items()})
 
 

@@ -18,6 +18,7 @@ from fedcmi_flwr.model import FUSIONS
 from fedcmi_flwr.server_optimizers import NAMES as OPTIMIZER_NAMES
 
 DEVICES = ("auto", "cpu", "cuda")
+NODE_MEMORIES = ("context", "run-dir")
 METHOD_DEFAULT = "default"
 """The value of a hyperparameter's key that leaves it to the method."""
 HYPERPARAMETER_KEYS = tuple(sorted({key for method in METHODS.values() for key in hyperparameters(method)}))
@@ -40,6 +41,10 @@ def _number(low: float, high: float = float("inf"), above: bool = False) -> Any:
 
 def _choice(*names: str) -> Any:  # noqa: ANN401
     return field(metadata={"check": lambda value: value in names, "allowed": f"one of {', '.join(names)}"})
+
+
+def _flag() -> Any:  # noqa: ANN401
+    return field(metadata={"check": lambda value: True, "allowed": "true or false"})
 
 
 def _text(allowed: str) -> Any:  # noqa: ANN401
@@ -195,6 +200,27 @@ class MachineConfig:
 
 
 @dataclass(frozen=True)
+class CheckpointConfig:
+    """What a run leaves so that it can go on after its processes have died; a finished run leaves none of it."""
+
+    checkpoint_every: int = _number(0)
+    """Rounds between two checkpoints; 0: none. One costs the time and space of writing the model (twice where it is
+    averaged), the method's state and the server optimiser's moments to the disk."""
+    checkpoint_keep: int = _number(1)
+    """Newest checkpoints that are kept."""
+    node_memory: str = _choice(*NODE_MEMORIES)
+    """Where nodes keep what a method remembers between their turns: in Flower's context ("context"), which lives as long
+    as the run and the SuperNode; or below the run directory ("run-dir"), for simulations: ``fedcmi run`` sets it."""
+    resume: bool = _flag()
+    """Go on from the newest checkpoint of ``run-dir``; all other keys must be those of the run."""
+
+    def __post_init__(self) -> None:
+        """Check keys against each other."""
+        if self.node_memory == "run-dir" and self.checkpoint_every == 0:
+            raise ConfigError("node-memory = 'run-dir': serves checkpoints only; set checkpoint-every or 'context'.")
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """A whole run-config, checked."""
 
@@ -208,6 +234,7 @@ class RunConfig:
     federation: FederationConfig
     training: TrainingConfig
     machine: MachineConfig
+    checkpoints: CheckpointConfig
     raw: Mapping[str, Scalar]
     """The run-config as it came, for the record."""
 
@@ -219,6 +246,7 @@ _SECTIONS: dict[str, type] = {
     "federation": FederationConfig,
     "training": TrainingConfig,
     "machine": MachineConfig,
+    "checkpoints": CheckpointConfig,
 }
 
 
@@ -262,6 +290,9 @@ def read_run_config(raw: Mapping[str, Scalar]) -> RunConfig:
         raise ConfigError(
             "fraction-evaluate: nodes evaluate on the test split, which validation-share leaves alone; 0."
         )
+    for key, needs in (("resume", raw["resume"] is True), ("node-memory", raw["node-memory"] == "run-dir")):
+        if needs and not run_dir:
+            raise ConfigError(f"{key} = {raw[key]!r}: needs the run's directory, run-dir.")
     return RunConfig(run_dir, name, method, raw=dict(raw), **sections)
 
 

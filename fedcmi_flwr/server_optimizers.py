@@ -11,6 +11,8 @@ from flwr.serverapp.strategy import FedAdam, FedAvgM, FedYogi
 from fedcmi_flwr.aggregation import AnyArray
 
 NAMES = ("none", "fedavgm", "fedadam", "fedyogi")
+MOMENTS = ("momentum_vector", "m_t", "v_t")
+"""Attributes in which Flower's strategies keep their moments: a list in FedAvgM, name -> array in the others."""
 OWN_LR = {"fedavgm": 1.0, "fedadam": 0.01, "fedyogi": 0.01}
 """Learning rates where none is given; a first step of Adam or Yogi moves every weight by about as much."""
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
@@ -79,6 +81,41 @@ class ServerOptimizer:
             found = _flower_step(optimizer, self._steps[group], old, new)
             stepped |= {name: np.asarray(found[name], dtype=before[name].dtype) for name in weights}
         return stepped
+
+    def state(self) -> dict[str, AnyArray]:
+        """Return steps and moments of every group, for :meth:`restore`.
+
+        Returns
+        -------
+        "group/steps" -> number of steps; "group/moment/name" (FedAvgM: "group/moment/position") -> array.
+        """
+        found: dict[str, AnyArray] = {}
+        for group, optimizer in self._of_group.items():
+            found[f"{group}/steps"] = np.array(self._steps[group], dtype=np.int64)
+            for moment in MOMENTS:
+                values = getattr(optimizer, moment, None) or {}
+                items = values.items() if isinstance(values, dict) else enumerate(values)
+                found |= {f"{group}/{moment}/{key}": np.asarray(value) for key, value in items}
+        return found
+
+    def restore(self, state: Mapping[str, AnyArray]) -> None:
+        """Take steps and moments over from an optimiser of the same kind.
+
+        Parameters
+        ----------
+        state
+            What :meth:`state` gave, in the same order.
+        """
+        for key in state:
+            group, _, moment = key.partition("/")
+            if moment == "steps":
+                optimizer = self._of_group[group] = self._new()
+                self._steps[group] = int(state[key])
+                for name in MOMENTS:
+                    prefix = f"{group}/{name}/"
+                    values = {k.removeprefix(prefix): value for k, value in state.items() if k.startswith(prefix)}
+                    if values:
+                        setattr(optimizer, name, list(values.values()) if name == "momentum_vector" else values)
 
     def _new(self) -> FedAvgM | FedAdam | FedYogi:
         if self.name == "fedavgm":

@@ -24,6 +24,7 @@ from fedcmi_flwr.methods import hyperparameters as hyperparameters_of
 from fedcmi_flwr.nodes import NodeRegistry, RoundFailedError, content_of
 from fedcmi_flwr.packing import WireError, pack
 from fedcmi_flwr.server_optimizers import ServerOptimizer
+from fedcmi_flwr.server_state import ServerState
 from fedcmi_flwr.types import SHARED, ClassStats, Modality
 
 logger = logging.getLogger("flwr.fedcmi")
@@ -136,6 +137,33 @@ class FedCMI(FedAvg):
         self.method_state: dict[str, AnyArray] = {}
         self.server_optimizer = server_optimizer
         self.report = RoundReport(0, time.monotonic())
+        self.rounds_done = 0
+        """Rounds of an earlier process; Flower's ``start`` counts from 1 again, the hooks below go on from here."""
+
+    def state(self) -> ServerState:
+        """Return what the next round needs besides the weights."""
+        optimizer = {} if self.server_optimizer is None else self.server_optimizer.state()
+        return ServerState(self.dominance, dict(self.method_state), optimizer)
+
+    def resume(self, rounds_done: int, state: ServerState, nodes_remember: bool) -> None:
+        """Go on after a round of an earlier process; call it before ``start``, with the weights after that round.
+
+        Parameters
+        ----------
+        rounds_done
+            Rounds that need not be done again; ``num_rounds`` of ``start`` is what is left.
+        state
+            What :meth:`state` gave after that round.
+        nodes_remember
+            Whether nodes still have what the method kept on them; where they do not, as after a new run id on real
+            devices, the method drops what makes no sense without it.
+        """
+        self.rounds_done = rounds_done
+        self.dominance = state.dominance
+        self.method_state = dict(state.method) if nodes_remember else self.method.without_memory(state.method)
+        if self.server_optimizer is not None:
+            self.server_optimizer.restore(state.optimizer)
+        logger.info("resumed after round %d; Flower's own lines count from 1 again", rounds_done)
 
     def summary(self) -> None:
         """Log the strategy's settings."""
@@ -147,6 +175,7 @@ class FedCMI(FedAvg):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Sample nodes and send each the groups it can use."""
+        server_round += self.rounds_done
         self.report = RoundReport(server_round, time.monotonic(), used=self.dominance)
         chosen = self.nodes.sample(grid, server_round, self.fraction_train, self.min_train_nodes, "train")
         self.report.known = dict(self.nodes.known)
@@ -164,7 +193,7 @@ class FedCMI(FedAvg):
         Parameters
         ----------
         server_round
-            Counted from 1.
+            Counted from 1 by Flower's ``start``; the report has the true one.
         replies
             Replies in any order; it does not matter to the result.
 
@@ -182,7 +211,7 @@ class FedCMI(FedAvg):
         if not updates:
             first = report.refused[0] if report.refused else "no node was asked to train."
             raise RoundFailedError(
-                f"round {server_round}: none of {len(report.refused)} replies can be used. The first: {first}"
+                f"round {report.server_round}: none of {len(report.refused)} replies can be used. The first: {first}"
             )
         ordered = [updates[partition] for partition in sorted(updates)]
         aggregated = aggregate_groups(report.arrays, [(u.arrays, float(u.num_examples)) for u in ordered])
@@ -208,6 +237,7 @@ class FedCMI(FedAvg):
         """Sample nodes for evaluation on their own samples; nothing when ``fraction_evaluate`` is 0."""
         if self.fraction_evaluate == 0.0:
             return []
+        server_round += self.rounds_done
         chosen = self.nodes.sample(grid, server_round, self.fraction_evaluate, self.min_evaluate_nodes, "evaluate")
         return self._task_messages(MessageType.EVALUATE, server_round, arrays, config, chosen)
 

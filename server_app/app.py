@@ -5,7 +5,6 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp
 
-from fedcmi_flwr import pretrained
+from fedcmi_flwr import node_memory, pretrained
 from fedcmi_flwr.aggregation import AnyArray, moving_average
 from fedcmi_flwr.config import RunConfig, cache_directory, read_run_config, section_items
 from fedcmi_flwr.dataset import Samples, check_modality_names, load_split, locate
@@ -32,6 +31,8 @@ from fedcmi_flwr.types import SHARED, Modality
 from fedcmi_flwr.views import check_views, views_from
 from server_app.checkpoint import save_model
 from server_app.report import RunDirectory, round_line, round_record
+from server_app.resume import alone_in_run, check_unfinished, package_versions, prepare_resume, remove_resumables
+from server_app.round_checkpoint import CHECKPOINTS, Checkpoint, round_of, stored_checkpoints, write_checkpoint
 
 app = ServerApp()
 logger = logging.getLogger("flwr.fedcmi")
@@ -69,13 +70,18 @@ def run(
     Exception
         Whatever ended the run; its text is in ``error.txt`` too.
     """
-    directory = RunDirectory(Path(config.run_dir) if config.run_dir else _default_run_dir(config), plots)
+    path, resumed = Path(config.run_dir) if config.run_dir else _default_run_dir(config), config.checkpoints.resume
+    if resumed:
+        check_unfinished(path)
+    directory = RunDirectory(path, plots, resumed)
     logger.info("run directory: %s", directory.path)
-    try:
-        Federation(config, directory, after_round).run(grid)
-    except Exception as error:
-        directory.write_error(error)
-        raise
+    with alone_in_run(directory.path):
+        try:
+            checkpoint = prepare_resume(directory.path, config.raw) if resumed else None
+            Federation(config, directory, after_round).run(grid, checkpoint)
+        except Exception as error:
+            directory.write_error(error)
+            raise
     return directory
 
 
@@ -102,7 +108,7 @@ class Federation:
     ) -> None:
         self.after_round = after_round
         torch.set_num_threads(config.machine.torch_threads)
-        self.config = config
+        self.config = replace(config, raw={**config.raw, "resume": False})  # a run that went on leaves the same files
         self.directory = directory
         prepared = locate(config.data.data)
         stored = read_spec(prepared)
@@ -144,20 +150,34 @@ class Federation:
         self.checksums = pretrained.load_trunks(self.model, self.locations)
         self.model.to(choose_device(config.machine.device))
 
-    def run(self, grid: Grid) -> None:
-        """Train for all rounds, then write the summary."""
+    def run(self, grid: Grid, checkpoint: Checkpoint | None = None) -> None:
+        """Train for all rounds, or those after a checkpoint, then write the summary.
+
+        Parameters
+        ----------
+        grid
+            Where the nodes are connected.
+        checkpoint
+            What the run goes on from; None: it begins.
+        """
         resolved = self.resolved_config()
         self.directory.write_config(resolved)
+        arrays: Mapping[str, AnyArray] = to_arrays(self.model.trained_state())
+        if checkpoint is not None:
+            arrays, self.average = checkpoint.arrays, checkpoint.average or None
+            nodes_remember = self.config.checkpoints.node_memory == "run-dir"
+            self.strategy.resume(checkpoint.server_round, checkpoint.state, nodes_remember)
         self.strategy.start(
             grid=grid,
-            initial_arrays=_record(to_arrays(self.model.trained_state())),
-            num_rounds=self.config.federation.num_server_rounds,
+            initial_arrays=_record(arrays),
+            num_rounds=self.config.federation.num_server_rounds - self.strategy.rounds_done,
             timeout=self.config.federation.round_timeout,
             train_config=ConfigRecord(self.task_config()),
             evaluate_config=ConfigRecord(self.task_config()),
             evaluate_fn=self.evaluate,
         )
         self.directory.finish(resolved, self.data.classes)
+        remove_resumables(self.directory.path)
         logger.info("finished; results in %s", self.directory.path)
 
     def resolved_config(self) -> dict[str, Any]:
@@ -169,8 +189,7 @@ class Federation:
             "settings": self.data.settings,
             **described,
         }
-        versions = {name: version(name) for name in ("fedcmi-flwr", "flwr", "torch", "numpy")}
-        machine = {"device": str(choose_device(self.config.machine.device)), "versions": versions}
+        machine = {"device": str(choose_device(self.config.machine.device)), "versions": package_versions()}
         return {**self.config.raw, **hyperparameters(self.config.method), "dataset": dataset, "server": machine}
 
     def task_config(self) -> dict[str, Any]:
@@ -182,8 +201,23 @@ class Federation:
         settings = {**section_items(self.config.training), **section_items(self.config.views)}
         return {"method": self.config.method_name, **settings, **described}
 
-    def evaluate(self, server_round: int, arrays: ArrayRecord) -> MetricRecord:
-        """Evaluate the (averaged) global model on the held-out samples, save it, and write the round's record."""
+    def evaluate(self, server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
+        """Evaluate the (averaged) global model on the held-out samples, save it, and write the round's record.
+
+        Parameters
+        ----------
+        server_round
+            Counted by Flower's ``start``: 0 before the first round, which a run that goes on has behind it.
+        arrays
+            The global model.
+
+        Returns
+        -------
+        Accuracies; None where there was nothing to do.
+        """
+        if server_round == 0 and self.strategy.rounds_done:
+            return None
+        server_round += self.strategy.rounds_done
         method = self.config.method
         current = {name: array.numpy() for name, array in arrays.items()}
         if server_round > 0:  # the random weights of round 0 are no part of the average
@@ -199,9 +233,22 @@ class Federation:
         record = round_record(server_round, counts, self.strategy.report if server_round else None)
         self.directory.append(record)
         logger.info(round_line(record, self.config.federation.num_server_rounds))
+        every = self.config.checkpoints.checkpoint_every
+        if server_round > 0 and every > 0 and server_round % every == 0:
+            self._write_checkpoint(server_round, current)
         if self.after_round is not None:
             self.after_round()
         return MetricRecord({f"accuracy.{name}": found.accuracy for name, found in counts.items()})
+
+    def _write_checkpoint(self, server_round: int, arrays: Mapping[str, AnyArray]) -> None:
+        """Leave what the run can go on from; the round's record is written already."""
+        average = self.average if self.average is not None and self.config.method.averaging > 0 else {}
+        state, raw = self.strategy.state(), self.config.raw
+        checkpoint = Checkpoint(server_round, arrays, average, state, raw, package_versions())
+        checkpoints = self.directory.path / CHECKPOINTS
+        write_checkpoint(checkpoints, checkpoint, self.config.checkpoints.checkpoint_keep)
+        oldest = round_of(stored_checkpoints(checkpoints)[0])
+        node_memory.forget_before(self.directory.path / node_memory.DIRECTORY, oldest)
 
 
 def server_optimizer(config: RunConfig) -> ServerOptimizer | None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from fedcmi_flwr.atomic_files import write_atomically
 from fedcmi_flwr.dominance import Dominance
 from fedcmi_flwr.evaluate import Counts, is_head, summarise
 from fedcmi_flwr.strategy import RoundReport
@@ -31,18 +33,20 @@ class RunDirectory:
         Where the run writes; made when missing.
     plots
         Whether :meth:`finish` draws plots.
+    resumed
+        Whether it holds a run that goes on.
 
     Raises
     ------
     RunDirectoryError
-        It already holds a run.
+        It already holds a run that does not go on.
     """
 
-    def __init__(self, path: Path, plots: bool = True) -> None:
+    def __init__(self, path: Path, plots: bool = True, resumed: bool = False) -> None:
         self.path = path.absolute()
         self.plots = plots
-        if self.metrics_path.exists():
-            raise RunDirectoryError(f"{self.path}: already holds a run; give another run-dir.")
+        if self.metrics_path.exists() and not resumed:
+            raise RunDirectoryError(f"{self.path}: already holds a run; give another run-dir, or resume it.")
         self.path.mkdir(parents=True, exist_ok=True)
         (self.path / "error.txt").unlink(missing_ok=True)  # of an attempt that did not get to its first round
 
@@ -61,9 +65,29 @@ class RunDirectory:
         (self.path / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Append one round to metrics.jsonl."""
+        """Append one round to metrics.jsonl; it is on the disk when this returns, as a checkpoint counts on it."""
         with self.metrics_path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(json_ready(record), allow_nan=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def rewind(self, server_round: int) -> None:
+        """Keep the records up to a round and remove later ones.
+
+        Parameters
+        ----------
+        server_round
+            The last round to keep.
+
+        Raises
+        ------
+        RunDirectoryError
+            One of these rounds is missing.
+        """
+        lines = _whole_lines(self.path)[: server_round + 1]
+        if [json.loads(line)["round"] for line in lines] != list(range(server_round + 1)):
+            raise RunDirectoryError(f"{self.metrics_path}: does not hold each of the rounds 0 to {server_round}.")
+        write_atomically(self.metrics_path, "".join(lines).encode())
 
     def write_error(self, error: Exception) -> None:
         """Write why the run failed to error.txt: the reason on the first line, then the traceback."""
@@ -89,9 +113,13 @@ class RunDirectory:
 
 
 def read_metrics(directory: Path) -> list[dict[str, Any]]:
-    """Return the rounds of a run directory, in order."""
-    text = (directory / "metrics.jsonl").read_text(encoding="utf-8")
-    return [json.loads(line) for line in text.splitlines()]
+    """Return the rounds of a run directory, in order; a line that is still being written is not there yet."""
+    return [json.loads(line) for line in _whole_lines(directory)]
+
+
+def _whole_lines(directory: Path) -> list[str]:
+    lines = (directory / "metrics.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    return [line for line in lines if line.endswith("\n")]
 
 
 def round_record(server_round: int, counts: Mapping[str, Counts], report: RoundReport | None) -> dict[str, Any]:

@@ -218,6 +218,20 @@ class Method:
         """
         return {}
 
+    def without_memory(self, state: Mapping[str, AnyArray]) -> dict[str, AnyArray]:
+        """Return what is left of the state on the server when all nodes have lost their memory; here all of it.
+
+        Parameters
+        ----------
+        state
+            What :meth:`combine` returned last.
+
+        Returns
+        -------
+        Name -> array.
+        """
+        return dict(state)
+
     # ---- on a node
 
     def teaching(

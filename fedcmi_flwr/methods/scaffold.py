@@ -81,6 +81,10 @@ class Scaffold(Method):
             if name not in sent or sent[name].shape != array.shape or sent[name].dtype != array.dtype:
                 raise ValueError(f"{name!r}, {array.dtype} {list(array.shape)}, is no array that the node was sent.")
 
+    def without_memory(self, state: Mapping[str, AnyArray]) -> dict[str, AnyArray]:
+        """Return nothing: c is the mean of the nodes' c_k, which are zeros again."""
+        return {}
+
     def combine(
         self, state: Mapping[str, AnyArray], replies: Sequence[Mapping[str, AnyArray]], owners: Mapping[str, int]
     ) -> dict[str, AnyArray]:
