@@ -16,6 +16,7 @@ from rich.markup import escape
 
 if TYPE_CHECKING:
     from data_prep.rows import Show
+    from server_app.launch_record import Launch
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 prep = typer.Typer(no_args_is_help=True, help="Prepare a data set: raw files -> prepared directory.")
@@ -290,35 +291,51 @@ def run(
     data: Annotated[str | None, typer.Option(help="Built-in data set or prepared directory.")] = None,
     rounds: Annotated[int | None, typer.Option(help="Rounds of training.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
-    num_nodes: Annotated[int, typer.Option(min=1, help="Simulated nodes.")] = 10,
+    num_nodes: Annotated[int | None, typer.Option(min=1, help="Simulated nodes; default 10.")] = None,
     run_dir: Annotated[Path | None, typer.Option(help="Where to write; default: a new directory in runs/.")] = None,
-    engine: Annotated[Engine, typer.Option(help="Ray processes, or all in one process.")] = Engine.FLOWER,
+    engine: Annotated[
+        Engine | None, typer.Option(help="Ray processes, which is the default, or all in one process.")
+    ] = None,
     clients_at_once: Annotated[int | None, typer.Option(min=1, help="Clients that share a GPU at a time.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="key=value of the run-config; repeatable.")] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="Go on with the unfinished run in this directory, as it was started.")
+    ] = None,
 ) -> None:
     """Train a federation and print one line a round; exit status 0 only if it completed."""
-    from server_app import launch
-    from server_app.report import RunDirectory
+    from server_app import launch_record
+    from server_app.resume import RunFinishedError
 
     _end_with_what_was_started()
     options = {"method": method, "data": data, "num-server-rounds": rounds, "seed": seed}
     try:
-        raw = launch.resolve(recipe, options, set_ or [])
-        chosen = run_dir or (Path(str(raw["run-dir"])) if raw["run-dir"] else launch.named_run_dir(raw))
-        directory = RunDirectory(chosen).path  # refuses one that holds a run
-        raw["run-dir"] = str(directory)
-        console.print(f"run directory: {directory}")
-        if engine is Engine.FLOWER:
-            launch.run_with_flower(raw, num_nodes, console.print, clients_at_once)
+        if resume is not None and run_dir is not None:
+            raise ValueError("--resume goes on in its own directory; leave --run-dir out.")
+        if resume is None:
+            chosen = launch_record.begin(recipe, options, set_ or [], run_dir, num_nodes, engine)
         else:
-            from client_app.app import app as client_app
-
-            logging.getLogger("flwr").setLevel(logging.ERROR)
-            launch.run_in_process(raw, num_nodes, client_app, console.print)
+            chosen = launch_record.go_on(resume, recipe, options, set_ or [], num_nodes, engine)
+        _run(chosen, clients_at_once)
+    except RunFinishedError as finished:
+        console.print(escape(str(finished)))
     except (OSError, ValueError, RuntimeError, ArithmeticError) as error:
         raise _fail(error) from error
-    console.print(Markdown((directory / "summary.md").read_text(encoding="utf-8")))
-    console.print(f"run directory: {directory}")
+
+
+def _run(chosen: "Launch", clients_at_once: int | None) -> None:
+    """Run a simulation; then show its summary."""
+    from server_app import launch
+
+    console.print(f"run directory: {chosen.run_dir}")
+    if chosen.engine == Engine.FLOWER:
+        launch.run_with_flower(chosen.raw, chosen.num_nodes, console.print, clients_at_once)
+    else:
+        from client_app.app import app as client_app
+
+        logging.getLogger("flwr").setLevel(logging.ERROR)
+        launch.run_in_process(chosen.raw, chosen.num_nodes, client_app, console.print)
+    console.print(Markdown((chosen.run_dir / "summary.md").read_text(encoding="utf-8")))
+    console.print(f"run directory: {chosen.run_dir}")
 
 
 @app.command()
@@ -353,7 +370,8 @@ def bench(
         if untuned:
             console.print(f"not in {tuned}, so with their own values: {', '.join(untuned)}")
         found = bench_configs.find_settings(settings)
-        configs = bench_configs.bench_configs(found, rows, values, {"data": data}, set_ or [])
+        options = {"data": data, "checkpoint-every": 0}  # an unfinished run of a bench is made anew
+        configs = bench_configs.bench_configs(found, rows, values, options, set_ or [])
         with processes.alone_in(out):
             experiments.claim(out, num_nodes, configs)
             planned = experiments.plan(configs, seeds, num_nodes, out)
@@ -381,7 +399,7 @@ def tune(
     from server_app import bench_configs, processes, tuning
 
     _end_with_what_was_started()
-    options = {"data": data, "validation-share": tuning.VALIDATION_SHARE}
+    options = {"data": data, "validation-share": tuning.VALIDATION_SHARE, "checkpoint-every": 0}
     try:
         found, rows = bench_configs.find_settings(settings), bench_configs.find_rows(methods.split(","))
         configs = bench_configs.bench_configs(found, rows, {}, options, set_ or [])

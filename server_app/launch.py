@@ -234,7 +234,8 @@ class Progress:
         self.run_dir = run_dir
         self.rounds = config.federation.num_server_rounds
         self.show = show
-        self.shown = 0
+        resumed = config.checkpoints.resume and (run_dir / "metrics.jsonl").is_file()
+        self.shown = len(read_metrics(run_dir)) if resumed else 0
 
     def update(self) -> None:
         """Show the rounds that are new since the last call."""
