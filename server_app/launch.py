@@ -20,6 +20,7 @@ from fedcmi_flwr.model_from_config import choose_device
 from server_app.app import run as run_server
 from server_app.flower_run import run_on_flower
 from server_app.report import read_metrics, round_line
+from server_app.resume import records_kept
 
 Show = Callable[[str], None]
 
@@ -234,8 +235,7 @@ class Progress:
         self.run_dir = run_dir
         self.rounds = config.federation.num_server_rounds
         self.show = show
-        resumed = config.checkpoints.resume and (run_dir / "metrics.jsonl").is_file()
-        self.shown = len(read_metrics(run_dir)) if resumed else 0
+        self.shown = records_kept(run_dir) if config.checkpoints.resume else 0
 
     def update(self) -> None:
         """Show the rounds that are new since the last call."""

@@ -100,6 +100,12 @@ def check_unfinished(run_dir: Path) -> None:
         raise RunFinishedError(f"{run_dir}: this run is finished, see its summary.md; there is nothing to resume.")
 
 
+def records_kept(run_dir: Path) -> int:
+    """Return how many records of an unfinished run stay when it goes on; that of round 0 is one of them."""
+    check_unfinished(run_dir)
+    return newest_checkpoint(run_dir).server_round + 1
+
+
 def check_unchanged(run_dir: Path, stored: Mapping[str, object], given: Mapping[str, object]) -> None:
     """Raise ConfigError if a run would go on with another value of a key.
 

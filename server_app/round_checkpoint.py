@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
@@ -63,7 +64,7 @@ def write_checkpoint(directory: Path, checkpoint: Checkpoint, keep: int) -> None
     keep
         Checkpoints to keep, 1 or more.
     """
-    parts = _to_parts(checkpoint)
+    parts = {part: _contiguous(arrays) for part, arrays in _to_parts(checkpoint).items()}
     described = {
         "round": checkpoint.server_round,
         "dominant": checkpoint.state.dominance.dominant,
@@ -172,6 +173,11 @@ def _to_parts(checkpoint: Checkpoint) -> dict[str, Mapping[str, AnyArray]]:
         "ratio": {name: value.numpy() for name, value in dominance.ratio.items()},
         "temperature": {name: value.numpy() for name, value in dominance.temperature.items()},
     }
+
+
+def _contiguous(arrays: Mapping[str, AnyArray]) -> dict[str, AnyArray]:
+    """Return arrays whose bytes are in the order that safetensors takes them for; NumPy's scalars become arrays."""
+    return {name: np.asarray(value, order="C") for name, value in arrays.items()}
 
 
 def _from_parts(described: Mapping[str, Any], parts: Mapping[str, Mapping[str, AnyArray]]) -> Checkpoint:

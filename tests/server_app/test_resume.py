@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import oracle
 import pytest
+from safetensors import safe_open
 
 from client_app.app import app as client_app
 from fedcmi_flwr.config import ConfigError
@@ -65,37 +66,43 @@ def run(raw: Mapping[str, Any], until: int | None = None) -> list[str]:
     return lines
 
 
-def left(directory: Path) -> dict[str, bytes | list[dict[str, Any]]]:
-    """Return what a run left, apart from its seconds, its own path and what is made of these."""
-    files = {path.name: path.read_bytes() for path in directory.iterdir() if path.is_file()}
-    found = {name: files[name].replace(bytes(directory), b"RUN") for name in ("config.json", "model.safetensors")}
-    metrics = [{**record, "seconds": 0} for record in read_metrics(directory)]
-    return {**dict.fromkeys(files, b""), **found, "metrics.jsonl": metrics}
+def left(directory: Path) -> dict[str, Any]:
+    """Return what a run left, apart from its seconds, its own path and what is drawn or written of these."""
+    with safe_open(directory / "model.safetensors", framework="numpy") as file:
+        notes = {key: value.replace(str(directory), "RUN") for key, value in file.metadata().items()}
+        arrays = {name: (a.dtype, a.shape, a.tobytes()) for name in file.keys() for a in [file.get_tensor(name)]}  # noqa: SIM118
+    return {
+        "names": {path.name for path in directory.iterdir()},
+        "config": (directory / "config.json").read_text(encoding="utf-8").replace(str(directory), "RUN"),
+        "metrics": [{**record, "seconds": 0} for record in read_metrics(directory)],
+        "notes": notes,
+        "arrays": arrays,
+    }
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_three_and_three_rounds_are_six(tmp_path: Path, toy: Path, case: str) -> None:
-    whole, parts = (config(tmp_path / name, toy, **CASES[case]) for name in ("aaaaa", "parts"))
+    whole, parts = (config(tmp_path / name, toy, **CASES[case]) for name in ("whole", "parts"))
     run(whole)
     run(parts, until=3)
     assert (tmp_path / "parts" / CHECKPOINTS).is_dir()
     lines = run({**parts, "resume": True})
     every = int(parts["checkpoint-every"])
     assert [line.split(" |")[0] for line in lines[1:]] == [f"round {t}/6" for t in range(3 // every * every + 1, 7)]
-    assert left(tmp_path / "parts") == left(tmp_path / "aaaaa")
+    assert left(tmp_path / "parts") == left(tmp_path / "whole")
     assert [record["round"] for record in read_metrics(tmp_path / "parts")] == [0, 1, 2, 3, 4, 5, 6]
-    assert not [path.name for path in (tmp_path / "parts").iterdir() if path.is_dir()]
+    assert [path.name for path in (tmp_path / "parts").iterdir() if path.is_dir()] == []
 
 
 def test_what_is_restored_matters(tmp_path: Path, toy: Path) -> None:
     """Without the node's memory, SCAFFOLD and MOON end elsewhere: the test above would see that it is missing."""
     for method in ("scaffold", "moon"):
-        whole, parts = (config(tmp_path / method / name, toy, method=method) for name in ("aaaaa", "parts"))
+        whole, parts = (config(tmp_path / method / name, toy, method=method) for name in ("whole", "parts"))
         run(whole)
         run(parts, until=3)
         shutil.rmtree(tmp_path / method / "parts" / "node-memory")
         run({**parts, "resume": True})
-        assert left(tmp_path / method / "parts") != left(tmp_path / method / "aaaaa")
+        assert left(tmp_path / method / "parts") != left(tmp_path / method / "whole")
 
 
 def test_scaffold_begins_anew_where_nodes_forgot(tmp_path: Path, toy: Path) -> None:
@@ -115,11 +122,11 @@ def test_scaffold_begins_anew_where_nodes_forgot(tmp_path: Path, toy: Path) -> N
 
 
 def test_a_run_that_only_lacked_its_summary_gets_it(tmp_path: Path, toy: Path) -> None:
-    whole, parts = (config(tmp_path / name, toy) for name in ("aaaaa", "parts"))
+    whole, parts = (config(tmp_path / name, toy) for name in ("whole", "parts"))
     run(whole)
     run(parts, until=6)
     assert run({**parts, "resume": True})[1:] == []
-    assert left(tmp_path / "parts") == left(tmp_path / "aaaaa")
+    assert left(tmp_path / "parts") == left(tmp_path / "whole")
 
 
 def test_checkpoints_are_as_many_as_asked_for(tmp_path: Path, toy: Path) -> None:
@@ -134,7 +141,7 @@ def test_checkpoints_are_as_many_as_asked_for(tmp_path: Path, toy: Path) -> None
 def test_a_broken_newest_checkpoint_is_named_and_the_one_before_is_used(
     tmp_path: Path, toy: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    whole, parts = (config(tmp_path / name, toy, method="scaffold") for name in ("aaaaa", "parts"))
+    whole, parts = (config(tmp_path / name, toy, method="scaffold") for name in ("whole", "parts"))
     run(whole)
     run(parts, until=4)
     broken = tmp_path / "parts" / CHECKPOINTS / "round-000004" / "arrays.safetensors"
@@ -149,7 +156,7 @@ def test_a_broken_newest_checkpoint_is_named_and_the_one_before_is_used(
             logging.getLogger("flwr").propagate = False
     assert f"{broken.parent} is broken: arrays.safetensors differs from its checksum" in caplog.text
     assert lines[1].startswith("round 4/6")
-    assert left(tmp_path / "parts") == left(tmp_path / "aaaaa")
+    assert left(tmp_path / "parts") == left(tmp_path / "whole")
 
 
 @pytest.fixture(scope="module")

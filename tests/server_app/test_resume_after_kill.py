@@ -1,0 +1,122 @@
+"""Runs of the command line that are killed with kill -9 and go on in a new process."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.numpy import load_file
+
+from client_app.app import app as client_app
+from server_app import launch
+from server_app.report import read_metrics
+
+ROOT = Path(__file__).parents[2]
+FEDCMI = [sys.executable, "-m", "fedcmi_flwr.cli"]
+NODES = 4
+LIGHT: dict[str, Any] = {"num-server-rounds": 6, "local-epochs": 1, "multimodal-ratio": 0.5, "fraction-train": 0.75}
+
+
+def fedcmi(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [*FEDCMI, *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+
+
+def start_and_kill(run_dir: Path, settings: dict[str, Any], after: int) -> None:
+    """Start a run as a user does and kill it when it shows a round."""
+    chosen = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+    command = [*FEDCMI, "run", "--engine", "in-process", "--num-nodes", str(NODES), "--run-dir", str(run_dir), *chosen]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        shown = next((line for line in process.stdout if line.startswith(f"round {after}/")), None)
+        assert shown is not None
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    assert not (run_dir / "summary.md").exists()
+
+
+def assert_same(run_dir: Path, whole: Path, rounds: int) -> None:
+    found, expected = (load_file(directory / "model.safetensors") for directory in (run_dir, whole))
+    assert {name: value.tobytes() for name, value in found.items()} == {
+        name: value.tobytes() for name, value in expected.items()
+    }
+    records, others = ([{**record, "seconds": 0} for record in read_metrics(path)] for path in (run_dir, whole))
+    assert records == others
+    assert [record["round"] for record in records] == list(range(rounds + 1))
+    names = {path.name for path in run_dir.iterdir()}
+    assert names == {path.name for path in whole.iterdir()} | {"launch.json"}
+
+
+def uninterrupted(run_dir: Path, settings: dict[str, Any]) -> Path:
+    raw = launch.resolve(None, {**settings, "run-dir": str(run_dir)}, [])
+    return launch.run_in_process(raw, NODES, client_app, lambda line: None)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"method": "fedcmi-plus", "lr-decay-start": 2},
+        {"method": "scaffold", "server-optimizer": "fedadam", "averaging": 0.5},
+        {"method": "moon", "server-optimizer": "fedavgm"},
+        {"method": "fedproto", "server-optimizer": "fedyogi"},
+    ],
+    ids=lambda changes: changes["method"],
+)
+def test_kill_9_and_resume_give_the_bits_of_one_run(
+    tmp_path: Path, av_digits_dir: Path, changes: dict[str, Any]
+) -> None:
+    settings = {**LIGHT, "data": str(av_digits_dir), **changes}
+    start_and_kill(tmp_path / "run", settings, after=3)
+    done = fedcmi("run", "--resume", tmp_path / "run")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "round 4/6 | loss fused" in done.stdout or "round 5/6" in done.stdout  # it is not killed in no time
+    assert "round 3/6" not in done.stdout
+    assert_same(tmp_path / "run", uninterrupted(tmp_path / "whole", settings), 6)
+
+
+def test_ray_goes_on_with_what_one_process_began(tmp_path: Path, av_digits_dir: Path) -> None:
+    """With SCAFFOLD, whose nodes have to find their control variates from Ray's actors too."""
+    settings = {**LIGHT, "data": str(av_digits_dir), "method": "scaffold", "num-server-rounds": 3, "local-epochs": 3}
+    start_and_kill(tmp_path / "run", settings, after=2)
+    done = fedcmi("run", "--resume", tmp_path / "run", "--engine", "flower")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "round 3/3 | loss fused" in done.stdout
+    assert "round 2/3" not in done.stdout
+    assert_same(tmp_path / "run", uninterrupted(tmp_path / "whole", settings), 3)
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory, av_digits_dir: Path) -> Path:
+    run_dir = tmp_path_factory.mktemp("killed") / "run"
+    start_and_kill(run_dir, {**LIGHT, "data": str(av_digits_dir)}, after=1)
+    return run_dir
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--seed", "1"], "seed = 1: the run in "),
+        (["--rounds", "7"], "num-server-rounds = 7: the run in "),
+        (["--set", "lr=0.01"], "lr = 0.01: the run in "),
+        (["--num-nodes", "5"], "num-nodes = 5: the run in "),
+        (["--run-dir", "elsewhere"], "leave --run-dir out"),
+    ],
+)
+def test_a_changed_run_is_refused(killed: Path, arguments: list[str], reason: str) -> None:
+    before = (killed / "metrics.jsonl").read_bytes()
+    done = fedcmi("run", "--resume", killed, *arguments)
+    assert done.returncode == 1
+    assert reason in done.stderr
+    assert (killed / "metrics.jsonl").read_bytes() == before
+
+
+def test_what_is_no_unfinished_run_of_fedcmi_run_says_so(tmp_path: Path, plus_run: Path) -> None:
+    done = fedcmi("run", "--resume", tmp_path)
+    assert (done.returncode, "holds no run" in done.stderr) == (1, True)
+    done = fedcmi("run", "--resume", plus_run)
+    assert (done.returncode, "this run is finished" in done.stdout) == (0, True)
+    (tmp_path / "metrics.jsonl").write_text("", encoding="utf-8")
+    done = fedcmi("run", "--resume", tmp_path)
+    assert (done.returncode, "was not started by `fedcmi run`" in done.stderr) == (1, True)
