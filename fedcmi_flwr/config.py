@@ -209,8 +209,9 @@ class CheckpointConfig:
     checkpoint_keep: int = _number(1)
     """Newest checkpoints that are kept."""
     node_memory: str = _choice(*NODE_MEMORIES)
-    """Where nodes keep what a method remembers between their turns: in Flower's context ("context"), which lives as long
-    as the run and the SuperNode; or below the run directory ("run-dir"), for simulations: ``fedcmi run`` sets it."""
+    """Where nodes keep what a method remembers between their turns: in Flower's context ("context"), which lives as
+    long as the run and the SuperNode; or below the run directory ("run-dir"), for simulations: ``fedcmi run`` decides
+    it by ``checkpoint_every``."""
     resume: bool = _flag()
     """Go on from the newest checkpoint of ``run-dir``; all other keys must be those of the run."""
 
@@ -274,9 +275,7 @@ def read_run_config(raw: Mapping[str, Scalar]) -> RunConfig:
     missing = sorted(known - set(raw))
     if missing:
         raise ConfigError(f"key {missing[0]!r} is missing in the run-config (in all: {', '.join(missing)}).")
-    run_dir = raw["run-dir"]
-    if not isinstance(run_dir, str) or (run_dir and not Path(run_dir).is_absolute()):
-        raise ConfigError(f"run-dir = {run_dir!r}: must be the absolute path of a new run-dir, or empty (str).")
+    run_dir = _read_run_dir(raw)
     overrides = {key: raw[key] for key in HYPERPARAMETER_KEYS if raw[key] != METHOD_DEFAULT}
     name = str(raw["method"])
     try:
@@ -290,10 +289,17 @@ def read_run_config(raw: Mapping[str, Scalar]) -> RunConfig:
         raise ConfigError(
             "fraction-evaluate: nodes evaluate on the test split, which validation-share leaves alone; 0."
         )
+    return RunConfig(run_dir, name, method, raw=dict(raw), **sections)
+
+
+def _read_run_dir(raw: Mapping[str, Scalar]) -> str:
+    run_dir = raw["run-dir"]
+    if not isinstance(run_dir, str) or (run_dir and not Path(run_dir).is_absolute()):
+        raise ConfigError(f"run-dir = {run_dir!r}: must be the absolute path of a new run-dir, or empty (str).")
     for key, needs in (("resume", raw["resume"] is True), ("node-memory", raw["node-memory"] == "run-dir")):
         if needs and not run_dir:
             raise ConfigError(f"{key} = {raw[key]!r}: needs the run's directory, run-dir.")
-    return RunConfig(run_dir, name, method, raw=dict(raw), **sections)
+    return run_dir
 
 
 def read_section(kind: type[Section], raw: Mapping[str, Any]) -> Section:

@@ -37,9 +37,7 @@ def read_file_memory(directory: Path, partition: int, server_round: int) -> dict
     return to_state_dict(load_file(turns[-1])) if turns else {}
 
 
-def keep_file_memory(
-    directory: Path, partition: int, server_round: int, memory: Mapping[str, torch.Tensor]
-) -> None:
+def keep_file_memory(directory: Path, partition: int, server_round: int, memory: Mapping[str, torch.Tensor]) -> None:
     """Keep what a node has to remember of a round; nothing is written where it has nothing.
 
     Parameters

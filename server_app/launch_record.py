@@ -1,4 +1,4 @@
-"""How ``fedcmi run`` was started, kept beside the run so that ``fedcmi run --resume`` needs nothing but its directory."""
+"""How ``fedcmi run`` was started, kept beside the run so that going on needs nothing but its directory."""
 
 import json
 from collections.abc import Mapping, Sequence

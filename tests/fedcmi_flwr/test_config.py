@@ -99,6 +99,12 @@ def test_overrides_reach_the_method_and_integers_stand_for_floats() -> None:
         ("weight-decay", -1e-4, "a number from 0"),
         ("device", "tpu", "one of auto, cpu, cuda"),
         ("torch-threads", 0, "a number from 1"),
+        ("checkpoint-every", -1, "a number from 0"),
+        ("checkpoint-keep", 0, "a number from 1"),
+        ("node-memory", "disk", "one of context, run-dir"),
+        ("node-memory", "run-dir", "needs the run's directory"),
+        ("resume", "yes", "true or false .bool."),
+        ("resume", True, "needs the run's directory"),
         ("method", "fedsgd", "fedavg.*fedcmi-plus"),
         ("gamma", -1.0, "0 or greater"),
         ("gamma", "high", "float"),
@@ -111,6 +117,11 @@ def test_overrides_reach_the_method_and_integers_stand_for_floats() -> None:
 def test_a_bad_value_is_refused_by_key_value_and_what_is_allowed(key: str, value: object, allowed: str) -> None:
     with pytest.raises(ConfigError, match=f"(?s){key} = {value!r}.*{allowed}"):
         read_run_config({**DEFAULTS, key: value})
+
+
+def test_memory_in_files_needs_checkpoints() -> None:
+    with pytest.raises(ConfigError, match="node-memory = 'run-dir': serves checkpoints only; set checkpoint-every"):
+        read_run_config({**DEFAULTS, "run-dir": "/run", "node-memory": "run-dir", "checkpoint-every": 0})
 
 
 @pytest.mark.parametrize("key", ["lr", "wait-timeout", "weight-decay", "dirichlet-alpha", "gamma", "mu"])

@@ -1,4 +1,4 @@
-"""Memory of simulated nodes: each turn reads the one before it, and no more turns are kept than a run can go back to."""
+"""Memory of simulated nodes: a turn reads the one before it, and no more are kept than a run can go back to."""
 
 from pathlib import Path
 

@@ -117,3 +117,30 @@ def test_a_federation_takes_the_averages_or_steps_towards_them(tmp_path: Path, t
         buffer = "running" in name or "tracked" in name
         expected = value if buffer else (start[name] + value) / 2
         assert stepped[name] == pytest.approx(expected, abs=1e-6), name
+
+
+@pytest.mark.parametrize("name", ["fedavgm", "fedadam", "fedyogi"])
+def test_an_optimizer_goes_on_from_its_state(name: str) -> None:
+    """Two groups, of which one stands still in the second step: restored before the third, it ends at the same bits."""
+    groups = {"audio": ("z", "a", "a.num_batches_tracked"), "shared": ("w",)}
+    rng = np.random.default_rng(0)
+    now = {key: rng.normal(size=(2, 3)).astype(np.float32) for key in ("z", "a", "w")}
+    now["a.num_batches_tracked"] = np.array(4)
+    steps = [{**now, **{key: rng.normal(size=(2, 3)).astype(np.float32) for key in ("z", "a", "w")}} for _ in range(4)]
+    whole, first, second = (ServerOptimizer(name, 0.3, 0.9) for _ in range(3))
+    for t, averaged in enumerate(steps):
+        trained = {group: groups[group] for group in (("shared",) if t == 1 else tuple(groups))}
+        if t == 2:
+            state = first.state()
+            assert (int(state["audio/steps"]), int(state["shared/steps"])) == (1, 2)
+            second.restore(state)
+        after = whole.step(now, averaged, trained)
+        again = (first if t < 2 else second).step(now, averaged, trained)
+        assert all(again[key].tobytes() == value.tobytes() for key, value in after.items())
+        now = after
+    fresh = ServerOptimizer(name, 0.3, 0.9)
+    assert not np.array_equal(fresh.step(now, steps[0], groups)["w"], whole.step(now, steps[0], groups)["w"])
+
+
+def test_without_a_step_there_is_no_state() -> None:
+    assert ServerOptimizer("fedadam", 0.1, 0.9).state() == {}

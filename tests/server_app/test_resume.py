@@ -34,7 +34,7 @@ CASES = {
 }
 
 
-class RoundsAreOver(Exception):
+class RoundsAreOverError(Exception):
     """Ends a run as a test wants it."""
 
 
@@ -56,12 +56,12 @@ def run(raw: Mapping[str, Any], until: int | None = None) -> list[str]:
     def show(line: str) -> None:
         lines.append(line)
         if line.startswith(f"round {until}/"):
-            raise RoundsAreOver
+            raise RoundsAreOverError
 
     if until is None:
         launch.run_in_process(raw, NODES, client_app, show)
     else:
-        with pytest.raises(RoundsAreOver):
+        with pytest.raises(RoundsAreOverError):
             launch.run_in_process(raw, NODES, client_app, show)
     return lines
 
@@ -106,7 +106,7 @@ def test_what_is_restored_matters(tmp_path: Path, toy: Path) -> None:
 
 
 def test_scaffold_begins_anew_where_nodes_forgot(tmp_path: Path, toy: Path) -> None:
-    """c is the mean of the c_k: when these are zeros again, round 4 sends no c and a first round's worth comes back."""
+    """The server's c is the mean of the c_k: when these are zeros again, round 4 sends no c, as round 1 did."""
     raw = {**config(tmp_path / "run", toy, method="scaffold"), "node-memory": "context"}
     run(raw, until=3)
     assert newest_checkpoint(tmp_path / "run").state.method

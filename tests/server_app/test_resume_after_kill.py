@@ -10,7 +10,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from client_app.app import app as client_app
-from server_app import launch
+from fedcmi_flwr.config import ConfigError
+from server_app import launch, launch_record
 from server_app.report import read_metrics
 
 ROOT = Path(__file__).parents[2]
@@ -95,21 +96,25 @@ def killed(tmp_path_factory: pytest.TempPathFactory, av_digits_dir: Path) -> Pat
 
 
 @pytest.mark.parametrize(
-    ("arguments", "reason"),
+    ("changes", "reason"),
     [
-        (["--seed", "1"], "seed = 1: the run in "),
-        (["--rounds", "7"], "num-server-rounds = 7: the run in "),
-        (["--set", "lr=0.01"], "lr = 0.01: the run in "),
-        (["--num-nodes", "5"], "num-nodes = 5: the run in "),
-        (["--run-dir", "elsewhere"], "leave --run-dir out"),
+        ({"options": {"seed": 1}}, "seed = 1: the run in .* has 0"),
+        ({"options": {"num-server-rounds": 7}}, "num-server-rounds = 7: the run in .* has 6"),
+        ({"assignments": ["lr=0.01"]}, "lr = 0.01: the run in .* has 0.05"),
+        ({"num_nodes": 5}, "num-nodes = 5: the run in .* has 4"),
     ],
 )
-def test_a_changed_run_is_refused(killed: Path, arguments: list[str], reason: str) -> None:
+def test_a_changed_run_is_refused(killed: Path, changes: dict[str, Any], reason: str) -> None:
     before = (killed / "metrics.jsonl").read_bytes()
-    done = fedcmi("run", "--resume", killed, *arguments)
-    assert done.returncode == 1
-    assert reason in done.stderr
+    given = {"recipe": None, "options": {}, "assignments": [], "num_nodes": None, "engine": None}
+    with pytest.raises(ConfigError, match=reason):
+        launch_record.go_on(killed, **{**given, **changes})
     assert (killed / "metrics.jsonl").read_bytes() == before
+
+
+def test_the_command_line_says_no(killed: Path) -> None:
+    done = fedcmi("run", "--resume", killed, "--rounds", "7")
+    assert (done.returncode, "num-server-rounds = 7: the run in " in done.stderr) == (1, True)
 
 
 def test_what_is_no_unfinished_run_of_fedcmi_run_says_so(tmp_path: Path, plus_run: Path) -> None:
@@ -120,3 +125,5 @@ def test_what_is_no_unfinished_run_of_fedcmi_run_says_so(tmp_path: Path, plus_ru
     (tmp_path / "metrics.jsonl").write_text("", encoding="utf-8")
     done = fedcmi("run", "--resume", tmp_path)
     assert (done.returncode, "was not started by `fedcmi run`" in done.stderr) == (1, True)
+    done = fedcmi("run", "--resume", tmp_path, "--run-dir", tmp_path)
+    assert (done.returncode, "leave --run-dir out" in done.stderr) == (1, True)

@@ -125,7 +125,9 @@ BREAK: dict[str, Callable[[Path], object]] = {
 @pytest.mark.parametrize("damage", BREAK)
 def test_a_broken_checkpoint_is_passed_over(tmp_path: Path, damage: str, monkeypatch: pytest.MonkeyPatch) -> None:
     warned: list[str] = []
-    monkeypatch.setattr("server_app.round_checkpoint.logger.warning", lambda text, *values: warned.append(text % values))
+    monkeypatch.setattr(
+        "server_app.round_checkpoint.logger.warning", lambda text, *values: warned.append(text % values)
+    )
     for server_round in (1, 2):
         write_checkpoint(tmp_path / CHECKPOINTS, checkpoint(server_round), keep=2)
     newest = tmp_path / CHECKPOINTS / "round-000002"
@@ -180,7 +182,9 @@ def killed(run_dir: Path, size: int, after: int, seconds: float) -> None:
 def test_a_writer_may_be_killed_at_any_moment(tmp_path: Path, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Twenty times in one directory: no checkpoint is ever broken, and the run goes on from its last one."""
     warned: list[str] = []
-    monkeypatch.setattr("server_app.round_checkpoint.logger.warning", lambda text, *values: warned.append(text % values))
+    monkeypatch.setattr(
+        "server_app.round_checkpoint.logger.warning", lambda text, *values: warned.append(text % values)
+    )
     chance, reached = random.Random(size), -1
     for _ in range(20):
         killed(tmp_path, size, chance.randrange(1, 4), 0.03 * chance.random())
