@@ -281,5 +281,5 @@ def held_out_samples(config: RunConfig, prepared: Path, modalities: Sequence[Mod
     return validation_samples(load_split(prepared, "train", modalities), config.data, config.training.seed)
 
 
-def _record(arrays: dict[str, AnyArray]) -> ArrayRecord:
+def _record(arrays: Mapping[str, AnyArray]) -> ArrayRecord:
     return ArrayRecord({name: Array(value) for name, value in arrays.items()})

@@ -148,7 +148,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
         A file is missing or differs from its checksum, or is not what :func:`write_checkpoint` writes.
     """
     try:
-        sums = dict(reversed(line.split("  ")) for line in (path / SUMS).read_text(encoding="utf-8").splitlines())
+        lines = (path / SUMS).read_text(encoding="utf-8").splitlines()
+        sums = {name: found for found, _, name in (line.partition("  ") for line in lines)}
         files = {name: (path / name).read_bytes() for name in (ARRAYS, STATE)}
         for name, content in files.items():
             if hashlib.sha256(content).hexdigest() != sums.get(name):

@@ -84,6 +84,14 @@ def test_the_newest_are_kept_by_number(tmp_path: Path) -> None:
     assert [path.name for path in stored_checkpoints(tmp_path)] == ["round-000010", "round-999999", "round-1000000"]
 
 
+def warnings_of(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return the list that will hold the warnings."""
+    warned: list[str] = []
+    logger = "server_app.round_checkpoint.logger"
+    monkeypatch.setattr(f"{logger}.warning", lambda text, *values: warned.append(text % values))
+    return warned
+
+
 def flip(path: Path, position: int) -> None:
     content = bytearray(path.read_bytes())
     content[position] ^= 1
@@ -124,10 +132,7 @@ BREAK: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("damage", BREAK)
 def test_a_broken_checkpoint_is_passed_over(tmp_path: Path, damage: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    warned: list[str] = []
-    monkeypatch.setattr(
-        "server_app.round_checkpoint.logger.warning", lambda text, *values: warned.append(text % values)
-    )
+    warned = warnings_of(monkeypatch)
     for server_round in (1, 2):
         write_checkpoint(tmp_path / CHECKPOINTS, checkpoint(server_round), keep=2)
     newest = tmp_path / CHECKPOINTS / "round-000002"
@@ -181,10 +186,7 @@ def killed(run_dir: Path, size: int, after: int, seconds: float) -> None:
 @pytest.mark.parametrize("size", [10, 300_000])
 def test_a_writer_may_be_killed_at_any_moment(tmp_path: Path, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Twenty times in one directory: no checkpoint is ever broken, and the run goes on from its last one."""
-    warned: list[str] = []
-    monkeypatch.setattr(
-        "server_app.round_checkpoint.logger.warning", lambda text, *values: warned.append(text % values)
-    )
+    warned = warnings_of(monkeypatch)
     chance, reached = random.Random(size), -1
     for _ in range(20):
         killed(tmp_path, size, chance.randrange(1, 4), 0.03 * chance.random())
