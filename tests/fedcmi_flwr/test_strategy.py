@@ -13,6 +13,7 @@ from fedcmi_flwr import wire
 from fedcmi_flwr.evaluate import Counts
 from fedcmi_flwr.methods import METHODS, CrossModalInfiltration
 from fedcmi_flwr.nodes import RoundFailedError
+from fedcmi_flwr.server_state import ServerState
 from fedcmi_flwr.strategy import FedCMI, group_names
 from fedcmi_flwr.types import ClassStats
 
@@ -313,3 +314,37 @@ def test_a_node_that_left_is_refused_once_with_flowers_reason(
     train_round(strategy, federation([BOTH, BOTH], [1, 1]).grid(), order=leave)
     expected = "No reply of node 1001 (partition 0, audio+visual). Flower says: error 5: Node Unavailable"
     assert strategy.report.refused == [expected]
+
+
+def test_a_strategy_goes_on_where_another_one_was(federation: Maker, make_strategy: Maker, train_round: Maker) -> None:
+    """Round 3 of a resumed strategy is its first: the same nodes hear of round 3, with the same teacher."""
+    sums = {"audio": np.array([0.9, 0.4]), "visual": np.array([0.3, 0.3])}
+    stats = ClassStats(sums, {name: np.ones(2, np.int64) for name in BOTH})
+    settings = {"method": METHODS["fedcmi"], "fraction_train": 0.5, "seed": 5}
+    nodes = federation([BOTH] * 4, [1] * 4, stats=dict.fromkeys(range(4), stats))
+    grid, whole, resumed = nodes.grid(), make_strategy(**settings), make_strategy(**settings)
+    for server_round in (1, 2):
+        arrays, _ = train_round(whole, grid, server_round)
+    state = whole.state()
+    assert state.dominance.dominant == "audio"
+    nodes.tasks.clear()
+    expected, _ = train_round(whole, grid, 3, arrays)
+    first, nodes.tasks = list(nodes.tasks), []
+    resumed.resume(2, state, nodes_remember=True)
+    found, _ = train_round(resumed, grid, 1, arrays)
+    assert [part for part, _ in nodes.tasks] == [part for part, _ in first]
+    for (_, task), (_, other) in zip(nodes.tasks, first, strict=True):
+        assert task.server_round == other.server_round == 3
+        assert task.dominance.dominant == other.dominance.dominant == "audio"
+        assert task.dominance.temperature["visual"].tolist() == other.dominance.temperature["visual"].tolist()
+    assert resumed.report.server_round == 3
+    assert {name: value.tolist() for name, value in found.items()} == {n: v.tolist() for n, v in expected.items()}
+
+
+@pytest.mark.parametrize(("method", "left"), [("scaffold", False), ("fedproto", True)])
+def test_state_that_belongs_to_forgotten_memory_is_dropped(make_strategy: Maker, method: str, left: bool) -> None:
+    state = ServerState(method={"w": np.ones(2)})
+    for nodes_remember in (True, False):
+        strategy = make_strategy(method=METHODS[method])
+        strategy.resume(4, state, nodes_remember)
+        assert ("w" in strategy.method_state) == (nodes_remember or left)
