@@ -46,7 +46,7 @@ def _finished(out: Path, accuracies: dict[str, list[float | None]], row: str = "
         moved = FUSED if index else {"bytes_down": {}, "bytes_up": {}}
         accuracy = dict(zip(accuracies, values, strict=True))
         lines.append(json.dumps({"round": index, "accuracy": accuracy, "refused": ["why"] * (index // 2), **moved}))
-    (experiment.run_dir / "metrics.jsonl").write_text("\n".join(lines))
+    (experiment.run_dir / "metrics.jsonl").write_text("".join(f"{line}\n" for line in lines))
     return experiment
 
 

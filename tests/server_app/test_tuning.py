@@ -156,7 +156,7 @@ def test_a_run_that_lost_a_diverged_node_counts_as_worst(tmp_path: Path) -> None
     [experiment] = plan({"s": {"fedavg": {"method": "fedavg"}}}, 1, 4, tmp_path)
     experiment.run_dir.mkdir(parents=True)
     for refused, lost in (([], False), (["Reply of node 3 refused: training diverged: loss term"], True)):
-        (experiment.run_dir / "metrics.jsonl").write_text(json.dumps({"round": 1, "refused": refused}))
+        (experiment.run_dir / "metrics.jsonl").write_text(json.dumps({"round": 1, "refused": refused}) + "\n")
         assert tuning.lost_nodes(experiment) is lost
 
 
