@@ -255,7 +255,7 @@ fi
 say "6. stopping"
 stop_all
 for device in $devices; do
-    groups=$(sed -n 's/.* holds \(.*\) ([0-9]* parameters).*/\1/p' "$out/$device/supernode.log" | sort -u)
+    groups=$(sed -n 's/.* holds \(.*\) ([0-9]* parameters to train).*/\1/p' "$out/$device/supernode.log" | sort -u)
     say "$device held the parameter groups: $groups"
 done
 say "edge-stranger was turned away"
