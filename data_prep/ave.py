@@ -9,12 +9,13 @@ Group: the video id.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Unpack
 
 from data_prep import pipeline
 from data_prep.clips import FRAME_SIZE, MODALITIES, TOOLS, audio_stream, visual_stream
 from data_prep.errors import PrepError
+from data_prep.pipeline import Execution
 from data_prep.plan import Plan, Planned
-from data_prep.rows import Show
 from data_prep.writer import Exclusion, select_modalities, tool_versions
 from fedcmi_flwr.types import Modality
 
@@ -54,9 +55,7 @@ def prepare(
     keep_overlap: bool = False,
     frame_size: int = FRAME_SIZE,
     modalities: Sequence[Modality] | None = None,
-    workers: int = 1,
-    max_bad: int = 0,
-    show: Show = lambda progress: None,
+    **execution: Unpack[Execution],
 ) -> Path:
     """Prepare AVE; the same settings and raw data give the same bytes.
 
@@ -73,12 +72,8 @@ def prepare(
         Pixels of the stored frames.
     modalities
         What to store, "audio", "visual" or both; None is both.
-    workers
-        Processes that decode.
-    max_bad
-        How many samples may be left out because a video is missing or cannot be used.
-    show
-        See :func:`data_prep.pipeline.prepare`.
+    **execution
+        ``workers``, ``max_bad`` and ``show`` of :func:`data_prep.pipeline.prepare`.
 
     Returns
     -------
@@ -114,7 +109,7 @@ def prepare(
         ]
         return Plan(classes, used, samples, excluded, tool_versions(*TOOLS))
 
-    return pipeline.prepare(out, NAME, settings, make_plan, workers=workers, max_bad=max_bad, show=show)
+    return pipeline.prepare(out, NAME, settings, make_plan, **execution)
 
 
 def _read_events(path: Path) -> list[_Event]:

@@ -10,15 +10,15 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
 from data_prep import pipeline
 from data_prep.clips import FRAME_SIZE, MODALITIES, TOOLS, audio_stream, visual_stream
 from data_prep.errors import PrepError
+from data_prep.pipeline import Execution
 from data_prep.plan import Plan, Planned
-from data_prep.rows import Show
 from data_prep.splitting import group_part, stratified_part
 from data_prep.writer import Exclusion, select_modalities, tool_versions
 from fedcmi_flwr.seeding import numpy_generator
@@ -67,9 +67,7 @@ def prepare(
     seed: int = 0,
     frame_size: int = FRAME_SIZE,
     modalities: Sequence[Modality] | None = None,
-    workers: int = 1,
-    max_bad: int = 0,
-    show: Show = lambda progress: None,
+    **execution: Unpack[Execution],
 ) -> Path:
     """Prepare CREMA-D; the same settings and raw data give the same bytes.
 
@@ -91,12 +89,8 @@ def prepare(
         Pixels of the stored frames.
     modalities
         What to store, "audio", "visual" or both; None is both. The folder of the other one is not looked at.
-    workers
-        Processes that decode.
-    max_bad
-        How many clips may be left out because a file cannot be used.
-    show
-        See :func:`data_prep.pipeline.prepare`.
+    **execution
+        ``workers``, ``max_bad`` and ``show`` of :func:`data_prep.pipeline.prepare`.
 
     Returns
     -------
@@ -131,7 +125,7 @@ def prepare(
         used = [stream for stream in streams if stream.name in wanted]
         return Plan(CLASSES, used, samples, excluded, tool_versions(*TOOLS))
 
-    return pipeline.prepare(out, NAME, settings, make_plan, workers=workers, max_bad=max_bad, show=show)
+    return pipeline.prepare(out, NAME, settings, make_plan, **execution)
 
 
 def _find_clips(raw: Path, wanted: Sequence[Modality]) -> tuple[list[_Clip], list[Exclusion]]:

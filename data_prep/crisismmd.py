@@ -10,12 +10,13 @@ rows with neither, and tweets that stand in a later split too.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Unpack
 
 from data_prep.errors import PrepError
 from data_prep.photo import PADDING, PHOTO_SIZE, photo_stream
+from data_prep.pipeline import Execution
 from data_prep.pipeline import prepare as prepare_plan
 from data_prep.plan import Plan, Planned, Stream
-from data_prep.rows import Show
 from data_prep.text import DEFAULT_TOKENIZER, TOKENS, clean_tweet, text_stream, text_tools, vocabulary
 from data_prep.writer import Exclusion, select_modalities, tool_versions
 from fedcmi_flwr.types import Modality
@@ -57,9 +58,7 @@ def prepare(
     tokens: int = TOKENS,
     keep_overlap: bool = False,
     modalities: Sequence[Modality] | None = None,
-    workers: int = 1,
-    max_bad: int = 0,
-    show: Show = lambda progress: None,
+    **execution: Unpack[Execution],
 ) -> Path:
     """Prepare CrisisMMD; the same settings and raw data give the same bytes.
 
@@ -81,12 +80,8 @@ def prepare(
     modalities
         What to store, "image", "text" or both; None is both. Text is not looked at where it is not stored, and needs
         no tokenizer then.
-    workers
-        Processes that decode.
-    max_bad
-        How many samples may be left out because their image cannot be used; they are listed in ``excluded.csv``.
-    show
-        Called after each block.
+    **execution
+        ``workers``, ``max_bad`` and ``show`` of :func:`data_prep.pipeline.prepare`.
 
     Returns
     -------
@@ -115,7 +110,7 @@ def prepare(
         rows, excluded = _without_excluded(_read(raw), names, keep_overlap)
         return Plan(CLASSES, streams, [_plan(raw, row, names) for row in rows], excluded, tools)
 
-    return prepare_plan(out, NAME, settings, make_plan, workers=workers, max_bad=max_bad, show=show)
+    return prepare_plan(out, NAME, settings, make_plan, **execution)
 
 
 def _read(raw: Path) -> list[_Tweet]:

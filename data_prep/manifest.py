@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import soundfile
 
@@ -19,9 +19,9 @@ from data_prep.clips import audio_stream, visual_stream
 from data_prep.errors import PrepError, UnreadableFileError
 from data_prep.manifest_table import OWN_COLUMNS, Entry, class_names, find_file, read_manifest
 from data_prep.photo import PADDING, PHOTO_SIZE, photo_stream
+from data_prep.pipeline import Execution
 from data_prep.pipeline import prepare as prepare_plan
 from data_prep.plan import Plan, Planned, Stream
-from data_prep.rows import Show
 from data_prep.series import POINTS, read_series, series_stream
 from data_prep.text import DEFAULT_TOKENIZER, TOKENS, text_stream, text_tools, vocabulary
 from data_prep.writer import tool_versions
@@ -166,9 +166,7 @@ def prepare(
     *,
     sizes: Sizes | None = None,
     classes: Sequence[str] | None = None,
-    workers: int = 1,
-    max_bad: int = 0,
-    show: Show = lambda progress: None,
+    **execution: Unpack[Execution],
 ) -> Path:
     """Prepare what a manifest lists; the same settings, manifest and files give the same bytes.
 
@@ -186,13 +184,8 @@ def prepare(
         What is stored of each sample; None: the defaults.
     classes
         Labels in index order; None: sorted, as numbers where all are integers.
-    workers
-        Processes that decode.
-    max_bad
-        How many samples may be left out because one of their files cannot be used; they are listed in
-        ``excluded.csv``.
-    show
-        Called after each block.
+    **execution
+        ``workers``, ``max_bad`` and ``show`` of :func:`data_prep.pipeline.prepare`.
 
     Returns
     -------
@@ -226,7 +219,7 @@ def prepare(
             tools |= kind.tools(sizes)
         return Plan(names, _streams(raw, entries, modalities, sizes), samples, (), tools)
 
-    return prepare_plan(out, NAME, settings, make_plan, workers=workers, max_bad=max_bad, show=show)
+    return prepare_plan(out, NAME, settings, make_plan, **execution)
 
 
 def _plan(raw: Path, entry: Entry, modalities: Mapping[Modality, str], classes: Sequence[str]) -> Planned:

@@ -12,7 +12,7 @@ import errno
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from data_prep.assembly import assemble
 from data_prep.errors import PrepError
@@ -22,14 +22,22 @@ from data_prep.writer import Exclusion, check_unreadable, write_excluded, write_
 from fedcmi_flwr.schema import DatasetSpec
 
 
+class Execution(TypedDict, total=False):
+    """How a preparation is carried out; none of it changes what is stored. See :func:`prepare`."""
+
+    workers: int
+    max_bad: int
+    show: Show
+
+
 def prepare(
     out: Path,
     name: str,
     settings: Mapping[str, Any],
     make_plan: Callable[[], Plan],
     *,
-    workers: int,
-    max_bad: int,
+    workers: int = 1,
+    max_bad: int = 0,
     show: Show = lambda progress: None,
 ) -> Path:
     """Make a prepared directory, or go on where an interrupted call stopped.

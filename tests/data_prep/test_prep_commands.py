@@ -11,7 +11,7 @@ from pathlib import Path
 import media
 import pytest
 
-from fedcmi_flwr import cli
+from fedcmi_flwr import cli, cli_prep
 from fedcmi_flwr.schema import read_spec
 
 REPOSITORY = Path(__file__).parents[2]
@@ -32,7 +32,7 @@ def arguments(name: str, raw: Path, out: Path, *options: str) -> list[str]:
 def here(*given: str) -> int:
     """Call `fedcmi` in this process, and return its exit status."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cli, "_end_with_what_was_started", lambda: None)  # signal handlers are pytest's here
+        patch.setattr(cli_prep, "end_with_what_was_started", lambda: None)  # signal handlers are pytest's here
         return int(cli.app(list(given), standalone_mode=False) or 0)
 
 
