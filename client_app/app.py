@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -14,25 +14,18 @@ from flwr.clientapp import ClientApp
 
 from client_app.train import Received, train
 from fedcmi_flwr import pretrained, wire
-from fedcmi_flwr.config import (
-    HYPERPARAMETER_KEYS,
-    NodeConfig,
-    RunConfig,
-    TrainingConfig,
-    ViewConfig,
-    read_node_config,
-    read_run_config,
-    read_section,
-)
+from fedcmi_flwr.config import HYPERPARAMETER_KEYS, RunConfig, read_run_config
 from fedcmi_flwr.dataset import DataError, Samples, load_split, locate
 from fedcmi_flwr.evaluate import evaluate
 from fedcmi_flwr.methods import Method, make_method
 from fedcmi_flwr.model import MultimodalModel
 from fedcmi_flwr.model_from_config import choose_device, model_spec
+from fedcmi_flwr.node_config import NodeConfig, read_node_config
 from fedcmi_flwr.node_memory import DIRECTORY, keep_file_memory, read_file_memory
 from fedcmi_flwr.packing import to_arrays, to_state_dict
 from fedcmi_flwr.partitions import own_samples, owned_modalities, partition
 from fedcmi_flwr.schema import ModalitySpec, read_spec
+from fedcmi_flwr.sections import TrainingConfig, ViewConfig, read_section
 from fedcmi_flwr.types import Modality
 from fedcmi_flwr.views import views_from
 
@@ -67,6 +60,7 @@ def train_round(message: Message, context: Context) -> Message:
     """Train the received groups on this node's samples."""
     node, task = read_node(context), wire.read_task(message)
     model = receive(node, task)
+    check_unchanged(node_samples(node, "train", node.modalities).seen_modalities, model.owned)
     samples = as_the_federation(node_samples(node, "train", model.owned), task)
     settings = read_section(TrainingConfig, task.config)
     received = Received(task.dominance, to_state_dict(task.from_method), recall(context, node, task.server_round))
@@ -119,6 +113,15 @@ def node_samples(node: Node, split: str, modalities: tuple[Modality, ...]) -> Sa
     if split != "train":
         return samples.select(samples.rows[me.partition_id :: me.num_partitions])
     return partition(samples, node.run.data, me.num_partitions, me.partition_id, node.run.training.seed)
+
+
+def check_unchanged(now: Sequence[Modality], sent: Sequence[Modality]) -> None:
+    """Raise DataError where a node no longer owns what it said; the server asks a node that raised again."""
+    if set(now) != set(sent):
+        raise DataError(
+            f"this node now has samples of {list(now)}, but said {list(sent)} when it was asked; it takes no part "
+            "until it is asked again."
+        )
 
 
 def as_the_federation(samples: Samples, task: wire.Task) -> Samples:

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from fedcmi_flwr.config import TrainingConfig
 from fedcmi_flwr.dataset import Samples
 from fedcmi_flwr.dominance import NOBODY, Dominance
 from fedcmi_flwr.evaluate import class_statistics
 from fedcmi_flwr.methods import Kept, LocalRound, LocalSteps, Method
 from fedcmi_flwr.model import Branch, MultimodalModel
+from fedcmi_flwr.sections import TrainingConfig
 from fedcmi_flwr.seeding import torch_generator, torch_global_seed
 from fedcmi_flwr.types import Batch, ClassStats, LossTerms
 

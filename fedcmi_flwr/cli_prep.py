@@ -56,7 +56,7 @@ def prep_av_digits(
 ) -> None:
     """Handwritten digits (scikit-learn) with keypad tones: nothing to download."""
     from data_prep import av_digits
-    from fedcmi_flwr.config import cache_directory
+    from fedcmi_flwr.cache import cache_directory
 
     levels = {"seed": seed, "audio_snr_db": audio_snr_db, "image_noise": image_noise}
     chosen: dict[str, Any] = {name: value for name, value in levels.items() if value is not None}

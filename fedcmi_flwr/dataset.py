@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import ModuleDict
 
-from fedcmi_flwr.config import cache_directory
+from fedcmi_flwr.cache import cache_directory
 from fedcmi_flwr.schema import (
     SAMPLE_COLUMNS,
     DatasetSpec,

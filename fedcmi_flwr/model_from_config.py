@@ -5,10 +5,10 @@ from typing import Any
 
 import torch
 
-from fedcmi_flwr.config import ConfigError, ModelConfig
 from fedcmi_flwr.encoders import ENCODERS
 from fedcmi_flwr.methods import Method
 from fedcmi_flwr.model import ModelSpec
+from fedcmi_flwr.sections import ConfigError, ModelConfig
 from fedcmi_flwr.types import Modality
 
 

@@ -2,6 +2,8 @@
 
 import logging
 import time
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 from flwr.app import Message
 from flwr.serverapp import Grid
@@ -20,8 +22,19 @@ class RoundFailedError(RuntimeError):
     """A round that cannot go on; the text says why and what to do."""
 
 
+@dataclass(frozen=True)
+class Unusable:
+    """A connected node that cannot be used."""
+
+    reason: str
+    pause: int
+    """Rounds until it is asked again, after which the pause doubles: what is wrong may be mended while it runs."""
+    ask_in: int
+    """The round in which it is asked again."""
+
+
 class NodeRegistry:
-    """Asks every unknown node once what it owns, and samples partitions.
+    """Asks every unknown node what it owns, and samples partitions.
 
     Parameters
     ----------
@@ -43,8 +56,12 @@ class NodeRegistry:
         self.min_available_nodes = min_available_nodes
         self.wait_timeout = wait_timeout
         self.known: dict[int, wire.NodeInfo] = {}
-        self.unusable: dict[int, str] = {}
-        """Node id -> why it cannot be used; it is not asked again while it stays connected."""
+        self.unusable: dict[int, Unusable] = {}
+        """Node id -> why it cannot be used, and when it is asked again while it stays connected."""
+
+    def ask_again(self, node_ids: Iterable[int]) -> None:
+        """Forget what nodes said they own, so that they are asked before their next turn."""
+        self.known = {node: info for node, info in self.known.items() if node not in set(node_ids)}
 
     def sample(self, grid: Grid, server_round: int, fraction: float, least: int, purpose: str) -> list[int]:
         """Sample partition ids, not node ids (those are random per run), and return their nodes in that order.
@@ -85,14 +102,15 @@ class NodeRegistry:
         while True:
             connected = set(grid.get_node_ids())
             self.known = {node: info for node, info in self.known.items() if node in connected}
-            self.unusable = {node: reason for node, reason in self.unusable.items() if node in connected}
-            self._query(grid, sorted(connected - set(self.known) - set(self.unusable)), server_round)
+            self.unusable = {node: found for node, found in self.unusable.items() if node in connected}
+            resting = {node for node, found in self.unusable.items() if found.ask_in > server_round}
+            self._query(grid, sorted(connected - set(self.known) - resting), server_round)
             if len(self.known) >= self.min_available_nodes:
                 return sorted(self.known)
             found = f"{len(self.known)} of {len(connected)} connected nodes can be used"
             if len(connected) >= self.min_available_nodes and self.unusable:
-                node, reason = min(self.unusable.items())
-                raise RoundFailedError(f"round {server_round}: {found}. Node {node}: {reason}")
+                node = min(self.unusable)
+                raise RoundFailedError(f"round {server_round}: {found}. Node {node}: {self.unusable[node].reason}")
             if time.monotonic() > deadline:
                 raise RoundFailedError(
                     f"round {server_round}: {found} after {self.wait_timeout:.0f} s (wait-timeout), but "
@@ -116,10 +134,12 @@ class NodeRegistry:
                 reasons[node] = str(error)
                 continue
             self.known[node] = info
+            self.unusable.pop(node, None)
             del reasons[node]
         for node, reason in reasons.items():
-            logger.warning("query: node %d cannot be used: %s", node, reason)
-        self.unusable |= reasons
+            pause = 2 * self.unusable[node].pause if node in self.unusable else 1
+            logger.warning("query: node %d cannot be used: %s It is asked again in %d round(s).", node, reason, pause)
+            self.unusable[node] = Unusable(reason, pause, server_round + pause)
 
     def _check_partition_is_free(self, info: wire.NodeInfo) -> None:
         if any(other.partition_id == info.partition_id for other in self.known.values()):

@@ -17,9 +17,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from fedcmi_flwr.config import ConfigError
 from fedcmi_flwr.encoders import Encoder
 from fedcmi_flwr.model import MultimodalModel
+from fedcmi_flwr.sections import ConfigError
 from fedcmi_flwr.types import Modality
 
 Renaming = Callable[[Mapping[str, torch.Tensor]], dict[str, torch.Tensor]]

@@ -4,7 +4,7 @@ Shape legend used in the whole package: ``batch`` samples of a mini-batch, ``mod
 their fixed order, ``classes``, ``dim`` the embedding size D.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -100,6 +100,13 @@ class ClassStats:
     def __add__(self, other: "ClassStats") -> "ClassStats":
         """Add the sums and counts of another node; modalities that only one of both has are kept."""
         return ClassStats(_added(self.probability_sum, other.probability_sum), _added(self.count, other.count))
+
+    def only(self, modalities: Collection[Modality]) -> "ClassStats":
+        """Return the statistics of these modalities alone."""
+        kept = [name for name in self.count if name in modalities]
+        return ClassStats(
+            {name: self.probability_sum[name] for name in kept}, {name: self.count[name] for name in kept}
+        )
 
 
 def _added(

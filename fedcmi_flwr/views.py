@@ -17,8 +17,8 @@ from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedcmi_flwr.config import ConfigError, ViewConfig
 from fedcmi_flwr.schema import AXES, ModalitySpec
+from fedcmi_flwr.sections import ConfigError, ViewConfig
 from fedcmi_flwr.types import Modality
 
 VISUAL = ("image", "frames")

@@ -14,16 +14,19 @@ from flwr.serverapp import Grid, ServerApp
 
 from fedcmi_flwr import node_memory, pretrained
 from fedcmi_flwr.aggregation import AnyArray, moving_average
-from fedcmi_flwr.config import RunConfig, cache_directory, read_run_config, section_items
+from fedcmi_flwr.cache import cache_directory
+from fedcmi_flwr.config import RunConfig, read_run_config
 from fedcmi_flwr.dataset import Samples, check_modality_names, load_split, locate
 from fedcmi_flwr.evaluate import evaluate
 from fedcmi_flwr.initialization import initialize
 from fedcmi_flwr.methods import hyperparameters
 from fedcmi_flwr.model import ModelSpec, MultimodalModel, parameter_groups
 from fedcmi_flwr.model_from_config import check_stored, choose_device, chosen_modalities, model_spec, split_names
+from fedcmi_flwr.nodes import RoundFailedError
 from fedcmi_flwr.packing import to_arrays, to_state_dict
 from fedcmi_flwr.partitions import validation_samples
 from fedcmi_flwr.schema import DatasetSpec, read_spec
+from fedcmi_flwr.sections import section_items
 from fedcmi_flwr.seeding import torch_global_seed
 from fedcmi_flwr.server_optimizers import OWN_LR, ServerOptimizer
 from fedcmi_flwr.strategy import FedCMI
@@ -124,6 +127,8 @@ class Federation:
         self.locations = {name: where for name, where in locations.items() if name in chosen}
         self._build_model()
         self.average: Mapping[str, AnyArray] | None = None
+        self.unsaved: tuple[int, Mapping[str, AnyArray]] | None = None
+        """The last round and its weights, while no checkpoint holds them."""
         self.strategy = FedCMI(
             {name: prefixes for name, prefixes in parameter_groups(self.spec).items() if name != SHARED},
             len(self.data.classes),
@@ -134,6 +139,9 @@ class Federation:
             fraction_evaluate=config.federation.fraction_evaluate,
             min_available_nodes=config.federation.min_available_nodes,
             wait_timeout=config.federation.wait_timeout,
+            min_replies=config.federation.min_replies,
+            min_owners_per_modality=config.federation.min_owners_per_modality,
+            failure_budget=config.federation.failure_budget,
             server_optimizer=server_optimizer(config),
         )
 
@@ -167,15 +175,19 @@ class Federation:
             arrays, self.average = checkpoint.arrays, checkpoint.average or None
             nodes_remember = self.config.checkpoints.node_memory == "run-dir"
             self.strategy.resume(checkpoint.server_round, checkpoint.state, nodes_remember)
-        self.strategy.start(
-            grid=grid,
-            initial_arrays=_record(arrays),
-            num_rounds=self.config.federation.num_server_rounds - self.strategy.rounds_done,
-            timeout=self.config.federation.round_timeout,
-            train_config=ConfigRecord(self.task_config()),
-            evaluate_config=ConfigRecord(self.task_config()),
-            evaluate_fn=self.evaluate,
-        )
+        try:
+            self.strategy.start(
+                grid=grid,
+                initial_arrays=_record(arrays),
+                num_rounds=self.config.federation.num_server_rounds - self.strategy.rounds_done,
+                timeout=self.config.federation.round_timeout,
+                train_config=ConfigRecord(self.task_config()),
+                evaluate_config=ConfigRecord(self.task_config()),
+                evaluate_fn=self.evaluate,
+            )
+        except RoundFailedError:
+            self._write_checkpoint()  # with checkpoint-every above 1 the newest may be older than what is computed
+            raise
         self.directory.finish(resolved, self.data.classes)
         remove_resumables(self.directory.path)
         logger.info("finished; results in %s", self.directory.path)
@@ -220,7 +232,7 @@ class Federation:
         server_round += self.strategy.rounds_done
         method = self.config.method
         current = {name: array.numpy() for name, array in arrays.items()}
-        if server_round > 0:  # the random weights of round 0 are no part of the average
+        if server_round > 0 and not self.strategy.report.failed:  # the random weights of round 0 are no part of it
             self.average = moving_average(self.average, current, method.averaging)
         values = self.average or current
         self.model.load_trained_state(to_state_dict(values))
@@ -233,15 +245,19 @@ class Federation:
         record = round_record(server_round, counts, self.strategy.report if server_round else None)
         self.directory.append(record)
         logger.info(round_line(record, self.config.federation.num_server_rounds))
+        self.unsaved = (server_round, current) if server_round > 0 else None
         every = self.config.checkpoints.checkpoint_every
-        if server_round > 0 and every > 0 and server_round % every == 0:
-            self._write_checkpoint(server_round, current)
+        if every > 0 and server_round % every == 0:
+            self._write_checkpoint()
         if self.after_round is not None:
             self.after_round()
         return MetricRecord({f"accuracy.{name}": found.accuracy for name, found in counts.items()})
 
-    def _write_checkpoint(self, server_round: int, arrays: Mapping[str, AnyArray]) -> None:
-        """Leave what the run can go on from; the round's record is written already."""
+    def _write_checkpoint(self) -> None:
+        """Leave what the run can go on from, where it is new; the round's record is written already."""
+        if self.unsaved is None or self.config.checkpoints.checkpoint_every == 0:
+            return
+        (server_round, arrays), self.unsaved = self.unsaved, None
         average = self.average if self.average is not None and self.config.method.averaging > 0 else {}
         state, raw = self.strategy.state(), self.config.raw
         checkpoint = Checkpoint(server_round, arrays, average, state, raw, package_versions())

@@ -4,8 +4,8 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from fedcmi_flwr.config import ConfigError
 from fedcmi_flwr.methods import Scalar
+from fedcmi_flwr.sections import ConfigError
 from server_app.launch import combine, read_recipe
 
 RECIPES = Path(__file__).parent / "recipes"

@@ -12,11 +12,12 @@ from typing import Any
 import torch
 from flwr.clientapp import ClientApp
 
-from fedcmi_flwr.config import ConfigError, RunConfig, read_run_config
+from fedcmi_flwr.config import RunConfig, read_run_config
 from fedcmi_flwr.dataset import BUILT_IN
 from fedcmi_flwr.local_grid import LocalGrid
 from fedcmi_flwr.methods import Scalar
 from fedcmi_flwr.model_from_config import choose_device
+from fedcmi_flwr.sections import ConfigError
 from server_app.app import run as run_server
 from server_app.flower_run import run_on_flower
 from server_app.report import read_metrics, round_line

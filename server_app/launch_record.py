@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from fedcmi_flwr.atomic_files import write_atomically
-from fedcmi_flwr.config import ConfigError
 from fedcmi_flwr.methods import Scalar
+from fedcmi_flwr.sections import ConfigError
 from server_app.launch import combine, named_run_dir, read_recipe, resolve
 from server_app.report import RunDirectory
 from server_app.resume import alone_in_run, check_unchanged, check_unfinished, prepare_resume

@@ -13,7 +13,7 @@ import numpy as np
 from fedcmi_flwr.atomic_files import write_atomically
 from fedcmi_flwr.dominance import Dominance
 from fedcmi_flwr.evaluate import Counts, is_head, summarise
-from fedcmi_flwr.strategy import RoundReport
+from fedcmi_flwr.round_report import RoundReport
 from server_app.plots import plot_accuracy, plot_dominance, plot_temperature
 
 LAST_ROUNDS = 5
@@ -146,6 +146,7 @@ def round_record(server_round: int, counts: Mapping[str, Counts], report: RoundR
         "nodes": {str(info.partition_id): list(info.modalities) for info, _ in report.sent.values()},
         "owners": report.owners,
         "refused": report.refused,
+        "failed": report.failed,
         "bytes_down": report.bytes_down,
         "bytes_up": report.bytes_up,
     }
@@ -190,7 +191,8 @@ def round_line(record: Mapping[str, Any], num_rounds: int) -> str:
         f"down {down:.2f} MB up {up:.2f} MB",
     ]
     refused = len(record["refused"])
-    return " | ".join(parts + ([f"{refused} refused"] if refused else []))
+    parts += [f"{refused} refused"] if refused else []
+    return " | ".join(parts + (["FAILED"] if record["failed"] else []))
 
 
 def final_accuracy(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:

@@ -10,8 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from fedcmi_flwr import node_memory
-from fedcmi_flwr.config import ConfigError
 from fedcmi_flwr.methods import Scalar
+from fedcmi_flwr.sections import ConfigError
 from server_app.report import RunDirectory, RunDirectoryError
 from server_app.round_checkpoint import CHECKPOINTS, Checkpoint, newest_checkpoint, round_of, stored_checkpoints
 

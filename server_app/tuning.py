@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from fedcmi_flwr.config import ConfigError, read_run_config
+from fedcmi_flwr.config import read_run_config
 from fedcmi_flwr.methods import Scalar, hyperparameters
+from fedcmi_flwr.sections import ConfigError
 from server_app.bench_configs import RunConfigs
 from server_app.experiments import Experiment, claim, plan, run_all
 from server_app.launch import Show

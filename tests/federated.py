@@ -11,9 +11,9 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message
 from client_app.app import app as client_app
 from client_app.app import read_memory
 from fedcmi_flwr import wire
+from fedcmi_flwr.groups import group_names
 from fedcmi_flwr.local_grid import LocalGrid
 from fedcmi_flwr.packing import pack, to_arrays, unpack
-from fedcmi_flwr.strategy import group_names
 from server_app import launch
 from server_app.app import Federation
 from server_app.report import RunDirectory

@@ -12,10 +12,10 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, RecordDict
 from client_app.app import app, method_of, node_samples, read_node
 from client_app.train import Received, train
 from fedcmi_flwr import wire
-from fedcmi_flwr.config import TrainingConfig, read_section
 from fedcmi_flwr.local_grid import LocalGrid
 from fedcmi_flwr.model import MultimodalModel
 from fedcmi_flwr.packing import to_arrays, to_state_dict
+from fedcmi_flwr.sections import TrainingConfig, read_section
 from server_app import launch
 from server_app.app import Federation
 from server_app.report import RunDirectory

@@ -8,18 +8,12 @@ from typing import Any
 import pytest
 
 from fedcmi_flwr import config
-from fedcmi_flwr.config import (
-    ConfigError,
-    NodeConfig,
-    TrainingConfig,
-    cache_directory,
-    read_node_config,
-    read_run_config,
-    read_section,
-    section_items,
-)
+from fedcmi_flwr.cache import cache_directory
+from fedcmi_flwr.config import read_run_config
 from fedcmi_flwr.methods import METHODS, CrossModalInfiltration, FedAvg, Method
 from fedcmi_flwr.model_from_config import choose_device, chosen_modalities, encoder_names, model_spec
+from fedcmi_flwr.node_config import NodeConfig, read_node_config
+from fedcmi_flwr.sections import ConfigError, TrainingConfig, read_section, section_items
 
 PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
 DEFAULTS: dict[str, Any] = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["tool"]["flwr"]["app"]["config"]

@@ -8,9 +8,9 @@ import oracle
 import pytest
 import torch
 
-from fedcmi_flwr.config import DataConfig
 from fedcmi_flwr.dataset import DataError, Samples, check_modality_names, load_split, locate
 from fedcmi_flwr.partitions import cut_validation, own_samples, owned_modalities, partition, validation_samples
+from fedcmi_flwr.sections import DataConfig
 
 TWO = ("audio", "visual")
 COUNT = 60

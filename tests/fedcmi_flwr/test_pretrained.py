@@ -10,10 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from fedcmi_flwr.config import ConfigError
 from fedcmi_flwr.model import ModelSpec, MultimodalModel
 from fedcmi_flwr.pretrained import PretrainedError, check_frozen, load_trunks, read_locations, read_options
 from fedcmi_flwr.schema import ModalitySpec
+from fedcmi_flwr.sections import ConfigError
 
 State = dict[str, torch.Tensor]
 

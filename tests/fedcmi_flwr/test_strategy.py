@@ -11,10 +11,11 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message
 
 from fedcmi_flwr import wire
 from fedcmi_flwr.evaluate import Counts
+from fedcmi_flwr.groups import group_names
 from fedcmi_flwr.methods import METHODS, CrossModalInfiltration
 from fedcmi_flwr.nodes import RoundFailedError
 from fedcmi_flwr.server_state import ServerState
-from fedcmi_flwr.strategy import FedCMI, group_names
+from fedcmi_flwr.strategy import FedCMI
 from fedcmi_flwr.types import ClassStats
 
 BOTH = ("audio", "visual")
@@ -177,7 +178,7 @@ def test_missing_doubled_and_foreign_replies_are_noted(
     found, _ = train_round(strategy, federation([BOTH, BOTH], [1, 1]).grid(), order=lambda replies: replies[:1] * 2)
     assert found["head.w"].tolist() == [5.0]
     assert strategy.report.refused == [
-        "Reply of node 1001 refused: it was not asked in this round, or answered before.",
+        "Reply of node 1001 (partition 0, audio+visual) refused: it was not asked in this round, or answered before.",
         "No reply of node 1002 (partition 1, audio+visual). The round's time is over.",
     ]
 

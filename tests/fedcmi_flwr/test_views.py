@@ -11,11 +11,11 @@ from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms import functional as reference
 
 from client_app.train import Received, train
-from fedcmi_flwr.config import ConfigError, TrainingConfig, ViewConfig
 from fedcmi_flwr.dataset import Samples, load_split
 from fedcmi_flwr.methods import METHODS
 from fedcmi_flwr.model import ModelSpec, MultimodalModel
 from fedcmi_flwr.schema import ModalitySpec
+from fedcmi_flwr.sections import ConfigError, TrainingConfig, ViewConfig
 from fedcmi_flwr.views import AS_STORED, Views, check_views, cut_out, normalise, random_boxes, views_from
 
 BOXES = [(0, 0, 40, 56), (3, 5, 10, 9), (31, 0, 9, 56), (7, 11, 1, 1), (12, 2, 28, 30), (0, 20, 40, 3)]

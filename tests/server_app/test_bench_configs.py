@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from fedcmi_flwr.config import ConfigError
 from fedcmi_flwr.methods import METHODS
+from fedcmi_flwr.sections import ConfigError
 from server_app.bench_configs import (
     RECIPES,
     ROW_DIRECTORIES,

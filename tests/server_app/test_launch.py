@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from client_app.app import app as client_app
-from fedcmi_flwr.config import ConfigError
+from fedcmi_flwr.sections import ConfigError
 from server_app import launch
 
 

@@ -12,7 +12,7 @@ import torch
 from fedcmi_flwr import wire
 from fedcmi_flwr.dominance import Dominance
 from fedcmi_flwr.evaluate import Counts
-from fedcmi_flwr.strategy import RoundReport
+from fedcmi_flwr.round_report import RoundReport
 from server_app.report import (
     RunDirectory,
     RunDirectoryError,

@@ -13,8 +13,8 @@ import pytest
 from safetensors import safe_open
 
 from client_app.app import app as client_app
-from fedcmi_flwr.config import ConfigError
 from fedcmi_flwr.methods import METHODS
+from fedcmi_flwr.sections import ConfigError
 from server_app import launch
 from server_app.checkpoint import CheckpointError
 from server_app.report import RunDirectoryError, read_metrics

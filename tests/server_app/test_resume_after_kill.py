@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from client_app.app import app as client_app
-from fedcmi_flwr.config import ConfigError
+from fedcmi_flwr.sections import ConfigError
 from server_app import launch, launch_record
 from server_app.report import read_metrics
 

@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 
 from fedcmi_flwr import methods
-from fedcmi_flwr.config import ConfigError
 from fedcmi_flwr.methods import METHODS, FedAvg
 from fedcmi_flwr.schema import labels_path
+from fedcmi_flwr.sections import ConfigError
 from server_app import bench_configs as bench_configs_module
 from server_app import tuning
 from server_app.bench_configs import RunConfigs, bench_configs, find_rows, find_settings, read_tuned

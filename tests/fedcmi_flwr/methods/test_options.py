@@ -11,8 +11,8 @@ import torch
 from federated import federate, sends
 
 from client_app.train import Received, begin_round, train
-from fedcmi_flwr.config import TrainingConfig
 from fedcmi_flwr.methods import METHODS, CrossModalInfiltration, FedAvg, Method
+from fedcmi_flwr.sections import TrainingConfig
 
 TWO = ("audio", "visual")
 SETTINGS = TrainingConfig(

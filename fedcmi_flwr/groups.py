@@ -1,0 +1,48 @@
+"""Parameter groups: one for each modality and one that all nodes share, told apart by the parameters' names."""
+
+from collections.abc import Mapping, Sequence
+
+from fedcmi_flwr.types import SHARED, Modality
+
+
+def group_names(names: Sequence[str], groups: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
+    """Sort parameter names into groups by prefix; what no prefix matches is shared.
+
+    Parameters
+    ----------
+    names
+        All names of the model's state_dict.
+    groups
+        Group -> prefixes.
+
+    Returns
+    -------
+    Group -> names in the given order, "shared" last where there is any.
+
+    Raises
+    ------
+    ValueError
+        A name that two groups claim, or a group without any parameter.
+
+    Examples
+    --------
+    >>> group_names(("ear.w", "eye.w", "head.w"), {"audio": ["ear."], "visual": ["eye."]})
+    {'audio': ('ear.w',), 'visual': ('eye.w',), 'shared': ('head.w',)}
+    """
+    found: dict[str, list[str]] = {group: [] for group in (*groups, SHARED)}
+    for name in names:
+        claims = [group for group, prefixes in groups.items() if name.startswith(tuple(prefixes))]
+        if len(claims) > 1:
+            raise ValueError(f"parameter {name!r} belongs to the groups {claims}; make their prefixes distinct.")
+        found[claims[0] if claims else SHARED].append(name)
+    empty = [group for group in groups if not found[group]]
+    if empty:
+        raise ValueError(
+            f"group {empty[0]!r}: no parameter starts with {list(groups[empty[0]])}; names: {names[:5]}..."
+        )
+    return {group: tuple(members) for group, members in found.items() if members}
+
+
+def groups_of(modalities: Sequence[Modality], names: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+    """Return the groups, of those in ``names``, that a node with these modalities can use."""
+    return tuple(group for group in (*modalities, SHARED) if group in names)

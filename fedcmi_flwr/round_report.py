@@ -1,0 +1,71 @@
+"""What is known of one round: filled by the strategy, written down by the server."""
+
+import logging
+from dataclasses import dataclass, field
+
+from fedcmi_flwr import wire
+from fedcmi_flwr.aggregation import AnyArray
+from fedcmi_flwr.dominance import NOBODY, Dominance
+from fedcmi_flwr.evaluate import Counts
+from fedcmi_flwr.types import ClassStats
+
+logger = logging.getLogger("flwr.fedcmi")
+
+
+@dataclass
+class RoundReport:
+    """What happened in one round."""
+
+    server_round: int
+    started: float
+    """Seconds on the monotonic clock."""
+    num_classes: int = 0
+    """C, the length of the class statistics."""
+    known: dict[int, wire.NodeInfo] = field(default_factory=dict)
+    """Node id -> what it owns, of every node that could have been sampled."""
+    sent: dict[int, tuple[wire.NodeInfo, tuple[str, ...]]] = field(default_factory=dict)
+    """Node id -> (what it owns, groups sent)."""
+    arrays: dict[str, AnyArray] = field(default_factory=dict)
+    """The global model that was sent."""
+    names: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Group -> names of its arrays."""
+    used: Dominance = NOBODY
+    """The decision that was sent."""
+    measured: Dominance = NOBODY
+    """What this round's statistics say; sent in the next round."""
+    stats: ClassStats = field(default_factory=lambda: ClassStats({}, {}))
+    """Class statistics added up over nodes."""
+    evaluated: dict[str, Counts] = field(default_factory=dict)
+    """What nodes counted on their own test samples, added up; empty unless ``fraction_evaluate`` is above 0."""
+    losses: dict[str, float] = field(default_factory=dict)
+    """Loss term -> mean over the samples of the nodes that have the term, in nats, without weight."""
+    owners: dict[str, list[int]] = field(default_factory=dict)
+    """Group -> partition ids whose updates were averaged."""
+    num_examples: int = 0
+    examples: dict[int, int] = field(default_factory=dict)
+    """Partition id -> training samples, of the nodes whose updates were averaged."""
+    refused: list[str] = field(default_factory=list)
+    """One line per node whose reply was refused or did not come."""
+    to_ask_again: set[int] = field(default_factory=set)
+    """Ids of these nodes: they may no longer be what they said they were."""
+    failed: str = ""
+    """Why the round failed and the model stayed as it was; empty for a round that did not."""
+    bytes_down: dict[int, int] = field(default_factory=dict)
+    """Partition id -> bytes of the train message."""
+    bytes_up: dict[int, int] = field(default_factory=dict)
+    """Partition id -> bytes of the reply, refused ones included."""
+    seconds: float = 0.0
+    """From the start of sampling to the end of aggregation."""
+
+    def refuse(self, node: int, line: str) -> None:
+        """Note and log that a node's reply cannot be used; ``line`` says which node and why."""
+        self.refused.append(line)
+        self.to_ask_again.add(node)
+        logger.warning("round %d: %s", self.server_round, line)
+
+    def describe(self, node: int) -> str:
+        """Return the node's id and, where it was sent something, its partition and modalities."""
+        if node not in self.sent:
+            return f"node {node}"
+        info, _ = self.sent[node]
+        return f"node {node} (partition {info.partition_id}, {'+'.join(info.modalities)})"
