@@ -8,7 +8,6 @@ and the run's status decides the outcome.
 import contextlib
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from typing import Any
 import httpx
 
 from fedcmi_flwr.methods import Scalar
+from server_app.companion import GRACE
 
 START_TIMEOUT = 60.0
 """Seconds that a SuperLink may take to answer."""
@@ -116,6 +116,7 @@ def superlink(home: Path, environment: Mapping[str, str]) -> Iterator[int]:
         encoding="utf-8",
     )
     command = [
+        *(sys.executable, str(Path(__file__).with_name("companion.py"))),  # or it would live on after a kill -9 of us
         _program("flower-superlink"),
         "--insecure",
         "--simulation",
@@ -128,7 +129,13 @@ def superlink(home: Path, environment: Mapping[str, str]) -> Iterator[int]:
     with log.open("w", encoding="utf-8") as output:
         # a session of its own, so that an interrupted run's simulation processes can be ended with it
         process = subprocess.Popen(
-            command, env=dict(environment), cwd=home, stdout=output, stderr=output, start_new_session=True
+            command,
+            env=dict(environment),
+            cwd=home,
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
         )
         try:
             _wait_for(process, port, log)
@@ -138,13 +145,10 @@ def superlink(home: Path, environment: Mapping[str, str]) -> Iterator[int]:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a process group: politely first, so that Ray can clean up, then by force."""
-    for signal_number in (signal.SIGTERM, signal.SIGKILL):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal_number)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=60)
-            return
+    """End a companion's command and what it started."""
+    assert process.stdin is not None
+    process.stdin.close()
+    process.wait(timeout=3 * GRACE)
 
 
 def _wait_for(process: subprocess.Popen[bytes], port: int, log: Path) -> None:

@@ -16,6 +16,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from server_app.launch import Show, client_app_reference
+from server_app.locks import try_to_lock
 
 PRELOADED = ("server_app.experiments", "torch._dynamo", "flwr_datasets.partitioner", "rich.markdown", "typer")
 """Imported once, before forking; those after the first are imported elsewhere when they are first used."""
@@ -64,7 +65,7 @@ def alone_in(home: Path) -> Iterator[None]:
     home.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + PATIENCE
     with _opened(home / LOCK, os.O_RDWR | os.O_CREAT) as alone, _opened(home, os.O_RDONLY) as handle:
-        while not (_locked(alone) and _locked(handle)):
+        while not (try_to_lock(alone) and try_to_lock(handle)):
             if time.monotonic() > deadline:
                 raise BusyError(f"{home}: another process is at work there; wait for its end or give another --out.")
             time.sleep(0.1)
@@ -79,14 +80,6 @@ def _opened(path: Path, flags: int) -> Iterator[int]:
         yield handle
     finally:
         os.close(handle)
-
-
-def _locked(handle: int) -> bool:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def run_jobs(jobs: Sequence[Job], at_once: int, ended: Callable[[Job, str | None], None]) -> None:

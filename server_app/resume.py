@@ -1,10 +1,10 @@
 """Goes on with a run whose processes died: finds what it left, and puts its directory back to a whole round."""
 
 import contextlib
-import fcntl
 import logging
 import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -12,11 +12,14 @@ from pathlib import Path
 from fedcmi_flwr import node_memory
 from fedcmi_flwr.methods import Scalar
 from fedcmi_flwr.sections import ConfigError
+from server_app.locks import try_to_lock
 from server_app.report import RunDirectory, RunDirectoryError
 from server_app.round_checkpoint import CHECKPOINTS, Checkpoint, newest_checkpoint, round_of, stored_checkpoints
 
-FREE = ("run-dir", "resume")
-"""Keys that may differ when a run goes on: a run directory may be moved."""
+FREE = ("run-dir", "resume", "wait-timeout", "round-timeout", "failure-budget")
+"""Keys that may differ when a run goes on: a run directory may be moved, and a network may have become worse."""
+PATIENCE = 45.0
+"""Seconds to wait for the processes of a run that was killed; they end by themselves."""
 PACKAGES = ("fedcmi-flwr", "flwr", "torch", "numpy")
 logger = logging.getLogger("flwr.fedcmi")
 
@@ -44,12 +47,12 @@ def alone_in_run(run_dir: Path) -> Iterator[None]:
         Another process is at work there.
     """
     handle = os.open(run_dir, os.O_RDONLY)
+    deadline = time.monotonic() + PATIENCE
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(handle)
-        raise RunDirectoryError(f"{run_dir}: another process still writes this run; wait for it or stop it.") from error
-    try:
+        while not try_to_lock(handle):
+            if time.monotonic() > deadline:
+                raise RunDirectoryError(f"{run_dir}: another process still writes this run; wait for it or stop it.")
+            time.sleep(0.1)
         yield
     finally:
         os.close(handle)

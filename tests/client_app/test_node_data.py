@@ -1,6 +1,7 @@
 """A device's own data against the federation's description, and data that is too little to train on."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 import oracle
 import pytest
+from federated import federate
 from safetensors.numpy import load_file
 
 from client_app.app import app
@@ -105,3 +107,44 @@ def test_a_modality_without_a_sample_is_not_owned(tmp_path: Path) -> None:
     record = json.loads((out / "metrics.jsonl").read_text().splitlines()[1])
     assert record["known_nodes"] == {"0": ["audio", "visual"], "1": ["visual"]}
     assert record["owners"] == {"audio": [0], "visual": [0, 1], "shared": [0, 1]}
+
+
+def test_a_device_whose_modalities_change_is_asked_again(tmp_path: Path) -> None:
+    """Its camera breaks after round 1, and its data is prepared again: it misses round 2 and then trains audio."""
+    both = dict.fromkeys(("audio", "visual"), np.ones(60, dtype=bool))
+    whole, device = (oracle.prepare(tmp_path / name, both) for name in ("whole", "device"))
+    blind = oracle.prepare(tmp_path / "blind", {**both, "visual": np.zeros(60, dtype=bool)}, test_present=both)
+    federated = federate(tmp_path / "run", whole, ["audio+visual"] * 2)
+    for context, data in zip(federated.grid.contexts.values(), (whole, device), strict=True):
+        del context.node_config["num-partitions"]
+        context.node_config["data"] = str(data)
+    federated.round(1)
+    shutil.rmtree(device)
+    blind.rename(device)
+    federated.round(2)
+    (line,) = federated.strategy.report.refused
+    assert "now has samples of ['audio'], but said ['audio', 'visual']" in line
+    federated.round(3)
+    assert federated.strategy.report.refused == []
+    assert federated.strategy.report.owners == {"audio": [0, 1], "visual": [0], "shared": [0, 1]}
+
+
+def test_a_device_whose_data_is_gone_is_back_when_the_data_is(tmp_path: Path) -> None:
+    """It fails in round 2, cannot be used in round 3, where it is asked, and trains when it is asked in round 4."""
+    both = dict.fromkeys(("audio", "visual"), np.ones(60, dtype=bool))
+    whole, device = (oracle.prepare(tmp_path / name, both) for name in ("whole", "device"))
+    federated = federate(tmp_path / "run", whole, ["audio+visual"] * 2)
+    federated.grid.contexts[1002].node_config["data"] = str(device)
+    federated.round(1)
+    device.rename(tmp_path / "away")
+    federated.round(2)
+    (line,) = federated.strategy.report.refused
+    assert "node 1002" in line
+    assert str(device) in line
+    federated.round(3)
+    assert list(federated.strategy.report.sent) == [1001]
+    assert str(device) in federated.strategy.nodes.unusable[1002].reason
+    (tmp_path / "away").rename(device)
+    federated.round(4)
+    assert federated.strategy.report.owners["audio"] == [0, 1]
+    assert federated.strategy.nodes.unusable == {}

@@ -15,7 +15,7 @@ from safetensors import safe_open
 from client_app.app import app as client_app
 from fedcmi_flwr.methods import METHODS
 from fedcmi_flwr.sections import ConfigError
-from server_app import launch
+from server_app import launch, resume
 from server_app.checkpoint import CheckpointError
 from server_app.report import RunDirectoryError, read_metrics
 from server_app.resume import RunFinishedError, alone_in_run
@@ -238,7 +238,8 @@ def test_a_finished_run_is_said_to_be_finished(tmp_path: Path, toy: Path) -> Non
     assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
 
 
-def test_two_processes_do_not_write_one_run(unfinished: Path) -> None:
+def test_two_processes_do_not_write_one_run(unfinished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resume, "PATIENCE", 0.0)
     with (
         alone_in_run(unfinished),
         pytest.raises(RunDirectoryError, match="another process still writes this run"),

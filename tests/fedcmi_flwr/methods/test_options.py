@@ -182,8 +182,8 @@ def test_a_federation_on_audio_leaves_visual_nodes_and_the_visual_branch_out(tmp
         run.round(server_round)
         assert run.strategy.report.refused == []
         assert run.strategy.report.owners == {"audio": [0, 2], "shared": [0, 2]}
-    (reason,) = run.strategy.nodes.unusable.values()
-    assert "this node owns ['visual'], none of the run's modalities ['audio']: it takes no part" in reason
+    (found,) = run.strategy.nodes.unusable.values()
+    assert "this node owns ['visual'], none of the run's modalities ['audio']: it takes no part" in found.reason
     metrics = run.evaluate(2)
     assert set(metrics) == {"accuracy.fused", "accuracy.audio only"}
     assert metrics["accuracy.fused"] == metrics["accuracy.audio only"]

@@ -1,0 +1,57 @@
+"""Runs a command and ends it, with all that it started, when standard input closes: also after a kill -9 of the caller.
+
+python companion.py COMMAND...
+"""
+
+import contextlib
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+
+import psutil
+
+GRACE = 30.0
+"""Seconds between the request to end and the end by force."""
+
+
+def accompany(command: Sequence[str]) -> int:
+    """Run a command to its end, or to the end of standard input.
+
+    Parameters
+    ----------
+    command
+        Program and arguments.
+
+    Returns
+    -------
+    The command's exit status.
+    """
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+    threading.Thread(target=_end_with_input, args=(process.pid,), daemon=True).start()
+    return process.wait()
+
+
+def _end_with_input(pid: int) -> None:
+    while os.read(sys.stdin.fileno(), 1):
+        pass
+    with contextlib.suppress(psutil.NoSuchProcess):
+        end_family(pid)
+
+
+def end_family(pid: int) -> None:
+    """End a process and all below it, whatever sessions they are in: politely, after ``GRACE`` seconds by force."""
+    parent = psutil.Process(pid)
+    family = [*parent.children(recursive=True), parent]
+    for process in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.terminate()
+    _, left = psutil.wait_procs(family, timeout=GRACE)
+    for process in left:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+if __name__ == "__main__":
+    sys.exit(accompany(sys.argv[1:]))
