@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from safetensors.numpy import load_file
 
@@ -27,15 +28,23 @@ def fedcmi(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 def start_and_kill(run_dir: Path, settings: dict[str, Any], after: int, engine: str = "in-process") -> None:
     """Start a run as a user does and kill it when it shows a round."""
+    with started(run_dir, settings, engine) as command:
+        wait_for_round(command, after)
+        command.send_signal(signal.SIGKILL)
+    assert command.returncode == -signal.SIGKILL
+    assert not (run_dir / "summary.md").exists()
+
+
+def started(run_dir: Path, settings: dict[str, Any], engine: str) -> subprocess.Popen[str]:
     chosen = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
     command = [*FEDCMI, "run", "--engine", engine, "--num-nodes", str(NODES), "--run-dir", str(run_dir), *chosen]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        shown = next((line for line in process.stdout if line.startswith(f"round {after}/")), None)
-        assert shown is not None
-        process.send_signal(signal.SIGKILL)
-    assert process.returncode == -signal.SIGKILL
-    assert not (run_dir / "summary.md").exists()
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_round(command: subprocess.Popen[str], server_round: int) -> None:
+    assert command.stdout is not None
+    shown = next((line for line in command.stdout if line.startswith(f"round {server_round}/")), None)
+    assert shown is not None, command.stderr and command.stderr.read()
 
 
 def assert_same(run_dir: Path, whole: Path, rounds: int) -> None:
@@ -75,6 +84,27 @@ def test_kill_9_and_resume_give_the_bits_of_one_run(
     assert "round 4/6 | loss fused" in done.stdout or "round 5/6" in done.stdout  # it is not killed in no time
     assert "round 3/6" not in done.stdout
     assert_same(tmp_path / "run", uninterrupted(tmp_path / "whole", settings), 6)
+
+
+def kill_an_actor(command: subprocess.Popen[str]) -> None:
+    """Kill one of the processes in which Ray simulates clients."""
+    family = psutil.Process(command.pid).children(recursive=True)
+    actors = [process for process in family if "ClientAppActor" in process.name() + "".join(process.cmdline())]
+    assert actors, [process.name() for process in family]
+    actors[0].kill()
+
+
+def test_a_killed_actor_ends_the_run_which_can_go_on(tmp_path: Path, av_digits_dir: Path) -> None:
+    settings = {**LIGHT, "data": str(av_digits_dir), "num-server-rounds": 8, "local-epochs": 3}
+    with started(tmp_path / "run", settings, "flower") as command:
+        wait_for_round(command, 2)
+        kill_an_actor(command)
+        _, said = command.communicate(timeout=300)
+    assert command.returncode == 1
+    assert "a simulated client's process died" in said
+    done = fedcmi("run", "--resume", tmp_path / "run", "--engine", "in-process")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert_same(tmp_path / "run", uninterrupted(tmp_path / "whole", settings), 8)
 
 
 def test_ray_goes_on_with_what_ray_began(tmp_path: Path, av_digits_dir: Path) -> None:
