@@ -11,6 +11,7 @@ from typing import Any
 
 from fedcmi_flwr.methods import METHODS, Method, Scalar, hyperparameters, make_method
 from fedcmi_flwr.model import FUSIONS
+from fedcmi_flwr.privacy import check_method
 from fedcmi_flwr.sections import (
     CheckpointConfig,
     ConfigError,
@@ -18,6 +19,7 @@ from fedcmi_flwr.sections import (
     FederationConfig,
     MachineConfig,
     ModelConfig,
+    PrivacyConfig,
     TrainingConfig,
     ViewConfig,
     keys_of,
@@ -41,6 +43,7 @@ class RunConfig:
     model: ModelConfig
     views: ViewConfig
     federation: FederationConfig
+    privacy: PrivacyConfig
     training: TrainingConfig
     machine: MachineConfig
     checkpoints: CheckpointConfig
@@ -53,6 +56,7 @@ _SECTIONS: dict[str, type] = {
     "model": ModelConfig,
     "views": ViewConfig,
     "federation": FederationConfig,
+    "privacy": PrivacyConfig,
     "training": TrainingConfig,
     "machine": MachineConfig,
     "checkpoints": CheckpointConfig,
@@ -97,6 +101,11 @@ def read_run_config(raw: Mapping[str, Scalar]) -> RunConfig:
         raise ConfigError(
             "fraction-evaluate: nodes evaluate on the test split, which validation-share leaves alone; 0."
         )
+    if sections["privacy"].dp_noise_multiplier > 0:
+        try:
+            check_method(method, sections["federation"].fraction_evaluate)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
     return RunConfig(run_dir, name, method, raw=dict(raw), **sections)
 
 

@@ -44,7 +44,7 @@ def read_updates(
         node = message.metadata.src_node_id
         info = silent.pop(node, None)
         if info is not None:
-            report.bytes_up[info.partition_id] = wire.content_bytes(message)
+            report.bytes_up[info.partition_id] = wire.content_bytes(message, arrays_alone=report.privacy is not None)
         try:
             content = content_of(message)
             if info is None:

@@ -34,16 +34,17 @@ class RoundReport:
     measured: Dominance = NOBODY
     """What this round's statistics say; sent in the next round."""
     stats: ClassStats = field(default_factory=lambda: ClassStats({}, {}))
-    """Class statistics added up over nodes."""
+    """Class statistics added up over nodes; empty with :attr:`privacy`."""
     evaluated: dict[str, Counts] = field(default_factory=dict)
     """What nodes counted on their own test samples, added up; empty unless ``fraction_evaluate`` is above 0."""
     losses: dict[str, float] = field(default_factory=dict)
-    """Loss term -> mean over the samples of the nodes that have the term, in nats, without weight."""
+    """Loss term -> mean over the samples of the nodes that have the term, in nats, without weight; empty with
+    :attr:`privacy`."""
     owners: dict[str, list[int]] = field(default_factory=dict)
     """Group -> partition ids whose updates were averaged."""
     num_examples: int = 0
     examples: dict[int, int] = field(default_factory=dict)
-    """Partition id -> training samples, of the nodes whose updates were averaged."""
+    """Partition id -> training samples, of the nodes whose updates were averaged; empty with :attr:`privacy`."""
     refused: list[str] = field(default_factory=list)
     """One line per node whose reply was refused or did not come."""
     to_ask_again: set[int] = field(default_factory=set)
@@ -53,13 +54,16 @@ class RoundReport:
     bytes_down: dict[int, int] = field(default_factory=dict)
     """Partition id -> bytes of the train message."""
     bytes_up: dict[int, int] = field(default_factory=dict)
-    """Partition id -> bytes of the reply, refused ones included."""
+    """Partition id -> bytes of the reply, refused ones included; with :attr:`privacy` of its arrays alone, since those of
+    its metrics vary with the counts in them."""
+    privacy: dict[str, float] | None = None
+    """"epsilon" and "delta" after the round; None: no differential privacy."""
     seconds: float = 0.0
     """From the start of sampling to the end of aggregation."""
 
     def refuse(self, node: int, line: str) -> None:
         """Note and log that a node's reply cannot be used; ``line`` says which node and why."""
-        self.refused.append(line)
+        self.refused.append(line if self.privacy is None else f"{self.describe(node)}: the reason is in the server's log.")
         self.to_ask_again.add(node)
         logger.warning("round %d: %s", self.server_round, line)
 

@@ -139,6 +139,28 @@ class FederationConfig:
 
 
 @dataclass(frozen=True)
+class PrivacyConfig:
+    """Differential privacy of nodes, ``privacy.py``; the server is trusted."""
+
+    dp_noise_multiplier: float = _number(0)
+    """Standard deviation of the noise on each sum over nodes, in units of what one node's part is clipped to; 0: no
+    differential privacy."""
+    dp_clip_norm: float = _number(0, above=True)
+    """Largest norm of a node's update of one parameter group."""
+    dp_statistics_clip_norm: float = _number(0, above=True)
+    """Largest norm of a node's class statistics, sums and counts of all its modalities together."""
+    dp_delta: float = _number(0, 1, above=True)
+    """The delta at which epsilon is given; below 1, and well below 1 / number of nodes."""
+    dp_max_epsilon: float = _number(0)
+    """The run ends, finished, before a round that would spend more; 0: no bound."""
+
+    def __post_init__(self) -> None:
+        """Check what a range cannot say."""
+        if self.dp_delta == 1:
+            raise ConfigError(f"dp-delta = {self.dp_delta}: must be below 1.")
+
+
+@dataclass(frozen=True)
 class TrainingConfig:
     """Local training; travels to the nodes with every message."""
 

@@ -20,3 +20,5 @@ class ServerState:
     """What the method keeps on the server."""
     optimizer: Mapping[str, AnyArray] = field(default_factory=dict)
     """What :meth:`ServerOptimizer.state` says; empty without one."""
+    releases: Mapping[int, int] = field(default_factory=dict)
+    """The privacy account, partition id -> releases; empty without :class:`Privacy`."""

@@ -7,6 +7,7 @@ over the nodes that own it; add up the statistics for the next round.
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -22,6 +23,7 @@ from fedcmi_flwr.methods import METHODS, Method
 from fedcmi_flwr.methods import hyperparameters as hyperparameters_of
 from fedcmi_flwr.nodes import NodeRegistry, RoundFailedError, content_of
 from fedcmi_flwr.packing import WireError, pack
+from fedcmi_flwr.privacy import Privacy, check_arrays, check_method
 from fedcmi_flwr.replies import read_updates
 from fedcmi_flwr.round_report import RoundReport
 from fedcmi_flwr.server_optimizers import ServerOptimizer
@@ -65,11 +67,16 @@ class FedCMI(FedAvg):
         Failed rounds in a row that are put up with once a round has succeeded; the next one raises RoundFailedError.
     server_optimizer
         Takes the averages of each group as a step; None: they are the new weights.
+    privacy
+        Clips and adds noise to what is released of nodes, and counts it. Losses, numbers of samples and class
+        statistics are not released then; :class:`PrivacyBudgetError` ends ``start`` before a round that would exceed the
+        budget. None: off.
 
     Raises
     ------
     ValueError
-        Fewer than one modality, or a modality called "shared".
+        Fewer than one modality, or a modality called "shared"; with ``privacy``, a method whose nodes send arrays of
+        their own, or evaluations on nodes.
     """
 
     def __init__(
@@ -88,6 +95,7 @@ class FedCMI(FedAvg):
         min_owners_per_modality: int = 1,
         failure_budget: int = 3,
         server_optimizer: ServerOptimizer | None = None,
+        privacy: Privacy | None = None,
     ) -> None:
         super().__init__(
             fraction_train=fraction_train,
@@ -101,6 +109,8 @@ class FedCMI(FedAvg):
                 f"groups = {dict(groups)!r}: name the parameter prefixes of at least one modality, none called "
                 f"{SHARED!r}; what no prefix matches is shared."
             )
+        if privacy is not None:
+            check_method(method, fraction_evaluate)
         self.groups = {name: tuple(prefixes) for name, prefixes in groups.items()}
         self.num_classes = num_classes
         self.method = method
@@ -108,6 +118,9 @@ class FedCMI(FedAvg):
         self.dominance = NOBODY
         self.method_state: dict[str, AnyArray] = {}
         self.server_optimizer = server_optimizer
+        self.privacy = privacy
+        self.releases: dict[int, int] = {}
+        """The account: partition id -> vectors of the node that went into noisy sums."""
         self.min_replies = min_replies
         self.min_owners_per_modality = min_owners_per_modality
         self.failure_budget = failure_budget
@@ -120,7 +133,7 @@ class FedCMI(FedAvg):
     def state(self) -> ServerState:
         """Return what the next round needs besides the weights."""
         optimizer = {} if self.server_optimizer is None else self.server_optimizer.state()
-        return ServerState(self.dominance, dict(self.method_state), optimizer)
+        return ServerState(self.dominance, dict(self.method_state), optimizer, dict(self.releases))
 
     def resume(self, rounds_done: int, state: ServerState, nodes_remember: bool) -> None:
         """Go on after a round of an earlier process; call it before ``start``, with the weights after that round.
@@ -138,6 +151,7 @@ class FedCMI(FedAvg):
         self.rounds_done = rounds_done
         self.failures_left = self.failure_budget
         self.dominance = state.dominance
+        self.releases = dict(state.releases)
         self.method_state = dict(state.method) if nodes_remember else self.method.without_memory(state.method)
         if self.server_optimizer is not None:
             self.server_optimizer.restore(state.optimizer)
@@ -168,6 +182,7 @@ class FedCMI(FedAvg):
         for node in chosen:
             info = report.known[node]
             report.sent[node] = (info, groups_of(info.modalities, report.names))
+        self._charge()
         messages = self._task_messages(MessageType.TRAIN, server_round, report.arrays, config, chosen)
         for message in messages:
             info, _ = report.sent[message.metadata.dst_node_id]
@@ -207,25 +222,45 @@ class FedCMI(FedAvg):
         from_method = [update.from_method for update in ordered]
         self.method_state = self.method.combine(self.method_state, from_method, self._known_owners())
         self._decide(ordered)
-        report.losses = _mean_losses(ordered)
-        report.examples = {partition: updates[partition].num_examples for partition in sorted(updates)}
-        report.num_examples = sum(report.examples.values())
+        if self.privacy is None:
+            report.losses = _mean_losses(ordered)
+            report.examples = {partition: updates[partition].num_examples for partition in sorted(updates)}
+            report.num_examples = sum(report.examples.values())
         self.failures_left = self.failure_budget
         self._close()
         metrics: dict[str, int | float] = {f"loss.{name}": value for name, value in report.losses.items()}
-        metrics |= {"num-examples": report.num_examples, "refused": len(report.refused)}
+        metrics |= {"num-examples": report.num_examples, "refused": len(report.refused)} | (report.privacy or {})
         return ArrayRecord({name: Array(value) for name, value in aggregated.items()}), MetricRecord(dict(metrics))
 
     def _aggregate(self, updates: Sequence[wire.NodeUpdate]) -> dict[str, AnyArray]:
         """Return the new global model; groups with too few owners keep their values."""
         report = self.report
         trained = {group: names for group, names in report.names.items() if report.owners[group]}
-        counting = {name for names in trained.values() for name in names}
-        parts = [({name: u.arrays[name] for name in u.arrays if name in counting}, u.num_examples) for u in updates]
-        aggregated = aggregate_groups(report.arrays, [(arrays, float(count)) for arrays, count in parts])
+        aggregated = self._average(updates, trained)
         if self.server_optimizer is None:
             return aggregated
         return self.server_optimizer.step(report.arrays, aggregated, trained)
+
+    def _average(
+        self, updates: Sequence[wire.NodeUpdate], trained: Mapping[str, Sequence[str]]
+    ) -> dict[str, AnyArray]:
+        report = self.report
+        if self.privacy is not None:
+            asked = Counter(group for _, groups in report.sent.values() for group in groups)
+            return self.privacy.average(report.arrays, [update.arrays for update in updates], trained, asked)
+        counting = {name for names in trained.values() for name in names}
+        parts = [({name: u.arrays[name] for name in u.arrays if name in counting}, u.num_examples) for u in updates]
+        return aggregate_groups(report.arrays, [(arrays, float(count)) for arrays, count in parts])
+
+    def _charge(self) -> None:
+        """Book what the round will release of the nodes it asks, before they are asked."""
+        if self.privacy is None:
+            return
+        report = self.report
+        check_arrays(report.arrays)
+        asked = {info.partition_id: len(groups) + self.method.measures for info, groups in report.sent.values()}
+        self.releases = self.privacy.charge(self.releases, asked)
+        report.privacy = self.privacy.spent(self.releases)
 
     def _why_failed(self, updates: Mapping[int, wire.NodeUpdate]) -> str:
         """Return why the round's updates are too few; empty where they are not."""
@@ -337,8 +372,11 @@ class FedCMI(FedAvg):
         """Add up the class statistics; the dominant modality and temperatures go out with the next round's model."""
         parts = [update.stats for update in updates if update.stats is not None]
         counting = [modality for modality in self.groups if self.report.owners[modality]]
-        self.report.stats = sum(parts, start=ClassStats({}, {})).only(counting)
-        self.report.measured = self.method.decide(self.report.stats)
+        if self.privacy is None:
+            stats = self.report.stats = sum(parts, start=ClassStats({}, {})).only(counting)
+        else:
+            stats = self.privacy.statistics(parts, counting if self.method.measures else [], self.num_classes)
+        self.report.measured = self.method.decide(stats)
         if self.method.measures and self.report.measured.dominant is None:
             logger.warning(
                 "round %d: nobody teaches in the next round: no class was measured in two modalities",

@@ -39,15 +39,16 @@ from fedcmi_flwr.reply_checks import (
 from fedcmi_flwr.types import ClassStats, Modality
 
 
-def content_bytes(message: Message) -> int:
+def content_bytes(message: Message, arrays_alone: bool = False) -> int:
     """Return the size of a message's content in bytes: array data and serialised records, without transport.
 
     Flower's own ``count_bytes`` raises on a ConfigRecord that holds an empty string.
     """
     if not message.has_content():
         return 0
-    records = message.content.values()
-    return sum(r.count_bytes() if isinstance(r, ArrayRecord) else len(r.deflate()) for r in records)
+    arrays = message.content.array_records.values()
+    others = [] if arrays_alone else [r for r in message.content.values() if not isinstance(r, ArrayRecord)]
+    return sum(record.count_bytes() for record in arrays) + sum(len(record.deflate()) for record in others)
 
 
 @dataclass(frozen=True)

@@ -25,10 +25,12 @@ from fedcmi_flwr.model_from_config import check_stored, choose_device, chosen_mo
 from fedcmi_flwr.nodes import RoundFailedError
 from fedcmi_flwr.packing import to_arrays, to_state_dict
 from fedcmi_flwr.partitions import validation_samples
+from fedcmi_flwr.privacy import Privacy, PrivacyBudgetError, check_arrays
 from fedcmi_flwr.schema import DatasetSpec, read_spec
 from fedcmi_flwr.sections import section_items
 from fedcmi_flwr.seeding import torch_global_seed
 from fedcmi_flwr.server_optimizers import OWN_LR, ServerOptimizer
+from fedcmi_flwr.server_state import ServerState
 from fedcmi_flwr.strategy import FedCMI
 from fedcmi_flwr.types import SHARED, Modality
 from fedcmi_flwr.views import check_views, views_from
@@ -143,7 +145,10 @@ class Federation:
             min_owners_per_modality=config.federation.min_owners_per_modality,
             failure_budget=config.federation.failure_budget,
             server_optimizer=server_optimizer(config),
+            privacy=privacy(config),
         )
+        if self.strategy.privacy is not None:
+            check_arrays(to_arrays(self.model.trained_state()))
 
     def _build_model(self) -> None:
         """Initialise the model, pretrained trunks included, and note what nodes need to build it again."""
@@ -174,7 +179,7 @@ class Federation:
         if checkpoint is not None:
             arrays, self.average = checkpoint.arrays, checkpoint.average or None
             nodes_remember = self.config.checkpoints.node_memory == "run-dir"
-            self.strategy.resume(checkpoint.server_round, checkpoint.state, nodes_remember)
+            self.strategy.resume(checkpoint.server_round, self._with_account(checkpoint.state), nodes_remember)
         try:
             self.strategy.start(
                 grid=grid,
@@ -188,6 +193,10 @@ class Federation:
         except RoundFailedError:
             self._write_checkpoint()  # with checkpoint-every above 1 the newest may be older than what is computed
             raise
+        except PrivacyBudgetError as error:
+            if not self.strategy.releases:  # not even one round fits into the budget
+                raise
+            logger.info("the run ends here: %s", error)
         self.directory.finish(resolved, self.data.classes)
         remove_resumables(self.directory.path)
         logger.info("finished; results in %s", self.directory.path)
@@ -235,6 +244,8 @@ class Federation:
         if server_round > 0 and not self.strategy.report.failed:  # the random weights of round 0 are no part of it
             self.average = moving_average(self.average, current, method.averaging)
         values = self.average or current
+        if self.strategy.privacy is not None:
+            self.directory.write_account(self.strategy.releases)  # before anything that it accounts for
         self.model.load_trained_state(to_state_dict(values))
         batches = self.held_out.evaluation_batches(self.spec.modalities, choose_device(self.config.machine.device))
         counts = evaluate(self.model, batches, method.votes)
@@ -252,6 +263,10 @@ class Federation:
         if self.after_round is not None:
             self.after_round()
         return MetricRecord({f"accuracy.{name}": found.accuracy for name, found in counts.items()})
+
+    def _with_account(self, state: ServerState) -> ServerState:
+        """Return a checkpoint's state with the account as it is: rounds that are done again were released already."""
+        return state if self.strategy.privacy is None else replace(state, releases=self.directory.read_account())
 
     def _write_checkpoint(self) -> None:
         """Leave what the run can go on from, where it is new; the round's record is written already."""
@@ -274,6 +289,20 @@ def server_optimizer(config: RunConfig) -> ServerOptimizer | None:
         return None
     lr = chosen.server_lr or OWN_LR[chosen.server_optimizer]
     return ServerOptimizer(chosen.server_optimizer, lr, chosen.server_momentum)
+
+
+def privacy(config: RunConfig) -> Privacy | None:
+    """Return the mechanism that the configuration asks for, None without differential privacy."""
+    chosen = config.privacy
+    if chosen.dp_noise_multiplier == 0:
+        return None
+    return Privacy(
+        chosen.dp_noise_multiplier,
+        chosen.dp_clip_norm,
+        chosen.dp_statistics_clip_norm,
+        chosen.dp_delta,
+        chosen.dp_max_epsilon or None,
+    )
 
 
 def held_out_samples(config: RunConfig, prepared: Path, modalities: Sequence[Modality]) -> Samples:

@@ -56,6 +56,11 @@ class RunDirectory:
         return self.path / "metrics.jsonl"
 
     @property
+    def account_path(self) -> Path:
+        """What a run with differential privacy has spent."""
+        return self.path / "privacy.json"
+
+    @property
     def model_path(self) -> Path:
         """The latest global model."""
         return self.path / "model.safetensors"
@@ -70,6 +75,21 @@ class RunDirectory:
             file.write(json.dumps(json_ready(record), allow_nan=False) + "\n")
             file.flush()
             os.fsync(file.fileno())
+
+    def write_account(self, releases: Mapping[int, int]) -> None:
+        """Write the privacy account, partition id -> releases; it stays as it is when a run goes on from earlier."""
+        write_atomically(self.account_path, (json.dumps({"releases": releases}) + "\n").encode())
+
+    def read_account(self) -> dict[int, int]:
+        """Return what :meth:`write_account` wrote; raise RunDirectoryError where that is gone or broken."""
+        try:
+            releases = json.loads(self.account_path.read_bytes())["releases"]
+            return {int(partition): int(count) for partition, count in releases.items()}
+        except (FileNotFoundError, LookupError, TypeError, ValueError, AttributeError) as error:
+            raise RunDirectoryError(
+                f"{self.account_path}: the run has differential privacy, and what it has spent cannot be read ({error!r}). "
+                "Restore the file, or start the run again with another run-dir."
+            ) from error
 
     def rewind(self, server_round: int) -> None:
         """Keep the records up to a round and remove later ones.
@@ -147,6 +167,7 @@ def round_record(server_round: int, counts: Mapping[str, Counts], report: RoundR
         "owners": report.owners,
         "refused": report.refused,
         "failed": report.failed,
+        "privacy": report.privacy,
         "bytes_down": report.bytes_down,
         "bytes_up": report.bytes_up,
     }
@@ -215,6 +236,24 @@ def held_out(config: Mapping[str, Any]) -> str:
     return "a validation part of the training split" if config.get("validation-share") else "the test split"
 
 
+def epsilon_spent(record: Mapping[str, Any]) -> str:
+    """Return what a round's record says of privacy, for people; "none" for a run without."""
+    spent = record.get("privacy")
+    return "none" if spent is None else f"epsilon {spent['epsilon']:.3g} at delta {spent['delta']:g}"
+
+
+def _privacy_lines(trained: Sequence[Mapping[str, Any]], config: Mapping[str, Any]) -> list[str]:
+    if trained[-1].get("privacy") is None:
+        return []
+    settings = ("dp-noise-multiplier", "dp-clip-norm", "dp-statistics-clip-norm")
+    noise = ", ".join(f"{key} {config[key]:g}" for key in settings)
+    planned = config["num-server-rounds"]
+    spent = f"- differential privacy of nodes: {epsilon_spent(trained[-1])}, for replacing one node's data ({noise})"
+    if len(trained) == planned:
+        return [spent]
+    return [spent, f"- ended after {len(trained)} of {planned} rounds: one more would exceed dp-max-epsilon"]
+
+
 def summary(records: Sequence[Mapping[str, Any]], config: Mapping[str, Any], plots: Sequence[str] = ()) -> str:
     """Return summary.md: the result first, then what it took and how it was made."""
     trained = [record for record in records if record["round"] > 0]
@@ -239,6 +278,7 @@ def summary(records: Sequence[Mapping[str, Any]], config: Mapping[str, Any], plo
             f"- training time {sum(record['seconds'] for record in trained):.1f} s, sent to nodes {down:.2f} MB, "
             f"received {up:.2f} MB",
             f"- dominant modality in the last round: {last['measured']['dominant'] or 'not measured by this method'}",
+            *_privacy_lines(trained, config),
             f"- replies refused or missing: {len(refused)}",
             *[f"  - {line}" for line in refused],
             "",

@@ -21,7 +21,7 @@ from server_app.charts import (
     draw_nodes,
     heat_map_height,
 )
-from server_app.report import LAST_ROUNDS, final_accuracy, held_out, percent
+from server_app.report import LAST_ROUNDS, epsilon_spent, final_accuracy, held_out, percent
 from server_app.run_reader import Record, Run
 from server_app.settings_tables import environment_table, settings_tables
 from server_app.statistics import cumulative_megabytes
@@ -85,6 +85,7 @@ def _results(run: Run) -> list[str]:
         ("sent to nodes", f"{down:.2f} MB"),
         ("received from nodes", f"{up:.2f} MB"),
         ("dominant in the last round", last["measured"]["dominant"] or "not measured"),
+        ("differential privacy", epsilon_spent(last)),
         ("replies refused or missing", str(sum(len(record["refused"]) for record in trained))),
     ]
     caption = f"Accuracy of the global model on {held_out(run.config)}; macro and worst class: of the last round."
