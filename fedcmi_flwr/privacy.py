@@ -5,18 +5,18 @@ taking part and owning the same modalities (that much is public), nobody who see
 one it was. The server sees all replies and is trusted.
 
 **Releases.** Of each node that is asked to train, the server uses one vector per parameter group (trained minus sent)
-and, where the method measures, one vector of class statistics. Each is scaled down to norm 1 (in units of C or S), added
-up over nodes, and gets N(0, z^2) in every coordinate. The sums of groups are divided by the number of nodes *asked*,
-which does not depend on data: a reply that is refused or missing counts as no change. Other data on one node move one
-of its vectors by at most 2 ("replace one"; 1 where only replies are withheld). Everything else that is made of them
-(weights, server optimiser, moving average, dominant modality, temperatures, accuracies) is post-processing.
+and, where the method measures, one vector of class statistics. Each is scaled down to a norm of at most 1 (in units of
+C or S), added up over nodes, and gets N(0, z^2) in every coordinate. The sums of groups are divided by the number of
+nodes *asked*, which does not depend on data: a reply that is refused or missing counts as no change. Other data on one
+node move each of its vectors by at most 2 ("replace one"). Everything else that is made of the noisy sums (weights,
+server optimiser, moving average, dominant modality, temperatures, accuracies) is post-processing.
 
 **Account.** k releases, each of sensitivity 2 and noise z, are together one Gaussian mechanism of sensitivity
 2 sqrt(k) and noise z, also when later ones depend on earlier ones (Dong, Roth and Su, 2022): its noise multiplier is
 z / (2 sqrt(k)), and its epsilon at a given delta is exact (Balle and Wang, 2018; ``dp_accounting``). k is counted for
 each node, and the epsilon of a run is that of the node with the most. Which nodes are sampled is drawn from the run's
-seed, which nodes know, and written to metrics.jsonl; a sample that is no secret amplifies nothing, so nothing is claimed
-for it: a node is charged for the rounds in which it was asked, and for no others.
+seed, which nodes know, and written to metrics.jsonl; a sample that is no secret amplifies nothing, so no amplification
+is claimed: a node is charged for the rounds in which it was asked, and for no others.
 """
 
 import math
@@ -222,7 +222,7 @@ class Privacy:
         now, then = (self.spent(account)["epsilon"] for account in (releases, after))
         if self.max_epsilon is not None and then > self.max_epsilon:
             raise PrivacyBudgetError(
-                f"the privacy budget is spent: epsilon is {now:.4g}, and would be {then:.4g} after one more round, above "
+                f"the privacy budget is spent: epsilon is {now:.4g} and would be {then:.4g} after one more round, above "
                 f"the maximum of {self.max_epsilon:g} (delta = {self.delta:g})."
             )
         return after
@@ -286,8 +286,8 @@ def check_arrays(arrays: Mapping[str, AnyArray]) -> None:
     for name, array in arrays.items():
         if not np.issubdtype(array.dtype, np.floating) or name.endswith(BUFFERS):
             raise ValueError(
-                f"differential privacy: {name!r} ({array.dtype}) is a counter or a running statistic, which noise would "
-                'break; set normalization = "group".'
+                f"differential privacy: {name!r} ({array.dtype}) is a counter or a running statistic, which noise "
+                'would break; set normalization = "group".'
             )
 
 

@@ -54,8 +54,8 @@ class RoundReport:
     bytes_down: dict[int, int] = field(default_factory=dict)
     """Partition id -> bytes of the train message."""
     bytes_up: dict[int, int] = field(default_factory=dict)
-    """Partition id -> bytes of the reply, refused ones included; with :attr:`privacy` of its arrays alone, since those of
-    its metrics vary with the counts in them."""
+    """Partition id -> bytes of the reply, refused ones included; with :attr:`privacy` of its arrays alone, since the
+    bytes of its metrics vary with the counts in them."""
     privacy: dict[str, float] | None = None
     """"epsilon" and "delta" after the round; None: no differential privacy."""
     seconds: float = 0.0
@@ -63,7 +63,8 @@ class RoundReport:
 
     def refuse(self, node: int, line: str) -> None:
         """Note and log that a node's reply cannot be used; ``line`` says which node and why."""
-        self.refused.append(line if self.privacy is None else f"{self.describe(node)}: the reason is in the server's log.")
+        private = f"{self.describe(node)}: the reason is in the server's log."  # it may quote what the node sent
+        self.refused.append(line if self.privacy is None else private)
         self.to_ask_again.add(node)
         logger.warning("round %d: %s", self.server_round, line)
 

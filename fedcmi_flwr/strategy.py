@@ -69,8 +69,8 @@ class FedCMI(FedAvg):
         Takes the averages of each group as a step; None: they are the new weights.
     privacy
         Clips and adds noise to what is released of nodes, and counts it. Losses, numbers of samples and class
-        statistics are not released then; :class:`PrivacyBudgetError` ends ``start`` before a round that would exceed the
-        budget. None: off.
+        statistics are not released then, and :class:`PrivacyBudgetError` ends ``start`` before a round that would
+        exceed the budget. None: off.
 
     Raises
     ------
@@ -241,9 +241,7 @@ class FedCMI(FedAvg):
             return aggregated
         return self.server_optimizer.step(report.arrays, aggregated, trained)
 
-    def _average(
-        self, updates: Sequence[wire.NodeUpdate], trained: Mapping[str, Sequence[str]]
-    ) -> dict[str, AnyArray]:
+    def _average(self, updates: Sequence[wire.NodeUpdate], trained: Mapping[str, Sequence[str]]) -> dict[str, AnyArray]:
         report = self.report
         if self.privacy is not None:
             asked = Counter(group for _, groups in report.sent.values() for group in groups)

@@ -87,7 +87,7 @@ class RunDirectory:
             return {int(partition): int(count) for partition, count in releases.items()}
         except (FileNotFoundError, LookupError, TypeError, ValueError, AttributeError) as error:
             raise RunDirectoryError(
-                f"{self.account_path}: the run has differential privacy, and what it has spent cannot be read ({error!r}). "
+                f"{self.account_path}: what this run with differential privacy has spent cannot be read ({error!r}). "
                 "Restore the file, or start the run again with another run-dir."
             ) from error
 
