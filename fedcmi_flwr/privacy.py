@@ -222,7 +222,7 @@ class Privacy:
         now, then = (self.spent(account)["epsilon"] for account in (releases, after))
         if self.max_epsilon is not None and then > self.max_epsilon:
             raise PrivacyBudgetError(
-                f"the privacy budget is spent: epsilon is {now:.4g} and would be {then:.4g} after one more round, above "
+                f"the privacy budget is spent: epsilon is {now:.4g} and would be {then:.4g} after one more round, over "
                 f"the maximum of {self.max_epsilon:g} (delta = {self.delta:g})."
             )
         return after
