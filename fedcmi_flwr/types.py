@@ -94,8 +94,8 @@ class ClassStats:
 
     probability_sum: Mapping[Modality, NDArray[np.float64]]
     """[classes]: sum of softmax(self logits)[true class] over the samples of the class, in [0, count]."""
-    count: Mapping[Modality, NDArray[np.int64]]
-    """[classes]: number of samples of the class that have the modality."""
+    count: Mapping[Modality, NDArray[np.int64] | NDArray[np.float64]]
+    """[classes]: number of samples of the class that have the modality; real numbers where noise was added."""
 
     def __add__(self, other: "ClassStats") -> "ClassStats":
         """Add the sums and counts of another node; modalities that only one of both has are kept."""
