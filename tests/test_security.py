@@ -63,9 +63,9 @@ def test_a_pickled_array_in_a_message_is_not_loaded() -> None:
 
     buffer = BytesIO()
     np.save(buffer, np.array([Planted()], dtype=object), allow_pickle=True)
-    array = Array(dtype="object", shape=[1], stype="numpy.ndarray", data=buffer.getvalue())
+    array = Array(dtype="object", shape=(1,), stype="numpy.ndarray", data=buffer.getvalue())
     layout = ConfigRecord({"audio": '[["w", "object", [1]]]'})
-    with pytest.raises((WireError, ValueError)):
+    with pytest.raises(WireError):
         unpack(ArrayRecord({"audio/object": array}), layout)
 
 
