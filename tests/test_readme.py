@@ -37,6 +37,7 @@ SHORTER = {
         "--set lr-decay-start=-1 --set view-size=32"
     ),
     "fedcmi run": "--rounds 1 --num-nodes 4",
+    "fedcmi bench av-digits --methods fedcmi-plus --set dp": "--seeds 2 --set num-server-rounds=2 --set local-epochs=1",
     "fedcmi bench": "--seeds 2 --methods fedavg,fedcmi-plus --set num-server-rounds=2 --set local-epochs=1",
     "fedcmi tune": "--num-nodes 4 --methods fedavg --set num-server-rounds=1 --set local-epochs=1",
     "fedcmi report": "",

@@ -1,4 +1,4 @@
-"""Differential privacy: clipping and noise by hand, epsilon in closed form, and nothing unprotected in what is released."""
+"""Differential privacy: clipping and noise by hand, epsilon in closed form, and results with protected numbers only."""
 
 import json
 import re
@@ -462,7 +462,7 @@ def test_a_run_that_has_spent_its_budget_is_finished(tmp_path: Path, toy: Path) 
 
 
 def test_a_budget_too_small_for_one_round_is_an_error(tmp_path: Path, toy: Path) -> None:
-    with pytest.raises(PrivacyBudgetError, match="maximum of 0.1"):
+    with pytest.raises(PrivacyBudgetError, match=r"maximum of 0\.1"):
         run(tmp_path / "run", toy, **{"dp-max-epsilon": 0.1})
     assert not (tmp_path / "run" / "summary.md").exists()
 
