@@ -117,7 +117,9 @@ class Privacy:
             start = _flat(before, names)
             total = self.noise(start.size) * (self.noise_multiplier * self.clip_norm)
             for trained in (update for update in updates if names[0] in update):
-                total = total + clipped(_flat(trained, names) - start, self.clip_norm)
+                with np.errstate(over="ignore"):
+                    change = _flat(trained, names) - start
+                total = total + clipped(change, self.clip_norm)
             cuts = np.cumsum([before[name].size for name in names])[:-1]
             for name, part in zip(names, np.split(start + total / asked[group], cuts), strict=True):
                 averaged[name] = part.reshape(before[name].shape).astype(before[name].dtype)
@@ -234,13 +236,13 @@ def clipped(vector: Vector, norm: float) -> Vector:
     Parameters
     ----------
     vector
-        Finite.
+        Any numbers.
     norm
         Above 0.
 
     Returns
     -------
-    Vector of the same shape.
+    Vector of the same shape; zeros where the length is beyond double precision.
 
     Examples
     --------
@@ -249,7 +251,10 @@ def clipped(vector: Vector, norm: float) -> Vector:
     >>> clipped(np.array([3.0, 4.0]), 6.0)
     array([3., 4.])
     """
-    length = float(np.linalg.norm(vector))
+    with np.errstate(over="ignore", invalid="ignore"):
+        length = float(np.linalg.norm(vector))
+    if not math.isfinite(length):
+        return np.zeros_like(vector)
     return vector * (norm / length) if length > norm else vector
 
 

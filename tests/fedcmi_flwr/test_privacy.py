@@ -407,8 +407,15 @@ def test_a_missing_accountant_says_what_to_install(monkeypatch: pytest.MonkeyPat
         quiet()
 
 
-def test_clipping_leaves_zeros_alone() -> None:
-    assert clipped(np.zeros(3), 1.0).tolist() == [0, 0, 0]
+@pytest.mark.parametrize("values", [[0.0, 0.0], [1e300, 1e300], [np.inf, 1.0], [np.nan, 1.0]])
+def test_clipping_makes_nothing_of_zeros_and_of_what_has_no_length(values: list[float]) -> None:
+    assert clipped(np.array(values), 1.0).tolist() == [0, 0]
+
+
+def test_a_hostile_update_beyond_double_precision_leaves_the_average_finite() -> None:
+    before = {"w": np.full(2, -1.7e308)}
+    found = quiet().average(before, [{"w": np.full(2, 1.7e308)}], {"g": ("w",)}, {"g": 1})
+    assert found["w"].tolist() == before["w"].tolist()
 
 
 # ---- whole runs
