@@ -16,6 +16,7 @@ from fedcmi_flwr.sections import (
     ConfigError,
     DataConfig,
     FederationConfig,
+    GuardConfig,
     MachineConfig,
     ModelConfig,
     TrainingConfig,
@@ -41,6 +42,7 @@ class RunConfig:
     model: ModelConfig
     views: ViewConfig
     federation: FederationConfig
+    guards: GuardConfig
     training: TrainingConfig
     machine: MachineConfig
     checkpoints: CheckpointConfig
@@ -53,6 +55,7 @@ _SECTIONS: dict[str, type] = {
     "model": ModelConfig,
     "views": ViewConfig,
     "federation": FederationConfig,
+    "guards": GuardConfig,
     "training": TrainingConfig,
     "machine": MachineConfig,
     "checkpoints": CheckpointConfig,
