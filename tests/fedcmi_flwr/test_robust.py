@@ -177,7 +177,7 @@ def flipped(trained: np.ndarray, sent: np.ndarray) -> np.ndarray:
 
 def accuracy_under_attack(directory: Path, data: Path, rounds: int = 3, **changes: Any) -> float:  # noqa: ANN401
     """Return the accuracy after some rounds, all of them under attack; weights must be finite throughout."""
-    run = federate(directory, data, NODES, **{"local-epochs": 3, "normalization": "group", **changes})
+    run = federate(directory, data, NODES, **{"local-epochs": 3, "normalization": "group", "lr": 0.02, **changes})
     for server_round in range(1, rounds + 1):
         run.round(server_round, attack(run, flipped))
         assert all(np.isfinite(value).all() for value in run.arrays.values())
@@ -196,5 +196,5 @@ def test_an_honest_majority_keeps_its_accuracy(tmp_path: Path, toy: Path, method
         for name, keys in ROBUST.items()
     }
     clipped = accuracy_under_attack(tmp_path / "clip", toy, method=method, **{"max-update-norm": 2.0})
-    assert ruined < 0.6
-    assert min(clipped, *robust.values()) > 0.85, (ruined, robust, clipped)
+    assert ruined < 0.4
+    assert min(clipped, *robust.values()) > 0.6, (ruined, robust, clipped)
