@@ -8,17 +8,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fedcmi_flwr.guards import Guards
     from fedcmi_flwr.methods import METHODS, CrossModalInfiltration
+    from fedcmi_flwr.robust import RobustAggregation
     from fedcmi_flwr.strategy import FedCMI
     from fedcmi_flwr.types import ClassStats
 
-__all__ = ["METHODS", "ClassStats", "CrossModalInfiltration", "FedCMI"]
+__all__ = ["METHODS", "ClassStats", "CrossModalInfiltration", "FedCMI", "Guards", "RobustAggregation"]
 
 _HOMES = {
     "ClassStats": "fedcmi_flwr.types",
     "CrossModalInfiltration": "fedcmi_flwr.methods",
     "FedCMI": "fedcmi_flwr.strategy",
+    "Guards": "fedcmi_flwr.guards",
     "METHODS": "fedcmi_flwr.methods",
+    "RobustAggregation": "fedcmi_flwr.robust",
 }
 
 

@@ -11,12 +11,13 @@ from typing import Any
 
 from fedcmi_flwr.methods import METHODS, Method, Scalar, hyperparameters, make_method
 from fedcmi_flwr.model import FUSIONS
-from fedcmi_flwr.privacy import check_method
+from fedcmi_flwr.privacy import check_bounds, check_method
 from fedcmi_flwr.sections import (
     CheckpointConfig,
     ConfigError,
     DataConfig,
     FederationConfig,
+    GuardConfig,
     MachineConfig,
     ModelConfig,
     PrivacyConfig,
@@ -44,6 +45,7 @@ class RunConfig:
     views: ViewConfig
     federation: FederationConfig
     privacy: PrivacyConfig
+    guards: GuardConfig
     training: TrainingConfig
     machine: MachineConfig
     checkpoints: CheckpointConfig
@@ -57,6 +59,7 @@ _SECTIONS: dict[str, type] = {
     "views": ViewConfig,
     "federation": FederationConfig,
     "privacy": PrivacyConfig,
+    "guards": GuardConfig,
     "training": TrainingConfig,
     "machine": MachineConfig,
     "checkpoints": CheckpointConfig,
@@ -104,6 +107,8 @@ def read_run_config(raw: Mapping[str, Scalar]) -> RunConfig:
     if sections["privacy"].dp_noise_multiplier > 0:
         try:
             check_method(method, sections["federation"].fraction_evaluate)
+            guards = sections["guards"]
+            check_bounds(guards.aggregation, guards.max_example_ratio)
         except ValueError as error:
             raise ConfigError(str(error)) from error
     return RunConfig(run_dir, name, method, raw=dict(raw), **sections)

@@ -1,6 +1,7 @@
 """The nodes of a federation as the server knows them: who is connected, who owns what, who takes part in a round."""
 
 import logging
+import sys
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from flwr.serverapp import Grid
 
 from fedcmi_flwr import wire
 from fedcmi_flwr.packing import WireError
+from fedcmi_flwr.reply_checks import one_line
 from fedcmi_flwr.seeding import numpy_generator
 from fedcmi_flwr.types import Modality
 
@@ -124,14 +126,19 @@ class NodeRegistry:
             return
         silent = f"no answer to the query within {self.wait_timeout:.0f} s (wait-timeout); restart it."
         reasons = dict.fromkeys(node_ids, silent)
+        waiting = set(node_ids)
         messages = [wire.query_message(node, server_round) for node in node_ids]
         for message in grid.send_and_receive(messages, timeout=self.wait_timeout):
             node = message.metadata.src_node_id
+            if node not in waiting:
+                logger.warning("query: an answer of node %d, which was not asked or answered before, is left", node)
+                continue
+            waiting.remove(node)
             try:
                 info = wire.read_query_reply(content_of(message), self.modalities)
                 self._check_partition_is_free(info)
             except WireError as error:
-                reasons[node] = str(error)
+                reasons[node] = one_line(str(error))
                 continue
             self.known[node] = info
             self.unusable.pop(node, None)
@@ -162,8 +169,11 @@ def content_of(message: Message) -> Message:
 
 
 def _raise_if_pool_is_poisoned(message: Message) -> None:
-    """Stop the run when a Ray actor died: Flower puts it back into the pool, where it fails every later task."""
-    if message.error.code == 0 and "ray.exceptions" in str(message.error.reason):
+    """Stop the run when a Ray actor died: Flower puts it back into the pool, where it fails every later task.
+
+    Only in a simulation, where Flower runs Ray in the server's process: on devices anybody may say such a thing.
+    """
+    if "ray" in sys.modules and message.error.code == 0 and "ray.exceptions" in str(message.error.reason):
         raise RoundFailedError(
             f"a simulated client's process died ({message.error.reason}). Its actor would fail every later task: "
             "start the run again; if memory ran out, give each client more or run fewer at once."

@@ -280,6 +280,28 @@ def check_method(method: Method, fraction_evaluate: float) -> None:
         )
 
 
+def check_bounds(aggregation: str, max_example_ratio: float) -> None:
+    """Raise ValueError if one node's data would decide about another's part of a sum, which the account leaves out.
+
+    Parameters
+    ----------
+    aggregation
+        Name of what becomes of the updates: "mean", or a robust one.
+    max_example_ratio
+        Bound on a reply's weight relative to the others'; 0: off.
+    """
+    if aggregation != "mean":
+        raise ValueError(
+            f"differential privacy: aggregation = {aggregation!r}: the account is that of a mean of clipped updates, "
+            "in which one node's update moves the average by a bounded step anyway; 'mean'."
+        )
+    if max_example_ratio > 0:
+        raise ValueError(
+            f"differential privacy: max-example-ratio = {max_example_ratio}: nodes have equal weights, and the median "
+            "of their samples is not protected; 0."
+        )
+
+
 def check_arrays(arrays: Mapping[str, AnyArray]) -> None:
     """Raise ValueError if an array cannot take noise: integers, and batch norm's running statistics.
 

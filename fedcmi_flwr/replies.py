@@ -67,7 +67,7 @@ def _read_update(content: Message, report: RoundReport, method: Method, node: in
     measured = info.modalities if method.measures else ()
     update = wire.read_train_reply(content, sent, measured, report.num_classes)
     try:
-        method.check_reply(update.from_method, sent, info.modalities, report.num_classes)
+        method.check_reply(update.from_method, sent, info.modalities, report.num_classes, update.num_examples)
     except ValueError as error:
         raise WireError(f"method-arrays: {error}") from error
     return update

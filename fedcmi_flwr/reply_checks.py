@@ -1,6 +1,7 @@
 """What a node's reply must keep to; everything else is refused with a reason that names the key."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 from flwr.app import MetricRecord
@@ -9,6 +10,15 @@ from numpy.typing import NDArray
 from fedcmi_flwr.aggregation import AnyArray
 from fedcmi_flwr.packing import WireError
 from fedcmi_flwr.types import ClassStats
+
+MOST_SAMPLES = 10**12
+"""No node has more samples, nor passes over them; sums over nodes stay whole numbers of 64 bits."""
+LARGEST_SUM = 1e100
+"""No sum of losses in single precision over that many samples is larger; sums over nodes stay finite."""
+LONGEST_NAME = 100
+"""Characters of the name of a loss term or a prediction."""
+LONGEST_LINE = 2000
+"""Characters of a line about a reply that are kept."""
 
 
 def check_arrays(arrays: Mapping[str, AnyArray], sent: Mapping[str, AnyArray]) -> None:
@@ -33,34 +43,75 @@ def check_finite(arrays: Mapping[str, AnyArray]) -> None:
             raise WireError(f"arrays: {name!r} holds NaN or Inf.")
 
 
-def check_stats(stats: ClassStats) -> None:
-    """Raise WireError unless 0 <= probability sum <= count for every class and modality."""
+def check_stats(stats: ClassStats, num_examples: int) -> None:
+    """Raise WireError unless 0 <= probability sum <= count for every class and modality, and no count is made up."""
     for name, count in stats.count.items():
         total = stats.probability_sum[name]
         if (count < 0).any() or (total < 0).any() or (total > count * (1 + 1e-6)).any():
             raise WireError(f"metrics: class statistics of {name!r} are out of range: need 0 <= sum <= count.")
+        if count.sum() > num_examples:
+            found = f"{count.sum()} samples, but num-examples = {num_examples}"
+            raise WireError(f"metrics: class statistics of {name!r} are of {found}.")
+
+
+def check_losses(sums: Mapping[str, float], counts: Mapping[str, float]) -> None:
+    """Raise WireError unless every loss term has a finite sum and a number of samples."""
+    if set(sums) != set(counts):
+        raise WireError(f"metrics: loss-sum.* of {sorted(sums)}, but loss-count.* of {sorted(counts)}.")
+    for name, total in sums.items():
+        if not abs(total) <= LARGEST_SUM or not 0 <= counts[name] <= MOST_SAMPLES:
+            raise WireError(f"metrics: the loss {name!r} has the sum {total} over {counts[name]} samples.")
+
+
+def sample_count(metrics: MetricRecord) -> int:
+    """Return num-examples; raise WireError for anything but a number of samples."""
+    count = metrics.get("num-examples")
+    if not isinstance(count, int) or not 1 <= count <= MOST_SAMPLES:
+        raise WireError(f"metrics: num-examples = {count!r}, need an integer from 1 (to {MOST_SAMPLES:.0e}).")
+    return count
 
 
 def per_class_numbers(metrics: MetricRecord, key: str, num_classes: int) -> NDArray[np.float64]:
     """Return a metric of one finite number a class, [classes]; raise WireError for anything else."""
-    values = np.asarray(metrics.get(key, []), dtype=np.float64)
-    if values.shape != (num_classes,) or not np.isfinite(values).all():
-        raise WireError(f"metrics: {key!r} must be {num_classes} finite numbers, found {metrics.get(key)!r}.")
-    return values
+    values: Any = metrics.get(key)
+    if not isinstance(values, list) or len(values) != num_classes or not all(abs(v) <= LARGEST_SUM for v in values):
+        raise WireError(f"metrics: {key!r} must be {num_classes} finite numbers, found {values!r}.")
+    return np.array(values, dtype=np.float64)
 
 
 def per_class_counts(metrics: MetricRecord, key: str, num_classes: int) -> NDArray[np.int64]:
-    """Return a metric of one whole number a class, [classes]; raise WireError for anything else."""
-    values = metrics.get(key, [])
+    """Return a metric of one number of samples a class, [classes]; raise WireError for anything else."""
+    values: Any = metrics.get(key)
     if not isinstance(values, list) or len(values) != num_classes or not all(isinstance(v, int) for v in values):
-        raise WireError(f"metrics: {key!r} must be {num_classes} finite whole numbers, found {metrics.get(key)!r}.")
+        raise WireError(f"metrics: {key!r} must be {num_classes} finite whole numbers, found {values!r}.")
+    if not all(abs(v) <= MOST_SAMPLES for v in values):
+        raise WireError(f"metrics: {key!r} holds a number out of range ({MOST_SAMPLES:.0e}): {values!r}.")
     return np.array(values, dtype=np.int64)
 
 
 def numbers_below(metrics: MetricRecord, prefix: str) -> dict[str, float]:
     """Return the single-number metrics whose keys start with ``prefix``, under the rest of their keys."""
     found = {key.removeprefix(prefix): value for key, value in metrics.items() if key.startswith(prefix)}
+    check_names(found)
     lists = [key for key, value in found.items() if isinstance(value, list)]
     if lists:
         raise WireError(f"metrics: {prefix}{lists[0]} must be one number, found a list.")
     return {key: value for key, value in found.items() if not isinstance(value, list)}
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Raise WireError for a node's name of something that would not look well in a table or a log."""
+    for name in names:
+        if not name or len(name) > LONGEST_NAME or not name.isprintable():
+            raise WireError(f"metrics: {name!r} is no name: need 1 to {LONGEST_NAME} printable characters.")
+
+
+def one_line(text: str) -> str:
+    r"""Return a text of which parts come from another machine so that it neither breaks the log nor fills the disk.
+
+    Examples
+    --------
+    >>> print(one_line("error 2: first" + chr(10) + "second"))
+    error 2: first\nsecond
+    """
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[:LONGEST_LINE])

@@ -7,6 +7,7 @@ from fedcmi_flwr import wire
 from fedcmi_flwr.aggregation import AnyArray
 from fedcmi_flwr.dominance import NOBODY, Dominance
 from fedcmi_flwr.evaluate import Counts
+from fedcmi_flwr.reply_checks import one_line
 from fedcmi_flwr.types import ClassStats
 
 logger = logging.getLogger("flwr.fedcmi")
@@ -47,8 +48,12 @@ class RoundReport:
     """Partition id -> training samples, of the nodes whose updates were averaged; empty with :attr:`privacy`."""
     refused: list[str] = field(default_factory=list)
     """One line per node whose reply was refused or did not come."""
+    bounded: list[str] = field(default_factory=list)
+    """One line per clip, cap or group that would not have been finite (``guards.py``)."""
     to_ask_again: set[int] = field(default_factory=set)
     """Ids of these nodes: they may no longer be what they said they were."""
+    to_evaluate: set[int] = field(default_factory=set)
+    """Ids of the nodes whose evaluation has not come yet."""
     failed: str = ""
     """Why the round failed and the model stayed as it was; empty for a round that did not."""
     bytes_down: dict[int, int] = field(default_factory=dict)
@@ -63,9 +68,17 @@ class RoundReport:
 
     def refuse(self, node: int, line: str) -> None:
         """Note and log that a node's reply cannot be used; ``line`` says which node and why."""
-        private = f"{self.describe(node)}: the reason is in the server's log."  # it may quote what the node sent
-        self.refused.append(line if self.privacy is None else private)
         self.to_ask_again.add(node)
+        self._note(self.refused, line, f"{self.describe(node)}: the reason is in the server's log.")
+
+    def bound(self, line: str) -> None:
+        """Note and log that something was kept within bounds; ``line`` says of which node and why."""
+        self._note(self.bounded, line, "Something was kept within bounds: what is in the server's log.")
+
+    def _note(self, lines: list[str], line: str, private: str) -> None:
+        """Log a line and note it; with :attr:`privacy` note another, since a line may quote what a node sent."""
+        line = one_line(line)
+        lines.append(line if self.privacy is None else private)
         logger.warning("round %d: %s", self.server_round, line)
 
     def describe(self, node: int) -> str:

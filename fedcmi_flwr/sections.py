@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from fedcmi_flwr.initialization import INITIALIZATIONS
 from fedcmi_flwr.methods import Scalar
 from fedcmi_flwr.model import FUSIONS
+from fedcmi_flwr.robust import NAMES as AGGREGATIONS
 from fedcmi_flwr.server_optimizers import NAMES as OPTIMIZER_NAMES
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -158,6 +159,31 @@ class PrivacyConfig:
         """Check what a range cannot say."""
         if self.dp_delta == 1:
             raise ConfigError(f"dp-delta = {self.dp_delta}: must be below 1.")
+
+
+@dataclass(frozen=True)
+class GuardConfig:
+    """What one node's reply may do to the global model (``guards.py``), and how replies become one (``robust.py``)."""
+
+    max_update_norm: float = _number(0)
+    """Largest Euclidean norm of a parameter group's update; 0: off."""
+    update_norm_action: str = _choice("clip", "refuse")
+    """What becomes of a longer one: the group's update is scaled down, or the reply is refused."""
+    max_example_ratio: float = _number(0)
+    """Largest num-examples of a reply as a multiple of the median of the round's replies, 1 or more; 0: off."""
+    aggregation: str = _choice(*AGGREGATIONS)
+    """The mean, weighted by samples, or what a few hostile nodes do not decide, unweighted."""
+    trim_share: float = _number(0, 0.5, above=True)
+    """Of the owners of a group, what "trimmed-mean" cuts off at each end; below 0.5."""
+    malicious_nodes: int = _number(0)
+    """How many hostile owners of a group "krum" reckons with."""
+
+    def __post_init__(self) -> None:
+        """Check what a range cannot say."""
+        if self.trim_share == 0.5:
+            raise ConfigError(f"trim-share = {self.trim_share}: must be below 0.5.")
+        if 0 < self.max_example_ratio < 1:
+            raise ConfigError(f"max-example-ratio = {self.max_example_ratio}: must be 1 or more, or 0 (off).")
 
 
 @dataclass(frozen=True)

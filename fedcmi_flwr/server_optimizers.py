@@ -1,5 +1,6 @@
 """Flower's server optimisers, one instance per parameter group, behind any method's local training."""
 
+import copy
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -70,16 +71,24 @@ class ServerOptimizer:
 
         Returns
         -------
-        Name -> array: stepped for the groups' weights, the average itself for buffers and integers.
+        Name -> array: stepped for the groups' weights, the average itself for buffers and integers. A group whose new
+        weights or moments would not be finite is left out, and its optimiser stays as it was.
         """
         stepped = dict(averaged)
         for group, names in groups.items():
-            optimizer = self._of_group.setdefault(group, self._new())
+            # A copy of the attributes is enough: Flower's strategies put new moments in their place
+            optimizer = copy.copy(self._of_group[group]) if group in self._of_group else self._new()
+            step = self._steps[group] + 1  # Adam's bias correction counts the optimiser's own steps, not the rounds
             weights = [name for name in names if _is_weight(name, before[name])]
             old, new = ({name: source[name] for name in weights} for source in (before, averaged))
-            self._steps[group] += 1  # Adam's bias correction counts the optimiser's own steps, not the run's rounds
-            found = _flower_step(optimizer, self._steps[group], old, new)
-            stepped |= {name: np.asarray(found[name], dtype=before[name].dtype) for name in weights}
+            with np.errstate(over="ignore", invalid="ignore"):
+                found = _flower_step(optimizer, step, old, new)
+                arrays = {name: np.asarray(found[name], dtype=before[name].dtype) for name in weights}
+            if all(np.isfinite(value).all() for value in (*arrays.values(), *_moments(optimizer).values())):
+                stepped |= arrays
+                self._of_group[group], self._steps[group] = optimizer, step
+            else:
+                stepped = {name: value for name, value in stepped.items() if name not in names}
         return stepped
 
     def state(self) -> dict[str, AnyArray]:
@@ -92,10 +101,7 @@ class ServerOptimizer:
         found: dict[str, AnyArray] = {}
         for group, optimizer in self._of_group.items():
             found[f"{group}/steps"] = np.array(self._steps[group], dtype=np.int64)
-            for moment in MOMENTS:
-                values = getattr(optimizer, moment, None) or {}
-                items = values.items() if isinstance(values, dict) else enumerate(values)
-                found |= {f"{group}/{moment}/{key}": np.asarray(value) for key, value in items}
+            found |= {f"{group}/{key}": value for key, value in _moments(optimizer).items()}
         return found
 
     def restore(self, state: Mapping[str, AnyArray]) -> None:
@@ -122,6 +128,16 @@ class ServerOptimizer:
             return FedAvgM(server_learning_rate=self.lr, server_momentum=self.momentum)
         kind = FedAdam if self.name == "fedadam" else FedYogi
         return kind(eta=self.lr, beta_1=self.momentum)
+
+
+def _moments(optimizer: FedAvgM | FedAdam | FedYogi) -> dict[str, AnyArray]:
+    """Return "moment/name" (FedAvgM: "moment/position") -> array."""
+    found: dict[str, AnyArray] = {}
+    for moment in MOMENTS:
+        values = getattr(optimizer, moment, None) or {}
+        items = values.items() if isinstance(values, dict) else enumerate(values)
+        found |= {f"{moment}/{key}": np.asarray(value) for key, value in items}
+    return found
 
 
 def _is_weight(name: str, array: AnyArray) -> bool:

@@ -19,18 +19,22 @@ from fedcmi_flwr import wire
 from fedcmi_flwr.aggregation import AnyArray, aggregate_groups
 from fedcmi_flwr.dominance import NOBODY
 from fedcmi_flwr.groups import group_names, groups_of
+from fedcmi_flwr.guards import Guards, bound_updates, keep_finite, keep_finite_state
 from fedcmi_flwr.methods import METHODS, Method
 from fedcmi_flwr.methods import hyperparameters as hyperparameters_of
 from fedcmi_flwr.nodes import NodeRegistry, RoundFailedError, content_of
 from fedcmi_flwr.packing import WireError, pack
-from fedcmi_flwr.privacy import Privacy, check_arrays, check_method
+from fedcmi_flwr.privacy import Privacy, check_arrays, check_bounds, check_method
 from fedcmi_flwr.replies import read_updates
+from fedcmi_flwr.robust import RobustAggregation
 from fedcmi_flwr.round_report import RoundReport
 from fedcmi_flwr.server_optimizers import ServerOptimizer
 from fedcmi_flwr.server_state import ServerState
 from fedcmi_flwr.types import SHARED, ClassStats, Modality
 
 logger = logging.getLogger("flwr.fedcmi")
+NO_GUARDS = Guards()
+"""All bounds off."""
 
 
 class FedCMI(FedAvg):
@@ -65,6 +69,10 @@ class FedCMI(FedAvg):
         A modality's group that fewer nodes trained in a round keeps its value, and its statistics do not count.
     failure_budget
         Failed rounds in a row that are put up with once a round has succeeded; the next one raises RoundFailedError.
+    aggregation
+        What becomes of a group's updates; None: their mean, weighted by samples.
+    guards
+        Bounds on what one reply may do.
     server_optimizer
         Takes the averages of each group as a step; None: they are the new weights.
     privacy
@@ -76,7 +84,7 @@ class FedCMI(FedAvg):
     ------
     ValueError
         Fewer than one modality, or a modality called "shared"; with ``privacy``, a method whose nodes send arrays of
-        their own, or evaluations on nodes.
+        their own, evaluations on nodes, another aggregation than the mean, or ``max_example_ratio``.
     """
 
     def __init__(
@@ -94,6 +102,8 @@ class FedCMI(FedAvg):
         min_replies: int = 1,
         min_owners_per_modality: int = 1,
         failure_budget: int = 3,
+        aggregation: RobustAggregation | None = None,
+        guards: Guards = NO_GUARDS,
         server_optimizer: ServerOptimizer | None = None,
         privacy: Privacy | None = None,
     ) -> None:
@@ -111,12 +121,15 @@ class FedCMI(FedAvg):
             )
         if privacy is not None:
             check_method(method, fraction_evaluate)
+            check_bounds("mean" if aggregation is None else aggregation.name, guards.max_example_ratio)
         self.groups = {name: tuple(prefixes) for name, prefixes in groups.items()}
         self.num_classes = num_classes
         self.method = method
         self.nodes = NodeRegistry(tuple(self.groups), seed, min_available_nodes, wait_timeout)
         self.dominance = NOBODY
         self.method_state: dict[str, AnyArray] = {}
+        self.aggregation = aggregation
+        self.guards = guards
         self.server_optimizer = server_optimizer
         self.privacy = privacy
         self.releases: dict[int, int] = {}
@@ -213,14 +226,17 @@ class FedCMI(FedAvg):
         """
         report = self.report
         updates = read_updates(replies, report, self.method, self.method_state)
+        updates = bound_updates(updates, report, self.guards, self.method)
         ordered = [updates[partition] for partition in sorted(updates)]
         self._note_owners(updates)
         reason = report.failed or self._why_failed(updates)
         if reason:
             return None, self._fail(reason)
-        aggregated = self._aggregate(ordered)
-        from_method = [update.from_method for update in ordered]
-        self.method_state = self.method.combine(self.method_state, from_method, self._known_owners())
+        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is found by keep_finite
+            aggregated = keep_finite(self._aggregate(ordered), report)
+            from_method = [update.from_method for update in ordered]
+            state = self.method.combine(self.method_state, from_method, self._known_owners())
+        self.method_state = keep_finite_state(state, self.method_state, report)
         self._decide(ordered)
         if self.privacy is None:
             report.losses = _mean_losses(ordered)
@@ -247,8 +263,11 @@ class FedCMI(FedAvg):
             asked = Counter(group for _, groups in report.sent.values() for group in groups)
             return self.privacy.average(report.arrays, [update.arrays for update in updates], trained, asked)
         counting = {name for names in trained.values() for name in names}
-        parts = [({name: u.arrays[name] for name in u.arrays if name in counting}, u.num_examples) for u in updates]
-        return aggregate_groups(report.arrays, [(arrays, float(count)) for arrays, count in parts])
+        parts = [{name: u.arrays[name] for name in u.arrays if name in counting} for u in updates]
+        if self.aggregation is not None:
+            return self.aggregation.aggregate(report.arrays, parts, trained)
+        weighted = [(arrays, float(u.num_examples)) for arrays, u in zip(parts, updates, strict=True)]
+        return aggregate_groups(report.arrays, weighted)
 
     def _charge(self) -> None:
         """Book what the round will release of the nodes it asks, before they are asked."""
@@ -270,9 +289,8 @@ class FedCMI(FedAvg):
             needed = "" if found == 0 else f", min-replies = {self.min_replies}"
             return f"{where}: {usable} of {len(report.sent)} replies can be used{needed}. The first: {first}"
         if not any(report.owners[modality] for modality in self.groups):
-            return (
-                f"{where}: no modality was trained by min-owners-per-modality = {self.min_owners_per_modality} nodes."
-            )
+            least, because = self._owners_needed(next(iter(self.groups)))
+            return f"{where}: no modality was trained by {least} nodes ({because})."
         return ""
 
     def _fail(self, reason: str) -> MetricRecord:
@@ -302,6 +320,7 @@ class FedCMI(FedAvg):
         except RoundFailedError as error:
             logger.warning("nobody evaluates: %s", error)
             return []
+        self.report.to_evaluate = set(chosen)
         values = {name: array.numpy() for name, array in arrays.items()}
         return self._task_messages(MessageType.EVALUATE, server_round, values, config, chosen)
 
@@ -311,7 +330,11 @@ class FedCMI(FedAvg):
         for message in replies:
             node = message.metadata.src_node_id
             try:
-                counts = wire.read_evaluate_reply(content_of(message), self.num_classes)
+                content = content_of(message)
+                if node not in self.report.to_evaluate:
+                    raise WireError("it was not asked in this round, or answered before.")
+                self.report.to_evaluate.remove(node)
+                counts = wire.read_evaluate_reply(content, self.num_classes)
             except WireError as error:
                 self.report.refuse(node, f"Evaluation of node {node} refused: {error}")
                 continue
@@ -359,12 +382,19 @@ class FedCMI(FedAvg):
         partitions = {info.partition_id: groups for info, groups in report.sent.values()}
         for group in report.names:
             owners = [partition for partition in sorted(updates) if group in partitions[partition]]
-            needed = 1 if group == SHARED else self.min_owners_per_modality
+            needed, because = self._owners_needed(group)
             if len(owners) < needed:
-                found = f"{len(owners)} of {needed} nodes (min-owners-per-modality)" if owners else "nobody"
+                found = f"{len(owners)} of {needed} nodes ({because})" if owners else "nobody"
                 logger.warning("round %d: %s trained %r; it keeps its value", report.server_round, found, group)
                 owners = []
             report.owners[group] = owners
+
+    def _owners_needed(self, group: str) -> tuple[int, str]:
+        """Return how many nodes must have trained a group for it to change, and the key that says so."""
+        needed, because = (1 if group == SHARED else self.min_owners_per_modality), "min-owners-per-modality"
+        if self.aggregation is not None and self.aggregation.owners_needed > needed:
+            return self.aggregation.owners_needed, f"aggregation = {self.aggregation.name!r}"
+        return needed, because
 
     def _decide(self, updates: Sequence[wire.NodeUpdate]) -> None:
         """Add up the class statistics; the dominant modality and temperatures go out with the next round's model."""

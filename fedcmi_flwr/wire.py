@@ -20,7 +20,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
@@ -31,12 +30,17 @@ from fedcmi_flwr.packing import WireError, layout_groups, pack, to_state_dict, u
 from fedcmi_flwr.reply_checks import (
     check_arrays,
     check_finite,
+    check_losses,
+    check_names,
     check_stats,
     numbers_below,
     per_class_counts,
     per_class_numbers,
+    sample_count,
 )
 from fedcmi_flwr.types import ClassStats, Modality
+
+LARGEST_PARTITION_ID = 2**31 - 1
 
 
 def content_bytes(message: Message, arrays_alone: bool = False) -> int:
@@ -94,8 +98,8 @@ def read_query_reply(message: Message, modalities: Sequence[Modality]) -> NodeIn
     names, partition = node.get("modalities"), node.get("partition-id")
     if not isinstance(names, list) or not names or not set(names) <= set(modalities):
         raise WireError(f"node: modalities = {names!r}, need one or more of {list(modalities)}.")
-    if not isinstance(partition, int) or isinstance(partition, bool) or partition < 0:
-        raise WireError(f"node: partition-id = {partition!r}, need an integer from 0.")
+    if not isinstance(partition, int) or isinstance(partition, bool) or not 0 <= partition <= LARGEST_PARTITION_ID:
+        raise WireError(f"node: partition-id = {partition!r}, need an integer from 0 (to {LARGEST_PARTITION_ID}).")
     return NodeInfo(tuple(name for name in modalities if name in names), partition)
 
 
@@ -291,24 +295,21 @@ def read_train_reply(
     Raises
     ------
     WireError
-        Missing or extra arrays, another shape or dtype, NaN or Inf, a count below 1, statistics out of range.
+        Missing or extra arrays, another shape or dtype, NaN or Inf, a count below 1, statistics out of range or of more
+        samples than num-examples.
     """
     arrays, _ = unpack(_record(message, "arrays", ArrayRecord), _record(message, "layout", ConfigRecord))
     check_arrays(arrays, sent)
     metrics = _record(message, "metrics", MetricRecord)
-    num_examples = metrics.get("num-examples")
-    if not isinstance(num_examples, int) or num_examples < 1:
-        raise WireError(f"metrics: num-examples = {num_examples!r}, need an integer from 1.")
+    num_examples = sample_count(metrics)
     names = list(measured)
     stats = ClassStats(
         {name: per_class_numbers(metrics, f"class-probability-sum.{name}", num_classes) for name in names},
         {name: per_class_counts(metrics, f"class-count.{name}", num_classes) for name in names},
     )
-    check_stats(stats)
+    check_stats(stats, num_examples)
     sums, counts = numbers_below(metrics, "loss-sum."), numbers_below(metrics, "loss-count.")
-    values = [*sums.values(), *counts.values()]
-    if set(sums) != set(counts) or not np.isfinite(values).all() or min(counts.values(), default=0) < 0:
-        raise WireError(f"metrics: loss sums {sums} and counts {counts} do not belong together or are not finite.")
+    check_losses(sums, counts)
     loss_count = {name: int(value) for name, value in counts.items()}
     from_method = _method_arrays(message)
     check_finite(from_method)
@@ -345,9 +346,11 @@ def read_evaluate_reply(message: Message, num_classes: int) -> dict[str, Counts]
     """
     metrics = _record(message, "metrics", MetricRecord)
     counts = {}
-    if not any(key.startswith("correct.") for key in metrics):
+    names = [key.removeprefix("correct.") for key in metrics if key.startswith("correct.")]
+    check_names(names)
+    if not names:
         raise WireError(f"metrics: no 'correct.<prediction>' among {sorted(metrics)}.")
-    for name in [key.removeprefix("correct.") for key in metrics if key.startswith("correct.")]:
+    for name in names:
         correct, count = (per_class_counts(metrics, f"{part}.{name}", num_classes) for part in ("correct", "count"))
         if (correct < 0).any() or (correct > count).any():
             raise WireError(f"metrics: counts of {name!r} are out of range: need 0 <= correct <= count.")

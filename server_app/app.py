@@ -18,6 +18,7 @@ from fedcmi_flwr.cache import cache_directory
 from fedcmi_flwr.config import RunConfig, read_run_config
 from fedcmi_flwr.dataset import Samples, check_modality_names, load_split, locate
 from fedcmi_flwr.evaluate import evaluate
+from fedcmi_flwr.guards import Guards
 from fedcmi_flwr.initialization import initialize
 from fedcmi_flwr.methods import hyperparameters
 from fedcmi_flwr.model import ModelSpec, MultimodalModel, parameter_groups
@@ -26,6 +27,7 @@ from fedcmi_flwr.nodes import RoundFailedError
 from fedcmi_flwr.packing import to_arrays, to_state_dict
 from fedcmi_flwr.partitions import validation_samples
 from fedcmi_flwr.privacy import Privacy, PrivacyBudgetError, check_arrays
+from fedcmi_flwr.robust import RobustAggregation
 from fedcmi_flwr.schema import DatasetSpec, read_spec
 from fedcmi_flwr.sections import section_items
 from fedcmi_flwr.seeding import torch_global_seed
@@ -144,6 +146,8 @@ class Federation:
             min_replies=config.federation.min_replies,
             min_owners_per_modality=config.federation.min_owners_per_modality,
             failure_budget=config.federation.failure_budget,
+            aggregation=robust_aggregation(config),
+            guards=guards(config),
             server_optimizer=server_optimizer(config),
             privacy=privacy(config),
         )
@@ -303,6 +307,20 @@ def privacy(config: RunConfig) -> Privacy | None:
         chosen.dp_delta,
         chosen.dp_max_epsilon or None,
     )
+
+
+def robust_aggregation(config: RunConfig) -> RobustAggregation | None:
+    """Return how a group's updates become one, None where it is the mean weighted by samples."""
+    chosen = config.guards
+    if chosen.aggregation == "mean":
+        return None
+    return RobustAggregation(chosen.aggregation, chosen.trim_share, chosen.malicious_nodes)
+
+
+def guards(config: RunConfig) -> Guards:
+    """Return the bounds on what one reply may do."""
+    chosen = config.guards
+    return Guards(chosen.max_update_norm, chosen.update_norm_action, chosen.max_example_ratio)
 
 
 def held_out_samples(config: RunConfig, prepared: Path, modalities: Sequence[Modality]) -> Samples:

@@ -166,6 +166,7 @@ def round_record(server_round: int, counts: Mapping[str, Counts], report: RoundR
         "nodes": {str(info.partition_id): list(info.modalities) for info, _ in report.sent.values()},
         "owners": report.owners,
         "refused": report.refused,
+        "bounded": report.bounded,
         "failed": report.failed,
         "privacy": report.privacy,
         "bytes_down": report.bytes_down,
@@ -264,7 +265,7 @@ def summary(records: Sequence[Mapping[str, Any]], config: Mapping[str, Any], plo
         for name in mean
     ]
     down, up = (sum(sum(record[key].values()) for record in trained) / 1e6 for key in ("bytes_down", "bytes_up"))
-    refused = [line for record in trained for line in record["refused"]]
+    refused, bounded = ([line for record in trained for line in record[key]] for key in ("refused", "bounded"))
     return "\n".join(
         [
             f"# {config['method']} on {config['data']}, seed {config['seed']}, {len(trained)} rounds",
@@ -281,6 +282,7 @@ def summary(records: Sequence[Mapping[str, Any]], config: Mapping[str, Any], plo
             *_privacy_lines(trained, config),
             f"- replies refused or missing: {len(refused)}",
             *[f"  - {line}" for line in refused],
+            *([f"- kept within bounds: {len(bounded)}", *[f"  - {line}" for line in bounded]] if bounded else []),
             "",
             f"Files: {', '.join(('config.json', 'metrics.jsonl', 'model.safetensors', *plots))}",
             "",

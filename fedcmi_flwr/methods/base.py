@@ -165,6 +165,7 @@ class Method:
         sent: Mapping[str, AnyArray],
         modalities: Sequence[Modality],
         num_classes: int,
+        num_examples: int,
     ) -> None:
         """Raise ValueError unless a node's arrays for :meth:`combine` are what the method asked for.
 
@@ -178,9 +179,27 @@ class Method:
             What the node owns.
         num_classes
             C.
+        num_examples
+            Training samples of the node, as it says.
         """
         if reply:
             raise ValueError(f"arrays {sorted(reply)} that this method did not ask for.")
+
+    def thinned(self, reply: Mapping[str, AnyArray], share: float) -> dict[str, AnyArray]:
+        """Return a node's arrays for :meth:`combine` as if it had fewer samples; here they do not depend on them.
+
+        Parameters
+        ----------
+        reply
+            Name -> array that :meth:`check_reply` let through.
+        share
+            Of its samples, what may count, in (0, 1).
+
+        Returns
+        -------
+        Name -> array.
+        """
+        return dict(reply)
 
     def misfits(self, state: Mapping[str, AnyArray], replies: Mapping[int, Mapping[str, AnyArray]]) -> dict[int, str]:
         """Return which replies cannot be combined with the state or with each other, and why.

@@ -69,6 +69,7 @@ class FedProto(WeightedMethod):
         sent: Mapping[str, AnyArray],
         modalities: Sequence[Modality],
         num_classes: int,
+        num_examples: int,
     ) -> None:
         """Raise ValueError unless there are sums [classes, dim] and counts [classes] of each owned modality."""
         if set(reply) != {prefix + name for name in modalities for prefix in (SUM, COUNT)}:
@@ -82,8 +83,16 @@ class FedProto(WeightedMethod):
             whole = np.asarray(count, dtype=np.float64)
             if (whole < 0).any() or (whole != np.floor(whole)).any():
                 raise ValueError(f"prototypes of {name!r}: counts must be whole numbers from 0.")
+            if whole.sum() > num_examples:
+                raise ValueError(f"prototypes of {name!r}: {whole.sum():g} samples, but num-examples = {num_examples}.")
             if np.asarray(total, dtype=np.float64)[whole == 0].any():
                 raise ValueError(f"prototypes of {name!r}: a sum over no samples is not 0.")
+
+    def thinned(self, reply: Mapping[str, AnyArray], share: float) -> dict[str, AnyArray]:
+        """Return sums and counts of that share."""
+        return {
+            name: np.asarray(np.asarray(array, dtype=np.float64) * share, np.float32) for name, array in reply.items()
+        }
 
     def misfits(self, state: Mapping[str, AnyArray], replies: Mapping[int, Mapping[str, AnyArray]]) -> dict[int, str]:
         """Refuse embeddings of another size than the state's, or before there is one, than most replies'."""

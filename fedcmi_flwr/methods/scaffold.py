@@ -73,6 +73,7 @@ class Scaffold(Method):
         sent: Mapping[str, AnyArray],
         modalities: Sequence[Modality],
         num_classes: int,
+        num_examples: int,
     ) -> None:
         """Raise ValueError unless there are arrays, each like one that the node was sent."""
         if not reply:

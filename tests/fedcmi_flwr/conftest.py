@@ -35,7 +35,7 @@ class ToyFederation:
     examples: list[int]
     """Training samples of each partition."""
     stats: Mapping[int, ClassStats] = field(default_factory=dict)
-    """What each partition measures; without an entry: one sample of each class, p = 1/2."""
+    """What each partition measures; without an entry: one sample, of class 0, p = 1/2."""
     values: Mapping[int, float] = field(default_factory=dict)
     """What each partition adds to every floating-point array; without an entry: its partition id + 1."""
     replies: Mapping[int, TrainReply] = field(default_factory=dict)
@@ -82,7 +82,7 @@ class ToyFederation:
         stats = self.stats.get(part)
         if stats is None:
             names = self.owned[part]
-            stats = ClassStats(dict.fromkeys(names, np.full(2, 0.5)), dict.fromkeys(names, np.ones(2, np.int64)))
+            stats = ClassStats(dict.fromkeys(names, np.array([0.5, 0.0])), dict.fromkeys(names, np.array([1, 0])))
         loss = {"fused": float(10 * (part + 1))}
         return wire.train_reply(message, arrays, self.examples[part], stats, loss, {"fused": self.examples[part]})
 

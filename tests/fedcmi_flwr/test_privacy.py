@@ -19,9 +19,11 @@ from client_app.app import app as client_app
 from fedcmi_flwr import wire
 from fedcmi_flwr.config import read_run_config
 from fedcmi_flwr.dominance import decide_dominance
+from fedcmi_flwr.guards import Guards
 from fedcmi_flwr.methods import METHODS
 from fedcmi_flwr.nodes import content_of
 from fedcmi_flwr.privacy import Privacy, PrivacyBudgetError, check_arrays, clipped, system_noise
+from fedcmi_flwr.robust import RobustAggregation
 from fedcmi_flwr.sections import ConfigError
 from fedcmi_flwr.types import ClassStats
 from server_app import launch
@@ -370,6 +372,29 @@ def test_evaluations_on_nodes_are_refused(make_strategy: Maker) -> None:
         make_strategy(privacy=quiet(), fraction_evaluate=0.5)
     with pytest.raises(ConfigError, match="fraction-evaluate"):
         launch.resolve(None, {"dp-noise-multiplier": 1.0, "fraction-evaluate": 0.5}, [])
+
+
+@pytest.mark.parametrize(
+    ("keys", "parts"),
+    [({"aggregation": "median"}, {"aggregation": RobustAggregation("median")}),
+     ({"max-example-ratio": 2.0}, {"guards": Guards(max_example_ratio=2.0)})],
+)  # fmt: skip
+def test_what_lets_one_node_decide_about_anothers_part_is_refused(
+    make_strategy: Maker, keys: dict[str, Any], parts: dict[str, Any]
+) -> None:
+    with pytest.raises(ValueError, match=next(iter(keys))):
+        make_strategy(privacy=quiet(), **parts)
+    with pytest.raises(ConfigError, match=next(iter(keys))):
+        launch.resolve(None, {"dp-noise-multiplier": 1.0, **keys}, [])
+
+
+def test_a_line_about_a_clipped_update_does_not_say_its_norm(
+    federation: Maker, make_strategy: Maker, train_round: Maker, log_lines: list[str]
+) -> None:
+    strategy = make_strategy(privacy=quiet(), guards=Guards(max_update_norm=0.5))
+    train_round(strategy, federation([("audio",)], [1], values={0: 3.0}).grid(), arrays=ARRAYS)
+    assert set(strategy.report.bounded) == {"Something was kept within bounds: what is in the server's log."}
+    assert any("has the norm 4.243" in line for line in log_lines)
 
 
 @pytest.mark.parametrize("name", ["a.running_var", "a.running_mean", "a.num_batches_tracked"])

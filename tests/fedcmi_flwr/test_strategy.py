@@ -1,7 +1,9 @@
 """The strategy on a toy federation: who gets what, who is averaged with whom, and what faults do."""
 
 import re
+import sys
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -141,11 +143,18 @@ def test_no_valid_reply_fails_the_round_and_says_why(
 
 @pytest.mark.parametrize(("code", "reason"), [(0, RAY_DIED), (0, "ray.exceptions.OutOfMemoryError")])
 def test_a_poisoned_pool_stops_the_run(
-    federation: Maker, make_strategy: Maker, train_round: Maker, code: int, reason: str
+    federation: Maker, make_strategy: Maker, train_round: Maker, monkeypatch: pytest.MonkeyPatch, code: int, reason: str
 ) -> None:
+    """In a simulation; where Ray does not run, a node that speaks of it is refused like any other."""
+
     def die(replies: list[Message]) -> list[Message]:
         return [Message(Error(code=code, reason=reason), reply_to=_asked(replies[0])), *replies[1:]]
 
+    monkeypatch.delitem(sys.modules, "ray", raising=False)
+    strategy = make_strategy()
+    train_round(strategy, federation([BOTH, BOTH], [1, 1]).grid(), order=die)
+    assert len(strategy.report.refused) == 1
+    monkeypatch.setitem(sys.modules, "ray", ModuleType("ray"))
     with pytest.raises(RoundFailedError, match=r"process died.*ray\.exceptions"):
         train_round(make_strategy(), federation([BOTH, BOTH], [1, 1]).grid(), order=die)
 
@@ -197,7 +206,7 @@ COUNTS = {"audio": np.array([3, 5]), "visual": np.array([7, 4])}
 def test_dominance_comes_from_sums_over_nodes_and_goes_out_with_the_next_round(
     federation: Maker, make_strategy: Maker, train_round: Maker
 ) -> None:
-    nodes = federation([BOTH, ("audio",), ("visual",)], [1, 1, 1], stats=STATS)
+    nodes = federation([BOTH, ("audio",), ("visual",)], [6, 2, 5], stats=STATS)
     strategy, grid = make_strategy(), nodes.grid()
     d, ratio, temperatures = oracle.decide(SUMS, COUNTS, kappa=2.0)
     assert d == "visual"
@@ -322,7 +331,7 @@ def test_a_strategy_goes_on_where_another_one_was(federation: Maker, make_strate
     sums = {"audio": np.array([0.9, 0.4]), "visual": np.array([0.3, 0.3])}
     stats = ClassStats(sums, {name: np.ones(2, np.int64) for name in BOTH})
     settings = {"method": METHODS["fedcmi"], "fraction_train": 0.5, "seed": 5}
-    nodes = federation([BOTH] * 4, [1] * 4, stats=dict.fromkeys(range(4), stats))
+    nodes = federation([BOTH] * 4, [2] * 4, stats=dict.fromkeys(range(4), stats))
     grid, whole, resumed = nodes.grid(), make_strategy(**settings), make_strategy(**settings)
     for server_round in (1, 2):
         arrays, _ = train_round(whole, grid, server_round)

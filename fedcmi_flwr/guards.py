@@ -1,0 +1,222 @@
+"""What one node's reply may do to the global model, and the last look at what a round would make of it."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from statistics import median_low
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcmi_flwr import wire
+from fedcmi_flwr.aggregation import AnyArray
+from fedcmi_flwr.methods import Method
+from fedcmi_flwr.round_report import RoundReport
+from fedcmi_flwr.types import ClassStats
+
+NORM_ACTIONS = ("clip", "refuse")
+
+
+@dataclass(frozen=True)
+class Guards:
+    """Bounds on a reply; all are off by default.
+
+    Raises
+    ------
+    ValueError
+        A number or action out of range.
+    """
+
+    max_update_norm: float = 0.0
+    """Largest Euclidean norm of (update - what was sent), over the floating-point arrays of each parameter group for
+    itself; 0: off. What a method sends besides weights is bounded by it too, as one vector."""
+    update_norm_action: str = "clip"
+    """What becomes of a longer one: "clip" scales the group's update down to the norm, "refuse" refuses the reply. What
+    a method sends besides weights has units of its own and is always scaled down."""
+    max_example_ratio: float = 0.0
+    """Largest weight of a reply, its num-examples, as a multiple of the median (the lower one of two) of the round's
+    replies, 1 or more; 0: off. The class statistics of a reply whose weight is cut are scaled down with it."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        if not 0 <= self.max_update_norm < math.inf:
+            raise ValueError(f"max-update-norm = {self.max_update_norm!r}: must be 0 or greater, and finite.")
+        if self.update_norm_action not in NORM_ACTIONS:
+            raise ValueError(f"update-norm-action = {self.update_norm_action!r}: not one of {list(NORM_ACTIONS)}.")
+        if self.max_example_ratio != 0 and not 1 <= self.max_example_ratio < math.inf:
+            raise ValueError(f"max-example-ratio = {self.max_example_ratio!r}: must be 1 or more, or 0 (off).")
+
+
+def bound_updates(
+    updates: Mapping[int, wire.NodeUpdate], report: RoundReport, guards: Guards, method: Method
+) -> dict[int, wire.NodeUpdate]:
+    """Clip, cap or refuse what goes too far; each is logged and noted with its node.
+
+    Parameters
+    ----------
+    updates
+        Partition id -> update that keeps to the codec.
+    report
+        The round's; gets the lines.
+    guards
+        The bounds.
+    method
+        Says how its own arrays shrink with a reply's weight.
+
+    Returns
+    -------
+    Partition id -> update, in the order of the partition ids.
+    """
+    nodes = {info.partition_id: node for node, (info, _) in report.sent.items()}
+    found = {partition: updates[partition] for partition in sorted(updates)}
+    if guards.max_update_norm > 0:
+        checked = {p: _within_norm(update, nodes[p], report, guards) for p, update in found.items()}
+        found = {partition: update for partition, update in checked.items() if update is not None}
+    if guards.max_example_ratio > 0 and found:
+        most = int(guards.max_example_ratio * median_low(update.num_examples for update in found.values()))
+        found = {p: _within_weight(update, nodes[p], report, most, method) for p, update in found.items()}
+    return found
+
+
+def keep_finite(aggregated: Mapping[str, AnyArray], report: RoundReport) -> dict[str, AnyArray]:
+    """Return the new global model; a group that is not finite, or is not there, keeps its value and has no owners.
+
+    Parameters
+    ----------
+    aggregated
+        Name -> array of the new global model.
+    report
+        The round's; it says what was sent, and gets the lines.
+
+    Returns
+    -------
+    Name -> array, with the names and order of what was sent.
+    """
+    found = dict(report.arrays)
+    for group, names in report.names.items():
+        if all(name in aggregated and _is_finite(aggregated[name]) for name in names):
+            found |= {name: aggregated[name] for name in names}
+        else:
+            report.bound(f"Group {group!r} would not be finite; it keeps its value.")
+            report.owners[group] = []
+    return found
+
+
+def keep_finite_state(
+    new: Mapping[str, AnyArray], old: Mapping[str, AnyArray], report: RoundReport
+) -> dict[str, AnyArray]:
+    """Return a method's new state; an array with Inf, or NaN where the old one had a number, keeps its old value.
+
+    Parameters
+    ----------
+    new
+        What :meth:`Method.combine` returned. NaN may stand for "nothing yet", as in FedProto.
+    old
+        The state before.
+    report
+        The round's; gets the lines.
+
+    Returns
+    -------
+    Name -> array; without those that would not be finite and have no old value.
+    """
+    found = {}
+    for name, array in new.items():
+        before = old.get(name)
+        lost = before is not None and np.isnan(array[~np.isnan(before)]).any()
+        if not np.isinf(array).any() and not lost:
+            found[name] = array
+            continue
+        report.bound(f"The method's {name!r} would not be finite; it keeps its value.")
+        if before is not None:
+            found[name] = before
+    return found
+
+
+def update_norm(arrays: Mapping[str, AnyArray], sent: Mapping[str, AnyArray]) -> float:
+    """Return the Euclidean norm of arrays - sent over the floating-point ones; Inf where it overflows.
+
+    Examples
+    --------
+    >>> update_norm({"w": np.array([4.0]), "b": np.array([6.0])}, {"w": np.array([1.0]), "b": np.array([2.0])})
+    5.0
+    """
+    with np.errstate(over="ignore"):
+        return math.hypot(*(float(np.linalg.norm(_change(arrays[name], sent[name]))) for name in _floating(sent)))
+
+
+def shortened(arrays: Mapping[str, AnyArray], sent: Mapping[str, AnyArray], share: float) -> dict[str, AnyArray]:
+    """Return sent + share * (arrays - sent) for the floating-point arrays, the others as they are; share 0: sent."""
+    found = dict(arrays)
+    for name in _floating(sent):
+        change = share * _change(arrays[name], sent[name]) if share > 0 else 0.0
+        found[name] = np.asarray(np.asarray(sent[name], dtype=np.float64) + change, dtype=arrays[name].dtype)
+    return found
+
+
+def _change(array: AnyArray, sent: AnyArray) -> NDArray[np.float64]:
+    return np.asarray(np.asarray(array, dtype=np.float64) - np.asarray(sent, dtype=np.float64))
+
+
+def _floating(arrays: Mapping[str, AnyArray]) -> list[str]:
+    return [name for name, array in arrays.items() if np.issubdtype(array.dtype, np.floating)]
+
+
+def _is_finite(array: AnyArray) -> bool:
+    return not np.issubdtype(array.dtype, np.floating) or bool(np.isfinite(array).all())
+
+
+def _within_norm(update: wire.NodeUpdate, node: int, report: RoundReport, guards: Guards) -> wire.NodeUpdate | None:
+    """Return the update with no group longer than allowed; None where the reply is refused."""
+    longest = guards.max_update_norm
+    arrays = dict(update.arrays)
+    for group in report.sent[node][1]:
+        sent = {name: report.arrays[name] for name in report.names[group]}
+        norm = update_norm(update.arrays, sent)
+        if norm <= longest:
+            continue
+        what = f"the update of {group!r} has the norm {norm:.4g}, above max-update-norm = {longest:g}"
+        if guards.update_norm_action == "refuse":
+            report.refuse(node, f"Reply of {report.describe(node)} refused: {what}.")
+            return None
+        report.bound(f"Reply of {report.describe(node)}: {what}; it is scaled down to that.")
+        arrays |= shortened({name: arrays[name] for name in sent}, sent, longest / norm)
+    return replace(update, arrays=arrays, from_method=_short_enough(update.from_method, node, report, longest))
+
+
+def _short_enough(
+    arrays: Mapping[str, AnyArray], node: int, report: RoundReport, longest: float
+) -> dict[str, AnyArray]:
+    """Return a method's own arrays, scaled down where they are longer than allowed."""
+    nothing = {name: np.zeros_like(array) for name, array in arrays.items()}
+    norm = update_norm(arrays, nothing)
+    if norm <= longest:
+        return dict(arrays)
+    report.bound(
+        f"Reply of {report.describe(node)}: method-arrays have the norm {norm:.4g}, above max-update-norm = "
+        f"{longest:g}; they are scaled down to that."
+    )
+    return shortened(arrays, nothing, longest / norm)
+
+
+def _within_weight(
+    update: wire.NodeUpdate, node: int, report: RoundReport, most: int, method: Method
+) -> wire.NodeUpdate:
+    """Return the update with a weight that is allowed, and statistics that fit it."""
+    if update.num_examples <= most:
+        return update
+    report.bound(
+        f"Reply of {report.describe(node)}: num-examples = {update.num_examples} count as {most} (max-example-ratio)."
+    )
+    share = most / update.num_examples
+    stats = None if update.stats is None else _thinned(update.stats, share)
+    return replace(update, num_examples=most, stats=stats, from_method=method.thinned(update.from_method, share))
+
+
+def _thinned(stats: ClassStats, share: float) -> ClassStats:
+    """Return statistics of fewer samples with the same mean probabilities; counts are rounded down."""
+    counts = {name: np.floor(count * share).astype(np.int64) for name, count in stats.count.items()}
+    sums = {
+        name: stats.probability_sum[name] * (count / np.maximum(stats.count[name], 1)) for name, count in counts.items()
+    }
+    return ClassStats(sums, counts)
