@@ -19,7 +19,7 @@ import pytest
 import soundfile
 import tabular
 
-from server_app.flower_run import free_port
+from server_app.flower_cli import free_port
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -1,0 +1,124 @@
+"""Long-lived processes below one directory: started on their own, found again, and stopped with all that they started.
+
+Every process that is started here carries a variable of its environment that names its directory, and so does
+everything that it starts, also when a parent in between has died. Processes are found by it in Linux's ``/proc``.
+"""
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+MARK = "FEDCMI_PROCESS"
+"""The variable; its value is the process's path without a suffix."""
+PATIENCE = 10.0
+"""Seconds that processes may take to end politely."""
+
+
+def start(path: Path, command: Sequence[str], environment: Mapping[str, str]) -> int:
+    """Start a process that outlives its starter.
+
+    Parameters
+    ----------
+    path
+        Absolute; ``PATH.pid`` gets its id and ``PATH.log`` what it prints, after what is there already.
+    command
+        Program and arguments.
+    environment
+        All of its variables.
+
+    Returns
+    -------
+    Its process id.
+    """
+    with path.with_suffix(".log").open("ab") as log:
+        process = subprocess.Popen(
+            list(command),
+            env={**environment, MARK: str(path)},
+            cwd=path.parent,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,  # Ctrl-C in the terminal is not meant for it
+        )
+    path.with_suffix(".pid").write_text(f"{process.pid}\n", encoding="utf-8")
+    return process.pid
+
+
+def pid_of(path: Path) -> int | None:
+    """Return the id of a process that :func:`start` started and that still runs."""
+    with contextlib.suppress(FileNotFoundError):
+        pid = int(path.with_suffix(".pid").read_text(encoding="utf-8"))
+        if pid in family(path):
+            return pid
+    return None
+
+
+def family(path: Path) -> list[int]:
+    """Return the ids of all processes that run because :func:`start` was called with this path."""
+    mark = os.fsencode(f"{MARK}={path}")
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it ended, or is somebody else's
+            ended = (process / "stat").read_bytes().rpartition(b") ")[2].startswith(b"Z")
+            if not ended and mark in (process / "environ").read_bytes().split(b"\0"):
+                found.append(int(process.name))
+    return sorted(found)
+
+
+def stop(path: Path) -> None:
+    """End a process and all that it started: politely, and after ``PATIENCE`` by force; harmless where none runs.
+
+    Parameters
+    ----------
+    path
+        As given to :func:`start`.
+    """
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        for pid in family(path):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+        deadline = time.monotonic() + PATIENCE
+        while family(path) and time.monotonic() < deadline:
+            time.sleep(0.1)
+    path.with_suffix(".pid").unlink(missing_ok=True)
+
+
+def last_note(path: Path) -> str:
+    """Return the last line of a process's log that says something."""
+    try:
+        text = path.with_suffix(".log").read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return ""
+    lines = (plain(line) for line in reversed(text.splitlines()))
+    return next((line for line in lines if line), "")
+
+
+def tail(path: Path, lines: int = 25) -> str:
+    """Return the end of a process's log."""
+    try:
+        text = path.with_suffix(".log").read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return "(no log)"
+    return "\n".join(text.splitlines()[-lines:])
+
+
+def plain(line: str) -> str:
+    r"""Return a line of a log without Flower's colours and level.
+
+    Examples
+    --------
+    >>> plain("\x1b[92mINFO \x1b[0m:      SuperNode ID: 5")
+    'SuperNode ID: 5'
+    >>> plain("\x1b[92mINFO \x1b[0m:      ")
+    ''
+    """
+    text = "".join(part if place == 0 else part.partition("m")[2] for place, part in enumerate(line.split("\x1b[")))
+    level, colon, rest = text.partition(":")
+    return rest.strip() if colon and level.strip() in LEVELS else text.strip()
+
+
+LEVELS = ("DEBUG", "INFO", "WARNING", "WARN", "ERROR", "CRITICAL")
