@@ -7,7 +7,6 @@ everything that it starts, also when a parent in between has died. Processes are
 import contextlib
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -34,18 +33,20 @@ def start(path: Path, command: Sequence[str], environment: Mapping[str, str]) ->
     -------
     Its process id.
     """
-    with path.with_suffix(".log").open("ab") as log:
-        process = subprocess.Popen(
-            list(command),
-            env={**environment, MARK: str(path)},
-            cwd=path.parent,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,  # Ctrl-C in the terminal is not meant for it
-        )
-    path.with_suffix(".pid").write_text(f"{process.pid}\n", encoding="utf-8")
-    return process.pid
+    log = os.fspath(path.with_suffix(".log"))
+    pid = os.posix_spawn(
+        "/bin/sh",
+        ["sh", "-c", 'cd "$0" && exec "$@"', os.fspath(path.parent), *command],
+        {**environment, MARK: os.fspath(path)},
+        file_actions=[
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
+            (os.POSIX_SPAWN_DUP2, 1, 2),
+        ],
+        setsid=True,  # Ctrl-C in the terminal is not meant for it
+    )
+    path.with_suffix(".pid").write_text(f"{pid}\n", encoding="utf-8")
+    return pid
 
 
 def pid_of(path: Path) -> int | None:

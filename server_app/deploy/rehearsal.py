@@ -17,6 +17,8 @@ from server_app.flower_cli import CONNECTION, FlowerRunError
 HOST = "127.0.0.1"
 JOIN_TIMEOUT = 60.0
 """Seconds that a SuperNode may take to be let in or turned away."""
+LET_GO_TIMEOUT = 120.0
+"""Seconds after which a SuperLink has surely missed a killed SuperNode; it takes about 60."""
 JOINED = "SuperNode ID: "
 """What a SuperNode says when it was let in."""
 
@@ -92,7 +94,9 @@ class Rehearsal:
                 self._start_superlink()
                 show(f"{SUPERLINK}: {self.address}")
             waiting = {}
-            for name in chosen[1:] if chosen[0] == SUPERLINK else chosen:
+            nodes = [name for name in chosen if name != SUPERLINK]
+            self._wait_until_let_go(nodes)
+            for name in nodes:
                 self._register(name)
                 started.append(name)
                 waiting[name] = self._start_node(name)
@@ -165,6 +169,7 @@ class Rehearsal:
         return begin
 
     def _start(self, name: str, command: list[str]) -> None:
+        processes.stop(self._path(name))  # what a killed one left
         environment = {**flower_cli.flower_environment(self._path(name)), **services.QUIET}
         processes.start(self._path(name), [flower_cli.program(command[0]), *command[1:]], environment)
 
@@ -183,6 +188,15 @@ class Rehearsal:
             f"{name} was not let in within {JOIN_TIMEOUT:.0f} s. Is the certificate in {self._files(name)} the "
             f"server's authority's? The end of its log:\n{processes.tail(path)}"
         )
+
+    def _wait_until_let_go(self, names: Collection[str]) -> None:
+        """Wait until the SuperLink has noticed the end of nodes that were killed: before, it lets in no second one."""
+        ids = {self._registered().get(name) for name in names} - {None}
+        deadline = time.monotonic() + LET_GO_TIMEOUT
+        while ids and time.monotonic() < deadline:
+            if not {node for node, status in self._known_nodes().items() if status == "online"} & ids:
+                return
+            time.sleep(1.0)
 
     def _register(self, name: str) -> None:
         """Make a node's key known to the SuperLink, once: its database keeps it."""
