@@ -160,7 +160,7 @@ def _notes(plan: Plan) -> str:
   after about a minute, and until then a second one with its key is turned away (code 305): its service tries again.
 """
     if plan.secure:
-        text += """- Certificates are valid from the day before they were made; a device with an earlier clock cannot join.
+        text += """- Certificates are valid from a day before they were made; devices with an earlier clock cannot join.
 - Flower has no accounts here. Whoever reaches the port can also register keys and start runs, as `flwr` does above, so
   let only devices and operators reach it (firewall, VPN).
 """

@@ -90,7 +90,7 @@ def _write_node(directory: Path, node: Node, plan: Plan, authority: Path) -> Non
 
 def _run_config(plan: Plan) -> str:
     half = (len(plan.nodes) + 1) // 2
-    return f"""# What `fedcmi deploy run` starts from; any key of pyproject.toml's [tool.flwr.app.config] can stand here.
+    return f"""# What `fedcmi deploy run` starts from; any key of [tool.flwr.app.config] can stand here.
 data = {json.dumps(plan.data)}
 fraction-train = 1.0
 min-train-nodes = 1

@@ -13,6 +13,8 @@ from pathlib import Path
 
 MARK = "FEDCMI_PROCESS"
 """The variable; its value is the process's path without a suffix."""
+LEVELS = ("DEBUG", "INFO", "WARNING", "WARN", "ERROR", "CRITICAL")
+"""What Flower's log lines begin with."""
 PATIENCE = 10.0
 """Seconds that processes may take to end politely."""
 
@@ -98,15 +100,6 @@ def last_note(path: Path) -> str:
     return next((line for line in lines if line), "")
 
 
-def tail(path: Path, lines: int = 25) -> str:
-    """Return the end of a process's log."""
-    try:
-        text = path.with_suffix(".log").read_text(encoding="utf-8", errors="replace")
-    except FileNotFoundError:
-        return "(no log)"
-    return "\n".join(text.splitlines()[-lines:])
-
-
 def plain(line: str) -> str:
     r"""Return a line of a log without Flower's colours and level.
 
@@ -120,6 +113,3 @@ def plain(line: str) -> str:
     text = "".join(part if place == 0 else part.partition("m")[2] for place, part in enumerate(line.split("\x1b[")))
     level, colon, rest = text.partition(":")
     return rest.strip() if colon and level.strip() in LEVELS else text.strip()
-
-
-LEVELS = ("DEBUG", "INFO", "WARNING", "WARN", "ERROR", "CRITICAL")

@@ -182,11 +182,11 @@ class Rehearsal:
             if JOINED in new:
                 return new.partition(JOINED)[2].split()[0]
             if not runs:
-                raise FlowerRunError(f"{name} ended. The end of its log:\n{processes.tail(path)}")
+                raise FlowerRunError(f"{name} ended. The end of its log:\n{flower_cli.tail(path.with_suffix('.log'))}")
             time.sleep(0.2)
         raise FlowerRunError(
             f"{name} was not let in within {JOIN_TIMEOUT:.0f} s. Is the certificate in {self._files(name)} the "
-            f"server's authority's? The end of its log:\n{processes.tail(path)}"
+            f"server's authority's? The end of its log:\n{flower_cli.tail(path.with_suffix('.log'))}"
         )
 
     def _wait_until_let_go(self, names: Collection[str]) -> None:
