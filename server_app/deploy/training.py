@@ -1,5 +1,6 @@
 """Hands the app to a deployment's SuperLink, shows the rounds as they come, and says how it ended."""
 
+import contextlib
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -69,7 +70,8 @@ def train(
                 f"{directory} --run-dir {chosen} --resume`."
             ) from error
         except BaseException:
-            stop_run(home)
+            with contextlib.suppress(FlowerRunError):  # it ended meanwhile
+                stop_run(home)
             raise
     return chosen
 

@@ -44,7 +44,9 @@ from server_app.report import final_accuracy, read_metrics
 
 ROUNDS = 6
 SETTINGS = {"num-server-rounds": ROUNDS, "local-epochs": 3, "round-timeout": 300.0}
-MARGIN = 0.08
+MARGIN = 0.05
+"""In accuracy. In-process, with the same faults in the same rounds, five seeds ended 0.8, -3.0, 0.8, -0.8 and 0.0 points
+from their undisturbed runs (90 to 95 %): this is three of their standard deviations."""
 LONG = 240.0
 """Seconds that nothing takes, on a busy machine either."""
 FEDCMI = [sys.executable, "-m", "fedcmi_flwr.cli"]
