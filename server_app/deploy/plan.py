@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fedcmi_flwr.atomic_files import write_atomically
-from fedcmi_flwr.config import DEVICES
+from fedcmi_flwr.sections import DEVICES
 
 PLAN = "deployment.json"
 """In the kit's directory."""

@@ -1,7 +1,7 @@
 """Long-lived processes below one directory: started on their own, found again, and stopped with all that they started.
 
 Every process that is started here carries a variable of its environment that names its directory, and so does
-everything that it starts, also when a parent in between has died. Processes are found by it in Linux's ``/proc``.
+everything that it starts, also when a parent in between has died.
 """
 
 import contextlib
@@ -10,6 +10,8 @@ import signal
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+import psutil
 
 MARK = "FEDCMI_PROCESS"
 """The variable; its value is the process's path without a suffix."""
@@ -62,13 +64,11 @@ def pid_of(path: Path) -> int | None:
 
 def family(path: Path) -> list[int]:
     """Return the ids of all processes that run because :func:`start` was called with this path."""
-    mark = os.fsencode(f"{MARK}={path}")
     found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # it ended, or is somebody else's
-            ended = (process / "stat").read_bytes().rpartition(b") ")[2].startswith(b"Z")
-            if not ended and mark in (process / "environ").read_bytes().split(b"\0"):
-                found.append(int(process.name))
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):  # it ended, or is somebody else's
+            if process.environ().get(MARK) == os.fspath(path) and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process.pid)
     return sorted(found)
 
 

@@ -5,8 +5,9 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from fedcmi_flwr.config import ConfigError, read_run_config
+from fedcmi_flwr.config import read_run_config
 from fedcmi_flwr.methods import Scalar
+from fedcmi_flwr.sections import ConfigError
 from server_app.deploy.rehearsal import Rehearsal
 from server_app.flower_cli import FlowerRunError, connection_file, is_healthy, run_app, stop_run
 from server_app.launch import Progress, Show, combine, named_run_dir, project_directory, read_recipe

@@ -16,7 +16,7 @@ from flwr.common.config import parse_config_args
 from typer.testing import CliRunner
 
 from fedcmi_flwr.cli import app
-from fedcmi_flwr.config import read_node_config
+from fedcmi_flwr.node_config import read_node_config
 from server_app import launch
 from server_app.deploy.certificates import make_node_key
 
