@@ -123,7 +123,7 @@ def ask(environment: Mapping[str, str], *arguments: str) -> dict[str, Any]:
     ----------
     environment
         See :func:`flower_environment`.
-    arguments
+    *arguments
         Command and its arguments.
 
     Returns
@@ -167,7 +167,7 @@ def run_app(
         Flower home with the connection; gets the log.
     while_running
         Called a few times a second, and once after the end, to show progress; what it raises ends the waiting.
-    more
+    *more
         More arguments of ``flwr run``.
 
     Raises

@@ -72,22 +72,27 @@ def family(path: Path) -> list[int]:
     return sorted(found)
 
 
-def stop(path: Path) -> None:
-    """End a process and all that it started: politely, and after ``PATIENCE`` by force; harmless where none runs.
+def stop(*paths: Path) -> None:
+    """End processes and all that they started: politely, and after ``PATIENCE`` by force; harmless where none runs.
 
     Parameters
     ----------
-    path
+    *paths
         As given to :func:`start`.
     """
     for number in (signal.SIGTERM, signal.SIGKILL):
-        for pid in family(path):
+        for pid in _members(paths):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
         deadline = time.monotonic() + PATIENCE
-        while family(path) and time.monotonic() < deadline:
+        while _members(paths) and time.monotonic() < deadline:
             time.sleep(0.1)
-    path.with_suffix(".pid").unlink(missing_ok=True)
+    for path in paths:
+        path.with_suffix(".pid").unlink(missing_ok=True)
+
+
+def _members(paths: Sequence[Path]) -> list[int]:
+    return [pid for path in paths for pid in family(path)]
 
 
 def last_note(path: Path) -> str:
@@ -102,6 +107,15 @@ def last_note(path: Path) -> str:
 
 def plain(line: str) -> str:
     r"""Return a line of a log without Flower's colours and level.
+
+    Parameters
+    ----------
+    line
+        As it stands in the log.
+
+    Returns
+    -------
+    What it says; empty where that is nothing.
 
     Examples
     --------

@@ -105,8 +105,8 @@ class Rehearsal:
 
     def down(self) -> None:
         """Stop everything, devices before their server; harmless where nothing runs."""
-        for name in reversed(self.plan.processes):
-            processes.stop(self._path(name))
+        processes.stop(*(self._path(node.name) for node in self.plan.nodes))
+        processes.stop(self._path(SUPERLINK))
 
     def status(self) -> list[Status]:
         """Return how each process is."""
@@ -185,8 +185,8 @@ class Rehearsal:
                 raise FlowerRunError(f"{name} ended. The end of its log:\n{flower_cli.tail(path.with_suffix('.log'))}")
             time.sleep(0.2)
         raise FlowerRunError(
-            f"{name} was not let in within {JOIN_TIMEOUT:.0f} s. Is the certificate in {self._files(name)} the "
-            f"server's authority's? The end of its log:\n{flower_cli.tail(path.with_suffix('.log'))}"
+            f"{name} was not let in within {JOIN_TIMEOUT:.0f} s. The end of its log:\n"
+            f"{flower_cli.tail(path.with_suffix('.log'))}"
         )
 
     def _wait_until_let_go(self, names: Collection[str]) -> None:

@@ -57,7 +57,7 @@ def test_relative_paths_count_from_the_file(tmp_path: Path) -> None:
             SERVER.replace("/srv", "/$HOME") + NODE,
             "[superlink], key 'data': found '/$HOME/data'; expected a path without",
         ),
-        (SERVER + "adress = 1\n" + NODE, "[superlink]: unknown key 'adress'; expected are address, data, names"),
+        (SERVER + "port = 1\n" + NODE, "[superlink]: unknown key 'port'; expected are address, data, names"),
         (SERVER + NODE + NODE.replace("1", "2") + "port = 1\n", "[[node]] number 2: unknown key 'port'"),
         (SERVER + NODE + NODE, "[[node]]: name = 'edge-1' stands there twice"),
         (SERVER + NODE.replace("edge-1", "superlink"), "[[node]] number 1, key 'name': found 'superlink'"),
