@@ -155,6 +155,7 @@ tried by us): install these first and the project after them. Without a GPU a no
 def _notes(plan: Plan) -> str:
     text = """## To know
 
+- Services and containers run the commands that the rehearsal runs. systemd and podman are no part of our tests.
 - Flower starts a new process for every message on a device, which imports torch anew.
 - A device that loses its network, or whose server is restarted, comes back by itself. One that was killed is missed
   after about a minute, and until then a second one with its key is turned away (code 305): its service tries again.

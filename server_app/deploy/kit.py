@@ -64,9 +64,8 @@ def _write_server(server: Path, final: Path, plan: Plan) -> None:
     unit = services.systemd_unit("FedCMI SuperLink", getpass.getuser(), services.programs(), home, command)
     (server / SERVER_UNIT).write_text(unit, encoding="utf-8")
     inside = services.superlink_command(plan, services.CONTAINER_SERVER, services.DEVICE_STATE, "0.0.0.0", plan.port)
-    mounts = f"-p {plan.port}:{plan.port} -v {final}:{services.CONTAINER_SERVER}:ro -v fedcmi:{services.DEVICE_STATE}"
-    mounts += f" -v {plan.data}:{plan.data}:ro -v RUNS:RUNS"
-    text = services.containerfile("SuperLink", inside, mounts)
+    mounts = [f"{final}:{services.CONTAINER_SERVER}:ro", f"{plan.data}:{plan.data}:ro", "RUNS:RUNS"]
+    text = services.containerfile("SuperLink", inside, mounts, plan.port)
     (server / "Containerfile").write_text(text, encoding="utf-8")
 
 
@@ -82,7 +81,7 @@ def _write_node(directory: Path, node: Node, plan: Plan, authority: Path) -> Non
     home = {"FLWR_HOME": str(services.DEVICE_STATE)}
     unit = services.systemd_unit(f"FedCMI SuperNode {node.name}", "fedcmi", services.DEVICE_PROGRAMS, home, command)
     (directory / NODE_UNIT).write_text(unit, encoding="utf-8")
-    mounts = f"-v {services.DEVICE_HOME}:{services.DEVICE_HOME}:ro -v {node.data}:{node.data}:ro"
+    mounts = [f"{services.DEVICE_HOME}:{services.DEVICE_HOME}:ro", f"{node.data}:{node.data}:ro"]
     (directory / "Containerfile").write_text(
         services.containerfile(f"SuperNode {node.name}", command, mounts), encoding="utf-8"
     )

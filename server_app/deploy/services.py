@@ -13,7 +13,8 @@ DEVICE_STATE = Path("/var/lib/fedcmi")
 """Where a device's service may write."""
 DEVICE_PROGRAMS = Path("/opt/fedcmi/.venv/bin")
 """Where a device has this project's environment."""
-CONTAINER_SERVER, CONTAINER_PROGRAMS = Path("/etc/fedcmi"), Path("/usr/local/bin")
+CONTAINER_SERVER = Path("/etc/fedcmi")
+"""Where a server in a container sees its files."""
 DATABASE = "superlink.db"
 """Keeps the registrations; without it they end with the SuperLink's process."""
 QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "PYTHONUNBUFFERED": "1"}
@@ -127,7 +128,7 @@ WantedBy=multi-user.target
 """
 
 
-def containerfile(role: str, command: Sequence[str], mounts: str) -> str:
+def containerfile(role: str, command: Sequence[str], mounts: Sequence[str], port: int | None = None) -> str:
     """Return a Containerfile; keys and data are mounted, never copied into the image.
 
     Parameters
@@ -137,21 +138,26 @@ def containerfile(role: str, command: Sequence[str], mounts: str) -> str:
     command
         Program and arguments, with paths inside the container.
     mounts
-        The options that ``podman run`` needs.
+        What the container sees of the machine, as ``-v`` takes it.
+    port
+        What it publishes; None: nothing.
 
     Returns
     -------
     The file's text.
     """
+    volumes = [f"fedcmi-state:{DEVICE_STATE}", *mounts]
+    options = [option for volume in volumes for option in ("-v", volume)]
+    options += [] if port is None else ["-p", f"{port}:{port}"]
     quoted = ", ".join('"' + argument.replace('"', '\\"') + '"' for argument in command)
     return f"""# {role}. Build in the project's checkout, on a machine of the same kind (x86-64, ARM64):
 #     podman build -t fedcmi -f THIS_FILE .
-#     podman run -d --restart=always {mounts} fedcmi
+#     podman run -d --restart=always {shlex.join(options)} fedcmi
 FROM python:3.11-slim
 WORKDIR /opt/fedcmi
 COPY . .
 RUN pip install --no-cache-dir -e .
-ENV {" ".join(f"{name}={value}" for name, value in QUIET.items())} FLWR_HOME=/var/lib/fedcmi
-VOLUME /var/lib/fedcmi
+ENV {" ".join(f"{name}={value}" for name, value in QUIET.items())} FLWR_HOME={DEVICE_STATE}
+VOLUME {DEVICE_STATE}
 CMD [{quoted}]
 """
