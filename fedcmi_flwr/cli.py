@@ -9,6 +9,7 @@ import typer
 from rich.markdown import Markdown
 from rich.markup import escape
 
+from fedcmi_flwr.cli_deploy import deploy
 from fedcmi_flwr.cli_prep import inspect, prep
 from fedcmi_flwr.terminal import console, end_with_what_was_started, fail
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(prep, name="prep")
+app.add_typer(deploy, name="deploy")
 app.command()(inspect)
 
 SettingsArgument = Annotated[

@@ -19,7 +19,8 @@ import pytest
 import soundfile
 import tabular
 
-from server_app.flower_run import free_port
+from server_app.deploy.plan import read_nodes_toml
+from server_app.flower_cli import free_port
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -27,7 +28,7 @@ COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) 
 RUN_ELSEWHERE = {
     "make demo": ROOT / ".ci" / "run",
     "make test": ROOT / ".ci" / "run",
-    "server_app/rehearse_deployment.sh": ROOT / "tests" / "server_app" / "test_deployment.py",
+    "fedcmi deploy": ROOT / "tests" / "server_app" / "test_rehearsal.py",
 }
 SHORTER = {
     "fedcmi prep": "",
@@ -126,7 +127,12 @@ def test_readme_has_its_commands() -> None:
     assert len(COMMANDS) >= 9
 
 
-@pytest.mark.parametrize("command", [command for command in COMMANDS if command.split(" /")[0] not in RUN_ELSEWHERE])
+def elsewhere(command: str) -> Path | None:
+    """Return the file that runs a command of the README instead of this one."""
+    return next((file for start, file in RUN_ELSEWHERE.items() if command.startswith(start)), None)
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if elsewhere(command) is None])
 def test_command(command: str, checkout: Path, environment: dict[str, str], archives: dict[str, Path]) -> None:
     line = shortened(command, archives)
     if command.startswith("export "):
@@ -148,10 +154,21 @@ def test_command(command: str, checkout: Path, environment: dict[str, str], arch
         assert "(2 seeds, target" in done.stdout
 
 
-@pytest.mark.parametrize("command", RUN_ELSEWHERE)
+@pytest.mark.parametrize("command", [command for command in COMMANDS if elsewhere(command) is not None])
 def test_the_others_are_run_where_this_file_says(command: str) -> None:
-    assert command.split("/")[-1] in RUN_ELSEWHERE[command].read_text(encoding="utf-8")
-    assert any(line.startswith(command) for line in COMMANDS)
+    file = elsewhere(command)
+    assert file is not None
+    assert command in file.read_text(encoding="utf-8")
+
+
+def test_the_deployment_of_the_readme_is_one(tmp_path: Path) -> None:
+    (block,) = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
+    (tmp_path / "nodes.toml").write_text(block, encoding="utf-8")
+    plan = read_nodes_toml(tmp_path / "nodes.toml", secure=True)
+    assert [(node.name, node.modalities) for node in plan.nodes] == [
+        ("edge-1", ("audio", "visual")),
+        ("edge-2", ("audio",)),
+    ]
 
 
 def test_python_snippets() -> None:

@@ -317,7 +317,7 @@ def _outcome(strategy: FedCMI, arrays: ArrayRecord) -> Outcome:
     decided = strategy.dominance
     assert all(np.isfinite(array.numpy()).all() for array in arrays.values())
     assert not any(np.isinf(array).any() for array in strategy.method_state.values())
-    assert all(((0 < t) & (t <= 1)).all() for t in decided.temperature.values())
+    assert all(((t > 0) & (t <= 1)).all() for t in decided.temperature.values())
     return Outcome(
         {name: array.numpy().tobytes() for name, array in arrays.items()},
         {name: np.asarray(array).tobytes() for name, array in strategy.method_state.items()},

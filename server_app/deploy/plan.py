@@ -1,0 +1,250 @@
+"""What a deployment consists of: ``nodes.toml``, read strictly, and the copy that the kit keeps of it."""
+
+import json
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from fedcmi_flwr.atomic_files import write_atomically
+from fedcmi_flwr.sections import DEVICES
+
+PLAN = "deployment.json"
+"""In the kit's directory."""
+SUPERLINK = "superlink"
+"""The server's process; no node can have this name."""
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
+HOST_AND_PORT = re.compile(r"(?P<host>[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]):(?P<port>[0-9]{1,5})")
+UNSAFE = re.compile(r"[\x00-\x1f'\"\\%$]")
+"""Characters with a meaning of their own in the commands, units and tables that paths are written into."""
+
+
+class PlanError(ValueError):
+    """A description of a deployment that cannot be used; the text names file, table, key, found and expected."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """A device."""
+
+    name: str
+    """Letters, digits, "-" and "_"."""
+    partition_id: int
+    """Its place in ``nodes.toml``, from 0."""
+    modalities: tuple[str, ...]
+    """What it owns."""
+    data: str
+    """Absolute path of its prepared directory, on the device."""
+    device: str | None = None
+    """"auto", "cpu" or "cuda"; None: what the run says."""
+    pretrained: str | None = None
+    """Its directories of frozen trunks, "text=DIR"; None: those of the run."""
+    public_key: str | None = None
+    """OpenSSH line of a key that the device keeps; None: the kit makes one."""
+
+    @property
+    def config(self) -> str:
+        """Return its ``--node-config``; without num-partitions, since all of the data is its own."""
+        values = {"modalities": "+".join(self.modalities), "data": self.data}
+        values |= {key: text for key, text in (("device", self.device), ("pretrained", self.pretrained)) if text}
+        return " ".join([f"partition-id={self.partition_id}", *(f'{key}="{text}"' for key, text in values.items())])
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A server and its devices."""
+
+    host: str
+    """Under which devices reach the server; IPv6 without brackets."""
+    port: int
+    data: str
+    """Absolute path of the server's prepared directory."""
+    names: tuple[str, ...]
+    """More names and addresses for the server's certificate."""
+    secure: bool
+    """TLS and node authentication."""
+    nodes: tuple[Node, ...]
+
+    @property
+    def address(self) -> str:
+        """Return "host:port"."""
+        return join_address(self.host, self.port)
+
+    @property
+    def processes(self) -> tuple[str, ...]:
+        """Return the names of all processes, the server's first."""
+        return (SUPERLINK, *(node.name for node in self.nodes))
+
+    def node(self, name: str) -> Node:
+        """Return a node by its name."""
+        return next(node for node in self.nodes if node.name == name)
+
+
+def join_address(host: str, port: int) -> str:
+    """Return "host:port", with brackets around IPv6."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def read_nodes_toml(path: Path, secure: bool) -> Plan:
+    """Read and check the user's description of a deployment.
+
+    Parameters
+    ----------
+    path
+        TOML file with a table [superlink] (address, data, names) and tables [[node]] (name, modalities, data, device,
+        pretrained, public-key). Relative paths count from its directory.
+    secure
+        Whether the deployment has TLS and node authentication.
+
+    Returns
+    -------
+    The deployment; partition ids are the nodes' places in the file.
+
+    Raises
+    ------
+    PlanError
+        Anything that cannot be used.
+    OSError
+        The file, or a public key, cannot be read.
+    """
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise PlanError(f"{path}: not a TOML file: {error}.") from error
+    top = _Table(path, "the top level", tables)
+    top.check_keys({"superlink", "node"})
+    server = _Table(path, "[superlink]", top.take("superlink", "a table", lambda value: isinstance(value, dict)))
+    server.check_keys({"address", "data", "names"})
+    host, port = _host_and_port(server)
+    entries = top.take("node", "one or more tables [[node]]", _is_list_of(dict))
+    nodes = tuple(_read_node(path, place, entry) for place, entry in enumerate(entries))
+    for key, found in (
+        ("name", [n.name for n in nodes]),
+        ("public-key", [n.public_key for n in nodes if n.public_key]),
+    ):
+        repeated = next((value for value in found if found.count(value) > 1), None)
+        if repeated is not None:
+            raise PlanError(f"{path}, [[node]]: {key} = {repeated!r} stands there twice; every node has its own.")
+    names = tuple(server.take("names", "a list of names and addresses", _is_list_of(str, _is_host), ()))
+    return Plan(host, port, server.path("data"), names, secure, nodes)
+
+
+def write_plan(directory: Path, plan: Plan) -> None:
+    """Keep the deployment in the kit's directory."""
+    write_atomically(directory / PLAN, (json.dumps(asdict(plan), indent=1) + "\n").encode())
+
+
+def read_plan(directory: Path) -> Plan:
+    """Return the deployment that a kit's directory is for.
+
+    Parameters
+    ----------
+    directory
+        What ``fedcmi deploy init`` made.
+
+    Returns
+    -------
+    The deployment.
+
+    Raises
+    ------
+    PlanError
+        There is none, or it is broken.
+    """
+    path = directory / PLAN
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        nodes = tuple(Node(**{**node, "modalities": tuple(node["modalities"])}) for node in stored.pop("nodes"))
+        return Plan(**{**stored, "names": tuple(stored["names"]), "nodes": nodes})
+    except FileNotFoundError as error:
+        raise PlanError(f"{directory}: no {PLAN}; make a deployment with `fedcmi deploy init` first.") from error
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        raise PlanError(f"{path}: not a deployment of this project ({error}).") from error
+
+
+class _Table:
+    """One table of the file, for errors that say where they are."""
+
+    def __init__(self, path: Path, name: str, values: Mapping[str, Any]) -> None:
+        self.file, self.name, self.values = path, name, values
+
+    def check_keys(self, known: set[str]) -> None:
+        unknown = sorted(set(self.values) - known)
+        if unknown:
+            raise PlanError(
+                f"{self.file}, {self.name}: unknown key {unknown[0]!r}; expected are {', '.join(sorted(known))}."
+            )
+
+    def take(self, key: str, expected: str, check: Callable[[Any], bool], default: Any = ...) -> Any:  # noqa: ANN401
+        if key not in self.values and default is not ...:
+            return default
+        if key not in self.values or not check(self.values[key]):
+            found = repr(self.values[key]) if key in self.values else "nothing"
+            raise PlanError(f"{self.file}, {self.name}, key {key!r}: found {found}; expected {expected}.")
+        return self.values[key]
+
+    def path(self, key: str) -> str:
+        expected = "a path without quotes, backslashes, '%', '$' and control characters"
+        text = self.take(key, expected, lambda value: isinstance(value, str) and bool(value))
+        resolved = str((self.file.parent / Path(text).expanduser()).absolute())
+        if UNSAFE.search(resolved):
+            raise PlanError(f"{self.file}, {self.name}, key {key!r}: found {resolved!r}; expected {expected}.")
+        return resolved
+
+
+def _host_and_port(server: _Table) -> tuple[str, int]:
+    expected = '"host:port" as devices reach the server, like "fedcmi.example.org:8000"'
+
+    def check(value: Any) -> bool:  # noqa: ANN401
+        found = HOST_AND_PORT.fullmatch(value) if isinstance(value, str) else None
+        return found is not None and 0 < int(found["port"]) < 65536
+
+    host, _, port = server.take("address", expected, check).rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+def _read_node(path: Path, place: int, values: Mapping[str, Any]) -> Node:
+    table = _Table(path, f"[[node]] number {place + 1}", values)
+    table.check_keys({"name", "modalities", "data", "device", "pretrained", "public-key"})
+    expected = f"1 to 63 letters, digits, '-' or '_', not {SUPERLINK!r}"
+    name = table.take("name", expected, lambda v: isinstance(v, str) and bool(NAME.fullmatch(v)) and v != SUPERLINK)
+    modalities = table.take(
+        "modalities", 'a list of different names, like ["audio", "visual"]', _is_list_of(str, NAME.fullmatch)
+    )
+    device = table.take("device", f"one of {', '.join(DEVICES)}", lambda value: value in DEVICES, None)
+    pretrained = table.take("pretrained", "'modality=DIR modality=DIR'", _is_safe_text, None)
+    public_key = _public_key(table) if "public-key" in values else None
+    return Node(name, place, tuple(modalities), table.path("data"), device, pretrained, public_key)
+
+
+def _public_key(table: _Table) -> str:
+    from server_app.deploy.certificates import is_node_key
+
+    path = Path(table.path("public-key"))
+    text = path.read_text(encoding="utf-8").strip()
+    if not is_node_key(text):
+        raise PlanError(
+            f"{table.file}, {table.name}, key 'public-key': {path} does not hold what is expected, the public half of "
+            "an OpenSSH key of kind ECDSA P-384 (ssh-keygen -t ecdsa -b 384 makes one)."
+        )
+    return text
+
+
+def _is_list_of(kind: type, check: Callable[[Any], Any] = lambda value: True) -> Callable[[Any], bool]:
+    def is_list(value: Any) -> bool:  # noqa: ANN401
+        if not isinstance(value, list) or not value:
+            return False
+        different = all(item not in value[:place] for place, item in enumerate(value))
+        return all(isinstance(item, kind) and check(item) for item in value) and (different or kind is dict)
+
+    return is_list
+
+
+def _is_host(text: str) -> bool:
+    return HOST_AND_PORT.fullmatch(f"[{text}]:1" if ":" in text else f"{text}:1") is not None
+
+
+def _is_safe_text(value: Any) -> bool:  # noqa: ANN401
+    return isinstance(value, str) and bool(value) and UNSAFE.search(value) is None

@@ -1,0 +1,97 @@
+"""Hands the app to a deployment's SuperLink, shows the rounds as they come, and says how it ended."""
+
+import contextlib
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from fedcmi_flwr.config import read_run_config
+from fedcmi_flwr.methods import Scalar
+from fedcmi_flwr.sections import ConfigError
+from server_app.deploy.rehearsal import Rehearsal
+from server_app.flower_cli import FlowerRunError, connection_file, is_healthy, run_app, stop_run
+from server_app.launch import Progress, Show, combine, named_run_dir, project_directory, read_recipe
+from server_app.report import RunDirectory
+from server_app.resume import alone_in_run, check_unchanged, check_unfinished, prepare_resume
+from server_app.round_checkpoint import newest_checkpoint
+
+
+def train(
+    directory: Path, recipe: Path | None, assignments: Sequence[str], run_dir: Path | None, resume: bool, show: Show
+) -> Path:
+    """Train on a deployment's devices: those of the rehearsal where it is up, else the real ones.
+
+    Parameters
+    ----------
+    directory
+        What ``fedcmi deploy init`` made, on the machine of the SuperLink.
+    recipe
+        TOML file over ``server/run.toml``.
+    assignments
+        "key=value" over both.
+    run_dir
+        Where to write, or what to go on with; None: a new directory.
+    resume
+        Go on from the newest checkpoint in ``run_dir``.
+    show
+        Called with one line a round.
+
+    Returns
+    -------
+    The run directory.
+
+    Raises
+    ------
+    ConfigError
+        A key is wrong, or differs from what the run has.
+    FlowerRunError
+        The run did not complete.
+    """
+    rehearsal = Rehearsal(directory)
+    address = rehearsal.address if rehearsal.is_up() else rehearsal.plan.address
+    if not is_healthy(address, rehearsal.authority):
+        raise FlowerRunError(
+            f"no SuperLink of this deployment answers at {address}; start its service, or `fedcmi deploy up`."
+        )
+    layers = [read_recipe(path) for path in (rehearsal.kit / "server" / "run.toml", recipe) if path is not None]
+    raw = _go_on(run_dir, layers[1:], assignments) if resume else _begin(run_dir, layers, assignments)
+    chosen = Path(str(raw["run-dir"]))
+    show(f"run directory: {chosen}")
+    progress = Progress(chosen, read_run_config(raw), show)
+    with tempfile.TemporaryDirectory(prefix="fedcmi-flower-", ignore_cleanup_errors=True) as name:
+        home = Path(name)
+        (home / "config.toml").write_text(connection_file(address, rehearsal.authority), encoding="utf-8")
+        try:
+            run_app(project_directory(), raw, home, progress.update)
+        except FlowerRunError as error:
+            if is_healthy(address, rehearsal.authority):
+                raise
+            raise FlowerRunError(
+                f"the SuperLink at {address} does not answer any more. When it is back, go on with `fedcmi deploy run "
+                f"{directory} --run-dir {chosen} --resume`."
+            ) from error
+        except BaseException:
+            with contextlib.suppress(FlowerRunError):  # it ended meanwhile
+                stop_run(home)
+            raise
+    return chosen
+
+
+def _begin(run_dir: Path | None, layers: Sequence[dict[str, Scalar]], assignments: Sequence[str]) -> dict[str, Scalar]:
+    raw = combine(layers, {}, assignments)
+    chosen = run_dir or (Path(str(raw["run-dir"])) if raw["run-dir"] else named_run_dir(raw))
+    return raw | {"run-dir": str(RunDirectory(chosen).path)}  # refuses one that holds a run
+
+
+def _go_on(run_dir: Path | None, layers: Sequence[dict[str, Scalar]], assignments: Sequence[str]) -> dict[str, Scalar]:
+    if run_dir is None:
+        raise ConfigError("--resume: say which run goes on, with --run-dir.")
+    run_dir = run_dir.absolute()
+    check_unfinished(run_dir)
+    stored = dict(newest_checkpoint(run_dir).run_config)
+    raw = combine([stored, *layers], {}, assignments)
+    check_unchanged(run_dir, stored, raw)
+    raw |= {"run-dir": str(run_dir), "resume": True}
+    with alone_in_run(run_dir):
+        prepare_resume(run_dir, raw)
+    return raw
