@@ -134,7 +134,18 @@ def keep_finite_state(
 
 
 def update_norm(arrays: Mapping[str, AnyArray], sent: Mapping[str, AnyArray]) -> float:
-    """Return the Euclidean norm of arrays - sent over the floating-point ones; Inf where it overflows.
+    """Return the Euclidean norm of arrays - sent over the floating-point ones.
+
+    Parameters
+    ----------
+    arrays
+        Name -> array.
+    sent
+        Name -> array, of the names to look at.
+
+    Returns
+    -------
+    The norm; Inf where it overflows.
 
     Examples
     --------

@@ -109,6 +109,15 @@ def check_names(names: Iterable[str]) -> None:
 def one_line(text: str) -> str:
     r"""Return a text of which parts come from another machine so that it neither breaks the log nor fills the disk.
 
+    Parameters
+    ----------
+    text
+        Any.
+
+    Returns
+    -------
+    Printable characters, escapes for the others, at most LONGEST_LINE of them before escaping.
+
     Examples
     --------
     >>> print(one_line("error 2: first" + chr(10) + "second"))

@@ -1,7 +1,9 @@
 """What each fault of a network does to a round: Flower's errors, silence, nodes that change, and failed rounds."""
 
 import re
+import sys
 from collections.abc import Callable, Sequence
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -79,7 +81,10 @@ def test_a_failed_node_is_left_out_asked_again_and_then_used(
     assert toy.queries == [0, 1, 0]
 
 
-def test_a_dead_actor_ends_the_run_whatever_the_budget(federation: Maker, make_strategy: Maker) -> None:
+def test_a_dead_actor_ends_the_run_whatever_the_budget(
+    federation: Maker, make_strategy: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", ModuleType("ray"))  # as in a simulation
     rounds = Rounds(make_strategy(failure_budget=9), federation([BOTH, BOTH], [1, 1]).grid())
     rounds.play()
     with pytest.raises(RoundFailedError, match="simulated client's process died"):
@@ -212,5 +217,5 @@ def test_the_dominant_modality_teaches_again_when_its_owners_are_back(federation
 
 def test_no_modality_with_enough_owners_fails_the_round(federation: Maker, make_strategy: Maker) -> None:
     rounds = Rounds(make_strategy(min_owners_per_modality=2), federation([("audio",), ("visual",)], [1, 1]).grid())
-    with pytest.raises(RoundFailedError, match="no modality was trained by min-owners-per-modality = 2 nodes"):
+    with pytest.raises(RoundFailedError, match=r"no modality was trained by 2 nodes \(min-owners-per-modality\)"):
         rounds.play()

@@ -195,6 +195,5 @@ def test_an_honest_majority_keeps_its_accuracy(tmp_path: Path, toy: Path, method
         name: accuracy_under_attack(tmp_path / name, toy, method=method, aggregation=name, **keys)
         for name, keys in ROBUST.items()
     }
-    clipped = accuracy_under_attack(tmp_path / "clip", toy, method=method, **{"max-update-norm": 2.0})
     assert ruined < 0.4
-    assert min(clipped, *robust.values()) > 0.6, (ruined, robust, clipped)
+    assert min(robust.values()) > 0.6, (ruined, robust)
