@@ -16,6 +16,7 @@ from fedcmi_flwr.robust import NAMES as AGGREGATIONS
 from fedcmi_flwr.server_optimizers import NAMES as OPTIMIZER_NAMES
 
 DEVICES = ("auto", "cpu", "cuda")
+PRECISIONS = ("fp32", "bf16", "auto")
 NODE_MEMORIES = ("context", "run-dir")
 
 Section = TypeVar("Section")
@@ -244,6 +245,9 @@ class MachineConfig:
 
     device: str = _choice(*DEVICES)
     """"auto" takes a GPU when the process sees one."""
+    precision: str = _choice(*PRECISIONS)
+    """What nodes' encoders compute in: float32, bfloat16 ("bf16"; weights, heads and losses stay float32), or bfloat16
+    for large encoders on a GPU or CPU that has it ("auto")."""
     torch_threads: int = _number(1)
     """CPU threads of torch in each process; another number may change the last bits of the weights."""
 
