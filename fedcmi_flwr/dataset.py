@@ -7,7 +7,6 @@ from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
-import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch.nn import ModuleDict
@@ -215,6 +214,8 @@ def load_split(directory: Path, split: str, modalities: Sequence[Modality] | Non
     SchemaError
         Files that contradict ``dataset.json``.
     """
+    import pandas as pd  # here: training alone, on a machine that has torch and nothing else, does without
+
     spec = read_spec(directory)
     if split not in spec.splits:
         raise DataError(f"{directory}: no split {split!r}, only {sorted(spec.splits)}.")

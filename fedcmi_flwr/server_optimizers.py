@@ -4,12 +4,14 @@ import copy
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
-from flwr.serverapp.strategy import FedAdam, FedAvgM, FedYogi
 
 from fedcmi_flwr.aggregation import AnyArray
+
+if TYPE_CHECKING:  # Flower is imported where an optimiser is made: configurations, which name them, do without
+    from flwr.serverapp.strategy import FedAdam, FedAvgM, FedYogi
 
 NAMES = ("none", "fedavgm", "fedadam", "fedyogi")
 MOMENTS = ("momentum_vector", "m_t", "v_t")
@@ -49,7 +51,7 @@ class ServerOptimizer:
         self.name = name
         self.lr = lr
         self.momentum = momentum
-        self._of_group: dict[str, FedAvgM | FedAdam | FedYogi] = {}
+        self._of_group: dict[str, "FedAvgM | FedAdam | FedYogi"] = {}
         self._steps: Counter[str] = Counter()
 
     def step(
@@ -123,7 +125,9 @@ class ServerOptimizer:
                     if values:
                         setattr(optimizer, name, list(values.values()) if name == "momentum_vector" else values)
 
-    def _new(self) -> FedAvgM | FedAdam | FedYogi:
+    def _new(self) -> "FedAvgM | FedAdam | FedYogi":
+        from flwr.serverapp.strategy import FedAdam, FedAvgM, FedYogi
+
         if self.name == "fedavgm":
             return FedAvgM(server_learning_rate=self.lr, server_momentum=self.momentum)
         kind = FedAdam if self.name == "fedadam" else FedYogi
@@ -145,12 +149,15 @@ def _is_weight(name: str, array: AnyArray) -> bool:
 
 
 def _flower_step(
-    optimizer: FedAvgM | FedAdam | FedYogi,
+    optimizer: "FedAvgM | FedAdam | FedYogi",
     step: int,
     old: Mapping[str, AnyArray],
     new: Mapping[str, AnyArray],
 ) -> dict[str, AnyArray]:
     """Let Flower's strategy aggregate one reply, the average; it steps from its own record of the old weights."""
+    from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
+    from flwr.serverapp.strategy import FedAvgM
+
     records = [ArrayRecord({name: Array(np.asarray(value)) for name, value in part.items()}) for part in (old, new)]
     optimizer.current_arrays = records[0] if isinstance(optimizer, FedAvgM) else dict(old)
     content = RecordDict({"arrays": records[1], "metrics": MetricRecord({optimizer.weighted_by_key: 1})})
