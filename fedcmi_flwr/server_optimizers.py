@@ -51,7 +51,7 @@ class ServerOptimizer:
         self.name = name
         self.lr = lr
         self.momentum = momentum
-        self._of_group: dict[str, "FedAvgM | FedAdam | FedYogi"] = {}
+        self._of_group: dict[str, FedAvgM | FedAdam | FedYogi] = {}
         self._steps: Counter[str] = Counter()
 
     def step(

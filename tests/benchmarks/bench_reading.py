@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from fedcmi_flwr.dataset import Samples
+from fedcmi_flwr.samples import Samples
 from fedcmi_flwr.schema import ModalitySpec
 
 MEAN, STD = (tuple(255 * x for x in values) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
