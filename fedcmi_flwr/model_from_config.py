@@ -163,7 +163,7 @@ def choose_device(wanted: str) -> torch.device:
 def has_bfloat16(device: torch.device) -> bool:
     """Return whether a device computes in bfloat16 itself, so that it is faster than float32 there."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     found = torch.cpu.get_capabilities()
     return bool(found.get("amx_bf16") or found.get("avx512_bf16"))
 
@@ -185,6 +185,6 @@ def place(model: MultimodalModel, device: torch.device, precision: str) -> None:
     model.to(device)
     for name in model.owned:
         encoder = model.branch(name).encoder
-        encoder.bfloat16 = precision == "bf16" or (precision == "auto" and encoder.large and has_bfloat16(device))
+        encoder.in_bfloat16 = precision == "bf16" or (precision == "auto" and encoder.large and has_bfloat16(device))
         if encoder.large:
-            encoder.to(memory_format=torch.channels_last)
+            encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # left out of torch's types

@@ -62,7 +62,7 @@ class Encoder(nn.Module):
         self.trunk = trunk
         self.output = output
         self.frozen = False
-        self.bfloat16 = False
+        self.in_bfloat16 = False
         """Whether the trunk computes in bfloat16; its weights stay float32, and so does the output layer."""
 
     def freeze(self) -> None:
@@ -85,7 +85,7 @@ class Encoder(nn.Module):
 
     def features(self, x: Shaped[Tensor, "batch ..."]) -> Float[Tensor, "batch features"]:
         """Return what the trunk makes of each sample."""
-        if not self.bfloat16:
+        if not self.in_bfloat16:
             return self.read(x)
         with torch.autocast(x.device.type, torch.bfloat16):
             read = self.read(x)
