@@ -50,7 +50,7 @@ def test_a_cpu_has_bfloat16_when_it_says_so(found: dict, native: bool, monkeypat
 
 
 def test_bfloat16_is_the_trunks_alone() -> None:
-    """z differs from float32's by bfloat16's 8 bits; weights, z, logits and gradients stay float32."""
+    """Z differs from float32's by bfloat16's 8 bits; weights, z, logits and gradients stay float32."""
     plain, half, batch = _model(), _model(), oracle.batch([[1, 1]] * 4)
     batch = replace(batch, inputs={name: value.float() for name, value in batch.inputs.items()})
     place(half, CPU, "bf16")
