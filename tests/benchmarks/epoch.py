@@ -104,13 +104,14 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--batches", type=int, default=0, help="of an epoch; default: 32 on a GPU, 4 on a CPU")
     parser.add_argument("--epochs", type=int, default=0, help="of a round; default: 10 on a GPU, 3 on a CPU")
-    parser.add_argument("--threads", type=int, default=0, help="of the CPU; default: all cores")
+    parser.add_argument("--batch", type=int, default=0, help="samples a batch; default: 64 on a GPU, 8 on a CPU")
+    parser.add_argument("--threads", type=int, default=1, help="of the CPU; 1 is what a run has by default")
     parser.add_argument("--cpu", action="store_true", help="measure the CPU although there is a GPU")
     arguments = parser.parse_args()
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
+    torch.set_num_threads(arguments.threads)
     on_gpu = torch.cuda.is_available() and not arguments.cpu
-    device, batch_size = torch.device("cuda" if on_gpu else "cpu"), 64 if on_gpu else 8
+    device = torch.device("cuda" if on_gpu else "cpu")
+    batch_size = arguments.batch or (64 if on_gpu else 8)
     count = (arguments.batches or (32 if on_gpu else 4)) * batch_size
     epochs = arguments.epochs or (10 if on_gpu else 3)
     on.say(f"{count} samples, {batch_size} a batch, {epochs} local epochs, {on.describe(device)}")
