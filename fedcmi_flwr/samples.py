@@ -16,6 +16,8 @@ from fedcmi_flwr.views import AS_STORED, Views
 CPU = torch.device("cpu")
 StoredArray = NDArray[Any] | torch.Tensor
 """Memory-mapped; or a tensor that stays on a device."""
+PIECE = 256
+"""Samples that are copied at a time when all are."""
 RESIDENT_SHARE = 1 / 4
 """Of a GPU's free memory that a node's samples may take; other nodes may train on it at the same time."""
 
@@ -74,7 +76,7 @@ class Samples:
             return self
         return replace(
             self,
-            arrays={name: take(array, self.rows, None, device) for name, array in self.arrays.items()},
+            arrays={name: _copied(array, self.rows, device) for name, array in self.arrays.items()},
             labels=self.labels[self.rows],
             groups=self.groups[self.rows],
             has=self.has[self.rows],
@@ -196,6 +198,15 @@ def take(
     if device.type == "cuda":
         wanted = wanted.pin_memory()
     return wanted.to(device, non_blocking=True)
+
+
+def _copied(array: StoredArray, rows: NDArray[np.int64], device: torch.device) -> torch.Tensor:
+    """Bring rows of an array to a device piece by piece, so that little of it is in pinned memory at a time."""
+    pieces = np.array_split(rows, max(1, math.ceil(len(rows) / PIECE)))
+    copy = take(array, rows[:0], None, device).new_empty((len(rows), *array.shape[1:]))
+    for piece, part in zip(pieces, copy.split([len(piece) for piece in pieces]), strict=True):
+        part.copy_(take(array, piece, None, device))
+    return copy
 
 
 def room_on(device: torch.device) -> int:

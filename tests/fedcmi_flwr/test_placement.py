@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from fedcmi_flwr import model_from_config
+from fedcmi_flwr import samples as samples_module
 from fedcmi_flwr.model import MultimodalModel
 from fedcmi_flwr.model_from_config import has_bfloat16, place
 from fedcmi_flwr.packing import to_arrays
@@ -91,8 +92,9 @@ def _some() -> Samples:
     return samples.select(np.array([11, 5, 2, 7, 0]))
 
 
-def test_resident_samples_give_the_same_batches() -> None:
+def test_resident_samples_give_the_same_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Five samples of two modalities, 16 x 16 float32: 10,240 bytes."""
+    monkeypatch.setattr(samples_module, "PIECE", 2)
     samples = _some()
     assert samples.resident(CPU, 10_239) is samples
     resident = samples.resident(CPU, 10_240)
