@@ -29,8 +29,8 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from fedcmi_flwr.samples import CPU, Samples, take  # noqa: E402
-from fedcmi_flwr.schema import ModalitySpec  # noqa: E402
+from fedcmi_flwr.samples import CPU, Samples, take
+from fedcmi_flwr.schema import ModalitySpec
 
 MEAN, STD = (tuple(255 * x for x in values) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
 AUDIO = ModalitySpec("audio", "spectrogram", (1, 257, 299), "float16")
