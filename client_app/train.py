@@ -105,7 +105,7 @@ def train(
 def new_optimizer(model: MultimodalModel, settings: TrainingConfig, lr: float) -> torch.optim.Optimizer:
     """Return SGD over the trained parameters."""
     parameters = list(model.trained_parameters().values())
-    on_gpu = parameters[0].device.type == "cuda"  # on a CPU the fused one is no faster, and rounds otherwise
+    on_gpu = parameters[0].device.type == "cuda"  # on a CPU the fused one rounds otherwise
     return torch.optim.SGD(
         parameters, lr=lr, momentum=settings.momentum, weight_decay=settings.weight_decay, fused=on_gpu
     )

@@ -12,8 +12,7 @@ from typing import Any, TypeVar
 from fedcmi_flwr.initialization import INITIALIZATIONS
 from fedcmi_flwr.methods import Scalar
 from fedcmi_flwr.model import FUSIONS
-from fedcmi_flwr.robust import NAMES as AGGREGATIONS
-from fedcmi_flwr.server_optimizers import NAMES as OPTIMIZER_NAMES
+from fedcmi_flwr.server_rules import AGGREGATIONS, OPTIMIZERS
 
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("fp32", "bf16", "auto")
@@ -116,7 +115,7 @@ class FederationConfig:
     """Share of the known nodes that evaluate on their own test samples; 0: none."""
     min_available_nodes: int = _number(1)
     """Nodes to wait for before a round starts."""
-    server_optimizer: str = _choice(*OPTIMIZER_NAMES)
+    server_optimizer: str = _choice(*OPTIMIZERS)
     """What the server does with each group's average: takes it ("none"), or a step of Flower's optimiser."""
     server_lr: float = _number(0)
     """Learning rate of the server's optimiser; 0: 1 for fedavgm, 0.01 for fedadam and fedyogi."""

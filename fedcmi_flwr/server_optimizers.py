@@ -4,16 +4,14 @@ import copy
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
+from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp.strategy import FedAdam, FedAvgM, FedYogi
 
 from fedcmi_flwr.aggregation import AnyArray
+from fedcmi_flwr.server_rules import OPTIMIZERS
 
-if TYPE_CHECKING:  # Flower is imported where an optimiser is made: configurations, which name them, do without
-    from flwr.serverapp.strategy import FedAdam, FedAvgM, FedYogi
-
-NAMES = ("none", "fedavgm", "fedadam", "fedyogi")
 MOMENTS = ("momentum_vector", "m_t", "v_t")
 """Attributes in which Flower's strategies keep their moments: a list in FedAvgM, name -> array in the others."""
 OWN_LR = {"fedavgm": 1.0, "fedadam": 0.01, "fedyogi": 0.01}
@@ -44,8 +42,8 @@ class ServerOptimizer:
     """
 
     def __init__(self, name: str, lr: float, momentum: float) -> None:
-        if name not in NAMES[1:]:
-            raise ValueError(f"server-optimizer {name!r}: not one of {list(NAMES)}.")
+        if name not in OPTIMIZERS[1:]:
+            raise ValueError(f"server-optimizer {name!r}: not one of {list(OPTIMIZERS)}.")
         if not 0 < lr < math.inf or not 0 <= momentum < 1:
             raise ValueError(f"server-lr {lr} must be above 0 and finite, server-momentum {momentum} in [0, 1).")
         self.name = name
@@ -125,9 +123,7 @@ class ServerOptimizer:
                     if values:
                         setattr(optimizer, name, list(values.values()) if name == "momentum_vector" else values)
 
-    def _new(self) -> "FedAvgM | FedAdam | FedYogi":
-        from flwr.serverapp.strategy import FedAdam, FedAvgM, FedYogi
-
+    def _new(self) -> FedAvgM | FedAdam | FedYogi:
         if self.name == "fedavgm":
             return FedAvgM(server_learning_rate=self.lr, server_momentum=self.momentum)
         kind = FedAdam if self.name == "fedadam" else FedYogi
@@ -149,15 +145,12 @@ def _is_weight(name: str, array: AnyArray) -> bool:
 
 
 def _flower_step(
-    optimizer: "FedAvgM | FedAdam | FedYogi",
+    optimizer: FedAvgM | FedAdam | FedYogi,
     step: int,
     old: Mapping[str, AnyArray],
     new: Mapping[str, AnyArray],
 ) -> dict[str, AnyArray]:
     """Let Flower's strategy aggregate one reply, the average; it steps from its own record of the old weights."""
-    from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
-    from flwr.serverapp.strategy import FedAvgM
-
     records = [ArrayRecord({name: Array(np.asarray(value)) for name, value in part.items()}) for part in (old, new)]
     optimizer.current_arrays = records[0] if isinstance(optimizer, FedAvgM) else dict(old)
     content = RecordDict({"arrays": records[1], "metrics": MetricRecord({optimizer.weighted_by_key: 1})})
