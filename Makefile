@@ -3,7 +3,7 @@
 SHELL := bash
 BIN := .venv/bin
 
-.PHONY: help install demo test check lint clean
+.PHONY: help install demo test check lint bench clean
 
 help: ## list what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -34,6 +34,12 @@ lint: .venv/installed ## ruff, pydoclint, codespell
 	$(BIN)/ruff format --check .
 	$(BIN)/pydoclint --config=pyproject.toml fedcmi_flwr client_app server_app data_prep
 	$(BIN)/codespell fedcmi_flwr client_app server_app data_prep tests README.md CHANGELOG.md Makefile .ci
+
+bench: .venv/installed ## print speeds against research code, as ratios: training step, local epoch, reading, preparation
+	$(BIN)/python tests/benchmarks/step.py
+	$(BIN)/python tests/benchmarks/epoch.py
+	$(BIN)/python tests/benchmarks/bench_reading.py
+	$(BIN)/python tests/benchmarks/bench_prep.py
 
 clean: ## remove the virtual environment and caches
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

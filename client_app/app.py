@@ -15,15 +15,16 @@ from flwr.clientapp import ClientApp
 from client_app.train import Received, train
 from fedcmi_flwr import pretrained, wire
 from fedcmi_flwr.config import HYPERPARAMETER_KEYS, RunConfig, read_run_config
-from fedcmi_flwr.dataset import DataError, Samples, load_split, locate
+from fedcmi_flwr.dataset import DataError, load_split, locate
 from fedcmi_flwr.evaluate import evaluate
 from fedcmi_flwr.methods import Method, make_method
 from fedcmi_flwr.model import MultimodalModel
-from fedcmi_flwr.model_from_config import choose_device, model_spec
+from fedcmi_flwr.model_from_config import choose_device, model_spec, place
 from fedcmi_flwr.node_config import NodeConfig, read_node_config
 from fedcmi_flwr.node_memory import DIRECTORY, keep_file_memory, read_file_memory
 from fedcmi_flwr.packing import to_arrays, to_state_dict
 from fedcmi_flwr.partitions import own_samples, owned_modalities, partition
+from fedcmi_flwr.samples import Samples
 from fedcmi_flwr.schema import ModalitySpec, read_spec
 from fedcmi_flwr.sections import TrainingConfig, ViewConfig, read_section
 from fedcmi_flwr.types import Modality
@@ -167,6 +168,7 @@ def receive(node: Node, task: wire.Task) -> MultimodalModel:
     model.load_trained_state(task.state_dict)
     load_frozen(model, node, task)
     device = choose_device(node.me.device or node.run.machine.device)
+    place(model, device, node.run.machine.precision)
     logger.info(
         "round %d: partition %d holds %s (%d parameters to train) on %s",
         task.server_round,
@@ -175,7 +177,7 @@ def receive(node: Node, task: wire.Task) -> MultimodalModel:
         sum(parameter.numel() for parameter in model.trained_parameters().values()),
         device,
     )
-    return model.to(device)
+    return model
 
 
 def load_frozen(model: MultimodalModel, node: Node, task: wire.Task) -> None:

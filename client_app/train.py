@@ -1,16 +1,17 @@
 """Local training: one visible loop for every method."""
 
 import copy
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
 
-from fedcmi_flwr.dataset import Samples
 from fedcmi_flwr.dominance import NOBODY, Dominance
-from fedcmi_flwr.evaluate import class_statistics
+from fedcmi_flwr.evaluate import measure
 from fedcmi_flwr.methods import Kept, LocalRound, LocalSteps, Method
 from fedcmi_flwr.model import Branch, MultimodalModel
+from fedcmi_flwr.samples import Samples, room_on
 from fedcmi_flwr.sections import TrainingConfig
 from fedcmi_flwr.seeding import torch_generator, torch_global_seed
 from fedcmi_flwr.types import Batch, ClassStats, LossTerms
@@ -80,14 +81,10 @@ def train(
         A loss became NaN or Inf.
     """
     device = next(model.parameters()).device
+    samples = samples.resident(device, room_on(device))
     local = begin_round(model, samples, method, settings, server_round, partition_id, received)
     lr, steps = settings.learning_rate(server_round), 0
-    optimizer = torch.optim.SGD(
-        model.trained_parameters().values(),
-        lr=lr,
-        momentum=settings.momentum,
-        weight_decay=settings.weight_decay,
-    )
+    optimizer = new_optimizer(model, settings, lr)
     generator = torch_generator(settings.seed, "batches", server_round, partition_id)
     losses = RunningLosses()
     model.train()
@@ -97,25 +94,61 @@ def train(
             for batch in samples.training_batches(
                 settings.batch_size, model.spec.modalities, generator, device, chance
             ):
-                terms = method.loss_terms(model, batch, model(batch), local)
-                optimizer.zero_grad()
-                terms.total().backward()
-                method.clip_gradients(model)
-                method.adjust_gradients(model, local)
-                optimizer.step()
+                losses.add(step(model, batch, method, optimizer, local), len(batch.labels))
                 steps += 1
-                losses.add(terms, len(batch.labels))
             losses.check(epoch, settings)
     check_weights(model, settings)
     kept = method.finish(model, local, LocalSteps(steps, lr, settings.momentum))
     return LocalResult(local.stats, losses.sums(), losses.counts, kept)
 
 
+def new_optimizer(model: MultimodalModel, settings: TrainingConfig, lr: float) -> torch.optim.Optimizer:
+    """Return SGD over the trained parameters."""
+    parameters = list(model.trained_parameters().values())
+    on_gpu = parameters[0].device.type == "cuda"  # on a CPU the fused one rounds otherwise
+    return torch.optim.SGD(
+        parameters, lr=lr, momentum=settings.momentum, weight_decay=settings.weight_decay, fused=on_gpu
+    )
+
+
+def step(
+    model: MultimodalModel, batch: Batch, method: Method, optimizer: torch.optim.Optimizer, local: LocalRound
+) -> LossTerms:
+    """Take one optimiser step; on a GPU nothing in it waits for the device, unless the method asks for a number.
+
+    Parameters
+    ----------
+    model
+        In training mode; changed in place.
+    batch
+        On the model's device.
+    method
+        What is added to the loss and to the gradients.
+    optimizer
+        From :func:`new_optimizer`.
+    local
+        From :func:`begin_round`.
+
+    Returns
+    -------
+    The batch's loss terms, on the device.
+    """
+    terms = method.loss_terms(model, batch, model(batch), local)
+    optimizer.zero_grad()
+    terms.total().backward()
+    method.clip_gradients(model)
+    method.adjust_gradients(model, local)
+    optimizer.step()
+    return terms
+
+
 def check_weights(model: MultimodalModel, settings: TrainingConfig) -> None:
     """Raise FloatingPointError when a weight is no longer finite, which the last step can do after its loss was."""
-    for name, parameter in model.trained_parameters().items():
-        if not bool(parameter.isfinite().all()):
-            raise FloatingPointError(f"training diverged: weight {name!r} is not finite. Lower lr ({settings.lr}).")
+    parameters = model.trained_parameters()
+    finite = torch.stack([parameter.isfinite().all() for parameter in parameters.values()]).tolist()
+    broken = [name for name, fine in zip(parameters, finite, strict=True) if not fine]
+    if broken:
+        raise FloatingPointError(f"training diverged: weight {broken[0]!r} is not finite. Lower lr ({settings.lr}).")
 
 
 def begin_round(
@@ -133,14 +166,17 @@ def begin_round(
     def batches() -> Iterator[Batch]:
         return samples.evaluation_batches(model.spec.modalities, device)
 
-    stats = class_statistics(model, batches()) if method.measures else None
+    measured = measure(model, batches()) if method.measures else None
+    stats, features = (measured.stats, measured.features) if measured else (None, {})
     dominance, teachers = method.teaching(model.owned, server_round, received.dominance, stats)
+    unchanging = {modality.name for modality in samples.modalities if samples.views.repeat(modality)}
     local = LocalRound(
         owned=model.owned,
         unimodal=len(model.owned) < len(model.spec.modalities) and len(model.owned) == 1,
         global_parameters=[parameter.detach().clone() for parameter in model.trained_parameters().values()],
         teachers={name: _frozen(model.branch(name)) for name in teachers},
-        dominance=dominance,
+        features={name: features[name] for name in teachers if name in features and name in unchanging},
+        dominance=dominance.to(device),
         stats=stats,
         log_prior=log_prior(samples, model.spec.num_classes).to(device),
         batches=batches,
@@ -176,12 +212,13 @@ class RunningLosses:
             self.counts[name] = self.counts.get(name, 0) + samples
 
     def sums(self) -> dict[str, float]:
-        """Return the sums as numbers."""
-        return {name: float(total) for name, total in self.totals.items()}
+        """Return the sums as numbers, in one transfer."""
+        names, totals = list(self.totals), list(self.totals.values())
+        return dict(zip(names, torch.stack(totals).tolist(), strict=True)) if names else {}
 
     def check(self, epoch: int, settings: TrainingConfig) -> None:
         """Raise FloatingPointError when a term is no longer finite."""
-        broken = [name for name, total in self.sums().items() if not torch.isfinite(torch.tensor(total))]
+        broken = [name for name, total in self.sums().items() if not math.isfinite(total)]
         if broken:
             raise FloatingPointError(
                 f"training diverged: loss term {broken[0]!r} is not finite after local epoch {epoch + 1}. Lower lr "

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from data_prep.errors import PrepError
 from data_prep.text import decode_text
-from fedcmi_flwr.dataset import Samples, load_split
+from fedcmi_flwr.dataset import load_split
+from fedcmi_flwr.samples import Samples
 from fedcmi_flwr.schema import DatasetSpec, read_spec
 
 if TYPE_CHECKING:

@@ -1,18 +1,17 @@
-"""Prepared directory -> samples -> batches; ``partitions.py`` deals the samples to the nodes."""
+"""Prepared directory -> samples; ``partitions.py`` deals them to the nodes."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
 from torch.nn import ModuleDict
 
 from fedcmi_flwr.cache import cache_directory
+from fedcmi_flwr.samples import Samples
 from fedcmi_flwr.schema import (
     SAMPLE_COLUMNS,
     DatasetSpec,
@@ -23,15 +22,13 @@ from fedcmi_flwr.schema import (
     read_spec,
     samples_path,
 )
-from fedcmi_flwr.types import SHARED, Batch, Modality
-from fedcmi_flwr.views import AS_STORED, Views
+from fedcmi_flwr.types import SHARED, Modality
 
 BUILT_IN = ("av-digits",)
 """Data sets that need no download; they are prepared on first use, in the cache directory."""
 
 
 REPAIR = "remove the directory and prepare it again."
-CPU = torch.device("cpu")
 
 
 class DataError(ValueError):
@@ -68,128 +65,6 @@ def locate(data: str) -> Path:
             "give the absolute path of a directory made by `fedcmi prep`."
         )
     return directory
-
-
-@dataclass(frozen=True)
-class Samples:
-    """Some rows of one split, seen through some of its modalities; arrays stay on disk until a batch needs them."""
-
-    modalities: tuple[ModalitySpec, ...]
-    arrays: dict[Modality, NDArray[Any]]
-    """[all samples, *shape] per modality, memory-mapped."""
-    labels: NDArray[np.int64]
-    """[all samples]."""
-    groups: NDArray[np.str_]
-    """[all samples]: actor, speaker, ..."""
-    has: NDArray[np.bool_]
-    """[all samples, modalities]."""
-    rows: NDArray[np.int64]
-    """The rows that are meant."""
-    views: Views = AS_STORED
-    """How they are looked at."""
-
-    def __len__(self) -> int:
-        """Return the number of samples."""
-        return len(self.rows)
-
-    @property
-    def seen_modalities(self) -> tuple[Modality, ...]:
-        """Modalities that at least one of the samples has."""
-        has = self.has[self.rows]
-        return tuple(modality.name for column, modality in enumerate(self.modalities) if has[:, column].any())
-
-    def select(self, rows: NDArray[np.int64]) -> "Samples":
-        """Return these rows (numbers within the split) only."""
-        return replace(self, rows=rows)
-
-    def batch(
-        self,
-        rows: NDArray[np.int64],
-        federation: Sequence[Modality],
-        device: torch.device = CPU,
-        chance: torch.Generator | None = None,
-    ) -> Batch:
-        """Read rows of the split into a normalised batch.
-
-        Parameters
-        ----------
-        rows
-            Numbers within the split.
-        federation
-            The columns of ``present``.
-        device
-            Where the batch goes in its stored dtype, to be cropped and normalised there.
-        chance
-            Draws a training view of each sample; None: the evaluation views.
-
-        Returns
-        -------
-        The batch on ``device``.
-        """
-        inputs = {}
-        present = torch.zeros(len(rows), len(federation), dtype=torch.bool)
-        for column, modality in enumerate(self.modalities):
-            stored = self._read(modality, rows, chance).to(device, non_blocking=True)
-            inputs[modality.name] = self.views.show(stored, modality, chance)
-            present[:, federation.index(modality.name)] = torch.from_numpy(self.has[rows, column])
-        complete = bool(self.has[rows].all())
-        if not complete:
-            self._blank(inputs, rows)
-        return Batch(inputs, torch.from_numpy(self.labels[rows]).to(device), present.to(device), complete)
-
-    def _read(self, modality: ModalitySpec, rows: NDArray[np.int64], chance: torch.Generator | None) -> torch.Tensor:
-        """Copy what the views show of these rows out of the file."""
-        array, moments = self.arrays[modality.name], self.views.moments(modality, len(rows), chance)
-        wanted = array[rows] if moments is None else array[rows[:, None], moments]
-        return torch.from_numpy(np.asarray(wanted))
-
-    def _blank(self, inputs: dict[Modality, torch.Tensor], rows: NDArray[np.int64]) -> None:
-        for column, modality in enumerate(self.modalities):
-            absent = torch.from_numpy(~self.has[rows, column])
-            inputs[modality.name][absent.to(inputs[modality.name].device)] = 0
-
-    def training_batches(
-        self,
-        batch_size: int,
-        federation: Sequence[Modality],
-        generator: torch.Generator,
-        device: torch.device = CPU,
-        chance: torch.Generator | None = None,
-    ) -> Iterator[Batch]:
-        """Yield one epoch in random order; a last batch of one sample joins the batch before it.
-
-        Parameters
-        ----------
-        batch_size
-            Samples in a batch.
-        federation
-            As for :meth:`batch`.
-        generator
-            Draws the order.
-        device
-            As for :meth:`batch`.
-        chance
-            As for :meth:`batch`.
-
-        Yields
-        ------
-        Batches on ``device``.
-        """
-        order = self.rows[torch.randperm(len(self.rows), generator=generator).numpy()]
-        starts = list(range(0, len(order), batch_size))
-        if len(order) - starts[-1] == 1 and len(starts) > 1:
-            starts.pop()
-        for start, end in zip(starts, [*starts[1:], len(order)], strict=True):
-            yield self.batch(order[start:end], federation, device, chance)
-
-    def batches(self, batch_size: int, federation: Sequence[Modality], device: torch.device = CPU) -> Iterator[Batch]:
-        """Yield the samples in stored order, in their evaluation views."""
-        for start in range(0, len(self.rows), batch_size):
-            yield self.batch(self.rows[start : start + batch_size], federation, device)
-
-    def evaluation_batches(self, federation: Sequence[Modality], device: torch.device = CPU) -> Iterator[Batch]:
-        """Yield the samples in stored order, as many at a time as is good where no gradient is needed."""
-        return self.batches(self.views.evaluation_batch(self.modalities), federation, device)
 
 
 def load_split(directory: Path, split: str, modalities: Sequence[Modality] | None = None) -> Samples:

@@ -1,7 +1,7 @@
 """Who teaches, and how sharply: from class statistics to the dominant modality and the class-wise temperatures."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -21,6 +21,10 @@ class Dominance:
     """r_{m,c} of each weak modality; NaN where a class has no sample."""
     temperature: Mapping[Modality, Float[Tensor, " classes"]]
     """T_{m,c} of each weak modality, in (0, 1]; a modality that nobody measured is left out and has T = 1."""
+
+    def to(self, device: torch.device) -> "Dominance":
+        """Return the decision with its temperatures on ``device``, where every step needs them."""
+        return replace(self, temperature={name: value.to(device) for name, value in self.temperature.items()})
 
 
 NOBODY = Dominance(None, {}, {})

@@ -5,11 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fedcmi_flwr.encoders import Encoder
 from fedcmi_flwr.losses import true_class_probability
-from fedcmi_flwr.model import MultimodalModel
+from fedcmi_flwr.model import MultimodalModel, scatter
 from fedcmi_flwr.types import Batch, ClassStats, Modality, ModelOutput, Votes
 
 FUSION_ALONE = Votes()
@@ -64,34 +66,56 @@ def _device(model: MultimodalModel) -> torch.device:
     return next(model.parameters()).device
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What a node sees of its own samples under the received model."""
+
+    stats: ClassStats
+    """Per owned modality and class, the sum of true-class probabilities and the number of samples."""
+    features: Mapping[Modality, Float[Tensor, "samples features"]]
+    """What each owned modality's encoder makes of the samples, by place; zeros where a sample has not the modality."""
+
+
 @torch.no_grad()
-def class_statistics(model: MultimodalModel, batches: Iterable[Batch]) -> ClassStats:
-    """Measure, per owned modality and class, the sum of true-class probabilities and the number of samples.
+def measure(model: MultimodalModel, batches: Iterable[Batch]) -> Measured:
+    """Pass the samples through every branch of the received model once.
 
     Parameters
     ----------
     model
         The received model, with two projectors; put into eval mode for the measurement and back.
     batches
-        The node's samples.
+        The node's samples, each once, in the order of their places.
 
     Returns
     -------
-    Sums and counts.
+    Sums and counts, and the features that they were computed from.
     """
     was_training, device, classes = model.training, _device(model), model.spec.num_classes
     model.eval()
     total = {name: np.zeros(classes) for name in model.owned}
     count = {name: np.zeros(classes, dtype=np.int64) for name in model.owned}
+    seen: dict[Modality, list[Tensor]] = {name: [] for name in model.owned}
     for batch in (batch.to(device) for batch in batches):
         for name in model.owned:
-            rows = batch.present[:, model.spec.modalities.index(name)]
-            labels = batch.labels[rows]
-            logits = model.branch(name).self_logits(batch.inputs[name][rows])
-            total[name] += _per_class(labels, true_class_probability(logits, labels), classes)
+            branch, rows = model.branch(name), batch.present[:, model.spec.modalities.index(name)]
+            inputs, labels = batch.inputs[name], batch.labels
+            if not batch.complete:
+                inputs, labels = inputs[rows], labels[rows]
+            features = branch.encoder.features(inputs)
+            probability = true_class_probability(branch.self_logits_of(features), labels)
+            total[name] += _per_class(labels, probability, classes)
             count[name] += _per_class(labels, torch.ones_like(labels), classes).astype(np.int64)
+            if len(labels) == 1:
+                features = _as_one_of_several(branch.encoder, inputs)
+            seen[name].append(features if batch.complete else scatter(features, rows))
     model.train(was_training)
-    return ClassStats(total, count)
+    return Measured(ClassStats(total, count), {name: torch.cat(parts) for name, parts in seen.items()})
+
+
+def _as_one_of_several(encoder: Encoder, sample: Tensor) -> Tensor:
+    """Return one sample's features as a larger batch has them: convolutions of a single one round otherwise."""
+    return encoder.features(torch.cat([sample, sample]))[:1]
 
 
 @torch.no_grad()

@@ -101,7 +101,11 @@ class Branch(nn.Module):
 
     def self_logits(self, x: Tensor) -> Float[Tensor, "batch classes"]:
         """Return H_m(P_m(E_m(x))): all that a teacher or the class statistics need."""
-        logits: Tensor = self.classifier(self.self_embedding(self.encoder(x)))
+        return self.self_logits_of(self.encoder.features(x))
+
+    def self_logits_of(self, features: Float[Tensor, "batch features"]) -> Float[Tensor, "batch classes"]:
+        """Return the same from what ``encoder.features`` gave."""
+        logits: Tensor = self.classifier(self.self_embedding(self.encoder.output(features)))
         return logits
 
     def self_embedding(self, z: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
@@ -289,13 +293,13 @@ class MultimodalModel(nn.Module):
                 rows = batch.present[:, self.spec.modalities.index(name)]
             z = branch.encode(batch.inputs[name] if rows is None else batch.inputs[name][rows])
             self_embedding = branch.self_embedding(z)
-            u[name] = _scatter(self_embedding, rows)
+            u[name] = scatter(self_embedding, rows)
             if self.spec.structure != "fusion":
-                self_logits[name] = _scatter(branch.classifier(self_embedding), rows)
+                self_logits[name] = scatter(branch.classifier(self_embedding), rows)
             if self.spec.structure in ("two-projectors", "one-projector"):
                 infiltration = branch.infiltration_embedding(z, self_embedding)
-                q[name] = _scatter(infiltration, rows)
-                infiltration_logits[name] = _scatter(branch.classifier(infiltration), rows)
+                q[name] = scatter(infiltration, rows)
+                infiltration_logits[name] = scatter(branch.classifier(infiltration), rows)
         return ModelOutput(u, q, self_logits, infiltration_logits, self.fuse(u, q, batch.present))
 
     def fuse(
@@ -333,11 +337,12 @@ class MultimodalModel(nn.Module):
 
     def only(self, modality: Modality, present: Bool[Tensor, "batch modalities"]) -> Bool[Tensor, "batch modalities"]:
         """Return ``present`` with every other modality hidden: the mask of inference with one modality."""
-        keep = torch.tensor([name == modality for name in self.spec.modalities], device=present.device)
-        return present & keep
+        column, mask = self.spec.modalities.index(modality), torch.zeros_like(present)
+        mask[:, column] = present[:, column]
+        return mask
 
 
-def _scatter(values: Tensor, rows: Tensor | None) -> Tensor:
+def scatter(values: Tensor, rows: Tensor | None) -> Tensor:
     """Put the computed rows back among the absent ones, which hold zeros."""
     if rows is None:
         return values

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedcmi_flwr.dataset import DataError, Samples
+from fedcmi_flwr.dataset import DataError
+from fedcmi_flwr.samples import Samples
 from fedcmi_flwr.sections import DataConfig
 from fedcmi_flwr.seeding import derive_seed, numpy_generator
 from fedcmi_flwr.types import Modality

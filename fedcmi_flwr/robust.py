@@ -13,9 +13,7 @@ from flwr.serverapp.strategy.fedtrimmedavg import trim_mean
 from flwr.serverapp.strategy.multikrum import select_multikrum
 
 from fedcmi_flwr.aggregation import AnyArray, weighted_mean
-
-NAMES = ("mean", "median", "trimmed-mean", "krum")
-"""Values of the key ``aggregation``; "mean" is the weighted mean of ``aggregation.py``."""
+from fedcmi_flwr.server_rules import AGGREGATIONS
 
 
 @dataclass(frozen=True)
@@ -41,8 +39,8 @@ class RobustAggregation:
 
     def __post_init__(self) -> None:
         """Check name and ranges."""
-        if self.name not in NAMES[1:]:
-            raise ValueError(f"aggregation = {self.name!r}: not one of {list(NAMES[1:])}.")
+        if self.name not in AGGREGATIONS[1:]:
+            raise ValueError(f"aggregation = {self.name!r}: not one of {list(AGGREGATIONS[1:])}.")
         if not 0 < self.trim_share < 0.5:
             raise ValueError(f"trim-share = {self.trim_share!r}: must be above 0 and below 0.5.")
         if self.malicious_nodes < 0:

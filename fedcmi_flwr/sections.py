@@ -12,10 +12,10 @@ from typing import Any, TypeVar
 from fedcmi_flwr.initialization import INITIALIZATIONS
 from fedcmi_flwr.methods import Scalar
 from fedcmi_flwr.model import FUSIONS
-from fedcmi_flwr.robust import NAMES as AGGREGATIONS
-from fedcmi_flwr.server_optimizers import NAMES as OPTIMIZER_NAMES
+from fedcmi_flwr.server_rules import AGGREGATIONS, OPTIMIZERS
 
 DEVICES = ("auto", "cpu", "cuda")
+PRECISIONS = ("fp32", "bf16", "auto")
 NODE_MEMORIES = ("context", "run-dir")
 
 Section = TypeVar("Section")
@@ -115,7 +115,7 @@ class FederationConfig:
     """Share of the known nodes that evaluate on their own test samples; 0: none."""
     min_available_nodes: int = _number(1)
     """Nodes to wait for before a round starts."""
-    server_optimizer: str = _choice(*OPTIMIZER_NAMES)
+    server_optimizer: str = _choice(*OPTIMIZERS)
     """What the server does with each group's average: takes it ("none"), or a step of Flower's optimiser."""
     server_lr: float = _number(0)
     """Learning rate of the server's optimiser; 0: 1 for fedavgm, 0.01 for fedadam and fedyogi."""
@@ -244,6 +244,9 @@ class MachineConfig:
 
     device: str = _choice(*DEVICES)
     """"auto" takes a GPU when the process sees one."""
+    precision: str = _choice(*PRECISIONS)
+    """What nodes' encoders compute in: float32, bfloat16 ("bf16"; weights, heads and losses stay float32), or bfloat16
+    for large encoders on a GPU or CPU that has it ("auto")."""
     torch_threads: int = _number(1)
     """CPU threads of torch in each process; another number may change the last bits of the weights."""
 

@@ -10,8 +10,8 @@ from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAdam, FedAvgM, FedYogi
 
 from fedcmi_flwr.aggregation import AnyArray
+from fedcmi_flwr.server_rules import OPTIMIZERS
 
-NAMES = ("none", "fedavgm", "fedadam", "fedyogi")
 MOMENTS = ("momentum_vector", "m_t", "v_t")
 """Attributes in which Flower's strategies keep their moments: a list in FedAvgM, name -> array in the others."""
 OWN_LR = {"fedavgm": 1.0, "fedadam": 0.01, "fedyogi": 0.01}
@@ -42,8 +42,8 @@ class ServerOptimizer:
     """
 
     def __init__(self, name: str, lr: float, momentum: float) -> None:
-        if name not in NAMES[1:]:
-            raise ValueError(f"server-optimizer {name!r}: not one of {list(NAMES)}.")
+        if name not in OPTIMIZERS[1:]:
+            raise ValueError(f"server-optimizer {name!r}: not one of {list(OPTIMIZERS)}.")
         if not 0 < lr < math.inf or not 0 <= momentum < 1:
             raise ValueError(f"server-lr {lr} must be above 0 and finite, server-momentum {momentum} in [0, 1).")
         self.name = name

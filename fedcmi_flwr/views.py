@@ -100,14 +100,19 @@ class Views:
             height, width = stored.shape[-2:]
             size = (self.size or height, self.size or width)
             if chance is not None and modality.name in self.augmented:
-                boxes = random_boxes(len(stored), height, width, chance).to(stored.device)
-                mirrored = (torch.rand(len(stored), generator=chance) < 0.5).to(stored.device)
+                boxes = random_boxes(len(stored), height, width, chance).to(stored.device, non_blocking=True)
+                mirrored = (torch.rand(len(stored), generator=chance) < 0.5).to(stored.device, non_blocking=True)
                 stored = cut_out(stored.float(), boxes, mirrored, size)
             elif size != (height, width):
                 planes = stored.float().flatten(0, -4)  # frames beside samples
                 scaled = F.interpolate(planes, size, mode="bilinear", antialias=True)
                 stored = scaled.reshape(*stored.shape[:-2], *size)
         return normalise(stored, modality)
+
+    def repeat(self, modality: ModalitySpec) -> bool:
+        """Return whether training sees the same of a sample in every epoch, which is what evaluation sees."""
+        drawn = modality.kind == "frames" and self.frames > 0
+        return modality.name not in self.augmented and not drawn
 
     def evaluation_batch(self, modalities: Sequence[ModalitySpec]) -> int:
         """Return the samples of a batch where no gradient is needed: fewer than EVALUATION_BATCH of large ones."""
@@ -171,7 +176,7 @@ def _along_channels(value: float | tuple[float, ...], modality: ModalitySpec, li
     if not isinstance(value, tuple):
         return value
     behind = AXES[modality.kind][::-1].index("channels")
-    return torch.tensor(value, device=like.device).reshape(-1, *[1] * behind)
+    return torch.tensor(value).reshape(-1, *[1] * behind).to(like.device, non_blocking=True)
 
 
 def random_boxes(count: int, height: int, width: int, chance: torch.Generator) -> Int[Tensor, "batch 4"]:

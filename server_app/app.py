@@ -16,7 +16,7 @@ from fedcmi_flwr import node_memory, pretrained
 from fedcmi_flwr.aggregation import AnyArray, moving_average
 from fedcmi_flwr.cache import cache_directory
 from fedcmi_flwr.config import RunConfig, read_run_config
-from fedcmi_flwr.dataset import Samples, check_modality_names, load_split, locate
+from fedcmi_flwr.dataset import check_modality_names, load_split, locate
 from fedcmi_flwr.evaluate import evaluate
 from fedcmi_flwr.guards import Guards
 from fedcmi_flwr.initialization import initialize
@@ -28,6 +28,7 @@ from fedcmi_flwr.packing import to_arrays, to_state_dict
 from fedcmi_flwr.partitions import validation_samples
 from fedcmi_flwr.privacy import Privacy, PrivacyBudgetError, check_arrays
 from fedcmi_flwr.robust import RobustAggregation
+from fedcmi_flwr.samples import Samples
 from fedcmi_flwr.schema import DatasetSpec, read_spec
 from fedcmi_flwr.sections import section_items
 from fedcmi_flwr.seeding import torch_global_seed

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedcmi_flwr.dataset import Samples
 from fedcmi_flwr.dominance import NOBODY, Dominance
 from fedcmi_flwr.methods import LocalRound
 from fedcmi_flwr.model import ModelSpec, MultimodalModel
+from fedcmi_flwr.samples import Samples
 from fedcmi_flwr.schema import DatasetSpec, ModalitySpec, array_path, labels_path, samples_path, write_spec
 from fedcmi_flwr.types import Batch
 
@@ -131,7 +131,7 @@ def batch(
         x = torch.randn(len(mask), *SHAPE, generator=generator, dtype=torch.float64)
         values[names[column]] = x * mask[:, column].reshape(-1, 1, 1, 1)
     labels = torch.arange(len(mask)) % 3
-    return Batch(values, labels, mask, complete=bool(mask[:, list(owned)].all()))
+    return Batch(values, labels, mask, bool(mask[:, list(owned)].all()), torch.arange(len(mask)))
 
 
 def samples(count: int, modalities: Sequence[str] = ("audio", "visual"), seed: int = 0) -> Samples:

@@ -29,6 +29,7 @@ RUN_ELSEWHERE = {
     "make demo": ROOT / ".ci" / "run",
     "make test": ROOT / ".ci" / "run",
     "fedcmi deploy": ROOT / "tests" / "server_app" / "test_rehearsal.py",
+    "make bench": ROOT / "tests" / "test_benchmarks.py",
 }
 SHORTER = {
     "fedcmi prep": "",

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import ClassVar
 
+import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
@@ -53,12 +54,16 @@ class Encoder(nn.Module):
 
     kinds: ClassVar[tuple[str, ...]] = ()
     """Kinds of modality that it reads."""
+    large: ClassVar[bool] = False
+    """Whether it is large enough for another layout and number format to pay."""
 
     def __init__(self, trunk: nn.Module, output: nn.Module) -> None:
         super().__init__()
         self.trunk = trunk
         self.output = output
         self.frozen = False
+        self.in_bfloat16 = False
+        """Whether the trunk computes in bfloat16; its weights stay float32, and so does the output layer."""
 
     def freeze(self) -> None:
         """Leave the trunk as it is from now on: no gradients, and eval mode whatever mode the model is in."""
@@ -75,8 +80,21 @@ class Encoder(nn.Module):
 
     def forward(self, x: Shaped[Tensor, "batch ..."]) -> Float[Tensor, "batch dim"]:
         """Return z of each sample."""
-        z: Tensor = self.output(self.trunk(x))
+        z: Tensor = self.output(self.features(x))
         return z
+
+    def features(self, x: Shaped[Tensor, "batch ..."]) -> Float[Tensor, "batch features"]:
+        """Return what the trunk makes of each sample."""
+        if not self.in_bfloat16:
+            return self.read(x)
+        with torch.autocast(x.device.type, torch.bfloat16):
+            read = self.read(x)
+        return read.float()
+
+    def read(self, x: Shaped[Tensor, "batch ..."]) -> Float[Tensor, "batch features"]:
+        """Return the trunk's output in the format that it computes in."""
+        width: Tensor = self.trunk(x)
+        return width
 
     @classmethod
     def trunk_state(cls, published: Mapping[str, Tensor]) -> dict[str, Tensor]:

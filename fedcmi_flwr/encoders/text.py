@@ -36,6 +36,7 @@ class Bert(Encoder):
     """
 
     kinds: ClassVar[tuple[str, ...]] = ("tokens",)
+    large: ClassVar[bool] = True
 
     def __init__(
         self, modality: ModalitySpec, embedding_dim: int, normalization: str, options: Mapping[str, Any], frozen: bool
@@ -56,16 +57,14 @@ class Bert(Encoder):
         super().__init__(BertModel(config), output_layer(config.hidden_size, embedding_dim, frozen))
         self.width: int = config.hidden_size
 
-    def forward(self, x: Int[Tensor, "batch time"]) -> Float[Tensor, "batch dim"]:
-        """Return z of each sample; padding is masked, except at position 0, so that an empty text has a z too."""
+    def read(self, x: Int[Tensor, "batch time"]) -> Float[Tensor, "batch features"]:
+        """Return BERT's pooled output; padding is masked, except at position 0, so that an empty text has one too."""
         mask = x != 0
         mask[:, 0] = True
-        if len(x) > 0:
-            pooled = self.trunk(input_ids=x, attention_mask=mask.long()).pooler_output
-        else:  # which BertModel cannot reshape
-            pooled = torch.zeros(0, self.width, device=x.device)
-        z: Tensor = self.output(pooled)
-        return z
+        if len(x) == 0:  # which BertModel cannot reshape
+            return torch.zeros(0, self.width, device=x.device)
+        pooled: Tensor = self.trunk(input_ids=x, attention_mask=mask.long()).pooler_output
+        return pooled
 
     @classmethod
     def trunk_state(cls, published: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -16,13 +17,13 @@ LAYERS: dict[str, Callable[[int], nn.Module]] = {"batch": nn.BatchNorm2d, "group
 class ImageEncoder(Encoder):
     """An encoder whose trunk reads [batch, channels, height, width]."""
 
-    def forward(self, x: Float[Tensor, "batch *time channels height width"]) -> Float[Tensor, "batch dim"]:
-        """Return z of each sample; the features of frames are averaged over time before the output layer."""
-        if x.ndim == 4:
-            return super().forward(x)
-        features: Tensor = self.trunk(x.flatten(0, 1))
-        z: Tensor = self.output(features.unflatten(0, x.shape[:2]).mean(1))
-        return z
+    def read(self, x: Float[Tensor, "batch *time channels height width"]) -> Float[Tensor, "batch features"]:
+        """Return the trunk's output; that of frames is averaged over time."""
+        images = x if x.ndim == 4 else x.flatten(0, 1)
+        if self.large:  # the layout of its weights, see model_from_config.place
+            images = images.contiguous(memory_format=torch.channels_last)
+        features: Tensor = self.trunk(images)
+        return features if x.ndim == 4 else features.unflatten(0, x.shape[:2]).mean(1)
 
 
 class SmallCNN(ImageEncoder):
@@ -75,6 +76,7 @@ class ResNet18(ImageEncoder):
     """
 
     kinds: ClassVar[tuple[str, ...]] = ("spectrogram", "image", "frames")
+    large: ClassVar[bool] = True
 
     def __init__(
         self, modality: ModalitySpec, embedding_dim: int, normalization: str, options: Mapping[str, Any], frozen: bool
@@ -114,6 +116,7 @@ class DenseNet121(ImageEncoder):
     """
 
     kinds: ClassVar[tuple[str, ...]] = ("image", "frames")
+    large: ClassVar[bool] = True
 
     def __init__(
         self, modality: ModalitySpec, embedding_dim: int, normalization: str, options: Mapping[str, Any], frozen: bool

@@ -43,8 +43,33 @@ class LocalRound:
     """The node's samples once, in stored order, on the model's device."""
     generator: torch.Generator
     """The method's own random numbers of this round and node, on the CPU."""
+    features: Mapping[Modality, Float[Tensor, "samples features"]] = field(default_factory=dict)
+    """What a teacher's encoder makes of each sample, by place: of the teachers to which a sample is always the same."""
     own: Any = None
     """What :meth:`Method.prepare` made for the method itself."""
+
+    @torch.no_grad()
+    def teacher_logits(self, modality: Modality, batch: Batch) -> Float[Tensor, "batch classes"]:
+        """Return a teacher's self logits of a batch.
+
+        Features that are known already are not computed again. The layers behind them are: they take no time, and their
+        last bits depend on the batch's size, those of convolutions do not.
+
+        Parameters
+        ----------
+        modality
+            One of ``teachers``.
+        batch
+            Training samples.
+
+        Returns
+        -------
+        [batch, classes]; of no meaning for samples without the modality.
+        """
+        teacher = self.teachers[modality]
+        if modality not in self.features:
+            return teacher.self_logits(batch.inputs[modality])
+        return teacher.self_logits_of(self.features[modality][batch.places])
 
 
 @dataclass(frozen=True)

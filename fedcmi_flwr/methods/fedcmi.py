@@ -115,10 +115,8 @@ class CrossModalInfiltration(Method):
         d = decided.dominant
         if d is None or d not in local.teachers:
             return []
-        with torch.no_grad():
-            teacher = local.teachers[d].self_logits(batch.inputs[d])
-        losses = []
-        certain = torch.ones(teacher.shape[1])
+        teacher, losses = local.teacher_logits(d, batch), []
+        certain = torch.ones_like(teacher[0])
         for name in (name for name in local.owned if name != d):
             temperature = decided.temperature.get(name, certain).to(teacher)[batch.labels]
             rows = present[name] & present[d]

@@ -27,7 +27,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from fedcmi_flwr.dataset import Samples
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from fedcmi_flwr.samples import CPU, Samples, take
 from fedcmi_flwr.schema import ModalitySpec
 
 MEAN, STD = (tuple(255 * x for x in values) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
@@ -69,7 +71,8 @@ def make(directory: Path, count: int, size: int) -> None:
 Read = Callable[[np.ndarray], dict[str, torch.Tensor]]
 
 
-def _samples(directory: Path, count: int, size: int) -> Samples:
+def prepared_samples(directory: Path, count: int, size: int) -> Samples:
+    """Return the prepared form of the samples."""
     specs = (AUDIO, visual(size))
     arrays = {spec.name: np.load(directory / f"{spec.name}.npy", mmap_mode="r") for spec in specs}
     rows, labels = np.arange(count), np.zeros(count, dtype=np.int64)
@@ -78,14 +81,14 @@ def _samples(directory: Path, count: int, size: int) -> Samples:
 
 def prepared_batches(directory: Path, count: int, size: int) -> Read:
     """Return this project's way to read a batch for a CPU."""
-    samples = _samples(directory, count, size)
+    samples = prepared_samples(directory, count, size)
     return lambda chosen: dict(samples.batch(chosen, ("audio", "visual")).inputs)
 
 
 def stored_batches(directory: Path, count: int, size: int) -> Read:
     """Return this project's way to read a batch for a GPU, up to the copy to it."""
-    samples = _samples(directory, count, size)
-    return lambda chosen: {spec.name: samples._read(spec, chosen, None) for spec in samples.modalities}
+    samples = prepared_samples(directory, count, size)
+    return lambda chosen: {name: take(array, chosen, None, CPU) for name, array in samples.arrays.items()}
 
 
 def decoded_batches(directory: Path, count: int, size: int) -> Read:

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from client_app.train import Received, RunningLosses, begin_round, train
-from fedcmi_flwr.dataset import Samples
 from fedcmi_flwr.methods import METHODS, CrossModalInfiltration, FedAvg, Method
 from fedcmi_flwr.model import MultimodalModel
+from fedcmi_flwr.samples import Samples
 from fedcmi_flwr.sections import TrainingConfig
 from fedcmi_flwr.types import LossTerms
 

@@ -98,6 +98,7 @@ def test_overrides_reach_the_method_and_integers_stand_for_floats() -> None:
         ("momentum", 1.5, "a number from 0 to 1"),
         ("weight-decay", -1e-4, "a number from 0"),
         ("device", "tpu", "one of auto, cpu, cuda"),
+        ("precision", "fp16", "one of fp32, bf16, auto"),
         ("torch-threads", 0, "a number from 1"),
         ("checkpoint-every", -1, "a number from 0"),
         ("checkpoint-keep", 0, "a number from 1"),

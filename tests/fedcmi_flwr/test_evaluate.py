@@ -8,7 +8,7 @@ import oracle
 import pytest
 import torch
 
-from fedcmi_flwr.evaluate import Counts, class_statistics, evaluate, summarise
+from fedcmi_flwr.evaluate import Counts, evaluate, measure, summarise
 from fedcmi_flwr.model import MultimodalModel
 from fedcmi_flwr.types import Batch
 
@@ -19,7 +19,7 @@ PRESENT = [[1, 1, 0], [1, 0, 0], [0, 1, 1], [1, 1, 1], [0, 0, 1], [0, 0, 0], [1,
 def test_class_statistics_are_the_oracles() -> None:
     model = oracle.model(THREE).train()
     batches = [oracle.batch(PRESENT, range(3), seed=0), oracle.batch(PRESENT[::-1], range(3), seed=1)]
-    stats = class_statistics(model, batches)
+    stats = measure(model, batches).stats
     assert model.training
     for column, name in enumerate(THREE):
         total, count = np.zeros(3), np.zeros(3, dtype=np.int64)
@@ -35,7 +35,7 @@ def test_class_statistics_are_the_oracles() -> None:
 def test_statistics_leave_the_model_as_it_was() -> None:
     model = oracle.model().train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    class_statistics(model, [oracle.batch([[1, 1]] * 4)])
+    measure(model, [oracle.batch([[1, 1]] * 4)])
     evaluate(model, [oracle.batch([[1, 1]] * 4)])
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert model.training
@@ -43,7 +43,7 @@ def test_statistics_leave_the_model_as_it_was() -> None:
 
 
 def test_statistics_of_an_owned_subset_only() -> None:
-    stats = class_statistics(oracle.model(THREE, owned=("touch",)), [oracle.batch([[0, 0, 1]] * 4, (2,))])
+    stats = measure(oracle.model(THREE, owned=("touch",)), [oracle.batch([[0, 0, 1]] * 4, (2,))]).stats
     assert {name: count.tolist() for name, count in stats.count.items()} == {"touch": [2, 1, 1]}
 
 

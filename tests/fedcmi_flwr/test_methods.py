@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fedcmi_flwr.dominance import NOBODY, decide_dominance
-from fedcmi_flwr.evaluate import class_statistics
+from fedcmi_flwr.evaluate import measure
 from fedcmi_flwr.methods import CrossModalInfiltration, FedAvg, Method
 from fedcmi_flwr.model import MultimodalModel
 from fedcmi_flwr.types import ClassStats, LossTerms, ModelOutput
@@ -177,7 +177,7 @@ def _count_calls(teachers: Mapping[str, torch.nn.Module]) -> dict[str, int]:
         def count(*_: object, name: str = name) -> None:
             calls[name] += 1
 
-        branch.encoder.register_forward_hook(count)
+        branch.encoder.trunk.register_forward_hook(count)
     return calls
 
 
@@ -192,7 +192,7 @@ def test_samples_without_both_modalities_do_not_decide_the_batch() -> None:
     p = {m: [oracle.softmax(row)[1] for row in output.self_logits[m].detach().numpy()] for m in TWO}
     assert sum(p["audio"][:2]) > sum(p["visual"][:2])
     assert sum(p["audio"]) < sum(p["visual"])
-    local = oracle.local_round(model, teachers=_teachers(*TWO), stats=class_statistics(model, [batch]))
+    local = oracle.local_round(model, teachers=_teachers(*TWO), stats=measure(model, [batch]).stats)
     calls = _count_calls(local.teachers)
     replace(FULL, dominance="batch").loss_terms(model, batch, output, local)
     assert calls == {"audio": 1, "visual": 0}

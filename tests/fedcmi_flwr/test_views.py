@@ -11,9 +11,10 @@ from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms import functional as reference
 
 from client_app.train import Received, train
-from fedcmi_flwr.dataset import Samples, load_split
+from fedcmi_flwr.dataset import load_split
 from fedcmi_flwr.methods import METHODS
 from fedcmi_flwr.model import ModelSpec, MultimodalModel
+from fedcmi_flwr.samples import Samples
 from fedcmi_flwr.schema import ModalitySpec
 from fedcmi_flwr.sections import ConfigError, TrainingConfig, ViewConfig
 from fedcmi_flwr.views import AS_STORED, Views, check_views, cut_out, normalise, random_boxes, views_from
