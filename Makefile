@@ -21,8 +21,8 @@ install: .venv/installed ## make .venv and install the project with its developm
 demo: .venv/installed ## train FedCMI+ on av-digits, 10 simulated nodes, 20 rounds (ARGS='--seed 1' for more options)
 	@$(BIN)/fedcmi run $(ARGS)
 
-test: .venv/installed ## run all tests, Ray and deployment included
-	@$(BIN)/python -m pytest
+test: .venv/installed ## run all tests, Ray and deployment included, two files at a time
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --durations 25 $(ARGS)
 
 check: lint ## lint, types, import rules, docstrings, doctests
 	$(BIN)/mypy
