@@ -8,7 +8,7 @@ The commands are those of the README: ``fedcmi deploy init deployment --nodes no
 What happens in the six rounds:
 
     1   edge-both, edge-both-2 and edge-audio train; a stranger is turned away; edge-visual tries with a wrong authority
-    2   edge-audio is killed while it trains; edge-visual joins
+    2   edge-audio is killed while it trains, and of edge-both the process that trains; edge-visual joins
     3   edge-both-2 raises, since its data are gone; edge-audio is started again
     4   the SuperLink is killed after the round's checkpoint, started again, and the run resumed
     5-6 all train; another run is interrupted
@@ -17,6 +17,7 @@ What happens in the six rounds:
 import json
 import logging
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -28,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import edges
+import psutil
 import pytest
 
 from client_app.app import app as client_app
@@ -84,8 +86,7 @@ class Story:
         training = self.begin(f"fedcmi deploy run deployment --run-dir runs/edge {settings}", "run")
         self.start_stranger()
         wrong = self.begin_with_a_wrong_authority()
-        self.wait("edge-audio trains in round 2", lambda: "round 2: partition 2 holds" in self.log("edge-audio"))
-        os.kill(int((self.home / "edge-audio.pid").read_text()), signal.SIGKILL)
+        self.kill_while_they_train()
         self.end(wrong, 1)
         shutil.copyfile(self.kit / "server" / "ca.crt", self.kit / "nodes" / "edge-visual" / "ca.crt")
         self.fedcmi("fedcmi deploy up deployment --only edge-visual")
@@ -115,6 +116,20 @@ class Story:
         run.terminate()
         self.end(run, 143)
         self.runs = ask(flower_environment(self.home / "superlink"), "list", CONNECTION)["runs"]
+
+    def kill_while_they_train(self) -> None:
+        """Kill the SuperNode of edge-audio, and the client's process of edge-both, each when it trains in round 2."""
+        waiting = {"edge-audio": "flower-supernode", "edge-both": "flwr-clientapp"}
+
+        def all_are_killed() -> bool:
+            for place, name in enumerate(edges.EDGES):
+                if name in waiting and f"round 2: partition {place} holds" in self.log(name):
+                    family = map(psutil.Process, processes.family(self.home / name))
+                    program = waiting.pop(name)
+                    next(process for process in family if program in " ".join(process.cmdline())).kill()
+            return not waiting
+
+        self.wait("the training of round 2", all_are_killed)
 
     def start_stranger(self) -> None:
         """Start a SuperNode with the right authority and a key that nobody registered."""
@@ -266,10 +281,16 @@ def test_a_device_that_joins_late_trains(records: list[dict[str, Any]]) -> None:
 
 
 def test_a_killed_device_is_missed_by_name_and_comes_back(records: list[dict[str, Any]]) -> None:
-    (line,) = records[2]["refused"]
+    (line,) = [line for line in records[2]["refused"] if "partition 2" in line]
     assert "(partition 2, audio)" in line
-    assert records[2]["owners"]["audio"] == [0, 1]
+    assert records[2]["owners"]["audio"] == [1]
     assert 2 in records[ROUNDS]["owners"]["audio"]
+
+
+def test_a_killed_client_is_refused_by_name_and_its_node_trains_on(records: list[dict[str, Any]]) -> None:
+    (line,) = [line for line in records[2]["refused"] if "partition 0" in line]
+    assert re.search(r"Reply of node \d+ \(partition 0, audio\+visual\) refused: error 8: ", line)
+    assert 0 in records[3]["owners"]["shared"]
 
 
 def test_a_device_that_raises_is_refused_with_its_reason_and_comes_back(records: list[dict[str, Any]]) -> None:
