@@ -45,6 +45,7 @@ def test_images_and_labels_are_not_mistaken(tmp_path: Path, write_idx: Callable)
         (gzip.compress(bytes([0, 0, 8, 3]) + struct.pack(">3I", 2, 2, 2) + b"1234567"), "7 bytes of data"),
         (gzip.compress(bytes([0, 0, 8, 3]) + struct.pack(">3I", 2, 2, 2) + b"123456789"), "says 2 x 2 x 2"),
     ],
+    ids=["no gzip", "empty", "nothing packed", "no sizes", "too short", "too long"],
 )
 def test_other_contents_are_refused(tmp_path: Path, content: bytes, problem: str) -> None:
     (tmp_path / "i.gz").write_bytes(content)
