@@ -80,7 +80,7 @@ def _run(chosen: "Launch", clients_at_once: int | None) -> None:
     """Run a simulation; then show its summary."""
     from server_app import launch
 
-    console.print(f"run directory: {chosen.run_dir}")
+    console.print(f"run directory: {chosen.run_dir}", markup=False)
     if chosen.engine == Engine.FLOWER:
         launch.run_with_flower(chosen.raw, chosen.num_nodes, console.print, clients_at_once)
     else:
@@ -89,7 +89,7 @@ def _run(chosen: "Launch", clients_at_once: int | None) -> None:
         logging.getLogger("flwr").setLevel(logging.ERROR)
         launch.run_in_process(chosen.raw, chosen.num_nodes, client_app, console.print)
     console.print(Markdown((chosen.run_dir / "summary.md").read_text(encoding="utf-8")))
-    console.print(f"run directory: {chosen.run_dir}")
+    console.print(f"run directory: {chosen.run_dir}", markup=False)
 
 
 @app.command()
@@ -133,7 +133,7 @@ def bench(
             console.print(Markdown(bench_table.write_results(planned, chosen, target, out)))
     except (OSError, ValueError) as error:
         raise fail(error) from error
-    console.print(f"results: {out / 'results.csv'}, {out / 'table.md'}, {out / 'accuracy-*.png'}")
+    console.print(f"results: {out / 'results.csv'}, {out / 'table.md'}, {out / 'accuracy-*.png'}", markup=False)
     if failed:
         raise fail("failed: " + ", ".join(str(experiment.run_dir) for experiment in failed))
 

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -48,7 +49,7 @@ def up(
 
     end_with_what_was_started()
     try:
-        Rehearsal(directory).up(only or [], without or [], console.print)
+        Rehearsal(directory).up(only or [], without or [], partial(console.print, markup=False))
     except (OSError, ValueError, RuntimeError) as error:
         raise fail(error) from error
 
@@ -90,14 +91,14 @@ def run(
 
     end_with_what_was_started()
     try:
-        chosen = train(directory, recipe, set_ or [], run_dir, resume, console.print)
+        chosen = train(directory, recipe, set_ or [], run_dir, resume, partial(console.print, markup=False))
     except RunFinishedError as finished:
         console.print(str(finished), markup=False)
         return
     except (OSError, ValueError, RuntimeError) as error:
         raise fail(error) from error
     console.print(Markdown((chosen / "summary.md").read_text(encoding="utf-8")))
-    console.print(f"run directory: {chosen}")
+    console.print(f"run directory: {chosen}", markup=False)
 
 
 @deploy.command()

@@ -15,6 +15,8 @@ MOST_SAMPLES = 10**12
 """No node has more samples, nor passes over them; sums over nodes stay whole numbers of 64 bits."""
 LARGEST_SUM = 1e100
 """No sum of losses in single precision over that many samples is larger; sums over nodes stay finite."""
+VARIANCE = "running_var"
+"""Last part of the name of batch norm's variance; below 0 its root, and so all that follows, would be NaN."""
 LONGEST_NAME = 100
 """Characters of the name of a loss term or a prediction."""
 LONGEST_LINE = 2000
@@ -22,7 +24,7 @@ LONGEST_LINE = 2000
 
 
 def check_arrays(arrays: Mapping[str, AnyArray], sent: Mapping[str, AnyArray]) -> None:
-    """Raise WireError unless the arrays have the names, shapes and dtypes of those sent, and finite values."""
+    """Raise WireError unless the arrays have the names, shapes and dtypes of those sent, and values that can be."""
     missing, extra = sorted(set(sent) - set(arrays)), sorted(set(arrays) - set(sent))
     if missing or extra:
         raise WireError(f"arrays: missing {missing}, extra {extra}.")
@@ -33,6 +35,8 @@ def check_arrays(arrays: Mapping[str, AnyArray], sent: Mapping[str, AnyArray]) -
                 f"arrays: {name!r} is {array.dtype} {list(array.shape)}, expected {expected.dtype} "
                 f"{list(expected.shape)}."
             )
+        if name.endswith(VARIANCE) and (np.asarray(array, np.float64) < 0).any():
+            raise WireError(f"arrays: {name!r} is a variance and holds a number below 0.")
     check_finite(arrays)
 
 

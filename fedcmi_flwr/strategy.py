@@ -186,6 +186,7 @@ class FedCMI(FedAvg):
         self.report = report
         report.arrays = {name: array.numpy() for name, array in arrays.items()}
         report.names = group_names(tuple(report.arrays), self.groups)
+        report.privacy = None if self.privacy is None else self.privacy.spent(self.releases)
         try:
             chosen = self.nodes.sample(grid, server_round, self.fraction_train, self.min_train_nodes, "train")
         except RoundFailedError as error:
@@ -325,21 +326,24 @@ class FedCMI(FedAvg):
         return self._task_messages(MessageType.EVALUATE, server_round, values, config, chosen)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
-        """Add up correct predictions and samples over nodes, then divide; malformed replies are refused."""
-        totals = self.report.evaluated
+        """Add up correct predictions and samples over nodes, then divide; malformed and missing replies are noted."""
+        totals, waiting = self.report.evaluated, self.report.to_evaluate
         for message in replies:
             node = message.metadata.src_node_id
+            asked = node in waiting
+            waiting.discard(node)
             try:
                 content = content_of(message)
-                if node not in self.report.to_evaluate:
+                if not asked:
                     raise WireError("it was not asked in this round, or answered before.")
-                self.report.to_evaluate.remove(node)
                 counts = wire.read_evaluate_reply(content, self.num_classes)
             except WireError as error:
                 self.report.refuse(node, f"Evaluation of node {node} refused: {error}")
                 continue
             for name, found in counts.items():
                 totals[name] = totals[name] + found if name in totals else found
+        for node in sorted(waiting):
+            self.report.refuse(node, f"No evaluation of {self.report.describe(node)}. The round's time is over.")
         if not totals:
             return None
         return MetricRecord({f"accuracy.{name}": found.accuracy for name, found in totals.items()})

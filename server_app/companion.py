@@ -28,14 +28,19 @@ def accompany(command: Sequence[str]) -> int:
     -------
     The command's exit status.
     """
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
-    threading.Thread(target=_end_with_input, args=(process.pid,), daemon=True).start()
-    return process.wait()
+    process, ending = subprocess.Popen(command, stdin=subprocess.DEVNULL), threading.Event()
+    watch = threading.Thread(target=_end_with_input, args=(process.pid, ending), daemon=True)
+    watch.start()
+    status = process.wait()
+    if ending.is_set():  # the command may end before what it started
+        watch.join()
+    return status
 
 
-def _end_with_input(pid: int) -> None:
+def _end_with_input(pid: int, ending: threading.Event) -> None:
     while os.read(sys.stdin.fileno(), 1):
         pass
+    ending.set()
     with contextlib.suppress(psutil.NoSuchProcess):
         end_family(pid)
 

@@ -243,6 +243,17 @@ def epsilon_spent(record: Mapping[str, Any]) -> str:
     return "none" if spent is None else f"epsilon {spent['epsilon']:.3g} at delta {spent['delta']:g}"
 
 
+def failed_rounds(trained: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a line for each round that failed and left the model as it was; the line says which one and why."""
+    return [record["failed"] for record in trained if record.get("failed")]
+
+
+def _dominant(trained: Sequence[Mapping[str, Any]]) -> str:
+    """Return the last round's dominant modality, for people; a failed round, and one without a teacher, has none."""
+    measured = [record["measured"]["dominant"] for record in trained]
+    return measured[-1] or ("none" if any(measured) else "not measured by this method")
+
+
 def _privacy_lines(trained: Sequence[Mapping[str, Any]], config: Mapping[str, Any]) -> list[str]:
     if trained[-1].get("privacy") is None:
         return []
@@ -266,6 +277,7 @@ def summary(records: Sequence[Mapping[str, Any]], config: Mapping[str, Any], plo
     ]
     down, up = (sum(sum(record[key].values()) for record in trained) / 1e6 for key in ("bytes_down", "bytes_up"))
     refused, bounded = ([line for record in trained for line in record[key]] for key in ("refused", "bounded"))
+    failed = failed_rounds(trained)
     return "\n".join(
         [
             f"# {config['method']} on {config['data']}, seed {config['seed']}, {len(trained)} rounds",
@@ -278,8 +290,9 @@ def summary(records: Sequence[Mapping[str, Any]], config: Mapping[str, Any], plo
             "",
             f"- training time {sum(record['seconds'] for record in trained):.1f} s, sent to nodes {down:.2f} MB, "
             f"received {up:.2f} MB",
-            f"- dominant modality in the last round: {last['measured']['dominant'] or 'not measured by this method'}",
+            f"- dominant modality in the last round: {_dominant(trained)}",
             *_privacy_lines(trained, config),
+            *([f"- failed rounds: {len(failed)}", *[f"  - {line}" for line in failed]] if failed else []),
             f"- replies refused or missing: {len(refused)}",
             *[f"  - {line}" for line in refused],
             *([f"- kept within bounds: {len(bounded)}", *[f"  - {line}" for line in bounded]] if bounded else []),

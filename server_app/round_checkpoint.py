@@ -145,7 +145,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     Raises
     ------
     CheckpointError
-        A file is missing or differs from its checksum, or is not what :func:`write_checkpoint` writes.
+        A file cannot be read or differs from its checksum, or is not what :func:`write_checkpoint` writes.
     """
     try:
         lines = (path / SUMS).read_text(encoding="utf-8").splitlines()
@@ -158,7 +158,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         names = described["names"]
         parts = {part: {name: flat[f"{part}/{name}"] for name in members} for part, members in names.items()}
         return _from_parts(described, parts)
-    except (FileNotFoundError, SafetensorError, LookupError, TypeError, ValueError) as error:
+    except (OSError, SafetensorError, LookupError, TypeError, ValueError) as error:
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(f"checkpoint {path} is broken: {error!r}") from error

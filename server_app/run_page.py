@@ -21,7 +21,7 @@ from server_app.charts import (
     draw_nodes,
     heat_map_height,
 )
-from server_app.report import LAST_ROUNDS, epsilon_spent, final_accuracy, held_out, percent
+from server_app.report import LAST_ROUNDS, epsilon_spent, failed_rounds, final_accuracy, held_out, percent
 from server_app.run_reader import Record, Run
 from server_app.settings_tables import environment_table, settings_tables
 from server_app.statistics import cumulative_megabytes
@@ -86,6 +86,7 @@ def _results(run: Run) -> list[str]:
         ("received from nodes", f"{up:.2f} MB"),
         ("dominant in the last round", last["measured"]["dominant"] or "not measured"),
         ("differential privacy", epsilon_spent(last)),
+        ("failed rounds", str(len(failed_rounds(trained)))),
         ("replies refused or missing", str(sum(len(record["refused"]) for record in trained))),
     ]
     caption = f"Accuracy of the global model on {held_out(run.config)}; macro and worst class: of the last round."
@@ -234,7 +235,7 @@ def _nodes(run: Run) -> list[str]:
     )
     caption = f"What each node owns, and the training samples that it said it has.{_unknown(run, nodes, examples)}"
     made = chart("nodes", "", "Modalities and samples of the nodes", caption, 2.4 + 0.35 * len(run.modalities), draw)
-    return [html.heading("Nodes"), html.figures([made]), *_refused(run.trained)]
+    return [html.heading("Nodes"), html.figures([made]), *_failed(run.trained), *_refused(run.trained)]
 
 
 def _unknown(run: Run, nodes: Sequence[str], examples: Mapping[str, int]) -> str:
@@ -244,6 +245,11 @@ def _unknown(run: Run, nodes: Sequence[str], examples: Mapping[str, int]) -> str
     if not silent:
         return ""
     return f" {silent} of {len(nodes)} never sent a reply that was used, so their samples are not known."
+
+
+def _failed(trained: Sequence[Mapping[str, Any]]) -> list[str]:
+    lines = failed_rounds(trained)
+    return [html.heading("Rounds that failed and left the model as it was", 3), html.bullets(lines)] if lines else []
 
 
 def _refused(trained: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -4,6 +4,7 @@ from pathlib import Path
 from shlex import quote
 
 from server_app.deploy import services
+from server_app.deploy.certificates import AUTHORITY_DAYS, SERVER_DAYS
 from server_app.deploy.plan import Node, Plan
 from server_app.flower_cli import CONNECTION
 
@@ -161,7 +162,10 @@ def _notes(plan: Plan) -> str:
   after about a minute, and until then a second one with its key is turned away (code 305): its service tries again.
 """
     if plan.secure:
-        text += """- Certificates are valid from a day before they were made; devices with an earlier clock cannot join.
+        text += f"""- Certificates are valid from a day before they were made; devices with an earlier clock cannot
+  join. The server's is valid for {SERVER_DAYS} days and the authority's for {AUTHORITY_DAYS}. Nothing renews them:
+  `fedcmi deploy init` into another directory makes new ones, and new keys, for the server and every device.
+- A lost device is shut out by `flwr supernode unregister NODE_ID {CONNECTION}`, with the id from the list above.
 - Flower has no accounts here. Whoever reaches the port can also register keys and start runs, as `flwr` does above, so
   let only devices and operators reach it (firewall, VPN).
 """

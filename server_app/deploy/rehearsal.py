@@ -53,7 +53,7 @@ class Rehearsal:
     """
 
     def __init__(self, directory: Path) -> None:
-        self.kit = directory.absolute()
+        self.kit = directory.resolve()  # its processes are found by its path, by whichever way it is named
         self.plan: Plan = read_plan(self.kit)
         self.home = self.kit / "rehearsal"
         self.authority = self.kit / "server" / "ca.crt" if self.plan.secure else None

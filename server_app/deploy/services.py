@@ -155,7 +155,12 @@ def containerfile(role: str, command: Sequence[str], mounts: Sequence[str], port
 #     podman run -d --restart=always {shlex.join(options)} fedcmi
 FROM python:3.11-slim
 WORKDIR /opt/fedcmi
-COPY . .
+# not all of the checkout: a deployment's keys may lie in it
+COPY pyproject.toml README.md LICENSE ./
+COPY fedcmi_flwr fedcmi_flwr
+COPY client_app client_app
+COPY server_app server_app
+COPY data_prep data_prep
 RUN pip install --no-cache-dir -e .
 ENV {" ".join(f"{name}={value}" for name, value in QUIET.items())} FLWR_HOME={DEVICE_STATE}
 VOLUME {DEVICE_STATE}

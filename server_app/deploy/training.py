@@ -34,7 +34,7 @@ def train(
     resume
         Go on from the newest checkpoint in ``run_dir``.
     show
-        Called with one line a round.
+        Called with where it trains, then with one line a round.
 
     Returns
     -------
@@ -48,7 +48,8 @@ def train(
         The run did not complete.
     """
     rehearsal = Rehearsal(directory)
-    address = rehearsal.address if rehearsal.is_up() else rehearsal.plan.address
+    rehearsed = rehearsal.is_up()
+    address = rehearsal.address if rehearsed else rehearsal.plan.address
     if not is_healthy(address, rehearsal.authority):
         raise FlowerRunError(
             f"no SuperLink of this deployment answers at {address}; start its service, or `fedcmi deploy up`."
@@ -56,6 +57,7 @@ def train(
     layers = [read_recipe(path) for path in (rehearsal.kit / "server" / "run.toml", recipe) if path is not None]
     raw = _go_on(run_dir, layers[1:], assignments) if resume else _begin(run_dir, layers, assignments)
     chosen = Path(str(raw["run-dir"]))
+    show(f"SuperLink: {address}{' (rehearsal on this machine)' if rehearsed else ''}")
     show(f"run directory: {chosen}")
     progress = Progress(chosen, read_run_config(raw), show)
     with tempfile.TemporaryDirectory(prefix="fedcmi-flower-", ignore_cleanup_errors=True) as name:

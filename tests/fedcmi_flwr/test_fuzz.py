@@ -428,8 +428,11 @@ def test_evaluate_replies() -> None:
         refused = strategy.report.refused
         assert [line.partition(": ")[2] for line in LINES.found] == refused
         assert all(line.isprintable() and "node " in line and len(line) > 30 for line in refused)
-        assert len(refused) + 2 <= len(replies)
-        if len(refused) == len(replies) - len(HONEST):  # "fused": 3 of 5 on each honest node
+        missing = [line for line in refused if line.startswith("No evaluation of ")]
+        assert len(missing) == len(set(NODES) - {reply.metadata.src_node_id for reply in replies})
+        came = len(refused) - len(missing)
+        assert came + 2 <= len(replies)
+        if came == len(replies) - len(HONEST):  # "fused": 3 of 5 on each honest node
             assert dict(metrics) == {"accuracy.fused": 0.6, "accuracy.audio only": 0.5}
         assert all(found.count.min() >= 0 for found in strategy.report.evaluated.values())
         total += len(refused)

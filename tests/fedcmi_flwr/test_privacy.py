@@ -262,6 +262,17 @@ def test_nodes_that_are_not_asked_are_not_charged_and_failed_rounds_are(
     assert sum(strategy.releases.values()) == 16
 
 
+def test_a_round_that_nobody_could_be_asked_in_says_what_was_spent_before(
+    federation: Maker, make_strategy: Maker, train_round: Maker
+) -> None:
+    strategy, grid = make_strategy(privacy=quiet()), federation([BOTH], [1]).grid()
+    train_round(strategy, grid, 1, arrays=ARRAYS)
+    spent, grid.contexts = strategy.report.privacy, {}
+    strategy.configure_train(2, *_sent(ARRAYS), grid)
+    assert strategy.report.failed
+    assert strategy.report.privacy == spent == {"epsilon": quiet().epsilon(4), "delta": 1e-5}
+
+
 def _sent(arrays: Mapping[str, np.ndarray]) -> tuple[Any, Any]:
     return ArrayRecord({name: Array(value) for name, value in arrays.items()}), ConfigRecord()
 

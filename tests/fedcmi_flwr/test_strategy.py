@@ -291,6 +291,19 @@ def test_evaluation_refuses_nonsense_and_may_be_left_out(
     assert _evaluate(make_strategy(fraction_evaluate=0.0), nodes)[0] == []
 
 
+def test_an_evaluation_that_does_not_come_is_noted(federation: Maker, make_strategy: Maker) -> None:
+    counts = {part: {"fused": Counts(np.array([1, 1]), np.array([2, 2]))} for part in range(2)}
+    strategy, grid = make_strategy(fraction_evaluate=1.0), federation([BOTH, BOTH], [1, 1], counts=counts).grid()
+    record = ArrayRecord({name: Array(np.ones(1)) for name in ("ear.w", "eye.w", "head.w")})
+    messages = list(strategy.configure_evaluate(1, record, ConfigRecord({}), grid))
+    replies = [reply for reply in grid.send_and_receive(messages) if reply.metadata.src_node_id != 1002]
+    metrics = strategy.aggregate_evaluate(1, replies)
+    assert metrics is not None
+    assert dict(metrics) == {"accuracy.fused": 0.5}
+    assert strategy.report.refused == ["No evaluation of node 1002. The round's time is over."]
+    assert strategy.report.to_ask_again == {1002}
+
+
 def test_groups_need_prefixes_that_tell_names_apart() -> None:
     names = ("ear.w", "ear2.w", "head.w")
     assert group_names(names, {"a": ["ear."], "b": ["ear2."]}) == {

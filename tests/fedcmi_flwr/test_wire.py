@@ -187,6 +187,20 @@ def test_a_malformed_train_reply_is_refused(changes: dict[str, Any], words: str)
         _read(_reply(**changes))
 
 
+@pytest.mark.parametrize(("smallest", "refused"), [(0.0, False), (-1e-3, True)])
+def test_a_variance_below_0_is_refused(smallest: float, refused: bool) -> None:
+    """One of them would make the averaged model's outputs NaN on all nodes."""
+    sent = {**SENT, "ear.norm.running_var": np.ones(2, np.float32), "ear.norm.running_mean": np.ones(2, np.float32)}
+    groups = {**GROUPS, "audio": (*GROUPS["audio"], "ear.norm.running_var", "ear.norm.running_mean")}
+    trained = {name: np.array([1.0, smallest], np.float32) if "norm" in name else value for name, value in sent.items()}
+    reply = _reply(arrays=trained, groups=groups)
+    if refused:
+        with pytest.raises(WireError, match=r"'ear\.norm\.running_var' is a variance"):
+            wire.read_train_reply(reply, sent, ["audio"], 2)
+    else:
+        assert wire.read_train_reply(reply, sent, ["audio"], 2).num_examples == 3
+
+
 def test_rounding_above_the_count_is_no_reason_to_refuse() -> None:
     assert _read(_reply(metrics={"class-probability-sum.audio": [1.0 + 1e-9, 2.0]})).stats is not None
 

@@ -19,6 +19,7 @@ from fedcmi_flwr.cli import app
 from fedcmi_flwr.node_config import read_node_config
 from server_app import launch
 from server_app.deploy.certificates import make_node_key
+from server_app.deploy.rehearsal import Rehearsal
 
 
 def init(directory: Path, *options: str, address: str = "hub.example.org:8000", more: str = "") -> Any:  # noqa: ANN401
@@ -150,6 +151,15 @@ def test_containers_run_the_same_as_units(kit: Path) -> None:
         assert command[1:] == exec_start(kit / "nodes" / name / "fedcmi-supernode.service")[1:]
 
 
+def test_an_image_holds_the_packages_and_nothing_else_of_the_checkout(kit: Path) -> None:
+    """A deployment made there, as README does it, has private keys."""
+    project = tomllib.loads((launch.project_directory() / "pyproject.toml").read_text(encoding="utf-8"))
+    packages = project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
+    for path in (kit / "server" / "Containerfile", kit / "nodes" / "edge-audio" / "Containerfile"):
+        lines = [line.split()[1:-1] for line in path.read_text().splitlines() if line.startswith("COPY ")]
+        assert [name for names in lines for name in names] == ["pyproject.toml", "README.md", "LICENSE", *packages]
+
+
 def test_the_run_config_is_one(kit: Path) -> None:
     raw = launch.resolve(kit / "server" / "run.toml", {}, [])
     assert (raw["data"], raw["fraction-train"], raw["min-available-nodes"]) == ("/srv/test data", 1.0, 2)
@@ -212,6 +222,12 @@ def test_what_cannot_start_says_why(kit: Path, arguments: list[str], reason: str
     done = CliRunner().invoke(app, ["deploy", arguments[0], str(kit), *arguments[1:]])
     assert done.exit_code == 1
     assert reason in done.output
+
+
+def test_a_rehearsal_is_the_same_by_another_name_of_its_directory(kit: Path, tmp_path: Path) -> None:
+    """What was started under one is found, and stopped, under the other."""
+    (tmp_path / "link").symlink_to(kit)
+    assert Rehearsal(tmp_path / "link").home == Rehearsal(kit).home
 
 
 def test_nothing_runs_and_nothing_need_be_stopped(kit: Path) -> None:

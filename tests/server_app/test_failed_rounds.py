@@ -16,6 +16,8 @@ from fedcmi_flwr.local_grid import LocalGrid
 from fedcmi_flwr.nodes import RoundFailedError
 from server_app import launch
 from server_app.report import read_metrics, round_line
+from server_app.run_page import run_page
+from server_app.run_reader import read_run
 
 NODES = 3
 LIGHT = {"num-server-rounds": 6, "local-epochs": 1, "batch-size": 8, "embedding-dim": 4, "min-partition-size": 2,
@@ -67,7 +69,8 @@ def test_a_failed_round_is_recorded_and_the_run_goes_on(
     assert records[1]["accuracy"] == records[2]["accuracy"] == records[3]["accuracy"] != records[4]["accuracy"]
     assert [line.endswith("3 refused | FAILED") for line in shown[1:]] == [bool(r["failed"]) for r in records]
     assert "FAILED" not in round_line(records[1], 6)
-    assert (tmp_path / "run" / "summary.md").is_file()
+    assert "- failed rounds: 2\n  - round 2: none of 3 replies" in (tmp_path / "run" / "summary.md").read_text()
+    assert "round 3: none of 3 replies" in run_page(read_run(tmp_path / "run"))
 
 
 def test_more_failed_rounds_than_the_budget_end_the_run_and_it_can_go_on(

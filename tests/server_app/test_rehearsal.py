@@ -308,6 +308,11 @@ def test_a_dead_superlink_fails_the_command_which_says_how_to_go_on(story: Story
     assert "Traceback" not in printed
 
 
+def test_a_run_says_that_it_is_rehearsed(story: Story) -> None:
+    port = json.loads((story.home / "ports.json").read_text())["superlink"]
+    assert f"SuperLink: 127.0.0.1:{port} (rehearsal on this machine)" in story.printed("run").replace("\n", " ")
+
+
 def test_a_resumed_run_shows_the_rounds_that_are_left(story: Story) -> None:
     shown = [line.split()[1] for line in story.printed("resumed").splitlines() if line.startswith("round ")]
     assert shown == ["5/6", "6/6"]

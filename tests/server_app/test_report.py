@@ -113,6 +113,16 @@ def test_summary_by_hand() -> None:
     assert "replies refused or missing: 2\n  - Reply of node 5" in text
 
 
+def test_summary_names_failed_rounds() -> None:
+    """The last of three rounds failed: nothing was measured in it, which the method does measure."""
+    records = _records([0, 1, 3, 3])
+    assert "failed rounds" not in summary(records, CONFIG)
+    records[-1] |= {"failed": "round 3: no.", "measured": {"dominant": None, "ratio": {}, "temperature": {}}}
+    text = summary(records, CONFIG)
+    assert "- failed rounds: 1\n  - round 3: no.\n" in text
+    assert "dominant modality in the last round: none\n" in text
+
+
 def test_round_line_by_hand() -> None:
     assert round_line(_records([0, 3])[1], 20) == (
         "round  1/20 | loss fused 1.250 kd 0.500 | dominant audio | accuracy fused 37.5% | 2.5 s | "

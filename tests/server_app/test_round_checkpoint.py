@@ -114,6 +114,12 @@ def other_arrays(path: Path) -> None:
     resign(path)
 
 
+def unreadable_arrays(path: Path) -> None:
+    """Put what no file can be read from in place of the arrays, as a bad block of a disk would."""
+    (path / "arrays.safetensors").unlink()
+    (path / "arrays.safetensors").mkdir()
+
+
 BREAK: dict[str, Callable[[Path], object]] = {
     "array bit": lambda path: flip(path / "arrays.safetensors", -1),
     "state bit": lambda path: flip(path / "state.json", 40),
@@ -122,6 +128,7 @@ BREAK: dict[str, Callable[[Path], object]] = {
     "empty sums": lambda path: (path / "SHA256SUMS").write_bytes(b""),
     "sums of nothing": lambda path: (path / "SHA256SUMS").write_bytes(b"\n\xff\n"),
     "no arrays": lambda path: (path / "arrays.safetensors").unlink(),
+    "unreadable arrays": unreadable_arrays,
     "no state": lambda path: (path / "state.json").unlink(),
     "cut": lambda path: (path / "arrays.safetensors").write_bytes((path / "arrays.safetensors").read_bytes()[:50]),
     "state of nothing": empty_state,
