@@ -16,6 +16,8 @@ from fedcmi_flwr.seeding import numpy_generator
 from fedcmi_flwr.types import Modality
 
 logger = logging.getLogger("flwr.fedcmi")
+LONGEST_PAUSE = 8
+"""Rounds after which a node that cannot be used is asked again, at most."""
 POLL_SECONDS = 1.0
 """Time between two looks at the connected nodes while waiting for them."""
 
@@ -30,7 +32,7 @@ class Unusable:
 
     reason: str
     pause: int
-    """Rounds until it is asked again, after which the pause doubles: what is wrong may be mended while it runs."""
+    """Rounds until it is asked again, since what is wrong may be mended meanwhile; doubles up to ``LONGEST_PAUSE``."""
     ask_in: int
     """The round in which it is asked again."""
 
@@ -58,6 +60,8 @@ class NodeRegistry:
         self.min_available_nodes = min_available_nodes
         self.wait_timeout = wait_timeout
         self.known: dict[int, wire.NodeInfo] = {}
+        self.holders: dict[int, int] = {}
+        """Partition id -> connected node that has it, also while that node is asked again."""
         self.unusable: dict[int, Unusable] = {}
         """Node id -> why it cannot be used, and when it is asked again while it stays connected."""
 
@@ -105,6 +109,7 @@ class NodeRegistry:
             connected = set(grid.get_node_ids())
             self.known = {node: info for node, info in self.known.items() if node in connected}
             self.unusable = {node: found for node, found in self.unusable.items() if node in connected}
+            self.holders = {partition: node for partition, node in self.holders.items() if node in connected}
             resting = {node for node, found in self.unusable.items() if found.ask_in > server_round}
             self._query(grid, sorted(connected - set(self.known) - resting), server_round)
             if len(self.known) >= self.min_available_nodes:
@@ -136,7 +141,7 @@ class NodeRegistry:
             waiting.remove(node)
             try:
                 info = wire.read_query_reply(content_of(message), self.modalities)
-                self._check_partition_is_free(info)
+                self._take_partition(node, info)
             except WireError as error:
                 reasons[node] = one_line(str(error))
                 continue
@@ -144,15 +149,17 @@ class NodeRegistry:
             self.unusable.pop(node, None)
             del reasons[node]
         for node, reason in reasons.items():
-            pause = 2 * self.unusable[node].pause if node in self.unusable else 1
+            pause = min(2 * self.unusable[node].pause, LONGEST_PAUSE) if node in self.unusable else 1
             logger.warning("query: node %d cannot be used: %s It is asked again in %d round(s).", node, reason, pause)
             self.unusable[node] = Unusable(reason, pause, server_round + pause)
 
-    def _check_partition_is_free(self, info: wire.NodeInfo) -> None:
-        if any(other.partition_id == info.partition_id for other in self.known.values()):
+    def _take_partition(self, node: int, info: wire.NodeInfo) -> None:
+        if self.holders.get(info.partition_id, node) != node:
             raise WireError(
                 f"partition-id {info.partition_id} is taken by another node; give each node its own in --node-config."
             )
+        self.holders = {partition: holder for partition, holder in self.holders.items() if holder != node}
+        self.holders[info.partition_id] = node
 
 
 def content_of(message: Message) -> Message:

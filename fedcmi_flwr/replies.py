@@ -1,5 +1,6 @@
 """From a round's replies to the updates that count: what is malformed, missing or does not fit is refused by name."""
 
+import logging
 from collections.abc import Iterable, Mapping
 
 from flwr.app import Message
@@ -9,7 +10,10 @@ from fedcmi_flwr.aggregation import AnyArray
 from fedcmi_flwr.methods import Method
 from fedcmi_flwr.nodes import content_of
 from fedcmi_flwr.packing import WireError
+from fedcmi_flwr.reply_checks import one_line
 from fedcmi_flwr.round_report import RoundReport
+
+logger = logging.getLogger("flwr.fedcmi")
 
 
 def read_updates(
@@ -56,6 +60,10 @@ def read_updates(
             else:
                 report.refuse(node, f"Reply of {report.describe(node)} refused: {error}")
     because = f"Flower says: {'; '.join(lost)}" if lost else "The round's time is over."
+    if lost and not silent:
+        logger.warning(
+            "round %d: errors, though no reply is missing: %s", report.server_round, one_line("; ".join(lost))
+        )
     for node in silent:
         report.refuse(node, f"No reply of {report.describe(node)}. {because}")
     return _without_misfits(updates, report, method, method_state)

@@ -342,10 +342,10 @@ def read_evaluate_reply(message: Message, num_classes: int) -> dict[str, Counts]
     Raises
     ------
     WireError
-        Lists of another length than the number of classes, or counts out of range.
+        Lists of another length than the number of classes, or counts out of range or of more samples than num-examples.
     """
     metrics = _record(message, "metrics", MetricRecord)
-    counts = {}
+    num_examples, counts = sample_count(metrics), {}
     names = [key.removeprefix("correct.") for key in metrics if key.startswith("correct.")]
     check_names(names)
     if not names:
@@ -354,6 +354,8 @@ def read_evaluate_reply(message: Message, num_classes: int) -> dict[str, Counts]
         correct, count = (per_class_counts(metrics, f"{part}.{name}", num_classes) for part in ("correct", "count"))
         if (correct < 0).any() or (correct > count).any():
             raise WireError(f"metrics: counts of {name!r} are out of range: need 0 <= correct <= count.")
+        if count.sum() > num_examples:
+            raise WireError(f"metrics: counts of {name!r} add up to more than num-examples = {num_examples}.")
         counts[name] = Counts(correct, count)
     return counts
 

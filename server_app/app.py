@@ -38,7 +38,7 @@ from fedcmi_flwr.strategy import FedCMI
 from fedcmi_flwr.types import SHARED, Modality
 from fedcmi_flwr.views import check_views, views_from
 from server_app.checkpoint import save_model
-from server_app.report import RunDirectory, round_line, round_record
+from server_app.report import RunDirectory, check_new, round_line, round_record
 from server_app.resume import alone_in_run, check_unfinished, package_versions, prepare_resume, remove_resumables
 from server_app.round_checkpoint import CHECKPOINTS, Checkpoint, round_of, stored_checkpoints, write_checkpoint
 
@@ -81,9 +81,12 @@ def run(
     path, resumed = Path(config.run_dir) if config.run_dir else _default_run_dir(config), config.checkpoints.resume
     if resumed:
         check_unfinished(path)
-    directory = RunDirectory(path, plots, resumed)
-    logger.info("run directory: %s", directory.path)
-    with alone_in_run(directory.path):
+    else:
+        check_new(path)
+        path.mkdir(parents=True, exist_ok=True)
+    with alone_in_run(path):
+        directory = RunDirectory(path, plots, resumed)
+        logger.info("run directory: %s", directory.path)
         try:
             checkpoint = prepare_resume(directory.path, config.raw) if resumed else None
             Federation(config, directory, after_round).run(grid, checkpoint)

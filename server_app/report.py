@@ -24,6 +24,12 @@ class RunDirectoryError(ValueError):
     """A run directory that cannot be written to."""
 
 
+def check_new(path: Path) -> None:
+    """Raise RunDirectoryError if a directory already holds a run."""
+    if (path / "metrics.jsonl").exists():
+        raise RunDirectoryError(f"{path}: already holds a run; give another run-dir, or resume it.")
+
+
 class RunDirectory:
     """The directory of one run.
 
@@ -45,8 +51,8 @@ class RunDirectory:
     def __init__(self, path: Path, plots: bool = True, resumed: bool = False) -> None:
         self.path = path.absolute()
         self.plots = plots
-        if self.metrics_path.exists() and not resumed:
-            raise RunDirectoryError(f"{self.path}: already holds a run; give another run-dir, or resume it.")
+        if not resumed:
+            check_new(self.path)
         self.path.mkdir(parents=True, exist_ok=True)
         (self.path / "error.txt").unlink(missing_ok=True)  # of an attempt that did not get to its first round
 

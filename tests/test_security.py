@@ -28,6 +28,9 @@ def _calls(tree: ast.AST) -> Iterator[tuple[str, ast.Call]]:
             yield ast.unparse(node.func), node
 
 
+LOADERS = ("torch.load", ".read_pickle")
+
+
 def pickles(source: str) -> list[str]:
     """Return what a module's source does with pickles, or could."""
     tree, found = ast.parse(source), []
@@ -35,10 +38,16 @@ def pickles(source: str) -> list[str]:
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
         found += [name for name in names if name.split(".")[0] in FORBIDDEN_IMPORTS]
+        if isinstance(node, ast.ImportFrom) and node.module in ("torch", "numpy", "pandas"):
+            found += [alias.name for alias in node.names if alias.name in ("load", "read_pickle")]  # missed below
     for name, call in _calls(tree):
         allowed = [k for k in call.keywords if k.arg == "allow_pickle" and ast.unparse(k.value) != "False"]
-        found += [ast.unparse(call)] if allowed or name in {"torch.load", "pd.read_pickle", "eval", "exec"} else []
-        found += [ast.unparse(call)] if name == "np.load" and any(k.arg is None for k in call.keywords) else []
+        found += [ast.unparse(call)] if allowed or name.endswith(LOADERS) or name in {"eval", "exec"} else []
+        found += (
+            [ast.unparse(call)]
+            if name in ("np.load", "numpy.load") and any(k.arg is None for k in call.keywords)
+            else []
+        )
     return found
 
 
@@ -50,7 +59,8 @@ def test_nothing_is_unpickled(path: Path) -> None:
 @pytest.mark.parametrize(
     "source",
     ["import pickle", "from cloudpickle import loads", "torch.load(p)", "np.load(p, allow_pickle=True)",
-     "np.load(p, **options)", "np.load(p, allow_pickle=flag)"],
+     "np.load(p, **options)", "numpy.load(p, **options)", "np.load(p, allow_pickle=flag)", "pandas.read_pickle(p)",
+     "from torch import load"],
 )  # fmt: skip
 def test_the_search_finds_what_it_is_for(source: str) -> None:
     assert len(pickles(source)) == 1

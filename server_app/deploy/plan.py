@@ -202,7 +202,12 @@ def _host_and_port(server: _Table) -> tuple[str, int]:
         return found is not None and 0 < int(found["port"]) < 65536
 
     host, _, port = server.take("address", expected, check).rpartition(":")
-    return host.strip("[]"), int(port)
+    if host.startswith("["):
+        raise PlanError(
+            f"{server.file}, {server.name}, key 'address': found the IPv6 address {host}; expected a name or an IPv4 "
+            "address, since the kit's SuperLink listens on IPv4."
+        )
+    return host, int(port)
 
 
 def _read_node(path: Path, place: int, values: Mapping[str, Any]) -> Node:

@@ -81,11 +81,13 @@ def stop(*paths: Path) -> None:
         As given to :func:`start`.
     """
     for number in (signal.SIGTERM, signal.SIGKILL):
-        for pid in _members(paths):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, number)
+        told: set[int] = set()
         deadline = time.monotonic() + PATIENCE
-        while _members(paths) and time.monotonic() < deadline:
+        while (members := _members(paths)) and time.monotonic() < deadline:
+            for pid in set(members) - told:  # those that were started meanwhile too
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, number)
+            told |= set(members)
             time.sleep(0.1)
     for path in paths:
         path.with_suffix(".pid").unlink(missing_ok=True)

@@ -69,7 +69,8 @@ class ToyFederation:
 
         @app.evaluate()
         def evaluate(message: Message, context: Context) -> Message:
-            return wire.evaluate_reply(message, self.counts[int(context.node_config["partition-id"])], 1)
+            counts = self.counts[int(context.node_config["partition-id"])]
+            return wire.evaluate_reply(message, counts, max(int(found.count.sum()) for found in counts.values()))
 
         return app
 

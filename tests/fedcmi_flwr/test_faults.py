@@ -104,17 +104,19 @@ def test_a_node_with_other_modalities_is_used_for_those_once_it_is_asked_again(
     assert rounds.strategy.report.owners == {"audio": [0, 1], "visual": [1], "shared": [0, 1]}
 
 
-def test_a_node_that_cannot_be_used_is_asked_after_1_2_4_rounds(federation: Maker, make_strategy: Maker) -> None:
-    """Asked in rounds 1, 2, 4 and 8; it is mended before the last."""
+def test_a_node_that_cannot_be_used_is_asked_after_1_2_4_and_then_every_8_rounds(
+    federation: Maker, make_strategy: Maker
+) -> None:
+    """Asked in rounds 1, 2, 4, 8, 16 and 24; it is mended before the last."""
     toy = federation([BOTH, ("smell",)], [1, 1])
     rounds, asked = Rounds(make_strategy(), toy.grid()), []
-    for server_round in range(1, 10):
-        if server_round == 8:
+    for server_round in range(1, 26):
+        if server_round == 24:
             toy.owned[1] = ("visual",)
         before = len(toy.queries)
         rounds.play()
         asked += [server_round] * (len(toy.queries) - before)
-    assert asked == [1, 1, 2, 4, 8]
+    assert asked == [1, 1, 2, 4, 8, 16, 24]
     assert rounds.strategy.report.owners["visual"] == [0, 1]
 
 

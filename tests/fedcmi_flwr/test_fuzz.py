@@ -21,8 +21,10 @@ from hypothesis import strategies as st
 
 from fedcmi_flwr import wire
 from fedcmi_flwr.evaluate import Counts
+from fedcmi_flwr.guards import Guards
 from fedcmi_flwr.local_grid import LocalGrid
 from fedcmi_flwr.methods import METHODS
+from fedcmi_flwr.server_optimizers import ServerOptimizer
 from fedcmi_flwr.strategy import FedCMI
 from fedcmi_flwr.types import ClassStats
 
@@ -275,8 +277,13 @@ def _hostile_replies(draw: Draw, asked: Message, good: RecordDict) -> list[Messa
 # ---- replies to train messages
 
 
-def _strategy(method: str) -> FedCMI:
-    strategy = FedCMI(GROUPS, 2, METHODS[method], min_available_nodes=1, min_train_nodes=1, fraction_evaluate=1.0)
+def _strategy(method: str, defended: bool = False) -> FedCMI:
+    """Return a strategy that knows the nodes; ``defended``: with every bound and a server optimiser."""
+    options: dict[str, Any] = {"min_available_nodes": 1, "min_train_nodes": 1, "fraction_evaluate": 1.0}
+    if defended:
+        options["guards"] = Guards(max_update_norm=1.0, max_example_ratio=2.0)
+        options["server_optimizer"] = ServerOptimizer("fedadam", 0.01, 0.9)
+    strategy = FedCMI(GROUPS, 2, METHODS[method], **options)
     strategy.nodes.known = dict(NODES)
     return strategy
 
@@ -349,8 +356,8 @@ def _check_refusals(refused: list[str], nodes: set[int]) -> None:
 class Rounds:
     """Rounds of one method: the good replies, and what comes of them without the hostile nodes."""
 
-    def __init__(self, method: str) -> None:
-        self.method = method
+    def __init__(self, method: str, defended: bool) -> None:
+        self.method, self.defended = method, defended
         self.grid = Connected()
         self.refused = 0
         self.record = ArrayRecord({name: Array(value) for name, value in ARRAYS.items()})
@@ -362,7 +369,7 @@ class Rounds:
 
     def begin(self) -> tuple[FedCMI, dict[int, Message]]:
         """Return a strategy that has sent its messages, and these by node."""
-        strategy = _strategy(self.method)
+        strategy = _strategy(self.method, self.defended)
         messages = list(strategy.configure_train(1, self.record, ConfigRecord({}), self.grid))
         for message in messages:
             message.metadata.__dict__["_message_id"] = "1"
@@ -387,9 +394,13 @@ class Rounds:
         self.refused += len(refused)
 
 
-@pytest.mark.parametrize(("method", "examples"), [("fedcmi", 1200), ("scaffold", 800), ("fedproto", 800)])
-def test_train_replies(method: str, examples: int) -> None:
-    rounds = Rounds(method)
+@pytest.mark.parametrize(
+    ("method", "examples", "defended"),
+    [("fedcmi", 1000, False), ("scaffold", 700, False), ("fedproto", 700, False), ("fedcmi", 200, True),
+     ("scaffold", 200, True)],
+)  # fmt: skip
+def test_train_replies(method: str, examples: int, defended: bool) -> None:
+    rounds = Rounds(method, defended)
 
     @fuzzed(examples)
     @given(st.data())

@@ -120,3 +120,19 @@ def test_a_node_that_raises_when_asked_fails_the_round_with_its_reason(federatio
     toy = federation([BOTH, BOTH], [1] * 2, partition_ids=[0])
     with pytest.raises(RoundFailedError, match=r"1 of 2 .*Node 1002: error 2: .*IndexError"):
         _registry(least=2).sample(toy.grid(), 1, 1.0, 1, "train")
+
+
+def test_a_partition_id_stays_with_its_node_while_that_is_asked_again(federation: Maker) -> None:
+    """Node 1001 fails and is asked again; before it answers, 1002 claims its id. Only when it has left is it free."""
+    toy = federation([BOTH] * 3, [1] * 3)
+    registry, grid = _registry(), toy.grid()
+    registry.sample(grid, 1, 1.0, 1, "train")
+    registry.ask_again([1001, 1002])
+    toy.partition_ids = [0, 0, 2]
+    connected, grid.contexts = grid.contexts, dict(reversed(grid.contexts.items()))
+    assert _partitions(registry, registry.sample(grid, 2, 1.0, 1, "train")) == [0, 2]
+    assert registry.known[1001].partition_id == 0
+    assert "partition-id 0 is taken" in registry.unusable[1002].reason
+    grid.contexts = {node: context for node, context in connected.items() if node != 1001}
+    registry.sample(grid, 3, 1.0, 1, "train")
+    assert registry.known[1002].partition_id == 0

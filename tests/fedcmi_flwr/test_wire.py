@@ -259,10 +259,11 @@ def test_an_evaluate_reply_reads_back() -> None:
         {"correct.fused": [1, 0]},
         {"correct.fused": 1, "count.fused": 2},
         {"correct.fused": [np.nan, 0.0], "count.fused": [1.0, 1.0]},
+        {"correct.fused": [1, 0], "count.fused": [3, 1]},
     ],
 )
 def test_a_malformed_evaluate_reply_is_refused(metrics: dict[str, Any]) -> None:
-    reply = Message(RecordDict({"metrics": MetricRecord(metrics)}), reply_to=_task())
+    reply = Message(RecordDict({"metrics": MetricRecord({"num-examples": 3, **metrics})}), reply_to=_task())
     with pytest.raises(WireError, match="fused"):
         wire.read_evaluate_reply(reply, 2)
 
