@@ -1,5 +1,6 @@
 """What a deployment consists of: ``nodes.toml``, read strictly, and the copy that the kit keeps of it."""
 
+import ipaddress
 import json
 import re
 import tomllib
@@ -16,7 +17,8 @@ PLAN = "deployment.json"
 SUPERLINK = "superlink"
 """The server's process; no node can have this name."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
-HOST_AND_PORT = re.compile(r"(?P<host>[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]):(?P<port>[0-9]{1,5})")
+HOST = re.compile(r"[A-Za-z0-9.-]+")
+"""A name or an IPv4 address; the kit's SuperLink does not listen on IPv6."""
 UNSAFE = re.compile(r"[\x00-\x1f'\"\\%$]")
 """Characters with a meaning of their own in the commands, units and tables that paths are written into."""
 
@@ -57,7 +59,7 @@ class Plan:
     """A server and its devices."""
 
     host: str
-    """Under which devices reach the server; IPv6 without brackets."""
+    """Name or IPv4 address under which devices reach the server."""
     port: int
     data: str
     """Absolute path of the server's prepared directory."""
@@ -70,7 +72,7 @@ class Plan:
     @property
     def address(self) -> str:
         """Return "host:port"."""
-        return join_address(self.host, self.port)
+        return f"{self.host}:{self.port}"
 
     @property
     def processes(self) -> tuple[str, ...]:
@@ -80,11 +82,6 @@ class Plan:
     def node(self, name: str) -> Node:
         """Return a node by its name."""
         return next(node for node in self.nodes if node.name == name)
-
-
-def join_address(host: str, port: int) -> str:
-    """Return "host:port", with brackets around IPv6."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def read_nodes_toml(path: Path, secure: bool) -> Plan:
@@ -195,18 +192,13 @@ class _Table:
 
 
 def _host_and_port(server: _Table) -> tuple[str, int]:
-    expected = '"host:port" as devices reach the server, like "fedcmi.example.org:8000"'
+    expected = '"host:port" (a name or IPv4) as devices reach the server, like "fedcmi.example.org:8000"'
 
     def check(value: Any) -> bool:  # noqa: ANN401
-        found = HOST_AND_PORT.fullmatch(value) if isinstance(value, str) else None
-        return found is not None and 0 < int(found["port"]) < 65536
+        host, _, port = value.rpartition(":") if isinstance(value, str) else ("", "", "")
+        return bool(HOST.fullmatch(host)) and bool(re.fullmatch("[0-9]{1,5}", port)) and 0 < int(port) < 65536
 
     host, _, port = server.take("address", expected, check).rpartition(":")
-    if host.startswith("["):
-        raise PlanError(
-            f"{server.file}, {server.name}, key 'address': found the IPv6 address {host}; expected a name or an IPv4 "
-            "address, since the kit's SuperLink listens on IPv4."
-        )
     return host, int(port)
 
 
@@ -248,7 +240,12 @@ def _is_list_of(kind: type, check: Callable[[Any], Any] = lambda value: True) ->
 
 
 def _is_host(text: str) -> bool:
-    return HOST_AND_PORT.fullmatch(f"[{text}]:1" if ":" in text else f"{text}:1") is not None
+    if ":" not in text:
+        return HOST.fullmatch(text) is not None
+    try:
+        return ipaddress.IPv6Address(text) is not None
+    except ValueError:
+        return False
 
 
 def _is_safe_text(value: Any) -> bool:  # noqa: ANN401

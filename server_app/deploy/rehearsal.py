@@ -11,7 +11,7 @@ from typing import Any
 from fedcmi_flwr.atomic_files import write_atomically
 from server_app import flower_cli
 from server_app.deploy import processes, services
-from server_app.deploy.plan import SUPERLINK, Plan, PlanError, join_address, read_plan
+from server_app.deploy.plan import SUPERLINK, Plan, PlanError, read_plan
 from server_app.flower_cli import CONNECTION, FlowerRunError
 
 HOST = "127.0.0.1"
@@ -61,7 +61,7 @@ class Rehearsal:
     @property
     def address(self) -> str:
         """Return where the SuperLink listens."""
-        return join_address(HOST, self._ports()[SUPERLINK])
+        return f"{HOST}:{self._ports()[SUPERLINK]}"
 
     def is_up(self) -> bool:
         """Return whether the SuperLink runs."""

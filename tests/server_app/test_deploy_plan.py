@@ -20,9 +20,9 @@ def read(tmp_path: Path, text: str) -> None:
 def test_a_deployment_is_read_and_kept(tmp_path: Path) -> None:
     parts = {name: tmp_path / name for name in edges.EDGES}
     path = tmp_path / "nodes.toml"
-    path.write_text(edges.nodes_toml(tmp_path / "test data", parts, "[fd00::1]:9000"), encoding="utf-8")
+    path.write_text(edges.nodes_toml(tmp_path / "test data", parts, "hub.example.org:9000"), encoding="utf-8")
     plan = read_nodes_toml(path, secure=True)
-    assert (plan.host, plan.port, plan.address) == ("fd00::1", 9000, "[fd00::1]:9000")
+    assert (plan.host, plan.port, plan.address) == ("hub.example.org", 9000, "hub.example.org:9000")
     assert plan.processes == ("superlink", *edges.EDGES)
     assert plan.node("edge-both-2").config == f'partition-id=1 modalities="audio+visual" data="{parts["edge-both-2"]}"'
     write_plan(tmp_path, plan)
@@ -53,6 +53,8 @@ def test_relative_paths_count_from_the_file(tmp_path: Path) -> None:
         (SERVER + 'names = ["a b"]\n' + NODE, "[superlink], key 'names': found ['a b']"),
         (SERVER.replace(":8000", "") + NODE, "key 'address': found 'hub.example.org'; expected \"host:port\""),
         (SERVER.replace("8000", "80000") + NODE, "key 'address': found 'hub.example.org:80000'"),
+        (SERVER.replace("hub.example.org", "[fd00::1]") + NODE, "key 'address': found '[fd00::1]:8000'; expected"),
+        (SERVER + 'names = ["fd00::7::1"]\n' + NODE, "key 'names': found ['fd00::7::1']"),
         (
             SERVER.replace("/srv", "/$HOME") + NODE,
             "[superlink], key 'data': found '/$HOME/data'; expected a path without",
