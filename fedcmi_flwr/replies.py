@@ -1,6 +1,7 @@
 """From a round's replies to the updates that count: what is malformed, missing or does not fit is refused by name."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from flwr.app import Message
 
@@ -9,11 +10,16 @@ from fedcmi_flwr.aggregation import AnyArray
 from fedcmi_flwr.methods import Method
 from fedcmi_flwr.nodes import content_of
 from fedcmi_flwr.packing import WireError
+from fedcmi_flwr.reply_store import ReplyStore
 from fedcmi_flwr.round_report import RoundReport
 
 
 def read_updates(
-    replies: Iterable[Message], report: RoundReport, method: Method, method_state: Mapping[str, AnyArray]
+    replies: Iterable[Message],
+    report: RoundReport,
+    method: Method,
+    method_state: Mapping[str, AnyArray],
+    store: ReplyStore,
 ) -> dict[int, wire.NodeUpdate]:
     """Decode and check the replies of a round.
 
@@ -27,10 +33,12 @@ def read_updates(
         Says what a reply must hold.
     method_state
         The method's state on the server.
+    store
+        Where the arrays of each reply go as it comes.
 
     Returns
     -------
-    Partition id -> update that can be used.
+    Partition id -> update that can be used; its arrays are read from the store.
 
     Raises
     ------
@@ -49,7 +57,7 @@ def read_updates(
             content = content_of(message)
             if info is None:
                 raise WireError("it was not asked in this round, or answered before.")
-            updates[info.partition_id] = _read_update(content, report, method, node)
+            updates[info.partition_id] = _put_away(_read_update(content, report, method, node), store)
         except WireError as error:
             if info is None and message.has_error():
                 lost.append(str(error))  # of a node that left: Flower does not say which
@@ -71,6 +79,10 @@ def _read_update(content: Message, report: RoundReport, method: Method, node: in
     except ValueError as error:
         raise WireError(f"method-arrays: {error}") from error
     return update
+
+
+def _put_away(update: wire.NodeUpdate, store: ReplyStore) -> wire.NodeUpdate:
+    return replace(update, arrays=store.put(update.arrays), from_method=store.put(update.from_method))
 
 
 def _without_misfits(

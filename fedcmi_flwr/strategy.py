@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
@@ -20,16 +20,19 @@ from fedcmi_flwr.aggregation import AnyArray, aggregate_groups
 from fedcmi_flwr.dominance import NOBODY
 from fedcmi_flwr.groups import group_names, groups_of
 from fedcmi_flwr.guards import Guards, bound_updates, keep_finite, keep_finite_state
+from fedcmi_flwr.lazy_arrays import LazyArrays
 from fedcmi_flwr.methods import METHODS, Method
 from fedcmi_flwr.methods import hyperparameters as hyperparameters_of
 from fedcmi_flwr.nodes import NodeRegistry, RoundFailedError, content_of
-from fedcmi_flwr.packing import WireError, pack
+from fedcmi_flwr.packing import WireError
 from fedcmi_flwr.privacy import Privacy, check_arrays, check_bounds, check_method
 from fedcmi_flwr.replies import read_updates
+from fedcmi_flwr.reply_store import ReplyStore
 from fedcmi_flwr.robust import RobustAggregation
 from fedcmi_flwr.round_report import RoundReport
 from fedcmi_flwr.server_optimizers import ServerOptimizer
 from fedcmi_flwr.server_state import ServerState
+from fedcmi_flwr.tasks import TaskMessages
 from fedcmi_flwr.types import SHARED, ClassStats, Modality
 
 logger = logging.getLogger("flwr.fedcmi")
@@ -79,6 +82,8 @@ class FedCMI(FedAvg):
         Clips and adds noise to what is released of nodes, and counts it. Losses, numbers of samples and class
         statistics are not released then, and :class:`PrivacyBudgetError` ends ``start`` before a round that would
         exceed the budget. None: off.
+    wire_dtype
+        What float32 weights travel in, "float32" or "float16"; nodes are told.
 
     Raises
     ------
@@ -106,6 +111,7 @@ class FedCMI(FedAvg):
         guards: Guards = NO_GUARDS,
         server_optimizer: ServerOptimizer | None = None,
         privacy: Privacy | None = None,
+        wire_dtype: str = "float32",
     ) -> None:
         super().__init__(
             fraction_train=fraction_train,
@@ -132,6 +138,7 @@ class FedCMI(FedAvg):
         self.guards = guards
         self.server_optimizer = server_optimizer
         self.privacy = privacy
+        self.wire_dtype = wire_dtype
         self.releases: dict[int, int] = {}
         """The account: partition id -> vectors of the node that went into noisy sums."""
         self.min_replies = min_replies
@@ -197,7 +204,8 @@ class FedCMI(FedAvg):
             info = report.known[node]
             report.sent[node] = (info, groups_of(info.modalities, report.names))
         self._charge()
-        messages = self._task_messages(MessageType.TRAIN, server_round, report.arrays, config, chosen)
+        tasks = self._tasks(server_round, report.arrays, config)
+        messages = [tasks.train(node, report.known[node], self.method_state) for node in chosen]
         for message in messages:
             info, _ = report.sent[message.metadata.dst_node_id]
             report.bytes_down[info.partition_id] = wire.content_bytes(message)
@@ -213,7 +221,8 @@ class FedCMI(FedAvg):
         server_round
             Counted from 1 by Flower's ``start``; the report has the true one.
         replies
-            Replies in any order; it does not matter to the result.
+            Replies in any order; it does not matter to the result. Each is let go before the next one is taken, so that
+            with :class:`ArrivalGrid` the memory does not grow with their number (krum: of weights, does).
 
         Returns
         -------
@@ -225,9 +234,12 @@ class FedCMI(FedAvg):
         RoundFailedError
             One failed round too many, or a simulated actor died and would fail every later task.
         """
+        with ReplyStore() as store:
+            updates = read_updates(replies, self.report, self.method, self.method_state, store)
+            return self._aggregate_train(bound_updates(updates, self.report, self.guards, self.method))
+
+    def _aggregate_train(self, updates: Mapping[int, wire.NodeUpdate]) -> tuple[ArrayRecord | None, MetricRecord]:
         report = self.report
-        updates = read_updates(replies, report, self.method, self.method_state)
-        updates = bound_updates(updates, report, self.guards, self.method)
         ordered = [updates[partition] for partition in sorted(updates)]
         self._note_owners(updates)
         reason = report.failed or self._why_failed(updates)
@@ -264,7 +276,7 @@ class FedCMI(FedAvg):
             asked = Counter(group for _, groups in report.sent.values() for group in groups)
             return self.privacy.average(report.arrays, [update.arrays for update in updates], trained, asked)
         counting = {name for names in trained.values() for name in names}
-        parts = [{name: u.arrays[name] for name in u.arrays if name in counting} for u in updates]
+        parts = [LazyArrays((name for name in u.arrays if name in counting), u.arrays.__getitem__) for u in updates]
         if self.aggregation is not None:
             return self.aggregation.aggregate(report.arrays, parts, trained)
         weighted = [(arrays, float(u.num_examples)) for arrays, u in zip(parts, updates, strict=True)]
@@ -322,8 +334,8 @@ class FedCMI(FedAvg):
             logger.warning("nobody evaluates: %s", error)
             return []
         self.report.to_evaluate = set(chosen)
-        values = {name: array.numpy() for name, array in arrays.items()}
-        return self._task_messages(MessageType.EVALUATE, server_round, values, config, chosen)
+        tasks = self._tasks(server_round, {name: array.numpy() for name, array in arrays.items()}, config)
+        return [tasks.evaluate(node, self.nodes.known[node]) for node in chosen]
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Add up correct predictions and samples over nodes, then divide; malformed and missing replies are noted."""
@@ -348,30 +360,9 @@ class FedCMI(FedAvg):
             return None
         return MetricRecord({f"accuracy.{name}": found.accuracy for name, found in totals.items()})
 
-    def _task_messages(
-        self,
-        message_type: str,
-        server_round: int,
-        values: Mapping[str, AnyArray],
-        config: ConfigRecord,
-        node_ids: Sequence[int],
-    ) -> list[Message]:
+    def _tasks(self, server_round: int, values: Mapping[str, AnyArray], config: ConfigRecord) -> TaskMessages:
         names = group_names(tuple(values), self.groups)
-        settings = {**hyperparameters_of(self.method), **config, "server-round": server_round}
-        packed: dict[tuple[str, ...], tuple[ArrayRecord, ConfigRecord]] = {}  # the same for all nodes that own the same
-        messages = []
-        for node in node_ids:
-            modalities = self.nodes.known[node].modalities
-            groups = groups_of(modalities, names)
-            if groups not in packed:
-                packed[groups] = pack(values, {group: names[group] for group in groups})
-            own: dict[str, AnyArray] = {}
-            if message_type == MessageType.TRAIN:
-                sent = [name for group in groups for name in names[group]]
-                own = self.method.for_node(self.method_state, modalities, sent)
-            task = (packed[groups], settings, tuple(self.groups), self.dominance, own)
-            messages.append(wire.task_message(node, message_type, *task))
-        return messages
+        return TaskMessages(server_round, values, names, self.method, config, self.dominance, self.wire_dtype)
 
     def _known_owners(self) -> dict[str, int]:
         """Return, for each array, how many nodes own its group, sampled or not."""
