@@ -165,7 +165,7 @@ def shortened(arrays: Mapping[str, AnyArray], sent: Mapping[str, AnyArray], shar
         array = arrays[name]
         if name not in floating:
             return array
-        change = share * _change(array, sent[name]) if share > 0 else 0.0
+        change = share * _change(array, sent[name]) if share > 0 else np.zeros(array.shape)
         return np.asarray(np.asarray(sent[name], dtype=np.float64) + change, dtype=array.dtype)
 
     return LazyArrays(arrays, read)
@@ -205,7 +205,7 @@ def _short_enough(
     arrays: Mapping[str, AnyArray], node: int, report: RoundReport, longest: float
 ) -> Mapping[str, AnyArray]:
     """Return a method's own arrays, scaled down where they are longer than allowed."""
-    nothing = {name: np.zeros_like(array) for name, array in arrays.items()}
+    nothing = {name: np.zeros((), array.dtype) for name, array in arrays.items()}
     norm = update_norm(arrays, nothing)
     if norm <= longest:
         return arrays

@@ -15,7 +15,7 @@ Records of a message by name (S -> N: server to node, N -> S: its reply)::
 
 ``arrays`` holds one flat array per parameter group and dtype ("audio/float32"); ``layout`` holds, per group, the JSON
 list of [name, dtype, shape] that the flat arrays are cut by (``packing.py``). A node narrows its ``arrays`` as the
-config's wire-dtype says. ``method-arrays`` are never narrowed: sums over samples and differences have ranges of their own.
+config's wire-dtype says. ``method-arrays`` are never narrowed: sums over samples and differences have other ranges.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -52,8 +52,9 @@ def content_bytes(message: Message, arrays_alone: bool = False) -> int:
     """
     if not message.has_content():
         return 0
-    arrays = message.content.array_records.values()
-    others = [] if arrays_alone else [r for r in message.content.values() if not isinstance(r, ArrayRecord)]
+    records = list(message.content.values())  # its array_records would tie the message up in a cycle of references
+    arrays = [record for record in records if isinstance(record, ArrayRecord)]
+    others = [] if arrays_alone else [record for record in records if not isinstance(record, ArrayRecord)]
     return sum(record.count_bytes() for record in arrays) + sum(len(record.deflate()) for record in others)
 
 
