@@ -1,8 +1,9 @@
 """From a round's replies to the updates that count: what is malformed, missing or does not fit is refused by name."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
 from flwr.app import Message
 
 from fedcmi_flwr import wire
@@ -96,3 +97,11 @@ def _without_misfits(
             reason = reasons[info.partition_id]
             report.refuse(node, f"Reply of {report.describe(node)} refused: method-arrays: {reason}")
     return {partition: update for partition, update in updates.items() if partition not in reasons}
+
+
+def mean_losses(updates: Sequence[wire.NodeUpdate]) -> dict[str, float]:
+    """Return the mean of each loss term over the samples of the nodes that have it."""
+    names = list(dict.fromkeys(name for update in updates for name in update.loss_sum))
+    sums = {name: sum(update.loss_sum.get(name, 0.0) for update in updates) for name in names}
+    counts = {name: sum(update.loss_count.get(name, 0) for update in updates) for name in names}
+    return {name: float(np.divide(sums[name], counts[name])) for name in names if counts[name] > 0}

@@ -24,9 +24,10 @@ from fedcmi_flwr.lazy_arrays import LazyArrays
 from fedcmi_flwr.methods import METHODS, Method
 from fedcmi_flwr.methods import hyperparameters as hyperparameters_of
 from fedcmi_flwr.nodes import NodeRegistry, RoundFailedError, content_of
+from fedcmi_flwr.owners import known_owners, note_owners, owners_needed
 from fedcmi_flwr.packing import WireError
 from fedcmi_flwr.privacy import Privacy, check_arrays, check_bounds, check_method
-from fedcmi_flwr.replies import read_updates
+from fedcmi_flwr.replies import mean_losses, read_updates
 from fedcmi_flwr.reply_store import ReplyStore
 from fedcmi_flwr.robust import RobustAggregation
 from fedcmi_flwr.round_report import RoundReport
@@ -241,18 +242,18 @@ class FedCMI(FedAvg):
     def _aggregate_train(self, updates: Mapping[int, wire.NodeUpdate]) -> tuple[ArrayRecord | None, MetricRecord]:
         report = self.report
         ordered = [updates[partition] for partition in sorted(updates)]
-        self._note_owners(updates)
+        note_owners(report, updates, self.min_owners_per_modality, self.aggregation)
         reason = report.failed or self._why_failed(updates)
         if reason:
             return None, self._fail(reason)
         with np.errstate(over="ignore", invalid="ignore"):  # what overflows is found by keep_finite
             aggregated = keep_finite(self._aggregate(ordered), report)
             from_method = [update.from_method for update in ordered]
-            state = self.method.combine(self.method_state, from_method, self._known_owners())
+            state = self.method.combine(self.method_state, from_method, known_owners(report))
         self.method_state = keep_finite_state(state, self.method_state, report)
         self._decide(ordered)
         if self.privacy is None:
-            report.losses = _mean_losses(ordered)
+            report.losses = mean_losses(ordered)
             report.examples = {partition: updates[partition].num_examples for partition in sorted(updates)}
             report.num_examples = sum(report.examples.values())
         self.failures_left = self.failure_budget
@@ -302,7 +303,7 @@ class FedCMI(FedAvg):
             needed = "" if found == 0 else f", min-replies = {self.min_replies}"
             return f"{where}: {usable} of {len(report.sent)} replies can be used{needed}. The first: {first}"
         if not any(report.owners[modality] for modality in self.groups):
-            least, because = self._owners_needed(next(iter(self.groups)))
+            least, because = owners_needed(next(iter(self.groups)), self.min_owners_per_modality, self.aggregation)
             return f"{where}: no modality was trained by {least} nodes ({because})."
         return ""
 
@@ -364,33 +365,6 @@ class FedCMI(FedAvg):
         names = group_names(tuple(values), self.groups)
         return TaskMessages(server_round, values, names, self.method, config, self.dominance, self.wire_dtype)
 
-    def _known_owners(self) -> dict[str, int]:
-        """Return, for each array, how many nodes own its group, sampled or not."""
-        names = self.report.names
-        owned = [groups_of(info.modalities, names) for info in self.report.known.values()]
-        counts = {group: sum(group in groups for groups in owned) for group in names}
-        return {name: counts[group] for group, members in names.items() for name in members}
-
-    def _note_owners(self, updates: Mapping[int, wire.NodeUpdate]) -> None:
-        """Note whose updates count for each group: nobody's for a modality that too few nodes trained."""
-        report = self.report
-        partitions = {info.partition_id: groups for info, groups in report.sent.values()}
-        for group in report.names:
-            owners = [partition for partition in sorted(updates) if group in partitions[partition]]
-            needed, because = self._owners_needed(group)
-            if len(owners) < needed:
-                found = f"{len(owners)} of {needed} nodes ({because})" if owners else "nobody"
-                logger.warning("round %d: %s trained %r; it keeps its value", report.server_round, found, group)
-                owners = []
-            report.owners[group] = owners
-
-    def _owners_needed(self, group: str) -> tuple[int, str]:
-        """Return how many nodes must have trained a group for it to change, and the key that says so."""
-        needed, because = (1 if group == SHARED else self.min_owners_per_modality), "min-owners-per-modality"
-        if self.aggregation is not None and self.aggregation.owners_needed > needed:
-            return self.aggregation.owners_needed, f"aggregation = {self.aggregation.name!r}"
-        return needed, because
-
     def _decide(self, updates: Sequence[wire.NodeUpdate]) -> None:
         """Add up the class statistics; the dominant modality and temperatures go out with the next round's model."""
         parts = [update.stats for update in updates if update.stats is not None]
@@ -406,10 +380,3 @@ class FedCMI(FedAvg):
                 self.report.server_round,
             )
         self.dominance = self.method.broadcast(self.report.measured)
-
-
-def _mean_losses(updates: Sequence[wire.NodeUpdate]) -> dict[str, float]:
-    names = list(dict.fromkeys(name for update in updates for name in update.loss_sum))
-    sums = {name: sum(update.loss_sum.get(name, 0.0) for update in updates) for name in names}
-    counts = {name: sum(update.loss_count.get(name, 0) for update in updates) for name in names}
-    return {name: float(np.divide(sums[name], counts[name])) for name in names if counts[name] > 0}

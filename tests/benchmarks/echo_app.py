@@ -84,8 +84,9 @@ def check(complete: list[bool]) -> None:
         raise RuntimeError(f"replies that are complete: {complete}, of {NODES} nodes.")
 
 
+BASELINE = "one array per tensor"
 ROUNDS: dict[str, tuple[Callable[[Grid, Sequence[int], Weights], None], bool, bool]] = {
-    "one array per tensor": (by_tensors, False, True),
+    BASELINE: (by_tensors, False, True),
     "packed": (by_groups("float32"), False, True),
     "packed, as they arrive": (by_groups("float32"), True, True),
     "packed, float16, as they arrive": (by_groups("float16"), True, True),
@@ -100,9 +101,11 @@ def main(grid: Grid, context: Context) -> None:
     config = context.run_config
     while len(nodes := list(grid.get_node_ids())) < NODES:
         time.sleep(0.2)
-    seconds: dict[str, list[float]] = {name: [] for name in ROUNDS}
+    chosen = [name for name in ROUNDS if name in (BASELINE, config["only"]) or not config["only"]]
+    seconds: dict[str, list[float]] = {name: [] for name in chosen}
     for turn in range(int(config["turns"])):
-        for place, (name, (play, arriving, full)) in enumerate(ROUNDS.items()):
+        for place, name in enumerate(chosen):
+            play, arriving, full = ROUNDS[name]
             arrays = model_weights(float(config["megabytes"]), int(config["tensors"]), 100 * turn + place)
             begin = time.perf_counter()
             play(ArrivalGrid(grid) if arriving else grid, nodes, arrays if full else {})

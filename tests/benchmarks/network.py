@@ -27,7 +27,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 sys.path[:0] = [str(ROOT), str(HERE.parent)]
 
-from benchmarks.echo_app import NODES  # noqa: E402
+from benchmarks.echo_app import BASELINE, NODES, ROUNDS  # noqa: E402
 
 from server_app.deploy.kit import write_kit  # noqa: E402
 from server_app.deploy.plan import Node, Plan  # noqa: E402
@@ -54,6 +54,7 @@ clientapp = "echo_app:client"
 megabytes = 90.0
 tensors = 320
 turns = 1
+only = ""
 output = ""
 """
 
@@ -87,7 +88,7 @@ def receive(connection: socket.socket, size: int) -> None:
         size -= connection.recv_into(buffer, min(size, len(buffer)))
 
 
-def deployed(folder: Path, megabytes: float, tensors: int, turns: int) -> dict[str, list[float]]:
+def deployed(folder: Path, settings: dict[str, str | float]) -> dict[str, list[float]]:
     """Return name -> seconds of each turn's round."""
     app, home, output = folder / "echo-app", folder / "home", folder / "seconds.json"
     app.mkdir()
@@ -100,8 +101,7 @@ def deployed(folder: Path, megabytes: float, tensors: int, turns: int) -> dict[s
     try:
         rehearsal.up((), (), lambda line: None)
         (home / "config.toml").write_text(connection_file(rehearsal.address, None), encoding="utf-8")
-        settings = {"megabytes": megabytes, "tensors": tensors, "turns": turns, "output": str(output)}
-        run_app(app, settings, home, lambda: None)
+        run_app(app, {**settings, "output": str(output)}, home, lambda: None)
     finally:
         rehearsal.down()
     seconds: dict[str, list[float]] = json.loads(output.read_text(encoding="utf-8"))
@@ -114,12 +114,13 @@ def main() -> None:
     parser.add_argument("--megabytes", type=float, default=90.0, help="of the model")
     parser.add_argument("--tensors", type=int, default=320)
     parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--only", choices=ROUNDS, default="", help="beside one array per tensor; default: all")
     options = parser.parse_args()
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     with tempfile.TemporaryDirectory(prefix="fedcmi-network-", ignore_cleanup_errors=True) as name:
-        rounds = deployed(Path(name), options.megabytes, options.tensors, options.turns)
+        rounds = deployed(Path(name), vars(options))
     bare = statistics.median(bare_transfer(int(NODES * options.megabytes * 1e6)) for _ in range(3))
-    plain = rounds["one array per tensor"]
+    plain = rounds[BASELINE]
     sys.stdout.write(
         f"{options.megabytes:g} MB in {options.tensors} tensors, {NODES} nodes, {len(os.sched_getaffinity(0))} cores, "
         f"median of {options.turns}; bare transfer {bare:.2f} s\n"
