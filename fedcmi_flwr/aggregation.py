@@ -1,6 +1,7 @@
 """Weighted means of parameter groups over the nodes that trained them. NumPy only."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,13 +9,13 @@ from numpy.typing import NDArray
 AnyArray = NDArray[np.generic]
 
 
-def weighted_mean(arrays: Sequence[AnyArray], weights: Sequence[float]) -> AnyArray:
+def weighted_mean(arrays: Iterable[AnyArray], weights: Sequence[float]) -> AnyArray:
     """Average floating-point arrays; integer and boolean ones (counters) take the maximum.
 
     Parameters
     ----------
     arrays
-        One per node, all of one shape and dtype.
+        One or more, one per node, all of one shape and dtype; each is let go before the next one is taken.
     weights
         One per node, above 0.
 
@@ -29,12 +30,15 @@ def weighted_mean(arrays: Sequence[AnyArray], weights: Sequence[float]) -> AnyAr
     >>> weighted_mean([np.array([7]), np.array([9])], [1, 1])
     array([9])
     """
-    dtype = arrays[0].dtype
+    pairs = zip(arrays, weights, strict=True)
+    array, weight = next(pairs)
+    shape, dtype = array.shape, array.dtype
     if not np.issubdtype(dtype, np.floating):
-        return np.asarray(np.maximum.reduce(list(arrays)), dtype=dtype)
-    total = np.zeros(arrays[0].shape, dtype=np.float64)
-    for array, weight in zip(arrays, weights, strict=True):
-        total += np.asarray(array, dtype=np.float64) * weight
+        return np.asarray(reduce(np.maximum, (other for other, _ in pairs), array), dtype=dtype)
+    total, part = np.zeros(shape), np.empty(shape)
+    total += np.multiply(array, weight, out=part, dtype=np.float64)
+    for array, weight in pairs:
+        total += np.multiply(array, weight, out=part, dtype=np.float64)
     mean: AnyArray = np.asarray(total / float(sum(weights)), dtype=dtype)
     return mean
 
@@ -86,6 +90,7 @@ def aggregate_groups(
     """
     averaged = {}
     for name, value in current.items():
-        owners = [(arrays[name], weight) for arrays, weight in updates if name in arrays]
-        averaged[name] = weighted_mean(*map(list, zip(*owners, strict=True))) if owners else value
+        weights = [weight for arrays, weight in updates if name in arrays]
+        owners = (arrays[name] for arrays, _ in updates if name in arrays)
+        averaged[name] = weighted_mean(owners, weights) if weights else value
     return averaged

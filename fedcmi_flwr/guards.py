@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from fedcmi_flwr import wire
 from fedcmi_flwr.aggregation import AnyArray
+from fedcmi_flwr.lazy_arrays import LazyArrays
 from fedcmi_flwr.methods import Method
 from fedcmi_flwr.round_report import RoundReport
 from fedcmi_flwr.types import ClassStats
@@ -156,13 +157,18 @@ def update_norm(arrays: Mapping[str, AnyArray], sent: Mapping[str, AnyArray]) ->
         return math.hypot(*(float(np.linalg.norm(_change(arrays[name], sent[name]))) for name in _floating(sent)))
 
 
-def shortened(arrays: Mapping[str, AnyArray], sent: Mapping[str, AnyArray], share: float) -> dict[str, AnyArray]:
-    """Return sent + share * (arrays - sent) for the floating-point arrays, the others as they are; share 0: sent."""
-    found = dict(arrays)
-    for name in _floating(sent):
-        change = share * _change(arrays[name], sent[name]) if share > 0 else 0.0
-        found[name] = np.asarray(np.asarray(sent[name], dtype=np.float64) + change, dtype=arrays[name].dtype)
-    return found
+def shortened(arrays: Mapping[str, AnyArray], sent: Mapping[str, AnyArray], share: float) -> LazyArrays:
+    """Return sent + share * (arrays - sent) for the floating-point arrays of ``sent``, all others as they are."""
+    floating = set(_floating(sent))
+
+    def read(name: str) -> AnyArray:
+        array = arrays[name]
+        if name not in floating:
+            return array
+        change = share * _change(array, sent[name]) if share > 0 else np.zeros(array.shape)
+        return np.asarray(np.asarray(sent[name], dtype=np.float64) + change, dtype=array.dtype)
+
+    return LazyArrays(arrays, read)
 
 
 def _change(array: AnyArray, sent: AnyArray) -> NDArray[np.float64]:
@@ -180,7 +186,7 @@ def _is_finite(array: AnyArray) -> bool:
 def _within_norm(update: wire.NodeUpdate, node: int, report: RoundReport, guards: Guards) -> wire.NodeUpdate | None:
     """Return the update with no group longer than allowed; None where the reply is refused."""
     longest = guards.max_update_norm
-    arrays = dict(update.arrays)
+    arrays = update.arrays
     for group in report.sent[node][1]:
         sent = {name: report.arrays[name] for name in report.names[group]}
         norm = update_norm(update.arrays, sent)
@@ -191,18 +197,18 @@ def _within_norm(update: wire.NodeUpdate, node: int, report: RoundReport, guards
             report.refuse(node, f"Reply of {report.describe(node)} refused: {what}.")
             return None
         report.bound(f"Reply of {report.describe(node)}: {what}; it is scaled down to that.")
-        arrays |= shortened({name: arrays[name] for name in sent}, sent, longest / norm)
+        arrays = shortened(arrays, sent, longest / norm)
     return replace(update, arrays=arrays, from_method=_short_enough(update.from_method, node, report, longest))
 
 
 def _short_enough(
     arrays: Mapping[str, AnyArray], node: int, report: RoundReport, longest: float
-) -> dict[str, AnyArray]:
+) -> Mapping[str, AnyArray]:
     """Return a method's own arrays, scaled down where they are longer than allowed."""
-    nothing = {name: np.zeros_like(array) for name, array in arrays.items()}
+    nothing = {name: np.zeros((), array.dtype) for name, array in arrays.items()}
     norm = update_norm(arrays, nothing)
     if norm <= longest:
-        return dict(arrays)
+        return arrays
     report.bound(
         f"Reply of {report.describe(node)}: method-arrays have the norm {norm:.4g}, above max-update-norm = "
         f"{longest:g}; they are scaled down to that."

@@ -85,8 +85,9 @@ class LocalGrid(Grid):
         return [self._replies.pop(message_id) for message_id in message_ids if message_id in self._replies]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        """Push and pull; nothing takes longer than the calls themselves, so ``timeout`` has no effect."""
-        return self.pull_messages(self.push_messages(messages))
+        """Yield one reply after the other, each made when it is asked for; ``timeout`` has no effect."""
+        for message in messages:
+            yield from self.pull_messages(self.push_messages([message]))
 
     def _call(self, message: Message) -> Message:
         context = self.contexts[message.metadata.dst_node_id]

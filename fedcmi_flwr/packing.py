@@ -1,6 +1,8 @@
 """Parameter groups as flat arrays: one per group and dtype, with the layout that cuts them up again.
 
 A deployed round's time follows the number of arrays more than their bytes, so a group travels as one array per dtype.
+Keys and layout name the dtype that an array has on both machines; float32 may travel as float16, which the flat array's
+own dtype shows.
 """
 
 import json
@@ -19,7 +21,9 @@ class WireError(ValueError):
     """A message that does not keep to the codec; the text says which record and key."""
 
 
-def pack(arrays: Mapping[str, AnyArray], groups: Mapping[str, Sequence[str]]) -> tuple[ArrayRecord, ConfigRecord]:
+def pack(
+    arrays: Mapping[str, AnyArray], groups: Mapping[str, Sequence[str]], wire_dtype: str = "float32"
+) -> tuple[ArrayRecord, ConfigRecord]:
     """Pack parameter groups into one flat array per group and dtype.
 
     Parameters
@@ -28,6 +32,8 @@ def pack(arrays: Mapping[str, AnyArray], groups: Mapping[str, Sequence[str]]) ->
         Parameter or buffer name -> array.
     groups
         Group -> names of its arrays.
+    wire_dtype
+        What float32 arrays travel in: "float32", or "float16", rounded to nearest.
 
     Returns
     -------
@@ -36,7 +42,7 @@ def pack(arrays: Mapping[str, AnyArray], groups: Mapping[str, Sequence[str]]) ->
     Raises
     ------
     WireError
-        A name of a group that ``arrays`` lacks.
+        A name of a group that ``arrays`` lacks, or a number that would become infinite in ``wire_dtype``.
     """
     packed, layout = ArrayRecord(), ConfigRecord()
     for group, names in groups.items():
@@ -45,8 +51,10 @@ def pack(arrays: Mapping[str, AnyArray], groups: Mapping[str, Sequence[str]]) ->
             raise WireError(f"group {group!r}: array {absent[0]!r} is missing ({len(absent)} missing in all).")
         layout[group] = json.dumps([[name, str(arrays[name].dtype), list(arrays[name].shape)] for name in names])
         for dtype in sorted({str(arrays[name].dtype) for name in names}):
-            flat = [arrays[name].ravel() for name in names if str(arrays[name].dtype) == dtype]
-            packed[f"{group}/{dtype}"] = Array(np.concatenate(flat))
+            chosen = {name: arrays[name].ravel() for name in names if str(arrays[name].dtype) == dtype}
+            if dtype == "float32" and wire_dtype == "float16":
+                chosen = {name: _half(name, flat) for name, flat in chosen.items()}
+            packed[f"{group}/{dtype}"] = Array(np.concatenate(list(chosen.values())))
     return packed, layout
 
 
@@ -101,11 +109,25 @@ def _layout_entries(group: str, text: Any) -> list[tuple[str, str, tuple[int, ..
     return entries
 
 
+def _half(name: str, flat: AnyArray) -> AnyArray:
+    """Return float32 numbers as float16; NaN and Inf, which no receiver takes, stay what they are."""
+    with np.errstate(over="ignore"):
+        half = flat.astype(np.float16)
+    if (np.isinf(half) & np.isfinite(flat)).any():
+        raise WireError(
+            f"array {name!r} holds a number of size {np.abs(flat[np.isfinite(flat)]).max():.4g}, but float16 ends at "
+            f"{np.finfo(np.float16).max:.0f}; set wire-dtype = 'float32'."
+        )
+    return half
+
+
 def _cut(packed: ArrayRecord, key: str, entries: list[tuple[str, tuple[int, ...]]]) -> dict[str, AnyArray]:
     if key not in packed:
         raise WireError(f"arrays: {key!r} is missing, found {sorted(packed)}.")
     sizes = [math.prod(shape) for _, shape in entries]
     flat = _decode(packed[key], key)
+    if key.endswith("/float32") and flat.dtype == np.float16:
+        flat = flat.astype(np.float32)
     if flat.ndim != 1 or flat.size != sum(sizes) or str(flat.dtype) != key.rpartition("/")[2]:
         raise WireError(
             f"arrays: {key!r} is {flat.dtype} of shape {list(flat.shape)}, the layout needs [{sum(sizes)}]."

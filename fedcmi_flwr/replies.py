@@ -1,8 +1,10 @@
 """From a round's replies to the updates that count: what is malformed, missing or does not fit is refused by name."""
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
+import numpy as np
 from flwr.app import Message
 
 from fedcmi_flwr import wire
@@ -11,13 +13,18 @@ from fedcmi_flwr.methods import Method
 from fedcmi_flwr.nodes import content_of
 from fedcmi_flwr.packing import WireError
 from fedcmi_flwr.reply_checks import one_line
+from fedcmi_flwr.reply_store import ReplyStore
 from fedcmi_flwr.round_report import RoundReport
 
 logger = logging.getLogger("flwr.fedcmi")
 
 
 def read_updates(
-    replies: Iterable[Message], report: RoundReport, method: Method, method_state: Mapping[str, AnyArray]
+    replies: Iterable[Message],
+    report: RoundReport,
+    method: Method,
+    method_state: Mapping[str, AnyArray],
+    store: ReplyStore,
 ) -> dict[int, wire.NodeUpdate]:
     """Decode and check the replies of a round.
 
@@ -31,10 +38,12 @@ def read_updates(
         Says what a reply must hold.
     method_state
         The method's state on the server.
+    store
+        Where the arrays of each reply go as it comes.
 
     Returns
     -------
-    Partition id -> update that can be used.
+    Partition id -> update that can be used; its arrays are read from the store.
 
     Raises
     ------
@@ -53,7 +62,7 @@ def read_updates(
             content = content_of(message)
             if info is None:
                 raise WireError("it was not asked in this round, or answered before.")
-            updates[info.partition_id] = _read_update(content, report, method, node)
+            updates[info.partition_id] = _put_away(_read_update(content, report, method, node), store)
         except WireError as error:
             if info is None and message.has_error():
                 lost.append(str(error))  # of a node that left: Flower does not say which
@@ -81,6 +90,10 @@ def _read_update(content: Message, report: RoundReport, method: Method, node: in
     return update
 
 
+def _put_away(update: wire.NodeUpdate, store: ReplyStore) -> wire.NodeUpdate:
+    return replace(update, arrays=store.put(update.arrays), from_method=store.put(update.from_method))
+
+
 def _without_misfits(
     updates: dict[int, wire.NodeUpdate], report: RoundReport, method: Method, method_state: Mapping[str, AnyArray]
 ) -> dict[int, wire.NodeUpdate]:
@@ -92,3 +105,11 @@ def _without_misfits(
             reason = reasons[info.partition_id]
             report.refuse(node, f"Reply of {report.describe(node)} refused: method-arrays: {reason}")
     return {partition: update for partition, update in updates.items() if partition not in reasons}
+
+
+def mean_losses(updates: Sequence[wire.NodeUpdate]) -> dict[str, float]:
+    """Return the mean of each loss term over the samples of the nodes that have it."""
+    names = list(dict.fromkeys(name for update in updates for name in update.loss_sum))
+    sums = {name: sum(update.loss_sum.get(name, 0.0) for update in updates) for name in names}
+    counts = {name: sum(update.loss_count.get(name, 0) for update in updates) for name in names}
+    return {name: float(np.divide(sums[name], counts[name])) for name in names if counts[name] > 0}

@@ -15,6 +15,9 @@ from flwr.serverapp.strategy.multikrum import select_multikrum
 from fedcmi_flwr.aggregation import AnyArray, weighted_mean
 from fedcmi_flwr.server_rules import AGGREGATIONS
 
+BLOCK = 2**16
+"""Numbers of an array that are made double at a time."""
+
 
 @dataclass(frozen=True)
 class RobustAggregation:
@@ -90,18 +93,24 @@ class RobustAggregation:
             owners = [update for update in updates if names[0] in update]
             counters = [name for name in names if not np.issubdtype(current[name].dtype, np.floating)]
             weights = [name for name in names if name not in counters]
-            found |= {name: weighted_mean([update[name] for update in owners], [1] * len(owners)) for name in counters}
+            found |= {name: weighted_mean((update[name] for update in owners), [1] * len(owners)) for name in counters}
             if self.name == "krum" and weights:
                 chosen = self._krum(current, owners, weights)
                 found |= {name: chosen[name] for name in weights}
             else:
-                found |= {name: self._coordinatewise([update[name] for update in owners]) for name in weights}
+                found |= {name: self._coordinatewise(name, owners) for name in weights}
         return found
 
-    def _coordinatewise(self, arrays: Sequence[AnyArray]) -> AnyArray:
-        stacked = np.stack([np.asarray(array, dtype=np.float64) for array in arrays])
-        middle = np.median(stacked, axis=0) if self.name == "median" else trim_mean(stacked, self.trim_share)
-        return np.asarray(middle, dtype=arrays[0].dtype)
+    def _coordinatewise(self, name: str, owners: Sequence[Mapping[str, AnyArray]]) -> AnyArray:
+        first = owners[0][name]
+        stacked, found = np.empty((len(owners), first.size), first.dtype), np.empty(first.size, first.dtype)
+        for row, owner in zip(stacked, owners, strict=True):
+            row[:] = owner[name].ravel()
+        blocks = -(-first.size // BLOCK) or 1
+        for part, rows in zip(np.array_split(found, blocks), np.array_split(stacked, blocks, axis=1), strict=True):
+            numbers = rows.astype(np.float64)
+            part[:] = np.median(numbers, axis=0) if self.name == "median" else trim_mean(numbers, self.trim_share)
+        return found.reshape(first.shape)
 
     def _krum(
         self, current: Mapping[str, AnyArray], owners: Sequence[Mapping[str, AnyArray]], names: Sequence[str]

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from fedcmi_flwr.initialization import INITIALIZATIONS
 from fedcmi_flwr.methods import Scalar
 from fedcmi_flwr.model import FUSIONS
-from fedcmi_flwr.server_rules import AGGREGATIONS, OPTIMIZERS
+from fedcmi_flwr.server_rules import AGGREGATIONS, OPTIMIZERS, WIRE_DTYPES
 
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("fp32", "bf16", "auto")
@@ -125,6 +125,9 @@ class FederationConfig:
     """Seconds to wait for these nodes before the round fails."""
     round_timeout: float = _number(0, above=True)
     """Seconds to wait for the replies of a round before it goes on without the missing ones."""
+    wire_dtype: str = _choice(*WIRE_DTYPES)
+    """What float32 weights travel in, both ways; "float16" halves the bytes and keeps 11 of 24 significant bits. What a
+    method sends besides weights is not narrowed."""
     min_replies: int = _number(1)
     """A round with fewer replies that can be used fails: the model stays as it was."""
     min_owners_per_modality: int = _number(1)

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
@@ -20,16 +20,20 @@ from fedcmi_flwr.aggregation import AnyArray, aggregate_groups
 from fedcmi_flwr.dominance import NOBODY
 from fedcmi_flwr.groups import group_names, groups_of
 from fedcmi_flwr.guards import Guards, bound_updates, keep_finite, keep_finite_state
+from fedcmi_flwr.lazy_arrays import LazyArrays
 from fedcmi_flwr.methods import METHODS, Method
 from fedcmi_flwr.methods import hyperparameters as hyperparameters_of
 from fedcmi_flwr.nodes import NodeRegistry, RoundFailedError, content_of
-from fedcmi_flwr.packing import WireError, pack
+from fedcmi_flwr.owners import known_owners, note_owners, owners_needed
+from fedcmi_flwr.packing import WireError
 from fedcmi_flwr.privacy import Privacy, check_arrays, check_bounds, check_method
-from fedcmi_flwr.replies import read_updates
+from fedcmi_flwr.replies import mean_losses, read_updates
+from fedcmi_flwr.reply_store import ReplyStore
 from fedcmi_flwr.robust import RobustAggregation
 from fedcmi_flwr.round_report import RoundReport
 from fedcmi_flwr.server_optimizers import ServerOptimizer
 from fedcmi_flwr.server_state import ServerState
+from fedcmi_flwr.tasks import TaskMessages
 from fedcmi_flwr.types import SHARED, ClassStats, Modality
 
 logger = logging.getLogger("flwr.fedcmi")
@@ -79,6 +83,8 @@ class FedCMI(FedAvg):
         Clips and adds noise to what is released of nodes, and counts it. Losses, numbers of samples and class
         statistics are not released then, and :class:`PrivacyBudgetError` ends ``start`` before a round that would
         exceed the budget. None: off.
+    wire_dtype
+        What float32 weights travel in, "float32" or "float16"; nodes are told.
 
     Raises
     ------
@@ -106,6 +112,7 @@ class FedCMI(FedAvg):
         guards: Guards = NO_GUARDS,
         server_optimizer: ServerOptimizer | None = None,
         privacy: Privacy | None = None,
+        wire_dtype: str = "float32",
     ) -> None:
         super().__init__(
             fraction_train=fraction_train,
@@ -132,6 +139,7 @@ class FedCMI(FedAvg):
         self.guards = guards
         self.server_optimizer = server_optimizer
         self.privacy = privacy
+        self.wire_dtype = wire_dtype
         self.releases: dict[int, int] = {}
         """The account: partition id -> vectors of the node that went into noisy sums."""
         self.min_replies = min_replies
@@ -197,7 +205,8 @@ class FedCMI(FedAvg):
             info = report.known[node]
             report.sent[node] = (info, groups_of(info.modalities, report.names))
         self._charge()
-        messages = self._task_messages(MessageType.TRAIN, server_round, report.arrays, config, chosen)
+        tasks = self._tasks(server_round, report.arrays, config)
+        messages = [tasks.train(node, report.known[node], self.method_state) for node in chosen]
         for message in messages:
             info, _ = report.sent[message.metadata.dst_node_id]
             report.bytes_down[info.partition_id] = wire.content_bytes(message)
@@ -213,7 +222,8 @@ class FedCMI(FedAvg):
         server_round
             Counted from 1 by Flower's ``start``; the report has the true one.
         replies
-            Replies in any order; it does not matter to the result.
+            Replies in any order; it does not matter to the result. Each is let go before the next one is taken, so that
+            with :class:`ArrivalGrid` the memory does not grow with their number (krum: of weights, does).
 
         Returns
         -------
@@ -225,22 +235,25 @@ class FedCMI(FedAvg):
         RoundFailedError
             One failed round too many, or a simulated actor died and would fail every later task.
         """
+        with ReplyStore() as store:
+            updates = read_updates(replies, self.report, self.method, self.method_state, store)
+            return self._aggregate_train(bound_updates(updates, self.report, self.guards, self.method))
+
+    def _aggregate_train(self, updates: Mapping[int, wire.NodeUpdate]) -> tuple[ArrayRecord | None, MetricRecord]:
         report = self.report
-        updates = read_updates(replies, report, self.method, self.method_state)
-        updates = bound_updates(updates, report, self.guards, self.method)
         ordered = [updates[partition] for partition in sorted(updates)]
-        self._note_owners(updates)
+        note_owners(report, updates, self.min_owners_per_modality, self.aggregation)
         reason = report.failed or self._why_failed(updates)
         if reason:
             return None, self._fail(reason)
         with np.errstate(over="ignore", invalid="ignore"):  # what overflows is found by keep_finite
             aggregated = keep_finite(self._aggregate(ordered), report)
             from_method = [update.from_method for update in ordered]
-            state = self.method.combine(self.method_state, from_method, self._known_owners())
+            state = self.method.combine(self.method_state, from_method, known_owners(report))
         self.method_state = keep_finite_state(state, self.method_state, report)
         self._decide(ordered)
         if self.privacy is None:
-            report.losses = _mean_losses(ordered)
+            report.losses = mean_losses(ordered)
             report.examples = {partition: updates[partition].num_examples for partition in sorted(updates)}
             report.num_examples = sum(report.examples.values())
         self.failures_left = self.failure_budget
@@ -264,7 +277,7 @@ class FedCMI(FedAvg):
             asked = Counter(group for _, groups in report.sent.values() for group in groups)
             return self.privacy.average(report.arrays, [update.arrays for update in updates], trained, asked)
         counting = {name for names in trained.values() for name in names}
-        parts = [{name: u.arrays[name] for name in u.arrays if name in counting} for u in updates]
+        parts = [LazyArrays((name for name in u.arrays if name in counting), u.arrays.__getitem__) for u in updates]
         if self.aggregation is not None:
             return self.aggregation.aggregate(report.arrays, parts, trained)
         weighted = [(arrays, float(u.num_examples)) for arrays, u in zip(parts, updates, strict=True)]
@@ -290,7 +303,7 @@ class FedCMI(FedAvg):
             needed = "" if found == 0 else f", min-replies = {self.min_replies}"
             return f"{where}: {usable} of {len(report.sent)} replies can be used{needed}. The first: {first}"
         if not any(report.owners[modality] for modality in self.groups):
-            least, because = self._owners_needed(next(iter(self.groups)))
+            least, because = owners_needed(next(iter(self.groups)), self.min_owners_per_modality, self.aggregation)
             return f"{where}: no modality was trained by {least} nodes ({because})."
         return ""
 
@@ -322,8 +335,8 @@ class FedCMI(FedAvg):
             logger.warning("nobody evaluates: %s", error)
             return []
         self.report.to_evaluate = set(chosen)
-        values = {name: array.numpy() for name, array in arrays.items()}
-        return self._task_messages(MessageType.EVALUATE, server_round, values, config, chosen)
+        tasks = self._tasks(server_round, {name: array.numpy() for name, array in arrays.items()}, config)
+        return [tasks.evaluate(node, self.nodes.known[node]) for node in chosen]
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Add up correct predictions and samples over nodes, then divide; malformed and missing replies are noted."""
@@ -348,57 +361,9 @@ class FedCMI(FedAvg):
             return None
         return MetricRecord({f"accuracy.{name}": found.accuracy for name, found in totals.items()})
 
-    def _task_messages(
-        self,
-        message_type: str,
-        server_round: int,
-        values: Mapping[str, AnyArray],
-        config: ConfigRecord,
-        node_ids: Sequence[int],
-    ) -> list[Message]:
+    def _tasks(self, server_round: int, values: Mapping[str, AnyArray], config: ConfigRecord) -> TaskMessages:
         names = group_names(tuple(values), self.groups)
-        settings = {**hyperparameters_of(self.method), **config, "server-round": server_round}
-        packed: dict[tuple[str, ...], tuple[ArrayRecord, ConfigRecord]] = {}  # the same for all nodes that own the same
-        messages = []
-        for node in node_ids:
-            modalities = self.nodes.known[node].modalities
-            groups = groups_of(modalities, names)
-            if groups not in packed:
-                packed[groups] = pack(values, {group: names[group] for group in groups})
-            own: dict[str, AnyArray] = {}
-            if message_type == MessageType.TRAIN:
-                sent = [name for group in groups for name in names[group]]
-                own = self.method.for_node(self.method_state, modalities, sent)
-            task = (packed[groups], settings, tuple(self.groups), self.dominance, own)
-            messages.append(wire.task_message(node, message_type, *task))
-        return messages
-
-    def _known_owners(self) -> dict[str, int]:
-        """Return, for each array, how many nodes own its group, sampled or not."""
-        names = self.report.names
-        owned = [groups_of(info.modalities, names) for info in self.report.known.values()]
-        counts = {group: sum(group in groups for groups in owned) for group in names}
-        return {name: counts[group] for group, members in names.items() for name in members}
-
-    def _note_owners(self, updates: Mapping[int, wire.NodeUpdate]) -> None:
-        """Note whose updates count for each group: nobody's for a modality that too few nodes trained."""
-        report = self.report
-        partitions = {info.partition_id: groups for info, groups in report.sent.values()}
-        for group in report.names:
-            owners = [partition for partition in sorted(updates) if group in partitions[partition]]
-            needed, because = self._owners_needed(group)
-            if len(owners) < needed:
-                found = f"{len(owners)} of {needed} nodes ({because})" if owners else "nobody"
-                logger.warning("round %d: %s trained %r; it keeps its value", report.server_round, found, group)
-                owners = []
-            report.owners[group] = owners
-
-    def _owners_needed(self, group: str) -> tuple[int, str]:
-        """Return how many nodes must have trained a group for it to change, and the key that says so."""
-        needed, because = (1 if group == SHARED else self.min_owners_per_modality), "min-owners-per-modality"
-        if self.aggregation is not None and self.aggregation.owners_needed > needed:
-            return self.aggregation.owners_needed, f"aggregation = {self.aggregation.name!r}"
-        return needed, because
+        return TaskMessages(server_round, values, names, self.method, config, self.dominance, self.wire_dtype)
 
     def _decide(self, updates: Sequence[wire.NodeUpdate]) -> None:
         """Add up the class statistics; the dominant modality and temperatures go out with the next round's model."""
@@ -415,10 +380,3 @@ class FedCMI(FedAvg):
                 self.report.server_round,
             )
         self.dominance = self.method.broadcast(self.report.measured)
-
-
-def _mean_losses(updates: Sequence[wire.NodeUpdate]) -> dict[str, float]:
-    names = list(dict.fromkeys(name for update in updates for name in update.loss_sum))
-    sums = {name: sum(update.loss_sum.get(name, 0.0) for update in updates) for name in names}
-    counts = {name: sum(update.loss_count.get(name, 0) for update in updates) for name in names}
-    return {name: float(np.divide(sums[name], counts[name])) for name in names if counts[name] > 0}

@@ -4,7 +4,8 @@ Records of a message by name (S -> N: server to node, N -> S: its reply)::
 
     query     S -> N  config: server-round
               N -> S  node: modalities, partition-id
-    train     S -> N  arrays, layout, config: server-round, modalities, dominant, temperature.<m>, hyperparameters
+    train     S -> N  arrays, layout, config: server-round, modalities, dominant, temperature.<m>, wire-dtype,
+                                       hyperparameters
               N -> S  arrays, layout, metrics: num-examples, loss-sum.<term>, loss-count.<term>,
                                                class-probability-sum.<m>, class-count.<m>
     evaluate  S -> N  as train
@@ -13,7 +14,8 @@ Records of a message by name (S -> N: server to node, N -> S: its reply)::
     train, both ways, where the method has something of its own: method-arrays, method-layout
 
 ``arrays`` holds one flat array per parameter group and dtype ("audio/float32"); ``layout`` holds, per group, the JSON
-list of [name, dtype, shape] that the flat arrays are cut by (``packing.py``).
+list of [name, dtype, shape] that the flat arrays are cut by (``packing.py``). A node narrows its ``arrays`` as the
+config's wire-dtype says. ``method-arrays`` are never narrowed: sums over samples and differences have other ranges.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -50,8 +52,9 @@ def content_bytes(message: Message, arrays_alone: bool = False) -> int:
     """
     if not message.has_content():
         return 0
-    arrays = message.content.array_records.values()
-    others = [] if arrays_alone else [r for r in message.content.values() if not isinstance(r, ArrayRecord)]
+    records = list(message.content.values())  # its array_records would tie the message up in a cycle of references
+    arrays = [record for record in records if isinstance(record, ArrayRecord)]
+    others = [] if arrays_alone else [record for record in records if not isinstance(record, ArrayRecord)]
     return sum(record.count_bytes() for record in arrays) + sum(len(record.deflate()) for record in others)
 
 
@@ -136,6 +139,7 @@ def task_message(
     modalities: Sequence[Modality],
     dominance: Dominance,
     from_method: Mapping[str, AnyArray] | None = None,
+    wire_dtype: str = "float32",
 ) -> Message:
     """Build a train or evaluate message.
 
@@ -155,6 +159,8 @@ def task_message(
         The server's decision; the temperatures of groups that the node can use go along.
     from_method
         What the method's state on the server has for this node.
+    wire_dtype
+        What the node's float32 arrays are to travel in.
 
     Returns
     -------
@@ -162,6 +168,7 @@ def task_message(
     """
     arrays, layout = packed
     values: dict[str, Any] = {**config, "modalities": list(modalities), "dominant": dominance.dominant or ""}
+    values["wire-dtype"] = wire_dtype
     for name, temperature in dominance.temperature.items():
         if name in layout:
             values[f"temperature.{name}"] = temperature.tolist()
@@ -188,7 +195,7 @@ def read_task(message: Message) -> Task:
         The message was not made by :func:`task_message`.
     """
     packed, layout = _record(message, "arrays", ArrayRecord), _record(message, "layout", ConfigRecord)
-    config = dict(_record(message, "config", ConfigRecord))
+    config = {key: v for key, v in _record(message, "config", ConfigRecord).items() if key != "wire-dtype"}
     arrays, groups = unpack(packed, layout)
     try:
         modalities, server_round = config.pop("modalities"), config.pop("server-round")
@@ -207,7 +214,7 @@ def read_task(message: Message) -> Task:
 class NodeUpdate:
     """A node's reply to a train message."""
 
-    arrays: dict[str, AnyArray]
+    arrays: Mapping[str, AnyArray]
     num_examples: int
     """Training samples of the node."""
     loss_sum: dict[str, float]
@@ -216,7 +223,7 @@ class NodeUpdate:
     """Loss term -> number of samples in the sum."""
     stats: ClassStats | None
     """Class statistics on the received model; None where the method needs none."""
-    from_method: dict[str, AnyArray] = field(default_factory=dict)
+    from_method: Mapping[str, AnyArray] = field(default_factory=dict)
     """What the method's part on the node has for its part on the server."""
 
 
@@ -255,9 +262,10 @@ def train_reply(
     Raises
     ------
     WireError
-        An array that was sent is missing.
+        An array that was sent is missing, or holds a number beyond the range that it travels in.
     """
-    packed, layout = pack(arrays, layout_groups(_record(message, "layout", ConfigRecord)))
+    wire_dtype = str(_record(message, "config", ConfigRecord).get("wire-dtype", "float32"))
+    packed, layout = pack(arrays, layout_groups(_record(message, "layout", ConfigRecord)), wire_dtype)
     metrics: dict[str, Any] = {"num-examples": num_examples}
     metrics |= {f"loss-sum.{name}": float(value) for name, value in (loss_sum or {}).items()}
     metrics |= {f"loss-count.{name}": int(value) for name, value in (loss_count or {}).items()}

@@ -14,6 +14,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from fedcmi_flwr import node_memory, pretrained
 from fedcmi_flwr.aggregation import AnyArray, moving_average
+from fedcmi_flwr.arrivals import ArrivalGrid
 from fedcmi_flwr.cache import cache_directory
 from fedcmi_flwr.config import RunConfig, read_run_config
 from fedcmi_flwr.dataset import check_modality_names, load_split, locate
@@ -50,7 +51,7 @@ logger = logging.getLogger("flwr.fedcmi")
 def main(grid: Grid, context: Context) -> None:
     """Run a federation from Flower's run-config."""
     config = read_run_config(context.run_config)
-    run(config, grid)
+    run(config, ArrivalGrid(grid))
 
 
 def run(
@@ -154,6 +155,7 @@ class Federation:
             guards=guards(config),
             server_optimizer=server_optimizer(config),
             privacy=privacy(config),
+            wire_dtype=config.federation.wire_dtype,
         )
         if self.strategy.privacy is not None:
             check_arrays(to_arrays(self.model.trained_state()))

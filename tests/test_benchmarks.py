@@ -15,6 +15,8 @@ SMALLEST = {
     "epoch.py": ["--repetitions", "1", "--batch", "2", "--batches", "1", "--epochs", "1", "--threads", "1"],
     "bench_reading.py": ["--samples", "64", "--size", "32"],
     "bench_prep.py": ["--clips", "4", "--repetitions", "1"],
+    "aggregation.py": ["--replies", "3", "--megabytes", "0.1", "--tensors", "4"],
+    "network.py": ["--megabytes", "0.1", "--tensors", "4", "--turns", "1", "--only", "packed, as they arrive"],
 }
 BARE = ("flwr", "flwr_datasets", "jaxtyping", "pandas", "ray", "safetensors", "scipy", "sklearn", "pyarrow")
 """What a machine with torch and torchvision alone has not."""
@@ -37,9 +39,15 @@ def test_every_benchmark_of_the_makefile_is_known() -> None:
     assert {Path(script).name for script in SCRIPTS} == set(SMALLEST)
 
 
-@pytest.mark.parametrize("script", ["bench_reading.py", "bench_prep.py"])
+@pytest.mark.parametrize("script", ["bench_reading.py", "bench_prep.py", "aggregation.py"])
 def test_benchmarks_print_ratios(script: str, tmp_path: Path) -> None:
     assert re.search(r"\d x", _run([str(ROOT / "tests" / "benchmarks" / script), *SMALLEST[script]], tmp_path))
+
+
+def test_rounds_over_the_network_are_measured_on_real_processes(tmp_path: Path) -> None:
+    found = _run([str(ROOT / "tests" / "benchmarks" / "network.py"), *SMALLEST["network.py"]], tmp_path)
+    for row in ("one array per tensor", "packed, as they arrive"):
+        assert re.search(rf"^{row} .*\d x", found, re.MULTILINE)
 
 
 @pytest.mark.parametrize("script", ["step.py", "epoch.py"])

@@ -92,9 +92,9 @@ class Scaffold(Method):
         """Return c + sum(c_k+ - c_k) / owners."""
         combined = dict(state)
         for name in dict.fromkeys(name for reply in replies for name in reply):
-            deltas = [np.asarray(reply[name], dtype=np.float64) for reply in replies if name in reply]
-            before = np.asarray(state.get(name, np.zeros_like(deltas[0])), dtype=np.float64)
-            combined[name] = np.asarray(before + sum(deltas) / owners[name], dtype=np.float32)
+            total = sum(np.asarray(reply[name], dtype=np.float64) for reply in replies if name in reply)
+            before = np.asarray(state[name], dtype=np.float64) if name in state else 0.0
+            combined[name] = np.asarray(before + total / owners[name], dtype=np.float32)
         return combined
 
 

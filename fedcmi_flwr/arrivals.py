@@ -1,0 +1,96 @@
+"""Replies as they arrive, instead of all at once when the last one is there."""
+
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from itertools import islice
+
+from flwr.app import Message, RecordDict
+from flwr.serverapp import Grid
+from flwr.supercore.run import Run
+
+AT_ONCE = 4
+"""Replies that are in memory together at most."""
+POLL_SECONDS = 0.5
+"""Time between two looks for replies where the last one found none; Flower's own is 3 s."""
+
+
+class ArrivalGrid(Grid):
+    """A Grid whose :meth:`send_and_receive` hands out each reply as soon as it is there; all else is the inner one's.
+
+    Parameters
+    ----------
+    grid
+        Flower's.
+    """
+
+    def __init__(self, grid: Grid) -> None:
+        self._grid = grid
+
+    def set_run(self, run: Run) -> None:
+        """Set the run this grid works for."""
+        self._grid.set_run(run)
+
+    @property
+    def run(self) -> Run:
+        """The run this grid works for."""
+        return self._grid.run
+
+    def create_message(
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
+    ) -> Message:
+        """Build a message to a node."""
+        return self._grid.create_message(content, message_type, dst_node_id, group_id, ttl)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Return the ids of all nodes."""
+        return self._grid.get_node_ids()
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Send messages and return their ids."""
+        return self._grid.push_messages(messages)
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Return the replies that are there."""
+        return self._grid.pull_messages(message_ids)
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        """Send messages now, and return an iterator that waits for their replies, in the order of arrival.
+
+        Parameters
+        ----------
+        messages
+            What to send.
+        timeout
+            Seconds from now after which no reply is waited for; None: no limit.
+
+        Returns
+        -------
+        Iterator over the replies.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        sent = self._grid.push_messages(messages)
+        return self._arriving([name for name in sent if name], deadline)  # None: Flower could not send it
+
+    def _arriving(self, waiting: list[str], deadline: float | None) -> Iterator[Message]:
+        """Ask for a few at a time, so that no more are in memory however many have arrived."""
+        while waiting:
+            found, unanswered = 0, []
+            ids = iter(waiting)
+            while chosen := list(islice(ids, AT_ONCE)):
+                replies = deque(self._grid.pull_messages(chosen))
+                answered = {reply.metadata.reply_to_message_id for reply in replies}
+                unanswered += [name for name in chosen if name not in answered]
+                found += len(replies)
+                while replies:
+                    yield replies.popleft()
+            waiting = unanswered
+            if deadline is not None and time.monotonic() >= deadline:
+                return
+            if waiting and not found:
+                time.sleep(POLL_SECONDS)
