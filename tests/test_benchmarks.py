@@ -14,7 +14,7 @@ SMALLEST = {
     "step.py": ["--repetitions", "1", "--batch", "2", "--threads", "1"],
     "epoch.py": ["--repetitions", "1", "--batch", "2", "--batches", "1", "--epochs", "1", "--threads", "1"],
     "bench_reading.py": ["--samples", "64", "--size", "32"],
-    "bench_prep.py": ["--clips", "4", "--repetitions", "1"],
+    "bench_prep.py": ["--clips", "24", "--repetitions", "1"],
     "aggregation.py": ["--replies", "3", "--megabytes", "0.1", "--tensors", "4"],
     "network.py": ["--megabytes", "0.1", "--tensors", "4", "--turns", "1", "--only", "packed, as they arrive"],
 }
@@ -60,6 +60,8 @@ def test_training_is_measured_on_a_bare_machine(script: str, tmp_path: Path) -> 
 
 
 def _run(arguments: list[str], directory: Path) -> str:
-    done = subprocess.run([sys.executable, *arguments], cwd=directory, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=directory, capture_output=True, text=True, check=False, timeout=600
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout

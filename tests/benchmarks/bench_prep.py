@@ -167,6 +167,7 @@ def measure(work: Callable[..., None], *arguments: object) -> tuple[float, float
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=timed, args=(sender, work, arguments))
     process.start()
+    sender.close()  # so that receiving ends when the process does
     peak, done = 0.0, threading.Event()
 
     def watch() -> None:
@@ -176,10 +177,14 @@ def measure(work: Callable[..., None], *arguments: object) -> tuple[float, float
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    seconds = receiver.recv()
-    done.set()
-    watcher.join()
-    process.join()
+    try:
+        seconds = receiver.recv()
+    except EOFError:
+        raise SystemExit(f"{work.__name__}{arguments} failed; the reason stands above.") from None
+    finally:
+        done.set()
+        watcher.join()
+        process.join()
     return seconds, peak
 
 
