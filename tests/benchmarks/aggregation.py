@@ -100,13 +100,11 @@ def plain_pass(replies: int, weights: Weights) -> Callable[[], object]:
     ready = [changed(weights, part) for part in range(min(replies, IN_MEMORY))]
 
     def mean() -> Weights:
-        found = {}
-        for name, value in weights.items():
-            total = np.zeros(value.shape)
-            for part, reply in zip(range(replies), itertools.cycle(ready), strict=False):
+        totals = {name: np.zeros(value.shape) for name, value in weights.items()}
+        for part, reply in zip(range(replies), itertools.cycle(ready), strict=False):
+            for name, total in totals.items():
                 total += reply[name].astype(np.float64) * (1 + part)
-            found[name] = (total / sum(range(1, replies + 1))).astype(np.float32)
-        return found
+        return {name: (total / sum(range(1, replies + 1))).astype(np.float32) for name, total in totals.items()}
 
     return mean
 
