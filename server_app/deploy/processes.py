@@ -55,9 +55,9 @@ def start(path: Path, command: Sequence[str], environment: Mapping[str, str]) ->
 
 def pid_of(path: Path) -> int | None:
     """Return the id of a process that :func:`start` started and that still runs."""
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(FileNotFoundError, psutil.Error):
         pid = int(path.with_suffix(".pid").read_text(encoding="utf-8"))
-        if pid in family(path):
+        if _is_of(psutil.Process(pid), path):
             return pid
     return None
 
@@ -67,9 +67,16 @@ def family(path: Path) -> list[int]:
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):  # it ended, or is somebody else's
-            if process.environ().get(MARK) == os.fspath(path) and process.status() != psutil.STATUS_ZOMBIE:
+            if process.environ() and _is_of(process, path):
                 found.append(process.pid)
     return sorted(found)
+
+
+def _is_of(process: psutil.Process, path: Path) -> bool:
+    """Return whether a process runs and has the mark, or none at all: so it is for a moment while it starts."""
+    environment = process.environ()
+    marked = environment.get(MARK) == os.fspath(path) or not environment
+    return marked and process.status() != psutil.STATUS_ZOMBIE
 
 
 def stop(*paths: Path) -> None:
