@@ -214,7 +214,7 @@ def main() -> None:
             rate = clips / statistics.median(seconds for seconds, _ in runs)
             sys.stdout.write(f"{name}: {label}: {rate:.1f} clips/s, peak {max(peak for _, peak in runs):.0f} MB\n")
         each = ", ".join(f"{ratio:.1f}" for ratio in ratios)
-        sys.stdout.write(f"{name}: ratio {statistics.median(ratios):.1f} (each repetition: {each})\n")
+        sys.stdout.write(f"{name}: ratio {statistics.median(ratios):.1f} x (each repetition: {each})\n")
         sys.stdout.flush()
 
 
