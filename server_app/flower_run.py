@@ -1,7 +1,7 @@
 """``fedcmi run`` on Flower's simulation: a SuperLink of its own, and one run of the app on it.
 
 ``flwr run`` alone leaves a resident SuperLink that keeps the environment of its first start. Here each run has its own
-on loopback, which is stopped by its process handle at the end.
+on loopback; a companion process ends it, with all that it started, when this one is done or dead.
 """
 
 import contextlib
@@ -79,7 +79,7 @@ def superlink(home: Path, environment: Mapping[str, str]) -> Iterator[int]:
     command += [program("flower-superlink"), "--insecure", "--simulation", "--host", "127.0.0.1", "--port", str(port)]
     log = home / "superlink.log"
     with log.open("w", encoding="utf-8") as output:
-        # a session of its own, so that an interrupted run's simulation processes can be ended with it
+        # a session of its own: Ctrl-C in the terminal reaches this process only, which then ends the companion's command
         process = subprocess.Popen(
             command,
             env=dict(environment),
