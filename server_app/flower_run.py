@@ -79,7 +79,7 @@ def superlink(home: Path, environment: Mapping[str, str]) -> Iterator[int]:
     command += [program("flower-superlink"), "--insecure", "--simulation", "--host", "127.0.0.1", "--port", str(port)]
     log = home / "superlink.log"
     with log.open("w", encoding="utf-8") as output:
-        # a session of its own: Ctrl-C in the terminal reaches this process only, which then ends the companion's command
+        # a session of its own: Ctrl-C in the terminal reaches this process only, which then ends the companion's one
         process = subprocess.Popen(
             command,
             env=dict(environment),
