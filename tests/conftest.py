@@ -1,5 +1,6 @@
 """Checks jaxtyping shapes at every call of code that handles tensors, and keeps tests out of the user's cache."""
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,17 @@ from data_prep import av_digits  # noqa: E402 (after the hook)
 def av_digits_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return av-digits, prepared once for all tests."""
     return av_digits.prepare(tmp_path_factory.mktemp("data") / "av-digits")
+
+
+@pytest.fixture(autouse=True)
+def _loggers_as_they_were() -> Iterator[None]:
+    """Undo what commands that are called in the test's process do to Flower's loggers, which live as long as it."""
+    loggers = [logging.getLogger(name) for name in ("flwr", "flwr.fedcmi")]
+    before = [(logger.level, logger.propagate, logger.disabled) for logger in loggers]
+    yield
+    for logger, (level, propagate, disabled) in zip(loggers, before, strict=True):
+        logger.setLevel(level)
+        logger.propagate, logger.disabled = propagate, disabled
 
 
 @pytest.fixture(scope="session", autouse=True)
