@@ -16,6 +16,7 @@ from fedcmi_flwr.sections import (
     CheckpointConfig,
     ConfigError,
     DataConfig,
+    EvaluationConfig,
     FederationConfig,
     GuardConfig,
     MachineConfig,
@@ -44,6 +45,7 @@ class RunConfig:
     model: ModelConfig
     views: ViewConfig
     federation: FederationConfig
+    evaluation: EvaluationConfig
     privacy: PrivacyConfig
     guards: GuardConfig
     training: TrainingConfig
@@ -58,6 +60,7 @@ _SECTIONS: dict[str, type] = {
     "model": ModelConfig,
     "views": ViewConfig,
     "federation": FederationConfig,
+    "evaluation": EvaluationConfig,
     "privacy": PrivacyConfig,
     "guards": GuardConfig,
     "training": TrainingConfig,
@@ -104,6 +107,8 @@ def read_run_config(raw: Mapping[str, Scalar]) -> RunConfig:
         raise ConfigError(
             "fraction-evaluate: nodes evaluate on the test split, which validation-share leaves alone; 0."
         )
+    if sections["evaluation"].personal_epochs > 0 and sections["federation"].fraction_evaluate == 0:
+        raise ConfigError("personal-epochs: nobody evaluates, since fraction-evaluate is 0; set it above 0.")
     if sections["privacy"].dp_noise_multiplier > 0:
         try:
             check_method(method, sections["federation"].fraction_evaluate)

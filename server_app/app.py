@@ -136,6 +136,8 @@ class Federation:
         self.locations = {name: where for name, where in locations.items() if name in chosen}
         self._build_model()
         self.average: Mapping[str, AnyArray] | None = None
+        self.averaged = 0
+        """The last round that is part of the average."""
         self.unsaved: tuple[int, Mapping[str, AnyArray]] | None = None
         """The last round and its weights, while no checkpoint holds them."""
         self.strategy = FedCMI(
@@ -146,6 +148,7 @@ class Federation:
             fraction_train=config.federation.fraction_train,
             min_train_nodes=config.federation.min_train_nodes,
             fraction_evaluate=config.federation.fraction_evaluate,
+            evaluate_from=config.evaluation.evaluate_from,
             min_available_nodes=config.federation.min_available_nodes,
             wait_timeout=config.federation.wait_timeout,
             min_replies=config.federation.min_replies,
@@ -157,6 +160,7 @@ class Federation:
             privacy=privacy(config),
             wire_dtype=config.federation.wire_dtype,
         )
+        self.strategy.to_evaluate = self._shown
         if self.strategy.privacy is not None:
             check_arrays(to_arrays(self.model.trained_state()))
 
@@ -188,6 +192,7 @@ class Federation:
         arrays: Mapping[str, AnyArray] = to_arrays(self.model.trained_state())
         if checkpoint is not None:
             arrays, self.average = checkpoint.arrays, checkpoint.average or None
+            self.averaged = checkpoint.server_round
             nodes_remember = self.config.checkpoints.node_memory == "run-dir"
             self.strategy.resume(checkpoint.server_round, self._with_account(checkpoint.state), nodes_remember)
         try:
@@ -251,9 +256,7 @@ class Federation:
         server_round += self.strategy.rounds_done
         method = self.config.method
         current = {name: array.numpy() for name, array in arrays.items()}
-        if server_round > 0 and not self.strategy.report.failed:  # the random weights of round 0 are no part of it
-            self.average = moving_average(self.average, current, method.averaging)
-        values = self.average or current
+        values = self._shown(server_round, current)
         if self.strategy.privacy is not None:
             self.directory.write_account(self.strategy.releases)  # before anything that it accounts for
         self.model.load_trained_state(to_state_dict(values))
@@ -273,6 +276,13 @@ class Federation:
         if self.after_round is not None:
             self.after_round()
         return MetricRecord({f"accuracy.{name}": found.accuracy for name, found in counts.items()})
+
+    def _shown(self, server_round: int, current: Mapping[str, AnyArray]) -> Mapping[str, AnyArray]:
+        """Return what is evaluated after a round and saved: the (averaged) global model."""
+        if server_round > self.averaged and not self.strategy.report.failed:  # round 0's random weights are no part
+            self.average = moving_average(self.average, current, self.config.method.averaging)
+            self.averaged = server_round
+        return self.average or current
 
     def _with_account(self, state: ServerState) -> ServerState:
         """Return a checkpoint's state with the account as it is: rounds that are done again were released already."""

@@ -168,6 +168,7 @@ def round_record(server_round: int, counts: Mapping[str, Counts], report: RoundR
         "worst_class": summarise(counts, lambda found: found.worst_class),
         "counts": _counts_record(counts),
         "evaluated_on_nodes": _counts_record(report.evaluated),
+        "evaluated_by": {str(node): _figures(report.evaluated_by[node]) for node in sorted(report.evaluated_by)},
         "known_nodes": {str(info.partition_id): list(info.modalities) for info in report.known.values()},
         "nodes": {str(info.partition_id): list(info.modalities) for info, _ in report.sent.values()},
         "owners": report.owners,
@@ -182,6 +183,13 @@ def round_record(server_round: int, counts: Mapping[str, Counts], report: RoundR
 
 def _counts_record(counts: Mapping[str, Counts]) -> dict[str, Any]:
     return {name: {"correct": c.correct.tolist(), "count": c.count.tolist()} for name, c in counts.items()}
+
+
+def _figures(counts: Mapping[str, Counts]) -> dict[str, Any]:
+    return {
+        name: {"accuracy": found.accuracy, "worst_class": found.worst_class, "samples": int(found.count.sum())}
+        for name, found in counts.items()
+    }
 
 
 def _dominance_record(dominance: Dominance) -> dict[str, Any]:
