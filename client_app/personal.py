@@ -11,6 +11,7 @@ from fedcmi_flwr.samples import Samples
 from fedcmi_flwr.sections import TrainingConfig
 from fedcmi_flwr.seeding import torch_generator
 
+
 def personal_name(prediction: str) -> str:
     """Return the name of a prediction by personalised heads."""
     return f"personal {prediction}"
@@ -36,7 +37,8 @@ def personalise(
     samples
         The node's training samples.
     settings
-        Learning rate (without its decay, in whose last rounds nothing would change), momentum, weight decay, batch size and seed.
+        Learning rate (without its decay, in whose last rounds nothing would change), momentum, weight decay, batch
+        size and seed.
     epochs
         Passes over the samples, 1 or more.
     server_round

@@ -31,7 +31,8 @@ def draw_by_own_distribution(
 
     Examples
     --------
-    >>> drawn = draw_by_own_distribution(np.array([0, 0, 0, 0, 1, 1, 2]), np.array([0, 0, 1, 1, 1, 1]), seed=0, partition_id=0)
+    >>> labels, like = np.array([0, 0, 0, 0, 1, 1, 2]), np.array([0, 0, 1, 1, 1, 1])
+    >>> drawn = draw_by_own_distribution(labels, like, seed=0, partition_id=0)
     >>> [int((drawn < 4).sum()), drawn[drawn >= 4].tolist()]
     [1, [4, 5]]
     """

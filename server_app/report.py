@@ -14,6 +14,7 @@ from fedcmi_flwr.atomic_files import write_atomically
 from fedcmi_flwr.dominance import Dominance
 from fedcmi_flwr.evaluate import Counts, is_head, summarise
 from fedcmi_flwr.round_report import RoundReport
+from server_app import fairness
 from server_app.plots import plot_accuracy, plot_dominance, plot_temperature
 
 LAST_ROUNDS = 5
@@ -231,9 +232,14 @@ def round_line(record: Mapping[str, Any], num_rounds: int) -> str:
     return " | ".join(parts + (["FAILED"] if record["failed"] else []))
 
 
+def last_rounds(records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the last rounds (at most LAST_ROUNDS, trained ones)."""
+    return [record for record in records if record["round"] > 0][-LAST_ROUNDS:]
+
+
 def final_accuracy(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Return the mean accuracy over the last rounds (at most LAST_ROUNDS, trained ones) of each way to predict."""
-    last = [record["accuracy"] for record in records if record["round"] > 0][-LAST_ROUNDS:]
+    last = [record["accuracy"] for record in last_rounds(records)]
     return {name: float(np.mean([_number(accuracy[name]) for accuracy in last])) for name in last[-1]}
 
 
@@ -305,6 +311,7 @@ def summary(records: Sequence[Mapping[str, Any]], config: Mapping[str, Any], plo
             f"- training time {sum(record['seconds'] for record in trained):.1f} s, sent to nodes {down:.2f} MB, "
             f"received {up:.2f} MB",
             f"- dominant modality in the last round: {_dominant(trained)}",
+            *[f"- {line}" for line in fairness.sentences(last_rounds(records), config["dataset"]["classes"])],
             *_privacy_lines(trained, config),
             *([f"- failed rounds: {len(failed)}", *[f"  - {line}" for line in failed]] if failed else []),
             f"- replies refused or missing: {len(refused)}",
