@@ -9,10 +9,11 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fedcmi_flwr.decision import scores
 from fedcmi_flwr.encoders import Encoder
 from fedcmi_flwr.losses import true_class_probability
 from fedcmi_flwr.model import MultimodalModel, scatter
-from fedcmi_flwr.types import Batch, ClassStats, Modality, ModelOutput, Votes
+from fedcmi_flwr.types import Batch, ClassStats, Modality, Votes
 
 FUSION_ALONE = Votes()
 """The fusion head decides alone."""
@@ -149,27 +150,13 @@ def evaluate(model: MultimodalModel, batches: Iterable[Batch], votes: Votes = FU
 
 def _predictions(model: MultimodalModel, batch: Batch, votes: Votes) -> dict[str, tuple[Tensor, Tensor]]:
     output = model(batch)
-    fused = _with_votes(model, output, output.fused_logits, batch.present, votes)
-    predictions = {"fused": (fused, batch.present.any(dim=1))}
+    predictions = {"fused": (scores(model, output, batch.present, votes), batch.present.any(dim=1))}
     for name in model.owned:
         rows = batch.present[:, model.spec.modalities.index(name)]
-        mask = model.only(name, batch.present)
-        alone = model.fuse(output.self_embeddings, output.infiltration_embeddings, mask)
-        predictions[only_name(name)] = (_with_votes(model, output, alone, mask, votes), rows)
+        predictions[only_name(name)] = (scores(model, output, model.only(name, batch.present), votes), rows)
         if name in output.self_logits:
             predictions[head_name(name)] = (output.self_logits[name], rows)
     return predictions
-
-
-def _with_votes(model: MultimodalModel, output: ModelOutput, fused: Tensor, present: Tensor, votes: Votes) -> Tensor:
-    """Return the scores that Votes describes, [batch, classes]."""
-    total = fused.log_softmax(dim=1)
-    heads = ((votes.self_heads, output.self_logits), (votes.infiltration_heads, output.infiltration_logits))
-    for weight, voters in heads:
-        for name, logits in voters.items() if weight > 0 else ():
-            rows = present[:, model.spec.modalities.index(name)].unsqueeze(1)
-            total = total + weight * rows * logits.log_softmax(dim=1)
-    return total
 
 
 def _count(logits: Tensor, labels: Tensor, rows: Tensor) -> Counts:

@@ -23,6 +23,7 @@ from fedcmi_flwr.guards import Guards
 from fedcmi_flwr.initialization import initialize
 from fedcmi_flwr.methods import hyperparameters
 from fedcmi_flwr.model import ModelSpec, MultimodalModel, parameter_groups
+from fedcmi_flwr.model_file import save_model
 from fedcmi_flwr.model_from_config import check_stored, choose_device, chosen_modalities, model_spec, split_names
 from fedcmi_flwr.nodes import RoundFailedError
 from fedcmi_flwr.packing import to_arrays, to_state_dict
@@ -38,7 +39,6 @@ from fedcmi_flwr.server_state import ServerState
 from fedcmi_flwr.strategy import FedCMI
 from fedcmi_flwr.types import SHARED, Modality
 from fedcmi_flwr.views import check_views, views_from
-from server_app.checkpoint import save_model
 from server_app.report import RunDirectory, check_new, round_line, round_record
 from server_app.resume import alone_in_run, check_unfinished, package_versions, prepare_resume, remove_resumables
 from server_app.round_checkpoint import CHECKPOINTS, Checkpoint, round_of, stored_checkpoints, write_checkpoint

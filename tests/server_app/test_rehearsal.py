@@ -35,9 +35,9 @@ import pytest
 from client_app.app import app as client_app
 from fedcmi_flwr.config import read_run_config
 from fedcmi_flwr.local_grid import LocalGrid
+from fedcmi_flwr.model_file import load_model
 from server_app import launch
 from server_app.app import run as run_server
-from server_app.checkpoint import load_model
 from server_app.deploy import processes, services
 from server_app.deploy.certificates import make_authority, make_node_key
 from server_app.deploy.plan import Node, read_plan

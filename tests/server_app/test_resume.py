@@ -14,9 +14,9 @@ from safetensors import safe_open
 
 from client_app.app import app as client_app
 from fedcmi_flwr.methods import METHODS
+from fedcmi_flwr.model_file import CheckpointError
 from fedcmi_flwr.sections import ConfigError
 from server_app import launch, resume
-from server_app.checkpoint import CheckpointError
 from server_app.report import RunDirectoryError, read_metrics
 from server_app.resume import RunFinishedError, alone_in_run
 from server_app.round_checkpoint import CHECKPOINTS, newest_checkpoint, stored_checkpoints
