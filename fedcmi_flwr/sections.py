@@ -66,6 +66,9 @@ class DataConfig:
     validation_share: float = _number(0, 0.5)
     """Share of the training split that is cut off, class by class, for the server to evaluate on instead of the test
     split; in simulations only. Groups (speakers) may stand on both sides of the cut."""
+    calibration_share: float = _number(0, 0.5)
+    """Share of what is left that is cut off in the same way, for the server to choose at the end of the run how the
+    model decides (``calibration.py``); in simulations only. 0 where the data has a split of its own for that."""
 
 
 @dataclass(frozen=True)

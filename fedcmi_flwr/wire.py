@@ -9,7 +9,8 @@ Records of a message by name (S -> N: server to node, N -> S: its reply)::
               N -> S  arrays, layout, metrics: num-examples, loss-sum.<term>, loss-count.<term>,
                                                class-probability-sum.<m>, class-count.<m>
     evaluate  S -> N  as train
-              N -> S  metrics: num-examples, correct.<prediction>, count.<prediction>
+              N -> S  metrics: num-examples, correct.<prediction>, count.<prediction>, bin-correct.<prediction>,
+                               bin-count.<prediction>, bin-confidence.<prediction>
 
     train, both ways, where the method has something of its own: method-arrays, method-layout
 
@@ -26,19 +27,21 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
 from fedcmi_flwr.aggregation import AnyArray
+from fedcmi_flwr.calibration import NUM_BINS, Bins
 from fedcmi_flwr.dominance import Dominance
 from fedcmi_flwr.evaluate import Counts
 from fedcmi_flwr.packing import WireError, layout_groups, pack, to_state_dict, unpack
 from fedcmi_flwr.reply_checks import (
     check_arrays,
+    check_counts,
     check_finite,
     check_losses,
     check_names,
     check_stats,
+    numbers,
     numbers_below,
-    per_class_counts,
-    per_class_numbers,
     sample_count,
+    whole_numbers,
 )
 from fedcmi_flwr.types import ClassStats, Modality
 
@@ -312,8 +315,8 @@ def read_train_reply(
     num_examples = sample_count(metrics)
     names = list(measured)
     stats = ClassStats(
-        {name: per_class_numbers(metrics, f"class-probability-sum.{name}", num_classes) for name in names},
-        {name: per_class_counts(metrics, f"class-count.{name}", num_classes) for name in names},
+        {name: numbers(metrics, f"class-probability-sum.{name}", num_classes) for name in names},
+        {name: whole_numbers(metrics, f"class-count.{name}", num_classes) for name in names},
     )
     check_stats(stats, num_examples)
     sums, counts = numbers_below(metrics, "loss-sum."), numbers_below(metrics, "loss-count.")
@@ -325,11 +328,14 @@ def read_train_reply(
 
 
 def evaluate_reply(message: Message, counts: Mapping[str, Counts], num_examples: int) -> Message:
-    """Answer an evaluate message with correct predictions and samples per class (on the node)."""
+    """Answer an evaluate message with correct predictions and samples per class and bin (on the node)."""
     metrics: dict[str, Any] = {"num-examples": num_examples}
     for name, found in counts.items():
         metrics[f"correct.{name}"] = found.correct.tolist()
         metrics[f"count.{name}"] = found.count.tolist()
+        metrics[f"bin-correct.{name}"] = found.bins.correct.tolist()
+        metrics[f"bin-count.{name}"] = found.bins.count.tolist()
+        metrics[f"bin-confidence.{name}"] = found.bins.confidence.tolist()
     return Message(RecordDict({"metrics": MetricRecord(metrics)}), reply_to=message)
 
 
@@ -345,12 +351,12 @@ def read_evaluate_reply(message: Message, num_classes: int) -> dict[str, Counts]
 
     Returns
     -------
-    Prediction -> correct predictions and samples per class.
+    Prediction -> correct predictions and samples per class and bin.
 
     Raises
     ------
     WireError
-        Lists of another length than the number of classes, or counts out of range or of more samples than num-examples.
+        Lists of another length than the number of classes or bins, or what :func:`reply_checks.check_counts` refuses.
     """
     metrics = _record(message, "metrics", MetricRecord)
     num_examples, counts = sample_count(metrics), {}
@@ -359,12 +365,14 @@ def read_evaluate_reply(message: Message, num_classes: int) -> dict[str, Counts]
     if not names:
         raise WireError(f"metrics: no 'correct.<prediction>' among {sorted(metrics)}.")
     for name in names:
-        correct, count = (per_class_counts(metrics, f"{part}.{name}", num_classes) for part in ("correct", "count"))
-        if (correct < 0).any() or (correct > count).any():
-            raise WireError(f"metrics: counts of {name!r} are out of range: need 0 <= correct <= count.")
-        if count.sum() > num_examples:
-            raise WireError(f"metrics: counts of {name!r} add up to more than num-examples = {num_examples}.")
-        counts[name] = Counts(correct, count)
+        correct, count = (whole_numbers(metrics, f"{part}.{name}", num_classes) for part in ("correct", "count"))
+        bins = Bins(
+            whole_numbers(metrics, f"bin-count.{name}", NUM_BINS),
+            whole_numbers(metrics, f"bin-correct.{name}", NUM_BINS),
+            numbers(metrics, f"bin-confidence.{name}", NUM_BINS),
+        )
+        counts[name] = Counts(correct, count, bins)
+        check_counts(name, counts[name], num_examples)
     return counts
 
 
