@@ -63,7 +63,9 @@ def prepare(
     PrepError
         A setting out of range, or something else at ``out``.
     """
-    levels = Levels(seed, audio_snr_db, image_noise, select_modalities(MODALITIES, STORED if modalities is None else modalities))
+    levels = Levels(
+        seed, audio_snr_db, image_noise, select_modalities(MODALITIES, STORED if modalities is None else modalities)
+    )
     settings = {**levels.settings(), "train_size": TRAIN_SIZE, "test_size": TEST_SIZE, "lines": LINES}
 
     def build(directory: Path) -> DatasetSpec:

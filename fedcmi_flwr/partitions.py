@@ -107,8 +107,8 @@ def random_subsets(modalities: Sequence[Modality], num_partitions: int, seed: in
 
     Examples
     --------
-    >>> random_subsets(("audio", "visual"), 3, seed=0)
-    [('audio', 'visual'), ('visual',), ('audio', 'visual')]
+    >>> random_subsets(("audio", "visual"), 3, seed=1)
+    [('audio',), ('visual',), ('audio', 'visual')]
     """
     for draw in range(MOST_DRAWS):
         numbers = numpy_generator(seed, "modality subsets", draw).integers(1, 2 ** len(modalities), num_partitions)
@@ -117,8 +117,8 @@ def random_subsets(modalities: Sequence[Modality], num_partitions: int, seed: in
         if paired and {name for names in dealt for name in names} == set(modalities):
             return dealt
     raise DataError(
-        f"ownership = 'random-subsets': in {MOST_DRAWS} draws for {num_partitions} nodes, one of {list(modalities)} had "
-        "no owner, or nobody owned two. Use more nodes or another ownership."
+        f"ownership = 'random-subsets': in {MOST_DRAWS} draws for {num_partitions} nodes, one of {list(modalities)} "
+        "had no owner, or nobody owned two. Use more nodes or another ownership."
     )
 
 

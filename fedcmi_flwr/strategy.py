@@ -279,11 +279,7 @@ class FedCMI(FedAvg):
         if self.privacy is not None:
             asked = Counter(group for _, groups in report.sent.values() for group in groups)
             return self.privacy.average(report.arrays, [update.arrays for update in updates], trained, asked)
-        examples = [{name: float(u.examples_of(group)) for group in trained for name in trained[group]} for u in updates]
-        weights = [
-            {name: found[name] for name in update.arrays if found.get(name, 0) > 0}
-            for update, found in zip(updates, examples, strict=True)
-        ]
+        weights = [_weights(update, trained) for update in updates]
         parts = [LazyArrays(names, u.arrays.__getitem__) for names, u in zip(weights, updates, strict=True)]
         if self.aggregation is not None:
             return self.aggregation.aggregate(report.arrays, parts, trained)
@@ -386,3 +382,10 @@ class FedCMI(FedAvg):
                 self.report.server_round,
             )
         self.dominance = self.method.broadcast(self.report.measured)
+
+
+def _weights(update: wire.NodeUpdate, groups: Mapping[str, Sequence[str]]) -> dict[str, float]:
+    """Return n_{k,m} of each array of these groups that a node trained."""
+    examples = {group: float(update.examples_of(group)) for group in groups}
+    trained = [(group, name) for group in groups if examples[group] > 0 for name in groups[group]]
+    return {name: examples[group] for group, name in trained if name in update.arrays}

@@ -13,9 +13,10 @@ Records of a message by name (S -> N: server to node, N -> S: its reply)::
 
     train, both ways, where the method has something of its own: method-arrays, method-layout
 
-num-examples.<m> says how many of the samples have modality m; without it, all of them have. ``arrays`` holds one flat array per parameter group and dtype ("audio/float32"); ``layout`` holds, per group, the JSON
-list of [name, dtype, shape] that the flat arrays are cut by (``packing.py``). A node narrows its ``arrays`` as the
-config's wire-dtype says. ``method-arrays`` are never narrowed: sums over samples and differences have other ranges.
+num-examples.<m> says how many of the samples have modality m; without it, all of them have. ``arrays`` holds one flat
+array per parameter group and dtype ("audio/float32"); ``layout`` holds, per group, the JSON list of [name, dtype,
+shape] that the flat arrays are cut by (``packing.py``). A node narrows its ``arrays`` as the config's wire-dtype says.
+``method-arrays`` are never narrowed: sums over samples and differences have other ranges.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -18,8 +18,8 @@ class FedPMR(WeightedMethod):
     """CE(F) + weight * CE(-||z_m - prototype_m||, y) on every modality but the batch's strongest.
 
     The prototypes are class means of z_m on the node's samples under the received model. The strongest modality of a
-    batch has the largest sum of softmax(-||z_m - prototype_m||)[y] over the samples that have every modality of the node;
-    where there is none, as on nodes with one modality, CE(F) is trained alone.
+    batch has the largest sum of softmax(-||z_m - prototype_m||)[y] over the samples that have every modality of the
+    node; where there is none, as on nodes with one modality, CE(F) is trained alone.
     """
 
     @property
