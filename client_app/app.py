@@ -23,7 +23,7 @@ from fedcmi_flwr.model_from_config import choose_device, model_spec, place
 from fedcmi_flwr.node_config import NodeConfig, read_node_config
 from fedcmi_flwr.node_memory import DIRECTORY, keep_file_memory, read_file_memory
 from fedcmi_flwr.packing import to_arrays, to_state_dict
-from fedcmi_flwr.partitions import own_samples, owned_modalities, partition
+from fedcmi_flwr.partitions import deal_modalities, own_samples, partition
 from fedcmi_flwr.samples import Samples
 from fedcmi_flwr.schema import ModalitySpec, read_spec
 from fedcmi_flwr.sections import TrainingConfig, ViewConfig, read_section
@@ -68,7 +68,8 @@ def train_round(message: Message, context: Context) -> Message:
     result = train(model, samples, method_of(task), settings, task.server_round, node.me.partition_id, received)
     remember(context, node, task.server_round, result.kept.memory)
     arrays, to_server = to_arrays(model.trained_state()), to_arrays(result.kept.to_server)
-    return wire.train_reply(message, arrays, len(samples), result.stats, result.loss_sum, result.loss_count, to_server)
+    losses, counts = (result.loss_sum, result.loss_count), samples.modality_counts
+    return wire.train_reply(message, arrays, len(samples), result.stats, *losses, to_server, counts)
 
 
 @app.evaluate()
@@ -90,8 +91,7 @@ def read_node(context: Context) -> Node:
     stored = read_spec(directory).modality_names
     owned = me.modalities
     if owned is None:
-        dealt = owned_modalities(stored, run.data.multimodal_ratio, me.num_partitions or 1, run.training.seed)
-        owned = dealt[me.partition_id]
+        owned = deal_modalities(stored, run.data, me.num_partitions or 1, run.training.seed)[me.partition_id]
     wanted = run.data.modalities.split("+") if run.data.modalities else owned
     used = tuple(name for name in owned if name in wanted)
     if not used:

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -14,6 +14,39 @@ from fedcmi_flwr.samples import Samples
 from fedcmi_flwr.sections import DataConfig
 from fedcmi_flwr.seeding import derive_seed, numpy_generator
 from fedcmi_flwr.types import Modality
+
+MOST_DRAWS = 1000
+"""After which random subsets are given up."""
+
+
+def deal_modalities(
+    modalities: Sequence[Modality], config: DataConfig, num_partitions: int, seed: int
+) -> list[tuple[Modality, ...]]:
+    """Decide, by seed, which modalities each partition owns.
+
+    Parameters
+    ----------
+    modalities
+        Modalities of the data set.
+    config
+        Gives ``ownership`` and ``multimodal-ratio``.
+    num_partitions
+        Number of partitions.
+    seed
+        The run's seed.
+
+    Returns
+    -------
+    Owned modalities of each partition, in the data set's order.
+
+    Raises
+    ------
+    DataError
+        The partitions are too few for random subsets.
+    """
+    if config.ownership == "random-subsets":
+        return random_subsets(modalities, num_partitions, seed)
+    return owned_modalities(modalities, config.multimodal_ratio, num_partitions, seed)
 
 
 def owned_modalities(
@@ -47,6 +80,46 @@ def owned_modalities(
     for position, partition in enumerate(order[multimodal:]):
         owned[partition] = (modalities[position % len(modalities)],)
     return owned
+
+
+def random_subsets(modalities: Sequence[Modality], num_partitions: int, seed: int) -> list[tuple[Modality, ...]]:
+    """Draw, by seed, a non-empty subset of the modalities for each partition, all subsets being equally likely.
+
+    Drawn again, all of them, until every modality has an owner and some partition owns two or more.
+
+    Parameters
+    ----------
+    modalities
+        Modalities of the data set.
+    num_partitions
+        Number of partitions.
+    seed
+        The run's seed.
+
+    Returns
+    -------
+    Owned modalities of each partition, in the data set's order.
+
+    Raises
+    ------
+    DataError
+        None of ``MOST_DRAWS`` draws was like that: there are too few partitions.
+
+    Examples
+    --------
+    >>> random_subsets(("audio", "visual"), 3, seed=1)
+    [('audio',), ('visual',), ('audio', 'visual')]
+    """
+    for draw in range(MOST_DRAWS):
+        numbers = numpy_generator(seed, "modality subsets", draw).integers(1, 2 ** len(modalities), num_partitions)
+        dealt = [tuple(name for bit, name in enumerate(modalities) if number >> bit & 1) for number in numbers.tolist()]
+        paired = any(len(names) > 1 for names in dealt) or len(modalities) == 1
+        if paired and {name for names in dealt for name in names} == set(modalities):
+            return dealt
+    raise DataError(
+        f"ownership = 'random-subsets': in {MOST_DRAWS} draws for {num_partitions} nodes, one of {list(modalities)} "
+        "had no owner, or nobody owned two. Use more nodes or another ownership."
+    )
 
 
 def cut_validation(
@@ -127,7 +200,7 @@ def partition(samples: Samples, config: DataConfig, num_partitions: int, partiti
     samples
         The whole split.
     config
-        Partitioner and its settings, and both shares that are cut off.
+        Partitioner and its settings, both shares that are cut off, and ``missing-share``.
     num_partitions
         Number of partitions.
     partition_id
@@ -155,7 +228,41 @@ def partition(samples: Samples, config: DataConfig, num_partitions: int, partiti
             f"{config.partition} partition {partition_id}: {len(usable)} of its {len(rows)} samples have any of "
             f"{names}; a batch needs two. Use fewer nodes or other modalities."
         )
-    return samples.select(usable)
+    return with_missing(samples.select(usable), config.missing_share, partition_id, seed)
+
+
+def with_missing(samples: Samples, share: float, partition_id: int, seed: int) -> Samples:
+    """Take one modality away from a share of the samples that have two or more.
+
+    The arrays stay as they are; batches blank what a sample has not.
+
+    Parameters
+    ----------
+    samples
+        A partition's.
+    share
+        Of its samples with two or more modalities, in [0, 1); rounded to whole samples.
+    partition_id
+        Which partition, from 0.
+    seed
+        The run's seed.
+
+    Returns
+    -------
+    The same samples; which of them lose what does not depend on the order of their modalities.
+    """
+    several = samples.rows[samples.has[samples.rows].sum(axis=1) > 1]
+    count = round(share * len(several))
+    if count == 0:
+        return samples
+    generator = numpy_generator(seed, "missing modalities", partition=partition_id)
+    rows = generator.permutation(several)[:count]
+    by_name = np.argsort([modality.name for modality in samples.modalities])
+    chance = np.empty((count, len(by_name)))
+    chance[:, by_name] = generator.random(chance.shape)
+    has = samples.has.copy()
+    has[rows, np.where(has[rows], chance, -1).argmax(axis=1)] = False
+    return replace(samples, has=has)
 
 
 def own_samples(samples: Samples, config: DataConfig, split: str) -> Samples:

@@ -11,7 +11,7 @@ from fedcmi_flwr.aggregation import AnyArray
 from fedcmi_flwr.calibration import NUM_BINS
 from fedcmi_flwr.evaluate import Counts
 from fedcmi_flwr.packing import WireError
-from fedcmi_flwr.types import ClassStats
+from fedcmi_flwr.types import ClassStats, Modality
 
 MOST_SAMPLES = 10**12
 """No node has more samples, nor passes over them; sums over nodes stay whole numbers of 64 bits."""
@@ -49,7 +49,7 @@ def check_finite(arrays: Mapping[str, AnyArray]) -> None:
             raise WireError(f"arrays: {name!r} holds NaN or Inf.")
 
 
-def check_stats(stats: ClassStats, num_examples: int) -> None:
+def check_stats(stats: ClassStats, num_examples: int, modality_examples: Mapping[Modality, int]) -> None:
     """Raise WireError unless 0 <= probability sum <= count for every class and modality, and no count is made up."""
     for name, count in stats.count.items():
         total = stats.probability_sum[name]
@@ -57,6 +57,9 @@ def check_stats(stats: ClassStats, num_examples: int) -> None:
             raise WireError(f"metrics: class statistics of {name!r} are out of range: need 0 <= sum <= count.")
         if count.sum() > num_examples:
             found = f"{count.sum()} samples, but num-examples = {num_examples}"
+            raise WireError(f"metrics: class statistics of {name!r} are of {found}.")
+        if count.sum() > modality_examples.get(name, num_examples):
+            found = f"{count.sum()} samples, but num-examples.{name} = {modality_examples[name]}"
             raise WireError(f"metrics: class statistics of {name!r} are of {found}.")
 
 
@@ -91,6 +94,18 @@ def sample_count(metrics: MetricRecord) -> int:
     if not isinstance(count, int) or not 1 <= count <= MOST_SAMPLES:
         raise WireError(f"metrics: num-examples = {count!r}, need an integer from 1 (to {MOST_SAMPLES:.0e}).")
     return count
+
+
+def examples_with(metrics: MetricRecord, prefix: str, num_examples: int) -> dict[Modality, int]:
+    """Return how many samples have each modality that is named; raise WireError for a number that cannot be."""
+    found: dict[Modality, int] = {}
+    for name, count in numbers_below(metrics, prefix).items():
+        if not isinstance(count, int) or not 0 <= count <= num_examples:
+            raise WireError(
+                f"metrics: {prefix}{name} = {count!r}, need an integer from 0 to num-examples = {num_examples}."
+            )
+        found[name] = count
+    return found
 
 
 def numbers(metrics: MetricRecord, key: str, length: int) -> NDArray[np.float64]:
