@@ -6,7 +6,7 @@ Records of a message by name (S -> N: server to node, N -> S: its reply)::
               N -> S  node: modalities, partition-id
     train     S -> N  arrays, layout, config: server-round, modalities, dominant, temperature.<m>, wire-dtype,
                                        hyperparameters
-              N -> S  arrays, layout, metrics: num-examples, loss-sum.<term>, loss-count.<term>,
+              N -> S  arrays, layout, metrics: num-examples, seconds, loss-sum.<term>, loss-count.<term>,
                                                class-probability-sum.<m>, class-count.<m>
     evaluate  S -> N  as train
               N -> S  metrics: num-examples, correct.<prediction>, count.<prediction>
@@ -39,6 +39,7 @@ from fedcmi_flwr.reply_checks import (
     per_class_counts,
     per_class_numbers,
     sample_count,
+    seconds_taken,
 )
 from fedcmi_flwr.types import ClassStats, Modality
 
@@ -225,6 +226,8 @@ class NodeUpdate:
     """Class statistics on the received model; None where the method needs none."""
     from_method: Mapping[str, AnyArray] = field(default_factory=dict)
     """What the method's part on the node has for its part on the server."""
+    seconds: float | None = None
+    """That training took on the node; None where it does not say."""
 
 
 def train_reply(
@@ -235,6 +238,7 @@ def train_reply(
     loss_sum: Mapping[str, float] | None = None,
     loss_count: Mapping[str, int] | None = None,
     from_method: Mapping[str, AnyArray] | None = None,
+    seconds: float | None = None,
 ) -> Message:
     """Answer a train message with the same parameter groups (on the node).
 
@@ -254,6 +258,8 @@ def train_reply(
         Loss term -> number of samples in the sum.
     from_method
         What the method's part on the node has for its part on the server.
+    seconds
+        That training took, without what comes before and after it.
 
     Returns
     -------
@@ -266,7 +272,7 @@ def train_reply(
     """
     wire_dtype = str(_record(message, "config", ConfigRecord).get("wire-dtype", "float32"))
     packed, layout = pack(arrays, layout_groups(_record(message, "layout", ConfigRecord)), wire_dtype)
-    metrics: dict[str, Any] = {"num-examples": num_examples}
+    metrics: dict[str, Any] = {"num-examples": num_examples} | ({} if seconds is None else {"seconds": seconds})
     metrics |= {f"loss-sum.{name}": float(value) for name, value in (loss_sum or {}).items()}
     metrics |= {f"loss-count.{name}": int(value) for name, value in (loss_count or {}).items()}
     if stats is not None:
@@ -303,8 +309,8 @@ def read_train_reply(
     Raises
     ------
     WireError
-        Missing or extra arrays, another shape or dtype, NaN or Inf, a count below 1, statistics out of range or of more
-        samples than num-examples.
+        Missing or extra arrays, another shape or dtype, NaN or Inf, a count below 1, a time below 0, statistics out of
+        range or of more samples than num-examples.
     """
     arrays, _ = unpack(_record(message, "arrays", ArrayRecord), _record(message, "layout", ConfigRecord))
     check_arrays(arrays, sent)
@@ -321,7 +327,8 @@ def read_train_reply(
     loss_count = {name: int(value) for name, value in counts.items()}
     from_method = _method_arrays(message)
     check_finite(from_method)
-    return NodeUpdate(arrays, num_examples, sums, loss_count, stats if names else None, from_method)
+    seconds = seconds_taken(metrics)
+    return NodeUpdate(arrays, num_examples, sums, loss_count, stats if names else None, from_method, seconds)
 
 
 def evaluate_reply(message: Message, counts: Mapping[str, Counts], num_examples: int) -> Message:
