@@ -2,6 +2,7 @@
 
 import json
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -65,11 +66,13 @@ def train_round(message: Message, context: Context) -> Message:
     samples = as_the_federation(node_samples(node, "train", model.owned), task)
     settings = read_section(TrainingConfig, task.config)
     received = Received(task.dominance, to_state_dict(task.from_method), recall(context, node, task.server_round))
+    begin = time.perf_counter()
     result = train(model, samples, method_of(task), settings, task.server_round, node.me.partition_id, received)
+    seconds = time.perf_counter() - begin
     remember(context, node, task.server_round, result.kept.memory)
     arrays, to_server = to_arrays(model.trained_state()), to_arrays(result.kept.to_server)
     losses, counts = (result.loss_sum, result.loss_count), samples.modality_counts
-    return wire.train_reply(message, arrays, len(samples), result.stats, *losses, to_server, counts)
+    return wire.train_reply(message, arrays, len(samples), result.stats, *losses, to_server, counts, seconds)
 
 
 @app.evaluate()

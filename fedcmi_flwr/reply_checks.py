@@ -19,6 +19,8 @@ LARGEST_SUM = 1e100
 """No sum of losses in single precision over that many samples is larger; sums over nodes stay finite."""
 VARIANCE = "running_var"
 """Last part of the name of batch norm's variance; below 0 its root, and so all that follows, would be NaN."""
+MOST_SECONDS = 1e9
+"""No training takes 30 years."""
 LONGEST_NAME = 100
 """Characters of the name of a loss term or a prediction."""
 LONGEST_LINE = 2000
@@ -94,6 +96,16 @@ def sample_count(metrics: MetricRecord) -> int:
     if not isinstance(count, int) or not 1 <= count <= MOST_SAMPLES:
         raise WireError(f"metrics: num-examples = {count!r}, need an integer from 1 (to {MOST_SAMPLES:.0e}).")
     return count
+
+
+def seconds_taken(metrics: MetricRecord) -> float | None:
+    """Return how long training took, None where the node does not say; raise WireError for anything but a time."""
+    seconds = metrics.get("seconds")
+    if seconds is None:
+        return None
+    if not isinstance(seconds, int | float) or not 0 <= seconds <= MOST_SECONDS:
+        raise WireError(f"metrics: seconds = {seconds!r}, need a number from 0 (to {MOST_SECONDS:.0e}).")
+    return float(seconds)
 
 
 def examples_with(metrics: MetricRecord, prefix: str, num_examples: int) -> dict[Modality, int]:

@@ -81,7 +81,7 @@ class FedCMI(FedAvg):
     server_optimizer
         Takes the averages of each group as a step; None: they are the new weights.
     privacy
-        Clips and adds noise to what is released of nodes, and counts it. Losses, numbers of samples and class
+        Clips and adds noise to what is released of nodes, and counts it. Losses, numbers of samples, times and class
         statistics are not released then, and :class:`PrivacyBudgetError` ends ``start`` before a round that would
         exceed the budget. None: off.
     wire_dtype
@@ -259,6 +259,8 @@ class FedCMI(FedAvg):
             report.losses = mean_losses(ordered)
             report.examples = {partition: updates[partition].num_examples for partition in sorted(updates)}
             report.num_examples = sum(report.examples.values())
+            taken = {partition: updates[partition].seconds for partition in sorted(updates)}
+            report.train_seconds = {partition: took for partition, took in taken.items() if took is not None}
         self.failures_left = self.failure_budget
         self._close()
         metrics: dict[str, int | float] = {f"loss.{name}": value for name, value in report.losses.items()}

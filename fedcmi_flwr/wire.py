@@ -6,7 +6,7 @@ Records of a message by name (S -> N: server to node, N -> S: its reply)::
               N -> S  node: modalities, partition-id
     train     S -> N  arrays, layout, config: server-round, modalities, dominant, temperature.<m>, wire-dtype,
                                        hyperparameters
-              N -> S  arrays, layout, metrics: num-examples, num-examples.<m>, loss-sum.<term>,
+              N -> S  arrays, layout, metrics: num-examples, num-examples.<m>, seconds, loss-sum.<term>,
                                                loss-count.<term>, class-probability-sum.<m>, class-count.<m>
     evaluate  S -> N  as train
               N -> S  metrics: num-examples, correct.<prediction>, count.<prediction>, bin-correct.<prediction>,
@@ -43,6 +43,7 @@ from fedcmi_flwr.reply_checks import (
     numbers,
     numbers_below,
     sample_count,
+    seconds_taken,
     whole_numbers,
 )
 from fedcmi_flwr.types import ClassStats, Modality
@@ -234,6 +235,8 @@ class NodeUpdate:
     """What the method's part on the node has for its part on the server."""
     modality_examples: Mapping[Modality, int] = field(default_factory=dict)
     """Of ``num_examples``, those that have a modality; a modality that is not here is one that all of them have."""
+    seconds: float | None = None
+    """That training took on the node; None where it does not say."""
 
     def examples_of(self, group: str) -> int:
         """Return n_{k,m}, on how many samples the node trained a parameter group; the shared group on all of them."""
@@ -249,6 +252,7 @@ def train_reply(
     loss_count: Mapping[str, int] | None = None,
     from_method: Mapping[str, AnyArray] | None = None,
     modality_examples: Mapping[Modality, int] | None = None,
+    seconds: float | None = None,
 ) -> Message:
     """Answer a train message with the same parameter groups (on the node).
 
@@ -270,6 +274,8 @@ def train_reply(
         What the method's part on the node has for its part on the server.
     modality_examples
         How many of the samples have a modality; it may be left out for those that all of them have.
+    seconds
+        That training took, without what comes before and after it.
 
     Returns
     -------
@@ -282,7 +288,7 @@ def train_reply(
     """
     wire_dtype = str(_record(message, "config", ConfigRecord).get("wire-dtype", "float32"))
     packed, layout = pack(arrays, layout_groups(_record(message, "layout", ConfigRecord)), wire_dtype)
-    metrics: dict[str, Any] = {"num-examples": num_examples}
+    metrics: dict[str, Any] = {"num-examples": num_examples} | ({} if seconds is None else {"seconds": seconds})
     fewer = {name: count for name, count in (modality_examples or {}).items() if count < num_examples}
     metrics |= {f"{EXAMPLES_OF}{name}": count for name, count in fewer.items()}
     metrics |= {f"loss-sum.{name}": float(value) for name, value in (loss_sum or {}).items()}
@@ -321,8 +327,8 @@ def read_train_reply(
     Raises
     ------
     WireError
-        Missing or extra arrays, another shape or dtype, NaN or Inf, a count out of range, statistics out of range or of
-        more samples than there are.
+        Missing or extra arrays, another shape or dtype, NaN or Inf, a count or time out of range, statistics out of
+        range or of more samples than there are.
     """
     arrays, _ = unpack(_record(message, "arrays", ArrayRecord), _record(message, "layout", ConfigRecord))
     check_arrays(arrays, sent)
@@ -340,8 +346,8 @@ def read_train_reply(
     loss_count = {name: int(value) for name, value in counts.items()}
     from_method = _method_arrays(message)
     check_finite(from_method)
-    stats_or_none = stats if names else None
-    return NodeUpdate(arrays, num_examples, sums, loss_count, stats_or_none, from_method, modality_examples)
+    stats_or_none, seconds = stats if names else None, seconds_taken(metrics)
+    return NodeUpdate(arrays, num_examples, sums, loss_count, stats_or_none, from_method, modality_examples, seconds)
 
 
 def evaluate_reply(message: Message, counts: Mapping[str, Counts], num_examples: int) -> Message:

@@ -187,6 +187,7 @@ def round_record(server_round: int, counts: Mapping[str, Counts], report: RoundR
     return {
         "round": server_round,
         "seconds": report.seconds,
+        "train_seconds": {str(partition): seconds for partition, seconds in report.train_seconds.items()},
         "losses": report.losses,
         "class_statistics": {
             "probability_sum": {name: value.tolist() for name, value in report.stats.probability_sum.items()},
