@@ -18,6 +18,7 @@ OWNERSHIPS = ("multimodal-ratio", "random-subsets")
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("fp32", "bf16", "auto")
 NODE_MEMORIES = ("context", "run-dir")
+NODE_TESTS = ("shared", "own-distribution")
 
 Section = TypeVar("Section")
 
@@ -155,6 +156,21 @@ class FederationConfig:
         """Check what a range cannot say."""
         if self.server_momentum == 1:
             raise ConfigError(f"server-momentum = {self.server_momentum}: must be below 1.")
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """What nodes evaluate on their own test samples, with ``fraction_evaluate`` above 0."""
+
+    evaluate_from: int = _number(1)
+    """First round after which nodes evaluate."""
+    node_test: str = _choice(*NODE_TESTS)
+    """What a simulated node evaluates on: every n-th test sample, so that all nodes together have each once ("shared"),
+    or test samples drawn by the class shares of its training samples ("own-distribution"), which several nodes may
+    have. A device evaluates on the test split of its own directory."""
+    personal_epochs: int = _number(0)
+    """Passes over its training samples for which a node trains the heads of the received model, to evaluate the result
+    beside the received model and throw it away; 0: off."""
 
 
 @dataclass(frozen=True)

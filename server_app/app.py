@@ -144,6 +144,8 @@ class Federation:
         self.average: Mapping[str, AnyArray] | None = None
         self.server_round = 0
         """The round whose (averaged) weights the model has."""
+        self.averaged = 0
+        """The last round that is part of the average."""
         self.unsaved: tuple[int, Mapping[str, AnyArray]] | None = None
         """The last round and its weights, while no checkpoint holds them."""
         self.strategy = FedCMI(
@@ -154,6 +156,7 @@ class Federation:
             fraction_train=config.federation.fraction_train,
             min_train_nodes=config.federation.min_train_nodes,
             fraction_evaluate=config.federation.fraction_evaluate,
+            evaluate_from=config.evaluation.evaluate_from,
             min_available_nodes=config.federation.min_available_nodes,
             wait_timeout=config.federation.wait_timeout,
             min_replies=config.federation.min_replies,
@@ -165,6 +168,7 @@ class Federation:
             privacy=privacy(config),
             wire_dtype=config.federation.wire_dtype,
         )
+        self.strategy.to_evaluate = self._shown
         if self.strategy.privacy is not None:
             check_arrays(to_arrays(self.model.trained_state()))
 
@@ -197,6 +201,7 @@ class Federation:
         if checkpoint is not None:
             arrays, self.average = checkpoint.arrays, checkpoint.average or None
             self._load(checkpoint.server_round, self.average or arrays)
+            self.averaged = checkpoint.server_round
             nodes_remember = self.config.checkpoints.node_memory == "run-dir"
             self.strategy.resume(checkpoint.server_round, self._with_account(checkpoint.state), nodes_remember)
         try:
@@ -260,11 +265,10 @@ class Federation:
         server_round += self.strategy.rounds_done
         method = self.config.method
         current = {name: array.numpy() for name, array in arrays.items()}
-        if server_round > 0 and not self.strategy.report.failed:  # the random weights of round 0 are no part of it
-            self.average = moving_average(self.average, current, method.averaging)
+        values = self._shown(server_round, current)
         if self.strategy.privacy is not None:
             self.directory.write_account(self.strategy.releases)  # before anything that it accounts for
-        self._load(server_round, self.average or current)
+        self._load(server_round, values)
         batches = self.held_out.evaluation_batches(self.spec.modalities, choose_device(self.config.machine.device))
         counts = evaluate(self.model, batches, method.votes)
         self._save(Decisions(self.spec.modalities, uncalibrated(method.votes)))
@@ -278,6 +282,13 @@ class Federation:
         if self.after_round is not None:
             self.after_round()
         return MetricRecord({f"accuracy.{name}": found.accuracy for name, found in counts.items()})
+
+    def _shown(self, server_round: int, current: Mapping[str, AnyArray]) -> Mapping[str, AnyArray]:
+        """Return what is evaluated after a round and saved: the (averaged) global model."""
+        if server_round > self.averaged and not self.strategy.report.failed:  # round 0's random weights are no part
+            self.average = moving_average(self.average, current, self.config.method.averaging)
+            self.averaged = server_round
+        return self.average or current
 
     def conclude(self) -> list[str]:
         """Choose how the finished model decides and save that, the accuracy matrix and the model card.

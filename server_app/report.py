@@ -14,6 +14,7 @@ from fedcmi_flwr.atomic_files import write_atomically
 from fedcmi_flwr.dominance import Dominance
 from fedcmi_flwr.evaluate import Counts, is_head, summarise
 from fedcmi_flwr.round_report import RoundReport
+from server_app import fairness
 from server_app.held_out import VALIDATION_SPLIT
 from server_app.plots import plot_accuracy, plot_dominance, plot_temperature
 
@@ -203,6 +204,7 @@ def round_record(server_round: int, counts: Mapping[str, Counts], report: RoundR
         "calibration_error": summarise(counts, lambda found: found.calibration_error),
         "counts": _counts_record(counts),
         "evaluated_on_nodes": _counts_record(report.evaluated),
+        "evaluated_by": {str(node): _figures(report.evaluated_by[node]) for node in sorted(report.evaluated_by)},
         "known_nodes": {str(info.partition_id): list(info.modalities) for info in report.known.values()},
         "nodes": {str(info.partition_id): list(info.modalities) for info, _ in report.sent.values()},
         "owners": report.owners,
@@ -217,6 +219,13 @@ def round_record(server_round: int, counts: Mapping[str, Counts], report: RoundR
 
 def _counts_record(counts: Mapping[str, Counts]) -> dict[str, Any]:
     return {name: {"correct": c.correct.tolist(), "count": c.count.tolist()} for name, c in counts.items()}
+
+
+def _figures(counts: Mapping[str, Counts]) -> dict[str, Any]:
+    return {
+        name: {"accuracy": found.accuracy, "worst_class": found.worst_class, "samples": int(found.count.sum())}
+        for name, found in counts.items()
+    }
 
 
 def _dominance_record(dominance: Dominance) -> dict[str, Any]:
@@ -258,9 +267,14 @@ def round_line(record: Mapping[str, Any], num_rounds: int) -> str:
     return " | ".join(parts + (["FAILED"] if record["failed"] else []))
 
 
+def last_rounds(records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the last rounds (at most LAST_ROUNDS, trained ones)."""
+    return [record for record in records if record["round"] > 0][-LAST_ROUNDS:]
+
+
 def final_accuracy(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Return the mean accuracy over the last rounds (at most LAST_ROUNDS, trained ones) of each way to predict."""
-    last = [record["accuracy"] for record in records if record["round"] > 0][-LAST_ROUNDS:]
+    last = [record["accuracy"] for record in last_rounds(records)]
     return {name: float(np.mean([_number(accuracy[name]) for accuracy in last])) for name in last[-1]}
 
 
@@ -346,6 +360,7 @@ def summary(
             f"- training time {sum(record['seconds'] for record in trained):.1f} s, sent to nodes {down:.2f} MB, "
             f"received {up:.2f} MB",
             f"- dominant modality in the last round: {_dominant(trained)}",
+            *[f"- {line}" for line in fairness.sentences(last_rounds(records), config["dataset"]["classes"])],
             *_privacy_lines(trained, config),
             *([f"- failed rounds: {len(failed)}", *[f"  - {line}" for line in failed]] if failed else []),
             f"- replies refused or missing: {len(refused)}",

@@ -21,6 +21,7 @@ from server_app.charts import (
     draw_nodes,
     heat_map_height,
 )
+from server_app.fairness_section import fairness_section
 from server_app.matrix import COLUMNS, EXPLANATION, cells
 from server_app.report import (
     CARD,
@@ -34,7 +35,7 @@ from server_app.report import (
 )
 from server_app.run_reader import Record, Run
 from server_app.settings_tables import environment_table, settings_tables
-from server_app.statistics import cumulative_megabytes
+from server_app.statistics import class_accuracy, cumulative_megabytes
 
 NO_TEMPERATURES = (
     "No round measured a dominant modality or class temperatures (only methods that distil from it do), so there is "
@@ -69,17 +70,7 @@ def run_page(run: Run) -> str:
     rest = [html.heading("Settings"), *settings_tables(run.config), environment_table([run.config])]
     if not run.trained:
         return html.page(title, *failed, html.paragraph("No round was trained."), *rest)
-    return html.page(title, *failed, *_results(run), *_dominance(run), *_nodes(run), *rest)
-
-
-def class_accuracy(records: Sequence[Record], prediction: str) -> NDArray[np.float64]:
-    """Return the accuracy in % of each class in each round, [classes, rounds]; NaN without samples."""
-    correct, count = (
-        np.array([record["counts"][prediction][key] for record in records], dtype=float).T
-        for key in ("correct", "count")
-    )
-    found: NDArray[np.float64] = np.divide(correct, count, out=np.full_like(correct, np.nan), where=count > 0)
-    return 100 * found
+    return html.page(title, *failed, *_results(run), *_dominance(run), *fairness_section(run), *_nodes(run), *rest)
 
 
 def accuracy_label(config: Mapping[str, Any]) -> str:
