@@ -2,6 +2,7 @@
 
 import json
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -25,7 +26,7 @@ from fedcmi_flwr.node_config import NodeConfig, read_node_config
 from fedcmi_flwr.node_memory import DIRECTORY, keep_file_memory, read_file_memory
 from fedcmi_flwr.own_distribution import draw_by_own_distribution
 from fedcmi_flwr.packing import to_arrays, to_state_dict
-from fedcmi_flwr.partitions import own_samples, owned_modalities, partition
+from fedcmi_flwr.partitions import deal_modalities, own_samples, partition
 from fedcmi_flwr.samples import Samples
 from fedcmi_flwr.schema import ModalitySpec, read_spec
 from fedcmi_flwr.sections import TrainingConfig, ViewConfig, read_section
@@ -67,10 +68,13 @@ def train_round(message: Message, context: Context) -> Message:
     samples = as_the_federation(node_samples(node, "train", model.owned), task)
     settings = read_section(TrainingConfig, task.config)
     received = Received(task.dominance, to_state_dict(task.from_method), recall(context, node, task.server_round))
+    begin = time.perf_counter()
     result = train(model, samples, method_of(task), settings, task.server_round, node.me.partition_id, received)
+    seconds = time.perf_counter() - begin
     remember(context, node, task.server_round, result.kept.memory)
     arrays, to_server = to_arrays(model.trained_state()), to_arrays(result.kept.to_server)
-    return wire.train_reply(message, arrays, len(samples), result.stats, result.loss_sum, result.loss_count, to_server)
+    losses, counts = (result.loss_sum, result.loss_count), samples.modality_counts
+    return wire.train_reply(message, arrays, len(samples), result.stats, *losses, to_server, counts, seconds)
 
 
 @app.evaluate()
@@ -99,8 +103,7 @@ def read_node(context: Context) -> Node:
     stored = read_spec(directory).modality_names
     owned = me.modalities
     if owned is None:
-        dealt = owned_modalities(stored, run.data.multimodal_ratio, me.num_partitions or 1, run.training.seed)
-        owned = dealt[me.partition_id]
+        owned = deal_modalities(stored, run.data, me.num_partitions or 1, run.training.seed)[me.partition_id]
     wanted = run.data.modalities.split("+") if run.data.modalities else owned
     used = tuple(name for name in owned if name in wanted)
     if not used:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data_prep.audio import fit_length, read_wav
-from data_prep.digits import CLIP_SAMPLES, IMAGE_SIZE, MODALITIES, RATE_HZ, CleanDigits, Levels, store_digits
+from data_prep.digits import CLIP_SAMPLES, IMAGE_SIZE, MODALITIES, RATE_HZ, STORED, CleanDigits, Levels, store_digits
 from data_prep.errors import PrepError, UnreadableFileError
 from data_prep.image import read_idx_images, read_idx_labels
 from data_prep.splitting import balanced_order, pair_by_label
@@ -87,7 +87,8 @@ def prepare(
     max_bad
         How many recordings may be unusable; they are left out and listed in ``excluded.csv``.
     modalities
-        What to store, "audio", "visual" or both; None is both. The raw archive must be complete all the same.
+        What to store of "audio", "visual" and "contour"; None is the first two. The raw archive must be complete all
+        the same.
 
     Returns
     -------
@@ -100,7 +101,9 @@ def prepare(
     PrepError
         A setting out of range, raw data that cannot be used, or something else at ``out``.
     """
-    levels = Levels(seed, audio_snr_db, image_noise, select_modalities(MODALITIES, modalities))
+    levels = Levels(
+        seed, audio_snr_db, image_noise, select_modalities(MODALITIES, STORED if modalities is None else modalities)
+    )
     if train_size < 1 or max_bad < 0:
         raise PrepError(f"train_size = {train_size}, max_bad = {max_bad}: must be at least 1 and at least 0.")
     settings = {**levels.settings(), "train_size": train_size, "max_bad": max_bad}

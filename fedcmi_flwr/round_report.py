@@ -65,6 +65,9 @@ class RoundReport:
     bytes of its metrics vary with the counts in them."""
     privacy: dict[str, float] | None = None
     """"epsilon" and "delta" after the round; None: no differential privacy."""
+    train_seconds: dict[int, float] = field(default_factory=dict)
+    """Partition id -> seconds that training took on the node, where it says so and its update was averaged; empty with
+    :attr:`privacy`."""
     seconds: float = 0.0
     """From the start of sampling to the end of aggregation."""
 

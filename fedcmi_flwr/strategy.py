@@ -9,6 +9,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
@@ -82,7 +83,7 @@ class FedCMI(FedAvg):
     server_optimizer
         Takes the averages of each group as a step; None: they are the new weights.
     privacy
-        Clips and adds noise to what is released of nodes, and counts it. Losses, numbers of samples and class
+        Clips and adds noise to what is released of nodes, and counts it. Losses, numbers of samples, times and class
         statistics are not released then, and :class:`PrivacyBudgetError` ends ``start`` before a round that would
         exceed the budget. None: off.
     wire_dtype
@@ -244,6 +245,8 @@ class FedCMI(FedAvg):
         """
         with ReplyStore() as store:
             updates = read_updates(replies, self.report, self.method, self.method_state, store)
+            if self.privacy is not None:  # how many samples a node has is not released, nor of what
+                updates = {partition: replace(u, modality_examples={}) for partition, u in updates.items()}
             return self._aggregate_train(bound_updates(updates, self.report, self.guards, self.method))
 
     def _aggregate_train(self, updates: Mapping[int, wire.NodeUpdate]) -> tuple[ArrayRecord | None, MetricRecord]:
@@ -263,6 +266,8 @@ class FedCMI(FedAvg):
             report.losses = mean_losses(ordered)
             report.examples = {partition: updates[partition].num_examples for partition in sorted(updates)}
             report.num_examples = sum(report.examples.values())
+            taken = {partition: updates[partition].seconds for partition in sorted(updates)}
+            report.train_seconds = {partition: took for partition, took in taken.items() if took is not None}
         self.failures_left = self.failure_budget
         self._close()
         metrics: dict[str, int | float] = {f"loss.{name}": value for name, value in report.losses.items()}
@@ -283,12 +288,11 @@ class FedCMI(FedAvg):
         if self.privacy is not None:
             asked = Counter(group for _, groups in report.sent.values() for group in groups)
             return self.privacy.average(report.arrays, [update.arrays for update in updates], trained, asked)
-        counting = {name for names in trained.values() for name in names}
-        parts = [LazyArrays((name for name in u.arrays if name in counting), u.arrays.__getitem__) for u in updates]
+        weights = [_weights(update, trained) for update in updates]
+        parts = [LazyArrays(names, u.arrays.__getitem__) for names, u in zip(weights, updates, strict=True)]
         if self.aggregation is not None:
             return self.aggregation.aggregate(report.arrays, parts, trained)
-        weighted = [(arrays, float(u.num_examples)) for arrays, u in zip(parts, updates, strict=True)]
-        return aggregate_groups(report.arrays, weighted)
+        return aggregate_groups(report.arrays, list(zip(parts, weights, strict=True)))
 
     def _charge(self) -> None:
         """Book what the round will release of the nodes it asks, before they are asked."""
@@ -389,3 +393,10 @@ class FedCMI(FedAvg):
                 self.report.server_round,
             )
         self.dominance = self.method.broadcast(self.report.measured)
+
+
+def _weights(update: wire.NodeUpdate, groups: Mapping[str, Sequence[str]]) -> dict[str, float]:
+    """Return n_{k,m} of each array of these groups that a node trained."""
+    examples = {group: float(update.examples_of(group)) for group in groups}
+    trained = [(group, name) for group in groups if examples[group] > 0 for name in groups[group]]
+    return {name: examples[group] for group, name in trained if name in update.arrays}

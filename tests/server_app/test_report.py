@@ -44,6 +44,7 @@ def _report(server_round: int) -> RoundReport:
         refused=["Reply of node 5 refused: no."],
         bytes_down={2: 3_000_000},
         bytes_up={2: 1_500_000},
+        train_seconds={2: 1.75},
         seconds=2.5,
     )
 
@@ -88,6 +89,7 @@ def test_metrics_are_json_without_nan_and_read_back(tmp_path: Path) -> None:
     )
     assert (second["bytes_down"], second["bytes_up"], second["num_examples"]) == ({"2": 3000000}, {"2": 1500000}, 9)
     assert (first["examples"], second["examples"]) == ({}, {"2": 9})
+    assert (first["train_seconds"], second["train_seconds"]) == ({}, {"2": 1.75})
     assert (first["round"], first["teacher"], first["losses"], first["measured"]["dominant"]) == (0, None, {}, None)
 
 
