@@ -39,7 +39,7 @@ def test_all_subsets_are_equally_likely() -> None:
 
 def test_too_few_nodes_are_refused() -> None:
     """One node owns all of thirty modalities once in 2^30 - 1 draws."""
-    with pytest.raises(DataError, match="1000 draws for 1 nodes.*Use more nodes"):
+    with pytest.raises(DataError, match=r"1000 draws for 1 nodes.*Use more nodes"):
         random_subsets(tuple(f"m{index}" for index in range(30)), 1, seed=0)
 
 
