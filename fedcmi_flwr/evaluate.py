@@ -58,7 +58,9 @@ def _ratio(part: np.int64, whole: np.int64) -> float:
 
 def _per_class(labels: Tensor, weight: Tensor, num_classes: int) -> NDArray[np.float64]:
     """Sum ``weight`` [batch] over the samples of each class, in double precision."""
-    sums = torch.bincount(labels, weight.double(), minlength=num_classes).double()  # of no sample they would be integers
+    sums = torch.bincount(
+        labels, weight.double(), minlength=num_classes
+    ).double()  # of no sample they would be integers
     found: NDArray[np.float64] = sums.cpu().numpy()
     return found
 

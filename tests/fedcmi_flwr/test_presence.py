@@ -61,7 +61,9 @@ def _after(model: MultimodalModel, method: Method, batch: Batch) -> tuple[dict[s
         fields["teachers"] = {name: other.branch(name) for name in THREE}
         fields["dominance"] = oracle.decision("audio", **TEMPERATURES)
     if method is METHODS["fedproto"]:
-        received = {f"prototype.{name}": torch.randn(3, 4, generator=torch.Generator().manual_seed(1)) for name in THREE}
+        received = {
+            f"prototype.{name}": torch.randn(3, 4, generator=torch.Generator().manual_seed(1)) for name in THREE
+        }
         fields["log_prior"] = torch.zeros(3).double()
     if method is METHODS["moon"]:
         memory = _model(method).trained_state()
