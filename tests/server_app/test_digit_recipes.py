@@ -1,4 +1,4 @@
-"""The settings and rows of the digit tasks: each differs from its neighbour in what its name says, and in nothing else."""
+"""The settings and rows of the digit tasks: each differs from its neighbour in what its name says and no more."""
 
 import kinds
 import pytest
