@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -122,8 +122,10 @@ def random_subsets(modalities: Sequence[Modality], num_partitions: int, seed: in
     )
 
 
-def cut_validation(labels: NDArray[np.int64], share: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Cut a validation part off a training split: this share of each class, chosen by seed.
+def cut_validation(
+    labels: NDArray[np.int64], share: float, seed: int, purpose: str = "validation"
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Cut a part off a training split: this share of each class, chosen by seed.
 
     Samples of one group (speaker, actor) may stand on both sides of the cut.
 
@@ -135,10 +137,12 @@ def cut_validation(labels: NDArray[np.int64], share: float, seed: int) -> tuple[
         In [0, 0.5]; rounded in each class such that at least one sample stays for training.
     seed
         The run's seed.
+    purpose
+        What the part is for; parts for different purposes are chosen independently.
 
     Returns
     -------
-    Positions to train on and positions to validate on, both ascending.
+    Positions to train on and positions of the part, both ascending.
 
     Examples
     --------
@@ -146,44 +150,57 @@ def cut_validation(labels: NDArray[np.int64], share: float, seed: int) -> tuple[
     >>> [int((validation < 4).sum()), int((validation > 4).sum()), len(training)]
     [2, 1, 4]
     """
-    generator = numpy_generator(seed, "validation")
+    generator = numpy_generator(seed, purpose)
     chosen = [np.empty(0, dtype=np.int64)]
     for label in np.unique(labels) if share > 0 else ():
         order = generator.permutation(np.flatnonzero(labels == label))
         chosen.append(order[: min(round(share * len(order)), len(order) - 1)])
-    validation = np.sort(np.concatenate(chosen))
-    return np.setdiff1d(np.arange(len(labels)), validation), validation
+    part = np.sort(np.concatenate(chosen))
+    return np.setdiff1d(np.arange(len(labels)), part), part
 
 
-def validation_samples(samples: Samples, config: DataConfig, seed: int) -> Samples:
-    """Return the validation part of a training split: what :func:`partition` deals to nobody.
+@dataclass(frozen=True)
+class TrainingParts:
+    """A training split in parts that have no sample in common, each as ascending positions."""
+
+    training: NDArray[np.int64]
+    """What :func:`partition` deals to the nodes."""
+    validation: NDArray[np.int64]
+    """What is evaluated on instead of the test split; empty with ``validation-share`` 0."""
+    calibration: NDArray[np.int64]
+    """What decisions are chosen on; empty with ``calibration-share`` 0."""
+
+
+def training_parts(labels: NDArray[np.int64], config: DataConfig, seed: int) -> TrainingParts:
+    """Cut a training split as the configuration asks: the validation part first, calibration from what is left.
 
     Parameters
     ----------
-    samples
-        The whole training split.
+    labels
+        [samples], of the whole split.
     config
-        Gives ``validation-share``.
+        Gives ``validation-share`` and ``calibration-share``.
     seed
         The run's seed.
 
     Returns
     -------
-    The samples of the part that have any modality.
+    The parts.
     """
-    _, chosen = cut_validation(samples.labels, config.validation_share, seed)
-    return samples.select(np.intersect1d(samples.rows, chosen))
+    rest, validation = cut_validation(labels, config.validation_share, seed)
+    training, calibration = cut_validation(labels[rest], config.calibration_share, seed, "calibration")
+    return TrainingParts(rest[training], validation, rest[calibration])
 
 
 def partition(samples: Samples, config: DataConfig, num_partitions: int, partition_id: int, seed: int) -> Samples:
-    """Return one partition of the training split, of which the validation part is cut off first.
+    """Return one partition of the training split, of which the parts that nobody trains on are cut off first.
 
     Parameters
     ----------
     samples
         The whole split.
     config
-        Partitioner and its settings, ``validation-share`` and ``missing-share``.
+        Partitioner and its settings, both shares that are cut off, and ``missing-share``.
     num_partitions
         Number of partitions.
     partition_id
@@ -201,7 +218,7 @@ def partition(samples: Samples, config: DataConfig, num_partitions: int, partiti
         The data cannot be dealt like that, or a partition is smaller than ``min-partition-size``.
     """
     key = (config.partition, config.dirichlet_alpha, config.min_partition_size)
-    pool, _ = cut_validation(samples.labels, config.validation_share, seed)
+    pool = training_parts(samples.labels, config, seed).training
     labels, groups = samples.labels[pool], samples.groups[pool]
     rows = pool[_deal(labels.tobytes(), tuple(groups.tolist()), key, num_partitions, seed)[partition_id]]
     usable = rows[samples.has[rows].any(axis=1)]
@@ -256,7 +273,7 @@ def own_samples(samples: Samples, config: DataConfig, split: str) -> Samples:
     samples
         A split of the device's directory.
     config
-        Gives ``min-partition-size``; its ``validation-share`` must be 0.
+        Gives ``min-partition-size``; its ``validation-share`` and ``calibration-share`` must be 0.
     split
         The split's name; only the training split must have that many samples.
 
@@ -267,12 +284,13 @@ def own_samples(samples: Samples, config: DataConfig, split: str) -> Samples:
     Raises
     ------
     DataError
-        Too few samples to train on, or a part that only a server with the same directory could validate on.
+        Too few samples to train on, or a part that only a server with the same directory could use.
     """
-    if config.validation_share > 0:
+    shares = {"validation-share": config.validation_share, "calibration-share": config.calibration_share}
+    for key in (key for key, share in shares.items() if share > 0):
         raise DataError(
-            f"validation-share = {config.validation_share}: is for simulations, where server and nodes share a "
-            "prepared directory; this node has data of its own. Set validation-share to 0."
+            f"{key} = {shares[key]}: is for simulations, where server and nodes share a prepared directory; this node "
+            f"has data of its own. Set {key} to 0."
         )
     if split == "train" and len(samples) < config.min_partition_size:
         names = [modality.name for modality in samples.modalities]

@@ -18,6 +18,7 @@ OWNERSHIPS = ("multimodal-ratio", "random-subsets")
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("fp32", "bf16", "auto")
 NODE_MEMORIES = ("context", "run-dir")
+NODE_TESTS = ("shared", "own-distribution")
 
 Section = TypeVar("Section")
 
@@ -73,6 +74,9 @@ class DataConfig:
     validation_share: float = _number(0, 0.5)
     """Share of the training split that is cut off, class by class, for the server to evaluate on instead of the test
     split; in simulations only. Groups (speakers) may stand on both sides of the cut."""
+    calibration_share: float = _number(0, 0.5)
+    """Share of what is left that is cut off in the same way, for the server to choose at the end of the run how the
+    model decides (``calibration.py``); in simulations only. 0 where the data has a split of its own for that."""
 
     def __post_init__(self) -> None:
         """Check what a range cannot say."""
@@ -152,6 +156,21 @@ class FederationConfig:
         """Check what a range cannot say."""
         if self.server_momentum == 1:
             raise ConfigError(f"server-momentum = {self.server_momentum}: must be below 1.")
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """What nodes evaluate on their own test samples, with ``fraction_evaluate`` above 0."""
+
+    evaluate_from: int = _number(1)
+    """First round after which nodes evaluate."""
+    node_test: str = _choice(*NODE_TESTS)
+    """What a simulated node evaluates on: every n-th test sample, so that all nodes together have each once ("shared"),
+    or test samples drawn by the class shares of its training samples ("own-distribution"), which several nodes may
+    have. A device evaluates on the test split of its own directory."""
+    personal_epochs: int = _number(0)
+    """Passes over its training samples for which a node trains the heads of the received model, to evaluate the result
+    beside the received model and throw it away; 0: off."""
 
 
 @dataclass(frozen=True)

@@ -66,12 +66,13 @@ class ModelOutput:
 class Votes:
     """How much the heads of the branches say beside the fusion head when a class is predicted.
 
-    The class is the argmax of ln F + self_heads * sum_m ln H_m(u_m) + infiltration_heads * sum_m ln H_m(q_m) over the
-    modalities that are looked at: the logarithm of a product of experts.
+    The class is the argmax of fusion * ln F + self_heads * sum_m ln H_m(u_m) + infiltration_heads * sum_m ln H_m(q_m)
+    over the modalities that are looked at: the logarithm of a product of experts.
     """
 
     self_heads: float = 0.0
     infiltration_heads: float = 0.0
+    fusion: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,11 @@ Records of a message by name (S -> N: server to node, N -> S: its reply)::
               N -> S  node: modalities, partition-id
     train     S -> N  arrays, layout, config: server-round, modalities, dominant, temperature.<m>, wire-dtype,
                                        hyperparameters
-              N -> S  arrays, layout, metrics: num-examples, num-examples.<m>, loss-sum.<term>,
+              N -> S  arrays, layout, metrics: num-examples, num-examples.<m>, seconds, loss-sum.<term>,
                                                loss-count.<term>, class-probability-sum.<m>, class-count.<m>
     evaluate  S -> N  as train
-              N -> S  metrics: num-examples, correct.<prediction>, count.<prediction>
+              N -> S  metrics: num-examples, correct.<prediction>, count.<prediction>, bin-correct.<prediction>,
+                               bin-count.<prediction>, bin-confidence.<prediction>
 
     train, both ways, where the method has something of its own: method-arrays, method-layout
 
@@ -27,20 +28,23 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
 from fedcmi_flwr.aggregation import AnyArray
+from fedcmi_flwr.calibration import NUM_BINS, Bins
 from fedcmi_flwr.dominance import Dominance
 from fedcmi_flwr.evaluate import Counts
 from fedcmi_flwr.packing import WireError, layout_groups, pack, to_state_dict, unpack
 from fedcmi_flwr.reply_checks import (
     check_arrays,
+    check_counts,
     check_finite,
     check_losses,
     check_names,
     check_stats,
     examples_with,
+    numbers,
     numbers_below,
-    per_class_counts,
-    per_class_numbers,
     sample_count,
+    seconds_taken,
+    whole_numbers,
 )
 from fedcmi_flwr.types import ClassStats, Modality
 
@@ -231,6 +235,8 @@ class NodeUpdate:
     """What the method's part on the node has for its part on the server."""
     modality_examples: Mapping[Modality, int] = field(default_factory=dict)
     """Of ``num_examples``, those that have a modality; a modality that is not here is one that all of them have."""
+    seconds: float | None = None
+    """That training took on the node; None where it does not say."""
 
     def examples_of(self, group: str) -> int:
         """Return n_{k,m}, on how many samples the node trained a parameter group; the shared group on all of them."""
@@ -246,6 +252,7 @@ def train_reply(
     loss_count: Mapping[str, int] | None = None,
     from_method: Mapping[str, AnyArray] | None = None,
     modality_examples: Mapping[Modality, int] | None = None,
+    seconds: float | None = None,
 ) -> Message:
     """Answer a train message with the same parameter groups (on the node).
 
@@ -267,6 +274,8 @@ def train_reply(
         What the method's part on the node has for its part on the server.
     modality_examples
         How many of the samples have a modality; it may be left out for those that all of them have.
+    seconds
+        That training took, without what comes before and after it.
 
     Returns
     -------
@@ -279,7 +288,7 @@ def train_reply(
     """
     wire_dtype = str(_record(message, "config", ConfigRecord).get("wire-dtype", "float32"))
     packed, layout = pack(arrays, layout_groups(_record(message, "layout", ConfigRecord)), wire_dtype)
-    metrics: dict[str, Any] = {"num-examples": num_examples}
+    metrics: dict[str, Any] = {"num-examples": num_examples} | ({} if seconds is None else {"seconds": seconds})
     fewer = {name: count for name, count in (modality_examples or {}).items() if count < num_examples}
     metrics |= {f"{EXAMPLES_OF}{name}": count for name, count in fewer.items()}
     metrics |= {f"loss-sum.{name}": float(value) for name, value in (loss_sum or {}).items()}
@@ -318,8 +327,8 @@ def read_train_reply(
     Raises
     ------
     WireError
-        Missing or extra arrays, another shape or dtype, NaN or Inf, a count out of range, statistics out of range or of
-        more samples than there are.
+        Missing or extra arrays, another shape or dtype, NaN or Inf, a count or time out of range, statistics out of
+        range or of more samples than there are.
     """
     arrays, _ = unpack(_record(message, "arrays", ArrayRecord), _record(message, "layout", ConfigRecord))
     check_arrays(arrays, sent)
@@ -328,8 +337,8 @@ def read_train_reply(
     modality_examples = examples_with(metrics, EXAMPLES_OF, num_examples)
     names = list(measured)
     stats = ClassStats(
-        {name: per_class_numbers(metrics, f"class-probability-sum.{name}", num_classes) for name in names},
-        {name: per_class_counts(metrics, f"class-count.{name}", num_classes) for name in names},
+        {name: numbers(metrics, f"class-probability-sum.{name}", num_classes) for name in names},
+        {name: whole_numbers(metrics, f"class-count.{name}", num_classes) for name in names},
     )
     check_stats(stats, num_examples, modality_examples)
     sums, counts = numbers_below(metrics, "loss-sum."), numbers_below(metrics, "loss-count.")
@@ -337,16 +346,19 @@ def read_train_reply(
     loss_count = {name: int(value) for name, value in counts.items()}
     from_method = _method_arrays(message)
     check_finite(from_method)
-    stats_or_none = stats if names else None
-    return NodeUpdate(arrays, num_examples, sums, loss_count, stats_or_none, from_method, modality_examples)
+    stats_or_none, seconds = stats if names else None, seconds_taken(metrics)
+    return NodeUpdate(arrays, num_examples, sums, loss_count, stats_or_none, from_method, modality_examples, seconds)
 
 
 def evaluate_reply(message: Message, counts: Mapping[str, Counts], num_examples: int) -> Message:
-    """Answer an evaluate message with correct predictions and samples per class (on the node)."""
+    """Answer an evaluate message with correct predictions and samples per class and bin (on the node)."""
     metrics: dict[str, Any] = {"num-examples": num_examples}
     for name, found in counts.items():
         metrics[f"correct.{name}"] = found.correct.tolist()
         metrics[f"count.{name}"] = found.count.tolist()
+        metrics[f"bin-correct.{name}"] = found.bins.correct.tolist()
+        metrics[f"bin-count.{name}"] = found.bins.count.tolist()
+        metrics[f"bin-confidence.{name}"] = found.bins.confidence.tolist()
     return Message(RecordDict({"metrics": MetricRecord(metrics)}), reply_to=message)
 
 
@@ -362,12 +374,12 @@ def read_evaluate_reply(message: Message, num_classes: int) -> dict[str, Counts]
 
     Returns
     -------
-    Prediction -> correct predictions and samples per class.
+    Prediction -> correct predictions and samples per class and bin.
 
     Raises
     ------
     WireError
-        Lists of another length than the number of classes, or counts out of range or of more samples than num-examples.
+        Lists of another length than the number of classes or bins, or what :func:`reply_checks.check_counts` refuses.
     """
     metrics = _record(message, "metrics", MetricRecord)
     num_examples, counts = sample_count(metrics), {}
@@ -376,12 +388,14 @@ def read_evaluate_reply(message: Message, num_classes: int) -> dict[str, Counts]
     if not names:
         raise WireError(f"metrics: no 'correct.<prediction>' among {sorted(metrics)}.")
     for name in names:
-        correct, count = (per_class_counts(metrics, f"{part}.{name}", num_classes) for part in ("correct", "count"))
-        if (correct < 0).any() or (correct > count).any():
-            raise WireError(f"metrics: counts of {name!r} are out of range: need 0 <= correct <= count.")
-        if count.sum() > num_examples:
-            raise WireError(f"metrics: counts of {name!r} add up to more than num-examples = {num_examples}.")
-        counts[name] = Counts(correct, count)
+        correct, count = (whole_numbers(metrics, f"{part}.{name}", num_classes) for part in ("correct", "count"))
+        bins = Bins(
+            whole_numbers(metrics, f"bin-count.{name}", NUM_BINS),
+            whole_numbers(metrics, f"bin-correct.{name}", NUM_BINS),
+            numbers(metrics, f"bin-confidence.{name}", NUM_BINS),
+        )
+        counts[name] = Counts(correct, count, bins)
+        check_counts(name, counts[name], num_examples)
     return counts
 
 

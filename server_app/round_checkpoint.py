@@ -23,8 +23,8 @@ from fedcmi_flwr.aggregation import AnyArray
 from fedcmi_flwr.atomic_files import sync_directory, write_synced
 from fedcmi_flwr.dominance import Dominance
 from fedcmi_flwr.methods import Scalar
+from fedcmi_flwr.model_file import CheckpointError
 from fedcmi_flwr.server_state import ServerState
-from server_app.checkpoint import CheckpointError
 
 CHECKPOINTS = "checkpoints"
 """Below the run directory."""

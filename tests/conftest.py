@@ -9,7 +9,10 @@ from jaxtyping import install_import_hook
 
 TENSOR_MODULES = [
     f"fedcmi_flwr.{name}"
-    for name in ("types", "encoders", "model", "losses", "dominance", "methods", "evaluate", "views", "pretrained")
+    for name in (
+        *("types", "encoders", "model", "losses", "dominance", "methods", "decision", "calibration", "evaluate"),
+        *("views", "pretrained"),
+    )
 ]
 install_import_hook([*TENSOR_MODULES, "client_app.train", "data_prep"], "beartype.beartype")
 

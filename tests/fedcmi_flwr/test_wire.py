@@ -92,12 +92,13 @@ def test_a_task_without_a_record_is_refused(record: str) -> None:
 
 def test_a_train_reply_reads_back() -> None:
     trained = {**EXTRA, "ear.w": np.array([[4.0, 5.0]], np.float32)}
-    reply = wire.train_reply(_task(), trained, 3, STATS, {"fused": 1.5}, {"fused": 6})
+    reply = wire.train_reply(_task(), trained, 3, STATS, {"fused": 1.5}, {"fused": 6}, seconds=0.25)
     update = _read(reply)
     assert {name: value.tolist() for name, value in update.arrays.items()} == {
         "ear.w": [[4.0, 5.0]], "ear.steps": 3, "head": [0.5],
     }  # fmt: skip
     assert (update.num_examples, update.loss_sum, update.loss_count) == (3, {"fused": 1.5}, {"fused": 6})
+    assert (update.seconds, _read(_reply()).seconds) == (0.25, None)  # a node of somebody else's need not say it
     assert update.stats is not None
     assert update.stats.probability_sum["audio"].tolist() == [0.5, 1.5]
     assert update.stats.count["audio"].tolist() == [1, 2]
@@ -148,6 +149,10 @@ BAD_METRICS = [
     ("loss-count.fused", np.nan, "loss"),
     ("loss-count.fused", np.inf, "loss"),
     ("loss-count.fused", -3, "loss"),
+    ("seconds", -0.5, r"seconds = -0\.5, need a number from 0 \(to 1e\+09\)"),
+    ("seconds", np.nan, "seconds = nan"),
+    ("seconds", np.inf, "seconds = inf"),
+    ("seconds", [0.5], r"seconds = \[0\.5\]"),
 ]
 BAD_ARRAYS = [
     ({"ear.w": np.ones((2, 1), np.float32)}, r"'ear.w' is float32 \[2, 1\].*\[1, 2\]"),

@@ -11,9 +11,9 @@ from safetensors.numpy import load_file
 from client_app.app import app as client_app
 from fedcmi_flwr.aggregation import moving_average
 from fedcmi_flwr.evaluate import evaluate
+from fedcmi_flwr.model_file import load_model
 from fedcmi_flwr.types import Votes
 from server_app import launch
-from server_app.checkpoint import load_model
 from server_app.report import read_metrics
 
 

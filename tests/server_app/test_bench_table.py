@@ -45,7 +45,10 @@ def _finished(out: Path, accuracies: dict[str, list[float | None]], row: str = "
     for index, values in enumerate(zip(*accuracies.values(), strict=True)):
         moved = FUSED if index else {"bytes_down": {}, "bytes_up": {}}
         accuracy = dict(zip(accuracies, values, strict=True))
-        lines.append(json.dumps({"round": index, "accuracy": accuracy, "refused": ["why"] * (index // 2), **moved}))
+        counts = {name: {"correct": [100 * (value or 0)], "count": [100 * (value is not None)]}
+                  for name, value in accuracy.items()}  # fmt: skip
+        kept = {"round": index, "accuracy": accuracy, "counts": counts, "refused": ["why"] * (index // 2)}
+        lines.append(json.dumps(kept | moved))
     (experiment.run_dir / "metrics.jsonl").write_text("".join(f"{line}\n" for line in lines))
     return experiment
 
@@ -189,7 +192,7 @@ def test_what_nobody_can_predict_is_no_number(tmp_path: Path) -> None:
     experiment = _finished(tmp_path, {"fused": [0.1, 0.2], "touch only": [None, None]})
     text = bench_table.write_results([experiment], "fedavg", None, tmp_path)
     assert "| fedavg | 20.0 | - | 20.0 in 1 | 1 | 1 |" in text
-    assert (tmp_path / "results.csv").read_text().splitlines()[2] == "s,fedavg,0,touch only,,,0,,,"
+    assert (tmp_path / "results.csv").read_text().splitlines()[2] == "s,fedavg,0,touch only,,,0,,," + 8 * ","
     assert (tmp_path / "accuracy-s.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -14,9 +14,9 @@ from safetensors import safe_open
 
 from client_app.app import app as client_app
 from fedcmi_flwr.methods import METHODS
+from fedcmi_flwr.model_file import CheckpointError
 from fedcmi_flwr.sections import ConfigError
 from server_app import launch, resume
-from server_app.checkpoint import CheckpointError
 from server_app.report import RunDirectoryError, read_metrics
 from server_app.resume import RunFinishedError, alone_in_run
 from server_app.round_checkpoint import CHECKPOINTS, newest_checkpoint, stored_checkpoints
@@ -74,7 +74,7 @@ def left(directory: Path) -> dict[str, Any]:
     return {
         "names": {path.name for path in directory.iterdir()},
         "config": (directory / "config.json").read_text(encoding="utf-8").replace(str(directory), "RUN"),
-        "metrics": [{**record, "seconds": 0} for record in read_metrics(directory)],
+        "metrics": [{**record, "seconds": 0, "train_seconds": {}} for record in read_metrics(directory)],
         "notes": notes,
         "arrays": arrays,
     }

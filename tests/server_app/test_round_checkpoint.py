@@ -17,8 +17,8 @@ import pytest
 import torch
 
 from fedcmi_flwr.dominance import NOBODY, Dominance
+from fedcmi_flwr.model_file import CheckpointError
 from fedcmi_flwr.server_state import ServerState
-from server_app.checkpoint import CheckpointError
 from server_app.report import RunDirectory, read_metrics
 from server_app.resume import prepare_resume
 from server_app.round_checkpoint import (

@@ -12,9 +12,9 @@ from safetensors.numpy import load_file
 from client_app import app as client
 from client_app.app import app as client_app
 from fedcmi_flwr.methods import METHODS
+from fedcmi_flwr.model_file import load_model
 from fedcmi_flwr.nodes import RoundFailedError
 from server_app import launch
-from server_app.checkpoint import load_model
 from server_app.report import RunDirectoryError, read_metrics
 
 LIGHT = {"num-server-rounds": 2, "local-epochs": 1, "batch-size": 64, "fraction-train": 0.75}
@@ -32,7 +32,7 @@ def _same(first: Path, second: Path) -> bool:
 
 
 def _comparable(directory: Path) -> list[dict[str, Any]]:
-    return [{**record, "seconds": 0} for record in read_metrics(directory)]
+    return [{**record, "seconds": 0, "train_seconds": {}} for record in read_metrics(directory)]
 
 
 @pytest.mark.parametrize("ratio", [1.0, 0.5])

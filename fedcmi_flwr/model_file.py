@@ -11,12 +11,11 @@ from safetensors.numpy import save_file
 
 from fedcmi_flwr.aggregation import AnyArray
 from fedcmi_flwr.model import ModelSpec, MultimodalModel
-from fedcmi_flwr.packing import to_state_dict
 from fedcmi_flwr.schema import ModalitySpec
 
 
 class CheckpointError(ValueError):
-    """A file that is not a checkpoint of this project."""
+    """A file that is not a model or checkpoint of this project, or a broken one."""
 
 
 def save_model(
@@ -69,14 +68,14 @@ def load_model(path: Path) -> tuple[MultimodalModel, dict[str, Any]]:
         Not a safetensors file, or without this project's metadata.
     """
     try:
-        with safe_open(path, framework="numpy") as file:
+        with safe_open(path, framework="pt") as file:
             metadata = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
         fields = dict(**metadata["model"])
         described: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
         spec, inputs = ModelSpec(**described), [ModalitySpec.from_fields(item) for item in metadata["inputs"]]
         model = MultimodalModel(spec, inputs)
-        model.load_state_dict(to_state_dict(arrays))
+        model.load_state_dict(arrays)
     except (SafetensorError, LookupError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{path}: not a model written by this project ({error}).") from error
     return model.eval(), metadata

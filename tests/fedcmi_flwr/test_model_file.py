@@ -12,9 +12,9 @@ import torch
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
+from fedcmi_flwr.model_file import CheckpointError, load_model, save_model
 from fedcmi_flwr.packing import to_arrays
 from fedcmi_flwr.types import Batch
-from server_app.checkpoint import CheckpointError, load_model, save_model
 
 CLASSES = ("no", "yes", "maybe")
 
