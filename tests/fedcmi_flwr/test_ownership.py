@@ -14,7 +14,7 @@ from fedcmi_flwr.samples import Samples
 from fedcmi_flwr.sections import ConfigError, DataConfig
 
 THREE = ("audio", "visual", "touch")
-CONFIG = DataConfig("x", "", "iid", 1.0, 2, 0.5, "multimodal-ratio", 0.0, 0.0)
+CONFIG = DataConfig("x", "", "iid", 1.0, 2, 0.5, "multimodal-ratio", 0.0, 0.0, 0.0)
 
 
 @pytest.mark.parametrize("nodes", [2, 3, 20])
