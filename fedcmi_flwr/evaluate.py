@@ -71,8 +71,9 @@ def _ratio(part: np.int64, whole: np.int64) -> float:
 
 def _per_class(labels: Tensor, weight: Tensor, num_classes: int) -> NDArray[np.float64]:
     """Sum ``weight`` [batch] over the samples of each class, in double precision."""
-    sums: NDArray[np.float64] = torch.bincount(labels, weight.double(), minlength=num_classes).cpu().numpy()
-    return sums
+    sums = torch.bincount(labels, weight.double(), minlength=num_classes)
+    found: NDArray[np.float64] = sums.double().cpu().numpy()  # sums over no sample come as integers
+    return found
 
 
 def _device(model: MultimodalModel) -> torch.device:

@@ -71,11 +71,15 @@ class Federated:
 def federate(
     directory: Path, data: Path, nodes: Sequence[str], arrays: Mapping[str, np.ndarray] | None = None, **changes: object
 ) -> Federated:
-    """Return a federation of one node per entry of ``nodes``, its modalities; ``changes`` are run-config keys."""
+    """Return a federation of one node per entry of ``nodes``, its modalities; ``changes`` are run-config keys.
+
+    What a node of which nothing is said owns is dealt as the run-config says.
+    """
     options: dict[str, Any] = {**SMALL, "data": str(data)}
     raw = launch.resolve(None, options | {key.replace("_", "-"): value for key, value in changes.items()}, [])
     federation = Federation(launch.read_run_config(raw), RunDirectory(directory))
-    configs = [{"partition-id": i, "num-partitions": len(nodes), "modalities": text} for i, text in enumerate(nodes)]
+    configs: list[dict[str, Any]] = [{"partition-id": i, "num-partitions": len(nodes)} for i in range(len(nodes))]
+    configs = [config | ({"modalities": text} if text else {}) for config, text in zip(configs, nodes, strict=True)]
     start = to_arrays(federation.model.trained_state()) if arrays is None else dict(arrays)
     return Federated(federation, LocalGrid(client_app, configs, raw), start)
 
