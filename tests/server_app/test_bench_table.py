@@ -1,7 +1,6 @@
 """The numbers of a bench's table, by hand."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -209,8 +208,8 @@ def test_a_bench_without_a_finished_run_says_where_to_look(tmp_path: Path) -> No
 
 
 def _with_matrix(out: Path, seed: int, accuracy: float | None, rule: str) -> Experiment:
-    experiment = replace(_finished(out, {"fused": [0.0, 0.5]}), seed=seed, run_dir=out / f"seed{seed}")
-    experiment.run_dir.mkdir()
+    experiment = plan({"s": {"fedavg": {"method": "fedavg"}}}, seed + 1, 4, out)[seed]
+    experiment.run_dir.mkdir(parents=True)
     row = {
         "rule": rule, "temperature": 2.0, "calibrated": True, "accuracy": accuracy, "macro": 0.5, "worst_class": 0.25,
         "calibration_error": 0.1, "correct": [1], "count": [2], "by_votes": {"accuracy": 0.5, "calibration_error": 0.3},
