@@ -1,6 +1,6 @@
 """How evenly a model serves classes and nodes, what each modality gives a node, and what heads of its own would."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -136,9 +136,9 @@ def figures(records: Records, prediction: str) -> dict[str, float]:
     return dict(zip(FIGURES, (*found, personal.worst), strict=True))
 
 
-def extreme(values: Mapping[str, float], choose: Callable[..., str] = min) -> str:
-    """Return the node with the lowest value, or with another ``choose`` the highest."""
-    return choose(values, key=lambda node: values[node])
+def lowest(values: Mapping[str, float]) -> str:
+    """Return the node with the lowest value."""
+    return min(values, key=lambda node: values[node])
 
 
 def sentences(records: Records, classes: Sequence[str]) -> list[str]:
@@ -153,7 +153,8 @@ def sentences(records: Records, classes: Sequence[str]) -> list[str]:
 
     Returns
     -------
-    One sentence on classes; where nodes evaluated, one on nodes, and where they had heads of their own, one on these.
+    One sentence on classes; where nodes evaluated, one on nodes and one on what they own; and where they had heads of
+    their own, one on these.
     """
     values = mean_class_accuracy(records, MAIN)
     found, nodes = spread(values), of_nodes(records, MAIN)
@@ -165,19 +166,28 @@ def sentences(records: Records, classes: Sequence[str]) -> list[str]:
         found = spread(list(nodes.values()))
         lines.append(
             f"on {len(nodes)} nodes' test samples: mean {_percent(found.mean)}, 10th percentile "
-            f"{_percent(found.tenth)}, worst {_percent(found.worst)} (node {extreme(nodes)}); {_deviation(found)} over "
+            f"{_percent(found.tenth)}, worst {_percent(found.worst)} (node {lowest(nodes)}); {_deviation(found)} over "
             "nodes"
         )
+        lines.append(_by_what_they_own(nodes, owned_modalities(records)))
     gained = gains(of_nodes(records, PERSONAL), nodes)
     return [*lines, *([_personal_sentence(gained)] if gained else [])]
 
 
+def _by_what_they_own(nodes: Mapping[str, float], owned: Mapping[str, Sequence[Modality]]) -> str:
+    groups: dict[str, list[float]] = {}
+    for node, value in nodes.items():
+        groups.setdefault("+".join(owned.get(node, ["unknown"])), []).append(value)
+    means = [f"{name} {_percent(float(np.mean(groups[name])))} ({len(groups[name])})" for name in sorted(groups)]
+    return f"mean by what nodes own (and how many do): {', '.join(means)}"
+
+
 def _personal_sentence(gained: Mapping[str, float]) -> str:
     values = [100 * value for value in gained.values()]
-    won, lowest = sum(value > 0 for value in values), extreme(gained)
+    won, least = sum(value > 0 for value in values), lowest(gained)
     return (
         f"heads of the node's own give {interval_text(values, '+.1f')} points (95 % interval over nodes); {won} of "
-        f"{len(values)} nodes profit, the least node {lowest} with {100 * gained[lowest]:+.1f}"
+        f"{len(values)} nodes profit, the least node {least} with {100 * gained[least]:+.1f}"
     )
 
 

@@ -9,9 +9,9 @@ from server_app.charts import BLACK, COLOURS, Chart, Line, chart, draw_lines
 from server_app.fairness import (
     PERSONAL,
     Spread,
-    extreme,
     gains,
     given_by,
+    lowest,
     mean_class_accuracy,
     of_nodes,
     owned_modalities,
@@ -131,7 +131,7 @@ def _node_table(run: Run, last: list[Record]) -> str:
     accuracy, owned = of_nodes(last, MAIN), owned_modalities(run.trained)
     worst_class, samples = (of_nodes(last, MAIN, key) for key in ("worst_class", "samples"))
     personal = of_nodes(last, PERSONAL)
-    gained, worst = gains(personal, accuracy), extreme(accuracy)
+    gained, worst = gains(personal, accuracy), lowest(accuracy)
     rows = []
     for node, value in accuracy.items():
         text = html.Strong(percent(value)) if node == worst else percent(value)

@@ -40,6 +40,9 @@ SHORTER = {
     ),
     "fedcmi run": "--rounds 1 --num-nodes 4",
     "fedcmi bench av-digits --methods fedcmi-plus --set dp": "--seeds 2 --set num-server-rounds=2 --set local-epochs=1",
+    "fedcmi bench avmnist-half-skewed --methods fedcmi,": (
+        "--seeds 2 --methods fedcmi,fedcmi-plus --set num-server-rounds=2 --set local-epochs=1 --set evaluate-from=2"
+    ),
     "fedcmi bench": "--seeds 2 --methods fedavg,fedcmi-plus --set num-server-rounds=2 --set local-epochs=1",
     "fedcmi tune": "--num-nodes 4 --methods fedavg --set num-server-rounds=1 --set local-epochs=1",
     "fedcmi report": "",

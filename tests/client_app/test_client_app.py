@@ -120,6 +120,21 @@ def test_nodes_share_the_test_split_out(federate: Callable[..., Parts]) -> None:
     assert dict(metrics) == pytest.approx(dict(central))
 
 
+def test_nodes_evaluate_on_samples_of_their_own_class_shares(federate: Callable[..., Parts]) -> None:
+    """The counts are those of the training samples, scaled so that one class gives all of its test samples."""
+    nodes = [{"partition-id": part, "num-partitions": 3} for part in range(3)]
+    federation, grid, arrays = federate(
+        nodes, fraction_evaluate=1.0, node_test="own-distribution", partition="dirichlet", dirichlet_alpha=0.3
+    )
+    messages = list(federation.strategy.configure_evaluate(1, arrays, ConfigRecord(federation.task_config()), grid))
+    every = np.bincount(federation.held_out.labels, minlength=10)
+    for node, reply in zip(nodes, grid.send_and_receive(messages), strict=True):
+        own = node_samples(_node(dict(federation.config.raw), node), "train", ("audio", "visual"))
+        trained = np.bincount(own.labels[own.rows], minlength=10)
+        scale = min(every[trained > 0] / trained[trained > 0])
+        assert reply.content["metrics"]["count.fused"] == [round(value) for value in scale * trained]
+
+
 @pytest.mark.parametrize("ratio", [0.0, 0.5, 1.0])
 def test_a_simulated_node_owns_what_the_ratio_deals_it(federate: Callable[..., Parts], ratio: float) -> None:
     federation, grid, _ = federate(

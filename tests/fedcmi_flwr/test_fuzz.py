@@ -264,6 +264,9 @@ def test_evaluate_replies() -> None:
         if came == len(replies) - len(HONEST):  # "fused": 3 of 5 on each honest node
             assert dict(metrics) == {"accuracy.fused": 0.6, "accuracy.audio only": 0.5}
         assert all(found.count.min() >= 0 for found in strategy.report.evaluated.values())
+        by = strategy.report.evaluated_by
+        assert set(by) <= {info.partition_id for info in NODES.values()}
+        assert all(by[NODES[node].partition_id]["fused"].correct.sum() == 3 for node in HONEST)
         total += len(refused)
 
     check()

@@ -277,6 +277,24 @@ def test_evaluation_adds_counts_then_divides(federation: Maker, make_strategy: M
     assert dict(metrics) == {"accuracy.fused": 0.5, "accuracy.audio only": 0.25}
 
 
+def test_what_each_node_counted_is_kept_apart(federation: Maker, make_strategy: Maker) -> None:
+    counts = {part: {"fused": Counts(np.array([part, 0]), np.array([3, 1]))} for part in range(3)}
+    strategy = make_strategy(fraction_evaluate=1.0)
+    _evaluate(strategy, federation([BOTH, BOTH, ("audio",)], [1, 1, 1], counts=counts))
+    found = strategy.report.evaluated_by
+    assert {part: found[part]["fused"].accuracy for part in found} == {0: 0, 1: 0.25, 2: 0.5}
+    assert strategy.report.evaluated["fused"].accuracy == 0.25
+
+
+def test_nodes_evaluate_from_a_round_on(federation: Maker, make_strategy: Maker) -> None:
+    """The second process of a run that has two rounds behind it: its first round is the third."""
+    counts = {0: {"fused": Counts(np.array([1, 0]), np.array([3, 1]))}}
+    strategy = make_strategy(fraction_evaluate=1.0, evaluate_from=3)
+    assert _evaluate(strategy, federation([BOTH], [1], counts=counts))[0] == []
+    strategy.resume(2, strategy.state(), nodes_remember=True)
+    assert len(_evaluate(strategy, federation([BOTH], [1], counts=counts))[0]) == 1
+
+
 def test_evaluation_refuses_nonsense_and_may_be_left_out(
     federation: Maker, make_strategy: Maker, log_lines: list[str]
 ) -> None:

@@ -12,6 +12,7 @@ from server_app import bench_table, comparison, statistics
 from server_app.bench_table import COLUMNS
 from server_app.comparison import Comparison
 from server_app.experiments import Experiment, plan
+from server_app.fairness import FIGURES
 
 FUSED = {"bytes_down": {"0": 400_000, "1": 100_000}, "bytes_up": {"0": 500_000}}
 """One megabyte a round."""
@@ -67,6 +68,8 @@ def test_table_has_means_intervals_and_paired_differences() -> None:
     assert "| fedavg | 20.0 ± 24.8 | 100.0 in 10 | never | 9 (2 of 3) |" in text
     assert "| fedcmi | 22.0 ± 27.3 (+2.0 ± 2.5) | 100.0 in 10 | never | 9 (2 of 3) |" in text
     assert "against the best other row" not in text
+    assert f"| method | {' | '.join(FIGURES.values())} |\n" in text
+    assert text.count("| fedcmi | 100.0 ± 0.0 (+0.0 ± 0.0) | 100.0 ± 0.0 (+0.0 ± 0.0) |") == 1
 
 
 def test_one_seed_has_no_interval_and_a_missing_one_is_said() -> None:

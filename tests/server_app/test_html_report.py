@@ -270,7 +270,14 @@ def test_the_page_of_a_bench_has_intervals_differences_and_the_best_in_bold(benc
     cells[best] = f"<strong>{cells[best]}</strong>"
     for name, cell in zip(found, cells, strict=True):
         assert f'<th scope="row">{name}</th><td>2</td><td>{cell}</td>' in page.source
-    for text in ("Every run: 4 simulated nodes.", "What differs between the runs.", "self-head-votes", "torch"):
+    for text in (
+        "Fairness, on the test split.",
+        "spread of classes",
+        "Every run: 4 simulated nodes.",
+        "What differs between the runs.",
+        "self-head-votes",
+        "torch",
+    ):
         assert text in page.text
     assert "audio head" not in page.text
 

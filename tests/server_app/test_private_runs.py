@@ -58,7 +58,7 @@ def test_a_run_trains_and_says_what_it_spent(tmp_path: Path, toy: Path) -> None:
     for record in records[1:]:
         assert (record["losses"], record["examples"], record["num_examples"]) == ({}, {}, 0)
         assert record["class_statistics"] == {"probability_sum": {}, "count": {}}
-        assert record["evaluated_on_nodes"] == {}
+        assert (record["evaluated_on_nodes"], record["evaluated_by"]) == ({}, {})
 
 
 def test_a_run_that_has_spent_its_budget_is_finished(tmp_path: Path, toy: Path) -> None:

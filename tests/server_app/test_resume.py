@@ -29,6 +29,7 @@ CASES = {
     **{name: {"method": name} for name in METHODS},
     **{name: {"method": "fedavg", "server-optimizer": name} for name in ("fedavgm", "fedadam", "fedyogi")},
     "averaging": {"method": "fedavg", "averaging": 0.7},
+    "evaluation on nodes": {"method": "fedavg", "averaging": 0.7, "fraction-evaluate": 0.5, "personal-epochs": 1},
     "checkpoints every second round": {"method": "scaffold", "checkpoint-every": 2, **ADAM},
     "one checkpoint": {"method": "moon", "checkpoint-keep": 1, **ADAM},
 }
