@@ -43,6 +43,9 @@ SHORTER = {
     "fedcmi bench avmnist-half-skewed --methods fedcmi,": (
         "--seeds 2 --methods fedcmi,fedcmi-plus --set num-server-rounds=2 --set local-epochs=1 --set evaluate-from=2"
     ),
+    "fedcmi bench avmnist": (
+        "--seeds 2 --methods fedcmi-plus --num-nodes 4 --set num-server-rounds=1 --set local-epochs=1"
+    ),
     "fedcmi bench": "--seeds 2 --methods fedavg,fedcmi-plus --set num-server-rounds=2 --set local-epochs=1",
     "fedcmi tune": "--num-nodes 4 --methods fedavg --set num-server-rounds=1 --set local-epochs=1",
     "fedcmi report": "",
