@@ -19,7 +19,7 @@ from fedcmi_flwr.config import HYPERPARAMETER_KEYS, RunConfig, read_run_config
 from fedcmi_flwr.dataset import DataError, load_split, locate
 from fedcmi_flwr.evaluate import evaluate
 from fedcmi_flwr.methods import Method, make_method
-from fedcmi_flwr.model import MultimodalModel
+from fedcmi_flwr.model import ModelSpec, MultimodalModel
 from fedcmi_flwr.model_from_config import choose_device, model_spec, place
 from fedcmi_flwr.node_config import NodeConfig, read_node_config
 from fedcmi_flwr.node_memory import DIRECTORY, keep_file_memory, read_file_memory
@@ -159,7 +159,7 @@ def as_the_federation(samples: Samples, task: wire.Task) -> Samples:
 
 
 def receive(node: Node, task: wire.Task) -> MultimodalModel:
-    """Build the model with the branches that this node was sent and load the received arrays into it."""
+    """Load the received arrays into a model with the branches that this node was sent."""
     data = read_spec(node.directory)
     if list(data.classes) != task.config["classes"]:
         raise DataError(
@@ -168,7 +168,7 @@ def receive(node: Node, task: wire.Task) -> MultimodalModel:
         )
     options = {name: json.loads(task.config.get(f"options.{name}", "{}")) for name in task.modalities}
     spec = model_spec(node.run.model, method_of(task), task.modalities, len(data.classes), options)
-    model = MultimodalModel(spec, [modality for modality in data.modalities if modality.name in task.groups])
+    model = _model(spec, [modality for modality in data.modalities if modality.name in task.groups])
     model.load_trained_state(task.state_dict)
     load_frozen(model, node, task)
     device = choose_device(node.me.device or node.run.machine.device)
@@ -181,6 +181,21 @@ def receive(node: Node, task: wire.Task) -> MultimodalModel:
         sum(parameter.numel() for parameter in model.trained_parameters().values()),
         device,
     )
+    return model
+
+
+_models: dict[str, MultimodalModel] = {}
+"""The model of this process's last task, by its description: the nodes of a simulation's process take turns with it."""
+
+
+def _model(spec: ModelSpec, inputs: Sequence[ModalitySpec]) -> MultimodalModel:
+    """Return a model into which everything has yet to be loaded; to build one anew takes longer than that."""
+    key = repr((spec, inputs))
+    if key not in _models:
+        _models.clear()
+        _models[key] = MultimodalModel(spec, inputs)
+    model = _models[key].train()
+    model.zero_grad()
     return model
 
 

@@ -12,7 +12,11 @@ from flwr.supercore.run import Run
 AT_ONCE = 4
 """Replies that are in memory together at most."""
 POLL_SECONDS = 0.5
-"""Time between two looks for replies where the last one found none; Flower's own is 3 s."""
+"""Longest time between two looks for replies where the last one found none; Flower's own is 3 s."""
+FIRST_POLL_SECONDS = 0.01
+"""Shortest."""
+POLL_SHARE = 0.1
+"""Of the time since something was found, until the next look: short work waits shortly."""
 
 
 class ArrivalGrid(Grid):
@@ -79,6 +83,7 @@ class ArrivalGrid(Grid):
 
     def _arriving(self, waiting: list[str], deadline: float | None) -> Iterator[Message]:
         """Ask for a few at a time, so that no more are in memory however many have arrived."""
+        last = time.monotonic()
         while waiting:
             found, unanswered = 0, []
             ids = iter(waiting)
@@ -92,5 +97,8 @@ class ArrivalGrid(Grid):
             waiting = unanswered
             if deadline is not None and time.monotonic() >= deadline:
                 return
-            if waiting and not found:
-                time.sleep(POLL_SECONDS)
+            if found:
+                last = time.monotonic()
+            elif waiting:
+                quiet = time.monotonic() - last
+                time.sleep(min(POLL_SECONDS, max(FIRST_POLL_SECONDS, POLL_SHARE * quiet)))

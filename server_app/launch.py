@@ -1,7 +1,6 @@
 """From the command line's options to a finished run, on Flower or in this process."""
 
 import importlib
-import math
 import os
 import time
 import tomllib
@@ -20,6 +19,7 @@ from fedcmi_flwr.model_from_config import choose_device
 from fedcmi_flwr.sections import ConfigError
 from server_app.app import run as run_server
 from server_app.flower_run import run_on_flower
+from server_app.gpu_share import clients_on_each, clients_that_fit, measured_client_bytes, share_of
 from server_app.report import read_metrics, round_line
 from server_app.resume import records_kept
 
@@ -192,7 +192,7 @@ def run_with_flower(raw: Mapping[str, Scalar], num_nodes: int, show: Show, clien
     """
     config = read_run_config(raw)
     check_enough_nodes(config, num_nodes)
-    share, text = gpu_share(config, num_nodes, clients_at_once)
+    share, text = gpu_share(raw, num_nodes, clients_at_once)
     show(text)
     progress = Progress(Path(config.run_dir), config, show)
     run_on_flower(project_directory(), raw, num_nodes, share, progress.update)
@@ -208,15 +208,39 @@ def check_enough_nodes(config: RunConfig, num_nodes: int) -> None:
         )
 
 
-def gpu_share(config: RunConfig, num_nodes: int, clients_at_once: int | None) -> tuple[float, str]:
-    """Return the GPU share of each client and a line that says which device trains."""
-    cores = len(os.sched_getaffinity(0))
+def gpu_share(raw: Mapping[str, Scalar], num_nodes: int, wanted: int | None) -> tuple[float, str]:
+    """Return the GPU share of each client and a line that says what trains.
+
+    Parameters
+    ----------
+    raw
+        The run-config.
+    num_nodes
+        Simulated nodes.
+    wanted
+        Clients on a GPU at a time; None: as many as have room, a core and something to do, which is measured.
+
+    Returns
+    -------
+    The share, 0 without a GPU, and the line.
+    """
+    config, cores = read_run_config(raw), len(os.sched_getaffinity(0))
+    cluster = os.environ.get("RAY_ADDRESS")
+    where = f" of the Ray cluster {cluster}" if cluster else ""
     if config.machine.device == "cpu" or not torch.cuda.is_available():
-        return 0.0, f"clients train on the CPU, {cores} at a time"
-    sampled = max(int(num_nodes * config.federation.fraction_train), config.federation.min_train_nodes)
-    at_once = clients_at_once or max(1, min(sampled, cores, num_nodes) // torch.cuda.device_count())
-    share = math.floor(1000 / at_once) / 1000
-    return share, f"clients train on {torch.cuda.get_device_name()}, {at_once} at a time on each GPU"
+        at_a_time = "as many at a time as it has cores" if cluster else f"{cores} at a time"
+        return 0.0, f"clients train on the CPU{where}, {at_a_time}"
+    known = ""
+    if wanted is None:
+        gpus = torch.cuda.device_count()
+        sampled = min(
+            num_nodes, max(int(num_nodes * config.federation.fraction_train), config.federation.min_train_nodes)
+        )
+        needed = measured_client_bytes(raw, num_nodes, load_client_app())
+        free = min(torch.cuda.mem_get_info(gpu)[0] for gpu in range(gpus))
+        wanted = clients_on_each(clients_that_fit(free, needed), gpus, cores, sampled)
+        known = f"; one took {needed / 1e9:.1f} GB of {free / 1e9:.1f} GB"
+    return share_of(wanted), f"clients train on {torch.cuda.get_device_name()}{where}, {wanted} on each GPU{known}"
 
 
 class Progress:
