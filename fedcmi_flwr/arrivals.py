@@ -1,5 +1,6 @@
 """Replies as they arrive, instead of all at once when the last one is there."""
 
+import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -26,10 +27,14 @@ class ArrivalGrid(Grid):
     ----------
     grid
         Flower's.
+    in_flight
+        Messages that are sent before one of them is answered, at most. Flower 1.41's simulation looks through all
+        of them for each of its nodes, over and over; on devices all go out at once.
     """
 
-    def __init__(self, grid: Grid) -> None:
+    def __init__(self, grid: Grid, in_flight: int = sys.maxsize) -> None:
         self._grid = grid
+        self._in_flight = in_flight
 
     def set_run(self, run: Run) -> None:
         """Set the run this grid works for."""
@@ -64,7 +69,7 @@ class ArrivalGrid(Grid):
         return self._grid.pull_messages(message_ids)
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        """Send messages now, and return an iterator that waits for their replies, in the order of arrival.
+        """Send messages now, or as many as may be in flight, and return an iterator that waits for their replies, in the order of arrival.
 
         Parameters
         ----------
@@ -78,10 +83,17 @@ class ArrivalGrid(Grid):
         Iterator over the replies.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        sent = self._grid.push_messages(messages)
-        return self._arriving([name for name in sent if name], deadline)  # None: Flower could not send it
+        unsent = iter(messages)
+        return self._arriving(self._send(unsent, 0), unsent, deadline)
 
-    def _arriving(self, waiting: list[str], deadline: float | None) -> Iterator[Message]:
+    def _send(self, unsent: Iterator[Message], waiting: int) -> list[str]:
+        """Send what may go out while so many are not answered."""
+        sent: list[str] = []
+        while chosen := list(islice(unsent, self._in_flight - waiting - len(sent))):
+            sent += [name for name in self._grid.push_messages(chosen) if name]  # None: Flower could not send it
+        return sent
+
+    def _arriving(self, waiting: list[str], unsent: Iterator[Message], deadline: float | None) -> Iterator[Message]:
         """Ask for a few at a time, so that no more are in memory however many have arrived."""
         last = time.monotonic()
         while waiting:
@@ -94,7 +106,7 @@ class ArrivalGrid(Grid):
                 found += len(replies)
                 while replies:
                     yield replies.popleft()
-            waiting = unanswered
+            waiting = unanswered + self._send(unsent, len(unanswered))
             if deadline is not None and time.monotonic() >= deadline:
                 return
             if found:
