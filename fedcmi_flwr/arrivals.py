@@ -69,7 +69,7 @@ class ArrivalGrid(Grid):
         return self._grid.pull_messages(message_ids)
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        """Send messages now, or as many as may be in flight, and return an iterator that waits for their replies, in the order of arrival.
+        """Send messages, and return an iterator that waits for their replies, in the order of arrival.
 
         Parameters
         ----------

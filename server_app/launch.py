@@ -194,7 +194,7 @@ def run_with_flower(raw: Mapping[str, Scalar], num_nodes: int, show: Show, clien
     check_enough_nodes(config, num_nodes)
     share, text = gpu_share(raw, num_nodes, clients_at_once)
     show(text)
-    progress = Progress(Path(config.run_dir), config, show)
+    progress = Progress(Path(config.run_dir), config, show, StartUp())
     run_on_flower(project_directory(), raw, num_nodes, share, progress.update)
     return Path(config.run_dir)
 
@@ -225,10 +225,10 @@ def gpu_share(raw: Mapping[str, Scalar], num_nodes: int, wanted: int | None) -> 
     The share, 0 without a GPU, and the line.
     """
     config, cores = read_run_config(raw), len(os.sched_getaffinity(0))
-    cluster = os.environ.get("RAY_ADDRESS")
-    where = f" of the Ray cluster {cluster}" if cluster else ""
+    cluster = os.environ.get("RAY_ADDRESS", "local")
+    where = "" if cluster == "local" else f" of the Ray cluster {cluster}"
     if config.machine.device == "cpu" or not torch.cuda.is_available():
-        at_a_time = "as many at a time as it has cores" if cluster else f"{cores} at a time"
+        at_a_time = "as many at a time as it has cores" if where else f"{cores} at a time"
         return 0.0, f"clients train on the CPU{where}, {at_a_time}"
     known = ""
     if wanted is None:
@@ -243,6 +243,38 @@ def gpu_share(raw: Mapping[str, Scalar], num_nodes: int, wanted: int | None) -> 
     return share_of(wanted), f"clients train on {torch.cuda.get_device_name()}{where}, {wanted} on each GPU{known}"
 
 
+class StartUp:
+    """Where the time before the first round of a run on Flower goes; made when the run is asked for."""
+
+    def __init__(self) -> None:
+        self.begin = time.time()
+        self.running = 0.0
+
+    def note_running(self) -> None:
+        """Note, once, that there is a SuperLink and ``flwr run`` was called."""
+        self.running = self.running or time.time()
+
+    def line(self, loaded: float, record: Mapping[str, Any]) -> str:
+        """Return the breakdown in one line.
+
+        Parameters
+        ----------
+        loaded
+            Unix time at which the ServerApp had its data and model.
+        record
+            Of the first round that was trained.
+
+        Returns
+        -------
+        The line.
+        """
+        asking, training = record["asking_seconds"], record["seconds"] - record["asking_seconds"]
+        return (
+            f"start-up: SuperLink {self.running - self.begin:.1f} s, bundle and server {loaded - self.running:.1f} s, "
+            f"Ray's actors and the nodes' answers {asking:.1f} s; first round then {training:.1f} s"
+        )
+
+
 class Progress:
     """Shows the rounds of a run directory as they appear.
 
@@ -254,19 +286,27 @@ class Progress:
         The run's configuration.
     show
         Called with one line a round.
+    start_up
+        Shown before the first round that is trained; None: no word about it.
     """
 
-    def __init__(self, run_dir: Path, config: RunConfig, show: Show) -> None:
+    def __init__(self, run_dir: Path, config: RunConfig, show: Show, start_up: StartUp | None = None) -> None:
         self.run_dir = run_dir
+        self.start_up = start_up
         self.rounds = config.federation.num_server_rounds
         self.show = show
         self.shown = records_kept(run_dir) if config.checkpoints.resume else 0
 
     def update(self) -> None:
         """Show the rounds that are new since the last call."""
+        if self.start_up is not None:
+            self.start_up.note_running()
         if not (self.run_dir / "metrics.jsonl").is_file():
             return
         records = read_metrics(self.run_dir)
         for record in records[self.shown :]:
+            if self.start_up is not None and record["round"] > 0:
+                self.show(self.start_up.line((self.run_dir / "config.json").stat().st_mtime, record))
+                self.start_up = None
             self.show(round_line(record, self.rounds))
         self.shown = len(records)
