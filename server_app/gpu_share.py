@@ -1,6 +1,7 @@
 """How many simulated clients share a GPU: what one needs is measured before the run, on one of its nodes."""
 
 import math
+import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -118,3 +119,42 @@ def measured_client_bytes(raw: Mapping[str, Scalar], num_nodes: int, client_app:
     most = int(torch.cuda.max_memory_reserved())
     torch.cuda.empty_cache()
     return most
+
+
+def gpu_share(
+    raw: Mapping[str, Scalar], num_nodes: int, client_app: ClientApp, wanted: int | None
+) -> tuple[float, str]:
+    """Return the GPU share of each client and a line that says what trains.
+
+    Parameters
+    ----------
+    raw
+        The run-config.
+    num_nodes
+        Simulated nodes.
+    client_app
+        The nodes' app, to measure with.
+    wanted
+        Clients on a GPU at a time; None: as many as have room, a core and something to do, which is measured.
+
+    Returns
+    -------
+    The share, 0 without a GPU, and the line.
+    """
+    config, cores = read_run_config(raw), len(os.sched_getaffinity(0))
+    cluster = os.environ.get("RAY_ADDRESS", "local")
+    where = "" if cluster == "local" else f" of the Ray cluster {cluster}"
+    if config.machine.device == "cpu" or not torch.cuda.is_available():
+        at_a_time = "as many at a time as it has cores" if where else f"{cores} at a time"
+        return 0.0, f"clients train on the CPU{where}, {at_a_time}"
+    known = ""
+    if wanted is None:
+        gpus = torch.cuda.device_count()
+        sampled = min(
+            num_nodes, max(int(num_nodes * config.federation.fraction_train), config.federation.min_train_nodes)
+        )
+        needed = measured_client_bytes(raw, num_nodes, client_app)
+        free = min(torch.cuda.mem_get_info(gpu)[0] for gpu in range(gpus))
+        wanted = clients_on_each(clients_that_fit(free, needed), gpus, cores, sampled)
+        known = f"; one took {needed / 1e9:.1f} GB of {free / 1e9:.1f} GB"
+    return share_of(wanted), f"clients train on {torch.cuda.get_device_name()}{where}, {wanted} on each GPU{known}"

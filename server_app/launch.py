@@ -1,14 +1,12 @@
 """From the command line's options to a finished run, on Flower or in this process."""
 
 import importlib
-import os
 import time
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from flwr.clientapp import ClientApp
 
 from fedcmi_flwr.config import RunConfig, read_run_config
@@ -19,11 +17,8 @@ from fedcmi_flwr.model_from_config import choose_device
 from fedcmi_flwr.sections import ConfigError
 from server_app.app import run as run_server
 from server_app.flower_run import run_on_flower
-from server_app.gpu_share import clients_on_each, clients_that_fit, measured_client_bytes, share_of
-from server_app.report import read_metrics, round_line
-from server_app.resume import records_kept
-
-Show = Callable[[str], None]
+from server_app.gpu_share import gpu_share
+from server_app.progress import Progress, Show, StartUp
 
 
 def project_directory() -> Path:
@@ -192,7 +187,7 @@ def run_with_flower(raw: Mapping[str, Scalar], num_nodes: int, show: Show, clien
     """
     config = read_run_config(raw)
     check_enough_nodes(config, num_nodes)
-    share, text = gpu_share(raw, num_nodes, clients_at_once)
+    share, text = gpu_share(raw, num_nodes, load_client_app(), clients_at_once)
     show(text)
     progress = Progress(Path(config.run_dir), config, show, StartUp())
     run_on_flower(project_directory(), raw, num_nodes, share, progress.update)
@@ -206,107 +201,3 @@ def check_enough_nodes(config: RunConfig, num_nodes: int) -> None:
             f"num-nodes = {num_nodes}: fewer than min-available-nodes = {config.federation.min_available_nodes}; "
             "simulate more nodes or lower it."
         )
-
-
-def gpu_share(raw: Mapping[str, Scalar], num_nodes: int, wanted: int | None) -> tuple[float, str]:
-    """Return the GPU share of each client and a line that says what trains.
-
-    Parameters
-    ----------
-    raw
-        The run-config.
-    num_nodes
-        Simulated nodes.
-    wanted
-        Clients on a GPU at a time; None: as many as have room, a core and something to do, which is measured.
-
-    Returns
-    -------
-    The share, 0 without a GPU, and the line.
-    """
-    config, cores = read_run_config(raw), len(os.sched_getaffinity(0))
-    cluster = os.environ.get("RAY_ADDRESS", "local")
-    where = "" if cluster == "local" else f" of the Ray cluster {cluster}"
-    if config.machine.device == "cpu" or not torch.cuda.is_available():
-        at_a_time = "as many at a time as it has cores" if where else f"{cores} at a time"
-        return 0.0, f"clients train on the CPU{where}, {at_a_time}"
-    known = ""
-    if wanted is None:
-        gpus = torch.cuda.device_count()
-        sampled = min(
-            num_nodes, max(int(num_nodes * config.federation.fraction_train), config.federation.min_train_nodes)
-        )
-        needed = measured_client_bytes(raw, num_nodes, load_client_app())
-        free = min(torch.cuda.mem_get_info(gpu)[0] for gpu in range(gpus))
-        wanted = clients_on_each(clients_that_fit(free, needed), gpus, cores, sampled)
-        known = f"; one took {needed / 1e9:.1f} GB of {free / 1e9:.1f} GB"
-    return share_of(wanted), f"clients train on {torch.cuda.get_device_name()}{where}, {wanted} on each GPU{known}"
-
-
-class StartUp:
-    """Where the time before the first round of a run on Flower goes; made when the run is asked for."""
-
-    def __init__(self) -> None:
-        self.begin = time.time()
-        self.running = 0.0
-
-    def note_running(self) -> None:
-        """Note, once, that there is a SuperLink and ``flwr run`` was called."""
-        self.running = self.running or time.time()
-
-    def line(self, loaded: float, record: Mapping[str, Any]) -> str:
-        """Return the breakdown in one line.
-
-        Parameters
-        ----------
-        loaded
-            Unix time at which the ServerApp had its data and model.
-        record
-            Of the first round that was trained.
-
-        Returns
-        -------
-        The line.
-        """
-        asking, training = record["asking_seconds"], record["seconds"] - record["asking_seconds"]
-        return (
-            f"start-up: SuperLink {self.running - self.begin:.1f} s, bundle and server {loaded - self.running:.1f} s, "
-            f"Ray's actors and the nodes' answers {asking:.1f} s; first round then {training:.1f} s"
-        )
-
-
-class Progress:
-    """Shows the rounds of a run directory as they appear.
-
-    Parameters
-    ----------
-    run_dir
-        The run's directory; it may not exist yet.
-    config
-        The run's configuration.
-    show
-        Called with one line a round.
-    start_up
-        Shown before the first round that is trained; None: no word about it.
-    """
-
-    def __init__(self, run_dir: Path, config: RunConfig, show: Show, start_up: StartUp | None = None) -> None:
-        self.run_dir = run_dir
-        self.start_up = start_up
-        self.rounds = config.federation.num_server_rounds
-        self.show = show
-        self.shown = records_kept(run_dir) if config.checkpoints.resume else 0
-
-    def update(self) -> None:
-        """Show the rounds that are new since the last call."""
-        if self.start_up is not None:
-            self.start_up.note_running()
-        if not (self.run_dir / "metrics.jsonl").is_file():
-            return
-        records = read_metrics(self.run_dir)
-        for record in records[self.shown :]:
-            if self.start_up is not None and record["round"] > 0:
-                self.show(self.start_up.line((self.run_dir / "config.json").stat().st_mtime, record))
-                self.start_up = None
-            self.show(round_line(record, self.rounds))
-        self.shown = len(records)

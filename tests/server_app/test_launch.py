@@ -7,6 +7,7 @@ import pytest
 from client_app.app import app as client_app
 from fedcmi_flwr.sections import ConfigError
 from server_app import launch
+from server_app.progress import StartUp
 
 
 def test_run_in_process(tmp_path: Path, av_digits_dir: Path) -> None:
@@ -19,7 +20,7 @@ def test_run_in_process(tmp_path: Path, av_digits_dir: Path) -> None:
 
 
 def test_start_up_is_broken_down_by_hand() -> None:
-    start_up = launch.StartUp()
+    start_up = StartUp()
     start_up.begin, start_up.running = 1000.0, 1004.5
     start_up.note_running()
     assert start_up.line(1006.0, {"seconds": 15.0, "asking_seconds": 12.0}) == (
