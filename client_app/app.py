@@ -27,7 +27,7 @@ from fedcmi_flwr.packing import to_arrays, to_state_dict
 from fedcmi_flwr.partitions import own_samples, owned_modalities, partition
 from fedcmi_flwr.samples import Samples
 from fedcmi_flwr.schema import ModalitySpec, read_spec
-from fedcmi_flwr.sections import TrainingConfig, ViewConfig, read_section
+from fedcmi_flwr.sections import DataConfig, TrainingConfig, ViewConfig, read_section
 from fedcmi_flwr.types import Modality
 from fedcmi_flwr.views import views_from
 
@@ -112,12 +112,22 @@ def _open(directory: Path, split: str, modalities: tuple[Modality, ...], written
 def node_samples(node: Node, split: str, modalities: tuple[Modality, ...]) -> Samples:
     """Return the node's samples of a split: its partition of the training split, every n-th one of another."""
     written = (node.directory / "dataset.json").stat().st_mtime_ns
-    samples, me = _open(node.directory, split, modalities, written), node.me
+    me, run = node.me, node.run
+    if me.num_partitions is not None and split == "train":
+        which = (me.num_partitions, me.partition_id, run.training.seed)
+        return _partition(node.directory, modalities, written, run.data, *which)
+    samples = _open(node.directory, split, modalities, written)
     if me.num_partitions is None:
-        return own_samples(samples, node.run.data, split)
-    if split != "train":
-        return samples.select(samples.rows[me.partition_id :: me.num_partitions])
-    return partition(samples, node.run.data, me.num_partitions, me.partition_id, node.run.training.seed)
+        return own_samples(samples, run.data, split)
+    return samples.select(samples.rows[me.partition_id :: me.num_partitions])
+
+
+@lru_cache(maxsize=1024)
+def _partition(
+    directory: Path, modalities: tuple[Modality, ...], written: int, data: DataConfig, *which: int
+) -> Samples:
+    """Return one partition of a training split; kept, since to find it again takes as long as the split is large."""
+    return partition(_open(directory, "train", modalities, written), data, *which)
 
 
 def check_unchanged(now: Sequence[Modality], sent: Sequence[Modality]) -> None:

@@ -126,6 +126,7 @@ def growth(folder: Path, sizes: list[int], rounds: int) -> None:
     least = 0.0
     for nodes in sizes:
         keys = {"min-train-nodes": SAMPLED, "fraction-train": SAMPLED / nodes, "min-partition-size": NODE_SAMPLES}
+        keys["wait-timeout"] = 60 + nodes  # the actors deal the data before they answer
         seen = simulate(folder, made_up(folder, nodes * NODE_SAMPLES, 16), nodes, rounds, keys)
         least = least or median(seen.rounds)
         early, late = (seen.memory[place] / 1e6 for place in (2, -1))
