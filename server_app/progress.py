@@ -65,14 +65,17 @@ class Progress:
         self.start_up = start_up
         self.rounds = config.federation.num_server_rounds
         self.show = show
+        self.size = 0
         self.shown = records_kept(run_dir) if config.checkpoints.resume else 0
 
     def update(self) -> None:
         """Show the rounds that are new since the last call."""
         if self.start_up is not None:
             self.start_up.note_running()
-        if not (self.run_dir / "metrics.jsonl").is_file():
+        metrics = self.run_dir / "metrics.jsonl"
+        if not metrics.is_file() or metrics.stat().st_size == self.size:  # what a long run has is long to read
             return
+        self.size = metrics.stat().st_size
         records = read_metrics(self.run_dir)
         for record in records[self.shown :]:
             if self.start_up is not None and record["round"] > 0:

@@ -61,7 +61,7 @@ def test_nodes_train_on_all_machines_of_a_cluster(av_digits_dir: Path, tmp_path:
         ]
         done = subprocess.run(
             [*command, *settings], cwd=ROOT, env={**environment, "RAY_ADDRESS": address}, capture_output=True,
-            text=True, timeout=300, check=False,
+            text=True, timeout=600, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
         actors = list(Path(short).glob("ray/session_2*/logs/worker-*-01000000-*.out"))  # of the cluster's first job
