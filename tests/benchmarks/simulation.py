@@ -4,9 +4,9 @@ Run it as ``python tests/benchmarks/simulation.py``. Every row is a real run of 
 
 * overhead: the time from one line of metrics.jsonl to the next (sampling, messages, training, aggregation, evaluation,
   checkpoint), over the sum of the seconds that training took on the nodes (``train_seconds``) divided by the number of
-  actors, which is that of cores; a median over the rounds after the first. Even partitions, all nodes train;
+  actors, which is that of cores; means over the rounds after the first. Even partitions, all nodes train;
 * growth: 4 nodes a round of more and more, with as many samples each; time of a round and memory (resident set) of the
-  process that runs the server, after round 2 and after the last.
+  process that runs the server, after the first round and after the last.
 
 The first round starts the actors, which import torch, and asks every node what it owns; it is stated apart.
 """
@@ -20,7 +20,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import median
 
 import numpy as np
 import psutil
@@ -46,17 +45,35 @@ class Watched:
     """A run as it was seen from outside."""
 
     started: float
-    ends: list[float] = field(default_factory=list)
-    """Unix time at which each round's line was written, round 0 first."""
-    memory: list[int] = field(default_factory=list)
-    """Bytes that the server's process had then."""
+    ends: dict[int, float] = field(default_factory=dict)
+    """Round -> Unix time at which its line was written, where the next one was not there too when that was seen."""
+    memory: dict[int, int] = field(default_factory=dict)
+    """Round -> bytes that the server's process had then."""
     trained: list[float] = field(default_factory=list)
     """Seconds that the nodes trained in each round, added up."""
+    server: psutil.Process | None = None
 
     @property
-    def rounds(self) -> list[float]:
-        """Return the seconds of each round after the first."""
-        return [end - begin for begin, end in zip(self.ends[1:], self.ends[2:], strict=False)]
+    def first(self) -> float:
+        """Return the seconds from the command to the end of the first round that was seen to end."""
+        return self.ends[self.timed[0]] - self.started
+
+    @property
+    def timed(self) -> tuple[int, int]:
+        """Return the rounds between whose ends time is taken: the first one and the last."""
+        return min(round_ for round_ in self.ends if round_ > 0), max(self.ends)
+
+    @property
+    def round_seconds(self) -> float:
+        """Return the mean time of a round after the first."""
+        begin, end = self.timed
+        return (self.ends[end] - self.ends[begin]) / (end - begin)
+
+    @property
+    def training_seconds(self) -> float:
+        """Return the mean time that training would take these rounds with all actors busy."""
+        begin, end = self.timed
+        return sum(self.trained[begin + 1 : end + 1]) / (end - begin) / len(os.sched_getaffinity(0))
 
 
 def made_up(folder: Path, train: int, size: int) -> Path:
@@ -95,29 +112,29 @@ def simulate(folder: Path, data: Path | str, nodes: int, rounds: int, keys: Keys
         if process.returncode != 0:
             log.seek(0)
             raise SystemExit(log.read())
-    records = read_metrics(run_dir)
-    if len(records) != len(seen.ends):
-        raise SystemExit(f"{run_dir}: rounds followed each other faster than they are looked at; train for longer.")
-    seen.trained = [sum(record["train_seconds"].values()) for record in records]
+    seen.trained = [sum(record["train_seconds"].values()) for record in read_metrics(run_dir)]
     return seen
 
 
 def look(pid: int, metrics: Path, seen: Watched) -> None:
     """Note when a new line was written, and the server's memory then."""
-    if not metrics.is_file() or metrics.stat().st_mtime in seen.ends:
+    if not metrics.is_file():
         return
-    seen.ends.append(metrics.stat().st_mtime)
-    below = psutil.Process(pid).children(recursive=True)
-    seen.memory += [p.memory_info().rss for p in below if any(Path(a).name == "flwr-simulation" for a in p.cmdline())]
+    written = metrics.stat().st_mtime
+    newest = metrics.read_bytes().count(b"\n") - 1
+    if newest in seen.ends or metrics.stat().st_mtime != written:
+        return
+    seen.ends[newest] = written
+    if seen.server is None:
+        below = psutil.Process(pid).children(recursive=True)
+        seen.server = next(p for p in below if any(Path(a).name == "flwr-simulation" for a in p.cmdline()))
+    seen.memory[newest] = seen.server.memory_info().rss
 
 
 def overhead(label: str, seen: Watched) -> None:
     """Print how much longer than training rounds take."""
-    actors = len(os.sched_getaffinity(0))
-    ideal = [seconds / actors for seconds in seen.trained[2:]]
-    ratio = median(round_ / least for round_, least in zip(seen.rounds, ideal, strict=True))
-    first = seen.ends[1] - seen.started
-    say(f"{label:<34}{first:8.1f} s{median(seen.rounds):8.2f} s{median(ideal):8.2f} s{ratio:8.2f} x")
+    times = f"{seen.first:8.1f} s{seen.round_seconds:8.2f} s{seen.training_seconds:8.2f} s"
+    say(f"{label:<34}{times}{seen.round_seconds / seen.training_seconds:8.2f} x")
 
 
 def growth(folder: Path, sizes: list[int], rounds: int) -> None:
@@ -128,14 +145,10 @@ def growth(folder: Path, sizes: list[int], rounds: int) -> None:
         keys = {"min-train-nodes": SAMPLED, "fraction-train": SAMPLED / nodes, "min-partition-size": NODE_SAMPLES}
         keys["wait-timeout"] = 60 + nodes  # the actors deal the data before they answer
         seen = simulate(folder, made_up(folder, nodes * NODE_SAMPLES, 16), nodes, rounds, keys)
-        least = least or median(seen.rounds)
-        early, late = (seen.memory[place] / 1e6 for place in (2, -1))
-        share = median(seen.rounds) / least
-        first = seen.ends[1] - seen.started
-        say(
-            f"{nodes:<34}{first:8.1f} s{median(seen.rounds):8.2f} s{early:7.0f} MB{late:7.0f} MB{share:8.2f} x "
-            f"the first row's"
-        )
+        least = least or seen.round_seconds
+        early, late = (seen.memory[round_] / 1e6 for round_ in seen.timed)
+        row = f"{nodes:<34}{seen.first:8.1f} s{seen.round_seconds:8.2f} s{early:7.0f} MB{late:7.0f} MB"
+        say(f"{row}{seen.round_seconds / least:8.2f} x the first row's")
 
 
 def say(line: str) -> None:
