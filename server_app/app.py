@@ -2,6 +2,7 @@
 
 import json
 import logging
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -48,13 +49,15 @@ from server_app.round_checkpoint import CHECKPOINTS, Checkpoint, round_of, store
 
 app = ServerApp()
 logger = logging.getLogger("flwr.fedcmi")
+SIMULATED_IN_FLIGHT = 64
+"""Messages that a simulation, in whose process Flower has Ray, has out at a time; more than there are actors."""
 
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run a federation from Flower's run-config."""
     config = read_run_config(context.run_config)
-    run(config, ArrivalGrid(grid))
+    run(config, ArrivalGrid(grid, SIMULATED_IN_FLIGHT) if "ray" in sys.modules else ArrivalGrid(grid))
 
 
 def run(
