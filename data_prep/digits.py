@@ -15,11 +15,11 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from data_prep.audio import add_noise, log_mel
-from data_prep.errors import PrepError
+from data_prep.audio import add_noise, fit_length, log_mel
+from data_prep.errors import PrepError, UnreadableFileError
 from data_prep.image import PIXEL_MEAN, PIXEL_STD, add_pixel_noise
 from data_prep.writer import Samples, write_split
-from fedcmi_flwr.schema import DatasetSpec, ModalitySpec
+from fedcmi_flwr.schema import DatasetSpec, ModalitySpec, Recipe, write_recipes
 from fedcmi_flwr.seeding import torch_generator
 from fedcmi_flwr.types import Modality
 
@@ -32,6 +32,16 @@ MEL_HOP = 192
 MEL_FLOOR = 1e-4
 IMAGE_SIZE = 28
 CLASSES = tuple("0123456789")
+SOUND: Recipe = {
+    "maker": "log-mel",
+    "rate_hz": RATE_HZ,
+    "samples": CLIP_SAMPLES,
+    "bands": MEL_BANDS,
+    "window": MEL_WINDOW,
+    "hop": MEL_HOP,
+    "floor": MEL_FLOOR,
+}
+PICTURE: Recipe = {"maker": "grey-image", "size": IMAGE_SIZE}
 
 
 @dataclass(frozen=True)
@@ -84,6 +94,14 @@ class CleanDigits:
     """0 to 1."""
 
 
+def fit_clip(path: Path, waveform: Float[Tensor, " samples"], samples: int) -> Float[Tensor, " clip_samples"]:
+    """Fit a recording to a clip's length; UnreadableFileError where nothing of it can be heard."""
+    clip = fit_length(waveform, samples)
+    if not bool(clip.any()):
+        raise UnreadableFileError(path, f"silent in its first {samples} samples; fetch the file again.")
+    return clip
+
+
 def _spectrograms(clean: CleanDigits, levels: Levels, generator: torch.Generator) -> Tensor:
     noisy = add_noise(clean.waveforms, levels.audio_snr_db, generator)
     return log_mel(noisy, RATE_HZ, MEL_BANDS, MEL_WINDOW, MEL_HOP, MEL_FLOOR)
@@ -99,13 +117,15 @@ class _Stream:
 
     kind: str
     render: Callable[[CleanDigits, Levels, torch.Generator], Tensor]
+    recipe: Recipe
+    """Of a file; what adds no noise."""
     mean_std: tuple[float, float] | None
     """Normalisation in stored units; None: measured on the train split."""
 
 
 _STREAMS = {
-    "audio": _Stream("spectrogram", _spectrograms, None),
-    "visual": _Stream("image", _images, (PIXEL_MEAN, PIXEL_STD)),
+    "audio": _Stream("spectrogram", _spectrograms, SOUND, None),
+    "visual": _Stream("image", _images, PICTURE, (PIXEL_MEAN, PIXEL_STD)),
 }
 MODALITIES: tuple[Modality, ...] = tuple(_STREAMS)
 
@@ -118,7 +138,7 @@ def store_digits(
     settings: Mapping[str, Any],
     tools: Mapping[str, str],
 ) -> DatasetSpec:
-    """Add the noise, write every split, and describe the result.
+    """Add the noise, write every split and the recipes, and describe the result.
 
     Each modality of each split has its own random stream, so none depends on what else is stored.
 
@@ -146,6 +166,7 @@ def store_digits(
     for split, clean in splits.items():
         samples = Samples(clean.ids, clean.labels, clean.groups, clean.sources, arrays[split])
         write_split(directory, split, samples)
+    write_recipes(directory, {modality: _STREAMS[modality].recipe for modality in levels.modalities})
     modalities = tuple(_describe(modality, arrays["train"][modality]) for modality in levels.modalities)
     sizes = {split: len(clean.ids) for split, clean in splits.items()}
     return DatasetSpec(name, "classification", CLASSES, modalities, sizes, dict(settings), dict(tools))
