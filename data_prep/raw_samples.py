@@ -1,6 +1,6 @@
 """From files as a user gives them to samples as a model takes them: which file is which modality, and which sample's."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -143,12 +143,7 @@ def _has_sound(source: Source) -> bool:
     return has_sound(source.path)
 
 
-def chunks(
-    samples: Sequence[RawSample],
-    inputs: Sequence[ModalitySpec],
-    recipes: Recipes,
-    show: Callable[[int], None] = lambda done: None,
-) -> Iterator[Chunk]:
+def chunks(samples: Sequence[RawSample], inputs: Sequence[ModalitySpec], recipes: Recipes) -> Iterator[Chunk]:
     """Decode samples, some at a time.
 
     Parameters
@@ -159,14 +154,11 @@ def chunks(
         The model's modalities.
     recipes
         How each is made.
-    show
-        Called with the number of samples decoded, after each.
 
     Yields
     ------
     Stored values of the modalities that the samples have.
     """
-    done = 0
     for start in range(0, len(samples), CHUNK):
         part = samples[start : start + CHUNK]
         used = [modality for modality in inputs if any(modality.name in sample.sources for sample in part)]
@@ -177,6 +169,4 @@ def chunks(
                 if modality.name in sample.sources:
                     source = sample.sources[modality.name]
                     arrays[modality.name][row] = make_sample(source, modality, recipes[modality.name])
-            done += 1
-            show(done)
         yield Chunk([sample.name for sample in part], arrays, present)

@@ -10,6 +10,7 @@ from rich.markdown import Markdown
 from rich.markup import escape
 
 from fedcmi_flwr.cli_deploy import deploy
+from fedcmi_flwr.cli_predict import export, predict
 from fedcmi_flwr.cli_prep import inspect, prep
 from fedcmi_flwr.terminal import console, end_with_what_was_started, fail
 
@@ -20,6 +21,8 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 app.add_typer(prep, name="prep")
 app.add_typer(deploy, name="deploy")
 app.command()(inspect)
+app.command()(predict)
+app.command()(export)
 
 SettingsArgument = Annotated[
     list[str], typer.Argument(help="Settings: names of files in server_app/recipes, or TOML files of your own.")

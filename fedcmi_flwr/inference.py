@@ -93,9 +93,7 @@ class Predictor:
         FileNotFoundError
             There is no such file.
         CheckpointError
-            It is no model of this project.
-        InputError
-            A modality that the model does not have.
+            It is no model of this project, or lacks one of the modalities.
         """
         file = find_model(Path(path))
         model, metadata = load_model(file, modalities)

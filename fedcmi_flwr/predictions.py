@@ -106,9 +106,7 @@ def accuracy(found: Iterable[Prediction]) -> float:
     return sum(right) / len(right) if right else math.nan
 
 
-def prepared_chunks(
-    predictor: Predictor, directory: Path, split: str, modalities: Sequence[Modality] | None = None
-) -> Iterator[Chunk]:
+def prepared_chunks(predictor: Predictor, directory: Path, split: str) -> Iterator[Chunk]:
     """Read one split of a prepared directory, some samples at a time.
 
     Parameters
@@ -119,12 +117,10 @@ def prepared_chunks(
         Prepared as the model's data were.
     split
         Name of the split.
-    modalities
-        What to look at; None: all that the model and the directory have.
 
     Yields
     ------
-    The samples that have any of the modalities.
+    The samples that have any of the model's modalities, with those of them that the directory stores.
 
     Raises
     ------
@@ -138,12 +134,12 @@ def prepared_chunks(
     if spec.classes != predictor.classes:
         raise InputError(f"{directory}: its classes {list(spec.classes)} are not the model's {list(predictor.classes)}.")
     stored = {modality.name: modality for modality in spec.modalities}
-    names = [name for name in predictor.modalities if name in stored] if modalities is None else list(modalities)
+    names = [name for name in predictor.modalities if name in stored]
     if not names:
         raise InputError(f"{directory}: stores {list(stored)}, the model takes {list(predictor.modalities)}.")
     for own in (predictor.input(name) for name in names):
-        other = stored.get(own.name)
-        if other is not None and (own.kind, own.shape, own.dtype) != (other.kind, other.shape, other.dtype):
+        other = stored[own.name]
+        if (own.kind, own.shape, own.dtype) != (other.kind, other.shape, other.dtype):
             raise InputError(
                 f"{directory}: {own.name!r} is {other.kind} {list(other.shape)} of {other.dtype}, the model takes "
                 f"{own.kind} {list(own.shape)} of {own.dtype}; prepare the data as the model's were."

@@ -31,7 +31,7 @@ from fedcmi_flwr.partitions import validation_samples
 from fedcmi_flwr.privacy import Privacy, PrivacyBudgetError, check_arrays
 from fedcmi_flwr.robust import RobustAggregation
 from fedcmi_flwr.samples import Samples
-from fedcmi_flwr.schema import DatasetSpec, read_spec
+from fedcmi_flwr.schema import DatasetSpec, read_recipes, read_spec
 from fedcmi_flwr.sections import section_items
 from fedcmi_flwr.seeding import torch_global_seed
 from fedcmi_flwr.server_optimizers import OWN_LR, ServerOptimizer
@@ -126,6 +126,7 @@ class Federation:
         stored = read_spec(prepared)
         chosen = chosen_modalities(config.data.modalities, stored.modality_names)
         check_modality_names(chosen)
+        self.recipes = {name: recipe for name, recipe in read_recipes(prepared).items() if name in chosen}
         self.data: DatasetSpec = replace(stored, modalities=tuple(m for m in stored.modalities if m.name in chosen))
         views = views_from(config.views)
         check_views(views, stored.modalities)
@@ -260,7 +261,7 @@ class Federation:
         batches = self.held_out.evaluation_batches(self.spec.modalities, choose_device(self.config.machine.device))
         counts = evaluate(self.model, batches, method.votes)
         rule = {"self-head-votes": method.votes.self_heads, "infiltration-votes": method.votes.infiltration_heads}
-        notes = {"round": server_round, "run-config": dict(self.config.raw), **rule}
+        notes = {"round": server_round, "run-config": dict(self.config.raw), **rule, "recipes": self.recipes}
         whole = to_arrays(self.model.state_dict())  # with the frozen trunks, so that it can be loaded alone
         save_model(self.directory.model_path, whole, self.spec, self.data.modalities, self.data.classes, notes)
         record = round_record(server_round, counts, self.strategy.report if server_round else None)
