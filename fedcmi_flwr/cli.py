@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markdown import Markdown
 from rich.markup import escape
 
 from fedcmi_flwr.cli_deploy import deploy
@@ -81,6 +80,8 @@ def run(
 
 def _run(chosen: "Launch", clients_at_once: int | None) -> None:
     """Run a simulation; then show its summary."""
+    from rich.markdown import Markdown
+
     from server_app import launch
 
     console.print(f"run directory: {chosen.run_dir}", markup=False)
@@ -115,6 +116,8 @@ def bench(
     set_: Annotated[list[str] | None, typer.Option("--set", help="key=value for all runs; repeatable.")] = None,
 ) -> None:
     """Run rows x settings x seeds, and write results.csv, table.md and plots."""
+    from rich.markdown import Markdown
+
     from server_app import bench_configs, bench_table, experiments, processes
 
     end_with_what_was_started()

@@ -214,16 +214,13 @@ def random_samples(spec: ModalitySpec, predictor: Predictor, count: int, seed: i
     chance = torch.Generator().manual_seed(seed)
     shape, dtype = (count, *spec.shape), getattr(torch, spec.dtype)
     if spec.kind == "tokens":
-        words = min(parameter.shape[0] for name, parameter in _embeddings(predictor.model.branch(spec.name)))
+        branch = predictor.model.branch(spec.name)
+        words = max(layer.num_embeddings for layer in branch.modules() if isinstance(layer, nn.Embedding))
         return torch.randint(0, words, shape, generator=chance).to(dtype)
     behind = AXES[spec.kind][::-1].index("channels")
     mean, std = (torch.tensor(value).reshape(-1, *[1] * behind) for value in (spec.mean, spec.std))
     noise = mean + std * torch.randn(shape, generator=chance)
     return noise.to(dtype) if dtype.is_floating_point else noise.clamp(0, 255).to(dtype)
-
-
-def _embeddings(branch: nn.Module) -> list[tuple[str, Tensor]]:
-    return [(name, layer.weight) for name, layer in branch.named_modules() if isinstance(layer, nn.Embedding)]
 
 
 Outputs = tuple[NDArray[Any], NDArray[Any]]
