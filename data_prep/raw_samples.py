@@ -1,4 +1,4 @@
-"""From files as a user gives them to samples as a model takes them: which file is which modality, and which sample's."""
+"""From files as a user gives them to samples as a model takes them: which file is which modality, of which sample."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,8 +38,8 @@ def match(arguments: Sequence[str], recipes: Recipes) -> list[RawSample]:
     """Tell which modality of which sample each file is.
 
     The kind of a file says its modality; a video is frames, and sound too where nothing else is. "NAME=FILE" says it
-    where the kind does not. Files are one sample as long as there is one for each modality at most. More files, and those
-    of directories, are one sample for each name without ending: ``a.wav`` and ``a.jpg`` belong together.
+    where the kind does not. Files are one sample as long as there is one for each modality at most. More files, and
+    those of directories, are one sample for each name without ending: ``a.wav`` and ``a.jpg`` belong together.
 
     Parameters
     ----------
@@ -59,28 +59,11 @@ def match(arguments: Sequence[str], recipes: Recipes) -> list[RawSample]:
     PrepError
         A file that is none of the modalities, or may be several, or a second one for the same.
     """
-    named = {}
-    plain: list[Source] = []
-    in_directory = False
-    for argument in arguments:
-        name, equals, file = argument.partition("=")
-        if equals and name in recipes:
-            if name in named:
-                raise _TakenError(f"{argument}: {name!r} is {named[name].path} already; give one file for it.")
-            named[name] = Source.parse(file)
-        elif equals and not Path(argument).exists():
-            raise PrepError(f"{argument}: there is no modality {name!r} to predict from, only {list(recipes)}.")
-        elif Path(argument).is_dir():
-            in_directory = True
-            plain += _files(Path(argument))
-        else:
-            plain.append(Source.parse(argument))
-    if named and in_directory:
-        raise PrepError("NAME=FILE is one sample, a directory is many: give one or the other.")
+    named, plain, many = _read(arguments, recipes)
     for source in [*named.values(), *plain]:
         if not source.path.is_file():
             raise FileNotFoundError(f"{source.path}: no such file or directory.")
-    if not in_directory:
+    if not many:
         try:
             return [RawSample(_assign(plain, recipes, named))]
         except _TakenError:
@@ -90,6 +73,26 @@ def match(arguments: Sequence[str], recipes: Recipes) -> list[RawSample]:
     for source in plain:
         by_name.setdefault((source.path.parent, source.path.stem), []).append(source)
     return [RawSample(_assign(sources, recipes, {})) for sources in by_name.values()]
+
+
+def _read(arguments: Sequence[str], recipes: Recipes) -> tuple[dict[Modality, Source], list[Source], bool]:
+    """Return the files that are given by name, the others, and whether there are directories among the arguments."""
+    named: dict[Modality, Source] = {}
+    plain: list[Source] = []
+    for argument in arguments:
+        name, equals, file = argument.partition("=")
+        if equals and name in named:
+            raise PrepError(f"{argument}: {name!r} is {named[name].path} already; give one file for it.")
+        if equals and name in recipes:
+            named[name] = Source.parse(file)
+        elif equals and not Path(argument).exists():
+            raise PrepError(f"{argument}: there is no modality {name!r} to predict from, only {list(recipes)}.")
+        else:
+            plain += _files(Path(argument)) if Path(argument).is_dir() else [Source.parse(argument)]
+    many = any(Path(argument).is_dir() for argument in arguments)
+    if named and many:
+        raise PrepError("NAME=FILE is one sample, a directory is many: give one or the other.")
+    return named, plain, many
 
 
 def _files(directory: Path) -> list[Source]:

@@ -1,7 +1,7 @@
 """From one file to one stored sample: the preparations' own code, as a recipe of ``recipes.json`` says.
 
-Inference makes its samples here. Nothing is added: the noise that the digit tasks are prepared with belongs to the task,
-not to the file.
+Inference makes its samples here. Nothing is added: the noise that the digit tasks are prepared with belongs to the
+task, not to the file.
 """
 
 import functools
@@ -44,7 +44,16 @@ class Source:
 
     @staticmethod
     def parse(text: str) -> "Source":
-        """Read "FILE", or "FILE#START-ENDs" as sample tables write a segment of a video.
+        """Read a file's name as a user or a sample table writes it.
+
+        Parameters
+        ----------
+        text
+            "FILE", or "FILE#START-ENDs" for a segment in seconds.
+
+        Returns
+        -------
+        The file, which need not be there.
 
         Examples
         --------

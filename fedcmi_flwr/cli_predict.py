@@ -79,8 +79,8 @@ def _chunks(predictor: "Predictor", model: Path, files: Sequence[str]) -> "Itera
     if lacking:
         raise ValueError(
             f"{model}: does not say how files become samples of {lacking[0]!r}, since the data it was trained on were "
-            "prepared by an earlier release, or another program. Prepare them again and train on them, or give prepared "
-            "samples as --data."
+            "prepared by an earlier release, or another program. Prepare them again and train on them, or give "
+            "prepared samples as --data."
         )
     recipes = {name: predictor.recipes[name] for name in predictor.modalities}
     return raw_samples.chunks(raw_samples.match(files, recipes), predictor.inputs, recipes)

@@ -2,8 +2,8 @@
 
 A graph takes samples as a prepared directory stores them: the choice of frames, the scaling and the normalisation of an
 evaluation are part of it. It gives ``probabilities`` [samples, classes], calibrated as the model's file says, and
-``scores``, the sums of log-probabilities that they come from. Each graph is run by its own runtime and compared with the
-:class:`Predictor` before anything is left at the place that was asked for.
+``scores``, the sums of log-probabilities that they come from. Each graph is run by its own runtime and compared with
+the :class:`Predictor` before anything is left at the place that was asked for.
 """
 
 import importlib.util
@@ -117,7 +117,7 @@ def export_model(
 
     Returns
     -------
-    The files.
+    The graphs and the description.
 
     Raises
     ------
@@ -149,7 +149,7 @@ def export_model(
         partial.rename(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return sorted(out.iterdir())
+    return [*(out / graph["file"] for graph in described), out / DESCRIPTION]
 
 
 def _ordered(predictor: Predictor, names: Sequence[Modality]) -> Subset:
@@ -311,17 +311,16 @@ WRITERS: dict[str, tuple[str, Callable[..., None], Callable[[Path, Subset], Run]
 """Format -> ending, writer, and what reads a file back to run it."""
 
 
-def _describe(
-    predictor: Predictor, model: Path, kind: str, described: Sequence[Mapping[str, Any]]
-) -> dict[str, Any]:
+def _describe(predictor: Predictor, model: Path, kind: str, described: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {
         "format": kind,
         "model": str(model.absolute()),
         "classes": list(predictor.classes),
         "outputs": {
             "probabilities": "[samples, classes], each row adds up to 1",
-            "scores": "[samples, classes], weighted sums of log-probabilities; softmax(scores / temperature) are they",
+            "scores": "[samples, classes], weighted sums of log-probabilities: probabilities are the softmax of "
+            "scores / temperature",
         },
-        "inputs": "samples as stored in the prepared directory, not normalised; the first axis is the batch, of any size",
+        "inputs": "[samples, *shape] as stored in the prepared directory, not normalised; any number of samples",
         "graphs": [dict(graph) for graph in described],
     }

@@ -70,9 +70,7 @@ class Predictor:
         """How samples are made of files (``data_prep.recipes``); none if the data were prepared without."""
 
     @classmethod
-    def load(
-        cls, path: Path | str, device: str = "auto", modalities: Sequence[Modality] | None = None
-    ) -> "Predictor":
+    def load(cls, path: Path | str, device: str = "auto", modalities: Sequence[Modality] | None = None) -> "Predictor":
         """Load a model.
 
         Parameters
@@ -171,7 +169,9 @@ class Predictor:
         probabilities: NDArray[np.float32] = logs.exp().cpu().numpy()
         return probabilities
 
-    def _show(self, spec: ModalitySpec, stored: Stored, present: Bool[Tensor, "batch modalities"], start: int) -> Tensor:
+    def _show(
+        self, spec: ModalitySpec, stored: Stored, present: Bool[Tensor, "batch modalities"], start: int
+    ) -> Tensor:
         """Return the evaluation view of some samples on the device; zeros where they lack the modality."""
         values = torch.from_numpy(np.array(stored)) if isinstance(stored, np.ndarray) else stored
         there = present[:, self.model.spec.modalities.index(spec.name)].to(values.device)

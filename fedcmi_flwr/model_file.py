@@ -51,9 +51,7 @@ def save_model(
     partial.replace(path)
 
 
-def load_model(
-    path: Path, modalities: Sequence[Modality] | None = None
-) -> tuple[MultimodalModel, dict[str, Any]]:
+def load_model(path: Path, modalities: Sequence[Modality] | None = None) -> tuple[MultimodalModel, dict[str, Any]]:
     """Build the model of a checkpoint and load its weights.
 
     Parameters

@@ -132,7 +132,9 @@ def prepared_chunks(predictor: Predictor, directory: Path, split: str) -> Iterat
 
     spec = read_spec(directory)
     if spec.classes != predictor.classes:
-        raise InputError(f"{directory}: its classes {list(spec.classes)} are not the model's {list(predictor.classes)}.")
+        raise InputError(
+            f"{directory}: its classes {list(spec.classes)} are not the model's {list(predictor.classes)}."
+        )
     stored = {modality.name: modality for modality in spec.modalities}
     names = [name for name in predictor.modalities if name in stored]
     if not names:
