@@ -116,7 +116,8 @@ class Predictor:
         batch_size: int | None = None,
     ) -> NDArray[np.int64]:
         """Return the index of each sample's most probable class, [samples]; as for :meth:`predict_proba`."""
-        return self.predict_proba(inputs, present, batch_size).argmax(axis=1)
+        found: NDArray[np.int64] = self.predict_proba(inputs, present, batch_size).argmax(axis=1)
+        return found
 
     def predict_proba(
         self,
