@@ -33,7 +33,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _config(kind: str, alpha: float = 1.0, least: int = 2) -> DataConfig:
-    return DataConfig("x", "", kind, alpha, least, 1.0, "multimodal-ratio", 0.0, 0.0)
+    return DataConfig("x", "", kind, alpha, least, 1.0, "multimodal-ratio", 0.0, 0.0, 0.0)
 
 
 def _dealt(samples: Samples, config: DataConfig, nodes: int, seed: int = 0) -> list[list[int]]:
@@ -235,7 +235,7 @@ def test_the_cut_follows_the_seed_and_leaves_every_class_a_sample() -> None:
 
 @pytest.mark.parametrize(("validation", "calibration"), [(0.25, 0.2), (0.0, 0.2), (0.25, 0.0), (0.0, 0.0)])
 def test_no_sample_is_in_two_parts(prepared: Path, validation: float, calibration: float) -> None:
-    """Of 20 samples a class 5 are validated on and 3 (of the other 15) or 4 (of 20) calibrated on; nodes get the rest."""
+    """Of 20 samples a class 5 are validated on, and of the rest, 15 or 20, a fifth is calibrated on."""
     samples = load_split(prepared, "train")
     config = replace(_config("iid"), validation_share=validation, calibration_share=calibration)
     parts = training_parts(samples.labels, config, seed=0)

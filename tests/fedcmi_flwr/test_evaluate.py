@@ -70,7 +70,7 @@ def _ways(model: MultimodalModel, batch: Batch, i: int) -> Iterator[tuple[str, i
 
 @pytest.mark.parametrize("structure", ["two-projectors", "fusion"])
 def test_every_way_to_predict_is_counted_against_a_loop(structure: str) -> None:
-    """One or two modalities predict from their u, and their q in the other slots; samples that lack one do not count."""
+    """Modalities predict from their u, and their q in the other slots; samples that lack one of them do not count."""
     model = oracle.model(THREE, structure=structure).eval()
     batches = [oracle.batch(PRESENT, range(3), seed=0), oracle.batch(PRESENT[::-1], range(3), seed=1)]
     expected: dict[str, tuple[list[int], list[int]]] = {}

@@ -56,8 +56,8 @@ def test_every_method_finishes_and_repeats_itself(
     assert ("kd" in records[2]["losses"]) == (distils and both)
     assert "kd" not in records[1]["losses"]
     assert {path.name for path in first.iterdir()} == {
-        "config.json", "metrics.jsonl", "summary.md", "model.safetensors", "matrix.json", "MODEL_CARD.md", "accuracy.png",
-        *(("dominance.png", "temperature.png") if distils else ()),
+        "config.json", "metrics.jsonl", "summary.md", "model.safetensors", "matrix.json", "MODEL_CARD.md",
+        "accuracy.png", *(("dominance.png", "temperature.png") if distils else ()),
     }  # fmt: skip
 
 
