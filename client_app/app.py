@@ -2,6 +2,7 @@
 
 import json
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -12,6 +13,7 @@ import torch
 from flwr.app import Array, ArrayRecord, Context, Message
 from flwr.clientapp import ClientApp
 
+from client_app.personal import personal_name, personalise
 from client_app.train import Received, train
 from fedcmi_flwr import pretrained, wire
 from fedcmi_flwr.config import HYPERPARAMETER_KEYS, RunConfig, read_run_config
@@ -22,8 +24,9 @@ from fedcmi_flwr.model import MultimodalModel
 from fedcmi_flwr.model_from_config import choose_device, model_spec, place
 from fedcmi_flwr.node_config import NodeConfig, read_node_config
 from fedcmi_flwr.node_memory import DIRECTORY, keep_file_memory, read_file_memory
+from fedcmi_flwr.own_distribution import draw_by_own_distribution
 from fedcmi_flwr.packing import to_arrays, to_state_dict
-from fedcmi_flwr.partitions import own_samples, owned_modalities, partition
+from fedcmi_flwr.partitions import deal_modalities, own_samples, partition
 from fedcmi_flwr.samples import Samples
 from fedcmi_flwr.schema import ModalitySpec, read_spec
 from fedcmi_flwr.sections import TrainingConfig, ViewConfig, read_section
@@ -65,20 +68,30 @@ def train_round(message: Message, context: Context) -> Message:
     samples = as_the_federation(node_samples(node, "train", model.owned), task)
     settings = read_section(TrainingConfig, task.config)
     received = Received(task.dominance, to_state_dict(task.from_method), recall(context, node, task.server_round))
+    begin = time.perf_counter()
     result = train(model, samples, method_of(task), settings, task.server_round, node.me.partition_id, received)
+    seconds = time.perf_counter() - begin
     remember(context, node, task.server_round, result.kept.memory)
     arrays, to_server = to_arrays(model.trained_state()), to_arrays(result.kept.to_server)
-    return wire.train_reply(message, arrays, len(samples), result.stats, result.loss_sum, result.loss_count, to_server)
+    losses, counts = (result.loss_sum, result.loss_count), samples.modality_counts
+    return wire.train_reply(message, arrays, len(samples), result.stats, *losses, to_server, counts, seconds)
 
 
 @app.evaluate()
 def evaluate_round(message: Message, context: Context) -> Message:
-    """Evaluate the received groups on this node's test samples."""
+    """Evaluate the received groups on this node's test samples, and beside them heads of its own if it is to."""
     node, task = read_node(context), wire.read_task(message)
     model = receive(node, task)
     samples = as_the_federation(node_samples(node, "test", model.owned), task)
-    batches = samples.evaluation_batches(model.spec.modalities, next(model.parameters()).device)
-    counts = evaluate(model, batches, method_of(task).votes)
+    method, device = method_of(task), next(model.parameters()).device
+    counts = evaluate(model, samples.evaluation_batches(model.spec.modalities, device), method.votes)
+    epochs = node.run.evaluation.personal_epochs
+    if epochs > 0:
+        own = as_the_federation(node_samples(node, "train", model.owned), task)
+        settings = read_section(TrainingConfig, task.config)
+        personalise(model, own, settings, epochs, task.server_round, node.me.partition_id)
+        after = evaluate(model, samples.evaluation_batches(model.spec.modalities, device), method.votes)
+        counts |= {personal_name(name): found for name, found in after.items()}
     return wire.evaluate_reply(message, counts, len(samples))
 
 
@@ -90,8 +103,7 @@ def read_node(context: Context) -> Node:
     stored = read_spec(directory).modality_names
     owned = me.modalities
     if owned is None:
-        dealt = owned_modalities(stored, run.data.multimodal_ratio, me.num_partitions or 1, run.training.seed)
-        owned = dealt[me.partition_id]
+        owned = deal_modalities(stored, run.data, me.num_partitions or 1, run.training.seed)[me.partition_id]
     wanted = run.data.modalities.split("+") if run.data.modalities else owned
     used = tuple(name for name in owned if name in wanted)
     if not used:
@@ -106,11 +118,16 @@ def _open(directory: Path, split: str, modalities: tuple[Modality, ...], written
 
 
 def node_samples(node: Node, split: str, modalities: tuple[Modality, ...]) -> Samples:
-    """Return the node's samples of a split: its partition of the training split, every n-th one of another."""
+    """Return the node's samples of a split: its partition of the training split, some of another."""
     written = (node.directory / "dataset.json").stat().st_mtime_ns
     samples, me = _open(node.directory, split, modalities, written), node.me
     if me.num_partitions is None:
         return own_samples(samples, node.run.data, split)
+    if split != "train" and node.run.evaluation.node_test == "own-distribution":
+        own = node_samples(node, "train", modalities)
+        labels, like = samples.labels[samples.rows], own.labels[own.rows]
+        chosen = draw_by_own_distribution(labels, like, node.run.training.seed, me.partition_id)
+        return samples.select(samples.rows[chosen])
     if split != "train":
         return samples.select(samples.rows[me.partition_id :: me.num_partitions])
     return partition(samples, node.run.data, me.num_partitions, me.partition_id, node.run.training.seed)

@@ -5,7 +5,9 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from fedcmi_flwr.dominance import NOBODY, Dominance
 from fedcmi_flwr.evaluate import measure
@@ -14,7 +16,7 @@ from fedcmi_flwr.model import Branch, MultimodalModel
 from fedcmi_flwr.samples import Samples, room_on
 from fedcmi_flwr.sections import TrainingConfig
 from fedcmi_flwr.seeding import torch_generator, torch_global_seed
-from fedcmi_flwr.types import Batch, ClassStats, LossTerms
+from fedcmi_flwr.types import Batch, ClassStats, LossTerms, Modality
 
 
 @dataclass(frozen=True)
@@ -178,17 +180,25 @@ def begin_round(
         features={name: features[name] for name in teachers if name in features and name in unchanging},
         dominance=dominance.to(device),
         stats=stats,
-        log_prior=log_prior(samples, model.spec.num_classes).to(device),
+        log_prior=log_prior(samples, samples.rows, model.spec.num_classes).to(device),
+        log_prior_of={name: value.to(device) for name, value in _log_prior_of(samples, model.spec.num_classes).items()},
         batches=batches,
         generator=torch_generator(settings.seed, "method", server_round, partition_id),
     )
     return replace(local, own=method.prepare(model, local, received.from_server, received.memory))
 
 
-def log_prior(samples: Samples, num_classes: int) -> torch.Tensor:
-    """Return ln of each class's share among the samples, [classes]; half a sample is added to each class."""
-    counts = torch.bincount(torch.from_numpy(samples.labels[samples.rows]), minlength=num_classes) + 0.5
+def log_prior(samples: Samples, rows: NDArray[np.int64], num_classes: int) -> torch.Tensor:
+    """Return ln of each class's share among some rows, [classes]; half a sample is added to each class."""
+    counts = torch.bincount(torch.from_numpy(samples.labels[rows]), minlength=num_classes) + 0.5
     return (counts / counts.sum()).log()
+
+
+def _log_prior_of(samples: Samples, num_classes: int) -> dict[Modality, torch.Tensor]:
+    """Return the same among the samples that have a modality, for each modality that some of them lack."""
+    has, names = samples.has[samples.rows], (modality.name for modality in samples.modalities)
+    columns = {name: column for name, column in zip(names, has.T, strict=True) if not column.all()}
+    return {name: log_prior(samples, samples.rows[column], num_classes) for name, column in columns.items()}
 
 
 def _frozen(branch: Branch) -> Branch:

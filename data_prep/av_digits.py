@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 
-from data_prep.digits import CLIP_SAMPLES, IMAGE_SIZE, MODALITIES, RATE_HZ, CleanDigits, Levels, store_digits
+from data_prep.digits import CLIP_SAMPLES, IMAGE_SIZE, MODALITIES, RATE_HZ, STORED, CleanDigits, Levels, store_digits
 from data_prep.image import upscale
 from data_prep.keypad_tones import LINES, render_tones
 from data_prep.splitting import balanced_order
@@ -52,7 +52,7 @@ def prepare(
     image_noise
         Standard deviation of the pixel noise in standardised units, 0 or greater.
     modalities
-        What to store, "audio", "visual" or both; None is both.
+        What to store of "audio", "visual" and "contour"; None is the first two.
 
     Returns
     -------
@@ -63,7 +63,9 @@ def prepare(
     PrepError
         A setting out of range, or something else at ``out``.
     """
-    levels = Levels(seed, audio_snr_db, image_noise, select_modalities(MODALITIES, modalities))
+    levels = Levels(
+        seed, audio_snr_db, image_noise, select_modalities(MODALITIES, STORED if modalities is None else modalities)
+    )
     settings = {**levels.settings(), "train_size": TRAIN_SIZE, "test_size": TEST_SIZE, "lines": LINES}
 
     def build(directory: Path) -> DatasetSpec:

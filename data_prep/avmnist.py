@@ -23,6 +23,7 @@ from data_prep.digits import (
     IMAGE_SIZE,
     MODALITIES,
     RATE_HZ,
+    STORED,
     CleanDigits,
     Levels,
     fit_clip,
@@ -96,7 +97,8 @@ def prepare(
     max_bad
         How many recordings may be unusable; they are left out and listed in ``excluded.csv``.
     modalities
-        What to store, "audio", "visual" or both; None is both. The raw archive must be complete all the same.
+        What to store of "audio", "visual" and "contour"; None is the first two. The raw archive must be complete all
+        the same.
 
     Returns
     -------
@@ -109,7 +111,9 @@ def prepare(
     PrepError
         A setting out of range, raw data that cannot be used, or something else at ``out``.
     """
-    levels = Levels(seed, audio_snr_db, image_noise, select_modalities(MODALITIES, modalities))
+    levels = Levels(
+        seed, audio_snr_db, image_noise, select_modalities(MODALITIES, STORED if modalities is None else modalities)
+    )
     if train_size < 1 or max_bad < 0:
         raise PrepError(f"train_size = {train_size}, max_bad = {max_bad}: must be at least 1 and at least 0.")
     settings = {**levels.settings(), "train_size": train_size, "max_bad": max_bad}

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from data_prep import contour
 from data_prep.audio import add_noise, fit_length, log_mel
 from data_prep.errors import PrepError, UnreadableFileError
 from data_prep.image import PIXEL_MEAN, PIXEL_STD, add_pixel_noise
@@ -41,7 +42,18 @@ SOUND: Recipe = {
     "hop": MEL_HOP,
     "floor": MEL_FLOOR,
 }
+TRACE: Recipe = {
+    "maker": "contour",
+    "of": "audio",
+    "rate_hz": RATE_HZ,
+    "samples": CLIP_SAMPLES,
+    "hop": MEL_HOP,
+    "floor": MEL_FLOOR,
+}
 PICTURE: Recipe = {"maker": "grey-image", "size": IMAGE_SIZE}
+CONTOUR = "contour"
+Normalisation = float | tuple[float, ...]
+"""One number, or one per channel."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +80,10 @@ class Levels:
 
     def settings(self) -> dict[str, Any]:
         """Return these levels and the constants of this file, as ``dataset.json`` records them."""
+        constants = {"contour_frame": contour.FRAME, "contour_hz": [contour.LOWEST_HZ, contour.HIGHEST_HZ]}
         return {
             **asdict(self),
+            **(constants if CONTOUR in self.modalities else {}),
             "rate_hz": RATE_HZ,
             "clip_samples": CLIP_SAMPLES,
             "mel_bands": MEL_BANDS,
@@ -107,6 +121,11 @@ def _spectrograms(clean: CleanDigits, levels: Levels, generator: torch.Generator
     return log_mel(noisy, RATE_HZ, MEL_BANDS, MEL_WINDOW, MEL_HOP, MEL_FLOOR)
 
 
+def _contours(clean: CleanDigits, levels: Levels, generator: torch.Generator) -> Tensor:
+    noisy = add_noise(clean.waveforms, levels.audio_snr_db, generator)
+    return contour.contour(noisy, RATE_HZ, MEL_HOP, MEL_FLOOR)
+
+
 def _images(clean: CleanDigits, levels: Levels, generator: torch.Generator) -> Tensor:
     return add_pixel_noise(clean.images, levels.image_noise, generator).unsqueeze(1)
 
@@ -119,15 +138,33 @@ class _Stream:
     render: Callable[[CleanDigits, Levels, torch.Generator], Tensor]
     recipe: Recipe
     """Of a file; what adds no noise."""
-    mean_std: tuple[float, float] | None
-    """Normalisation in stored units; None: measured on the train split."""
+    measure: Callable[[NDArray[np.float16]], tuple[Normalisation, Normalisation]]
+    """Mean and standard deviation in stored units, from the train split."""
+    origin: Modality
+    """Whose files and whose noise it is made of."""
+
+
+def _overall(train: NDArray[np.float16]) -> tuple[float, float]:
+    return float(train.mean(dtype=np.float64)), float(train.std(dtype=np.float64))
+
+
+def _by_channel(train: NDArray[np.float16]) -> tuple[Normalisation, Normalisation]:
+    channels = train.astype(np.float64).swapaxes(0, 1).reshape(train.shape[1], -1)
+    return tuple(channels.mean(axis=1).tolist()), tuple(channels.std(axis=1).tolist())
+
+
+def _of_pixels(train: NDArray[np.float16]) -> tuple[float, float]:
+    return PIXEL_MEAN, PIXEL_STD
 
 
 _STREAMS = {
-    "audio": _Stream("spectrogram", _spectrograms, SOUND, None),
-    "visual": _Stream("image", _images, PICTURE, (PIXEL_MEAN, PIXEL_STD)),
+    "audio": _Stream("spectrogram", _spectrograms, SOUND, _overall, "audio"),
+    "visual": _Stream("image", _images, PICTURE, _of_pixels, "visual"),
+    CONTOUR: _Stream("series", _contours, TRACE, _by_channel, "audio"),
 }
 MODALITIES: tuple[Modality, ...] = tuple(_STREAMS)
+STORED: tuple[Modality, ...] = ("audio", "visual")
+"""What is stored unless told otherwise."""
 
 
 def store_digits(
@@ -140,7 +177,7 @@ def store_digits(
 ) -> DatasetSpec:
     """Add the noise, write every split and the recipes, and describe the result.
 
-    Each modality of each split has its own random stream, so none depends on what else is stored.
+    The random stream of a modality's noise in a split does not depend on what else is stored.
 
     Parameters
     ----------
@@ -160,11 +197,12 @@ def store_digits(
     Returns
     -------
     What ``dataset.json`` is to say; audio is normalised by the mean and standard deviation of the train
-    split as stored.
+    split as stored, the contour channel by channel.
     """
     arrays = {split: _render(name, split, clean, levels) for split, clean in splits.items()}
     for split, clean in splits.items():
-        samples = Samples(clean.ids, clean.labels, clean.groups, clean.sources, arrays[split])
+        sources = {modality: clean.sources[_STREAMS[modality].origin] for modality in levels.modalities}
+        samples = Samples(clean.ids, clean.labels, clean.groups, sources, arrays[split])
         write_split(directory, split, samples)
     write_recipes(directory, {modality: _STREAMS[modality].recipe for modality in levels.modalities})
     modalities = tuple(_describe(modality, arrays["train"][modality]) for modality in levels.modalities)
@@ -175,13 +213,13 @@ def store_digits(
 def _render(name: str, split: str, clean: CleanDigits, levels: Levels) -> dict[Modality, NDArray[np.float16]]:
     arrays = {}
     for modality in levels.modalities:
-        generator = torch_generator(levels.seed, f"{name}/{split}/{modality}-noise")
-        rendered = _STREAMS[modality].render(clean, levels, generator)
+        stream = _STREAMS[modality]
+        rendered = stream.render(clean, levels, torch_generator(levels.seed, f"{name}/{split}/{stream.origin}-noise"))
         arrays[modality] = rendered.numpy().astype(np.float16)
     return arrays
 
 
 def _describe(modality: Modality, train: NDArray[np.float16]) -> ModalitySpec:
     stream = _STREAMS[modality]
-    mean, std = stream.mean_std or (float(train.mean(dtype=np.float64)), float(train.std(dtype=np.float64)))
+    mean, std = stream.measure(train)
     return ModalitySpec(modality, stream.kind, train.shape[1:], train.dtype.name, mean, std)

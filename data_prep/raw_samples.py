@@ -37,7 +37,8 @@ class _TakenError(PrepError):
 def match(arguments: Sequence[str], recipes: Recipes) -> list[RawSample]:
     """Tell which modality of which sample each file is.
 
-    The kind of a file says its modality; a video is frames, and sound too where nothing else is. "NAME=FILE" says it
+    The kind of a file says its modality; a video is frames, and sound too where nothing else is. What is made of another
+    modality's files takes that one's. "NAME=FILE" says it
     where the kind does not. Files are one sample as long as there is one for each modality at most. More files, and
     those of directories, are one sample for each name without ending: ``a.wav`` and ``a.jpg`` belong together.
 
@@ -105,8 +106,10 @@ def _files(directory: Path) -> list[Source]:
 def _assign(sources: Sequence[Source], recipes: Recipes, named: Mapping[Modality, Source]) -> dict[Modality, Source]:
     """Return the source of each modality of one sample, in the order of the recipes."""
     found = dict(named)
+    shared = {name: recipe["of"] for name, recipe in recipes.items() if recipe.get("of") in recipes}
+    own = {name: recipe for name, recipe in recipes.items() if name not in shared}
     for source in sources:
-        name = _modality_of(source, recipes)
+        name = _modality_of(source, own)
         if name in found:
             raise _TakenError(
                 f"{source.path} and {found[name].path} are both {name!r}; say what they are as NAME=FILE, or give "
@@ -114,7 +117,10 @@ def _assign(sources: Sequence[Source], recipes: Recipes, named: Mapping[Modality
             )
         found[name] = source
     for source in sources:
-        _add_sound(source, recipes, found)
+        _add_sound(source, own, found)
+    for name, origin in shared.items():
+        if name not in found and origin in found:
+            found[name] = found[origin]
     return {name: found[name] for name in recipes if name in found}
 
 

@@ -102,6 +102,16 @@ def _log_mel(
     return log_mel(clip.unsqueeze(0), rate_hz, bands, window, hop, floor).squeeze(0).numpy()
 
 
+def _contour(source: Source, *, rate_hz: int, samples: int, hop: int, floor: float) -> NDArray[Any]:
+    from data_prep.audio import read_sound, resample
+    from data_prep.contour import contour
+    from data_prep.digits import fit_clip
+
+    waveform, rate = read_sound(source.path, source.segment)
+    clip = fit_clip(source.path, resample(waveform, rate, rate_hz), samples)
+    return contour(clip.unsqueeze(0), rate_hz, hop, floor).squeeze(0).numpy()
+
+
 def _log_spectrogram(source: Source, *, seconds: float) -> NDArray[Any]:
     from data_prep.audio import log_spectrogram, read_sound
 
@@ -146,6 +156,7 @@ def _series(source: Source, *, channels: int, points: int) -> NDArray[Any]:
 
 MAKERS = {
     "log-mel": Maker(("sound", "video"), _log_mel),
+    "contour": Maker(("sound", "video"), _contour),
     "log-spectrogram": Maker(("sound", "video"), _log_spectrogram),
     "video-frames": Maker(("video",), _video_frames),
     "grey-image": Maker(("image",), _grey_image),
@@ -154,6 +165,10 @@ MAKERS = {
     "series": Maker(("series",), _series),
 }
 """A recipe's "maker" -> what makes its samples."""
+
+
+FOR_MATCHING = {"maker", "of"}
+"""Entries of a recipe that are no arguments of its maker; "of" names the modality that it shares its files with."""
 
 
 def maker_of(modality: str, recipe: Recipe) -> Maker:
@@ -175,7 +190,7 @@ def maker_of(modality: str, recipe: Recipe) -> Maker:
     PrepError
         A maker or arguments that this release does not know.
     """
-    arguments = recipe.keys() - {"maker"}
+    arguments = recipe.keys() - FOR_MATCHING
     maker = MAKERS.get(recipe.get("maker", ""))
     if maker is None or arguments != _arguments(maker):
         raise PrepError(
@@ -217,7 +232,7 @@ def make_sample(source: Source, modality: ModalitySpec, recipe: Recipe) -> NDArr
     """
     if not source.path.is_file():
         raise FileNotFoundError(f"{source.path}: no such file; it was to become modality {modality.name!r}.")
-    arguments = {key: value for key, value in recipe.items() if key != "maker"}
+    arguments = {key: value for key, value in recipe.items() if key not in FOR_MATCHING}
     array = np.asarray(maker_of(modality.name, recipe).make(source, **arguments))
     if array.shape != modality.shape:
         raise PrepError(

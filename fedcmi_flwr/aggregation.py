@@ -72,16 +72,16 @@ def moving_average(
 
 
 def aggregate_groups(
-    current: Mapping[str, AnyArray], updates: Sequence[tuple[Mapping[str, AnyArray], float]]
+    current: Mapping[str, AnyArray], updates: Sequence[tuple[Mapping[str, AnyArray], Mapping[str, float]]]
 ) -> dict[str, AnyArray]:
-    """Average each array over the nodes that sent it; what nobody sent keeps its value.
+    """Average each array over the nodes that trained it; what nobody trained keeps its value.
 
     Parameters
     ----------
     current
         The global model: name -> array.
     updates
-        (name -> array, weight) of each node; a node sends the groups that it owns and no others.
+        (name -> array, name -> weight) of each node: n_{k,m} above 0, of the arrays that it trained and no others.
 
     Returns
     -------
@@ -90,7 +90,7 @@ def aggregate_groups(
     """
     averaged = {}
     for name, value in current.items():
-        weights = [weight for arrays, weight in updates if name in arrays]
-        owners = (arrays[name] for arrays, _ in updates if name in arrays)
+        weights = [weight[name] for _, weight in updates if name in weight]
+        owners = (arrays[name] for arrays, weight in updates if name in weight)
         averaged[name] = weighted_mean(owners, weights) if weights else value
     return averaged

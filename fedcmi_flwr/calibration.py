@@ -44,6 +44,11 @@ class Bins:
         """Add another batch's or node's sums."""
         return Bins(self.count + other.count, self.correct + other.correct, self.confidence + other.confidence)
 
+    @staticmethod
+    def none() -> "Bins":
+        """Return the sums of no samples."""
+        return Bins(np.zeros(NUM_BINS, np.int64), np.zeros(NUM_BINS, np.int64), np.zeros(NUM_BINS))
+
     @property
     def expected_error(self) -> float:
         """Mean over samples of |accuracy - confidence| of their bin, in [0, 1]; NaN without samples."""

@@ -20,6 +20,10 @@ MaxBadOption = Annotated[int, typer.Option(min=0, help="Samples with unusable fi
 TokenizerOption = Annotated[str, typer.Option(help="BERT's: directory with vocab.txt, or name on the hub.")]
 ModalityOption = Annotated[str | None, typer.Option("--modalities", help="Only these, joined by '+'.")]
 
+DigitsOption = Annotated[
+    str | None, typer.Option("--modalities", help="Of audio, visual and contour, joined by '+'. Default: audio+visual.")
+]
+
 
 def _prepare(make: Callable[..., Path], workers: int | None, max_bad: int) -> None:
     """Make a prepared directory under a progress bar; then say how fast it went and what is in it.
@@ -52,7 +56,7 @@ def prep_av_digits(
     seed: Annotated[int | None, typer.Option(help="Default 0; another one needs --out.")] = None,
     audio_snr_db: Annotated[float | None, typer.Option(help="Default -15; another one needs --out.")] = None,
     image_noise: Annotated[float | None, typer.Option(help="Default 2.5; another one needs --out.")] = None,
-    modalities: ModalityOption = None,
+    modalities: DigitsOption = None,
 ) -> None:
     """Handwritten digits (scikit-learn) with keypad tones: nothing to download."""
     from data_prep import av_digits
@@ -81,7 +85,7 @@ def prep_avmnist(
     image_noise: Annotated[float, typer.Option(help="Pixel noise in standard deviations of MNIST.")] = 2.5,
     train_size: Annotated[int, typer.Option(help="Training recordings.")] = 1000,
     max_bad: Annotated[int, typer.Option(help="Unreadable recordings to put up with.")] = 0,
-    modalities: ModalityOption = None,
+    modalities: DigitsOption = None,
 ) -> None:
     """Free Spoken Digit recordings paired with MNIST images."""
     from data_prep import avmnist

@@ -16,6 +16,7 @@ from fedcmi_flwr.sections import (
     CheckpointConfig,
     ConfigError,
     DataConfig,
+    EvaluationConfig,
     FederationConfig,
     GuardConfig,
     MachineConfig,
@@ -44,6 +45,7 @@ class RunConfig:
     model: ModelConfig
     views: ViewConfig
     federation: FederationConfig
+    evaluation: EvaluationConfig
     privacy: PrivacyConfig
     guards: GuardConfig
     training: TrainingConfig
@@ -58,6 +60,7 @@ _SECTIONS: dict[str, type] = {
     "model": ModelConfig,
     "views": ViewConfig,
     "federation": FederationConfig,
+    "evaluation": EvaluationConfig,
     "privacy": PrivacyConfig,
     "guards": GuardConfig,
     "training": TrainingConfig,
@@ -100,18 +103,26 @@ def read_run_config(raw: Mapping[str, Scalar]) -> RunConfig:
     if raw["fusion"] in FUSIONS and raw["fusion"] not in method.fusions:
         raise ConfigError(f"fusion = {raw['fusion']!r}: method {name!r} needs {' or '.join(method.fusions)}.")
     sections: dict[str, Any] = {part: read_section(kind, raw) for part, kind in _SECTIONS.items()}
-    if sections["data"].validation_share > 0 and sections["federation"].fraction_evaluate > 0:
+    _check_together(sections, method)
+    return RunConfig(run_dir, name, method, raw=dict(raw), **sections)
+
+
+def _check_together(sections: Mapping[str, Any], method: Method) -> None:
+    """Raise ConfigError where values of several sections do not go together."""
+    federation = sections["federation"]
+    if sections["data"].validation_share > 0 and federation.fraction_evaluate > 0:
         raise ConfigError(
             "fraction-evaluate: nodes evaluate on the test split, which validation-share leaves alone; 0."
         )
+    if sections["evaluation"].personal_epochs > 0 and federation.fraction_evaluate == 0:
+        raise ConfigError("personal-epochs: nobody evaluates, since fraction-evaluate is 0; set it above 0.")
     if sections["privacy"].dp_noise_multiplier > 0:
         try:
-            check_method(method, sections["federation"].fraction_evaluate)
+            check_method(method, federation.fraction_evaluate)
             guards = sections["guards"]
             check_bounds(guards.aggregation, guards.max_example_ratio)
         except ValueError as error:
             raise ConfigError(str(error)) from error
-    return RunConfig(run_dir, name, method, raw=dict(raw), **sections)
 
 
 def _read_run_dir(raw: Mapping[str, Scalar]) -> str:

@@ -1,7 +1,8 @@
 """Sums and counts over a split, and the one place that turns them into accuracies."""
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -9,11 +10,15 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedcmi_flwr.decision import scores
+from fedcmi_flwr.calibration import Bins
+from fedcmi_flwr.decision import Decisions, Subset, look_at, scores, subset_name, subsets
 from fedcmi_flwr.encoders import Encoder
 from fedcmi_flwr.losses import true_class_probability
 from fedcmi_flwr.model import MultimodalModel, scatter
 from fedcmi_flwr.types import Batch, ClassStats, Modality, Votes
+
+Name = TypeVar("Name", bound=Hashable)
+"""What a way to predict is called."""
 
 FUSION_ALONE = Votes()
 """The fusion head decides alone."""
@@ -27,10 +32,12 @@ class Counts:
     """[classes]."""
     count: NDArray[np.int64]
     """[classes]."""
+    bins: Bins = field(default_factory=Bins.none)
+    """The same samples by how sure the prediction was."""
 
     def __add__(self, other: "Counts") -> "Counts":
         """Add another node's or batch's counts."""
-        return Counts(self.correct + other.correct, self.count + other.count)
+        return Counts(self.correct + other.correct, self.count + other.count, self.bins + other.bins)
 
     @property
     def accuracy(self) -> float:
@@ -51,6 +58,11 @@ class Counts:
     def worst_class(self) -> float:
         """Lowest accuracy over the classes that have samples."""
         return float(np.nanmin(self.per_class)) if self.count.any() else float("nan")
+
+    @property
+    def calibration_error(self) -> float:
+        """Expected calibration error, in [0, 1]; NaN without samples."""
+        return self.bins.expected_error
 
 
 def _ratio(part: np.int64, whole: np.int64) -> float:
@@ -135,40 +147,78 @@ def evaluate(model: MultimodalModel, batches: Iterable[Batch], votes: Votes = FU
     Returns
     -------
     "fused": every modality that a sample has; "<m> only": modality m with the other slots filled; "<m> head": the self
-    head H_m(u_m). Samples without modality m do not count for the latter two.
+    head H_m(u_m); "<m>+<n> only": these modalities, for every proper subset of ``decision.subsets``. Samples that lack
+    a modality do not count where it is asked for.
     """
+    return _counted(model, batches, lambda batch: _predictions(model, batch, votes))
+
+
+@torch.no_grad()
+def accuracy_matrix(model: MultimodalModel, batches: Iterable[Batch], decisions: Decisions) -> dict[Subset, Counts]:
+    """Count correct predictions from every subset of the modalities, each decided in its own way.
+
+    Parameters
+    ----------
+    model
+        With branches of all modalities; put into eval mode for the evaluation and back.
+    batches
+        Samples to predict.
+    decisions
+        How each subset decides.
+
+    Returns
+    -------
+    Subset -> counts over the samples that have all of it.
+    """
+
+    def predictions(batch: Batch) -> Iterator[tuple[Subset, Tensor, Tensor]]:
+        output = model(batch)
+        for subset in subsets(model.spec.modalities):
+            mask, rows = look_at(subset, model.spec.modalities, batch.present)
+            decision = decisions.of(subset)
+            yield subset, decision.log_probabilities(scores(model, output, mask, decision.votes)), rows
+
+    return _counted(model, batches, predictions)
+
+
+def _counted(
+    model: MultimodalModel,
+    batches: Iterable[Batch],
+    predictions: Callable[[Batch], Iterable[tuple[Name, Tensor, Tensor]]],
+) -> dict[Name, Counts]:
+    """Count, in eval mode, what is predicted for each batch: name, logits [batch, classes] and which samples count."""
     was_training, device = model.training, _device(model)
     model.eval()
-    counts: dict[str, Counts] = {}
+    counts: dict[Name, Counts] = {}
     for batch in (batch.to(device) for batch in batches):
-        for name, (logits, rows) in _predictions(model, batch, votes).items():
+        for name, logits, rows in predictions(batch):
             found = _count(logits, batch.labels, rows)
             counts[name] = counts[name] + found if name in counts else found
     model.train(was_training)
     return counts
 
 
-def _predictions(model: MultimodalModel, batch: Batch, votes: Votes) -> dict[str, tuple[Tensor, Tensor]]:
-    output = model(batch)
-    predictions = {"fused": (scores(model, output, batch.present, votes), batch.present.any(dim=1))}
-    for name in model.owned:
-        rows = batch.present[:, model.spec.modalities.index(name)]
-        predictions[only_name(name)] = (scores(model, output, model.only(name, batch.present), votes), rows)
-        if name in output.self_logits:
-            predictions[head_name(name)] = (output.self_logits[name], rows)
-    return predictions
+def _predictions(model: MultimodalModel, batch: Batch, votes: Votes) -> Iterator[tuple[str, Tensor, Tensor]]:
+    output, modalities = model(batch), model.spec.modalities
+    yield "fused", scores(model, output, batch.present, votes), batch.present.any(dim=1)
+    for subset in (subset for subset in subsets(modalities) if set(subset) <= set(model.owned)):
+        mask, rows = look_at(subset, modalities, batch.present)
+        if len(subset) == 1 or len(subset) < len(modalities):
+            yield only_name(subset_name(subset)), scores(model, output, mask, votes), rows
+        if len(subset) == 1 and subset[0] in output.self_logits:
+            yield head_name(subset[0]), output.self_logits[subset[0]], rows
 
 
 def _count(logits: Tensor, labels: Tensor, rows: Tensor) -> Counts:
     classes = logits.shape[1]
     right = (logits.argmax(dim=1) == labels) & rows
     correct, count = (_per_class(labels, weight, classes).astype(np.int64) for weight in (right, rows))
-    return Counts(correct, count)
+    return Counts(correct, count, Bins.of(logits[rows].log_softmax(dim=1), labels[rows]))
 
 
-def only_name(modality: Modality) -> str:
-    """Return the name of the prediction from one modality with the other slots filled."""
-    return f"{modality} only"
+def only_name(subset: str) -> str:
+    """Return the name of the prediction from some modalities ("audio", "audio+touch") with the other slots filled."""
+    return f"{subset} only"
 
 
 def head_name(modality: Modality) -> str:

@@ -288,7 +288,8 @@ def _write_torch(
 
 
 def _read_torch(path: Path, subset: Subset) -> Run:
-    module = torch.export.load(path).module()
+    with warnings.catch_warnings(action="ignore"):  # of torch's own way to read
+        module = torch.export.load(path).module()
 
     def run(arrays: Sequence[NDArray[Any]]) -> Outputs:
         with torch.inference_mode():

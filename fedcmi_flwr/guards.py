@@ -36,7 +36,8 @@ class Guards:
     a method sends besides weights has units of its own and is always scaled down."""
     max_example_ratio: float = 0.0
     """Largest weight of a reply, its num-examples, as a multiple of the median (the lower one of two) of the round's
-    replies, 1 or more; 0: off. The class statistics of a reply whose weight is cut are scaled down with it."""
+    replies, 1 or more; 0: off. A reply whose weight is cut has its numbers of samples with a modality (rounded up) and
+    its class statistics scaled down with it."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -227,7 +228,9 @@ def _within_weight(
     )
     share = most / update.num_examples
     stats = None if update.stats is None else _thinned(update.stats, share)
-    return replace(update, num_examples=most, stats=stats, from_method=method.thinned(update.from_method, share))
+    fewer = {name: -(-count * most // update.num_examples) for name, count in update.modality_examples.items()}
+    kept = method.thinned(update.from_method, share)
+    return replace(update, num_examples=most, stats=stats, from_method=kept, modality_examples=fewer)
 
 
 def _thinned(stats: ClassStats, share: float) -> ClassStats:

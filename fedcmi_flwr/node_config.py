@@ -16,7 +16,7 @@ class NodeConfig:
     num_partitions: int | None
     """Parts that the data is dealt into; None: all of the node's data is its own."""
     modalities: tuple[str, ...] | None
-    """Modalities that the device owns; None: decided by ``multimodal-ratio``."""
+    """Modalities that the device owns; None: decided by ``ownership``."""
     data: str | None
     """The device's prepared directory; None: the run-config's."""
     device: str | None

@@ -1,12 +1,13 @@
 """Whose updates count for a parameter group, and how many it takes for the group to change."""
 
 import logging
-from collections.abc import Collection
+from collections.abc import Mapping
 
 from fedcmi_flwr.groups import groups_of
 from fedcmi_flwr.robust import RobustAggregation
 from fedcmi_flwr.round_report import RoundReport
 from fedcmi_flwr.types import SHARED
+from fedcmi_flwr.wire import NodeUpdate
 
 logger = logging.getLogger("flwr.fedcmi")
 
@@ -19,16 +20,18 @@ def known_owners(report: RoundReport) -> dict[str, int]:
 
 
 def note_owners(
-    report: RoundReport, partitions: Collection[int], min_owners: int, aggregation: RobustAggregation | None
+    report: RoundReport, updates: Mapping[int, NodeUpdate], min_owners: int, aggregation: RobustAggregation | None
 ) -> None:
     """Note whose updates count for each group: nobody's for a modality that too few nodes trained.
+
+    A node that had no sample with a modality did not train it.
 
     Parameters
     ----------
     report
         The round's; it says who was sent what, and gets the owners.
-    partitions
-        Partition ids whose updates can be used.
+    updates
+        Partition id -> update that can be used.
     min_owners
         As for :func:`owners_needed`.
     aggregation
@@ -36,7 +39,7 @@ def note_owners(
     """
     sent = {info.partition_id: groups for info, groups in report.sent.values()}
     for group in report.names:
-        owners = [partition for partition in sorted(partitions) if group in sent[partition]]
+        owners = [p for p in sorted(updates) if group in sent[p] and updates[p].examples_of(group) > 0]
         needed, because = owners_needed(group, min_owners, aggregation)
         if len(owners) < needed:
             found = f"{len(owners)} of {needed} nodes ({because})" if owners else "nobody"

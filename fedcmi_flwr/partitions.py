@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -13,6 +14,39 @@ from fedcmi_flwr.samples import Samples
 from fedcmi_flwr.sections import DataConfig
 from fedcmi_flwr.seeding import derive_seed, numpy_generator
 from fedcmi_flwr.types import Modality
+
+MOST_DRAWS = 1000
+"""After which random subsets are given up."""
+
+
+def deal_modalities(
+    modalities: Sequence[Modality], config: DataConfig, num_partitions: int, seed: int
+) -> list[tuple[Modality, ...]]:
+    """Decide, by seed, which modalities each partition owns.
+
+    Parameters
+    ----------
+    modalities
+        Modalities of the data set.
+    config
+        Gives ``ownership`` and ``multimodal-ratio``.
+    num_partitions
+        Number of partitions.
+    seed
+        The run's seed.
+
+    Returns
+    -------
+    Owned modalities of each partition, in the data set's order.
+
+    Raises
+    ------
+    DataError
+        The partitions are too few for random subsets.
+    """
+    if config.ownership == "random-subsets":
+        return random_subsets(modalities, num_partitions, seed)
+    return owned_modalities(modalities, config.multimodal_ratio, num_partitions, seed)
 
 
 def owned_modalities(
@@ -48,8 +82,50 @@ def owned_modalities(
     return owned
 
 
-def cut_validation(labels: NDArray[np.int64], share: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Cut a validation part off a training split: this share of each class, chosen by seed.
+def random_subsets(modalities: Sequence[Modality], num_partitions: int, seed: int) -> list[tuple[Modality, ...]]:
+    """Draw, by seed, a non-empty subset of the modalities for each partition, all subsets being equally likely.
+
+    Drawn again, all of them, until every modality has an owner and some partition owns two or more.
+
+    Parameters
+    ----------
+    modalities
+        Modalities of the data set.
+    num_partitions
+        Number of partitions.
+    seed
+        The run's seed.
+
+    Returns
+    -------
+    Owned modalities of each partition, in the data set's order.
+
+    Raises
+    ------
+    DataError
+        None of ``MOST_DRAWS`` draws was like that: there are too few partitions.
+
+    Examples
+    --------
+    >>> random_subsets(("audio", "visual"), 3, seed=1)
+    [('audio',), ('visual',), ('audio', 'visual')]
+    """
+    for draw in range(MOST_DRAWS):
+        numbers = numpy_generator(seed, "modality subsets", draw).integers(1, 2 ** len(modalities), num_partitions)
+        dealt = [tuple(name for bit, name in enumerate(modalities) if number >> bit & 1) for number in numbers.tolist()]
+        paired = any(len(names) > 1 for names in dealt) or len(modalities) == 1
+        if paired and {name for names in dealt for name in names} == set(modalities):
+            return dealt
+    raise DataError(
+        f"ownership = 'random-subsets': in {MOST_DRAWS} draws for {num_partitions} nodes, one of {list(modalities)} "
+        "had no owner, or nobody owned two. Use more nodes or another ownership."
+    )
+
+
+def cut_validation(
+    labels: NDArray[np.int64], share: float, seed: int, purpose: str = "validation"
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Cut a part off a training split: this share of each class, chosen by seed.
 
     Samples of one group (speaker, actor) may stand on both sides of the cut.
 
@@ -61,10 +137,12 @@ def cut_validation(labels: NDArray[np.int64], share: float, seed: int) -> tuple[
         In [0, 0.5]; rounded in each class such that at least one sample stays for training.
     seed
         The run's seed.
+    purpose
+        What the part is for; parts for different purposes are chosen independently.
 
     Returns
     -------
-    Positions to train on and positions to validate on, both ascending.
+    Positions to train on and positions of the part, both ascending.
 
     Examples
     --------
@@ -72,44 +150,57 @@ def cut_validation(labels: NDArray[np.int64], share: float, seed: int) -> tuple[
     >>> [int((validation < 4).sum()), int((validation > 4).sum()), len(training)]
     [2, 1, 4]
     """
-    generator = numpy_generator(seed, "validation")
+    generator = numpy_generator(seed, purpose)
     chosen = [np.empty(0, dtype=np.int64)]
     for label in np.unique(labels) if share > 0 else ():
         order = generator.permutation(np.flatnonzero(labels == label))
         chosen.append(order[: min(round(share * len(order)), len(order) - 1)])
-    validation = np.sort(np.concatenate(chosen))
-    return np.setdiff1d(np.arange(len(labels)), validation), validation
+    part = np.sort(np.concatenate(chosen))
+    return np.setdiff1d(np.arange(len(labels)), part), part
 
 
-def validation_samples(samples: Samples, config: DataConfig, seed: int) -> Samples:
-    """Return the validation part of a training split: what :func:`partition` deals to nobody.
+@dataclass(frozen=True)
+class TrainingParts:
+    """A training split in parts that have no sample in common, each as ascending positions."""
+
+    training: NDArray[np.int64]
+    """What :func:`partition` deals to the nodes."""
+    validation: NDArray[np.int64]
+    """What is evaluated on instead of the test split; empty with ``validation-share`` 0."""
+    calibration: NDArray[np.int64]
+    """What decisions are chosen on; empty with ``calibration-share`` 0."""
+
+
+def training_parts(labels: NDArray[np.int64], config: DataConfig, seed: int) -> TrainingParts:
+    """Cut a training split as the configuration asks: the validation part first, calibration from what is left.
 
     Parameters
     ----------
-    samples
-        The whole training split.
+    labels
+        [samples], of the whole split.
     config
-        Gives ``validation-share``.
+        Gives ``validation-share`` and ``calibration-share``.
     seed
         The run's seed.
 
     Returns
     -------
-    The samples of the part that have any modality.
+    The parts.
     """
-    _, chosen = cut_validation(samples.labels, config.validation_share, seed)
-    return samples.select(np.intersect1d(samples.rows, chosen))
+    rest, validation = cut_validation(labels, config.validation_share, seed)
+    training, calibration = cut_validation(labels[rest], config.calibration_share, seed, "calibration")
+    return TrainingParts(rest[training], validation, rest[calibration])
 
 
 def partition(samples: Samples, config: DataConfig, num_partitions: int, partition_id: int, seed: int) -> Samples:
-    """Return one partition of the training split, of which the validation part is cut off first.
+    """Return one partition of the training split, of which the parts that nobody trains on are cut off first.
 
     Parameters
     ----------
     samples
         The whole split.
     config
-        Partitioner and its settings, and ``validation-share``.
+        Partitioner and its settings, both shares that are cut off, and ``missing-share``.
     num_partitions
         Number of partitions.
     partition_id
@@ -127,7 +218,7 @@ def partition(samples: Samples, config: DataConfig, num_partitions: int, partiti
         The data cannot be dealt like that, or a partition is smaller than ``min-partition-size``.
     """
     key = (config.partition, config.dirichlet_alpha, config.min_partition_size)
-    pool, _ = cut_validation(samples.labels, config.validation_share, seed)
+    pool = training_parts(samples.labels, config, seed).training
     labels, groups = samples.labels[pool], samples.groups[pool]
     rows = pool[_deal(labels.tobytes(), tuple(groups.tolist()), key, num_partitions, seed)[partition_id]]
     usable = rows[samples.has[rows].any(axis=1)]
@@ -137,7 +228,41 @@ def partition(samples: Samples, config: DataConfig, num_partitions: int, partiti
             f"{config.partition} partition {partition_id}: {len(usable)} of its {len(rows)} samples have any of "
             f"{names}; a batch needs two. Use fewer nodes or other modalities."
         )
-    return samples.select(usable)
+    return with_missing(samples.select(usable), config.missing_share, partition_id, seed)
+
+
+def with_missing(samples: Samples, share: float, partition_id: int, seed: int) -> Samples:
+    """Take one modality away from a share of the samples that have two or more.
+
+    The arrays stay as they are; batches blank what a sample has not.
+
+    Parameters
+    ----------
+    samples
+        A partition's.
+    share
+        Of its samples with two or more modalities, in [0, 1); rounded to whole samples.
+    partition_id
+        Which partition, from 0.
+    seed
+        The run's seed.
+
+    Returns
+    -------
+    The same samples; which of them lose what does not depend on the order of their modalities.
+    """
+    several = samples.rows[samples.has[samples.rows].sum(axis=1) > 1]
+    count = round(share * len(several))
+    if count == 0:
+        return samples
+    generator = numpy_generator(seed, "missing modalities", partition=partition_id)
+    rows = generator.permutation(several)[:count]
+    by_name = np.argsort([modality.name for modality in samples.modalities])
+    chance = np.empty((count, len(by_name)))
+    chance[:, by_name] = generator.random(chance.shape)
+    has = samples.has.copy()
+    has[rows, np.where(has[rows], chance, -1).argmax(axis=1)] = False
+    return replace(samples, has=has)
 
 
 def own_samples(samples: Samples, config: DataConfig, split: str) -> Samples:
@@ -148,7 +273,7 @@ def own_samples(samples: Samples, config: DataConfig, split: str) -> Samples:
     samples
         A split of the device's directory.
     config
-        Gives ``min-partition-size``; its ``validation-share`` must be 0.
+        Gives ``min-partition-size``; its ``validation-share`` and ``calibration-share`` must be 0.
     split
         The split's name; only the training split must have that many samples.
 
@@ -159,12 +284,13 @@ def own_samples(samples: Samples, config: DataConfig, split: str) -> Samples:
     Raises
     ------
     DataError
-        Too few samples to train on, or a part that only a server with the same directory could validate on.
+        Too few samples to train on, or a part that only a server with the same directory could use.
     """
-    if config.validation_share > 0:
+    shares = {"validation-share": config.validation_share, "calibration-share": config.calibration_share}
+    for key in (key for key, share in shares.items() if share > 0):
         raise DataError(
-            f"validation-share = {config.validation_share}: is for simulations, where server and nodes share a "
-            "prepared directory; this node has data of its own. Set validation-share to 0."
+            f"{key} = {shares[key]}: is for simulations, where server and nodes share a prepared directory; this node "
+            f"has data of its own. Set {key} to 0."
         )
     if split == "train" and len(samples) < config.min_partition_size:
         names = [modality.name for modality in samples.modalities]

@@ -83,6 +83,9 @@ def _read_update(content: Message, report: RoundReport, method: Method, node: in
     sent = {name: report.arrays[name] for group in groups for name in report.names[group]}
     measured = info.modalities if method.measures else ()
     update = wire.read_train_reply(content, sent, measured, report.num_classes)
+    strange = sorted(set(update.modality_examples) - set(info.modalities))
+    if strange:
+        raise WireError(f"metrics: num-examples.{strange[0]}, but the node owns {list(info.modalities)}.")
     try:
         method.check_reply(update.from_method, sent, info.modalities, report.num_classes, update.num_examples)
     except ValueError as error:

@@ -8,8 +8,10 @@ from flwr.app import MetricRecord
 from numpy.typing import NDArray
 
 from fedcmi_flwr.aggregation import AnyArray
+from fedcmi_flwr.calibration import NUM_BINS
+from fedcmi_flwr.evaluate import Counts
 from fedcmi_flwr.packing import WireError
-from fedcmi_flwr.types import ClassStats
+from fedcmi_flwr.types import ClassStats, Modality
 
 MOST_SAMPLES = 10**12
 """No node has more samples, nor passes over them; sums over nodes stay whole numbers of 64 bits."""
@@ -17,6 +19,8 @@ LARGEST_SUM = 1e100
 """No sum of losses in single precision over that many samples is larger; sums over nodes stay finite."""
 VARIANCE = "running_var"
 """Last part of the name of batch norm's variance; below 0 its root, and so all that follows, would be NaN."""
+MOST_SECONDS = 1e9
+"""No training takes 30 years."""
 LONGEST_NAME = 100
 """Characters of the name of a loss term or a prediction."""
 LONGEST_LINE = 2000
@@ -47,7 +51,7 @@ def check_finite(arrays: Mapping[str, AnyArray]) -> None:
             raise WireError(f"arrays: {name!r} holds NaN or Inf.")
 
 
-def check_stats(stats: ClassStats, num_examples: int) -> None:
+def check_stats(stats: ClassStats, num_examples: int, modality_examples: Mapping[Modality, int]) -> None:
     """Raise WireError unless 0 <= probability sum <= count for every class and modality, and no count is made up."""
     for name, count in stats.count.items():
         total = stats.probability_sum[name]
@@ -55,6 +59,9 @@ def check_stats(stats: ClassStats, num_examples: int) -> None:
             raise WireError(f"metrics: class statistics of {name!r} are out of range: need 0 <= sum <= count.")
         if count.sum() > num_examples:
             found = f"{count.sum()} samples, but num-examples = {num_examples}"
+            raise WireError(f"metrics: class statistics of {name!r} are of {found}.")
+        if count.sum() > modality_examples.get(name, num_examples):
+            found = f"{count.sum()} samples, but num-examples.{name} = {modality_examples[name]}"
             raise WireError(f"metrics: class statistics of {name!r} are of {found}.")
 
 
@@ -67,6 +74,22 @@ def check_losses(sums: Mapping[str, float], counts: Mapping[str, float]) -> None
             raise WireError(f"metrics: the loss {name!r} has the sum {total} over {counts[name]} samples.")
 
 
+def check_counts(name: str, found: Counts, num_examples: int) -> None:
+    """Raise WireError unless one prediction's counts can be of num-examples samples; bins may be left empty."""
+    bins = found.bins
+    for correct, count in ((found.correct, found.count), (bins.correct, bins.count)):
+        if (correct < 0).any() or (correct > count).any():
+            raise WireError(f"metrics: counts of {name!r} are out of range: need 0 <= correct <= count.")
+    if found.count.sum() > num_examples:
+        raise WireError(f"metrics: counts of {name!r} add up to more than num-examples = {num_examples}.")
+    if bins.count.any() and (bins.count.sum(), bins.correct.sum()) != (found.count.sum(), found.correct.sum()):
+        raise WireError(f"metrics: counts of {name!r} are not of the same samples in classes and in bins.")
+    edges = np.arange(NUM_BINS + 1) / NUM_BINS
+    low, high = bins.count * edges[:-1] * (1 - 1e-6), bins.count * edges[1:] * (1 + 1e-6)
+    if (bins.confidence < low).any() or (bins.confidence > high).any():
+        raise WireError(f"metrics: confidences of {name!r} are not those of their bins.")
+
+
 def sample_count(metrics: MetricRecord) -> int:
     """Return num-examples; raise WireError for anything but a number of samples."""
     count = metrics.get("num-examples")
@@ -75,19 +98,41 @@ def sample_count(metrics: MetricRecord) -> int:
     return count
 
 
-def per_class_numbers(metrics: MetricRecord, key: str, num_classes: int) -> NDArray[np.float64]:
-    """Return a metric of one finite number a class, [classes]; raise WireError for anything else."""
+def seconds_taken(metrics: MetricRecord) -> float | None:
+    """Return how long training took, None where the node does not say; raise WireError for anything but a time."""
+    seconds = metrics.get("seconds")
+    if seconds is None:
+        return None
+    if not isinstance(seconds, int | float) or not 0 <= seconds <= MOST_SECONDS:
+        raise WireError(f"metrics: seconds = {seconds!r}, need a number from 0 (to {MOST_SECONDS:.0e}).")
+    return float(seconds)
+
+
+def examples_with(metrics: MetricRecord, prefix: str, num_examples: int) -> dict[Modality, int]:
+    """Return how many samples have each modality that is named; raise WireError for a number that cannot be."""
+    found: dict[Modality, int] = {}
+    for name, count in numbers_below(metrics, prefix).items():
+        if not isinstance(count, int) or not 0 <= count <= num_examples:
+            raise WireError(
+                f"metrics: {prefix}{name} = {count!r}, need an integer from 0 to num-examples = {num_examples}."
+            )
+        found[name] = count
+    return found
+
+
+def numbers(metrics: MetricRecord, key: str, length: int) -> NDArray[np.float64]:
+    """Return a metric of one finite number a class or bin, [length]; raise WireError for anything else."""
     values: Any = metrics.get(key)
-    if not isinstance(values, list) or len(values) != num_classes or not all(abs(v) <= LARGEST_SUM for v in values):
-        raise WireError(f"metrics: {key!r} must be {num_classes} finite numbers, found {values!r}.")
+    if not isinstance(values, list) or len(values) != length or not all(abs(v) <= LARGEST_SUM for v in values):
+        raise WireError(f"metrics: {key!r} must be {length} finite numbers, found {values!r}.")
     return np.array(values, dtype=np.float64)
 
 
-def per_class_counts(metrics: MetricRecord, key: str, num_classes: int) -> NDArray[np.int64]:
-    """Return a metric of one number of samples a class, [classes]; raise WireError for anything else."""
+def whole_numbers(metrics: MetricRecord, key: str, length: int) -> NDArray[np.int64]:
+    """Return a metric of one number of samples a class or bin, [length]; raise WireError for anything else."""
     values: Any = metrics.get(key)
-    if not isinstance(values, list) or len(values) != num_classes or not all(isinstance(v, int) for v in values):
-        raise WireError(f"metrics: {key!r} must be {num_classes} finite whole numbers, found {values!r}.")
+    if not isinstance(values, list) or len(values) != length or not all(isinstance(v, int) for v in values):
+        raise WireError(f"metrics: {key!r} must be {length} finite whole numbers, found {values!r}.")
     if not all(abs(v) <= MOST_SAMPLES for v in values):
         raise WireError(f"metrics: {key!r} holds a number out of range ({MOST_SAMPLES:.0e}): {values!r}.")
     return np.array(values, dtype=np.int64)

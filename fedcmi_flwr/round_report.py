@@ -38,6 +38,8 @@ class RoundReport:
     """Class statistics added up over nodes; empty with :attr:`privacy`."""
     evaluated: dict[str, Counts] = field(default_factory=dict)
     """What nodes counted on their own test samples, added up; empty unless ``fraction_evaluate`` is above 0."""
+    evaluated_by: dict[int, dict[str, Counts]] = field(default_factory=dict)
+    """Partition id -> what that node counted."""
     losses: dict[str, float] = field(default_factory=dict)
     """Loss term -> mean over the samples of the nodes that have the term, in nats, without weight; empty with
     :attr:`privacy`."""
@@ -63,6 +65,9 @@ class RoundReport:
     bytes of its metrics vary with the counts in them."""
     privacy: dict[str, float] | None = None
     """"epsilon" and "delta" after the round; None: no differential privacy."""
+    train_seconds: dict[int, float] = field(default_factory=dict)
+    """Partition id -> seconds that training took on the node, where it says so and its update was averaged; empty with
+    :attr:`privacy`."""
     seconds: float = 0.0
     """From the start of sampling to the end of aggregation."""
 

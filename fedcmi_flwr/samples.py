@@ -53,6 +53,12 @@ class Samples:
         has = self.has[self.rows]
         return tuple(modality.name for column, modality in enumerate(self.modalities) if has[:, column].any())
 
+    @property
+    def modality_counts(self) -> dict[Modality, int]:
+        """How many of the samples have each modality."""
+        counts = self.has[self.rows].sum(axis=0).tolist()
+        return {modality.name: count for modality, count in zip(self.modalities, counts, strict=True)}
+
     def select(self, rows: NDArray[np.int64]) -> "Samples":
         """Return these rows (numbers within the split) only."""
         return replace(self, rows=rows)

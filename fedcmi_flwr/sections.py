@@ -14,9 +14,11 @@ from fedcmi_flwr.methods import Scalar
 from fedcmi_flwr.model import FUSIONS
 from fedcmi_flwr.server_rules import AGGREGATIONS, OPTIMIZERS, WIRE_DTYPES
 
+OWNERSHIPS = ("multimodal-ratio", "random-subsets")
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("fp32", "bf16", "auto")
 NODE_MEMORIES = ("context", "run-dir")
+NODE_TESTS = ("shared", "own-distribution")
 
 Section = TypeVar("Section")
 
@@ -63,9 +65,23 @@ class DataConfig:
     """Fewest training samples a partition may have."""
     multimodal_ratio: float = _number(0, 1)
     """Share of the nodes that keep every modality; the rest own one each, dealt evenly."""
+    ownership: str = _choice(*OWNERSHIPS)
+    """How modalities are dealt to simulated nodes: as ``multimodal_ratio`` says, or to each node a non-empty subset of
+    them, all subsets being equally likely."""
+    missing_share: float = _number(0, 1)
+    """Of a simulated node's training samples with two or more of the modalities it trains on, the share that loses one
+    of them, drawn by seed and partition; below 1."""
     validation_share: float = _number(0, 0.5)
     """Share of the training split that is cut off, class by class, for the server to evaluate on instead of the test
     split; in simulations only. Groups (speakers) may stand on both sides of the cut."""
+    calibration_share: float = _number(0, 0.5)
+    """Share of what is left that is cut off in the same way, for the server to choose at the end of the run how the
+    model decides (``calibration.py``); in simulations only. 0 where the data has a split of its own for that."""
+
+    def __post_init__(self) -> None:
+        """Check what a range cannot say."""
+        if self.missing_share == 1:
+            raise ConfigError(f"missing-share = {self.missing_share}: must be below 1.")
 
 
 @dataclass(frozen=True)
@@ -140,6 +156,21 @@ class FederationConfig:
         """Check what a range cannot say."""
         if self.server_momentum == 1:
             raise ConfigError(f"server-momentum = {self.server_momentum}: must be below 1.")
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """What nodes evaluate on their own test samples, with ``fraction_evaluate`` above 0."""
+
+    evaluate_from: int = _number(1)
+    """First round after which nodes evaluate."""
+    node_test: str = _choice(*NODE_TESTS)
+    """What a simulated node evaluates on: every n-th test sample, so that all nodes together have each once ("shared"),
+    or test samples drawn by the class shares of its training samples ("own-distribution"), which several nodes may
+    have. A device evaluates on the test split of its own directory."""
+    personal_epochs: int = _number(0)
+    """Passes over its training samples for which a node trains the heads of the received model, to evaluate the result
+    beside the received model and throw it away; 0: off."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ over the nodes that own it; add up the statistics for the next round.
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
@@ -63,6 +64,8 @@ class FedCMI(FedAvg):
         Fewest nodes that train in a round, where there are that many.
     fraction_evaluate
         Share of the available nodes that evaluate on their own samples; 0: none.
+    evaluate_from
+        First round after which they do.
     min_available_nodes
         Nodes to wait for before a round starts.
     wait_timeout
@@ -80,7 +83,7 @@ class FedCMI(FedAvg):
     server_optimizer
         Takes the averages of each group as a step; None: they are the new weights.
     privacy
-        Clips and adds noise to what is released of nodes, and counts it. Losses, numbers of samples and class
+        Clips and adds noise to what is released of nodes, and counts it. Losses, numbers of samples, times and class
         statistics are not released then, and :class:`PrivacyBudgetError` ends ``start`` before a round that would
         exceed the budget. None: off.
     wire_dtype
@@ -103,6 +106,7 @@ class FedCMI(FedAvg):
         fraction_train: float = 1.0,
         min_train_nodes: int = 2,
         fraction_evaluate: float = 0.0,
+        evaluate_from: int = 1,
         min_available_nodes: int = 2,
         wait_timeout: float = 120.0,
         min_replies: int = 1,
@@ -135,6 +139,10 @@ class FedCMI(FedAvg):
         self.nodes = NodeRegistry(tuple(self.groups), seed, min_available_nodes, wait_timeout)
         self.dominance = NOBODY
         self.method_state: dict[str, AnyArray] = {}
+        self.evaluate_from = evaluate_from
+        self.to_evaluate: Callable[[int, Mapping[str, AnyArray]], Mapping[str, AnyArray]] = lambda _, values: values
+        """From a round and its global model to the one that nodes evaluate: an average over rounds, where that is
+        what will be used."""
         self.aggregation = aggregation
         self.guards = guards
         self.server_optimizer = server_optimizer
@@ -237,6 +245,8 @@ class FedCMI(FedAvg):
         """
         with ReplyStore() as store:
             updates = read_updates(replies, self.report, self.method, self.method_state, store)
+            if self.privacy is not None:  # how many samples a node has is not released, nor of what
+                updates = {partition: replace(u, modality_examples={}) for partition, u in updates.items()}
             return self._aggregate_train(bound_updates(updates, self.report, self.guards, self.method))
 
     def _aggregate_train(self, updates: Mapping[int, wire.NodeUpdate]) -> tuple[ArrayRecord | None, MetricRecord]:
@@ -256,6 +266,8 @@ class FedCMI(FedAvg):
             report.losses = mean_losses(ordered)
             report.examples = {partition: updates[partition].num_examples for partition in sorted(updates)}
             report.num_examples = sum(report.examples.values())
+            taken = {partition: updates[partition].seconds for partition in sorted(updates)}
+            report.train_seconds = {partition: took for partition, took in taken.items() if took is not None}
         self.failures_left = self.failure_budget
         self._close()
         metrics: dict[str, int | float] = {f"loss.{name}": value for name, value in report.losses.items()}
@@ -276,12 +288,11 @@ class FedCMI(FedAvg):
         if self.privacy is not None:
             asked = Counter(group for _, groups in report.sent.values() for group in groups)
             return self.privacy.average(report.arrays, [update.arrays for update in updates], trained, asked)
-        counting = {name for names in trained.values() for name in names}
-        parts = [LazyArrays((name for name in u.arrays if name in counting), u.arrays.__getitem__) for u in updates]
+        weights = [_weights(update, trained) for update in updates]
+        parts = [LazyArrays(names, u.arrays.__getitem__) for names, u in zip(weights, updates, strict=True)]
         if self.aggregation is not None:
             return self.aggregation.aggregate(report.arrays, parts, trained)
-        weighted = [(arrays, float(u.num_examples)) for arrays, u in zip(parts, updates, strict=True)]
-        return aggregate_groups(report.arrays, weighted)
+        return aggregate_groups(report.arrays, list(zip(parts, weights, strict=True)))
 
     def _charge(self) -> None:
         """Book what the round will release of the nodes it asks, before they are asked."""
@@ -326,16 +337,17 @@ class FedCMI(FedAvg):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Sample nodes for evaluation on their own samples; nothing when ``fraction_evaluate`` is 0."""
-        if self.fraction_evaluate == 0.0 or self.report.failed:
-            return []
         server_round += self.rounds_done
+        if self.fraction_evaluate == 0.0 or self.report.failed or server_round < self.evaluate_from:
+            return []
         try:
             chosen = self.nodes.sample(grid, server_round, self.fraction_evaluate, self.min_evaluate_nodes, "evaluate")
         except RoundFailedError as error:
             logger.warning("nobody evaluates: %s", error)
             return []
         self.report.to_evaluate = set(chosen)
-        tasks = self._tasks(server_round, {name: array.numpy() for name, array in arrays.items()}, config)
+        values = self.to_evaluate(server_round, {name: array.numpy() for name, array in arrays.items()})
+        tasks = self._tasks(server_round, values, config)
         return [tasks.evaluate(node, self.nodes.known[node]) for node in chosen]
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
@@ -353,6 +365,7 @@ class FedCMI(FedAvg):
             except WireError as error:
                 self.report.refuse(node, f"Evaluation of node {node} refused: {error}")
                 continue
+            self.report.evaluated_by[self.nodes.known[node].partition_id] = counts
             for name, found in counts.items():
                 totals[name] = totals[name] + found if name in totals else found
         for node in sorted(waiting):
@@ -380,3 +393,10 @@ class FedCMI(FedAvg):
                 self.report.server_round,
             )
         self.dominance = self.method.broadcast(self.report.measured)
+
+
+def _weights(update: wire.NodeUpdate, groups: Mapping[str, Sequence[str]]) -> dict[str, float]:
+    """Return n_{k,m} of each array of these groups that a node trained."""
+    examples = {group: float(update.examples_of(group)) for group in groups}
+    trained = [(group, name) for group in groups if examples[group] > 0 for name in groups[group]]
+    return {name: examples[group] for group, name in trained if name in update.arrays}

@@ -6,16 +6,18 @@ Records of a message by name (S -> N: server to node, N -> S: its reply)::
               N -> S  node: modalities, partition-id
     train     S -> N  arrays, layout, config: server-round, modalities, dominant, temperature.<m>, wire-dtype,
                                        hyperparameters
-              N -> S  arrays, layout, metrics: num-examples, loss-sum.<term>, loss-count.<term>,
-                                               class-probability-sum.<m>, class-count.<m>
+              N -> S  arrays, layout, metrics: num-examples, num-examples.<m>, seconds, loss-sum.<term>,
+                                               loss-count.<term>, class-probability-sum.<m>, class-count.<m>
     evaluate  S -> N  as train
-              N -> S  metrics: num-examples, correct.<prediction>, count.<prediction>
+              N -> S  metrics: num-examples, correct.<prediction>, count.<prediction>, bin-correct.<prediction>,
+                               bin-count.<prediction>, bin-confidence.<prediction>
 
     train, both ways, where the method has something of its own: method-arrays, method-layout
 
-``arrays`` holds one flat array per parameter group and dtype ("audio/float32"); ``layout`` holds, per group, the JSON
-list of [name, dtype, shape] that the flat arrays are cut by (``packing.py``). A node narrows its ``arrays`` as the
-config's wire-dtype says. ``method-arrays`` are never narrowed: sums over samples and differences have other ranges.
+num-examples.<m> says how many of the samples have modality m; without it, all of them have. ``arrays`` holds one flat
+array per parameter group and dtype ("audio/float32"); ``layout`` holds, per group, the JSON list of [name, dtype,
+shape] that the flat arrays are cut by (``packing.py``). A node narrows its ``arrays`` as the config's wire-dtype says.
+``method-arrays`` are never narrowed: sums over samples and differences have other ranges.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,23 +28,29 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
 from fedcmi_flwr.aggregation import AnyArray
+from fedcmi_flwr.calibration import NUM_BINS, Bins
 from fedcmi_flwr.dominance import Dominance
 from fedcmi_flwr.evaluate import Counts
 from fedcmi_flwr.packing import WireError, layout_groups, pack, to_state_dict, unpack
 from fedcmi_flwr.reply_checks import (
     check_arrays,
+    check_counts,
     check_finite,
     check_losses,
     check_names,
     check_stats,
+    examples_with,
+    numbers,
     numbers_below,
-    per_class_counts,
-    per_class_numbers,
     sample_count,
+    seconds_taken,
+    whole_numbers,
 )
 from fedcmi_flwr.types import ClassStats, Modality
 
 LARGEST_PARTITION_ID = 2**31 - 1
+EXAMPLES_OF = "num-examples."
+"""Start of the keys of samples that have a modality."""
 
 
 def content_bytes(message: Message, arrays_alone: bool = False) -> int:
@@ -225,6 +233,14 @@ class NodeUpdate:
     """Class statistics on the received model; None where the method needs none."""
     from_method: Mapping[str, AnyArray] = field(default_factory=dict)
     """What the method's part on the node has for its part on the server."""
+    modality_examples: Mapping[Modality, int] = field(default_factory=dict)
+    """Of ``num_examples``, those that have a modality; a modality that is not here is one that all of them have."""
+    seconds: float | None = None
+    """That training took on the node; None where it does not say."""
+
+    def examples_of(self, group: str) -> int:
+        """Return n_{k,m}, on how many samples the node trained a parameter group; the shared group on all of them."""
+        return self.modality_examples.get(group, self.num_examples)
 
 
 def train_reply(
@@ -235,6 +251,8 @@ def train_reply(
     loss_sum: Mapping[str, float] | None = None,
     loss_count: Mapping[str, int] | None = None,
     from_method: Mapping[str, AnyArray] | None = None,
+    modality_examples: Mapping[Modality, int] | None = None,
+    seconds: float | None = None,
 ) -> Message:
     """Answer a train message with the same parameter groups (on the node).
 
@@ -254,6 +272,10 @@ def train_reply(
         Loss term -> number of samples in the sum.
     from_method
         What the method's part on the node has for its part on the server.
+    modality_examples
+        How many of the samples have a modality; it may be left out for those that all of them have.
+    seconds
+        That training took, without what comes before and after it.
 
     Returns
     -------
@@ -266,7 +288,9 @@ def train_reply(
     """
     wire_dtype = str(_record(message, "config", ConfigRecord).get("wire-dtype", "float32"))
     packed, layout = pack(arrays, layout_groups(_record(message, "layout", ConfigRecord)), wire_dtype)
-    metrics: dict[str, Any] = {"num-examples": num_examples}
+    metrics: dict[str, Any] = {"num-examples": num_examples} | ({} if seconds is None else {"seconds": seconds})
+    fewer = {name: count for name, count in (modality_examples or {}).items() if count < num_examples}
+    metrics |= {f"{EXAMPLES_OF}{name}": count for name, count in fewer.items()}
     metrics |= {f"loss-sum.{name}": float(value) for name, value in (loss_sum or {}).items()}
     metrics |= {f"loss-count.{name}": int(value) for name, value in (loss_count or {}).items()}
     if stats is not None:
@@ -303,33 +327,38 @@ def read_train_reply(
     Raises
     ------
     WireError
-        Missing or extra arrays, another shape or dtype, NaN or Inf, a count below 1, statistics out of range or of more
-        samples than num-examples.
+        Missing or extra arrays, another shape or dtype, NaN or Inf, a count or time out of range, statistics out of
+        range or of more samples than there are.
     """
     arrays, _ = unpack(_record(message, "arrays", ArrayRecord), _record(message, "layout", ConfigRecord))
     check_arrays(arrays, sent)
     metrics = _record(message, "metrics", MetricRecord)
     num_examples = sample_count(metrics)
+    modality_examples = examples_with(metrics, EXAMPLES_OF, num_examples)
     names = list(measured)
     stats = ClassStats(
-        {name: per_class_numbers(metrics, f"class-probability-sum.{name}", num_classes) for name in names},
-        {name: per_class_counts(metrics, f"class-count.{name}", num_classes) for name in names},
+        {name: numbers(metrics, f"class-probability-sum.{name}", num_classes) for name in names},
+        {name: whole_numbers(metrics, f"class-count.{name}", num_classes) for name in names},
     )
-    check_stats(stats, num_examples)
+    check_stats(stats, num_examples, modality_examples)
     sums, counts = numbers_below(metrics, "loss-sum."), numbers_below(metrics, "loss-count.")
     check_losses(sums, counts)
     loss_count = {name: int(value) for name, value in counts.items()}
     from_method = _method_arrays(message)
     check_finite(from_method)
-    return NodeUpdate(arrays, num_examples, sums, loss_count, stats if names else None, from_method)
+    stats_or_none, seconds = stats if names else None, seconds_taken(metrics)
+    return NodeUpdate(arrays, num_examples, sums, loss_count, stats_or_none, from_method, modality_examples, seconds)
 
 
 def evaluate_reply(message: Message, counts: Mapping[str, Counts], num_examples: int) -> Message:
-    """Answer an evaluate message with correct predictions and samples per class (on the node)."""
+    """Answer an evaluate message with correct predictions and samples per class and bin (on the node)."""
     metrics: dict[str, Any] = {"num-examples": num_examples}
     for name, found in counts.items():
         metrics[f"correct.{name}"] = found.correct.tolist()
         metrics[f"count.{name}"] = found.count.tolist()
+        metrics[f"bin-correct.{name}"] = found.bins.correct.tolist()
+        metrics[f"bin-count.{name}"] = found.bins.count.tolist()
+        metrics[f"bin-confidence.{name}"] = found.bins.confidence.tolist()
     return Message(RecordDict({"metrics": MetricRecord(metrics)}), reply_to=message)
 
 
@@ -345,12 +374,12 @@ def read_evaluate_reply(message: Message, num_classes: int) -> dict[str, Counts]
 
     Returns
     -------
-    Prediction -> correct predictions and samples per class.
+    Prediction -> correct predictions and samples per class and bin.
 
     Raises
     ------
     WireError
-        Lists of another length than the number of classes, or counts out of range or of more samples than num-examples.
+        Lists of another length than the number of classes or bins, or what :func:`reply_checks.check_counts` refuses.
     """
     metrics = _record(message, "metrics", MetricRecord)
     num_examples, counts = sample_count(metrics), {}
@@ -359,12 +388,14 @@ def read_evaluate_reply(message: Message, num_classes: int) -> dict[str, Counts]
     if not names:
         raise WireError(f"metrics: no 'correct.<prediction>' among {sorted(metrics)}.")
     for name in names:
-        correct, count = (per_class_counts(metrics, f"{part}.{name}", num_classes) for part in ("correct", "count"))
-        if (correct < 0).any() or (correct > count).any():
-            raise WireError(f"metrics: counts of {name!r} are out of range: need 0 <= correct <= count.")
-        if count.sum() > num_examples:
-            raise WireError(f"metrics: counts of {name!r} add up to more than num-examples = {num_examples}.")
-        counts[name] = Counts(correct, count)
+        correct, count = (whole_numbers(metrics, f"{part}.{name}", num_classes) for part in ("correct", "count"))
+        bins = Bins(
+            whole_numbers(metrics, f"bin-count.{name}", NUM_BINS),
+            whole_numbers(metrics, f"bin-correct.{name}", NUM_BINS),
+            numbers(metrics, f"bin-confidence.{name}", NUM_BINS),
+        )
+        counts[name] = Counts(correct, count, bins)
+        check_counts(name, counts[name], num_examples)
     return counts
 
 

@@ -3,7 +3,7 @@
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ from fedcmi_flwr.aggregation import AnyArray, moving_average
 from fedcmi_flwr.arrivals import ArrivalGrid
 from fedcmi_flwr.cache import cache_directory
 from fedcmi_flwr.config import RunConfig, read_run_config
-from fedcmi_flwr.dataset import check_modality_names, load_split, locate
+from fedcmi_flwr.dataset import check_modality_names, locate
+from fedcmi_flwr.decision import Decisions, uncalibrated
 from fedcmi_flwr.evaluate import evaluate
 from fedcmi_flwr.guards import Guards
 from fedcmi_flwr.initialization import initialize
@@ -27,18 +28,20 @@ from fedcmi_flwr.model_file import save_model
 from fedcmi_flwr.model_from_config import check_stored, choose_device, chosen_modalities, model_spec, split_names
 from fedcmi_flwr.nodes import RoundFailedError
 from fedcmi_flwr.packing import to_arrays, to_state_dict
-from fedcmi_flwr.partitions import validation_samples
 from fedcmi_flwr.privacy import Privacy, PrivacyBudgetError, check_arrays
 from fedcmi_flwr.robust import RobustAggregation
-from fedcmi_flwr.samples import Samples
 from fedcmi_flwr.schema import DatasetSpec, read_recipes, read_spec
 from fedcmi_flwr.sections import section_items
 from fedcmi_flwr.seeding import torch_global_seed
 from fedcmi_flwr.server_optimizers import OWN_LR, ServerOptimizer
 from fedcmi_flwr.server_state import ServerState
 from fedcmi_flwr.strategy import FedCMI
-from fedcmi_flwr.types import SHARED, Modality
+from fedcmi_flwr.types import SHARED
 from fedcmi_flwr.views import check_views, views_from
+from server_app.conclusion import conclude
+from server_app.held_out import calibration_samples, reported_samples
+from server_app.matrix import matrix_lines, write_matrix
+from server_app.model_card import write_card
 from server_app.report import RunDirectory, check_new, round_line, round_record
 from server_app.resume import alone_in_run, check_unfinished, package_versions, prepare_resume, remove_resumables
 from server_app.round_checkpoint import CHECKPOINTS, Checkpoint, round_of, stored_checkpoints, write_checkpoint
@@ -130,13 +133,20 @@ class Federation:
         self.data: DatasetSpec = replace(stored, modalities=tuple(m for m in stored.modalities if m.name in chosen))
         views = views_from(config.views)
         check_views(views, stored.modalities)
-        self.held_out: Samples = replace(held_out_samples(config, prepared, chosen), views=views)
+        sources = (prepared, chosen, config.data, config.training.seed)
+        self.held_out = replace(reported_samples(*sources), views=views)
+        calibration = calibration_samples(*sources)
+        self.calibration = None if calibration is None else replace(calibration, views=views)
         check_stored("freeze", split_names(config.model.freeze), stored.modality_names)
         locations = pretrained.read_locations(config.model.pretrained)
         check_stored("pretrained", locations, stored.modality_names)
         self.locations = {name: where for name, where in locations.items() if name in chosen}
         self._build_model()
         self.average: Mapping[str, AnyArray] | None = None
+        self.server_round = 0
+        """The round whose (averaged) weights the model has."""
+        self.averaged = 0
+        """The last round that is part of the average."""
         self.unsaved: tuple[int, Mapping[str, AnyArray]] | None = None
         """The last round and its weights, while no checkpoint holds them."""
         self.strategy = FedCMI(
@@ -147,6 +157,7 @@ class Federation:
             fraction_train=config.federation.fraction_train,
             min_train_nodes=config.federation.min_train_nodes,
             fraction_evaluate=config.federation.fraction_evaluate,
+            evaluate_from=config.evaluation.evaluate_from,
             min_available_nodes=config.federation.min_available_nodes,
             wait_timeout=config.federation.wait_timeout,
             min_replies=config.federation.min_replies,
@@ -158,6 +169,7 @@ class Federation:
             privacy=privacy(config),
             wire_dtype=config.federation.wire_dtype,
         )
+        self.strategy.to_evaluate = self._shown
         if self.strategy.privacy is not None:
             check_arrays(to_arrays(self.model.trained_state()))
 
@@ -189,6 +201,8 @@ class Federation:
         arrays: Mapping[str, AnyArray] = to_arrays(self.model.trained_state())
         if checkpoint is not None:
             arrays, self.average = checkpoint.arrays, checkpoint.average or None
+            self._load(checkpoint.server_round, self.average or arrays)
+            self.averaged = checkpoint.server_round
             nodes_remember = self.config.checkpoints.node_memory == "run-dir"
             self.strategy.resume(checkpoint.server_round, self._with_account(checkpoint.state), nodes_remember)
         try:
@@ -208,7 +222,7 @@ class Federation:
             if not self.strategy.releases:  # not even one round fits into the budget
                 raise
             logger.info("the run ends here: %s", error)
-        self.directory.finish(resolved, self.data.classes)
+        self.directory.finish(resolved, self.data.classes, self.conclude())
         remove_resumables(self.directory.path)
         logger.info("finished; results in %s", self.directory.path)
 
@@ -252,18 +266,13 @@ class Federation:
         server_round += self.strategy.rounds_done
         method = self.config.method
         current = {name: array.numpy() for name, array in arrays.items()}
-        if server_round > 0 and not self.strategy.report.failed:  # the random weights of round 0 are no part of it
-            self.average = moving_average(self.average, current, method.averaging)
-        values = self.average or current
+        values = self._shown(server_round, current)
         if self.strategy.privacy is not None:
             self.directory.write_account(self.strategy.releases)  # before anything that it accounts for
-        self.model.load_trained_state(to_state_dict(values))
+        self._load(server_round, values)
         batches = self.held_out.evaluation_batches(self.spec.modalities, choose_device(self.config.machine.device))
         counts = evaluate(self.model, batches, method.votes)
-        rule = {"self-head-votes": method.votes.self_heads, "infiltration-votes": method.votes.infiltration_heads}
-        notes = {"round": server_round, "run-config": dict(self.config.raw), **rule, "recipes": self.recipes}
-        whole = to_arrays(self.model.state_dict())  # with the frozen trunks, so that it can be loaded alone
-        save_model(self.directory.model_path, whole, self.spec, self.data.modalities, self.data.classes, notes)
+        self._save(Decisions(self.spec.modalities, uncalibrated(method.votes)))
         record = round_record(server_round, counts, self.strategy.report if server_round else None)
         self.directory.append(record)
         logger.info(round_line(record, self.config.federation.num_server_rounds))
@@ -274,6 +283,39 @@ class Federation:
         if self.after_round is not None:
             self.after_round()
         return MetricRecord({f"accuracy.{name}": found.accuracy for name, found in counts.items()})
+
+    def _shown(self, server_round: int, current: Mapping[str, AnyArray]) -> Mapping[str, AnyArray]:
+        """Return what is evaluated after a round and saved: the (averaged) global model."""
+        if server_round > self.averaged and not self.strategy.report.failed:  # round 0's random weights are no part
+            self.average = moving_average(self.average, current, self.config.method.averaging)
+            self.averaged = server_round
+        return self.average or current
+
+    def conclude(self) -> list[str]:
+        """Choose how the finished model decides and save that, the accuracy matrix and the model card.
+
+        Returns
+        -------
+        What summary.md says of it.
+        """
+        decisions, rows = conclude(self.model, self.held_out, self.calibration, self.config.method.votes)
+        self._save(decisions)
+        write_matrix(self.directory.matrix_path, rows)
+        write_card(self.directory)
+        return ["## Accuracy matrix", "", *matrix_lines(rows), ""]
+
+    def _load(self, server_round: int, arrays: Mapping[str, AnyArray]) -> None:
+        self.server_round = server_round
+        self.model.load_trained_state(to_state_dict(arrays))
+
+    def _save(self, decisions: Decisions) -> None:
+        """Write the model as it is, with how it decides."""
+        votes = decisions.default.votes
+        rule = {"self-head-votes": votes.self_heads, "infiltration-votes": votes.infiltration_heads}
+        described = {"run-config": dict(self.config.raw), **rule, "decisions": decisions.to_json()}
+        notes = {"round": self.server_round, **described, "recipes": self.recipes}
+        whole = to_arrays(self.model.state_dict())  # with the frozen trunks, so that it can be loaded alone
+        save_model(self.directory.model_path, whole, self.spec, self.data.modalities, self.data.classes, notes)
 
     def _with_account(self, state: ServerState) -> ServerState:
         """Return a checkpoint's state with the account as it is: rounds that are done again were released already."""
@@ -328,27 +370,6 @@ def guards(config: RunConfig) -> Guards:
     """Return the bounds on what one reply may do."""
     chosen = config.guards
     return Guards(chosen.max_update_norm, chosen.update_norm_action, chosen.max_example_ratio)
-
-
-def held_out_samples(config: RunConfig, prepared: Path, modalities: Sequence[Modality]) -> Samples:
-    """Return what the server evaluates on: the test split, or with ``validation-share`` a part of the training split.
-
-    Parameters
-    ----------
-    config
-        The checked configuration.
-    prepared
-        The prepared directory.
-    modalities
-        What the federation trains on.
-
-    Returns
-    -------
-    Samples that no node trains on.
-    """
-    if config.data.validation_share == 0:
-        return load_split(prepared, "test", modalities)
-    return validation_samples(load_split(prepared, "train", modalities), config.data, config.training.seed)
 
 
 def _record(arrays: Mapping[str, AnyArray]) -> ArrayRecord:

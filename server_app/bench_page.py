@@ -11,6 +11,8 @@ import numpy as np
 import pandas as pd
 
 from server_app import html_page as html
+from server_app.bench_fairness import fairness_caption, fairness_cells
+from server_app.bench_matrix import CAPTION, HEAD, matrix_cells, read_matrices
 from server_app.charts import (
     BLACK,
     COLOURS,
@@ -24,8 +26,9 @@ from server_app.charts import (
     heat_map_height,
 )
 from server_app.comparison import OWN, Comparison, read_comparison, sentences, shown_predictions
+from server_app.fairness import FIGURES
 from server_app.report import LAST_ROUNDS, held_out
-from server_app.run_page import accuracy_label, class_accuracy
+from server_app.run_page import accuracy_label
 from server_app.run_reader import ReportError, read_run
 from server_app.settings_tables import as_text, environment_table, settings_tables, shared_and_different
 from server_app.statistics import (
@@ -33,6 +36,7 @@ from server_app.statistics import (
     Floats,
     accuracy_cell,
     by_seed,
+    class_accuracy,
     cumulative_megabytes,
     mean_curve,
     over_rounds,
@@ -41,7 +45,8 @@ from server_app.statistics import (
     seeds_text,
 )
 
-_COLUMNS = {"setting", "method", "seed", "prediction", "accuracy", "best", "refused"}
+_NUMBERS = ("accuracy", "best", "refused", *FIGURES)
+_COLUMNS = {"setting", "method", "seed", "prediction", *_NUMBERS}
 _DECIDED = ("seed", "run-dir", "server")
 """Keys of config.json that are no setting of a bench."""
 
@@ -119,7 +124,8 @@ def bench_page(directory: Path) -> str:
     _check_rows(directory, results, comparison)
     settings = [read_setting(directory, str(name), results, comparison) for name in results["setting"].unique()]
     colours = method_colours(settings, comparison.baseline)
-    parts = [part for setting in settings for part in _setting_parts(setting, colours)]
+    matrices = read_matrices(directory)
+    parts = [part for setting in settings for part in _setting_parts(setting, colours, matrices)]
     servers = [server for setting in settings for server in setting.servers]
     return html.page(
         f"Bench {directory.absolute().name}: {', '.join(setting.name for setting in settings)}",
@@ -156,10 +162,10 @@ def _read_results(path: Path) -> pd.DataFrame:
     try:
         texts, blank = (
             {"setting": str, "method": str, "prediction": str},
-            {"accuracy": [""], "best": [""], "refused": [""]},
+            {name: [""] for name in _NUMBERS},
         )
         results = pd.read_csv(path, dtype=texts, keep_default_na=False, na_values=blank)
-        results = results.astype({"seed": int, "accuracy": float, "best": float, "refused": float})
+        results = results.astype({"seed": int, **dict.fromkeys(_NUMBERS, float)})
     except (ValueError, KeyError) as error:
         raise ReportError(
             f"{path}: not a table of results ({error}); delete it and call `fedcmi bench` again."
@@ -202,9 +208,15 @@ def method_colours(settings: Sequence[Setting], baseline: str) -> dict[str, str]
     return {**dict.fromkeys(order, GREY), baseline: BLACK, **dict(zip(shown, COLOURS, strict=False))}
 
 
-def _setting_parts(setting: Setting, colours: Mapping[str, str]) -> list[str]:
+def _setting_parts(setting: Setting, colours: Mapping[str, str], matrices: pd.DataFrame) -> list[str]:
     below = [html.paragraph(sentence) for sentence in sentences(setting.results, setting.comparison)]
-    return [html.heading(setting.name), _table(setting), *below, html.figures(_charts(setting, colours))]
+    tables = [_table(setting), *below, *_matrix_table(setting, matrices), _fairness_table(setting)]
+    return [html.heading(setting.name), *tables, html.figures(_charts(setting, colours))]
+
+
+def _matrix_table(setting: Setting, matrices: pd.DataFrame) -> list[str]:
+    cells = matrix_cells(matrices[matrices["setting"] == setting.name], setting.methods)
+    return [html.table(f"Accuracy matrix, on {_evaluated_on(setting)}. {CAPTION}", HEAD, cells)] if cells else []
 
 
 def _evaluated_on(setting: Setting) -> str:
@@ -232,6 +244,12 @@ def _cells(setting: Setting, prediction: str) -> list[str]:
         html.Strong(text) if method in means and means[method] == means.max() else text
         for method, text in texts.items()
     ]
+
+
+def _fairness_table(setting: Setting) -> str:
+    names, cells = fairness_cells(setting.results, setting.methods, setting.comparison.baseline)
+    caption = f"Fairness, on {_evaluated_on(setting)}. {fairness_caption(setting.comparison.baseline)}"
+    return html.table(caption, ["method", *names], [[method, *cells[method]] for method in setting.methods])
 
 
 def _charts(setting: Setting, colours: Mapping[str, str]) -> list[Chart]:

@@ -7,10 +7,13 @@ import numpy as np
 import pandas as pd
 
 from fedcmi_flwr.evaluate import is_head
+from server_app.bench_fairness import fairness_caption, fairness_cells
+from server_app.bench_matrix import MATRIX, collect_matrices, matrix_table
 from server_app.comparison import OWN, Comparison, sentences, shown_predictions
 from server_app.experiments import Experiment
+from server_app.fairness import FIGURES, figures
 from server_app.plots import Band, plot_bench
-from server_app.report import LAST_ROUNDS, final_accuracy, read_metrics
+from server_app.report import LAST_ROUNDS, final_accuracy, last_rounds, read_metrics
 from server_app.statistics import (
     MAIN,
     Floats,
@@ -37,6 +40,7 @@ COLUMNS = [
     "rounds_to_target",
     "megabytes_to_target",
     "refused",
+    *FIGURES,
 ]
 """Of results.csv; ``method`` is the row's name."""
 
@@ -80,7 +84,8 @@ def collect(runs: Sequence[Run], targets: Mapping[str, float]) -> pd.DataFrame:
 
     ``accuracy`` is the mean over the last rounds, ``best`` the highest of any round and ``best_round`` the first with
     it, all in [0, 1]. Only where the prediction is MAIN: the first round that reaches the target, and the megabytes
-    sent to and received from nodes until then, NaN if none does; and how many replies were refused or missing.
+    sent to and received from nodes until then, NaN if none does; and how many replies were refused or missing. The
+    others are ``fairness.FIGURES`` of the last rounds, NaN where nodes evaluated nothing.
 
     Parameters
     ----------
@@ -97,7 +102,8 @@ def collect(runs: Sequence[Run], targets: Mapping[str, float]) -> pd.DataFrame:
     for experiment, records in runs:
         for name, accuracy in final_accuracy(records).items():
             run = (experiment.setting, experiment.row, experiment.seed)
-            lines.append((*run, name, accuracy, *best_round(records, name), *_of_main(records, name, targets[run[0]])))
+            of_main, fair = _of_main(records, name, targets[run[0]]), figures(last_rounds(records), name)
+            lines.append((*run, name, accuracy, *best_round(records, name), *of_main, *fair.values()))
     return pd.DataFrame(lines, columns=COLUMNS).astype({"refused": "Int64"})
 
 
@@ -171,6 +177,14 @@ def _setting_lines(part: pd.DataFrame, comparison: Comparison, target: float) ->
     yield ""
     for sentence in sentences(part, comparison):
         yield from (sentence, "")
+    names, rows = fairness_cells(part, [row for row in comparison.rows if row in own], comparison.baseline)
+    yield f"Fairness: {fairness_caption(comparison.baseline)}"
+    yield ""
+    yield f"| method | {' | '.join(names)} |"
+    yield "|---" * (len(names) + 1) + "|"
+    for row, values in rows.items():
+        yield f"| {row} | {' | '.join(values)} |"
+    yield ""
 
 
 def _main_cells(part: pd.DataFrame, row: str) -> list[str]:
@@ -190,7 +204,7 @@ def _reached_text(values: Sequence[float]) -> str:
 
 
 def write_results(experiments: Sequence[Experiment], baseline: str, percent: float | None, out: Path) -> str:
-    """Write results.csv, comparison.json, table.md and a plot per setting below ``out``.
+    """Write results.csv, matrix.csv, comparison.json, table.md and a plot per setting below ``out``.
 
     Parameters
     ----------
@@ -222,7 +236,9 @@ def write_results(experiments: Sequence[Experiment], baseline: str, percent: flo
     own = {experiment.row for experiment in experiments if experiment.config["method"] == OWN}
     comparison = Comparison(rows, baseline, targets, own)
     comparison.write(out)
-    text = table(results, comparison)
+    matrices = collect_matrices(experiment for experiment, _ in runs)
+    matrices.to_csv(out / MATRIX, index=False)
+    text = "\n".join([table(results, comparison), *matrix_table(matrices, rows)])
     (out / "table.md").write_text(text, encoding="utf-8")
     for setting in targets:
         of_setting = [run for run in runs if run[0].setting == setting]

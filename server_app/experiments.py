@@ -2,7 +2,6 @@
 
 import json
 import logging
-import shlex
 import signal
 import sys
 import time
@@ -14,8 +13,9 @@ from typing import Any
 
 from fedcmi_flwr.config import read_run_config
 from fedcmi_flwr.methods import Scalar, hyperparameters
+from server_app.app_table import run_command
 from server_app.bench_configs import RunConfigs
-from server_app.launch import Show, default_run_config, load_client_app, run_in_process, run_with_flower
+from server_app.launch import Show, load_client_app, run_in_process, run_with_flower
 from server_app.processes import Job, run_jobs
 
 RECORD = "bench.json"
@@ -47,10 +47,7 @@ class Experiment:
 
     def command(self) -> str:
         """Return the ``fedcmi run`` command that repeats this run elsewhere."""
-        defaults = default_run_config()
-        keys = [key for key in self.config if key != "run-dir" and self.config[key] != defaults[key]]
-        chosen = [part for key in keys for part in ("--set", f"{key}={json.dumps(self.config[key])}")]
-        return shlex.join(["fedcmi", "run", "--engine", "in-process", "--num-nodes", str(self.num_nodes), *chosen])
+        return run_command(self.config, self.num_nodes, "in-process")
 
 
 def plan(configs: RunConfigs, seeds: int, num_nodes: int, out: Path) -> list[Experiment]:

@@ -7,7 +7,6 @@ import time
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from flwr.clientapp import ClientApp
@@ -19,6 +18,7 @@ from fedcmi_flwr.methods import Scalar
 from fedcmi_flwr.model_from_config import choose_device
 from fedcmi_flwr.sections import ConfigError
 from server_app.app import run as run_server
+from server_app.app_table import client_app_reference, default_run_config, project_directory
 from server_app.flower_run import run_on_flower
 from server_app.report import read_metrics, round_line
 from server_app.resume import records_kept
@@ -26,46 +26,11 @@ from server_app.resume import records_kept
 Show = Callable[[str], None]
 
 
-def project_directory() -> Path:
-    """Return the directory with the app's ``pyproject.toml``: this checkout.
-
-    Returns
-    -------
-    Absolute path.
-
-    Raises
-    ------
-    ConfigError
-        The package was installed without it.
-    """
-    root = Path(__file__).resolve().parents[1]
-    if not (root / "pyproject.toml").is_file():
-        raise ConfigError(f"{root}: no pyproject.toml; install from a checkout (pip install -e .) to run the app.")
-    return root
-
-
-def default_run_config() -> dict[str, Scalar]:
-    """Return ``[tool.flwr.app.config]`` of ``pyproject.toml``."""
-    config: dict[str, Scalar] = _app_table()["config"]
-    return config
-
-
-def client_app_reference() -> str:
-    """Return where ``pyproject.toml`` says the ClientApp is: "client_app.app:app"."""
-    return str(_app_table()["components"]["clientapp"])
-
-
 def load_client_app() -> ClientApp:
     """Return the ClientApp that ``pyproject.toml`` names."""
     module, _, name = client_app_reference().partition(":")
     found: ClientApp = getattr(importlib.import_module(module), name)
     return found
-
-
-def _app_table() -> dict[str, Any]:
-    text = (project_directory() / "pyproject.toml").read_text(encoding="utf-8")
-    table: dict[str, Any] = tomllib.loads(text)["tool"]["flwr"]["app"]
-    return table
 
 
 def resolve(recipe: Path | None, options: Mapping[str, Scalar | None], assignments: Sequence[str]) -> dict[str, Scalar]:

@@ -9,11 +9,9 @@ from fedcmi_flwr.atomic_files import write_atomically
 from fedcmi_flwr.methods import Scalar
 from fedcmi_flwr.sections import ConfigError
 from server_app.launch import combine, named_run_dir, read_recipe, resolve
-from server_app.report import RunDirectory
+from server_app.report import LAUNCH, RunDirectory
 from server_app.resume import alone_in_run, check_unchanged, check_unfinished, prepare_resume
 
-RECORD = "launch.json"
-"""In the run directory."""
 NUM_NODES = 10
 ENGINE = "flower"
 """Where neither the command line nor a run that goes on says anything else."""
@@ -71,7 +69,7 @@ def begin(
     memory = "run-dir" if raw["checkpoint-every"] else "context"
     raw |= {"run-dir": str(directory.path), "node-memory": memory}
     launch = Launch(raw, num_nodes or NUM_NODES, engine or ENGINE)
-    write_atomically(directory.path / RECORD, (json.dumps(asdict(launch), indent=1) + "\n").encode())
+    write_atomically(directory.path / LAUNCH, (json.dumps(asdict(launch), indent=1) + "\n").encode())
     return launch
 
 
@@ -124,7 +122,7 @@ def go_on(
 
 
 def _read(run_dir: Path) -> Launch:
-    path = run_dir / RECORD
+    path = run_dir / LAUNCH
     try:
         return Launch(**json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError as error:

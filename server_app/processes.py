@@ -15,7 +15,8 @@ from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from server_app.launch import Show, client_app_reference
+from server_app.app_table import client_app_reference
+from server_app.launch import Show
 from server_app.locks import try_to_lock
 
 PRELOADED = ("server_app.experiments", "torch._dynamo", "flwr_datasets.partitioner", "rich.markdown", "typer")

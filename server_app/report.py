@@ -14,10 +14,19 @@ from fedcmi_flwr.atomic_files import write_atomically
 from fedcmi_flwr.dominance import Dominance
 from fedcmi_flwr.evaluate import Counts, is_head, summarise
 from fedcmi_flwr.round_report import RoundReport
+from server_app import fairness
+from server_app.held_out import VALIDATION_SPLIT
 from server_app.plots import plot_accuracy, plot_dominance, plot_temperature
 
 LAST_ROUNDS = 5
 """The main figure of a run is the mean accuracy over this many last rounds."""
+
+
+LAUNCH = "launch.json"
+"""In a run directory: how ``fedcmi run`` was started."""
+CARD = "MODEL_CARD.md"
+FILES = ("config.json", "metrics.jsonl", "matrix.json", "model.safetensors", CARD)
+"""What a finished run leaves beside summary.md and plots."""
 
 
 class RunDirectoryError(ValueError):
@@ -62,9 +71,24 @@ class RunDirectory:
         return self.path / "metrics.jsonl"
 
     @property
+    def config_path(self) -> Path:
+        """The resolved configuration."""
+        return self.path / "config.json"
+
+    @property
     def account_path(self) -> Path:
         """What a run with differential privacy has spent."""
         return self.path / "privacy.json"
+
+    @property
+    def matrix_path(self) -> Path:
+        """How the model decides from every subset of the modalities, and how well."""
+        return self.path / "matrix.json"
+
+    @property
+    def card_path(self) -> Path:
+        """What a user of the model should know."""
+        return self.path / CARD
 
     @property
     def model_path(self) -> Path:
@@ -73,7 +97,7 @@ class RunDirectory:
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Write the resolved configuration."""
-        (self.path / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        self.config_path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Append one round to metrics.jsonl; it is on the disk when this returns, as a checkpoint counts on it."""
@@ -120,14 +144,24 @@ class RunDirectory:
         text = "".join(traceback.format_exception(error))
         (self.path / "error.txt").write_text(f"{type(error).__name__}: {error}\n\n{text}", encoding="utf-8")
 
-    def finish(self, config: Mapping[str, Any], classes: Sequence[str]) -> None:
-        """Write the plots and then, since a run with a summary is finished, summary.md from metrics.jsonl."""
+    def finish(self, config: Mapping[str, Any], classes: Sequence[str], more: Sequence[str] = ()) -> None:
+        """Write the plots and then, since a run with a summary is finished, summary.md from metrics.jsonl.
+
+        Parameters
+        ----------
+        config
+            As for :meth:`write_config`.
+        classes
+            Class names in index order.
+        more
+            Lines for the end of summary.md.
+        """
         records = read_metrics(self.path)
         if self.plots:
             self._plot(records, classes)
         names = [path.name for path in sorted(self.path.glob("*.png"))]
         unfinished = self.path / "summary.part"
-        unfinished.write_text(summary(records, config, names), encoding="utf-8")
+        unfinished.write_text(summary(records, config, names, more), encoding="utf-8")
         unfinished.replace(self.path / "summary.md")
 
     def _plot(self, records: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> None:
@@ -154,6 +188,7 @@ def round_record(server_round: int, counts: Mapping[str, Counts], report: RoundR
     return {
         "round": server_round,
         "seconds": report.seconds,
+        "train_seconds": {str(partition): seconds for partition, seconds in report.train_seconds.items()},
         "losses": report.losses,
         "class_statistics": {
             "probability_sum": {name: value.tolist() for name, value in report.stats.probability_sum.items()},
@@ -166,8 +201,10 @@ def round_record(server_round: int, counts: Mapping[str, Counts], report: RoundR
         "accuracy": summarise(counts, lambda found: found.accuracy),
         "macro": summarise(counts, lambda found: found.macro),
         "worst_class": summarise(counts, lambda found: found.worst_class),
+        "calibration_error": summarise(counts, lambda found: found.calibration_error),
         "counts": _counts_record(counts),
         "evaluated_on_nodes": _counts_record(report.evaluated),
+        "evaluated_by": {str(node): _figures(report.evaluated_by[node]) for node in sorted(report.evaluated_by)},
         "known_nodes": {str(info.partition_id): list(info.modalities) for info in report.known.values()},
         "nodes": {str(info.partition_id): list(info.modalities) for info, _ in report.sent.values()},
         "owners": report.owners,
@@ -182,6 +219,13 @@ def round_record(server_round: int, counts: Mapping[str, Counts], report: RoundR
 
 def _counts_record(counts: Mapping[str, Counts]) -> dict[str, Any]:
     return {name: {"correct": c.correct.tolist(), "count": c.count.tolist()} for name, c in counts.items()}
+
+
+def _figures(counts: Mapping[str, Counts]) -> dict[str, Any]:
+    return {
+        name: {"accuracy": found.accuracy, "worst_class": found.worst_class, "samples": int(found.count.sum())}
+        for name, found in counts.items()
+    }
 
 
 def _dominance_record(dominance: Dominance) -> dict[str, Any]:
@@ -223,9 +267,14 @@ def round_line(record: Mapping[str, Any], num_rounds: int) -> str:
     return " | ".join(parts + (["FAILED"] if record["failed"] else []))
 
 
+def last_rounds(records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the last rounds (at most LAST_ROUNDS, trained ones)."""
+    return [record for record in records if record["round"] > 0][-LAST_ROUNDS:]
+
+
 def final_accuracy(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Return the mean accuracy over the last rounds (at most LAST_ROUNDS, trained ones) of each way to predict."""
-    last = [record["accuracy"] for record in records if record["round"] > 0][-LAST_ROUNDS:]
+    last = [record["accuracy"] for record in last_rounds(records)]
     return {name: float(np.mean([_number(accuracy[name]) for accuracy in last])) for name in last[-1]}
 
 
@@ -241,6 +290,14 @@ def percent(value: float | None) -> str:
 def held_out(config: Mapping[str, Any]) -> str:
     """Return what a run was evaluated on: the test split, or the validation part that its configuration asks for."""
     return "a validation part of the training split" if config.get("validation-share") else "the test split"
+
+
+def calibrated_on(config: Mapping[str, Any]) -> str:
+    """Return what a run's decisions were chosen on; empty where it had no samples for that."""
+    if config["dataset"]["splits"].get(VALIDATION_SPLIT):
+        return f"the split {VALIDATION_SPLIT!r}"
+    share = config.get("calibration-share", 0)
+    return f"{share:.0%} of the training split, which no node trained on" if share else ""
 
 
 def epsilon_spent(record: Mapping[str, Any]) -> str:
@@ -272,13 +329,18 @@ def _privacy_lines(trained: Sequence[Mapping[str, Any]], config: Mapping[str, An
     return [spent, f"- ended after {len(trained)} of {planned} rounds: one more would exceed dp-max-epsilon"]
 
 
-def summary(records: Sequence[Mapping[str, Any]], config: Mapping[str, Any], plots: Sequence[str] = ()) -> str:
-    """Return summary.md: the result first, then what it took and how it was made."""
+def summary(
+    records: Sequence[Mapping[str, Any]],
+    config: Mapping[str, Any],
+    plots: Sequence[str] = (),
+    more: Sequence[str] = (),
+) -> str:
+    """Return summary.md: the result first, then what it took and how it was made, and more lines."""
     trained = [record for record in records if record["round"] > 0]
     last, mean = trained[-1], final_accuracy(records)
     rows = [
-        f"| {name} | {percent(mean[name])} | {percent(last['accuracy'][name])} | {percent(last['macro'][name])} "
-        f"| {percent(last['worst_class'][name])} |"
+        f"| {name} | {percent(mean[name])} | "
+        f"{' | '.join(percent(last[key][name]) for key in ('accuracy', 'macro', 'worst_class', 'calibration_error'))} |"
         for name in mean
     ]
     down, up = (sum(sum(record[key].values()) for record in trained) / 1e6 for key in ("bytes_down", "bytes_up"))
@@ -290,20 +352,23 @@ def summary(records: Sequence[Mapping[str, Any]], config: Mapping[str, Any], plo
             "",
             f"Accuracy of the global model on {held_out(config)}, evaluated on the server.",
             "",
-            f"| prediction | mean of last {min(LAST_ROUNDS, len(trained))} rounds | last round | macro | worst class |",
-            "|---|---|---|---|---|",
+            f"| prediction | mean of last {min(LAST_ROUNDS, len(trained))} rounds | last round | macro | worst class "
+            "| calibration error |",
+            "|---|---|---|---|---|---|",
             *rows,
             "",
             f"- training time {sum(record['seconds'] for record in trained):.1f} s, sent to nodes {down:.2f} MB, "
             f"received {up:.2f} MB",
             f"- dominant modality in the last round: {_dominant(trained)}",
+            *[f"- {line}" for line in fairness.sentences(last_rounds(records), config["dataset"]["classes"])],
             *_privacy_lines(trained, config),
             *([f"- failed rounds: {len(failed)}", *[f"  - {line}" for line in failed]] if failed else []),
             f"- replies refused or missing: {len(refused)}",
             *[f"  - {line}" for line in refused],
             *([f"- kept within bounds: {len(bounded)}", *[f"  - {line}" for line in bounded]] if bounded else []),
             "",
-            f"Files: {', '.join(('config.json', 'metrics.jsonl', 'model.safetensors', *plots))}",
+            *more,
+            f"Files: {', '.join((*FILES, *plots))}",
             "",
         ]
     )

@@ -21,15 +21,33 @@ from server_app.charts import (
     draw_nodes,
     heat_map_height,
 )
-from server_app.report import LAST_ROUNDS, epsilon_spent, failed_rounds, final_accuracy, held_out, percent
+from server_app.fairness_section import fairness_section
+from server_app.matrix import COLUMNS, EXPLANATION, cells
+from server_app.report import (
+    CARD,
+    LAST_ROUNDS,
+    calibrated_on,
+    epsilon_spent,
+    failed_rounds,
+    final_accuracy,
+    held_out,
+    percent,
+)
 from server_app.run_reader import Record, Run
 from server_app.settings_tables import environment_table, settings_tables
-from server_app.statistics import cumulative_megabytes
+from server_app.statistics import class_accuracy, cumulative_megabytes
 
 NO_TEMPERATURES = (
     "No round measured a dominant modality or class temperatures (only methods that distil from it do), so there is "
     "no chart of them."
 )
+LAST_FIGURES = {
+    "accuracy": "last round",
+    "macro": "macro",
+    "worst_class": "worst class",
+    "calibration_error": "calibration error",
+}
+"""Of the last round: key of its record -> column."""
 
 
 def run_page(run: Run) -> str:
@@ -52,17 +70,7 @@ def run_page(run: Run) -> str:
     rest = [html.heading("Settings"), *settings_tables(run.config), environment_table([run.config])]
     if not run.trained:
         return html.page(title, *failed, html.paragraph("No round was trained."), *rest)
-    return html.page(title, *failed, *_results(run), *_dominance(run), *_nodes(run), *rest)
-
-
-def class_accuracy(records: Sequence[Record], prediction: str) -> NDArray[np.float64]:
-    """Return the accuracy in % of each class in each round, [classes, rounds]; NaN without samples."""
-    correct, count = (
-        np.array([record["counts"][prediction][key] for record in records], dtype=float).T
-        for key in ("correct", "count")
-    )
-    found: NDArray[np.float64] = np.divide(correct, count, out=np.full_like(correct, np.nan), where=count > 0)
-    return 100 * found
+    return html.page(title, *failed, *_results(run), *_dominance(run), *fairness_section(run), *_nodes(run), *rest)
 
 
 def accuracy_label(config: Mapping[str, Any]) -> str:
@@ -74,10 +82,10 @@ def _results(run: Run) -> list[str]:
     trained, mean = run.trained, final_accuracy(run.records)
     last = trained[-1]
     rows = [
-        [name, html.Strong(percent(value)), *(percent(last[key][name]) for key in ("accuracy", "macro", "worst_class"))]
+        [name, html.Strong(percent(value)), *(percent(last.get(key, {}).get(name)) for key in LAST_FIGURES)]
         for name, value in mean.items()
     ]
-    columns = [f"mean of last {min(LAST_ROUNDS, len(trained))} rounds", "last round", "macro", "worst class"]
+    columns = [f"mean of last {min(LAST_ROUNDS, len(trained))} rounds", *LAST_FIGURES.values()]
     down, up = (sum(sum(record[key].values()) for record in trained) / 1e6 for key in ("bytes_down", "bytes_up"))
     known = [
         ("rounds", str(len(trained))),
@@ -89,14 +97,29 @@ def _results(run: Run) -> list[str]:
         ("failed rounds", str(len(failed_rounds(trained)))),
         ("replies refused or missing", str(sum(len(record["refused"]) for record in trained))),
     ]
-    caption = f"Accuracy of the global model on {held_out(run.config)}; macro and worst class: of the last round."
+    caption = f"Accuracy of the global model on {held_out(run.config)}; what follows it: of the last round."
     return [
         html.facts(known),
         html.table(caption, ["prediction", *columns], rows),
+        *_matrix(run),
         html.heading("Over the rounds"),
         html.figures(_curves(run)),
         html.heading("Per class"),
         html.figures(_class_charts(run)),
+    ]
+
+
+def _matrix(run: Run) -> list[str]:
+    if not run.matrix:
+        return []
+    source = calibrated_on(run.config)
+    how = f"Rules and temperatures were chosen on {source}." if source else "There was no validation data to choose on."
+    rows = [cells(row) for row in run.matrix]
+    caption = f"Every subset of the modalities, on {held_out(run.config)}. {EXPLANATION}"
+    return [
+        html.heading("Accuracy matrix"),
+        html.table(caption, ["modalities", *COLUMNS], rows),
+        html.paragraph(f"{how} The model card, {CARD}, has the accuracy of each class."),
     ]
 
 

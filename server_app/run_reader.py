@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from server_app.matrix import Row, cells, read_matrix
+
 Record = Mapping[str, Any]
 
 _CONFIG_KEYS = {"method": str, "data": str, "seed": int, "dataset": dict}
@@ -42,6 +44,8 @@ class Run:
     """The rounds, round 0 first; empty where the run failed before."""
     error: str
     """error.txt: the reason on the first line, then the traceback; empty where the run did not fail."""
+    matrix: Sequence[Row] = ()
+    """matrix.json; empty where the run failed, or was made by a version that wrote none."""
 
     @property
     def classes(self) -> list[str]:
@@ -83,7 +87,8 @@ def read_run(directory: Path) -> Run:
     config = {} if failed and not (directory / "config.json").is_file() else _read_config(directory / "config.json")
     if not config or (failed and not (directory / "metrics.jsonl").is_file()):
         return Run(directory, config, [], error)
-    return Run(directory, config, _read_records(directory / "metrics.jsonl", len(config["dataset"]["classes"])), error)
+    records = _read_records(directory / "metrics.jsonl", len(config["dataset"]["classes"]))
+    return Run(directory, config, records, error, _read_rows(directory / "matrix.json"))
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -105,6 +110,16 @@ def _read_records(path: Path, num_classes: int) -> list[dict[str, Any]]:
     if any(record["accuracy"].keys() != records[0]["accuracy"].keys() for record in records):
         raise ReportError(f"{path}: its rounds predict in different ways; it mixes two runs: run again elsewhere.")
     return records
+
+
+def _read_rows(path: Path) -> list[Row]:
+    try:
+        rows = read_matrix(path)
+        for row in rows:
+            cells(row)
+    except (LookupError, TypeError, ValueError) as error:
+        raise ReportError(f"{path}: not written by this version ({error!r}): run again with it.") from error
+    return rows
 
 
 def _read(path: Path) -> str:

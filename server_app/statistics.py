@@ -63,8 +63,8 @@ def interval_text(values: Sequence[float], form: str) -> str:
     return f"{mean:{form}}" if np.isnan(half) else f"{mean:{form}} ± {half:{form.lstrip('+')}}"
 
 
-def by_seed(part: pd.DataFrame, prediction: str) -> pd.DataFrame:
-    """Return accuracies in %, one line per seed and one column per row.
+def by_seed(part: pd.DataFrame, prediction: str, figure: str = "accuracy") -> pd.DataFrame:
+    """Return accuracies in %, or another figure of theirs, one line per seed and one column per row.
 
     Parameters
     ----------
@@ -72,12 +72,14 @@ def by_seed(part: pd.DataFrame, prediction: str) -> pd.DataFrame:
         Lines of results.csv, of one setting.
     prediction
         Of which.
+    figure
+        Column of results.csv.
 
     Returns
     -------
     [seeds, rows]; NaN where a row has no run of that seed, or no sample could be predicted.
     """
-    return part[part["prediction"] == prediction].pivot(index="seed", columns="method", values="accuracy") * 100
+    return part[part["prediction"] == prediction].pivot(index="seed", columns="method", values=figure) * 100
 
 
 def row_interval(accuracies: pd.DataFrame, row: str) -> tuple[float, float]:
@@ -127,6 +129,16 @@ def seeds_text(count: int) -> str:
 def over_rounds(records: Records, prediction: str) -> Floats:
     """Return the accuracy of each round in [0, 1], [rounds]; NaN where no sample could be predicted."""
     return np.array([record["accuracy"][prediction] for record in records], dtype=np.float64)
+
+
+def class_accuracy(records: Records, prediction: str) -> Floats:
+    """Return the accuracy in % of each class in each round, [classes, rounds]; NaN without samples."""
+    correct, count = (
+        np.array([record["counts"][prediction][key] for record in records], dtype=float).T
+        for key in ("correct", "count")
+    )
+    found: Floats = np.divide(correct, count, out=np.full_like(correct, np.nan), where=count > 0)
+    return 100 * found
 
 
 def mean_curve(seeds: Sequence[Floats]) -> tuple[Floats, Floats]:

@@ -164,7 +164,10 @@ def _break_key(draw: Draw, record: Any, keys: list[str], what: str) -> None:  # 
     """Break one key of a record."""
     if what == "new":
         key = draw(
-            st.one_of(TEXTS, st.sampled_from(["loss-sum.", "loss-sum.x", "class-count.audio", "correct.x", "count.x"]))
+            st.one_of(
+                TEXTS,
+                st.sampled_from(["seconds", "loss-sum.", "loss-sum.x", "class-count.audio", "correct.x", "count.x"]),
+            )
         )
         record[key] = _value(draw, record, key)
     elif keys:

@@ -12,7 +12,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord
 
 from fedcmi_flwr.config import read_run_config
 from fedcmi_flwr.packing import WireError, unpack
-from server_app.launch import default_run_config
+from server_app.app_table import default_run_config
 from server_app.report import round_record
 
 ROOT = Path(__file__).parents[1]

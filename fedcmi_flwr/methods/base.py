@@ -45,6 +45,8 @@ class LocalRound:
     """The method's own random numbers of this round and node, on the CPU."""
     features: Mapping[Modality, Float[Tensor, "samples features"]] = field(default_factory=dict)
     """What a teacher's encoder makes of each sample, by place: of the teachers to which a sample is always the same."""
+    log_prior_of: Mapping[Modality, Float[Tensor, " classes"]] = field(default_factory=dict)
+    """The same among the samples that have a modality, for each modality that some of them lack."""
     own: Any = None
     """What :meth:`Method.prepare` made for the method itself."""
 
@@ -333,10 +335,30 @@ class Method:
         batch: Batch,
         rows: Bool[Tensor, " batch"],
         local: LocalRound,
+        modality: Modality | None = None,
     ) -> Float[Tensor, ""]:
-        """Return the mean cross-entropy over ``rows``, with the prior adjustment where it is on."""
+        """Return the mean cross-entropy over ``rows``, with the prior adjustment where it is on.
+
+        Parameters
+        ----------
+        logits
+            [batch, classes].
+        batch
+            Gives the labels.
+        rows
+            [batch]: the samples that count; the mean over none is 0.
+        local
+            Gives the priors.
+        modality
+            What the samples in ``rows`` are known to have; the prior is that of such samples. None: of all.
+
+        Returns
+        -------
+        Scalar in nats.
+        """
         if self.prior_adjustment > 0:
-            logits = logits + self.prior_adjustment * local.log_prior
+            prior = local.log_prior if modality is None else local.log_prior_of.get(modality, local.log_prior)
+            logits = logits + self.prior_adjustment * prior
         return losses.cross_entropy(logits, batch.labels, rows)
 
     def fused_cross_entropy(self, batch: Batch, output: ModelOutput, local: LocalRound) -> Float[Tensor, ""]:

@@ -98,7 +98,7 @@ class CrossModalInfiltration(Method):
         terms = {"fused": self.fused_cross_entropy(batch, output, local)}
         present = present_rows(model, batch)
         if self.gamma > 0 and (self.unimodal_auxiliary or not local.unimodal):
-            heads = [self.cross_entropy(output.self_logits[m], batch, present[m], local) for m in local.owned]
+            heads = [self.cross_entropy(output.self_logits[m], batch, present[m], local, m) for m in local.owned]
             terms["self"] = torch.stack(heads).sum()
         if local.teachers:
             distilled = self._distillation(batch, output, local, present)
@@ -129,8 +129,10 @@ class CrossModalInfiltration(Method):
     ) -> Dominance:
         if self.dominance != "batch" or local.stats is None:
             return local.dominance
-        both = torch.stack(list(present.values())).all(dim=0)
-        sums = [(true_class_probability(output.self_logits[m], batch.labels) * both).sum() for m in local.owned]
+        every = torch.stack(list(present.values())).all(dim=0)
+        if not bool(every.any()):
+            return NOBODY  # no sample to compare the modalities on
+        sums = [(true_class_probability(output.self_logits[m], batch.labels) * every).sum() for m in local.owned]
         winner = local.owned[int(torch.stack(sums).argmax())]
         return decide_dominance(local.stats, self.kappa, winner)
 
@@ -146,7 +148,7 @@ class CrossModalInfiltration(Method):
         for name, rows in present.items():
             mask = model.only(name, batch.present)
             logits = model.fuse(output.self_embeddings, output.infiltration_embeddings, mask)
-            losses.append(self.cross_entropy(logits, batch, rows, local))
+            losses.append(self.cross_entropy(logits, batch, rows, local, name))
         return torch.stack(losses).sum()
 
 

@@ -18,7 +18,8 @@ class FedPMR(WeightedMethod):
     """CE(F) + weight * CE(-||z_m - prototype_m||, y) on every modality but the batch's strongest.
 
     The prototypes are class means of z_m on the node's samples under the received model. The strongest modality of a
-    batch has the largest sum of softmax(-||z_m - prototype_m||)[y]. Nodes with one modality train CE(F) alone.
+    batch has the largest sum of softmax(-||z_m - prototype_m||)[y] over the samples that have every modality of the
+    node; where there is none, as on nodes with one modality, CE(F) is trained alone.
     """
 
     @property
@@ -39,12 +40,12 @@ class FedPMR(WeightedMethod):
         """Return CE(F) and the weaker modalities' term."""
         terms = {"fused": self.fused_cross_entropy(batch, output, local)}
         prototypes: dict[Modality, Tensor] = local.own
-        if prototypes:
-            rows = present_rows(model, batch)
-            both = torch.stack(list(rows.values())).all(dim=0)
+        rows = present_rows(model, batch)
+        every = torch.stack(list(rows.values())).all(dim=0)
+        if prototypes and bool(every.any()):
             with torch.no_grad():
                 z = output.self_embeddings
-                scores = {name: self._score(z[name], batch, mean, both) for name, mean in prototypes.items()}
+                scores = {name: self._score(z[name], batch, mean, every) for name, mean in prototypes.items()}
             strongest = max(scores, key=lambda name: float(scores[name]))
             pulls = [
                 prototype_cross_entropy(output.self_embeddings[name], p, batch.labels, rows[name])

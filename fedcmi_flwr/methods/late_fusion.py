@@ -25,7 +25,7 @@ class LateFusion(Method):
     def loss_terms(self, model: MultimodalModel, batch: Batch, output: ModelOutput, local: LocalRound) -> LossTerms:
         """Return the sum of the modalities' cross-entropies."""
         rows = present_rows(model, batch)
-        heads = [self.cross_entropy(output.self_logits[name], batch, rows[name], local) for name in model.owned]
+        heads = [self.cross_entropy(output.self_logits[m], batch, rows[m], local, m) for m in model.owned]
         return LossTerms({"self": torch.stack(heads).sum()})
 
 

@@ -73,6 +73,14 @@ def test_a_video_is_seen_and_heard_where_nothing_else_is(touch: Callable[..., li
     assert found([f"audio={film}"]) == [{"audio": "film.mp4"}]
 
 
+def test_what_is_made_of_anothers_files_takes_them(touch: Callable[..., list[str]]) -> None:
+    three = {"audio": SOUND, "trace": {**SOUND, "of": "audio"}, "visual": FRAMES}
+    one, two = touch("a.wav", "b.wav")
+    assert found([one], three) == [{"audio": "a.wav", "trace": "a.wav"}]
+    assert found([one, f"trace={two}"], three) == [{"audio": "a.wav", "trace": "b.wav"}]
+    assert found([one], {"trace": three["trace"]}) == [{"trace": "a.wav"}]
+
+
 def test_names_settle_what_kinds_leave_open(touch: Callable[..., list[str]]) -> None:
     one, two = touch("1.jpg", "2.data")
     assert found([f"other={one}", f"photo={two}"], FOUR) == [{"photo": "2.data", "other": "1.jpg"}]

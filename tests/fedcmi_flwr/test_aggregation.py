@@ -56,9 +56,9 @@ def test_groups_are_averaged_over_their_owners_only() -> None:
     """The ear: (1 * 1 + 3 * 5) / 4 = 4; the eye: node 2's alone; the head: (1 * 0 + 3 * 4 + 4 * 8) / 8 = 5.5."""
     current = {"ear": np.array([9.0]), "eye": np.array([9.0]), "nose": np.array([9.0]), "head": np.array([9.0])}
     updates = [
-        ({"ear": np.array([1.0]), "head": np.array([0.0])}, 1.0),
-        ({"head": np.array([4.0]), "ear": np.array([5.0])}, 3.0),
-        ({"eye": np.array([2.0]), "head": np.array([8.0])}, 4.0),
+        ({"ear": np.array([1.0]), "head": np.array([0.0])}, {"ear": 1.0, "head": 1.0}),
+        ({"head": np.array([4.0]), "ear": np.array([5.0])}, {"ear": 3.0, "head": 3.0}),
+        ({"eye": np.array([2.0]), "head": np.array([8.0])}, {"eye": 4.0, "head": 4.0}),
     ]
     found = aggregate_groups(current, updates)
     assert list(found) == list(current)

@@ -54,6 +54,7 @@ def test_a_rounds_report_holds_nothing_of_nodes_that_is_not_protected(
         report = strategy.report
         records.append((report.bytes_up, report.refused, report.examples, report.num_examples, report.owners))
         assert (report.losses, report.stats.count, report.stats.probability_sum) == ({}, {}, {})
+        assert report.train_seconds == {}
         assert any(words in line for line in log_lines)
     assert records[0] == records[1]
     assert records[0][1] == ["node 1003 (partition 2, audio+visual): the reason is in the server's log."]

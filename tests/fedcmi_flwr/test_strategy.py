@@ -68,6 +68,7 @@ def test_groups_are_averaged_over_their_owners_by_samples(
     assert strategy.report.owners == {"audio": [0, 1], "visual": [0, 2], "shared": [0, 1, 2]}
     assert metrics["num-examples"] == strategy.report.num_examples == 8
     assert strategy.report.examples == {0: 1, 1: 3, 2: 4}
+    assert strategy.report.train_seconds == {0: 0.5, 1: 1.5, 2: 2.5}
     assert metrics["loss.fused"] == pytest.approx((10 + 20 + 30) / 8)
     assert metrics["refused"] == 0
 

@@ -20,8 +20,9 @@ def _run(directory: Path, data: Path, **changes: Any) -> Path:  # noqa: ANN401
 
 @pytest.fixture(scope="session")
 def plus_run(tmp_path_factory: pytest.TempPathFactory, av_digits_dir: Path) -> Path:
-    """Return a run of FedCMI+ with 6 nodes, of which 2 are sampled in a round."""
-    return _run(tmp_path_factory.mktemp("report") / "plus", av_digits_dir)
+    """Return a run of FedCMI+ with 6 nodes, of which 2 are sampled in a round and all evaluate after the last two."""
+    evaluation = {"fraction-evaluate": 1.0, "evaluate-from": 2, "node-test": "own-distribution", "personal-epochs": 1}
+    return _run(tmp_path_factory.mktemp("report") / "plus", av_digits_dir, **evaluation)
 
 
 @pytest.fixture(scope="session")

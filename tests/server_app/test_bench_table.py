@@ -1,6 +1,7 @@
 """The numbers of a bench's table, by hand."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,11 @@ import pandas as pd
 import pytest
 
 from server_app import bench_table, comparison, statistics
+from server_app.bench_matrix import MATRIX, collect_matrices, matrix_cells, matrix_table, read_matrices
 from server_app.bench_table import COLUMNS
 from server_app.comparison import Comparison
 from server_app.experiments import Experiment, plan
+from server_app.matrix import write_matrix
 
 FUSED = {"bytes_down": {"0": 400_000, "1": 100_000}, "bytes_up": {"0": 500_000}}
 """One megabyte a round."""
@@ -45,7 +48,10 @@ def _finished(out: Path, accuracies: dict[str, list[float | None]], row: str = "
     for index, values in enumerate(zip(*accuracies.values(), strict=True)):
         moved = FUSED if index else {"bytes_down": {}, "bytes_up": {}}
         accuracy = dict(zip(accuracies, values, strict=True))
-        lines.append(json.dumps({"round": index, "accuracy": accuracy, "refused": ["why"] * (index // 2), **moved}))
+        counts = {name: {"correct": [100 * (value or 0)], "count": [100 * (value is not None)]}
+                  for name, value in accuracy.items()}  # fmt: skip
+        kept = {"round": index, "accuracy": accuracy, "counts": counts, "refused": ["why"] * (index // 2)}
+        lines.append(json.dumps(kept | moved))
     (experiment.run_dir / "metrics.jsonl").write_text("".join(f"{line}\n" for line in lines))
     return experiment
 
@@ -189,7 +195,7 @@ def test_what_nobody_can_predict_is_no_number(tmp_path: Path) -> None:
     experiment = _finished(tmp_path, {"fused": [0.1, 0.2], "touch only": [None, None]})
     text = bench_table.write_results([experiment], "fedavg", None, tmp_path)
     assert "| fedavg | 20.0 | - | 20.0 in 1 | 1 | 1 |" in text
-    assert (tmp_path / "results.csv").read_text().splitlines()[2] == "s,fedavg,0,touch only,,,0,,,"
+    assert (tmp_path / "results.csv").read_text().splitlines()[2] == "s,fedavg,0,touch only,,,0,,," + 8 * ","
     assert (tmp_path / "accuracy-s.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -197,3 +203,34 @@ def test_a_bench_without_a_finished_run_says_where_to_look(tmp_path: Path) -> No
     planned = plan({"s": {"fedavg": {"method": "fedavg"}}}, 1, 4, tmp_path)
     with pytest.raises(ValueError, match=r"no run finished; the logs are in .*log\.txt"):
         bench_table.write_results(planned, "fedavg", None, tmp_path)
+
+
+def _with_matrix(out: Path, seed: int, accuracy: float | None, rule: str) -> Experiment:
+    experiment = replace(_finished(out, {"fused": [0.0, 0.5]}), seed=seed, run_dir=out / f"seed{seed}")
+    experiment.run_dir.mkdir()
+    row = {
+        "rule": rule, "temperature": 2.0, "calibrated": True, "accuracy": accuracy, "macro": 0.5, "worst_class": 0.25,
+        "calibration_error": 0.1, "correct": [1], "count": [2], "by_votes": {"accuracy": 0.5, "calibration_error": 0.3},
+    }  # fmt: skip
+    rows = [{"modalities": ["audio"], **row}, {"modalities": ["audio", "visual"], **row}]
+    write_matrix(experiment.run_dir / "matrix.json", rows)
+    return experiment
+
+
+def test_the_accuracy_matrix_is_the_mean_over_seeds(tmp_path: Path) -> None:
+    """40 and 60 %: mean 50, half-width 12.706 * sqrt(200) / sqrt(2) = 127.1; one seed without samples has no number."""
+    chosen = [(0.4, "fused"), (0.6, "self-heads"), (None, "fused")]
+    runs = [_with_matrix(tmp_path, seed, *how) for seed, how in enumerate(chosen)]
+    found = collect_matrices(runs)
+    cells = matrix_cells(found, ["fedavg"])
+    same = ["50.0 ± 0.0", "25.0 ± 0.0", "10.0 ± 0.0", "30.0 ± 0.0", "fused 2, self-heads 1"]
+    assert cells == [["fedavg", name, "50.0 ± 127.1", *same] for name in ("audio", "audio+visual")]
+    assert any("| fedavg | audio+visual | 50.0 ± 127.1 |" in line for line in matrix_table(found, ["fedavg"]))
+    found.to_csv(tmp_path / MATRIX, index=False)
+    assert matrix_cells(read_matrices(tmp_path), ["fedavg"]) == cells
+
+
+def test_runs_without_a_matrix_have_no_table_of_it(tmp_path: Path) -> None:
+    found = collect_matrices([_finished(tmp_path, {"fused": [0.0, 0.5]})])
+    assert matrix_table(found, ["fedavg"]) == []
+    assert matrix_cells(read_matrices(tmp_path), ["fedavg"]) == []

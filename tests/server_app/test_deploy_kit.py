@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from fedcmi_flwr.cli import app
 from fedcmi_flwr.node_config import read_node_config
 from server_app import launch
+from server_app.app_table import project_directory
 from server_app.deploy.certificates import make_node_key
 from server_app.deploy.rehearsal import Rehearsal
 
@@ -153,7 +154,7 @@ def test_containers_run_the_same_as_units(kit: Path) -> None:
 
 def test_an_image_holds_the_packages_and_nothing_else_of_the_checkout(kit: Path) -> None:
     """A deployment made there, as README does it, has private keys."""
-    project = tomllib.loads((launch.project_directory() / "pyproject.toml").read_text(encoding="utf-8"))
+    project = tomllib.loads((project_directory() / "pyproject.toml").read_text(encoding="utf-8"))
     packages = project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
     for path in (kit / "server" / "Containerfile", kit / "nodes" / "edge-audio" / "Containerfile"):
         lines = [line.split()[1:-1] for line in path.read_text().splitlines() if line.startswith("COPY ")]

@@ -22,13 +22,15 @@ from server_app import bench_page, bench_table
 from server_app.charts import BLACK, COLOURS, chart, draw_lines, draw_nodes
 from server_app.comparison import Comparison, read_comparison
 from server_app.experiments import plan
+from server_app.fairness import FIGURES
 from server_app.html_report import write_report
 from server_app.report import final_accuracy, percent, read_metrics
-from server_app.run_page import NO_TEMPERATURES, class_accuracy
+from server_app.run_page import NO_TEMPERATURES
 from server_app.run_reader import ReportError
-from server_app.statistics import cumulative_megabytes, mean_and_interval
+from server_app.statistics import class_accuracy, cumulative_megabytes, mean_and_interval
 
 RUN_CHARTS = ["accuracy-over-rounds", "accuracy-over-bytes", "losses", *["class-accuracy"] * 5, "dominance"]
+FAIRNESS_CHARTS = ["fairness-classes", "fairness-nodes"]
 BENCH_CHARTS = ["intervals", "class-accuracy", "accuracy-over-rounds", "accuracy-over-bytes"]
 MOST_BYTES = 6_000_000
 
@@ -88,7 +90,7 @@ def test_the_page_of_a_run_has_its_table_charts_settings_and_environment(plus_ru
     page = _page(plus_run, tmp_path / "new" / "page.html")
     records = read_metrics(plus_run)
     weak = {name for record in records for name in record["measured"]["ratio"]}
-    assert page.charts() == [*RUN_CHARTS, *["temperature"] * len(weak), "nodes"]
+    assert page.charts() == [*RUN_CHARTS, *["temperature"] * len(weak), *FAIRNESS_CHARTS, "nodes"]
     for name, value in final_accuracy(records).items():
         assert f'<th scope="row">{name}</th><td><strong>{percent(value)}</strong></td>' in page.source
     for text in ("fedcmi-plus on", "dirichlet-alpha", "kd-temperature-scaling", "torch", "device", "small-cnn"):
@@ -388,11 +390,14 @@ def test_a_long_run_stays_small(plus_run: Path, tmp_path: Path) -> None:
 
 def test_a_large_bench_stays_small_and_says_which_methods_are_grey(plus_run: Path, tmp_path: Path) -> None:
     """30 methods and 60 rounds in one of four settings; the number of seeds changes lines, not their number."""
-    rows = ["setting,method,seed,prediction,accuracy,best,refused"]
+    rows = [f"setting,method,seed,prediction,accuracy,best,refused,{','.join(FIGURES)}"]
     for method in range(30):
         for seed in range(2):
             _long(plus_run, tmp_path / "half" / f"m{method}" / f"seed{seed}", rounds=60, nodes=20)
-            rows += [f"half,m{method},{seed},{name},0.{method + 10}{seed},0.9,0" for name in ("fused", "audio only")]
+            rows += [
+                f"half,m{method},{seed},{name},0.{method + 10}{seed},0.9,0{',0.5' * len(FIGURES)}"
+                for name in ("fused", "audio only")
+            ]
     (tmp_path / "results.csv").write_text("\n".join(rows))
     Comparison([f"m{number}" for number in range(30)], "m0", {"half": 0.5}).write(tmp_path)
     page = _page(tmp_path, tmp_path / "page.html")

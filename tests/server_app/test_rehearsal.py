@@ -38,6 +38,7 @@ from fedcmi_flwr.local_grid import LocalGrid
 from fedcmi_flwr.model_file import load_model
 from server_app import launch
 from server_app.app import run as run_server
+from server_app.app_table import project_directory
 from server_app.deploy import processes, services
 from server_app.deploy.certificates import make_authority, make_node_key
 from server_app.deploy.plan import Node, read_plan
@@ -52,7 +53,7 @@ from their undisturbed runs (at 90 to 95 %): this is three of their standard dev
 LONG = 240.0
 """Seconds that nothing takes, on a busy machine either."""
 FEDCMI = [sys.executable, "-m", "fedcmi_flwr.cli"]
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(launch.project_directory())}
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(project_directory())}
 
 
 class Story:

@@ -24,7 +24,7 @@ from server_app.report import (
     summary,
 )
 
-CONFIG = {"method": "fedcmi", "data": "toy", "seed": 4}
+CONFIG = {"method": "fedcmi", "data": "toy", "seed": 4, "dataset": {"classes": ["low", "high"]}}
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -44,6 +44,7 @@ def _report(server_round: int) -> RoundReport:
         refused=["Reply of node 5 refused: no."],
         bytes_down={2: 3_000_000},
         bytes_up={2: 1_500_000},
+        train_seconds={2: 1.75},
         seconds=2.5,
     )
 
@@ -88,6 +89,7 @@ def test_metrics_are_json_without_nan_and_read_back(tmp_path: Path) -> None:
     )
     assert (second["bytes_down"], second["bytes_up"], second["num_examples"]) == ({"2": 3000000}, {"2": 1500000}, 9)
     assert (first["examples"], second["examples"]) == ({}, {"2": 9})
+    assert (first["train_seconds"], second["train_seconds"]) == ({}, {"2": 1.75})
     assert (first["round"], first["teacher"], first["losses"], first["measured"]["dominant"]) == (0, None, {}, None)
 
 
@@ -103,13 +105,17 @@ def test_final_accuracy_is_the_mean_of_the_last_five_trained_rounds() -> None:
 
 
 def test_summary_by_hand() -> None:
-    """Of rounds 1 and 2 with 1 and 3 of 8 right: mean 25.0%, last 37.5%, macro (3/6 + 0) / 2, worst class 0."""
+    """Of rounds 1 and 2 with 1 and 3 of 8 right: mean 25.0%, last 37.5%, macro (3/6 + 0) / 2, worst class 0.
+
+    Over both rounds the classes have 1/3 and 0, which are 1/6 from their mean.
+    """
     text = summary(_records([0, 1, 3]), CONFIG)
     assert "# fedcmi on toy, seed 4, 2 rounds" in text
     assert "| fused | 25.0% | 37.5% | 25.0% | 0.0% |" in text
     assert "mean of last 2 rounds" in text
     assert "training time 5.0 s, sent to nodes 6.00 MB, received 3.00 MB" in text
     assert "dominant modality in the last round: audio" in text
+    assert "- worst class: high with 0.0%; standard deviation 16.7 points over classes\n" in text
     assert "replies refused or missing: 2\n  - Reply of node 5" in text
 
 

@@ -52,7 +52,9 @@ def assert_same(run_dir: Path, whole: Path, rounds: int) -> None:
     assert {name: value.tobytes() for name, value in found.items()} == {
         name: value.tobytes() for name, value in expected.items()
     }
-    records, others = ([{**record, "seconds": 0} for record in read_metrics(path)] for path in (run_dir, whole))
+    records, others = (
+        [{**record, "seconds": 0, "train_seconds": {}} for record in read_metrics(path)] for path in (run_dir, whole)
+    )
     assert records == others
     assert [record["round"] for record in records] == list(range(rounds + 1))
     names = {path.name for path in run_dir.iterdir()}

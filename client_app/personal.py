@@ -1,0 +1,69 @@
+"""Heads of a node's own: what the received model could do here if its last layers were trained on this node alone."""
+
+import torch
+from torch import nn
+
+from client_app.train import new_optimizer
+from fedcmi_flwr.losses import cross_entropy
+from fedcmi_flwr.methods.base import present_rows
+from fedcmi_flwr.model import MultimodalModel
+from fedcmi_flwr.samples import Samples
+from fedcmi_flwr.sections import TrainingConfig
+from fedcmi_flwr.seeding import torch_generator
+
+
+def personal_name(prediction: str) -> str:
+    """Return the name of a prediction by personalised heads."""
+    return f"personal {prediction}"
+
+
+def personalise(
+    model: MultimodalModel,
+    samples: Samples,
+    settings: TrainingConfig,
+    epochs: int,
+    server_round: int,
+    partition_id: int,
+) -> None:
+    """Train the heads of the received model in place on CE(F) + sum_m CE(H_m(u_m)); they must not leave the node.
+
+    Encoders and projectors are frozen, and all layers in eval mode, so that no running statistics move and nothing is
+    dropped. Samples are seen in their evaluation views.
+
+    Parameters
+    ----------
+    model
+        The received global model, with the branches that the node owns.
+    samples
+        The node's training samples.
+    settings
+        Learning rate (without its decay, in whose last rounds nothing would change), momentum, weight decay, batch
+        size and seed.
+    epochs
+        Passes over the samples, 1 or more.
+    server_round
+        Counted from 1.
+    partition_id
+        The node's number.
+    """
+    model.eval().requires_grad_(False)
+    for head in _heads(model):
+        head.requires_grad_(True)
+    device = next(model.parameters()).device
+    optimizer = new_optimizer(model, settings, settings.lr)
+    generator = torch_generator(settings.seed, "personal", server_round, partition_id)
+    for _ in range(epochs):
+        for batch in samples.training_batches(settings.batch_size, model.spec.modalities, generator, device):
+            output, rows = model(batch), present_rows(model, batch)
+            loss = cross_entropy(output.fused_logits, batch.labels, batch.present.any(dim=1))
+            for name, logits in output.self_logits.items():
+                loss = loss + cross_entropy(logits, batch.labels, rows[name])
+            optimizer.zero_grad()
+            torch.autograd.backward(loss)
+            optimizer.step()
+
+
+def _heads(model: MultimodalModel) -> list[nn.Module]:
+    """Return the classifiers H_m and the fusion head F, as far as the model has them."""
+    owners = [model, *(model.branch(name) for name in model.owned)]
+    return [getattr(owner, name) for owner in owners for name in ("fusion", "classifier") if hasattr(owner, name)]
