@@ -31,7 +31,7 @@ from fedcmi_flwr.nodes import RoundFailedError
 from fedcmi_flwr.packing import to_arrays, to_state_dict
 from fedcmi_flwr.privacy import Privacy, PrivacyBudgetError, check_arrays
 from fedcmi_flwr.robust import RobustAggregation
-from fedcmi_flwr.schema import DatasetSpec, read_spec
+from fedcmi_flwr.schema import DatasetSpec, read_recipes, read_spec
 from fedcmi_flwr.sections import section_items
 from fedcmi_flwr.seeding import torch_global_seed
 from fedcmi_flwr.server_optimizers import OWN_LR, ServerOptimizer
@@ -132,6 +132,7 @@ class Federation:
         stored = read_spec(prepared)
         chosen = chosen_modalities(config.data.modalities, stored.modality_names)
         check_modality_names(chosen)
+        self.recipes = {name: recipe for name, recipe in read_recipes(prepared).items() if name in chosen}
         self.data: DatasetSpec = replace(stored, modalities=tuple(m for m in stored.modalities if m.name in chosen))
         views = views_from(config.views)
         check_views(views, stored.modalities)
@@ -315,7 +316,7 @@ class Federation:
         votes = decisions.default.votes
         rule = {"self-head-votes": votes.self_heads, "infiltration-votes": votes.infiltration_heads}
         described = {"run-config": dict(self.config.raw), **rule, "decisions": decisions.to_json()}
-        notes = {"round": self.server_round, **described}
+        notes = {"round": self.server_round, **described, "recipes": self.recipes}
         whole = to_arrays(self.model.state_dict())  # with the frozen trunks, so that it can be loaded alone
         save_model(self.directory.model_path, whole, self.spec, self.data.modalities, self.data.classes, notes)
 
