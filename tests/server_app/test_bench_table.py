@@ -1,7 +1,6 @@
 """The numbers of a bench's table, by hand."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
