@@ -35,13 +35,14 @@ lint: .venv/installed ## ruff, pydoclint, codespell
 	$(BIN)/pydoclint --config=pyproject.toml fedcmi_flwr client_app server_app data_prep
 	$(BIN)/codespell fedcmi_flwr client_app server_app data_prep tests README.md CHANGELOG.md Makefile .ci
 
-bench: .venv/installed ## print speeds as ratios: training step, local epoch, reading, preparation, aggregation, network
+bench: .venv/installed ## print speeds as ratios: training step, local epoch, reading, preparation, aggregation, network, simulation
 	$(BIN)/python tests/benchmarks/step.py
 	$(BIN)/python tests/benchmarks/epoch.py
 	$(BIN)/python tests/benchmarks/bench_reading.py
 	$(BIN)/python tests/benchmarks/bench_prep.py
 	$(BIN)/python tests/benchmarks/aggregation.py
 	$(BIN)/python tests/benchmarks/network.py
+	$(BIN)/python tests/benchmarks/simulation.py
 
 clean: ## remove the virtual environment and caches
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -20,7 +20,7 @@ from fedcmi_flwr.config import HYPERPARAMETER_KEYS, RunConfig, read_run_config
 from fedcmi_flwr.dataset import DataError, load_split, locate
 from fedcmi_flwr.evaluate import evaluate
 from fedcmi_flwr.methods import Method, make_method
-from fedcmi_flwr.model import MultimodalModel
+from fedcmi_flwr.model import ModelSpec, MultimodalModel
 from fedcmi_flwr.model_from_config import choose_device, model_spec, place
 from fedcmi_flwr.node_config import NodeConfig, read_node_config
 from fedcmi_flwr.node_memory import DIRECTORY, keep_file_memory, read_file_memory
@@ -29,7 +29,7 @@ from fedcmi_flwr.packing import to_arrays, to_state_dict
 from fedcmi_flwr.partitions import deal_modalities, own_samples, partition
 from fedcmi_flwr.samples import Samples
 from fedcmi_flwr.schema import ModalitySpec, read_spec
-from fedcmi_flwr.sections import TrainingConfig, ViewConfig, read_section
+from fedcmi_flwr.sections import DataConfig, TrainingConfig, ViewConfig, read_section
 from fedcmi_flwr.types import Modality
 from fedcmi_flwr.views import views_from
 
@@ -120,17 +120,26 @@ def _open(directory: Path, split: str, modalities: tuple[Modality, ...], written
 def node_samples(node: Node, split: str, modalities: tuple[Modality, ...]) -> Samples:
     """Return the node's samples of a split: its partition of the training split, some of another."""
     written = (node.directory / "dataset.json").stat().st_mtime_ns
-    samples, me = _open(node.directory, split, modalities, written), node.me
+    me, run = node.me, node.run
+    if me.num_partitions is not None and split == "train":
+        which = (me.num_partitions, me.partition_id, run.training.seed)
+        return _partition(node.directory, modalities, written, run.data, *which)
+    samples = _open(node.directory, split, modalities, written)
     if me.num_partitions is None:
-        return own_samples(samples, node.run.data, split)
-    if split != "train" and node.run.evaluation.node_test == "own-distribution":
+        return own_samples(samples, run.data, split)
+    if run.evaluation.node_test == "own-distribution":
         own = node_samples(node, "train", modalities)
         labels, like = samples.labels[samples.rows], own.labels[own.rows]
-        chosen = draw_by_own_distribution(labels, like, node.run.training.seed, me.partition_id)
-        return samples.select(samples.rows[chosen])
-    if split != "train":
-        return samples.select(samples.rows[me.partition_id :: me.num_partitions])
-    return partition(samples, node.run.data, me.num_partitions, me.partition_id, node.run.training.seed)
+        return samples.select(samples.rows[draw_by_own_distribution(labels, like, run.training.seed, me.partition_id)])
+    return samples.select(samples.rows[me.partition_id :: me.num_partitions])
+
+
+@lru_cache(maxsize=1024)
+def _partition(
+    directory: Path, modalities: tuple[Modality, ...], written: int, data: DataConfig, *which: int
+) -> Samples:
+    """Return one partition of a training split; kept, since to find it again takes as long as the split is large."""
+    return partition(_open(directory, "train", modalities, written), data, *which)
 
 
 def check_unchanged(now: Sequence[Modality], sent: Sequence[Modality]) -> None:
@@ -172,7 +181,7 @@ def as_the_federation(samples: Samples, task: wire.Task) -> Samples:
 
 
 def receive(node: Node, task: wire.Task) -> MultimodalModel:
-    """Build the model with the branches that this node was sent and load the received arrays into it."""
+    """Load the received arrays into a model with the branches that this node was sent."""
     data = read_spec(node.directory)
     if list(data.classes) != task.config["classes"]:
         raise DataError(
@@ -181,7 +190,7 @@ def receive(node: Node, task: wire.Task) -> MultimodalModel:
         )
     options = {name: json.loads(task.config.get(f"options.{name}", "{}")) for name in task.modalities}
     spec = model_spec(node.run.model, method_of(task), task.modalities, len(data.classes), options)
-    model = MultimodalModel(spec, [modality for modality in data.modalities if modality.name in task.groups])
+    model = _model(spec, [modality for modality in data.modalities if modality.name in task.groups])
     model.load_trained_state(task.state_dict)
     load_frozen(model, node, task)
     device = choose_device(node.me.device or node.run.machine.device)
@@ -194,6 +203,21 @@ def receive(node: Node, task: wire.Task) -> MultimodalModel:
         sum(parameter.numel() for parameter in model.trained_parameters().values()),
         device,
     )
+    return model
+
+
+_models: dict[str, MultimodalModel] = {}
+"""The model of this process's last task, by its description: the nodes of a simulation's process take turns with it."""
+
+
+def _model(spec: ModelSpec, inputs: Sequence[ModalitySpec]) -> MultimodalModel:
+    """Return a model into which everything has yet to be loaded; to build one anew takes longer than that."""
+    key = repr((spec, inputs))
+    if key not in _models:
+        _models.clear()
+        _models[key] = MultimodalModel(spec, inputs)
+    model = _models[key].train()
+    model.zero_grad()
     return model
 
 

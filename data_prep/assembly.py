@@ -13,7 +13,7 @@ from data_prep.errors import PrepError
 from data_prep.plan import MeanStd, Stream
 from data_prep.rows import RowStore
 from data_prep.writer import Row, write_table
-from fedcmi_flwr.schema import DatasetSpec, ModalitySpec, array_path
+from fedcmi_flwr.schema import DatasetSpec, ModalitySpec, array_path, write_recipes
 
 CHUNK_BYTES = 1 << 24
 """What is read at a time where rows are copied or measured."""
@@ -24,7 +24,7 @@ ROUNDING = 1e-10
 def assemble(
     store: RowStore, left_out: Sequence[int], directory: Path, name: str, settings: Mapping[str, Any]
 ) -> DatasetSpec:
-    """Write every split below ``directory``, without the samples that are left out.
+    """Write every split and the recipes below ``directory``, without the samples that are left out.
 
     Parameters
     ----------
@@ -59,6 +59,7 @@ def assemble(
         samples = [plan.samples[row] for row in rows]
         table = [Row(s.id, s.label, s.group, {m: s.sources[m] for m in names if m in s.jobs}) for s in samples]
         write_table(directory, split, table)
+    write_recipes(directory, {stream.name: stream.recipe for stream in plan.streams})
     has = {m: np.array([m in plan.samples[row].jobs for row in kept.get("train", [])]) for m in names}
     modalities = tuple(_describe(directory, stream, has[stream.name]) for stream in plan.streams)
     sizes = {split: len(rows) for split, rows in kept.items()}

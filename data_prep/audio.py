@@ -62,6 +62,39 @@ def read_wav(path: Path) -> tuple[Float[Tensor, " samples"], int]:
     return waveform, int(rate)
 
 
+def libsndfile_reads(path: Path) -> bool:
+    """Return whether a file's ending is one of libsndfile's formats."""
+    return path.suffix[1:].upper() in soundfile.available_formats()
+
+
+def read_sound(path: Path, segment: tuple[float, float] | None = None) -> tuple[Float[Tensor, " samples"], int]:
+    """Read an audio file, or the soundtrack of a video.
+
+    Parameters
+    ----------
+    path
+        Any file that libsndfile or FFmpeg decodes.
+    segment
+        Start and end in seconds; None is all of it.
+
+    Returns
+    -------
+    The waveform [samples], float32, channels averaged to mono, and its rate in Hz.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file.
+    UnreadableFileError
+        The file is not audio, cut off, or holds no sound.
+    """
+    if segment is None and libsndfile_reads(path):
+        return read_wav(path)
+    from data_prep.video import read_soundtrack  # here: FFmpeg is not needed for sound alone
+
+    return read_soundtrack(path, segment)
+
+
 def _check_riff_size(path: Path) -> None:
     """Refuse a WAV file shorter than its header says; libsndfile would return the part there is.
 

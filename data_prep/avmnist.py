@@ -17,8 +17,18 @@ from jaxtyping import Float, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
-from data_prep.audio import fit_length, read_wav
-from data_prep.digits import CLIP_SAMPLES, IMAGE_SIZE, MODALITIES, RATE_HZ, STORED, CleanDigits, Levels, store_digits
+from data_prep.audio import read_wav
+from data_prep.digits import (
+    CLIP_SAMPLES,
+    IMAGE_SIZE,
+    MODALITIES,
+    RATE_HZ,
+    STORED,
+    CleanDigits,
+    Levels,
+    fit_clip,
+    store_digits,
+)
 from data_prep.errors import PrepError, UnreadableFileError
 from data_prep.image import read_idx_images, read_idx_labels
 from data_prep.splitting import balanced_order, pair_by_label
@@ -160,9 +170,7 @@ def _read_recording(path: Path) -> _Recording:
     waveform, rate = read_wav(path)
     if rate != RATE_HZ:
         raise PrepError(f"{path}: {rate} Hz, expected {RATE_HZ} Hz; resample the recordings.")
-    clip = fit_length(waveform, CLIP_SAMPLES)
-    if not bool(clip.any()):
-        raise UnreadableFileError(path, f"silent in its first {CLIP_SAMPLES} samples; fetch the file again.")
+    clip = fit_clip(path, waveform, CLIP_SAMPLES)
     return _Recording(path.name, int(match["digit"]), match["speaker"], int(match["index"]), clip)
 
 

@@ -40,7 +40,8 @@ def audio_stream(name: Modality, seconds: float) -> Stream:
     -------
     Standardised log spectrograms, made of ``Job``.
     """
-    return Stream(name, "spectrogram", spectrogram_shape(seconds), "float16", partial(_spectrogram, seconds))
+    recipe = {"maker": "log-spectrogram", "seconds": seconds}
+    return Stream(name, "spectrogram", spectrogram_shape(seconds), "float16", partial(_spectrogram, seconds), recipe)
 
 
 def visual_stream(name: Modality, count: int, frame_size: int) -> Stream:
@@ -67,7 +68,8 @@ def visual_stream(name: Modality, count: int, frame_size: int) -> Stream:
     if frame_size < 16:
         raise PrepError(f"frame_size = {frame_size}: must be 16 pixels or more.")
     shape = (count, 3, frame_size, frame_size)
-    return Stream(name, "frames", shape, "uint8", partial(_frames, count, frame_size), IMAGENET_MEAN_STD)
+    recipe = {"maker": "video-frames", "count": count, "size": frame_size}
+    return Stream(name, "frames", shape, "uint8", partial(_frames, count, frame_size), recipe, IMAGENET_MEAN_STD)
 
 
 def _spectrogram(seconds: float, job: Job) -> Float16[np.ndarray, "1 frequencies windows"]:

@@ -102,7 +102,7 @@ def prepare(
         streams.append(photo_stream("image", image_size))
         settings |= {"image_size": image_size, "padding": list(PADDING)}
     if "text" in names:
-        streams.append(text_stream("text", tokenizer, tokens))
+        streams.append(text_stream("text", tokenizer, tokens, tweets=True))
         settings |= {"tokens": tokens, "vocabulary": vocabulary(tokenizer)}
         tools |= text_tools(tokenizer)
 

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data_prep import contour
-from data_prep.audio import add_noise, log_mel
-from data_prep.errors import PrepError
+from data_prep.audio import add_noise, fit_length, log_mel
+from data_prep.errors import PrepError, UnreadableFileError
 from data_prep.image import PIXEL_MEAN, PIXEL_STD, add_pixel_noise
 from data_prep.writer import Samples, write_split
-from fedcmi_flwr.schema import DatasetSpec, ModalitySpec
+from fedcmi_flwr.schema import DatasetSpec, ModalitySpec, Recipe, write_recipes
 from fedcmi_flwr.seeding import torch_generator
 from fedcmi_flwr.types import Modality
 
@@ -33,6 +33,24 @@ MEL_HOP = 192
 MEL_FLOOR = 1e-4
 IMAGE_SIZE = 28
 CLASSES = tuple("0123456789")
+SOUND: Recipe = {
+    "maker": "log-mel",
+    "rate_hz": RATE_HZ,
+    "samples": CLIP_SAMPLES,
+    "bands": MEL_BANDS,
+    "window": MEL_WINDOW,
+    "hop": MEL_HOP,
+    "floor": MEL_FLOOR,
+}
+TRACE: Recipe = {
+    "maker": "contour",
+    "of": "audio",
+    "rate_hz": RATE_HZ,
+    "samples": CLIP_SAMPLES,
+    "hop": MEL_HOP,
+    "floor": MEL_FLOOR,
+}
+PICTURE: Recipe = {"maker": "grey-image", "size": IMAGE_SIZE}
 CONTOUR = "contour"
 Normalisation = float | tuple[float, ...]
 """One number, or one per channel."""
@@ -90,6 +108,14 @@ class CleanDigits:
     """0 to 1."""
 
 
+def fit_clip(path: Path, waveform: Float[Tensor, " samples"], samples: int) -> Float[Tensor, " clip_samples"]:
+    """Fit a recording to a clip's length; UnreadableFileError where nothing of it can be heard."""
+    clip = fit_length(waveform, samples)
+    if not bool(clip.any()):
+        raise UnreadableFileError(path, f"silent in its first {samples} samples; fetch the file again.")
+    return clip
+
+
 def _spectrograms(clean: CleanDigits, levels: Levels, generator: torch.Generator) -> Tensor:
     noisy = add_noise(clean.waveforms, levels.audio_snr_db, generator)
     return log_mel(noisy, RATE_HZ, MEL_BANDS, MEL_WINDOW, MEL_HOP, MEL_FLOOR)
@@ -110,6 +136,8 @@ class _Stream:
 
     kind: str
     render: Callable[[CleanDigits, Levels, torch.Generator], Tensor]
+    recipe: Recipe
+    """Of a file; what adds no noise."""
     measure: Callable[[NDArray[np.float16]], tuple[Normalisation, Normalisation]]
     """Mean and standard deviation in stored units, from the train split."""
     origin: Modality
@@ -130,9 +158,9 @@ def _of_pixels(train: NDArray[np.float16]) -> tuple[float, float]:
 
 
 _STREAMS = {
-    "audio": _Stream("spectrogram", _spectrograms, _overall, "audio"),
-    "visual": _Stream("image", _images, _of_pixels, "visual"),
-    CONTOUR: _Stream("series", _contours, _by_channel, "audio"),
+    "audio": _Stream("spectrogram", _spectrograms, SOUND, _overall, "audio"),
+    "visual": _Stream("image", _images, PICTURE, _of_pixels, "visual"),
+    CONTOUR: _Stream("series", _contours, TRACE, _by_channel, "audio"),
 }
 MODALITIES: tuple[Modality, ...] = tuple(_STREAMS)
 STORED: tuple[Modality, ...] = ("audio", "visual")
@@ -147,7 +175,7 @@ def store_digits(
     settings: Mapping[str, Any],
     tools: Mapping[str, str],
 ) -> DatasetSpec:
-    """Add the noise, write every split, and describe the result.
+    """Add the noise, write every split and the recipes, and describe the result.
 
     The random stream of a modality's noise in a split does not depend on what else is stored.
 
@@ -176,6 +204,7 @@ def store_digits(
         sources = {modality: clean.sources[_STREAMS[modality].origin] for modality in levels.modalities}
         samples = Samples(clean.ids, clean.labels, clean.groups, sources, arrays[split])
         write_split(directory, split, samples)
+    write_recipes(directory, {modality: _STREAMS[modality].recipe for modality in levels.modalities})
     modalities = tuple(_describe(modality, arrays["train"][modality]) for modality in levels.modalities)
     sizes = {split: len(clean.ids) for split, clean in splits.items()}
     return DatasetSpec(name, "classification", CLASSES, modalities, sizes, dict(settings), dict(tools))

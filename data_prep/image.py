@@ -99,6 +99,60 @@ def _gunzip(path: Path) -> bytes:
         raise UnreadableFileError(path, f"not a whole gzip file ({error}); fetch the file again.") from error
 
 
+def read_grey(path: Path) -> Float[Tensor, "height width"]:
+    """Read an image file in grey.
+
+    Parameters
+    ----------
+    path
+        Any file that Pillow decodes, of 8 or 16 bits; the first image of an animation.
+
+    Returns
+    -------
+    [height, width], 0 (black) to 1 (white).
+
+    Raises
+    ------
+    UnreadableFileError
+        There is no such file, or it is no image.
+    """
+    from PIL import Image  # here: a preparation of digits needs no decoder
+
+    if not path.is_file():
+        raise UnreadableFileError(path, "not found; give an image.")
+    try:
+        with Image.open(path) as image:
+            of_16_bits = image.mode.startswith("I")
+            pixels = np.array(image if of_16_bits else image.convert("L"), dtype=np.float32)
+    except (OSError, ValueError, SyntaxError, struct.error, Image.DecompressionBombError) as error:
+        raise UnreadableFileError(path, f"not decodable as an image ({error}); fetch the file again.") from error
+    return torch.from_numpy(pixels) / (65535 if of_16_bits else 255)
+
+
+def fit_square(image: Float[Tensor, "height width"], size: int) -> Float[Tensor, "size size"]:
+    """Pad an image to a square with black, around its middle, and scale it.
+
+    Parameters
+    ----------
+    image
+        [height, width].
+    size
+        Wanted height and width in pixels; larger than the image: :func:`upscale`, smaller: bilinear with antialiasing.
+
+    Returns
+    -------
+    [size, size].
+    """
+    height, width = image.shape
+    longer = max(height, width)
+    left, top = (longer - width) // 2, (longer - height) // 2
+    square = torch.nn.functional.pad(image, (left, longer - width - left, top, longer - height - top))
+    if longer <= size:
+        return square if longer == size else upscale(square.unsqueeze(0), size).squeeze(0)
+    planes = square[None, None]
+    return torch.nn.functional.interpolate(planes, (size, size), mode="bilinear", antialias=True)[0, 0]
+
+
 def upscale(images: Float[Tensor, "batch height width"], size: int = 28) -> Float[Tensor, "batch size size"]:
     """Scale images to ``size`` x ``size`` by bilinear interpolation; the range of the values stays.
 

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Unpack
 
-import soundfile
-
+from data_prep.audio import libsndfile_reads
 from data_prep.clips import audio_stream, visual_stream
 from data_prep.errors import PrepError, UnreadableFileError
 from data_prep.manifest_table import OWN_COLUMNS, Entry, class_names, find_file, read_manifest
@@ -87,8 +86,7 @@ def _video(name: Modality, sizes: Sizes, files: Sequence[Path]) -> Stream:
 
 def _sound_job(path: Path) -> Any:  # noqa: ANN401 (what the stream's jobs are)
     """Return a job that reads the file with libsndfile, or as a video's soundtrack where that cannot."""
-    by_libsndfile = path.suffix[1:].upper() in soundfile.available_formats()
-    return str(path), None if by_libsndfile else (0.0, math.inf), True
+    return str(path), None if libsndfile_reads(path) else (0.0, math.inf), True
 
 
 KINDS = {

@@ -123,4 +123,5 @@ def photo_stream(name: Modality, size: int = PHOTO_SIZE) -> Stream:
     if size < 1:
         raise PrepError(f"image size {size}: must be 1 pixel or more.")
     decode = functools.partial(decode_photo, size=size)
-    return Stream(name, "image", (3, size, size), "uint8", decode, (CENTRE, CENTRE))
+    recipe = {"maker": "photo", "size": size}
+    return Stream(name, "image", (3, size, size), "uint8", decode, recipe, (CENTRE, CENTRE))

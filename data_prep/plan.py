@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.writer import Exclusion
+from fedcmi_flwr.schema import Recipe
 from fedcmi_flwr.types import Modality
 
 MeanStd = tuple[float | tuple[float, ...], float | tuple[float, ...]]
@@ -31,6 +32,8 @@ class Stream:
     decode: Callable[[Any], NDArray[Any]]
     """Job -> array of this shape, called in a worker: a module's function or a partial of one. Raises
     UnreadableFileError for a source file that cannot be used; any other exception ends the preparation."""
+    recipe: Recipe
+    """The same for a file that stands alone, for ``recipes.json``."""
     mean_std: MeanStd | None = (0.0, 1.0)
     """Normalisation; MEASURED: mean and standard deviation over the train split as stored, of series by channel."""
 

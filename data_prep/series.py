@@ -122,4 +122,5 @@ def series_stream(name: Modality, channels: int, points: int = POINTS) -> Stream
     if points < 2:
         raise PrepError(f"points = {points}: must be 2 or more.")
     decode: Any = functools.partial(decode_series, channels=channels, points=points)
-    return Stream(name, "series", (channels, points), "float32", decode, MEASURED)
+    recipe = {"maker": "series", "channels": channels, "points": points}
+    return Stream(name, "series", (channels, points), "float32", decode, recipe, MEASURED)

@@ -114,8 +114,36 @@ def encode_text(text: str, tokenizer: str, tokens: int) -> NDArray[np.int32]:
     -------
     [tokens]: [CLS], pieces, [SEP], and 0 for padding.
     """
-    encoded = load_tokenizer(tokenizer)(text, max_length=tokens, truncation=True, padding="max_length")
-    return np.array(encoded["input_ids"], dtype=np.int32)
+    return cut_text(text, described(tokenizer), tokens)
+
+
+def cut_text(text: str, described: str, tokens: int) -> NDArray[np.int32]:
+    """Return what :func:`encode_text` does, with a tokenizer that :func:`described` has described."""
+    return np.array(_cutter(described, tokens).encode(text).ids, dtype=np.int32)
+
+
+@functools.lru_cache(maxsize=2)
+def described(tokenizer: str) -> str:
+    """Return all that there is to know of a tokenizer, its words included, as JSON of the package tokenizers."""
+    backend = load_tokenizer(tokenizer).backend_tokenizer
+    copy = type(backend).from_str(backend.to_str())
+    copy.no_truncation()
+    copy.no_padding()
+    return str(copy.to_str())
+
+
+@functools.lru_cache(maxsize=2)
+def _cutter(described: str, tokens: int) -> Any:  # noqa: ANN401 (tokenizers comes with the optional transformers)
+    try:
+        from tokenizers import Tokenizer
+    except ImportError as error:
+        raise PrepError(
+            "text needs the package tokenizers, which is missing; pip install 'fedcmi-flwr[text]'."
+        ) from error
+    cutter = Tokenizer.from_str(described)
+    cutter.enable_truncation(tokens)
+    cutter.enable_padding(length=tokens)
+    return cutter
 
 
 def decode_text(stored: NDArray[np.integer[Any]], tokenizer: str) -> str:
@@ -123,7 +151,7 @@ def decode_text(stored: NDArray[np.integer[Any]], tokenizer: str) -> str:
     return str(load_tokenizer(tokenizer, local_only=True).decode(stored.tolist(), skip_special_tokens=True))
 
 
-def text_stream(name: Modality, tokenizer: str, tokens: int = TOKENS) -> Stream:
+def text_stream(name: Modality, tokenizer: str, tokens: int = TOKENS, *, tweets: bool = False) -> Stream:
     """Return the stream of a text modality; its jobs are texts.
 
     Parameters
@@ -134,6 +162,8 @@ def text_stream(name: Modality, tokenizer: str, tokens: int = TOKENS) -> Stream:
         As for :func:`load_tokenizer`.
     tokens
         Stored tokens of each text, 3 or more.
+    tweets
+        Whether :func:`clean_tweet` has made the texts, which it is to do with others then.
 
     Returns
     -------
@@ -147,7 +177,8 @@ def text_stream(name: Modality, tokenizer: str, tokens: int = TOKENS) -> Stream:
     if tokens < 3:
         raise PrepError(f"tokens = {tokens}: must be 3 or more, for [CLS], a word and [SEP].")
     decode = functools.partial(encode_text, tokenizer=tokenizer, tokens=tokens)
-    return Stream(name, "tokens", (tokens,), "int32", decode)
+    recipe = {"maker": "tokens", "tokens": tokens, "tweets": tweets, "tokenizer": described(tokenizer)}
+    return Stream(name, "tokens", (tokens,), "int32", decode, recipe)
 
 
 def vocabulary(tokenizer: str) -> Mapping[str, Any]:

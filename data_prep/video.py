@@ -107,6 +107,12 @@ def read_soundtrack(path: Path, segment: Segment | None = None) -> tuple[Float[T
     return waveform, rate
 
 
+def has_sound(path: Path) -> bool:
+    """Return whether a file has a soundtrack; UnreadableFileError if FFmpeg cannot open it."""
+    with _opened(path) as container:
+        return bool(container.streams.audio)
+
+
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[InputContainer]:
     """Open a file, and say in our words what FFmpeg finds wrong with it meanwhile."""

@@ -39,7 +39,7 @@ def run_tasks(work: Callable[[Task], Result], tasks: Iterable[Task], workers: in
         A worker died; what ``work`` raises is raised as it is.
     """
     if workers == 1:
-        with _one_torch_thread():
+        with one_torch_thread():
             yield from map(work, tasks)
         return
     context = multiprocessing.get_context("forkserver")
@@ -57,7 +57,7 @@ def run_tasks(work: Callable[[Task], Result], tasks: Iterable[Task], workers: in
 
 
 @contextlib.contextmanager
-def _one_torch_thread() -> Iterator[None]:
+def one_torch_thread() -> Iterator[None]:
     """Keep torch to one thread as in a worker: sums over several threads would differ in their last bits."""
     import torch
 

@@ -1,5 +1,6 @@
 """Replies as they arrive, instead of all at once when the last one is there."""
 
+import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -12,7 +13,11 @@ from flwr.supercore.run import Run
 AT_ONCE = 4
 """Replies that are in memory together at most."""
 POLL_SECONDS = 0.5
-"""Time between two looks for replies where the last one found none; Flower's own is 3 s."""
+"""Longest time between two looks for replies where the last one found none; Flower's own is 3 s."""
+FIRST_POLL_SECONDS = 0.01
+"""Shortest."""
+POLL_SHARE = 0.1
+"""Of the time since something was found, until the next look: short work waits shortly."""
 
 
 class ArrivalGrid(Grid):
@@ -22,10 +27,14 @@ class ArrivalGrid(Grid):
     ----------
     grid
         Flower's.
+    in_flight
+        Messages that are sent before one of them is answered, at most. Flower 1.41's simulation looks through all
+        of them for each of its nodes, over and over; on devices all go out at once.
     """
 
-    def __init__(self, grid: Grid) -> None:
+    def __init__(self, grid: Grid, in_flight: int = sys.maxsize) -> None:
         self._grid = grid
+        self._in_flight = in_flight
 
     def set_run(self, run: Run) -> None:
         """Set the run this grid works for."""
@@ -60,7 +69,7 @@ class ArrivalGrid(Grid):
         return self._grid.pull_messages(message_ids)
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        """Send messages now, and return an iterator that waits for their replies, in the order of arrival.
+        """Send messages, and return an iterator that waits for their replies, in the order of arrival.
 
         Parameters
         ----------
@@ -74,11 +83,19 @@ class ArrivalGrid(Grid):
         Iterator over the replies.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        sent = self._grid.push_messages(messages)
-        return self._arriving([name for name in sent if name], deadline)  # None: Flower could not send it
+        unsent = iter(messages)
+        return self._arriving(self._send(unsent, 0), unsent, deadline)
 
-    def _arriving(self, waiting: list[str], deadline: float | None) -> Iterator[Message]:
+    def _send(self, unsent: Iterator[Message], waiting: int) -> list[str]:
+        """Send what may go out while so many are not answered."""
+        sent: list[str] = []
+        while chosen := list(islice(unsent, self._in_flight - waiting - len(sent))):
+            sent += [name for name in self._grid.push_messages(chosen) if name]  # None: Flower could not send it
+        return sent
+
+    def _arriving(self, waiting: list[str], unsent: Iterator[Message], deadline: float | None) -> Iterator[Message]:
         """Ask for a few at a time, so that no more are in memory however many have arrived."""
+        last = time.monotonic()
         while waiting:
             found, unanswered = 0, []
             ids = iter(waiting)
@@ -89,8 +106,11 @@ class ArrivalGrid(Grid):
                 found += len(replies)
                 while replies:
                     yield replies.popleft()
-            waiting = unanswered
+            waiting = unanswered + self._send(unsent, len(unanswered))
             if deadline is not None and time.monotonic() >= deadline:
                 return
-            if waiting and not found:
-                time.sleep(POLL_SECONDS)
+            if found:
+                last = time.monotonic()
+            elif waiting:
+                quiet = time.monotonic() - last
+                time.sleep(min(POLL_SECONDS, max(FIRST_POLL_SECONDS, POLL_SHARE * quiet)))

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markdown import Markdown
 from rich.markup import escape
 
 from fedcmi_flwr.cli_deploy import deploy
+from fedcmi_flwr.cli_predict import export, predict
 from fedcmi_flwr.cli_prep import inspect, prep
 from fedcmi_flwr.terminal import console, end_with_what_was_started, fail
 
@@ -20,6 +20,8 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 app.add_typer(prep, name="prep")
 app.add_typer(deploy, name="deploy")
 app.command()(inspect)
+app.command()(predict)
+app.command()(export)
 
 SettingsArgument = Annotated[
     list[str], typer.Argument(help="Settings: names of files in server_app/recipes, or TOML files of your own.")
@@ -78,6 +80,8 @@ def run(
 
 def _run(chosen: "Launch", clients_at_once: int | None) -> None:
     """Run a simulation; then show its summary."""
+    from rich.markdown import Markdown
+
     from server_app import launch
 
     console.print(f"run directory: {chosen.run_dir}", markup=False)
@@ -112,6 +116,8 @@ def bench(
     set_: Annotated[list[str] | None, typer.Option("--set", help="key=value for all runs; repeatable.")] = None,
 ) -> None:
     """Run rows x settings x seeds, and write results.csv, table.md and plots."""
+    from rich.markdown import Markdown
+
     from server_app import bench_configs, bench_table, experiments, processes
 
     end_with_what_was_started()

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markdown import Markdown
 from rich.table import Table
 
 from fedcmi_flwr.terminal import console, end_with_what_was_started, errors, fail
@@ -86,6 +85,8 @@ def run(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the unfinished run in --run-dir.")] = False,
 ) -> None:
     """Train on the rehearsal's nodes where it is up, else on the real ones; exit status 0 only if it completed."""
+    from rich.markdown import Markdown
+
     from server_app.deploy.training import train
     from server_app.resume import RunFinishedError
 

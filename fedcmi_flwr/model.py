@@ -285,9 +285,9 @@ class MultimodalModel(nn.Module):
         return tuple(f"branches.{name}.encoder.trunk." for name in self.spec.frozen)
 
     def forward(self, batch: Batch) -> ModelOutput:
-        """Run every owned branch on the samples that have the modality, and the fusion head on all samples."""
+        """Run the branch of every modality in the batch on the samples that have it, and the fusion head on all."""
         u, q, self_logits, infiltration_logits = {}, {}, {}, {}
-        for name in self.owned:
+        for name in (name for name in self.owned if name in batch.inputs):
             branch, rows = self.branch(name), None
             if not batch.complete:
                 rows = batch.present[:, self.spec.modalities.index(name)]

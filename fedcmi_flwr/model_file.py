@@ -12,6 +12,7 @@ from safetensors.numpy import save_file
 from fedcmi_flwr.aggregation import AnyArray
 from fedcmi_flwr.model import ModelSpec, MultimodalModel
 from fedcmi_flwr.schema import ModalitySpec
+from fedcmi_flwr.types import Modality
 
 
 class CheckpointError(ValueError):
@@ -50,13 +51,15 @@ def save_model(
     partial.replace(path)
 
 
-def load_model(path: Path) -> tuple[MultimodalModel, dict[str, Any]]:
+def load_model(path: Path, modalities: Sequence[Modality] | None = None) -> tuple[MultimodalModel, dict[str, Any]]:
     """Build the model of a checkpoint and load its weights.
 
     Parameters
     ----------
     path
         A file written by :func:`save_model`.
+    modalities
+        Whose branches to build and read; None: all.
 
     Returns
     -------
@@ -65,17 +68,28 @@ def load_model(path: Path) -> tuple[MultimodalModel, dict[str, Any]]:
     Raises
     ------
     CheckpointError
-        Not a safetensors file, or without this project's metadata.
+        Not a safetensors file, without this project's metadata, or without one of the modalities.
     """
     try:
         with safe_open(path, framework="pt") as file:
             metadata = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+            wanted = _wanted(metadata["inputs"], modalities)
+            left_out = tuple(f"branches.{item['name']}." for item in metadata["inputs"] if item not in wanted)
+            names = [name for name in file.keys() if not name.startswith(left_out)]  # noqa: SIM118 (not a mapping)
+            arrays = {name: file.get_tensor(name) for name in names}
         fields = dict(**metadata["model"])
         described: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
-        spec, inputs = ModelSpec(**described), [ModalitySpec.from_fields(item) for item in metadata["inputs"]]
+        spec, inputs = ModelSpec(**described), [ModalitySpec.from_fields(item) for item in wanted]
         model = MultimodalModel(spec, inputs)
         model.load_state_dict(arrays)
     except (SafetensorError, LookupError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{path}: not a model written by this project ({error}).") from error
     return model.eval(), metadata
+
+
+def _wanted(inputs: Sequence[Mapping[str, Any]], modalities: Sequence[Modality] | None) -> list[Mapping[str, Any]]:
+    names = [item["name"] for item in inputs]
+    unknown = [name for name in modalities or () if name not in names]
+    if unknown or modalities == []:
+        raise ValueError(f"asked for modalities {list(modalities or ())}, it has {names}")
+    return [item for item in inputs if modalities is None or item["name"] in modalities]

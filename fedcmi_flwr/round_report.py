@@ -68,6 +68,9 @@ class RoundReport:
     train_seconds: dict[int, float] = field(default_factory=dict)
     """Partition id -> seconds that training took on the node, where it says so and its update was averaged; empty with
     :attr:`privacy`."""
+    asking_seconds: float = 0.0
+    """From the start of sampling until it was known which nodes train; in a simulation's first round their processes
+    start meanwhile."""
     seconds: float = 0.0
     """From the start of sampling to the end of aggregation."""
 

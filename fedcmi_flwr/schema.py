@@ -3,6 +3,7 @@
 Layout of one prepared directory::
 
     dataset.json                 DatasetSpec; written last, so its presence means "finished"
+    recipes.json                 how a file becomes a stored sample, per modality: what inference on files needs
     <split>/<modality>.npy       [samples, *shape], rows of absent modalities hold zeros
     <split>/labels.npy           [samples], int64 class indices
     <split>/samples.csv          id, label, group, modalities ("audio+visual"), source
@@ -27,6 +28,10 @@ AXES = {
 }
 """Kind -> axes of one sample. Tokens are integers, 0 is padding."""
 KINDS = tuple(AXES)
+
+
+Recipe = Mapping[str, Any]
+"""How one modality's samples are made of files: "maker", a name in ``data_prep.recipes.MAKERS``, and its arguments."""
 
 
 class SchemaError(ValueError):
@@ -112,6 +117,41 @@ def labels_path(directory: Path, split: str) -> Path:
 def samples_path(directory: Path, split: str) -> Path:
     """Return where the sample table of one split is stored."""
     return directory / split / "samples.csv"
+
+
+def write_recipes(directory: Path, recipes: Mapping[str, Recipe]) -> None:
+    """Write ``recipes.json``: modality -> recipe, of every stored modality."""
+    text = json.dumps({name: dict(recipe) for name, recipe in recipes.items()}, indent=2, sort_keys=True)
+    (directory / "recipes.json").write_text(text + "\n", encoding="utf-8")
+
+
+def read_recipes(directory: Path) -> dict[str, Recipe]:
+    """Read ``recipes.json``.
+
+    Parameters
+    ----------
+    directory
+        A prepared directory.
+
+    Returns
+    -------
+    Modality -> recipe; none where an earlier release prepared the directory, or another program.
+
+    Raises
+    ------
+    SchemaError
+        The file is not a JSON object of objects.
+    """
+    path = directory / "recipes.json"
+    if not path.is_file():
+        return {}
+    try:
+        recipes = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise SchemaError(f"{path}: not JSON ({error}); prepare the data again.") from error
+    if not isinstance(recipes, dict) or not all(isinstance(recipe, dict) for recipe in recipes.values()):
+        raise SchemaError(f"{path}: must hold an object of objects; prepare the data again.")
+    return recipes
 
 
 def write_spec(directory: Path, spec: DatasetSpec) -> None:

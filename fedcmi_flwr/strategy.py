@@ -208,6 +208,7 @@ class FedCMI(FedAvg):
         except RoundFailedError as error:
             report.failed = str(error)
             return []
+        report.asking_seconds = time.monotonic() - report.started
         report.known = dict(self.nodes.known)
         for node in chosen:
             info = report.known[node]

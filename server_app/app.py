@@ -2,6 +2,7 @@
 
 import json
 import logging
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -30,7 +31,7 @@ from fedcmi_flwr.nodes import RoundFailedError
 from fedcmi_flwr.packing import to_arrays, to_state_dict
 from fedcmi_flwr.privacy import Privacy, PrivacyBudgetError, check_arrays
 from fedcmi_flwr.robust import RobustAggregation
-from fedcmi_flwr.schema import DatasetSpec, read_spec
+from fedcmi_flwr.schema import DatasetSpec, read_recipes, read_spec
 from fedcmi_flwr.sections import section_items
 from fedcmi_flwr.seeding import torch_global_seed
 from fedcmi_flwr.server_optimizers import OWN_LR, ServerOptimizer
@@ -48,13 +49,15 @@ from server_app.round_checkpoint import CHECKPOINTS, Checkpoint, round_of, store
 
 app = ServerApp()
 logger = logging.getLogger("flwr.fedcmi")
+SIMULATED_IN_FLIGHT = 64
+"""Messages that a simulation, in whose process Flower has Ray, has out at a time; more than there are actors."""
 
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run a federation from Flower's run-config."""
     config = read_run_config(context.run_config)
-    run(config, ArrivalGrid(grid))
+    run(config, ArrivalGrid(grid, SIMULATED_IN_FLIGHT) if "ray" in sys.modules else ArrivalGrid(grid))
 
 
 def run(
@@ -129,6 +132,7 @@ class Federation:
         stored = read_spec(prepared)
         chosen = chosen_modalities(config.data.modalities, stored.modality_names)
         check_modality_names(chosen)
+        self.recipes = {name: recipe for name, recipe in read_recipes(prepared).items() if name in chosen}
         self.data: DatasetSpec = replace(stored, modalities=tuple(m for m in stored.modalities if m.name in chosen))
         views = views_from(config.views)
         check_views(views, stored.modalities)
@@ -312,7 +316,7 @@ class Federation:
         votes = decisions.default.votes
         rule = {"self-head-votes": votes.self_heads, "infiltration-votes": votes.infiltration_heads}
         described = {"run-config": dict(self.config.raw), **rule, "decisions": decisions.to_json()}
-        notes = {"round": self.server_round, **described}
+        notes = {"round": self.server_round, **described, "recipes": self.recipes}
         whole = to_arrays(self.model.state_dict())  # with the frozen trunks, so that it can be loaded alone
         save_model(self.directory.model_path, whole, self.spec, self.data.modalities, self.data.classes, notes)
 

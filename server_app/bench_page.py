@@ -12,6 +12,7 @@ import pandas as pd
 
 from server_app import html_page as html
 from server_app.bench_fairness import fairness_caption, fairness_cells
+from server_app.bench_matrix import CAPTION, HEAD, matrix_cells, read_matrices
 from server_app.charts import (
     BLACK,
     COLOURS,
@@ -123,7 +124,8 @@ def bench_page(directory: Path) -> str:
     _check_rows(directory, results, comparison)
     settings = [read_setting(directory, str(name), results, comparison) for name in results["setting"].unique()]
     colours = method_colours(settings, comparison.baseline)
-    parts = [part for setting in settings for part in _setting_parts(setting, colours)]
+    matrices = read_matrices(directory)
+    parts = [part for setting in settings for part in _setting_parts(setting, colours, matrices)]
     servers = [server for setting in settings for server in setting.servers]
     return html.page(
         f"Bench {directory.absolute().name}: {', '.join(setting.name for setting in settings)}",
@@ -206,10 +208,15 @@ def method_colours(settings: Sequence[Setting], baseline: str) -> dict[str, str]
     return {**dict.fromkeys(order, GREY), baseline: BLACK, **dict(zip(shown, COLOURS, strict=False))}
 
 
-def _setting_parts(setting: Setting, colours: Mapping[str, str]) -> list[str]:
+def _setting_parts(setting: Setting, colours: Mapping[str, str], matrices: pd.DataFrame) -> list[str]:
     below = [html.paragraph(sentence) for sentence in sentences(setting.results, setting.comparison)]
-    tables = [_table(setting), *below, _fairness_table(setting)]
+    tables = [_table(setting), *below, *_matrix_table(setting, matrices), _fairness_table(setting)]
     return [html.heading(setting.name), *tables, html.figures(_charts(setting, colours))]
+
+
+def _matrix_table(setting: Setting, matrices: pd.DataFrame) -> list[str]:
+    cells = matrix_cells(matrices[matrices["setting"] == setting.name], setting.methods)
+    return [html.table(f"Accuracy matrix, on {_evaluated_on(setting)}. {CAPTION}", HEAD, cells)] if cells else []
 
 
 def _evaluated_on(setting: Setting) -> str:

@@ -8,6 +8,7 @@ import pandas as pd
 
 from fedcmi_flwr.evaluate import is_head
 from server_app.bench_fairness import fairness_caption, fairness_cells
+from server_app.bench_matrix import MATRIX, collect_matrices, matrix_table
 from server_app.comparison import OWN, Comparison, sentences, shown_predictions
 from server_app.experiments import Experiment
 from server_app.fairness import FIGURES, figures
@@ -203,7 +204,7 @@ def _reached_text(values: Sequence[float]) -> str:
 
 
 def write_results(experiments: Sequence[Experiment], baseline: str, percent: float | None, out: Path) -> str:
-    """Write results.csv, comparison.json, table.md and a plot per setting below ``out``.
+    """Write results.csv, matrix.csv, comparison.json, table.md and a plot per setting below ``out``.
 
     Parameters
     ----------
@@ -235,7 +236,9 @@ def write_results(experiments: Sequence[Experiment], baseline: str, percent: flo
     own = {experiment.row for experiment in experiments if experiment.config["method"] == OWN}
     comparison = Comparison(rows, baseline, targets, own)
     comparison.write(out)
-    text = table(results, comparison)
+    matrices = collect_matrices(experiment for experiment, _ in runs)
+    matrices.to_csv(out / MATRIX, index=False)
+    text = "\n".join([table(results, comparison), *matrix_table(matrices, rows)])
     (out / "table.md").write_text(text, encoding="utf-8")
     for setting in targets:
         of_setting = [run for run in runs if run[0].setting == setting]

@@ -15,8 +15,9 @@ from fedcmi_flwr.config import read_run_config
 from fedcmi_flwr.methods import Scalar, hyperparameters
 from server_app.app_table import run_command
 from server_app.bench_configs import RunConfigs
-from server_app.launch import Show, load_client_app, run_in_process, run_with_flower
+from server_app.launch import load_client_app, run_in_process, run_with_flower
 from server_app.processes import Job, run_jobs
+from server_app.progress import Show
 
 RECORD = "bench.json"
 """What a bench directory is for."""

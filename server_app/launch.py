@@ -1,14 +1,11 @@
 """From the command line's options to a finished run, on Flower or in this process."""
 
 import importlib
-import math
-import os
 import time
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import torch
 from flwr.clientapp import ClientApp
 
 from fedcmi_flwr.config import RunConfig, read_run_config
@@ -20,10 +17,8 @@ from fedcmi_flwr.sections import ConfigError
 from server_app.app import run as run_server
 from server_app.app_table import client_app_reference, default_run_config, project_directory
 from server_app.flower_run import run_on_flower
-from server_app.report import read_metrics, round_line
-from server_app.resume import records_kept
-
-Show = Callable[[str], None]
+from server_app.gpu_share import gpu_share
+from server_app.progress import Progress, Show, StartUp
 
 
 def load_client_app() -> ClientApp:
@@ -157,9 +152,9 @@ def run_with_flower(raw: Mapping[str, Scalar], num_nodes: int, show: Show, clien
     """
     config = read_run_config(raw)
     check_enough_nodes(config, num_nodes)
-    share, text = gpu_share(config, num_nodes, clients_at_once)
+    share, text = gpu_share(raw, num_nodes, load_client_app(), clients_at_once)
     show(text)
-    progress = Progress(Path(config.run_dir), config, show)
+    progress = Progress(Path(config.run_dir), config, show, StartUp())
     run_on_flower(project_directory(), raw, num_nodes, share, progress.update)
     return Path(config.run_dir)
 
@@ -171,43 +166,3 @@ def check_enough_nodes(config: RunConfig, num_nodes: int) -> None:
             f"num-nodes = {num_nodes}: fewer than min-available-nodes = {config.federation.min_available_nodes}; "
             "simulate more nodes or lower it."
         )
-
-
-def gpu_share(config: RunConfig, num_nodes: int, clients_at_once: int | None) -> tuple[float, str]:
-    """Return the GPU share of each client and a line that says which device trains."""
-    cores = len(os.sched_getaffinity(0))
-    if config.machine.device == "cpu" or not torch.cuda.is_available():
-        return 0.0, f"clients train on the CPU, {cores} at a time"
-    sampled = max(int(num_nodes * config.federation.fraction_train), config.federation.min_train_nodes)
-    at_once = clients_at_once or max(1, min(sampled, cores, num_nodes) // torch.cuda.device_count())
-    share = math.floor(1000 / at_once) / 1000
-    return share, f"clients train on {torch.cuda.get_device_name()}, {at_once} at a time on each GPU"
-
-
-class Progress:
-    """Shows the rounds of a run directory as they appear.
-
-    Parameters
-    ----------
-    run_dir
-        The run's directory; it may not exist yet.
-    config
-        The run's configuration.
-    show
-        Called with one line a round.
-    """
-
-    def __init__(self, run_dir: Path, config: RunConfig, show: Show) -> None:
-        self.run_dir = run_dir
-        self.rounds = config.federation.num_server_rounds
-        self.show = show
-        self.shown = records_kept(run_dir) if config.checkpoints.resume else 0
-
-    def update(self) -> None:
-        """Show the rounds that are new since the last call."""
-        if not (self.run_dir / "metrics.jsonl").is_file():
-            return
-        records = read_metrics(self.run_dir)
-        for record in records[self.shown :]:
-            self.show(round_line(record, self.rounds))
-        self.shown = len(records)

@@ -16,8 +16,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from server_app.app_table import client_app_reference
-from server_app.launch import Show
 from server_app.locks import try_to_lock
+from server_app.progress import Show
 
 PRELOADED = ("server_app.experiments", "torch._dynamo", "flwr_datasets.partitioner", "rich.markdown", "typer")
 """Imported once, before forking; those after the first are imported elsewhere when they are first used."""

@@ -188,6 +188,7 @@ def round_record(server_round: int, counts: Mapping[str, Counts], report: RoundR
     return {
         "round": server_round,
         "seconds": report.seconds,
+        "asking_seconds": report.asking_seconds,
         "train_seconds": {str(partition): seconds for partition, seconds in report.train_seconds.items()},
         "losses": report.losses,
         "class_statistics": {

@@ -151,11 +151,11 @@ def _curves(run: Run) -> list[Chart]:
 
 
 def _accuracy_lines(run: Run, x: Any) -> list[Line]:  # noqa: ANN401
-    colours = modality_colours(run.modalities)
+    subsets = [name.rpartition(" ")[0] for name in run.records[0]["accuracy"]]
+    colours = modality_colours([*run.modalities, *(name for name in subsets if "+" in name)])
     return [
-        Line(name, x, 100 * _column(run.records, "accuracy", name), colour, is_head(name))
-        for name in run.records[0]["accuracy"]
-        for colour in [colours.get(name.rpartition(" ")[0], BLACK)]
+        Line(name, x, 100 * _column(run.records, "accuracy", name), colours.get(subset, BLACK), is_head(name))
+        for name, subset in zip(run.records[0]["accuracy"], subsets, strict=True)
     ]
 
 

@@ -13,7 +13,7 @@ from fedcmi_flwr.methods import Scalar, hyperparameters
 from fedcmi_flwr.sections import ConfigError
 from server_app.bench_configs import RunConfigs
 from server_app.experiments import Experiment, claim, plan, run_all
-from server_app.launch import Show
+from server_app.progress import Show
 from server_app.report import final_accuracy, read_metrics
 from server_app.statistics import MAIN
 

@@ -167,6 +167,11 @@ def decision(dominant: str | None, **temperatures: Sequence[float]) -> Dominance
 Change = Callable[[dict[str, Any]], None]
 
 
+def untimed(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a line of metrics.jsonl without what clocks say."""
+    return {**record, "seconds": 0, "asking_seconds": 0, "train_seconds": {}}
+
+
 def prepare(
     directory: Path,
     present: Mapping[str, Array],

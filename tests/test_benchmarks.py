@@ -17,6 +17,7 @@ SMALLEST = {
     "bench_prep.py": ["--clips", "24", "--repetitions", "1"],
     "aggregation.py": ["--replies", "3", "--megabytes", "0.1", "--tensors", "4"],
     "network.py": ["--megabytes", "0.1", "--tensors", "4", "--turns", "1", "--only", "packed, as they arrive"],
+    "simulation.py": ["--only", "growth", "--nodes", "4", "--rounds", "3"],
 }
 BARE = ("flwr", "flwr_datasets", "jaxtyping", "pandas", "ray", "safetensors", "scipy", "sklearn", "pyarrow")
 """What a machine with torch and torchvision alone has not."""
@@ -48,6 +49,11 @@ def test_rounds_over_the_network_are_measured_on_real_processes(tmp_path: Path) 
     found = _run([str(ROOT / "tests" / "benchmarks" / "network.py"), *SMALLEST["network.py"]], tmp_path)
     for row in ("one array per tensor", "packed, as they arrive"):
         assert re.search(rf"^{row} .*\d x", found, re.MULTILINE)
+
+
+def test_simulated_rounds_are_measured_on_ray(tmp_path: Path) -> None:
+    found = _run([str(ROOT / "tests" / "benchmarks" / "simulation.py"), *SMALLEST["simulation.py"]], tmp_path)
+    assert re.search(r"^4 .* s .* MB .*\d x the first row's", found, re.MULTILINE)
 
 
 @pytest.mark.parametrize("script", ["step.py", "epoch.py"])

@@ -29,11 +29,15 @@ RUN_ELSEWHERE = {
     "make demo": ROOT / ".ci" / "run",
     "make test": ROOT / ".ci" / "run",
     "fedcmi deploy": ROOT / "tests" / "server_app" / "test_rehearsal.py",
+    "ray start": ROOT / "tests" / "server_app" / "test_ray_cluster.py",
+    "RAY_ADDRESS=": ROOT / "tests" / "server_app" / "test_ray_cluster.py",
     "make bench": ROOT / "tests" / "test_benchmarks.py",
 }
 SHORTER = {
     "fedcmi prep": "",
     "fedcmi inspect": "",
+    "fedcmi predict": "",
+    "fedcmi export": "",
     "fedcmi run --recipe server_app/recipes/cremad": (
         "--rounds 1 --num-nodes 8 --set local-epochs=1 --set min-partition-size=2 --set batch-size=8 "
         "--set lr-decay-start=-1 --set view-size=32"
@@ -91,6 +95,7 @@ def archives(tmp_path_factory: pytest.TempPathFactory, avmnist_raw: Path) -> dic
     return {
         "AVMNIST": avmnist_raw, "OWNDATA": own, "CRISISMMD": crisismmd, "BERT": tokenizer,
         "CREMAD": videos / "cremad", "AVE": videos / "ave",
+        "DIGIT.wav": avmnist_raw / "recordings" / "7_ann_8.wav",
     }  # fmt: skip
 
 
@@ -153,6 +158,10 @@ def test_command(command: str, checkout: Path, environment: dict[str, str], arch
         output = done.stdout + done.stderr
         assert "round 1/1 | loss fused" in output, output
         assert "sampled 2 of 2 nodes" in output
+    if command.startswith("fedcmi predict"):
+        assert ("[audio]" if command.endswith(".wav") else "by audio)") in done.stdout
+    if command.startswith("fedcmi export"):
+        assert "export.json" in done.stdout
     if command.startswith("fedcmi report"):
         assert f"report: {Path(command.split()[-1]) / 'report.html'}" in done.stdout
     if command.startswith("fedcmi inspect"):

@@ -59,8 +59,8 @@ def plan(raw: Path) -> Plan:
         sources = {name: file.name for name, file in found.items()}
         samples.append(Planned(path.stem, number % 2, f"g{number % 4}", SPLITS[number % 3], jobs, sources))
     streams = [
-        Stream("sound", "series", (1, 2), "float32", decode, MEASURED),
-        Stream("touch", "series", (1, 2), "float16", decode),
+        Stream("sound", "series", (1, 2), "float32", decode, {"maker": "toy"}, MEASURED),
+        Stream("touch", "series", (1, 2), "float16", decode, {"maker": "toy"}),
     ]
     return Plan(("even", "odd"), streams, samples, excluded, {"numpy": np.__version__})
 

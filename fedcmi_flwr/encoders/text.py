@@ -61,7 +61,7 @@ class Bert(Encoder):
         """Return BERT's pooled output; padding is masked, except at position 0, so that an empty text has one too."""
         mask = x != 0
         mask[:, 0] = True
-        if len(x) == 0:  # which BertModel cannot reshape
+        if x.shape[0] == 0:  # which BertModel cannot reshape
             return torch.zeros(0, self.width, device=x.device)
         pooled: Tensor = self.trunk(input_ids=x, attention_mask=mask.long()).pooler_output
         return pooled

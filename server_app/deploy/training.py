@@ -11,7 +11,8 @@ from fedcmi_flwr.sections import ConfigError
 from server_app.app_table import project_directory
 from server_app.deploy.rehearsal import Rehearsal
 from server_app.flower_cli import FlowerRunError, connection_file, is_healthy, run_app, stop_run
-from server_app.launch import Progress, Show, combine, named_run_dir, read_recipe
+from server_app.launch import combine, named_run_dir, read_recipe
+from server_app.progress import Progress, Show
 from server_app.report import RunDirectory
 from server_app.resume import alone_in_run, check_unchanged, check_unfinished, prepare_resume
 from server_app.round_checkpoint import newest_checkpoint

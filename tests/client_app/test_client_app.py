@@ -172,3 +172,30 @@ def test_training_leaves_torchs_global_generator_alone(federate: Callable[..., P
         reply = next(iter(grid.send_and_receive(messages)))
         results.append([array.numpy().tobytes() for array in reply.content["arrays"].values()])
     assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("method", ["fedcmi-plus", "moon"])
+def test_nodes_that_take_turns_on_a_process_do_not_meet(
+    federate: Callable[..., Parts], monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """The model's object is kept from node to node: they reply the same bits as with one of their own."""
+    replies = []
+    for kept in (True, False):
+        if not kept:
+            monkeypatch.setattr("client_app.app._models", Forgetful())
+        federation, grid, arrays = federate(_nodes("audio+visual", "audio+visual", "audio"), method=method)
+        for server_round in (1, 2):
+            task = ConfigRecord(federation.task_config())
+            messages = list(federation.strategy.configure_train(server_round, arrays, task, grid))
+            found = [reply.content["arrays"] for reply in grid.send_and_receive(messages)]
+        replies.append([{key: array.data for key, array in record.items()} for record in found])
+    assert len(replies[0]) == 3
+    assert replies[0] == replies[1]
+
+
+class Forgetful(dict[str, MultimodalModel]):
+    """Keeps what it is given once for one look."""
+
+    def __contains__(self, key: object) -> bool:
+        """Say that nothing is there."""
+        return False

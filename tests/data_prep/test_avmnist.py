@@ -96,7 +96,7 @@ def test_same_settings_give_the_same_bytes(raw_avmnist: Path, tmp_path: Path) ->
         _files(avmnist.prepare(raw_avmnist, tmp_path / name, seed=seed, train_size=20))
         for name, seed in (("a", 0), ("b", 0), ("c", 1))
     )
-    assert len(first) == 9
+    assert len(first) == 10
     assert first == again
     assert first["train/samples.csv"] != other["train/samples.csv"]
     assert first["test/audio.npy"] != other["test/audio.npy"]

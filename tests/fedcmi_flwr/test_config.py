@@ -55,6 +55,7 @@ def test_overrides_reach_the_method_and_integers_stand_for_floats() -> None:
         ("multimodal-ratio", True, "a number from 0 to 1"),
         ("validation-share", 0.6, "a number from 0 to 0.5"),
         ("validation-share", -0.1, "a number from 0 to 0.5"),
+        ("calibration-share", 0.6, "a number from 0 to 0.5"),
         ("data", 7, "data set or the path"),
         ("encoder", 7, "encoder's name"),
         ("embedding-dim", 0, "a number from 1"),

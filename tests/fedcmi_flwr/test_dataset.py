@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fedcmi_flwr.dataset import DataError, check_modality_names, load_split, locate
-from fedcmi_flwr.partitions import cut_validation, own_samples, owned_modalities, partition, validation_samples
+from fedcmi_flwr.partitions import cut_validation, own_samples, owned_modalities, partition, training_parts
 from fedcmi_flwr.samples import Samples
 from fedcmi_flwr.sections import DataConfig
 
@@ -212,9 +212,9 @@ def test_modality_names_that_cannot_name_parameters_are_refused(name: str) -> No
 def test_nodes_train_on_what_the_server_does_not_validate_on(prepared: Path, kind: str) -> None:
     """Of 20 samples a class a quarter is cut off; one of the 60 has no modality and is nobody's."""
     samples, config = load_split(prepared, "train"), replace(_config(kind), validation_share=0.25)
-    held_out = validation_samples(samples, config, seed=0)
+    held_out = np.intersect1d(training_parts(samples.labels, config, seed=0).validation, samples.rows)
     dealt = [row for rows in _dealt(samples, config, 4) for row in rows]
-    assert sorted([*dealt, *held_out.rows.tolist()]) == [row for row in range(COUNT) if row != 20]
+    assert sorted([*dealt, *held_out]) == [row for row in range(COUNT) if row != 20]
     counts = np.bincount(samples.labels[cut_validation(samples.labels, 0.25, 0)[1]])
     assert counts.tolist() == [5, 5, 5]
     ears = load_split(prepared, "train", ("audio",))
@@ -233,7 +233,25 @@ def test_the_cut_follows_the_seed_and_leaves_every_class_a_sample() -> None:
     assert cut_validation(labels, 0.0, seed=0)[0].tolist() == list(range(16))
 
 
-def test_a_device_with_data_of_its_own_has_no_validation_part(prepared: Path) -> None:
-    config = replace(_config("iid"), validation_share=0.2)
-    with pytest.raises(DataError, match=r"validation-share = 0\.2: is for simulations"):
+@pytest.mark.parametrize(("validation", "calibration"), [(0.25, 0.2), (0.0, 0.2), (0.25, 0.0), (0.0, 0.0)])
+def test_no_sample_is_in_two_parts(prepared: Path, validation: float, calibration: float) -> None:
+    """Of 20 samples a class 5 are validated on, and of the rest, 15 or 20, a fifth is calibrated on."""
+    samples = load_split(prepared, "train")
+    config = replace(_config("iid"), validation_share=validation, calibration_share=calibration)
+    parts = training_parts(samples.labels, config, seed=0)
+    whole = [*parts.training.tolist(), *parts.validation.tolist(), *parts.calibration.tolist()]
+    assert sorted(whole) == list(range(COUNT))
+    sizes = (round(20 * validation), round((20 - round(20 * validation)) * calibration))
+    for part, size in zip((parts.validation, parts.calibration), sizes, strict=True):
+        assert np.bincount(samples.labels[part], minlength=3).tolist() == [size] * 3
+    dealt = [row for rows in _dealt(samples, config, 4) for row in rows]
+    assert sorted(dealt) == [row for row in parts.training.tolist() if row != 20]
+    without = training_parts(samples.labels, replace(config, calibration_share=0.0), seed=0)
+    assert without.validation.tolist() == parts.validation.tolist()
+
+
+@pytest.mark.parametrize("key", ["validation-share", "calibration-share"])
+def test_a_device_with_data_of_its_own_cuts_nothing_off(prepared: Path, key: str) -> None:
+    config = replace(_config("iid"), **{key.replace("-", "_"): 0.2})
+    with pytest.raises(DataError, match=rf"{key} = 0\.2: is for simulations"):
         own_samples(load_split(prepared, "train"), config, "train")

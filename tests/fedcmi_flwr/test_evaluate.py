@@ -2,15 +2,18 @@
 
 import math
 from collections.abc import Iterator
+from itertools import combinations
 
 import numpy as np
 import oracle
 import pytest
 import torch
 
-from fedcmi_flwr.evaluate import Counts, evaluate, measure, summarise
+from fedcmi_flwr.calibration import Bins
+from fedcmi_flwr.decision import Decision, Decisions, subsets, uncalibrated
+from fedcmi_flwr.evaluate import Counts, accuracy_matrix, evaluate, measure, summarise
 from fedcmi_flwr.model import MultimodalModel
-from fedcmi_flwr.types import Batch
+from fedcmi_flwr.types import Batch, Votes
 
 THREE = ("audio", "visual", "touch")
 PRESENT = [[1, 1, 0], [1, 0, 0], [0, 1, 1], [1, 1, 1], [0, 0, 1], [0, 0, 0], [1, 1, 0]]
@@ -58,14 +61,16 @@ def _ways(model: MultimodalModel, batch: Batch, i: int) -> Iterator[tuple[str, i
         if two:
             q[0, m] = branch.infiltration_projector(z).detach().numpy()
             yield f"{THREE[m]} head", int(branch.self_logits(x).argmax())
-    masks = {"fused": has, **{f"{THREE[m]} only": np.arange(3) == m for m in np.flatnonzero(has)}}
+    asked = [chosen for size in (1, 2) for chosen in combinations(np.flatnonzero(has), size)]
+    masks = {f"{'+'.join(THREE[m] for m in chosen)} only": np.isin(range(3), chosen) for chosen in asked}
+    masks["fused"] = has
     for name, mask in masks.items() if has.any() else ():
         yield name, int(model.fusion(torch.from_numpy(oracle.fill(u, q, mask[None]))).argmax())
 
 
 @pytest.mark.parametrize("structure", ["two-projectors", "fusion"])
 def test_every_way_to_predict_is_counted_against_a_loop(structure: str) -> None:
-    """A modality alone predicts from its own u and its q in the other slots; absent samples do not count for it."""
+    """Modalities predict from their u, and their q in the other slots; samples that lack one of them do not count."""
     model = oracle.model(THREE, structure=structure).eval()
     batches = [oracle.batch(PRESENT, range(3), seed=0), oracle.batch(PRESENT[::-1], range(3), seed=1)]
     expected: dict[str, tuple[list[int], list[int]]] = {}
@@ -79,6 +84,40 @@ def test_every_way_to_predict_is_counted_against_a_loop(structure: str) -> None:
     assert found == expected
     assert sum(found["fused"][1]) == 12
     assert sum(found["touch only"][1]) == 6
+    assert sum(found["visual+touch only"][1]) == 4
+
+
+def test_calibration_error_of_a_prediction_is_that_of_its_own_probabilities() -> None:
+    """Over the samples that count for it, each once: bins add up over batches."""
+    model = oracle.model(THREE).eval()
+    batches = [oracle.batch(PRESENT, range(3), seed=seed) for seed in range(2)]
+    found = evaluate(model, batches)
+    chances = torch.cat([model(batch).self_logits["touch"][batch.present[:, 2]].softmax(dim=1) for batch in batches])
+    labels = torch.cat([batch.labels[batch.present[:, 2]] for batch in batches])
+    expected = Bins.of(chances.detach().log(), labels)
+    assert found["touch head"].calibration_error == pytest.approx(expected.expected_error)
+    assert all(counts.bins.count.sum() == counts.count.sum() for counts in found.values())
+    assert all(counts.bins.correct.sum() == counts.correct.sum() for counts in found.values())
+
+
+def test_the_accuracy_matrix_follows_each_subsets_decision() -> None:
+    """Audio by its self head at temperature 1/2, all others by the fusion head: against a loop over samples."""
+    model, batch = oracle.model(THREE).eval(), oracle.batch(PRESENT * 3, range(3))
+    by_head = Decision(Votes(self_heads=1.0, fusion=0.0), 0.5, calibrated=True)
+    decisions = Decisions(THREE, uncalibrated(Votes()), {("audio",): by_head})
+    found = accuracy_matrix(model, [batch], decisions)
+    ways = [dict(_ways(model, batch, i)) for i in range(len(batch.labels))]
+    names = {("audio",): "audio head", ("visual",): "visual only", ("visual", "touch"): "visual+touch only"}
+    for subset, name in names.items():
+        rows = [i for i, way in enumerate(ways) if name in way]
+        right = [i for i in rows if ways[i][name] == int(batch.labels[i])]
+        assert (found[subset].count.sum(), found[subset].correct.sum()) == (len(rows), len(right))
+    assert list(found) == subsets(THREE)
+    assert found[THREE].count.sum() == 3 * PRESENT.count([1, 1, 1])
+    audio = batch.present[:, 0]
+    sharper = (2 * model(batch).self_logits["audio"][audio]).log_softmax(dim=1).detach()
+    expected = Bins.of(sharper, batch.labels[audio]).expected_error
+    assert found["audio",].calibration_error == pytest.approx(expected)
 
 
 def test_figures_by_hand() -> None:

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from malformed import FOREIGN, NUMBERS, TEXTS, TRAPPED, Draw, broken_error, hostile_replies, unpickled
 
 from fedcmi_flwr import wire
+from fedcmi_flwr.calibration import NUM_BINS, Bins
 from fedcmi_flwr.evaluate import Counts
 from fedcmi_flwr.guards import Guards
 from fedcmi_flwr.local_grid import LocalGrid
@@ -235,9 +236,10 @@ def test_train_replies(method: str, examples: int, defended: bool) -> None:
 def test_evaluate_replies() -> None:
     grid, total = Connected(), 0
     record = ArrayRecord({name: Array(value) for name, value in ARRAYS.items()})
+    last = (np.arange(NUM_BINS) == NUM_BINS - 1).astype(int)
     counts = {
-        "fused": Counts(np.array([1, 2]), np.array([3, 2])),
-        "audio only": Counts(np.array([0, 1]), np.array([1, 1])),
+        "fused": Counts(np.array([1, 2]), np.array([3, 2]), Bins(5 * last, 3 * last, 4.75 * last)),
+        "audio only": Counts(np.array([0, 1]), np.array([1, 1]), Bins(2 * last, 1 * last, 1.9 * last)),
     }
 
     @fuzzed(800)
@@ -263,7 +265,9 @@ def test_evaluate_replies() -> None:
         assert came + 2 <= len(replies)
         if came == len(replies) - len(HONEST):  # "fused": 3 of 5 on each honest node
             assert dict(metrics) == {"accuracy.fused": 0.6, "accuracy.audio only": 0.5}
-        assert all(found.count.min() >= 0 for found in strategy.report.evaluated.values())
+        for found in strategy.report.evaluated.values():
+            assert found.count.min() >= 0
+            assert 0 <= found.calibration_error <= 1 or not found.bins.count.any()
         by = strategy.report.evaluated_by
         assert set(by) <= {info.partition_id for info in NODES.values()}
         assert all(by[NODES[node].partition_id]["fused"].correct.sum() == 3 for node in HONEST)

@@ -1,5 +1,6 @@
 """The message codec: round trips, and every kind of malformed message refused with a reason that names the culprit."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from flwr.clientapp import ClientApp
 
 from fedcmi_flwr import wire
+from fedcmi_flwr.calibration import NUM_BINS, Bins
 from fedcmi_flwr.dominance import NOBODY, Dominance
 from fedcmi_flwr.evaluate import Counts
 from fedcmi_flwr.local_grid import LocalGrid
@@ -253,6 +255,46 @@ def test_an_evaluate_reply_reads_back() -> None:
     assert {name: (c.correct.tolist(), c.count.tolist()) for name, c in found.items()} == {
         "fused": ([1, 0], [2, 0]), "audio only": ([2, 1], [2, 1]),
     }  # fmt: skip
+
+
+def _bins(**changes: Any) -> Bins:  # noqa: ANN401
+    """Return what is known of two samples of the first bin, one right, and one of the last, wrong."""
+    sums = {"count": np.zeros(NUM_BINS, int), "correct": np.zeros(NUM_BINS, int), "confidence": np.zeros(NUM_BINS)}
+    sums["count"][[0, -1]], sums["correct"][0], sums["confidence"][[0, -1]] = [2, 1], 1, [0.1, 0.95]
+    return Bins(**{**sums, **changes})
+
+
+def test_bins_of_an_evaluate_reply_read_back() -> None:
+    counts = {"fused": Counts(np.array([1, 0]), np.array([2, 1]), _bins())}
+    found = wire.read_evaluate_reply(wire.evaluate_reply(_task(), counts, 3), 2)["fused"]
+    assert found.bins.confidence.tolist() == _bins().confidence.tolist()
+    assert found.calibration_error == pytest.approx((0.9 + 0.95) / 3)
+    without = {"fused": Counts(np.array([1, 0]), np.array([2, 1]))}
+    assert math.isnan(wire.read_evaluate_reply(wire.evaluate_reply(_task(), without, 3), 2)["fused"].calibration_error)
+
+
+FIRST = np.arange(NUM_BINS) == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"count": 3 * FIRST, "confidence": 0.1 * FIRST, "correct": 2 * FIRST}, "not of the same samples"),
+        ({"count": 2 * FIRST, "confidence": 0.1 * FIRST}, "not of the same samples"),
+        ({"correct": 3 * FIRST}, "out of range"),
+        ({"correct": -1 * FIRST}, "out of range"),
+        ({"confidence": _bins().confidence * 2}, "not those of their bins"),
+        ({"confidence": _bins().confidence * np.nan}, "must be 15 finite numbers"),
+        ({"confidence": np.zeros(NUM_BINS)}, "not those of their bins"),
+        ({"confidence": np.zeros(2)}, "must be 15 finite numbers"),
+        ({"count": np.zeros(2, int)}, "must be 15 finite whole numbers"),
+    ],
+    ids=range(9),
+)
+def test_bins_that_cannot_be_are_refused(changes: dict[str, Any], words: str) -> None:
+    counts = {"fused": Counts(np.array([1, 0]), np.array([2, 1]), _bins(**changes))}
+    with pytest.raises(WireError, match=f"fused.*{words}"):
+        wire.read_evaluate_reply(wire.evaluate_reply(_task(), counts, 3), 2)
 
 
 @pytest.mark.parametrize(

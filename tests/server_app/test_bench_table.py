@@ -9,10 +9,12 @@ import pandas as pd
 import pytest
 
 from server_app import bench_table, comparison, statistics
+from server_app.bench_matrix import MATRIX, collect_matrices, matrix_cells, matrix_table, read_matrices
 from server_app.bench_table import COLUMNS
 from server_app.comparison import Comparison
 from server_app.experiments import Experiment, plan
 from server_app.fairness import FIGURES
+from server_app.matrix import write_matrix
 
 FUSED = {"bytes_down": {"0": 400_000, "1": 100_000}, "bytes_up": {"0": 500_000}}
 """One megabyte a round."""
@@ -203,3 +205,34 @@ def test_a_bench_without_a_finished_run_says_where_to_look(tmp_path: Path) -> No
     planned = plan({"s": {"fedavg": {"method": "fedavg"}}}, 1, 4, tmp_path)
     with pytest.raises(ValueError, match=r"no run finished; the logs are in .*log\.txt"):
         bench_table.write_results(planned, "fedavg", None, tmp_path)
+
+
+def _with_matrix(out: Path, seed: int, accuracy: float | None, rule: str) -> Experiment:
+    experiment = plan({"s": {"fedavg": {"method": "fedavg"}}}, seed + 1, 4, out)[seed]
+    experiment.run_dir.mkdir(parents=True)
+    row = {
+        "rule": rule, "temperature": 2.0, "calibrated": True, "accuracy": accuracy, "macro": 0.5, "worst_class": 0.25,
+        "calibration_error": 0.1, "correct": [1], "count": [2], "by_votes": {"accuracy": 0.5, "calibration_error": 0.3},
+    }  # fmt: skip
+    rows = [{"modalities": ["audio"], **row}, {"modalities": ["audio", "visual"], **row}]
+    write_matrix(experiment.run_dir / "matrix.json", rows)
+    return experiment
+
+
+def test_the_accuracy_matrix_is_the_mean_over_seeds(tmp_path: Path) -> None:
+    """40 and 60 %: mean 50, half-width 12.706 * sqrt(200) / sqrt(2) = 127.1; one seed without samples has no number."""
+    chosen = [(0.4, "fused"), (0.6, "self-heads"), (None, "fused")]
+    runs = [_with_matrix(tmp_path, seed, *how) for seed, how in enumerate(chosen)]
+    found = collect_matrices(runs)
+    cells = matrix_cells(found, ["fedavg"])
+    same = ["50.0 ± 0.0", "25.0 ± 0.0", "10.0 ± 0.0", "30.0 ± 0.0", "fused 2, self-heads 1"]
+    assert cells == [["fedavg", name, "50.0 ± 127.1", *same] for name in ("audio", "audio+visual")]
+    assert any("| fedavg | audio+visual | 50.0 ± 127.1 |" in line for line in matrix_table(found, ["fedavg"]))
+    found.to_csv(tmp_path / MATRIX, index=False)
+    assert matrix_cells(read_matrices(tmp_path), ["fedavg"]) == cells
+
+
+def test_runs_without_a_matrix_have_no_table_of_it(tmp_path: Path) -> None:
+    found = collect_matrices([_finished(tmp_path, {"fused": [0.0, 0.5]})])
+    assert matrix_table(found, ["fedavg"]) == []
+    assert matrix_cells(read_matrices(tmp_path), ["fedavg"]) == []

@@ -87,7 +87,6 @@ def test_more_failed_rounds_than_the_budget_end_the_run_and_it_can_go_on(
     run(tmp_path / "whole", toy, **{"failure-budget": 1})
     assert model(tmp_path / "run") == model(tmp_path / "whole")
     records, others = (
-        [{**record, "seconds": 0, "train_seconds": {}} for record in read_metrics(tmp_path / name)]
-        for name in ("run", "whole")
+        [oracle.untimed(record) for record in read_metrics(tmp_path / name)] for name in ("run", "whole")
     )
     assert json.dumps(records) == json.dumps(others)

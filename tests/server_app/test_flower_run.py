@@ -27,6 +27,7 @@ def test_ray_and_in_process_give_the_same_weights(av_digits_dir: Path, tmp_path:
         done = fedcmi(*run_arguments(av_digits_dir, tmp_path / engine), "--engine", engine)
         assert done.returncode == 0, done.stdout + done.stderr
         assert "round 2/2 | loss fused" in done.stdout
+        assert done.stdout.count("start-up: SuperLink") == (engine == "flower")
         assert str(tmp_path / engine) in done.stdout.splitlines()[-1]
     ray, local = (load_file(tmp_path / engine / "model.safetensors") for engine in ("flower", "in-process"))
     assert {name for name in ray if not np.array_equal(ray[name], local[name])} == set()

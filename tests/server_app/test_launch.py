@@ -7,6 +7,7 @@ import pytest
 from client_app.app import app as client_app
 from fedcmi_flwr.sections import ConfigError
 from server_app import launch
+from server_app.progress import StartUp
 
 
 def test_run_in_process(tmp_path: Path, av_digits_dir: Path) -> None:
@@ -16,6 +17,16 @@ def test_run_in_process(tmp_path: Path, av_digits_dir: Path) -> None:
     launch.run_in_process(raw, 4, client_app, lines.append)
     starts = [line.split(" | ")[0] for line in lines]
     assert starts == ["nodes train one after the other on cpu", "round 0/1", "round 1/1"]
+
+
+def test_start_up_is_broken_down_by_hand() -> None:
+    start_up = StartUp()
+    start_up.begin, start_up.running = 1000.0, 1004.5
+    start_up.note_running()
+    assert start_up.line(1006.0, {"seconds": 15.0, "asking_seconds": 12.0}) == (
+        "start-up: SuperLink 4.5 s, bundle and server 1.5 s, Ray's actors and the nodes' answers 12.0 s; "
+        "first round then 3.0 s"
+    )
 
 
 def test_paths_are_absolute_and_too_few_nodes_are_refused_at_once(tmp_path: Path) -> None:

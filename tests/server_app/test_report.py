@@ -45,6 +45,7 @@ def _report(server_round: int) -> RoundReport:
         bytes_down={2: 3_000_000},
         bytes_up={2: 1_500_000},
         train_seconds={2: 1.75},
+        asking_seconds=0.5,
         seconds=2.5,
     )
 
@@ -90,6 +91,7 @@ def test_metrics_are_json_without_nan_and_read_back(tmp_path: Path) -> None:
     assert (second["bytes_down"], second["bytes_up"], second["num_examples"]) == ({"2": 3000000}, {"2": 1500000}, 9)
     assert (first["examples"], second["examples"]) == ({}, {"2": 9})
     assert (first["train_seconds"], second["train_seconds"]) == ({}, {"2": 1.75})
+    assert (first["asking_seconds"], second["asking_seconds"]) == (0, 0.5)
     assert (first["round"], first["teacher"], first["losses"], first["measured"]["dominant"]) == (0, None, {}, None)
 
 

@@ -75,7 +75,7 @@ def left(directory: Path) -> dict[str, Any]:
     return {
         "names": {path.name for path in directory.iterdir()},
         "config": (directory / "config.json").read_text(encoding="utf-8").replace(str(directory), "RUN"),
-        "metrics": [{**record, "seconds": 0, "train_seconds": {}} for record in read_metrics(directory)],
+        "metrics": [oracle.untimed(record) for record in read_metrics(directory)],
         "notes": notes,
         "arrays": arrays,
     }

@@ -1,0 +1,147 @@
+"""``fedcmi predict`` and ``fedcmi export``: from a run directory and files to words, JSON and graphs."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import federated
+import kinds
+import media
+import numpy as np
+import pytest
+import saved
+import soundfile
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from fedcmi_flwr.cli import app
+from fedcmi_flwr.inference import Predictor
+from fedcmi_flwr.schema import read_recipes
+
+REPOSITORY = Path(__file__).parents[1]
+DIGITS = [str(digit) for digit in range(10)]
+HEAVY = ("flwr", "ray", "pandas", "sklearn", "scipy", "torchvision", "transformers", "matplotlib", "av", "onnx",
+         "pyarrow", "PIL")  # fmt: skip
+"""What classifying a WAV file has no use for."""
+
+
+@pytest.fixture(scope="module")
+def run_dir(av_digits_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the directory of a run on av-digits before its first round."""
+    directory = tmp_path_factory.mktemp("run")
+    federated.federate(directory, av_digits_dir, ["", ""]).evaluate(0)
+    return directory
+
+
+@pytest.fixture
+def wav(tmp_path: Path) -> Path:
+    soundfile.write(tmp_path / "five.wav", media.tone(0.4, 8000, 770), 8000, subtype="PCM_16")
+    return tmp_path / "five.wav"
+
+
+def call(*arguments: object) -> Result:
+    return CliRunner().invoke(app, ["predict", *map(str, arguments)])
+
+
+def said(*arguments: object) -> dict:
+    result = call(*arguments, "--json")
+    assert result.exit_code == 0, result.output
+    return dict(json.loads(result.stdout))
+
+
+def test_a_run_keeps_what_turns_files_into_samples(run_dir: Path, av_digits_dir: Path) -> None:
+    assert Predictor.load(run_dir, "cpu").recipes == read_recipes(av_digits_dir)
+
+
+def test_a_wav_file_alone(run_dir: Path, wav: Path) -> None:
+    (found,) = said(run_dir, wav)["predictions"]
+    assert (found["sample"], found["modalities"], found["calibrated"]) == (str(wav), ["audio"], False)
+    assert sorted(found["probabilities"]) == DIGITS
+    assert sum(found["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+    assert found["confidence"] == max(found["probabilities"].values()) == found["probabilities"][found["class"]]
+    line = call(run_dir / "model.safetensors", wav).stdout
+    assert line.startswith(f"{found['class']} ({found['confidence']:.1%}, uncalibrated), then {found['runner_up']} (")
+    assert line.endswith("five.wav [audio]\n")
+
+
+def test_several_files_are_one_sample(run_dir: Path, wav: Path, tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((28, 28), np.uint8)).save(tmp_path / "blank.png")
+    for arguments in ([wav, tmp_path / "blank.png"], [f"visual={tmp_path / 'blank.png'}", f"audio={wav}"]):
+        (found,) = said(run_dir, *arguments)["predictions"]
+        assert found["modalities"] == ["audio", "visual"]
+
+
+def test_a_directory_is_many_samples(run_dir: Path, wav: Path, tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((28, 28), np.uint8)).save(tmp_path / "other.png")
+    found = said(run_dir, tmp_path)["predictions"]
+    assert [(Path(each["sample"]).name, each["modalities"]) for each in found] == [
+        ("five.wav", ["audio"]), ("other.png", ["visual"]),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("names", [None, "audio"])
+def test_a_prepared_directory_has_an_accuracy(run_dir: Path, av_digits_dir: Path, names: str | None) -> None:
+    options = ["--modalities", names] if names else []
+    stored = {name: np.load(av_digits_dir / "test" / f"{name}.npy") for name in ("audio", "visual")}
+    inputs = {name: array for name, array in stored.items() if names in (None, name)}
+    right = Predictor.load(run_dir, "cpu").predict(inputs) == np.load(av_digits_dir / "test" / "labels.npy")
+    found = said(run_dir, "--data", av_digits_dir, *options)
+    assert found["accuracy"] == np.mean(right)
+    assert [each["class"] == each["label"] for each in found["predictions"]] == right.tolist()
+    text = call(run_dir, "--data", av_digits_dir, *options).stdout
+    assert text == f"accuracy {np.mean(right):.1%} on the test split: 500 samples (500 by {'+'.join(inputs)})\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "give files to predict, or a prepared directory as --data"),
+        (["x.wav", "--data", "."], "and not both"),
+        (["x.wav"], "x.wav: no such file or directory"),
+        (["x.wav", "--modalities", "smell"], "asked for modalities ['smell'], it has ['audio', 'visual']"),
+        (["--data", "."], "is not a finished prepared directory"),
+    ],
+    ids=["nothing", "both", "missing", "unknown modality", "no data"],
+)
+def test_what_cannot_be_predicted_says_why(run_dir: Path, arguments: list[str], message: str) -> None:
+    result = call(run_dir, *arguments)
+    assert result.exit_code == 1
+    assert message in result.output
+
+
+def test_models_of_data_without_recipes_say_so(tmp_path: Path, wav: Path) -> None:
+    model = saved.save(tmp_path / "old.safetensors", [kinds.SPECTROGRAM])
+    result = call(model, wav)
+    assert result.exit_code == 1
+    assert "does not say how files become samples of 'audio'" in result.output
+    assert "Prepare them again" in result.output
+
+
+def test_a_wav_file_needs_nothing_heavy(run_dir: Path, wav: Path) -> None:
+    """Starting is most of the time of one prediction: only torch and what reads the file are imported."""
+    program = (
+        "import sys\n"
+        "from fedcmi_flwr.cli import app\n"
+        "try:\n"
+        f"    app(['predict', {str(run_dir)!r}, {str(wav)!r}, '--device', 'cpu'])\n"
+        "except SystemExit as end:\n"
+        "    assert end.code == 0\n"
+        f"print([name for name in {HEAVY} if name in sys.modules])\n"
+    )
+    result = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert "[audio]" in result.stdout
+    assert result.stdout.splitlines()[-1] == "[]"
+
+
+def test_help_does_not_wait_for_torch() -> None:
+    program = (
+        "import sys\n"
+        "from fedcmi_flwr.cli import app\n"
+        "try:\n"
+        "    app(['--help'])\n"
+        "except SystemExit:\n"
+        f"    print([name for name in {('torch', 'numpy', *HEAVY)} if name in sys.modules])\n"
+    )
+    result = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines()[-1] == "[]"
