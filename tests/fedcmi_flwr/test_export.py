@@ -88,8 +88,11 @@ def test_every_subset_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(export, "_export_subset", lambda predictor, subset, kind, where: {"file": "+".join(subset)})
     found = [file.name for file in export_model(model, tmp_path / "all", "torch")]
     assert found == ["audio", "motion", "audio+motion", "export.json"]
+    (tmp_path / "MODEL_CARD.md").write_text("what it is for")
     chosen = export_model(model, tmp_path / "chosen", "torch", [("motion", "audio")])
     assert [file.name for file in chosen] == ["audio+motion", "export.json"]
+    assert (tmp_path / "chosen" / "MODEL_CARD.md").read_text() == "what it is for"
+    assert not (tmp_path / "all" / "MODEL_CARD.md").exists()
 
 
 @pytest.mark.parametrize("modality", ALL, ids=lambda modality: modality.name)
