@@ -38,8 +38,8 @@ def match(arguments: Sequence[str], recipes: Recipes) -> list[RawSample]:
     """Tell which modality of which sample each file is.
 
     The kind of a file says its modality; a video is frames, and sound too where nothing else is. What is made of
-    another modality's files takes those. "NAME=FILE" says what the kind does not. Files are one sample as long as there is one
-    for each modality at most. More files, and those of directories, are one sample for each name without ending:
+    another modality's files takes those. "NAME=FILE" says what the kind does not. Files are one sample as long as there
+    is one for each modality at most. More files, and those of directories, are one sample for each name without ending:
     ``a.wav`` and ``a.jpg`` belong together.
 
     Parameters

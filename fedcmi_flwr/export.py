@@ -36,6 +36,8 @@ EXAMPLES = 3
 """Samples that a graph is traced with."""
 OUTPUTS = ("probabilities", "scores")
 DESCRIPTION = "export.json"
+CARD = "MODEL_CARD.md"
+"""Copied from beside the model, where a finished run leaves it."""
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 _OPSET = 20
 
@@ -146,6 +148,9 @@ def export_model(
         described = [_export_subset(predictor, subset, kind, partial) for subset in wanted]
         description = _describe(predictor, find_model(path), kind, described)
         (partial / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+        card = find_model(path).with_name(CARD)
+        if card.is_file():
+            shutil.copyfile(card, partial / CARD)
         partial.rename(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

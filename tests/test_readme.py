@@ -188,10 +188,15 @@ def test_the_deployment_of_the_readme_is_one(tmp_path: Path) -> None:
     ]
 
 
-def test_python_snippets() -> None:
-    snippets = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert snippets
-    for snippet in snippets:
-        names: dict[str, object] = {}
-        exec(snippet, names)
-        assert type(names["strategy"]).__name__ == "FedCMI"
+def test_python_snippets(checkout: Path, environment: dict[str, str]) -> None:
+    predicting, strategy = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    names: dict[str, object] = {}
+    exec(strategy, names)
+    assert type(names["strategy"]).__name__ == "FedCMI"
+    program = (
+        f"import numpy\nspectrograms = numpy.load('data/avmnist/test/audio.npy')\n{predicting}\nprint(chances.shape)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=checkout, env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "(20, 10)\n"

@@ -13,14 +13,13 @@ import saved
 import torch
 
 from fedcmi_flwr import export
-from fedcmi_flwr.decision import Decisions
 from fedcmi_flwr.export import ExportError, export_model, random_samples
 from fedcmi_flwr.inference import Predictor
 from fedcmi_flwr.views import Views
 
 ALL = (kinds.SPECTROGRAM, kinds.FRAMES, kinds.IMAGE, kinds.TOKENS, kinds.SERIES)
 NAMES = tuple(modality.name for modality in ALL)
-DECISIONS = {"motion": {"fusion": 1.0, "self-heads": 0.5, "infiltration-heads": 0.0, "temperature": 2.0,
+DECISIONS = {"+".join(NAMES): {"fusion": 1.0, "self-heads": 0.5, "infiltration-heads": 0.0, "temperature": 2.0,
                         "calibrated": True}}  # fmt: skip
 
 
@@ -51,10 +50,9 @@ assert not [name for name in sys.modules if name == "torch" or name.startswith("
 """
 
 
-@pytest.mark.parametrize("names", [("motion",), NAMES], ids="+".join)
-def test_onnx_files_are_run_without_torch(path: Path, tmp_path: Path, names: tuple[str, ...]) -> None:
-    """All encoders in one graph, and a calibrated subset; batches of other sizes than the one it was traced with."""
-    out = tmp_path / "graphs"
+def test_an_onnx_file_is_run_without_torch(path: Path, tmp_path: Path) -> None:
+    """All encoders in one calibrated graph; batches of other sizes than the one that it was traced with."""
+    out, names = tmp_path / "graphs", NAMES
     graph, description = export_model(path, out, "onnx", [names])
     assert (graph.name, description.name) == (f"{'+'.join(names)}.onnx", "export.json")
     predictor = Predictor.load(path, "cpu")
@@ -65,10 +63,9 @@ def test_onnx_files_are_run_without_torch(path: Path, tmp_path: Path, names: tup
     np.testing.assert_allclose(np.load(out / "found.npy"), predictor.predict_proba(samples), atol=1e-4)
     about = {key: json.loads(value) for key, value in json.loads(result.stdout).items()}
     assert about["classes"] == ["no", "yes"]
-    assert about["calibrated"] == (names == ("motion",))
-    assert [(each["name"], each["shape"], each["dtype"]) for each in about["inputs"]] == [
-        (m.name, list(m.shape), m.dtype) for m in ALL if m.name in names
-    ]
+    assert (about["calibrated"], about["temperature"], about["rule"]) == (True, 2.0, "combined")
+    described = [(each["name"], each["shape"], each["dtype"]) for each in about["inputs"]]
+    assert described == [(m.name, list(m.shape), m.dtype) for m in ALL]
     said = json.loads(description.read_text())
     assert said["classes"] == ["no", "yes"]
     assert said["graphs"][0].items() >= {"file": graph.name, "modalities": list(names)}.items()
@@ -85,10 +82,17 @@ def test_torch_programs_are_loaded_again(path: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(probabilities.numpy(), predictor.predict_proba(samples), atol=1e-5)
 
 
-def test_every_subset_by_default(tmp_path: Path) -> None:
+def test_every_subset_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Subsets are written one by one, smaller ones first, with the modalities in the model's order."""
     model = saved.save(tmp_path / "model.safetensors", [kinds.SPECTROGRAM, kinds.SERIES])
-    found = [file.name for file in export_model(model, tmp_path / "graphs", "torch")]
-    assert found == ["audio.pt2", "motion.pt2", "audio+motion.pt2", "export.json"]
+    monkeypatch.setattr(export, "_export_subset", lambda predictor, subset, kind, where: {"file": "+".join(subset)})
+    found = [file.name for file in export_model(model, tmp_path / "all", "torch")]
+    assert found == ["audio", "motion", "audio+motion", "export.json"]
+    (tmp_path / "MODEL_CARD.md").write_text("what it is for")
+    chosen = export_model(model, tmp_path / "chosen", "torch", [("motion", "audio")])
+    assert [file.name for file in chosen] == ["audio+motion", "export.json"]
+    assert (tmp_path / "chosen" / "MODEL_CARD.md").read_text() == "what it is for"
+    assert not (tmp_path / "all" / "MODEL_CARD.md").exists()
 
 
 @pytest.mark.parametrize("modality", ALL, ids=lambda modality: modality.name)
@@ -138,9 +142,3 @@ def test_tokens_are_of_the_models_words(path: Path) -> None:
     tokens = random_samples(kinds.TOKENS, predictor, 50, 0)
     assert tokens.dtype == torch.int32
     assert 0 <= int(tokens.min()) <= int(tokens.max()) < kinds.TINY["bert"]["vocab_size"]
-
-
-def test_decisions_of_the_file_are_in_the_graph(path: Path) -> None:
-    predictor = Predictor.load(path, "cpu", ["motion"])
-    graph = export.SubsetGraph(predictor, ("motion",))
-    assert graph.decision == Decisions.from_notes({**saved.NOTES, "decisions": DECISIONS}, NAMES).of(("motion",))
