@@ -75,7 +75,7 @@ def cells(row: Row) -> list[str]:
     temperature = f"{row['temperature']:.2f}" if row["calibrated"] else "not calibrated"
     figures = [percent(row[key]) for key in ("accuracy", "macro", "worst_class", "calibration_error")]
     before = percent(row["by_votes"]["calibration_error"])
-    return ["+".join(row["modalities"]), row["rule"], temperature, *figures, before, str(sum(row["count"]))]
+    return ["+".join(row["modalities"]), str(row["rule"]), temperature, *figures, before, str(sum(row["count"]))]
 
 
 def matrix_lines(rows: Sequence[Row]) -> list[str]:

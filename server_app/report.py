@@ -295,7 +295,7 @@ def held_out(config: Mapping[str, Any]) -> str:
 
 def calibrated_on(config: Mapping[str, Any]) -> str:
     """Return what a run's decisions were chosen on; empty where it had no samples for that."""
-    if config["dataset"]["splits"].get(VALIDATION_SPLIT):
+    if config["dataset"].get("splits", {}).get(VALIDATION_SPLIT):
         return f"the split {VALIDATION_SPLIT!r}"
     share = config.get("calibration-share", 0)
     return f"{share:.0%} of the training split, which no node trained on" if share else ""

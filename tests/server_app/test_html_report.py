@@ -24,6 +24,7 @@ from server_app.comparison import Comparison, read_comparison
 from server_app.experiments import plan
 from server_app.fairness import FIGURES
 from server_app.html_report import write_report
+from server_app.matrix import read_matrix
 from server_app.report import final_accuracy, percent, read_metrics
 from server_app.run_page import NO_TEMPERATURES
 from server_app.run_reader import ReportError
@@ -96,6 +97,9 @@ def test_the_page_of_a_run_has_its_table_charts_settings_and_environment(plus_ru
     for text in ("fedcmi-plus on", "dirichlet-alpha", "kd-temperature-scaling", "torch", "device", "small-cnn"):
         assert text in page.text
     assert "No reply was refused or missing." in page.text
+    for row in read_matrix(plus_run / "matrix.json"):
+        assert f'<th scope="row">{"+".join(row["modalities"])}</th><td>{row["rule"]}</td>' in page.source
+    assert "There was no validation data to choose on." in page.text
     ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
     assert len(set(ids)) == len(ids)
 
@@ -229,6 +233,8 @@ def _other_classes(path: Path) -> None:
         ("metrics.jsonl", lambda path: path.write_text("7\n"), r"line 1: expected an object, found '7'; run again"),
         ("metrics.jsonl", _without("counts"), r"line 1: 'counts' is missing; not written by this version: run again"),
         ("metrics.jsonl", _other_classes, r"line 1: counts of 'fused' are not those of 1 classes; run again"),
+        ("matrix.json", _cut, r"matrix\.json: not written by this version .*: run again"),
+        ("matrix.json", lambda path: path.write_text("[{}]"), r"matrix\.json: not written by this version"),
         ("config.json", Path.unlink, r"config\.json: no such file"),
         ("config.json", lambda path: path.write_text("{}"), r"config\.json: 'method' is missing"),
         ("config.json", lambda path: _edit_config(path.parent, dataset={}), r"config\.json dataset: 'classes' is miss"),
