@@ -6,6 +6,7 @@ evaluation are part of it. It gives ``probabilities`` [samples, classes], calibr
 the :class:`Predictor` before anything is left at the place that was asked for.
 """
 
+import hashlib
 import importlib.util
 import json
 import logging
@@ -320,7 +321,8 @@ WRITERS: dict[str, tuple[str, Callable[..., None], Callable[[Path, Subset], Run]
 def _describe(predictor: Predictor, model: Path, kind: str, described: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {
         "format": kind,
-        "model": str(model.absolute()),
+        "model": model.name,
+        "model-sha256": hashlib.sha256(model.read_bytes()).hexdigest(),
         "classes": list(predictor.classes),
         "outputs": {
             "probabilities": "[samples, classes], each row adds up to 1",

@@ -1,5 +1,6 @@
 """fedcmi_flwr.export: graphs compute what the model does, without torch, and nothing is left of one that does not."""
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -68,6 +69,7 @@ def test_an_onnx_file_is_run_without_torch(path: Path, tmp_path: Path) -> None:
     assert described == [(m.name, list(m.shape), m.dtype) for m in ALL]
     said = json.loads(description.read_text())
     assert said["classes"] == ["no", "yes"]
+    assert (said["model"], said["model-sha256"]) == (path.name, hashlib.sha256(path.read_bytes()).hexdigest())
     assert said["graphs"][0].items() >= {"file": graph.name, "modalities": list(names)}.items()
     assert said["graphs"][0]["largest_difference"] < 1e-4
 
