@@ -89,8 +89,8 @@ def evaluate_round(message: Message, context: Context) -> Message:
     if epochs > 0:
         own = as_the_federation(node_samples(node, "train", model.owned), task)
         settings = read_section(TrainingConfig, task.config)
-        personalise(model, own, settings, epochs, task.server_round, node.me.partition_id)
-        after = evaluate(model, samples.evaluation_batches(model.spec.modalities, device), method.votes)
+        personal = personalise(model, own, settings, epochs, task.server_round, node.me.partition_id)
+        after = evaluate(personal, samples.evaluation_batches(model.spec.modalities, device), method.votes)
         counts |= {personal_name(name): found for name, found in after.items()}
     return wire.evaluate_reply(message, counts, len(samples))
 

@@ -1,5 +1,7 @@
 """Heads of a node's own: what the received model could do here if its last layers were trained on this node alone."""
 
+import copy
+
 import torch
 from torch import nn
 
@@ -24,8 +26,8 @@ def personalise(
     epochs: int,
     server_round: int,
     partition_id: int,
-) -> None:
-    """Train the heads of the received model in place on CE(F) + sum_m CE(H_m(u_m)); they must not leave the node.
+) -> MultimodalModel:
+    """Return a copy of the received model with heads trained on CE(F) + sum_m CE(H_m(u_m)); it must not leave the node.
 
     Encoders and projectors are frozen, and all layers in eval mode, so that no running statistics move and nothing is
     dropped. Samples are seen in their evaluation views.
@@ -33,7 +35,7 @@ def personalise(
     Parameters
     ----------
     model
-        The received global model, with the branches that the node owns.
+        The received global model, with the branches that the node owns; it stays as it is.
     samples
         The node's training samples.
     settings
@@ -45,7 +47,12 @@ def personalise(
         Counted from 1.
     partition_id
         The node's number.
+
+    Returns
+    -------
+    The copy, in eval mode.
     """
+    model = copy.deepcopy(model)
     model.eval().requires_grad_(False)
     for head in _heads(model):
         head.requires_grad_(True)
@@ -61,6 +68,7 @@ def personalise(
             optimizer.zero_grad()
             torch.autograd.backward(loss)
             optimizer.step()
+    return model
 
 
 def _heads(model: MultimodalModel) -> list[nn.Module]:

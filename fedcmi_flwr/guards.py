@@ -13,7 +13,7 @@ from fedcmi_flwr.aggregation import AnyArray
 from fedcmi_flwr.lazy_arrays import LazyArrays
 from fedcmi_flwr.methods import Method
 from fedcmi_flwr.round_report import RoundReport
-from fedcmi_flwr.types import ClassStats
+from fedcmi_flwr.types import SHARED, ClassStats, Modality
 
 NORM_ACTIONS = ("clip", "refuse")
 
@@ -37,7 +37,8 @@ class Guards:
     max_example_ratio: float = 0.0
     """Largest weight of a reply, its num-examples, as a multiple of the median (the lower one of two) of the round's
     replies, 1 or more; 0: off. A reply whose weight is cut has its numbers of samples with a modality (rounded up) and
-    its class statistics scaled down with it."""
+    its class statistics scaled down with it. Then the same holds for its number of samples with each modality, as a
+    multiple of the median of those that trained the modality."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -77,6 +78,8 @@ def bound_updates(
     if guards.max_example_ratio > 0 and found:
         most = int(guards.max_example_ratio * median_low(update.num_examples for update in found.values()))
         found = {p: _within_weight(update, nodes[p], report, most, method) for p, update in found.items()}
+        for modality in (group for group in report.names if group != SHARED):
+            found |= _within_modality(found, modality, nodes, report, guards.max_example_ratio)
     return found
 
 
@@ -231,6 +234,36 @@ def _within_weight(
     fewer = {name: -(-count * most // update.num_examples) for name, count in update.modality_examples.items()}
     kept = method.thinned(update.from_method, share)
     return replace(update, num_examples=most, stats=stats, from_method=kept, modality_examples=fewer)
+
+
+def _within_modality(
+    updates: Mapping[int, wire.NodeUpdate],
+    modality: Modality,
+    nodes: Mapping[int, int],
+    report: RoundReport,
+    ratio: float,
+) -> dict[int, wire.NodeUpdate]:
+    """Return the updates that say too many samples have a modality, with a number that is allowed."""
+    owners = {p: u.examples_of(modality) for p, u in updates.items() if modality in report.sent[nodes[p]][1]}
+    trained = [count for count in owners.values() if count > 0]
+    most, capped = int(ratio * median_low(trained)) if trained else 0, {}
+    for partition, count in owners.items():
+        if count <= most:
+            continue
+        report.bound(
+            f"Reply of {report.describe(nodes[partition])}: num-examples = {count} with {modality} count as {most} "
+            "(max-example-ratio)."
+        )
+        update = updates[partition]
+        stats = None if update.stats is None else _with_fewer(update.stats, modality, most / count)
+        capped[partition] = replace(update, stats=stats, modality_examples={**update.modality_examples, modality: most})
+    return capped
+
+
+def _with_fewer(stats: ClassStats, modality: Modality, share: float) -> ClassStats:
+    """Return the statistics with those of one modality thinned."""
+    fewer = _thinned(stats.only([modality]), share)
+    return ClassStats({**stats.probability_sum, **fewer.probability_sum}, {**stats.count, **fewer.count})
 
 
 def _thinned(stats: ClassStats, share: float) -> ClassStats:

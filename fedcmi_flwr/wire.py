@@ -389,14 +389,20 @@ def read_evaluate_reply(message: Message, num_classes: int) -> dict[str, Counts]
         raise WireError(f"metrics: no 'correct.<prediction>' among {sorted(metrics)}.")
     for name in names:
         correct, count = (whole_numbers(metrics, f"{part}.{name}", num_classes) for part in ("correct", "count"))
-        bins = Bins(
-            whole_numbers(metrics, f"bin-count.{name}", NUM_BINS),
-            whole_numbers(metrics, f"bin-correct.{name}", NUM_BINS),
-            numbers(metrics, f"bin-confidence.{name}", NUM_BINS),
-        )
-        counts[name] = Counts(correct, count, bins)
+        counts[name] = Counts(correct, count, _bins(metrics, name))
         check_counts(name, counts[name], num_examples)
     return counts
+
+
+def _bins(metrics: MetricRecord, name: str) -> Bins:
+    """Return one prediction's samples by confidence; a node may leave them out, all three lists together."""
+    if not any(f"{part}.{name}" in metrics for part in ("bin-count", "bin-correct", "bin-confidence")):
+        return Bins.none()
+    return Bins(
+        whole_numbers(metrics, f"bin-count.{name}", NUM_BINS),
+        whole_numbers(metrics, f"bin-correct.{name}", NUM_BINS),
+        numbers(metrics, f"bin-confidence.{name}", NUM_BINS),
+    )
 
 
 def _add_method_arrays(content: RecordDict, arrays: Mapping[str, AnyArray]) -> None:

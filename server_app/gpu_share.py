@@ -3,18 +3,22 @@
 import math
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord
 from flwr.clientapp import ClientApp
 
-from fedcmi_flwr.config import read_run_config
+from fedcmi_flwr.config import RunConfig, read_run_config
+from fedcmi_flwr.dataset import locate
 from fedcmi_flwr.local_grid import LocalGrid
 from fedcmi_flwr.methods import Scalar
-from fedcmi_flwr.nodes import content_of
+from fedcmi_flwr.nodes import RoundFailedError, content_of
 from fedcmi_flwr.packing import to_arrays
+from fedcmi_flwr.partitions import deal_modalities
+from fedcmi_flwr.schema import read_spec
+from fedcmi_flwr.types import Modality
 from server_app.app import Federation
 from server_app.report import RunDirectory
 
@@ -91,7 +95,7 @@ def measured_client_bytes(raw: Mapping[str, Scalar], num_nodes: int, client_app:
     raw
         The run-config.
     num_nodes
-        Simulated nodes, of which the first trains.
+        Simulated nodes; the first of those that own most of the run's modalities trains.
     client_app
         The nodes' app.
 
@@ -101,6 +105,8 @@ def measured_client_bytes(raw: Mapping[str, Scalar], num_nodes: int, client_app:
 
     Raises
     ------
+    RoundFailedError
+        The node did not answer, or cannot be used; the text says why.
     WireError
         The node could not train; the text says why.
     """
@@ -111,14 +117,39 @@ def measured_client_bytes(raw: Mapping[str, Scalar], num_nodes: int, client_app:
     with tempfile.TemporaryDirectory() as name:
         federation = Federation(config, RunDirectory(Path(name)))
         arrays = {key: Array(value) for key, value in to_arrays(federation.model.trained_state()).items()}
-        grid = LocalGrid(client_app, [{"partition-id": 0, "num-partitions": num_nodes}], config.raw)
+        node = {"partition-id": richest_partition(config, federation.data.modality_names, num_nodes)}
+        grid = LocalGrid(client_app, [{**node, "num-partitions": num_nodes}], config.raw)
         task = ConfigRecord(federation.task_config())
         messages = federation.strategy.configure_train(1, ArrayRecord(arrays), task, grid)
+        if not messages:
+            raise RoundFailedError(federation.strategy.report.failed)
         for reply in grid.send_and_receive(messages):
             content_of(reply)
     most = int(torch.cuda.max_memory_reserved())
     torch.cuda.empty_cache()
     return most
+
+
+def richest_partition(config: RunConfig, modalities: Sequence[Modality], num_nodes: int) -> int:
+    """Return the first of the partitions that own most of the run's modalities, which need most memory.
+
+    Parameters
+    ----------
+    config
+        The run's.
+    modalities
+        Of the run.
+    num_nodes
+        Simulated nodes.
+
+    Returns
+    -------
+    Its number.
+    """
+    stored = read_spec(locate(config.data.data)).modality_names
+    dealt = deal_modalities(stored, config.data, num_nodes, config.training.seed)
+    used = [len(set(owned) & set(modalities)) for owned in dealt]
+    return used.index(max(used))
 
 
 def gpu_share(

@@ -37,10 +37,12 @@ def test_one_full_batch_is_one_step_of_the_heads_alone(structure: str) -> None:
         loss = loss + cross_entropy(logits, batch.labels)
     loss.backward()
     gradients = {name: value.grad for name, value in reference.named_parameters() if value.grad is not None}
-    personalise(model, samples, SETTINGS, 1, 4, 0)
+    personal = personalise(model, samples, SETTINGS, 1, 4, 0)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(parameter.requires_grad for parameter in model.parameters())
     heads = {name for name in before if ".classifier." in name or name.startswith("fusion.")}
     assert heads
-    for name, value in model.state_dict().items():
+    for name, value in personal.state_dict().items():
         expected = before[name] - 0.05 * gradients[name] if name in heads else before[name]
         assert torch.allclose(value, expected, atol=1e-6), name
         assert name in heads or torch.equal(value, before[name]), name
@@ -50,8 +52,8 @@ def test_seed_round_and_partition_decide_the_order_of_the_samples() -> None:
     def found(server_round: int, partition: int, seed: int = 3) -> torch.Tensor:
         model = oracle.model().float()
         settings = replace(SETTINGS, batch_size=4, seed=seed)
-        personalise(model, oracle.samples(12), settings, 2, server_round, partition)
-        return model.state_dict()["fusion.output.weight"]
+        personal = personalise(model, oracle.samples(12), settings, 2, server_round, partition)
+        return personal.state_dict()["fusion.output.weight"]
 
     assert torch.equal(found(1, 0), found(1, 0))
     assert not any(torch.equal(found(1, 0), other) for other in (found(2, 0), found(1, 1), found(1, 0, seed=4)))
@@ -71,11 +73,12 @@ def _run(directory: Path, data: Path, **changes: Any) -> Path:  # noqa: ANN401
     return launch.run_in_process(raw, 4, client_app, lambda line: None, plots=False)
 
 
-@pytest.mark.parametrize("method", ["fedcmi-plus", "scaffold"])
-def test_a_run_is_the_same_to_the_bit_with_and_without(tmp_path: Path, toy: Path, method: str) -> None:
-    """Weights, and every record but for what nodes say of heads of their own."""
-    without = _run(tmp_path / "without", toy, method=method)
-    beside = _run(tmp_path / "beside", toy, **{"method": method, "personal-epochs": 2})
+@pytest.mark.parametrize(("method", "ratio"), [("fedcmi-plus", 0.5), ("fedcmi-plus", 1.0), ("scaffold", 0.5)])
+def test_a_run_is_the_same_to_the_bit_with_and_without(tmp_path: Path, toy: Path, method: str, ratio: float) -> None:
+    """Weights, and every record but for what nodes say of heads of their own; with ratio 1 all use one model object."""
+    keys = {"method": method, "multimodal-ratio": ratio}
+    without = _run(tmp_path / "without", toy, **keys)
+    beside = _run(tmp_path / "beside", toy, **keys, **{"personal-epochs": 2})
     left, right = (load_file(path / "model.safetensors") for path in (without, beside))
     assert left.keys() == right.keys()
     assert all(left[name].tobytes() == right[name].tobytes() for name in left)

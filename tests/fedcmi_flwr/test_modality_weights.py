@@ -77,6 +77,38 @@ def test_a_capped_weight_takes_the_modalities_along(
     assert found["eye.w"].tolist() == pytest.approx([3 + 90 / 40])
 
 
+def test_a_modality_that_few_have_is_bounded_by_those_who_have_it(
+    federation: Maker, make_strategy: Maker, train_round: Maker
+) -> None:
+    """Nobody has more samples than the others, but node 3 says that all of its 100 have audio.
+
+    Of 2, 2, 2 and 100 the median is 2, so 2 count. Ear: (1 + 2 + 3 + 4) / 4; eye: the same; of node 3's audio
+    statistics, [50, 50], [1, 1] are left, with the same mean probability.
+    """
+
+    def lies(message: Message, part: int) -> Message:
+        arrays = {n: v + np.asarray(part + 1, v.dtype) for n, v in wire.read_task(message).arrays.items()}
+        count = dict.fromkeys(BOTH, np.array([50, 50]))
+        return wire.train_reply(message, arrays, 100, ClassStats(dict.fromkeys(BOTH, np.array([25.0, 5.0])), count))
+
+    def honest(message: Message, part: int) -> Message:
+        arrays = {n: v + np.asarray(part + 1, v.dtype) for n, v in wire.read_task(message).arrays.items()}
+        count = {"audio": np.array([1, 1]), "visual": np.array([50, 50])}
+        stats = ClassStats({"audio": np.array([0.5, 0.1]), "visual": np.array([25.0, 5.0])}, count)
+        return wire.train_reply(message, arrays, 100, stats, modality_examples={"audio": 2})
+
+    strategy = make_strategy(method=CrossModalInfiltration(), guards=Guards(max_example_ratio=1.0))
+    replies = {**dict.fromkeys(range(3), honest), 3: lies}
+    found, _ = train_round(strategy, federation([BOTH] * 4, [100] * 4, replies=replies).grid())
+    assert found["ear.w"].tolist() == pytest.approx([1 + 2.5, 2 + 2.5])
+    assert found["eye.w"].tolist() == pytest.approx([3 + 2.5])
+    assert strategy.report.stats.count["audio"].tolist() == [4, 4]
+    assert strategy.report.stats.probability_sum["audio"].tolist() == pytest.approx([2.0, 0.4])
+    assert strategy.report.stats.count["visual"].tolist() == [200, 200]
+    (line,) = strategy.report.bounded
+    assert "partition 3, audio+visual): num-examples = 100 with audio count as 2 (max-example-ratio)" in line
+
+
 @pytest.mark.parametrize("count", [-1, 6, 2.0, 10**13])
 def test_a_number_that_cannot_be_is_refused(
     federation: Maker, make_strategy: Maker, train_round: Maker, count: float

@@ -273,6 +273,18 @@ def test_bins_of_an_evaluate_reply_read_back() -> None:
     assert math.isnan(wire.read_evaluate_reply(wire.evaluate_reply(_task(), without, 3), 2)["fused"].calibration_error)
 
 
+def test_a_node_may_leave_bins_out_but_not_some_of_them() -> None:
+    metrics = {"num-examples": 3, "correct.fused": [1, 0], "count.fused": [2, 1]}
+    reply = Message(RecordDict({"metrics": MetricRecord(metrics)}), reply_to=_task())
+    (found,) = wire.read_evaluate_reply(reply, 2).values()
+    assert (found.count.tolist(), found.bins.count.sum()) == ([2, 1], 0)
+    some = Message(
+        RecordDict({"metrics": MetricRecord({**metrics, "bin-count.fused": [3] * NUM_BINS})}), reply_to=_task()
+    )
+    with pytest.raises(WireError, match="bin-correct"):
+        wire.read_evaluate_reply(some, 2)
+
+
 FIRST = np.arange(NUM_BINS) == 0
 
 

@@ -8,7 +8,10 @@ import pytest
 import torch
 
 from client_app.app import app as client_app
+from fedcmi_flwr.config import read_run_config
+from fedcmi_flwr.nodes import RoundFailedError
 from fedcmi_flwr.packing import WireError
+from fedcmi_flwr.partitions import owned_modalities
 from server_app import gpu_share, launch
 
 GB = 10**9
@@ -75,6 +78,26 @@ def test_the_probe_trains_one_node_for_one_epoch(
     assert (
         gpu_share.measured_client_bytes({**raw, "partition": "iid"}, 3, client_app) == 3 * GB
     )  # 20 samples, 8 a batch
+
+
+@pytest.mark.parametrize("modalities", [("audio", "visual"), ("visual",)])
+def test_the_probe_is_a_node_that_owns_most(
+    raw: dict[str, str | int | float | bool], modalities: tuple[str, ...]
+) -> None:
+    config = read_run_config({**raw, "multimodal-ratio": 0.25})
+    dealt = owned_modalities(("audio", "visual"), 0.25, 4, config.training.seed)
+    assert sorted(map(len, dealt)) == [1, 1, 1, 2]
+    chosen = gpu_share.richest_partition(config, modalities, 4)
+    first = [len(set(owned) & set(modalities)) == len(modalities) for owned in dealt].index(True)
+    assert chosen == first
+
+
+def test_a_node_that_cannot_be_used_says_why(
+    raw: dict[str, str | int | float | bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: None)
+    with pytest.raises(RoundFailedError, match="natural partition: 50 nodes"):
+        gpu_share.measured_client_bytes({**raw, "partition": "natural", "wait-timeout": 0.01}, 50, client_app)
 
 
 def test_a_node_that_cannot_train_says_why(
