@@ -24,6 +24,8 @@ SPECTROGRAM_WINDOW = 512
 """Samples of a Hann window; half of them plus one are the frequencies of a spectrogram."""
 SPECTROGRAM_HOP = 159
 """Samples from one window to the next."""
+TOO_QUIET = "trim the silence at its start, take another recording, or fetch a damaged file of an archive again."
+"""What to do about a recording of which nothing is heard."""
 
 
 def read_wav(path: Path) -> tuple[Float[Tensor, " samples"], int]:
@@ -320,7 +322,7 @@ def log_spectrogram(
     logs = (spectrum.real.square() + spectrum.imag.square() + 1e-7).log()
     std, mean = torch.std_mean(logs, correction=0)
     if float(std) < 1e-4:
-        raise UnreadableFileError(path, "silent; fetch the file again.")
+        raise UnreadableFileError(path, f"silent; {TOO_QUIET}")
     standardised: Float16[np.ndarray, "1 frequencies windows"] = ((logs - mean) / std).half().unsqueeze(0).numpy()
     return standardised
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data_prep import contour
-from data_prep.audio import add_noise, fit_length, log_mel
+from data_prep.audio import TOO_QUIET, add_noise, fit_length, log_mel
 from data_prep.errors import PrepError, UnreadableFileError
 from data_prep.image import PIXEL_MEAN, PIXEL_STD, add_pixel_noise
 from data_prep.writer import Samples, write_split
@@ -112,7 +112,7 @@ def fit_clip(path: Path, waveform: Float[Tensor, " samples"], samples: int) -> F
     """Fit a recording to a clip's length; UnreadableFileError where nothing of it can be heard."""
     clip = fit_length(waveform, samples)
     if not bool(clip.any()):
-        raise UnreadableFileError(path, f"silent in its first {samples} samples; fetch the file again.")
+        raise UnreadableFileError(path, f"silent in its first {samples} samples; {TOO_QUIET}")
     return clip
 
 

@@ -70,14 +70,10 @@ class Source:
         return Source(Path(found["path"]), segment)
 
     @property
-    def medium(self) -> str:
-        """One of MEDIA; PrepError for any other ending."""
+    def medium(self) -> str | None:
+        """One of MEDIA; None for any other ending."""
         ending = self.path.suffix.lower()
-        for medium, endings in MEDIA.items():
-            if ending in endings:
-                return medium
-        known = ", ".join(f"{medium} ({' '.join(endings)})" for medium, endings in MEDIA.items())
-        raise PrepError(f"{self.path}: its name says neither of {known}; give NAME={self.path} with its modality.")
+        return next((medium for medium, endings in MEDIA.items() if ending in endings), None)
 
 
 @dataclass(frozen=True)

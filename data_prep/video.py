@@ -95,7 +95,10 @@ def read_soundtrack(path: Path, segment: Segment | None = None) -> tuple[Float[T
     """
     with _opened(path) as container:
         if not container.streams.audio:
-            raise UnreadableFileError(path, "holds no sound; leave the sample out, or fetch the file again.")
+            raise UnreadableFileError(
+                path,
+                "holds no sound: no sound file, and no video with a soundtrack; give another file, or leave it out.",
+            )
         _scan(path, container, trust_duration=True)
     start, end = segment or (0.0, math.inf)
     with _opened(path) as container:

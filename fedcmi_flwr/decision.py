@@ -66,9 +66,9 @@ def rules(spec: ModelSpec, own: Votes) -> dict[str, Votes]:
 
     Returns
     -------
-    "fused": the fusion head alone, with surrogate slots for what is missing; "self-heads": the self heads H_m(u_m) of
-    the modalities that are there; "combined": both, with the method's own votes if it has any. A model without heads
-    beside its fusion offers "fused" only, and so does one whose fusion is its heads' sum already.
+    "fused": the fusion head alone, slots of what is missing filled as the structure says; "self-heads": the self heads
+    H_m(u_m) of the modalities that are there; "combined": both, with the method's own votes if it has any. A model
+    without heads beside its fusion offers "fused" only, and so does one whose fusion is its heads' sum already.
     """
     if spec.structure not in ("two-projectors", "one-projector"):
         return {"fused": Votes()}

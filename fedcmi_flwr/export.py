@@ -4,6 +4,9 @@ A graph takes samples as a prepared directory stores them: the choice of frames,
 evaluation are part of it. It gives ``probabilities`` [samples, classes], calibrated as the model's file says, and
 ``scores``, the sums of log-probabilities that they come from. Each graph is run by its own runtime and compared with
 the :class:`Predictor` before anything is left at the place that was asked for.
+
+ONNX files hold no code. A ``.pt2`` file of ``torch.export`` holds its sample inputs pickled, and ``torch.export.load``
+unpickles them: load only those of people you trust. Here only files are loaded that were written a moment before.
 """
 
 import hashlib
@@ -114,7 +117,7 @@ def export_model(
     out
         The directory to make; nothing is there before every graph is checked.
     kind
-        "onnx": ``.onnx`` files; "torch": ``.pt2`` files of ``torch.export``.
+        "onnx": ``.onnx`` files; "torch": ``.pt2`` files of ``torch.export``, which are loaded by unpickling.
     chosen
         Subsets of modalities; None: all that decisions are made for.
 
@@ -330,5 +333,6 @@ def _describe(predictor: Predictor, model: Path, kind: str, described: Sequence[
             "scores / temperature",
         },
         "inputs": "[samples, *shape] as stored in the prepared directory, not normalised; any number of samples",
+        "recipes": {name: dict(predictor.recipes[name]) for name in predictor.modalities if name in predictor.recipes},
         "graphs": [dict(graph) for graph in described],
     }

@@ -38,7 +38,7 @@ class Predictor:
 
     Any subset of the modalities may be given. How the class is decided is chosen for each subset where the model's run
     had validation data (``decision.py``). A subset that no node has ever trained with is predicted all the same: the
-    fusion head's empty slots are filled by the modalities that are there, which it knows from its training.
+    fusion head's empty slots are filled as the model's structure says, which it knows from its training.
 
     Parameters
     ----------

@@ -68,13 +68,21 @@ def load_model(path: Path, modalities: Sequence[Modality] | None = None) -> tupl
     Raises
     ------
     CheckpointError
-        Not a safetensors file, without this project's metadata, or without one of the modalities.
+        Not a safetensors file, without this project's metadata, without one of the modalities, or none is asked for.
     """
     try:
         with safe_open(path, framework="pt") as file:
             metadata = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
-            wanted = _wanted(metadata["inputs"], modalities)
-            left_out = tuple(f"branches.{item['name']}." for item in metadata["inputs"] if item not in wanted)
+        stored = [str(item["name"]) for item in metadata["inputs"]]
+    except (SafetensorError, LookupError, TypeError, ValueError) as error:
+        raise _foreign(path, error) from error
+    if modalities is not None:
+        _check_asked(path, modalities, stored)
+    asked = stored if modalities is None else modalities
+    try:
+        wanted = [item for item in metadata["inputs"] if item["name"] in asked]
+        left_out = tuple(f"branches.{name}." for name in stored if name not in asked)
+        with safe_open(path, framework="pt") as file:
             names = [name for name in file.keys() if not name.startswith(left_out)]  # noqa: SIM118 (not a mapping)
             arrays = {name: file.get_tensor(name) for name in names}
         fields = dict(**metadata["model"])
@@ -83,13 +91,18 @@ def load_model(path: Path, modalities: Sequence[Modality] | None = None) -> tupl
         model = MultimodalModel(spec, inputs)
         model.load_state_dict(arrays)
     except (SafetensorError, LookupError, TypeError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{path}: not a model written by this project ({error}).") from error
+        raise _foreign(path, error) from error
     return model.eval(), metadata
 
 
-def _wanted(inputs: Sequence[Mapping[str, Any]], modalities: Sequence[Modality] | None) -> list[Mapping[str, Any]]:
-    names = [item["name"] for item in inputs]
-    unknown = [name for name in modalities or () if name not in names]
-    if unknown or modalities == []:
-        raise ValueError(f"asked for modalities {list(modalities or ())}, it has {names}")
-    return [item for item in inputs if modalities is None or item["name"] in modalities]
+def _foreign(path: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(f"{path}: not a model written by this project ({error}).")
+
+
+def _check_asked(path: Path, asked: Sequence[Modality], stored: Sequence[Modality]) -> None:
+    """Raise CheckpointError unless a model has what it is asked for."""
+    if not asked:
+        raise CheckpointError(f"{path}: asked for no modality; ask for one or more of {list(stored)}.")
+    for name in asked:
+        if name not in stored:
+            raise CheckpointError(f"{path}: asked for modality {name!r}, the model has {list(stored)}; ask for those.")

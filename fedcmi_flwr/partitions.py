@@ -273,7 +273,7 @@ def own_samples(samples: Samples, config: DataConfig, split: str) -> Samples:
     samples
         A split of the device's directory.
     config
-        Gives ``min-partition-size``; its ``validation-share`` and ``calibration-share`` must be 0.
+        Gives ``min-partition-size``; its ``validation-share``, ``calibration-share`` and ``missing-share`` must be 0.
     split
         The split's name; only the training split must have that many samples.
 
@@ -284,9 +284,13 @@ def own_samples(samples: Samples, config: DataConfig, split: str) -> Samples:
     Raises
     ------
     DataError
-        Too few samples to train on, or a part that only a server with the same directory could use.
+        Too few samples to train on, or a share that is for simulations.
     """
-    shares = {"validation-share": config.validation_share, "calibration-share": config.calibration_share}
+    shares = {
+        "validation-share": config.validation_share,
+        "calibration-share": config.calibration_share,
+        "missing-share": config.missing_share,
+    }
     for key in (key for key, share in shares.items() if share > 0):
         raise DataError(
             f"{key} = {shares[key]}: is for simulations, where server and nodes share a prepared directory; this node "

@@ -51,6 +51,8 @@ app = ServerApp()
 logger = logging.getLogger("flwr.fedcmi")
 SIMULATED_IN_FLIGHT = 64
 """Messages that a simulation, in whose process Flower has Ray, has out at a time; more than there are actors."""
+PLACES = ("data", "run-dir", "pretrained")
+"""Keys that name places on the server's machine, which are no business of who gets the model; config.json has them."""
 
 
 @app.main()
@@ -315,7 +317,8 @@ class Federation:
         """Write the model as it is, with how it decides."""
         votes = decisions.default.votes
         rule = {"self-head-votes": votes.self_heads, "infiltration-votes": votes.infiltration_heads}
-        described = {"run-config": dict(self.config.raw), **rule, "decisions": decisions.to_json()}
+        settings = {key: value for key, value in self.config.raw.items() if key not in PLACES}
+        described = {"run-config": settings, **rule, "decisions": decisions.to_json()}
         notes = {"round": self.server_round, **described, "recipes": self.recipes}
         whole = to_arrays(self.model.state_dict())  # with the frozen trunks, so that it can be loaded alone
         save_model(self.directory.model_path, whole, self.spec, self.data.modalities, self.data.classes, notes)

@@ -16,8 +16,9 @@ NUMBERS = ("temperature", "accuracy", "macro", "worst_class", "calibration_error
 """Columns of matrix.csv after KEYS; ``before`` is the calibration error of the method's own votes at temperature 1."""
 HEAD = ("method", "modalities", "accuracy", "macro", "worst class", "calibration error", "before", "decided by")
 CAPTION = (
-    "The last round's models, each subset of the modalities decided as the model file says; in %, over the seeds ± "
-    "95 % interval. Calibration error: expected, 15 bins; before: of the method's own votes at temperature 1."
+    "The last round's models, or with `averaging` above 0 the moving averages of the global weights; each subset of "
+    "the modalities decided as the model file says; in %, over the seeds ± 95 % interval. Calibration error: "
+    "expected, 15 bins; before: of the method's own votes at temperature 1."
 )
 
 

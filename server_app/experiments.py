@@ -16,11 +16,14 @@ from fedcmi_flwr.methods import Scalar, hyperparameters
 from server_app.app_table import run_command
 from server_app.bench_configs import RunConfigs
 from server_app.launch import load_client_app, run_in_process, run_with_flower
+from server_app.launch_record import Launch, note
 from server_app.processes import Job, run_jobs
 from server_app.progress import Show
 
 RECORD = "bench.json"
 """What a bench directory is for."""
+REPEATED_ON = "in-process"
+"""The engine of the command that repeats a run; on any other the numbers are the same."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class Experiment:
 
     def command(self) -> str:
         """Return the ``fedcmi run`` command that repeats this run elsewhere."""
-        return run_command(self.config, self.num_nodes, "in-process")
+        return run_command(self.config, self.num_nodes, REPEATED_ON)
 
 
 def plan(configs: RunConfigs, seeds: int, num_nodes: int, out: Path) -> list[Experiment]:
@@ -114,6 +117,7 @@ def execute(experiment: Experiment, on_flower: bool, show: Show) -> None:
         Called with the lines of its log.
     """
     show(f"again: {experiment.command()}")
+    note(Launch(experiment.config, experiment.num_nodes, REPEATED_ON))  # the card has the same command
     if on_flower:
         signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that the SuperLink ends too
         run_with_flower(experiment.config, experiment.num_nodes, show)

@@ -1,4 +1,4 @@
-"""How ``fedcmi run`` was started, kept beside the run so that going on needs nothing but its directory."""
+"""How a run was started, kept beside it: going on needs nothing but its directory, and its card has the command."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -69,8 +69,13 @@ def begin(
     memory = "run-dir" if raw["checkpoint-every"] else "context"
     raw |= {"run-dir": str(directory.path), "node-memory": memory}
     launch = Launch(raw, num_nodes or NUM_NODES, engine or ENGINE)
-    write_atomically(directory.path / LAUNCH, (json.dumps(asdict(launch), indent=1) + "\n").encode())
+    note(launch)
     return launch
+
+
+def note(launch: Launch) -> None:
+    """Write launch.json into a run's directory, which is there."""
+    write_atomically(launch.run_dir / LAUNCH, (json.dumps(asdict(launch), indent=1) + "\n").encode())
 
 
 def go_on(

@@ -13,8 +13,9 @@ from server_app.report import json_ready, percent
 COLUMNS = ("decided by", "temperature", "accuracy", "macro", "worst class", "calibration error", "before", "samples")
 """Of the table; the first column names the subset."""
 EXPLANATION = (
-    "The last round's model. Calibration error: expected, 15 bins; before: that of the method's own votes at "
-    "temperature 1. A subset counts the samples that have all of it."
+    "The last round's model; with `averaging` above 0, the moving average of the global weights. Calibration error: "
+    "expected, 15 bins; before: that of the method's own votes at temperature 1. A subset "
+    "counts the samples that have all of it."
 )
 
 Row = Mapping[str, Any]

@@ -7,7 +7,7 @@ from typing import Any
 
 from fedcmi_flwr.atomic_files import write_atomically
 from fedcmi_flwr.config import HYPERPARAMETER_KEYS
-from fedcmi_flwr.methods import METHODS, hyperparameters
+from fedcmi_flwr.methods import METHODS, hyperparameters, make_method
 from server_app.app_table import run_command
 from server_app.matrix import Row, matrix_lines, read_matrix
 from server_app.report import (
@@ -27,6 +27,17 @@ TRAINING_KEYS = (
     *("momentum", "weight-decay", "server-optimizer", "aggregation", "wire-dtype", "seed"),
 )
 """Settings that a reader of the card may want; all of them are in config.json."""
+HEADS = " self-heads: the sum of the log-probabilities of the heads of the modalities that are there. combined: both."
+RULES = {
+    "two-projectors": "fused: the fusion head, a missing modality's slot filled with the mean of what the infiltration "
+    "projectors make of those that are there." + HEADS,
+    "one-projector": "fused: the fusion head, a missing modality's slot filled with the mean embedding of those that "
+    "are there." + HEADS,
+    "fusion": "fused: the fusion head, a missing modality's slot filled with zeros. The model has no other head.",
+    "unimodal": "fused: the sum of the log-probabilities of the heads of the modalities that are there. The model has "
+    "no fusion head.",
+}
+"""A model's structure -> what its rules do."""
 
 Config = Mapping[str, Any]
 Records = Sequence[Mapping[str, Any]]
@@ -53,7 +64,7 @@ def model_card(config: Config, records: Records, matrix: Sequence[Row], launch: 
     matrix
         matrix.json.
     launch
-        launch.json; None where the run was not started by ``fedcmi run``.
+        launch.json; None where the run was started by neither ``fedcmi run`` nor a bench.
 
     Returns
     -------
@@ -117,11 +128,19 @@ def _federation(config: Config, trained: Records) -> list[str]:
     return [
         f"- {len(known)} nodes; samples dealt by partition {config['partition']}{alpha} (nodes with data of their own "
         "keep it)",
+        f"- modalities of simulated nodes: {_dealt(config)}; missing-share {config['missing-share']:g}",
         f"- nodes by the modalities they own: {', '.join(f'{names} {count}' for names, count in owned.items())}",
         f"- {len(trained)} rounds, {len(failed_rounds(trained))} of them failed; replies refused or missing: "
         f"{sum(len(record['refused']) for record in trained)}",
         f"- differential privacy of nodes: {epsilon_spent(trained[-1])}",
     ]
+
+
+def _dealt(config: Config) -> str:
+    """Return how modalities were dealt to simulated nodes."""
+    if config["ownership"] == "multimodal-ratio":
+        return f"ownership by multimodal-ratio {config['multimodal-ratio']:g}"
+    return f"ownership {config['ownership']}"
 
 
 def _method(config: Config) -> list[str]:
@@ -153,11 +172,8 @@ def _decisions(config: Config) -> list[str]:
         if source
         else "By the method's own votes; the confidences are what the scores give, not calibrated."
     )
-    rules = (
-        "fused: the fusion head, its slots of missing modalities filled from those that are there. self-heads: the sum "
-        "of the log-probabilities of the heads of the modalities that are there. combined: both."
-    )
-    return [how, rules]
+    own = {key: config[key] for key in hyperparameters(METHODS[config["method"]])}
+    return [how, RULES[make_method(config["method"], own).structure]]
 
 
 def _limits(config: Config, trained: Records, matrix: Sequence[Row]) -> list[str]:

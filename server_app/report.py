@@ -23,7 +23,7 @@ LAST_ROUNDS = 5
 
 
 LAUNCH = "launch.json"
-"""In a run directory: how ``fedcmi run`` was started."""
+"""In a run directory: how ``fedcmi run`` or a bench started it."""
 CARD = "MODEL_CARD.md"
 FILES = ("config.json", "metrics.jsonl", "matrix.json", "model.safetensors", CARD)
 """What a finished run leaves beside summary.md and plots."""

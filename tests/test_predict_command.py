@@ -1,9 +1,11 @@
 """``fedcmi predict`` and ``fedcmi export``: from a run directory and files to words, JSON and graphs."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import federated
 import kinds
@@ -15,6 +17,9 @@ import soundfile
 from PIL import Image
 from typer.testing import CliRunner, Result
 
+from data_prep import raw_samples
+from data_prep.errors import PrepError
+from data_prep.recipes import Source
 from fedcmi_flwr.cli import app
 from fedcmi_flwr.inference import Predictor
 from fedcmi_flwr.schema import read_recipes
@@ -80,6 +85,46 @@ def test_a_directory_is_many_samples(run_dir: Path, wav: Path, tmp_path: Path) -
     ]  # fmt: skip
 
 
+def test_bad_and_stray_files_stop_nothing(run_dir: Path, wav: Path) -> None:
+    directory = wav.parent
+    soundfile.write(directory / "quiet.wav", np.zeros(8000), 8000)
+    (directory / "broken.wav").write_text("no sound")
+    for name in ("notes.txt", "more.txt", "LICENSE"):
+        (directory / name).touch()
+    result = call(run_dir, directory)
+    assert result.exit_code == 1
+    assert [line.split(": ")[1] for line in result.stdout.splitlines()] == [f"{wav} [audio]"]
+    skipped, heading, *unreadable = result.stderr.splitlines()
+    assert skipped == "skipped 3 files that the model does not take: no ending 1, .txt 2"
+    assert heading == "error: 2 of the files cannot be read:"
+    assert unreadable[0].startswith(f"{directory / 'broken.wav'}: not decodable as audio")
+    assert unreadable[1].startswith(f"{directory / 'quiet.wav'}: silent in its first 6144 samples; trim the silence")
+    result = call(run_dir, directory, "--json")
+    assert result.exit_code == 1
+    found = json.loads(result.stdout)
+    assert [each["sample"] for each in found["predictions"]] == [str(wav)]
+    assert [Path(path).name for path in found["unreadable"]] == ["broken.wav", "quiet.wav"]
+
+
+def test_predictions_do_not_wait_for_the_last_file(run_dir: Path, wav: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that is an error of another kind ends the command after what was predicted before it."""
+    shutil.copy(wav, wav.with_name("later.wav"))
+    make, calls = raw_samples.make_sample, []
+
+    def fail_later(source: Source, *arguments: Any) -> np.ndarray:  # noqa: ANN401
+        calls.append(source)
+        if len(calls) > 1:
+            raise PrepError("no more")
+        return make(source, *arguments)
+
+    monkeypatch.setattr(raw_samples, "CHUNK", 1)
+    monkeypatch.setattr(raw_samples, "make_sample", fail_later)
+    result = call(run_dir, wav.parent)
+    assert result.exit_code == 1
+    assert result.stdout.endswith(f"{wav} [audio]\n")
+    assert "error: no more" in result.stderr
+
+
 @pytest.mark.parametrize("names", [None, "audio"])
 def test_a_prepared_directory_has_an_accuracy(run_dir: Path, av_digits_dir: Path, names: str | None) -> None:
     options = ["--modalities", names] if names else []
@@ -99,10 +144,12 @@ def test_a_prepared_directory_has_an_accuracy(run_dir: Path, av_digits_dir: Path
         ([], "give files to predict, or a prepared directory as --data"),
         (["x.wav", "--data", "."], "and not both"),
         (["x.wav"], "x.wav: no such file or directory"),
-        (["x.wav", "--modalities", "smell"], "asked for modalities ['smell'], it has ['audio', 'visual']"),
+        (["x.wav", "--modalities", "audio+smell"], "asked for modality 'smell', the model has ['audio', 'visual']"),
+        (["x.wav", "--modalities", ""], "asked for modality '', the model has ['audio', 'visual']"),
+        (["x.wav", "--split", "test"], "--split test: is of a prepared directory; give one as --data"),
         (["--data", "."], "is not a finished prepared directory"),
     ],
-    ids=["nothing", "both", "missing", "unknown modality", "no data"],
+    ids=["nothing", "both", "missing", "unknown modality", "no modality", "split", "no data"],
 )
 def test_what_cannot_be_predicted_says_why(run_dir: Path, arguments: list[str], message: str) -> None:
     result = call(run_dir, *arguments)

@@ -37,7 +37,7 @@ def touch(tmp_path: Path) -> Callable[..., list[str]]:
 
 
 def found(arguments: list[str], recipes: dict = TWO) -> list[dict[str, str]]:
-    samples = match(arguments, recipes)
+    samples = match(arguments, recipes).samples
     return [{name: source.path.name for name, source in sample.sources.items()} for sample in samples]
 
 
@@ -93,15 +93,27 @@ def test_names_settle_what_kinds_leave_open(touch: Callable[..., list[str]]) -> 
     [
         (["1.jpg"], ["1.jpg"], r"may be one of \['photo', 'other'\]; give photo=.*1\.jpg or other=.*1\.jpg"),
         (["1.mp4"], ["text=x", "1.mp4"], "no such file"),
-        (["1.xyz"], ["1.xyz"], r"its name says neither of sound \(\.wav .*give NAME=.*1\.xyz"),
+        (["1.xyz"], ["1.xyz"], r"its ending does not say what it is, .* 'audio' \(sound .*give NAME=.*1\.xyz"),
         (["1.csv"], ["1.csv"], r"is series, and the model is asked for 'audio' \(sound or video\), 'photo' \(image\)"),
+        (["1.png"], ["audio=1.png"], r"audio=1\.png: is no sound or video file but image, by its ending"),
         (["1.wav"], ["smell=1.wav"], r"no modality 'smell' to predict from, only \['audio'"),
         (["1.wav", "2.wav"], ["audio=1.wav", "2.wav"], r"2\.wav and .*1\.wav are both 'audio'"),
         (["1.wav", "2.wav"], ["audio=1.wav", "audio=2.wav"], r"'audio' is .*1\.wav already"),
         (["1.wav", "1.flac", "2.wav"], ["1.wav", "1.flac", "2.wav"], r"1\.flac and .*1\.wav are both 'audio'"),
         (["d/1.wav", "2.txt"], ["d", "text=2.txt"], "one sample, a directory is many"),
     ],
-    ids=["ambiguous", "missing", "unknown ending", "unfit", "unknown name", "twice", "named twice", "same stem", "mix"],
+    ids=[
+        "ambiguous",
+        "missing",
+        "unknown ending",
+        "unfit",
+        "named unfit",
+        "unknown name",
+        "twice",
+        "named twice",
+        "same stem",
+        "mix",
+    ],
 )
 def test_what_cannot_be_matched_says_what_to_do(
     touch: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
@@ -114,8 +126,48 @@ def test_what_cannot_be_matched_says_what_to_do(
 
 
 def test_an_empty_directory_says_so(tmp_path: Path) -> None:
-    with pytest.raises(PrepError, match="holds no files"):
+    with pytest.raises(PrepError, match=r"holds no file to predict from, of 0; need one of .*\.wav"):
         match([str(tmp_path)], TWO)
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(PrepError, match="holds no file to predict from, of 1"):
+        match([str(tmp_path)], TWO)
+
+
+def test_what_no_recipe_takes_is_skipped_in_directories(touch: Callable[..., list[str]], tmp_path: Path) -> None:
+    touch("d/b.wav", "d/b.json", "d/cover.png", "d/LICENSE")
+    matched = match([str(tmp_path / "d")], TWO)
+    assert [sample.name for sample in matched.samples] == [str(tmp_path / "d" / "b.wav")]
+    assert sorted(path.name for path in matched.skipped) == ["LICENSE", "b.json", "cover.png"]
+
+
+def test_a_broken_video_is_matched_and_found_when_it_is_read(touch: Callable[..., list[str]]) -> None:
+    (film,) = touch("film.mp4")
+    matched = match([film], TWO)
+    assert [list(sample.sources) for sample in matched.samples] == [["visual"]]
+    unreadable: dict[Path, str] = {}
+    inputs = [ModalitySpec("visual", "frames", (2, 3, 16, 16), "uint8")]
+    assert list(chunks(matched.samples, inputs, TWO, unreadable)) == []
+    assert list(unreadable) == [Path(film)]
+    assert "not decodable" in unreadable[Path(film)]
+
+
+def test_samples_are_made_of_what_can_be_read(tmp_path: Path) -> None:
+    """Of "a" the sound is broken, of "b" all there is; of "c" nothing."""
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.wav").write_text("no sound")
+    for name, level in (("a", 10), ("c", 20)):
+        Image.fromarray(np.full((16, 16, 3), level, np.uint8)).save(tmp_path / f"{name}.png")
+    inputs = [
+        ModalitySpec("audio", "spectrogram", (1, 257, 48), "float16"),
+        ModalitySpec("photo", "image", (3, 16, 16), "uint8"),
+    ]
+    recipes = {"audio": SOUND, "photo": PHOTO}
+    unreadable: dict[Path, str] = {}
+    (chunk,) = chunks(match([str(tmp_path)], recipes).samples, inputs, recipes, unreadable)
+    assert [list(chunk.inputs), chunk.inputs["photo"][:, 0, 0, 0].tolist()] == [["photo"], [10, 20]]
+    assert chunk.present["photo"].tolist() == [True, True]
+    assert [path.name for path in unreadable] == ["a.wav", "b.wav"]
+    assert all("not decodable as audio" in reason for reason in unreadable.values())
 
 
 def test_chunks_hold_what_each_sample_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,7 +183,7 @@ def test_chunks_hold_what_each_sample_has(tmp_path: Path, monkeypatch: pytest.Mo
         kinds.SERIES,
     ]
     recipes = {"audio": SOUND, "photo": PHOTO, "motion": {"maker": "series", "channels": 6, "points": 50}}
-    first, second = chunks(match([str(tmp_path)], recipes), inputs, recipes)
+    first, second = chunks(match([str(tmp_path)], recipes).samples, inputs, recipes, {})
     assert [name.replace(str(tmp_path), "") for name in first.names] == ["/a.wav + /a.png", "/b.wav"]
     assert {name: mask.tolist() for name, mask in first.present.items()} == {"audio": [True, True],
                                                                               "photo": [True, False]}  # fmt: skip

@@ -250,8 +250,8 @@ def test_no_sample_is_in_two_parts(prepared: Path, validation: float, calibratio
     assert without.validation.tolist() == parts.validation.tolist()
 
 
-@pytest.mark.parametrize("key", ["validation-share", "calibration-share"])
-def test_a_device_with_data_of_its_own_cuts_nothing_off(prepared: Path, key: str) -> None:
+@pytest.mark.parametrize("key", ["validation-share", "calibration-share", "missing-share"])
+def test_a_device_with_data_of_its_own_takes_nothing_away(prepared: Path, key: str) -> None:
     config = replace(_config("iid"), **{key.replace("-", "_"): 0.2})
     with pytest.raises(DataError, match=rf"{key} = 0\.2: is for simulations"):
         own_samples(load_split(prepared, "train"), config, "train")

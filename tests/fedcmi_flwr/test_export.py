@@ -84,12 +84,16 @@ def test_torch_programs_are_loaded_again(path: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(probabilities.numpy(), predictor.predict_proba(samples), atol=1e-5)
 
 
+RECIPES = {"motion": {"maker": "series", "channels": 6, "points": 50}}
+
+
 def test_every_subset_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Subsets are written one by one, smaller ones first, with the modalities in the model's order."""
-    model = saved.save(tmp_path / "model.safetensors", [kinds.SPECTROGRAM, kinds.SERIES])
+    model = saved.save(tmp_path / "model.safetensors", [kinds.SPECTROGRAM, kinds.SERIES], {"recipes": RECIPES})
     monkeypatch.setattr(export, "_export_subset", lambda predictor, subset, kind, where: {"file": "+".join(subset)})
     found = [file.name for file in export_model(model, tmp_path / "all", "torch")]
     assert found == ["audio", "motion", "audio+motion", "export.json"]
+    assert json.loads((tmp_path / "all" / "export.json").read_text())["recipes"] == RECIPES
     (tmp_path / "MODEL_CARD.md").write_text("what it is for")
     chosen = export_model(model, tmp_path / "chosen", "torch", [("motion", "audio")])
     assert [file.name for file in chosen] == ["audio+motion", "export.json"]

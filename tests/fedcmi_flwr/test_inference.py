@@ -157,8 +157,10 @@ def test_a_batch_size_of_nothing_is_refused(predictor: Predictor, samples: dict[
 def test_paths_that_are_no_models(path: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"model\.safetensors: not found; give a run directory"):
         Predictor.load(tmp_path)
-    with pytest.raises(CheckpointError, match=r"asked for modalities \['smell'\], it has \['audio', 'visual'"):
-        Predictor.load(path, modalities=["smell"])
+    with pytest.raises(CheckpointError, match=r"asked for modality 'smell', the model has \['audio', 'visual'"):
+        Predictor.load(path, modalities=["audio", "smell"])
+    with pytest.raises(CheckpointError, match=r"asked for no modality; ask for one or more of \['audio', 'visual'"):
+        Predictor.load(path, modalities=[])
     (tmp_path / "model.safetensors").write_bytes(b"nothing")
     with pytest.raises(CheckpointError, match="not a model written by this project"):
         Predictor.load(tmp_path)

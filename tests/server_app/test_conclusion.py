@@ -102,6 +102,9 @@ def test_the_card_says_what_the_files_say(calibrated: Path) -> None:
         f"| audio+visual | {row['rule']} | {row['temperature']:.2f} | {row['accuracy']:.1%} |",
         f"From audio and visual: who depends on class {worst} is served worst: {shares[worst]:.1%} of it",
         f"| {worst} | ",
+        "- modalities of simulated nodes: ownership by multimodal-ratio 1; missing-share 0",
+        "a missing modality's slot filled with the mean of what the infiltration projectors make",
+        "with `averaging` above 0, the moving average of the global weights",
         "- differential privacy of nodes: none",
         "Trained without differential privacy",
     ):
@@ -157,13 +160,11 @@ def test_samples_that_are_reported_on_are_never_calibrated_on(tmp_path: Path) ->
     assert len(reported_samples(data, TWO, _data(calibration_share=0.5), 0)) == 9
 
 
-@pytest.mark.parametrize("noise", [0.0, 1.0], ids=["open", "private"])
-def test_a_card_tells_no_count_that_privacy_hides(noise: float) -> None:
-    """The card is a function of files that hold none; with privacy it says what was spent."""
-    spent = {"epsilon": 3.0, "delta": 1e-5} if noise else None
+def _card(method: str = "fedcmi-plus", spent: dict[str, float] | None = None, **changes: Any) -> str:  # noqa: ANN401
+    """Return the card of a toy run."""
     config = {
-        **launch.resolve(None, {}, []),
-        **hyperparameters(METHODS["fedcmi-plus"]),
+        **launch.resolve(None, {"method": method, **changes}, []),
+        **hyperparameters(METHODS[method]),
         "dataset": {
             "name": "toy", "splits": {"train": 30, "test": 9}, "settings": {}, "classes": ["a", "b"],
             "modalities": ["audio", "visual"],
@@ -180,10 +181,35 @@ def test_a_card_tells_no_count_that_privacy_hides(noise: float) -> None:
         "by_votes": {"accuracy": 0.5, "calibration_error": 0.25},
     }  # fmt: skip
     subsets = (["audio"], ["visual"], ["audio", "visual"])
-    card = model_card(config, [record], [{"modalities": subset, **row} for subset in subsets], None)
+    return model_card(config, [record], [{"modalities": subset, **row} for subset in subsets], None)
+
+
+@pytest.mark.parametrize("noise", [0.0, 1.0], ids=["open", "private"])
+def test_a_card_tells_no_count_that_privacy_hides(noise: float) -> None:
+    """The card is a function of files that hold none; with privacy it says what was spent."""
+    card = _card(spent={"epsilon": 3.0, "delta": 1e-5} if noise else None)
     assert ("epsilon 3 at delta 1e-05" in card) == bool(noise)
     assert ("Trained without differential privacy" in card) == (not noise)
     assert "- nodes by the modalities they own: audio 1, visual 1" in card
     assert "- Never trained, since no node with it took part: visual." in card
     assert "who depends on class b is served worst: 0.0% of it is recognised, against 50.0% of all samples" in card
     assert "fedcmi run" not in card
+
+
+@pytest.mark.parametrize(
+    ("method", "told"),
+    [
+        ("fedavg", "fused: the fusion head, a missing modality's slot filled with zeros. The model has no other head."),
+        ("late-fusion", "fused: the sum of the log-probabilities of the heads of the modalities that are there."),
+        ("fedcmi", "what the infiltration projectors make of those that are there. self-heads:"),
+    ],
+)
+def test_a_card_says_what_the_models_structure_does(method: str, told: str) -> None:
+    assert told in _card(method)
+    assert ("infiltration projectors" in _card(method)) == (method == "fedcmi")
+
+
+def test_a_card_says_who_had_what() -> None:
+    card = _card(**{"ownership": "random-subsets", "missing-share": 0.25})
+    assert "- modalities of simulated nodes: ownership random-subsets; missing-share 0.25" in card
+    assert "ownership by multimodal-ratio 0.5;" in _card(**{"multimodal-ratio": 0.5})

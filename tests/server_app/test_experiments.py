@@ -76,6 +76,13 @@ def test_plan_goes_seed_by_seed(tmp_path: Path) -> None:
     assert (planned[3].config["seed"], planned[3].config["run-dir"]) == (1, str(planned[3].run_dir))
 
 
+def test_a_runs_card_has_the_command_that_its_log_begins_with(uninterrupted: Path) -> None:
+    run = uninterrupted / "av-digits" / "fedavg" / "seed1"
+    command = (run / "log.txt").read_text().splitlines()[0].removeprefix("again: ")
+    assert command.startswith("fedcmi run --engine in-process --num-nodes 4 --set ")
+    assert command in (run / "MODEL_CARD.md").read_text().splitlines()
+
+
 def test_killed_and_called_again_it_ends_as_if_nothing_had_happened(
     uninterrupted: Path, tmp_path: Path, av_digits_dir: Path
 ) -> None:
