@@ -58,6 +58,5 @@ def test_a_node_that_can_hardly_be_tested_is_told(
 
 
 def test_ten_samples_are_enough() -> None:
-    assert draw_by_own_distribution(np.zeros(10, int), np.zeros(3, int), seed=0, partition_id=0).tolist() == [
-        *range(10)
-    ]
+    labels, like = np.zeros(10, dtype=np.int64), np.zeros(3, dtype=np.int64)
+    assert draw_by_own_distribution(labels, like, seed=0, partition_id=0).tolist() == [*range(10)]

@@ -12,6 +12,7 @@ from federated import federate, sends
 
 from client_app.train import Received, begin_round, train
 from fedcmi_flwr.methods import METHODS, CrossModalInfiltration, FedAvg, Method
+from fedcmi_flwr.model import look_at
 from fedcmi_flwr.sections import TrainingConfig
 
 TWO = ("audio", "visual")
