@@ -25,8 +25,9 @@ from fedcmi_flwr.model_from_config import choose_device, model_spec, place
 from fedcmi_flwr.node_config import NodeConfig, read_node_config
 from fedcmi_flwr.node_memory import DIRECTORY, keep_file_memory, read_file_memory
 from fedcmi_flwr.own_distribution import draw_by_own_distribution
+from fedcmi_flwr.ownership import deal_modalities
 from fedcmi_flwr.packing import to_arrays, to_state_dict
-from fedcmi_flwr.partitions import deal_modalities, own_samples, partition
+from fedcmi_flwr.partitions import own_samples, partition
 from fedcmi_flwr.samples import Samples
 from fedcmi_flwr.schema import ModalitySpec, read_spec
 from fedcmi_flwr.sections import DataConfig, TrainingConfig, ViewConfig, read_section

@@ -13,8 +13,8 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedcmi_flwr.decision import Decision, Decisions, Subset, look_at, rules, scores, subsets, uncalibrated
-from fedcmi_flwr.model import MultimodalModel
+from fedcmi_flwr.decision import Decision, Decisions, Subset, rules, scores, subsets, uncalibrated
+from fedcmi_flwr.model import MultimodalModel, look_at
 from fedcmi_flwr.types import Batch, Votes
 
 NUM_BINS = 15

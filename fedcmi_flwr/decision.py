@@ -228,14 +228,6 @@ def _sizes(count: int) -> Iterator[int]:
     yield from range(1, count + 1) if count <= ALL_SUBSETS_UP_TO else (1, count - 1, count)
 
 
-def look_at(
-    subset: Sequence[Modality], modalities: Sequence[Modality], present: Bool[Tensor, "batch modalities"]
-) -> tuple[Bool[Tensor, "batch modalities"], Bool[Tensor, " batch"]]:
-    """Return what is present of a subset, with everything else hidden, and which samples have the whole subset."""
-    among = torch.tensor([name in subset for name in modalities], device=present.device)
-    return present & among, (present | ~among).all(dim=1)
-
-
 def subset_name(subset: Sequence[Modality]) -> str:
     """Return "audio+visual"."""
     return "+".join(subset)

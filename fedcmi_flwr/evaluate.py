@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedcmi_flwr.calibration import Bins
-from fedcmi_flwr.decision import Decisions, Subset, look_at, scores, subset_name, subsets
+from fedcmi_flwr.decision import Decisions, Subset, scores, subset_name, subsets
 from fedcmi_flwr.encoders import Encoder
 from fedcmi_flwr.losses import true_class_probability
-from fedcmi_flwr.model import MultimodalModel, scatter
+from fedcmi_flwr.model import MultimodalModel, look_at, scatter
 from fedcmi_flwr.types import Batch, ClassStats, Modality, Votes
 
 Name = TypeVar("Name", bound=Hashable)

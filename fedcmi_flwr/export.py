@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from fedcmi_flwr.decision import Subset, scores, subset_name, subsets
 from fedcmi_flwr.inference import Predictor, find_model
+from fedcmi_flwr.model_file import CARD
 from fedcmi_flwr.schema import AXES, ModalitySpec
 from fedcmi_flwr.types import Batch, Modality
 from fedcmi_flwr.views import VISUAL, Views
@@ -40,8 +41,6 @@ EXAMPLES = 3
 """Samples that a graph is traced with."""
 OUTPUTS = ("probabilities", "scores")
 DESCRIPTION = "export.json"
-CARD = "MODEL_CARD.md"
-"""Copied from beside the model, where a finished run leaves it."""
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 _OPSET = 20
 

@@ -18,14 +18,12 @@ from torch import Tensor
 
 from fedcmi_flwr.decision import Decisions
 from fedcmi_flwr.model import MultimodalModel
-from fedcmi_flwr.model_file import load_model
+from fedcmi_flwr.model_file import MODEL_FILE, load_model
 from fedcmi_flwr.model_from_config import choose_device
 from fedcmi_flwr.schema import ModalitySpec, Recipe
 from fedcmi_flwr.types import Batch, Modality
 from fedcmi_flwr.views import Views
 
-MODEL_FILE = "model.safetensors"
-"""In a run directory."""
 Stored = NDArray[Any] | Tensor
 
 
@@ -144,8 +142,8 @@ class Predictor:
         Raises
         ------
         InputError
-            No samples, an unknown modality, another shape or dtype than the model's, different numbers of samples,
-            values that are not finite, or a sample without any modality.
+            No samples, an unknown modality, neither array nor tensor, another shape or dtype than the model's,
+            different numbers of samples, values that are not finite, or a sample without any modality.
         """
         has = self._check(inputs, present or {})
         used = [spec for spec in self.inputs if spec.name in inputs]
@@ -188,8 +186,10 @@ class Predictor:
         if moments is not None:
             values = values[:, torch.from_numpy(moments[0]).to(values.device)]
         shown = self.views.show(values.to(self.device), spec, None)
-        shown[~there.to(self.device)] = 0
-        return shown
+        if bool(there.all()):
+            return shown
+        absent = ~there.to(self.device).reshape(-1, *[1] * (shown.ndim - 1))
+        return shown.masked_fill(absent, 0)  # not in place: tokens are shown as they were given, in the same memory
 
     def _check(self, inputs: Mapping[Modality, Stored], present: Mapping[Modality, ArrayLike]) -> Tensor:
         """Return [samples, modalities of the federation]: what each sample has."""
@@ -217,6 +217,11 @@ class Predictor:
 
     def _check_array(self, spec: ModalitySpec, array: Stored) -> int:
         """Return the number of samples."""
+        if not isinstance(array, np.ndarray | Tensor):
+            raise InputError(
+                f"inputs[{spec.name!r}]: a {type(array).__name__}, must be a NumPy array or a torch tensor, [samples, "
+                f"{str(list(spec.shape))[1:]} of {spec.dtype}."
+            )
         dtype = str(array.dtype).removeprefix("torch.")
         if tuple(array.shape[1:]) != spec.shape or array.ndim != len(spec.shape) + 1:
             raise InputError(

@@ -335,11 +335,13 @@ class MultimodalModel(nn.Module):
             votes.append(log_probability * present[:, self.spec.modalities.index(name)].unsqueeze(1))
         return torch.stack(votes).sum(0)
 
-    def only(self, modality: Modality, present: Bool[Tensor, "batch modalities"]) -> Bool[Tensor, "batch modalities"]:
-        """Return ``present`` with every other modality hidden: the mask of inference with one modality."""
-        column, mask = self.spec.modalities.index(modality), torch.zeros_like(present)
-        mask[:, column] = present[:, column]
-        return mask
+
+def look_at(
+    subset: Sequence[Modality], modalities: Sequence[Modality], present: Bool[Tensor, "batch modalities"]
+) -> tuple[Bool[Tensor, "batch modalities"], Bool[Tensor, " batch"]]:
+    """Return what is present of a subset, with everything else hidden, and which samples have the whole subset."""
+    among = torch.tensor([name in subset for name in modalities], device=present.device)
+    return present & among, (present | ~among).all(dim=1)
 
 
 def scatter(values: Tensor, rows: Tensor | None) -> Tensor:

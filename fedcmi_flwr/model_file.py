@@ -14,6 +14,11 @@ from fedcmi_flwr.model import ModelSpec, MultimodalModel
 from fedcmi_flwr.schema import ModalitySpec
 from fedcmi_flwr.types import Modality
 
+MODEL_FILE = "model.safetensors"
+"""In a run directory."""
+CARD = "MODEL_CARD.md"
+"""Beside it, where a run has finished."""
+
 
 class CheckpointError(ValueError):
     """A file that is not a model or checkpoint of this project, or a broken one."""

@@ -115,13 +115,11 @@ def given_by(records: Records, modality: Modality, owned: Mapping[str, Sequence[
     Partition id -> accuracy with all that the node owns minus that with all but this one; nodes that did not count the
     latter are left out.
     """
-    found: dict[str, float] = {}
-    for node, names in owned.items():
-        others = [name for name in names if name != modality]
-        if others and modality in names:
-            without = of_nodes(records, only_name("+".join(others)))
-            found |= {key: value for key, value in gains(of_nodes(records, MAIN), without).items() if key == node}
-    return found
+    others = {node: [name for name in names if name != modality] for node, names in owned.items() if modality in names}
+    predictions = {node: only_name("+".join(names)) for node, names in others.items() if names}
+    without = {prediction: of_nodes(records, prediction) for prediction in set(predictions.values())}
+    before = {node: without[name][node] for node, name in predictions.items() if node in without[name]}
+    return gains(of_nodes(records, MAIN), before)
 
 
 def figures(records: Records, prediction: str) -> dict[str, float]:

@@ -13,6 +13,7 @@ import numpy as np
 from fedcmi_flwr.atomic_files import write_atomically
 from fedcmi_flwr.dominance import Dominance
 from fedcmi_flwr.evaluate import Counts, is_head, summarise
+from fedcmi_flwr.model_file import CARD, MODEL_FILE
 from fedcmi_flwr.round_report import RoundReport
 from server_app import fairness
 from server_app.held_out import VALIDATION_SPLIT
@@ -24,8 +25,7 @@ LAST_ROUNDS = 5
 
 LAUNCH = "launch.json"
 """In a run directory: how ``fedcmi run`` or a bench started it."""
-CARD = "MODEL_CARD.md"
-FILES = ("config.json", "metrics.jsonl", "matrix.json", "model.safetensors", CARD)
+FILES = ("config.json", "metrics.jsonl", "matrix.json", MODEL_FILE, CARD)
 """What a finished run leaves beside summary.md and plots."""
 
 
@@ -93,7 +93,7 @@ class RunDirectory:
     @property
     def model_path(self) -> Path:
         """The latest global model."""
-        return self.path / "model.safetensors"
+        return self.path / MODEL_FILE
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Write the resolved configuration."""

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedcmi_flwr.evaluate import is_head
+from fedcmi_flwr.model_file import CARD
 from server_app import html_page as html
 from server_app.charts import (
     BLACK,
@@ -24,7 +25,6 @@ from server_app.charts import (
 from server_app.fairness_section import fairness_section
 from server_app.matrix import COLUMNS, EXPLANATION, cells
 from server_app.report import (
-    CARD,
     LAST_ROUNDS,
     calibrated_on,
     epsilon_spent,

@@ -9,7 +9,7 @@ from torch import Tensor
 from fedcmi_flwr.dominance import NOBODY, Dominance, decide_dominance
 from fedcmi_flwr.losses import knowledge_distillation, true_class_probability
 from fedcmi_flwr.methods.base import LocalRound, Method, present_rows
-from fedcmi_flwr.model import MultimodalModel
+from fedcmi_flwr.model import MultimodalModel, look_at
 from fedcmi_flwr.types import Batch, ClassStats, LossTerms, Modality, ModelOutput, Votes
 
 DOMINANCES = ("global", "client", "batch")
@@ -146,7 +146,7 @@ class CrossModalInfiltration(Method):
     ) -> Tensor:
         losses = []
         for name, rows in present.items():
-            mask = model.only(name, batch.present)
+            mask, _ = look_at((name,), model.spec.modalities, batch.present)
             logits = model.fuse(output.self_embeddings, output.infiltration_embeddings, mask)
             losses.append(self.cross_entropy(logits, batch, rows, local, name))
         return torch.stack(losses).sum()

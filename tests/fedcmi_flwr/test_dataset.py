@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from fedcmi_flwr.dataset import DataError, check_modality_names, load_split, locate
-from fedcmi_flwr.partitions import cut_validation, own_samples, owned_modalities, partition, training_parts
+from fedcmi_flwr.ownership import owned_modalities
+from fedcmi_flwr.partitions import cut_validation, own_samples, partition, training_parts
 from fedcmi_flwr.samples import Samples
 from fedcmi_flwr.sections import DataConfig
 

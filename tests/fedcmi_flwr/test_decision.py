@@ -7,7 +7,8 @@ import oracle
 import pytest
 import torch
 
-from fedcmi_flwr.decision import Decision, Decisions, look_at, rules, scores, subsets
+from fedcmi_flwr.decision import Decision, Decisions, rules, scores, subsets
+from fedcmi_flwr.model import look_at
 from fedcmi_flwr.types import Votes
 
 THREE = ("audio", "visual", "touch")

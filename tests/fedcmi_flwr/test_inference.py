@@ -1,5 +1,6 @@
 """fedcmi_flwr.inference: any subset of the modalities, as stored, gives the probabilities of its decision."""
 
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from fedcmi_flwr.views import Views
 
 INPUTS = (kinds.SPECTROGRAM, kinds.FRAMES, kinds.SERIES)
 NAMES = tuple(modality.name for modality in INPUTS)
+LONG_TOKENS = replace(kinds.TOKENS, dtype="int64")
 SUBSETS = [subset for size in (1, 2, 3) for subset in combinations(NAMES, size)]
 DECISIONS = {
     "audio": {"fusion": 0.0, "self-heads": 1.0, "infiltration-heads": 0.0, "temperature": 2.0, "calibrated": True},
@@ -100,6 +102,16 @@ def test_tensors_are_as_good_as_arrays(predictor: Predictor, samples: dict[str, 
     assert all(torch.equal(tensor, before[name]) for name, tensor in tensors.items())
 
 
+def test_tokens_of_the_caller_stay_as_they_were(tmp_path: Path) -> None:
+    """int64 tokens are shown in the caller's own memory; the rows of absent samples must not be emptied there."""
+    predictor = Predictor.load(saved.save(tmp_path / "model.safetensors", (LONG_TOKENS, kinds.SERIES)), "cpu")
+    tokens = torch.ones(4, *kinds.TOKENS.shape, dtype=torch.int64)
+    inputs = {"text": tokens, "motion": torch.ones(4, *kinds.SERIES.shape)}
+    some = predictor.predict_proba(inputs, {"text": np.array([True, False, True, False])})
+    assert bool((tokens == 1).all())
+    np.testing.assert_allclose(some[1], predictor.predict_proba({"motion": inputs["motion"]})[1], atol=1e-6)
+
+
 @pytest.mark.parametrize("subset", [("audio",), ("visual", "motion")], ids="+".join)
 def test_only_the_wanted_branches_are_loaded(
     path: Path, predictor: Predictor, samples: dict[str, np.ndarray], subset: tuple[str, ...]
@@ -120,14 +132,15 @@ def test_only_the_wanted_branches_are_loaded(
         ({"motion": np.zeros((6, 50), np.float32)}, r"shape \[6, 50\], must be \[samples, 6, 50\]; one sample needs"),
         ({"motion": np.zeros((7, 6, 49), np.float32)}, r"shape \[7, 6, 49\], must be \[samples, 6, 50\]"),
         ({"motion": np.zeros((7, 6, 50))}, "float64, must be float32"),
+        ({"motion": [[0.0]]}, r"'motion'\]: a list, must be a NumPy .*torch tensor, \[samples, 6, 50\] of float32"),
         ({"motion": np.zeros((0, 6, 50), np.float32)}, "no samples"),
         ({"motion": np.full((7, 6, 50), np.inf, np.float32)}, "sample 0 holds NaN or infinity"),
         ({"audio": np.zeros((6, 1, 33, 40), np.float16), "motion": np.zeros((7, 6, 50), np.float32)},
          "motion has 7 samples, 'audio' has 6"),
     ],
-    ids=["none", "unknown", "no batch axis", "shape", "dtype", "empty", "infinite", "lengths"],
+    ids=["none", "unknown", "no batch axis", "shape", "dtype", "list", "empty", "infinite", "lengths"],
 )  # fmt: skip
-def test_wrong_inputs_say_what_is_wrong(predictor: Predictor, change: dict[str, np.ndarray], message: str) -> None:
+def test_wrong_inputs_say_what_is_wrong(predictor: Predictor, change: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         predictor.predict_proba(change)
 
@@ -186,8 +199,6 @@ def test_data_of_another_kind_are_refused(predictor: Predictor, tmp_path: Path) 
     other = kinds.prepare(tmp_path / "other", kinds.TOKENS)
     with pytest.raises(InputError, match=r"stores \['text'\], the model takes"):
         list(prepared_chunks(predictor, other, "test"))
-    from dataclasses import replace
-
     longer = kinds.prepare(tmp_path / "longer", replace(kinds.SERIES, shape=(6, 51)))
     with pytest.raises(InputError, match=r"'motion' is series \[6, 51\] of float32, the model takes series \[6, 50\]"):
         list(prepared_chunks(predictor, longer, "test"))

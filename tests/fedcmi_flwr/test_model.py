@@ -8,7 +8,15 @@ import pytest
 import torch
 
 from fedcmi_flwr.encoders import build_encoder
-from fedcmi_flwr.model import FUSIONS, STRUCTURES, MultimodalModel, build_projector, fill_slots, parameter_groups
+from fedcmi_flwr.model import (
+    FUSIONS,
+    STRUCTURES,
+    MultimodalModel,
+    build_projector,
+    fill_slots,
+    look_at,
+    parameter_groups,
+)
 from fedcmi_flwr.schema import ModalitySpec
 from fedcmi_flwr.types import ModelOutput
 
@@ -167,10 +175,10 @@ def test_plain_model_fills_with_zeros() -> None:
     assert torch.allclose(output.fused_logits, model.fusion(torch.stack([torch.zeros_like(z), z], dim=1)))
 
 
-def test_only_hides_every_other_modality() -> None:
-    present = torch.tensor([[1, 1, 1], [0, 1, 1], [1, 0, 0]], dtype=torch.bool)
-    found = oracle.model(THREE).only("visual", present)
-    assert found.int().tolist() == [[0, 1, 0], [0, 1, 0], [0, 0, 0]]
+def test_one_modality_is_looked_at_without_the_others() -> None:
+    mask, rows = look_at(("visual",), THREE, torch.tensor([[1, 1, 1], [0, 1, 1], [1, 0, 0]], dtype=torch.bool))
+    assert mask.int().tolist() == [[0, 1, 0], [0, 1, 0], [0, 0, 0]]
+    assert rows.tolist() == [True, True, False]
 
 
 @pytest.mark.parametrize("modalities", [("a",), THREE, ("x", "x2", "x-y")])
@@ -252,7 +260,8 @@ def test_one_projector_infiltrates_with_what_it_knows_itself() -> None:
         assert torch.equal(output.infiltration_embeddings[name], output.self_embeddings[name])
         assert torch.equal(output.infiltration_logits[name], output.self_logits[name])
     u = output.self_embeddings["audio"]
-    alone = model.fuse(output.self_embeddings, output.infiltration_embeddings, model.only("audio", batch.present))
+    mask, _ = look_at(("audio",), model.spec.modalities, batch.present)
+    alone = model.fuse(output.self_embeddings, output.infiltration_embeddings, mask)
     assert torch.allclose(alone, model.fusion(torch.stack([u, u], dim=1)))
     both = {name for name in oracle.model().state_dict() if "infiltration_projector" not in name}
     assert set(model.state_dict()) == both

@@ -9,7 +9,8 @@ import oracle
 import pytest
 
 from fedcmi_flwr.dataset import DataError, load_split
-from fedcmi_flwr.partitions import deal_modalities, owned_modalities, partition, random_subsets, with_missing
+from fedcmi_flwr.ownership import deal_modalities, owned_modalities, random_subsets
+from fedcmi_flwr.partitions import partition, with_missing
 from fedcmi_flwr.samples import Samples
 from fedcmi_flwr.sections import ConfigError, DataConfig
 

@@ -73,6 +73,21 @@ def test_of_three_modalities_the_other_two_are_left() -> None:
     assert fairness.given_by([_record((1, 1), nodes)], "a", OWNED) == pytest.approx({"0": 0.5})
 
 
+def test_each_prediction_is_looked_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 50 nodes with both modalities: the main prediction, and that without the modality."""
+    asked = []
+    of_nodes = fairness.of_nodes
+
+    def noted(records: fairness.Records, prediction: str) -> dict[str, float]:
+        asked.append(prediction)
+        return of_nodes(records, prediction)
+
+    monkeypatch.setattr(fairness, "of_nodes", noted)
+    owned = {str(node): ["a", "b"] for node in range(50)}
+    assert fairness.given_by(RECORDS, "a", owned) == pytest.approx({"10": 0.3})
+    assert sorted(asked) == ["b only", "fused"]
+
+
 def test_sentences_by_hand() -> None:
     """10th percentile of 0.2, 0.5, 0.7, 0.8: 0.2 + 0.3 * 0.3. Of 20, 0, -10 points: 3.3 +- 4.303 * 15.28 / 3^0.5."""
     assert fairness.sentences(RECORDS, ["low", "high"]) == [
