@@ -15,8 +15,8 @@ from fedcmi_flwr.dataset import locate
 from fedcmi_flwr.local_grid import LocalGrid
 from fedcmi_flwr.methods import Scalar
 from fedcmi_flwr.nodes import RoundFailedError, content_of
+from fedcmi_flwr.ownership import deal_modalities
 from fedcmi_flwr.packing import to_arrays
-from fedcmi_flwr.partitions import deal_modalities
 from fedcmi_flwr.schema import read_spec
 from fedcmi_flwr.types import Modality
 from server_app.app import Federation

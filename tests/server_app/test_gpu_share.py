@@ -10,8 +10,8 @@ import torch
 from client_app.app import app as client_app
 from fedcmi_flwr.config import read_run_config
 from fedcmi_flwr.nodes import RoundFailedError
+from fedcmi_flwr.ownership import owned_modalities
 from fedcmi_flwr.packing import WireError
-from fedcmi_flwr.partitions import owned_modalities
 from server_app import gpu_share, launch
 
 GB = 10**9
