@@ -1,4 +1,11 @@
-"""A run on a Ray cluster that is there already: head and worker by ``ray start``, on two addresses of loopback."""
+"""A run on a Ray cluster that is there already: head and worker by ``ray start``, on two addresses of loopback.
+
+With free ports and directories of their own, and each in the foreground, these are the README's commands::
+
+    ray start --head --port=6379 --disable-usage-stats
+    ray start --address=192.0.2.1:6379
+    RAY_ADDRESS=192.0.2.1:6379 fedcmi run --data data/avmnist --num-nodes 20
+"""
 
 import os
 import subprocess

@@ -130,7 +130,8 @@ def test_three_modalities_with_absent_samples_train(
     assert all(record["refused"] == [] for record in records)
     assert set(records[2]["losses"]) == {"fused", "self", "kd", "surrogate"}
     ways = {f"{name} {way}" for name in ("audio", "visual", "touch") for way in ("only", "head")}
-    assert set(records[2]["accuracy"]) == {"fused", *ways}
+    pairs = {"audio+visual only", "audio+touch only", "visual+touch only"}
+    assert set(records[2]["accuracy"]) == {"fused", *ways, *pairs}
     assert records[2]["accuracy"]["fused"] > 0.6
     assert sum(records[2]["counts"]["touch only"]["count"]) == 60
     owners = records[2]["owners"]
