@@ -1,6 +1,5 @@
 """Replies as they arrive, instead of all at once when the last one is there."""
 
-import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -27,14 +26,10 @@ class ArrivalGrid(Grid):
     ----------
     grid
         Flower's.
-    in_flight
-        Messages that are sent before one of them is answered, at most. Flower 1.41's simulation looks through all
-        of them for each of its nodes, over and over; on devices all go out at once.
     """
 
-    def __init__(self, grid: Grid, in_flight: int = sys.maxsize) -> None:
+    def __init__(self, grid: Grid) -> None:
         self._grid = grid
-        self._in_flight = in_flight
 
     def set_run(self, run: Run) -> None:
         """Set the run this grid works for."""
@@ -83,17 +78,10 @@ class ArrivalGrid(Grid):
         Iterator over the replies.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        unsent = iter(messages)
-        return self._arriving(self._send(unsent, 0), unsent, deadline)
+        sent = [name for name in self._grid.push_messages(messages) if name]  # None: Flower could not send it
+        return self._arriving(sent, deadline)
 
-    def _send(self, unsent: Iterator[Message], waiting: int) -> list[str]:
-        """Send what may go out while so many are not answered."""
-        sent: list[str] = []
-        while chosen := list(islice(unsent, self._in_flight - waiting - len(sent))):
-            sent += [name for name in self._grid.push_messages(chosen) if name]  # None: Flower could not send it
-        return sent
-
-    def _arriving(self, waiting: list[str], unsent: Iterator[Message], deadline: float | None) -> Iterator[Message]:
+    def _arriving(self, waiting: list[str], deadline: float | None) -> Iterator[Message]:
         """Ask for a few at a time, so that no more are in memory however many have arrived."""
         last = time.monotonic()
         while waiting:
@@ -106,7 +94,7 @@ class ArrivalGrid(Grid):
                 found += len(replies)
                 while replies:
                     yield replies.popleft()
-            waiting = unanswered + self._send(unsent, len(unanswered))
+            waiting = unanswered
             if deadline is not None and time.monotonic() >= deadline:
                 return
             if found:

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -49,8 +48,6 @@ from server_app.round_checkpoint import CHECKPOINTS, Checkpoint, round_of, store
 
 app = ServerApp()
 logger = logging.getLogger("flwr.fedcmi")
-SIMULATED_IN_FLIGHT = 64
-"""Messages that a simulation, in whose process Flower has Ray, has out at a time; more than there are actors."""
 PLACES = ("data", "run-dir", "pretrained")
 """Keys that name places on the server's machine, which are no business of who gets the model; config.json has them."""
 
@@ -59,7 +56,7 @@ PLACES = ("data", "run-dir", "pretrained")
 def main(grid: Grid, context: Context) -> None:
     """Run a federation from Flower's run-config."""
     config = read_run_config(context.run_config)
-    run(config, ArrivalGrid(grid, SIMULATED_IN_FLIGHT) if "ray" in sys.modules else ArrivalGrid(grid))
+    run(config, ArrivalGrid(grid))
 
 
 def run(

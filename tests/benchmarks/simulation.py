@@ -163,6 +163,7 @@ def main() -> None:
     parser.add_argument("--only", choices=("small-cnn", "resnet18", "growth"), help="default: all")
     parser.add_argument("--rounds", type=int, default=6, help="of the small CNN")
     parser.add_argument("--large-rounds", type=int, default=3, help="of ResNet-18")
+    parser.add_argument("--samples", type=int, default=256, help="of each node of ResNet-18; 320 are CREMA-D's")
     parser.add_argument("--nodes", default="10,100,1000", help="of the growing federations")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="fedcmi-simulation-", ignore_cleanup_errors=True) as name:
@@ -173,8 +174,9 @@ def main() -> None:
             overhead("small CNN, av-digits, 3 epochs", simulate(folder, "av-digits", 10, options.rounds, everyone))
         if options.only in (None, "resnet18"):
             large = {"encoder": "resnet18", "embedding-dim": 512, "normalization": "batch", **everyone}
-            seen = simulate(folder, made_up(folder, 640, 64), 10, options.large_rounds, large)
-            overhead("ResNet-18, 64 x 64, 3 epochs", seen)
+            data = made_up(folder, 10 * options.samples, 64)
+            seen = simulate(folder, data, 10, options.large_rounds, large)
+            overhead(f"ResNet-18, {options.samples} of 64 x 64", seen)
         if options.only in (None, "growth"):
             growth(folder, [int(nodes) for nodes in options.nodes.split(",")], options.rounds)
 

@@ -90,32 +90,6 @@ def test_messages_are_sent_at_once_and_replies_taken_when_wanted(federation: Mak
 
 
 @pytest.mark.usefixtures("_no_waiting")
-def test_no_more_are_sent_than_may_be_in_flight(federation: Maker) -> None:
-    federation([("audio",)], [1]).grid()
-
-    class Counting(Slow):
-        out = most = 0
-
-        def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-            names = [str(self.pushed + place) for place, _ in enumerate(messages)]
-            self.pushed += len(names)
-            self.out += len(names)
-            self.most = max(self.most, self.out)
-            return names
-
-        def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-            found = list(super().pull_messages(message_ids))
-            self.out -= len(found)
-            return found
-
-    grid = Counting([2, 0, 1, 0, 5, 0, 0, 3])
-    replies = ArrivalGrid(grid, 3).send_and_receive(messages(8))
-    assert grid.pushed == 3
-    assert sorted(reply.content["r"]["id"] for reply in replies) == [str(place) for place in range(8)]
-    assert grid.most == 3
-
-
-@pytest.mark.usefixtures("_no_waiting")
 def test_after_the_time_the_others_are_left(federation: Maker) -> None:
     federation([("audio",)], [1]).grid()
     grid = ArrivalGrid(Slow([10**9, 0]))
