@@ -46,7 +46,7 @@ class LocalRound:
     features: Mapping[Modality, Float[Tensor, "samples features"]] = field(default_factory=dict)
     """What a teacher's encoder makes of each sample, by place: of the teachers to which a sample is always the same."""
     log_prior_of: Mapping[Modality, Float[Tensor, " classes"]] = field(default_factory=dict)
-    """The same among the samples that have a modality, for each modality that some of them lack."""
+    """``log_prior`` among the samples that have a modality, for each modality that some of them lack."""
     own: Any = None
     """What :meth:`Method.prepare` made for the method itself."""
 
