@@ -10,13 +10,12 @@ from fedcmi_flwr.decision import Decisions, Subset
 from fedcmi_flwr.evaluate import Counts
 from server_app.report import json_ready, percent
 
-COLUMNS = ("decided by", "temperature", "accuracy", "macro", "worst class", "calibration error", "before", "samples")
-"""Of the table; the first column names the subset."""
 EXPLANATION = (
-    "The last round's model; with `averaging` above 0, the moving average of the global weights. Calibration error: "
-    "expected, 15 bins; before: that of the method's own votes at temperature 1. A subset "
-    "counts the samples that have all of it."
+    "The last round's model; with `averaging` above 0, the moving average of the global weights. ECE: expected "
+    "calibration error, 15 bins{before}. A subset counts the samples that have all of it."
 )
+BEFORE = "; before: that of the method's own votes at temperature 1"
+NOT_CALIBRATED = "; no confidence is calibrated, since there was no validation data"
 
 Row = Mapping[str, Any]
 
@@ -71,15 +70,34 @@ def read_matrix(path: Path) -> list[Row]:
     return rows
 
 
-def cells(row: Row) -> list[str]:
-    """Return a row's cells: the subset, then COLUMNS."""
-    temperature = f"{row['temperature']:.2f}" if row["calibrated"] else "not calibrated"
-    figures = [percent(row[key]) for key in ("accuracy", "macro", "worst_class", "calibration_error")]
-    before = percent(row["by_votes"]["calibration_error"])
-    return ["+".join(row["modalities"]), str(row["rule"]), temperature, *figures, before, str(sum(row["count"]))]
+def explanation(rows: Sequence[Row]) -> str:
+    """Return what :func:`matrix_table` shows."""
+    return EXPLANATION.format(before=BEFORE if _calibrated(rows) else NOT_CALIBRATED)
+
+
+def matrix_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """Return the matrix's head and cells; temperatures and errors before calibration only where there was one."""
+    columns: dict[str, list[str]] = {
+        "modalities": ["+".join(row["modalities"]) for row in rows],
+        "decided by": [str(row["rule"]) for row in rows],
+    }
+    if _calibrated(rows):
+        columns["temperature"] = [f"{row['temperature']:.2f}" if row["calibrated"] else "none" for row in rows]
+    for name, key in (("accuracy", "accuracy"), ("macro", "macro"), ("worst class", "worst_class")):
+        columns[name] = [percent(row[key]) for row in rows]
+    columns["ECE"] = [percent(row["calibration_error"]) for row in rows]
+    if _calibrated(rows):
+        columns["before"] = [percent(row["by_votes"]["calibration_error"]) for row in rows]
+    columns["samples"] = [str(sum(row["count"])) for row in rows]
+    return list(columns), [list(cells) for cells in zip(*columns.values(), strict=True)]
 
 
 def matrix_lines(rows: Sequence[Row]) -> list[str]:
     """Return the matrix as a table in Markdown, with what it shows above it."""
-    head = [EXPLANATION, "", f"| modalities | {' | '.join(COLUMNS)} |", "|---" * (len(COLUMNS) + 1) + "|"]
-    return [*head, *[f"| {' | '.join(cells(row))} |" for row in rows]]
+    head, body = matrix_table(rows)
+    lines = [f"| {' | '.join(cells)} |" for cells in body]
+    return [explanation(rows), "", f"| {' | '.join(head)} |", "|---" * len(head) + "|", *lines]
+
+
+def _calibrated(rows: Sequence[Row]) -> bool:
+    return any(row["calibrated"] for row in rows)

@@ -23,7 +23,7 @@ from server_app.charts import (
     heat_map_height,
 )
 from server_app.fairness_section import fairness_section
-from server_app.matrix import COLUMNS, EXPLANATION, cells
+from server_app.matrix import explanation, matrix_table
 from server_app.report import (
     LAST_ROUNDS,
     calibrated_on,
@@ -114,11 +114,10 @@ def _matrix(run: Run) -> list[str]:
         return []
     source = calibrated_on(run.config)
     how = f"Rules and temperatures were chosen on {source}." if source else "There was no validation data to choose on."
-    rows = [cells(row) for row in run.matrix]
-    caption = f"Every subset of the modalities, on {held_out(run.config)}. {EXPLANATION}"
+    caption = f"Every subset of the modalities, on {held_out(run.config)}. {explanation(run.matrix)}"
     return [
         html.heading("Accuracy matrix"),
-        html.table(caption, ["modalities", *COLUMNS], rows),
+        html.table(caption, *matrix_table(run.matrix)),
         html.paragraph(f"{how} The model card, {CARD}, has the accuracy of each class."),
     ]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from server_app.matrix import Row, cells, read_matrix
+from server_app.matrix import Row, matrix_table, read_matrix
 
 Record = Mapping[str, Any]
 
@@ -115,8 +115,7 @@ def _read_records(path: Path, num_classes: int) -> list[dict[str, Any]]:
 def _read_rows(path: Path) -> list[Row]:
     try:
         rows = read_matrix(path)
-        for row in rows:
-            cells(row)
+        matrix_table(rows)
     except (LookupError, TypeError, ValueError) as error:
         raise ReportError(f"{path}: not written by this version ({error!r}): run again with it.") from error
     return rows

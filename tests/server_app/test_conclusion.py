@@ -99,6 +99,7 @@ def test_the_card_says_what_the_files_say(calibrated: Path) -> None:
         "| lr | 0.05 |",
         "- nodes by the modalities they own: audio+visual 4",
         "without the parts cut off by calibration-share 0.2",
+        "| modalities | decided by | temperature | accuracy | macro | worst class | ECE | before | samples |",
         f"| audio+visual | {row['rule']} | {row['temperature']:.2f} | {row['accuracy']:.1%} |",
         f"From audio and visual: who depends on class {worst} is served worst: {shares[worst]:.1%} of it",
         f"| {worst} | ",
@@ -121,6 +122,7 @@ def test_without_validation_data_nothing_is_calibrated_and_all_say_so(tmp_path: 
     card = (directory / "MODEL_CARD.md").read_text()
     assert "Not calibrated, so no confidence to rely on: audio, visual, audio+visual." in card
     assert "chosen on: nothing; there was no validation data" in card
+    assert "| modalities | decided by | accuracy | macro | worst class | ECE | samples |" in card
 
 
 def _toy(directory: Path, val: int = 0) -> Path:
