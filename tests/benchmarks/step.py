@@ -60,15 +60,14 @@ def variants(device: torch.device, batch_size: int) -> dict[str, Step]:
     for label, method in (("KD", on.WITH_KD), ("no KD", on.WITHOUT_KD)):
         found[f"plain, {label}"] = plain(on.placed(received, device, "fp32"), batch, method)
     for precision in ("fp32", "bf16"):
+        model = on.placed(received, device, precision)
         for label, method, known in (
             ("KD", on.WITH_KD, False),
             ("KD, known", on.WITH_KD, True),
             ("no KD", on.WITHOUT_KD, False),
         ):
-            model = on.placed(received, device, precision)
             found[f"{precision}, {label}"] = ours(model, samples, batch, method, known)
-        measured = on.placed(received, device, precision)
-        found[f"{precision}, statistics"] = lambda model=measured: measure(model, [batch])
+        found[f"{precision}, statistics"] = lambda model=model: measure(model, [batch])
     return found
 
 
