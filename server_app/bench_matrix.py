@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from server_app.experiments import Experiment
-from server_app.matrix import read_matrix
+from server_app.matrix import BEFORE, read_matrix
 from server_app.statistics import interval_text
 
 MATRIX = "matrix.csv"
@@ -14,11 +14,12 @@ MATRIX = "matrix.csv"
 KEYS = ("setting", "method", "seed", "modalities", "rule")
 NUMBERS = ("temperature", "accuracy", "macro", "worst_class", "calibration_error", "before")
 """Columns of matrix.csv after KEYS; ``before`` is the calibration error of the method's own votes at temperature 1."""
-HEAD = ("method", "modalities", "accuracy", "macro", "worst class", "calibration error", "before", "decided by")
+COLUMNS = {"accuracy": "accuracy", "macro": "macro", "worst class": "worst_class", "ECE": "calibration_error"}
+"""Head of the table -> column of matrix.csv."""
 CAPTION = (
     "The last round's models, or with `averaging` above 0 the moving averages of the global weights; each subset of "
-    "the modalities decided as the model file says; in %, over the seeds ± 95 % interval. Calibration error: "
-    "expected, 15 bins; before: of the method's own votes at temperature 1."
+    "the modalities decided as the model file says; in %, over the seeds ± 95 % interval. ECE: expected calibration "
+    "error, 15 bins"
 )
 
 
@@ -50,8 +51,13 @@ def read_matrices(out: Path) -> pd.DataFrame:
     return pd.read_csv(out / MATRIX, dtype={"modalities": str, "method": str, "setting": str})
 
 
-def matrix_cells(part: pd.DataFrame, rows: Sequence[str]) -> list[list[str]]:
-    """Return the cells of one setting's table, one line per row and subset, with HEAD.
+def caption(part: pd.DataFrame) -> str:
+    """Return what :func:`subset_table` shows."""
+    return f"{CAPTION}{'' if _as_voted(part) else BEFORE}."
+
+
+def subset_table(part: pd.DataFrame, rows: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+    """Return the head and the cells of one setting's table, one line per row and subset.
 
     Parameters
     ----------
@@ -62,32 +68,33 @@ def matrix_cells(part: pd.DataFrame, rows: Sequence[str]) -> list[list[str]]:
 
     Returns
     -------
-    Means with their intervals; the rules, with the number of seeds that chose each.
+    Means with their intervals, errors before calibration only where some are others; and the rules, with the number of
+    seeds that chose each.
     """
+    columns = COLUMNS if _as_voted(part) else {**COLUMNS, "before": "before"}
     lines = []
     for row in rows:
         own = part[part["method"] == row]
         for subset in own["modalities"].unique():
             found = own[own["modalities"] == subset]
-            columns = ("accuracy", "macro", "worst_class", "calibration_error", "before")
-            figures = [interval_text((100 * found[column].dropna()).tolist(), ".1f") for column in columns]
+            figures = [interval_text((100 * found[column].dropna()).tolist(), ".1f") for column in columns.values()]
             rules = [f"{rule} {count}" for rule, count in found["rule"].value_counts().items()]
             lines.append([row, str(subset), *figures, ", ".join(rules)])
-    return lines
+    return ["method", "modalities", *columns, "decided by"], lines
 
 
 def matrix_table(matrices: pd.DataFrame, rows: Sequence[str]) -> list[str]:
     """Return a table in Markdown for each setting; nothing where no run has a matrix."""
     lines: list[str] = []
     for setting in matrices["setting"].unique():
-        cells = matrix_cells(matrices[matrices["setting"] == setting], rows)
-        lines += [
-            f"### {setting}: accuracy matrix",
-            "",
-            CAPTION,
-            "",
-            f"| {' | '.join(HEAD)} |",
-            "|---" * len(HEAD) + "|",
-        ]
+        part = matrices[matrices["setting"] == setting]
+        head, cells = subset_table(part, rows)
+        lines += [f"### {setting}: accuracy matrix", "", caption(part), ""]
+        lines += [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
         lines += [*(f"| {' | '.join(line)} |" for line in cells), ""]
     return lines
+
+
+def _as_voted(part: pd.DataFrame) -> bool:
+    """Whether nothing was calibrated: every confidence is that of the method's own votes."""
+    return part["before"].equals(part["calibration_error"])

@@ -12,7 +12,7 @@ import pandas as pd
 
 from server_app import html_page as html
 from server_app.bench_fairness import fairness_caption, fairness_cells
-from server_app.bench_matrix import CAPTION, HEAD, matrix_cells, read_matrices
+from server_app.bench_matrix import caption, read_matrices, subset_table
 from server_app.charts import (
     BLACK,
     COLOURS,
@@ -215,8 +215,9 @@ def _setting_parts(setting: Setting, colours: Mapping[str, str], matrices: pd.Da
 
 
 def _matrix_table(setting: Setting, matrices: pd.DataFrame) -> list[str]:
-    cells = matrix_cells(matrices[matrices["setting"] == setting.name], setting.methods)
-    return [html.table(f"Accuracy matrix, on {_evaluated_on(setting)}. {CAPTION}", HEAD, cells)] if cells else []
+    part = matrices[matrices["setting"] == setting.name]
+    head, cells = subset_table(part, setting.methods)
+    return [html.table(f"Accuracy matrix, on {_evaluated_on(setting)}. {caption(part)}", head, cells)] if cells else []
 
 
 def _evaluated_on(setting: Setting) -> str:

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from server_app import bench_table, comparison, statistics
-from server_app.bench_matrix import MATRIX, collect_matrices, matrix_cells, matrix_table, read_matrices
+from server_app.bench_matrix import MATRIX, collect_matrices, matrix_table, read_matrices, subset_table
 from server_app.bench_table import COLUMNS
 from server_app.comparison import Comparison
 from server_app.experiments import Experiment, plan
@@ -224,15 +224,25 @@ def test_the_accuracy_matrix_is_the_mean_over_seeds(tmp_path: Path) -> None:
     chosen = [(0.4, "fused"), (0.6, "self-heads"), (None, "fused")]
     runs = [_with_matrix(tmp_path, seed, *how) for seed, how in enumerate(chosen)]
     found = collect_matrices(runs)
-    cells = matrix_cells(found, ["fedavg"])
+    head, cells = subset_table(found, ["fedavg"])
+    assert head == ["method", "modalities", "accuracy", "macro", "worst class", "ECE", "before", "decided by"]
     same = ["50.0 ± 0.0", "25.0 ± 0.0", "10.0 ± 0.0", "30.0 ± 0.0", "fused 2, self-heads 1"]
     assert cells == [["fedavg", name, "50.0 ± 127.1", *same] for name in ("audio", "audio+visual")]
     assert any("| fedavg | audio+visual | 50.0 ± 127.1 |" in line for line in matrix_table(found, ["fedavg"]))
     found.to_csv(tmp_path / MATRIX, index=False)
-    assert matrix_cells(read_matrices(tmp_path), ["fedavg"]) == cells
+    assert subset_table(read_matrices(tmp_path), ["fedavg"]) == (head, cells)
+
+
+def test_without_calibration_there_is_no_error_before_it(tmp_path: Path) -> None:
+    found = collect_matrices([_with_matrix(tmp_path, 0, 0.5, "fused")])
+    found["before"] = found["calibration_error"]
+    head, cells = subset_table(found, ["fedavg"])
+    assert head == ["method", "modalities", "accuracy", "macro", "worst class", "ECE", "decided by"]
+    assert cells[0] == ["fedavg", "audio", "50.0", "50.0", "25.0", "10.0", "fused 1"]
+    assert "before" not in "\n".join(matrix_table(found, ["fedavg"]))
 
 
 def test_runs_without_a_matrix_have_no_table_of_it(tmp_path: Path) -> None:
     found = collect_matrices([_finished(tmp_path, {"fused": [0.0, 0.5]})])
     assert matrix_table(found, ["fedavg"]) == []
-    assert matrix_cells(read_matrices(tmp_path), ["fedavg"]) == []
+    assert subset_table(read_matrices(tmp_path), ["fedavg"])[1] == []
