@@ -53,7 +53,7 @@ def plain(model: MultimodalModel, batch: Batch, method: Method) -> Step:
 
 
 def variants(device: torch.device, batch_size: int) -> dict[str, Step]:
-    """Return every row's step, each on a model of its own."""
+    """Return every row's step: plain ones on a model each, ours on one for each precision."""
     samples, received = on.made_up_samples(batch_size), on.new_model()
     batch = _whole(samples, device)
     found: dict[str, Step] = {}
