@@ -2,6 +2,6 @@
 
 from pathlib import Path
 
-from fedcmi_flwr.bundle import enter_bundle
+from fedcmi_flwr.machine.bundle import enter_bundle
 
 enter_bundle(Path(__file__).resolve().parents[1])

@@ -15,24 +15,27 @@ from flwr.clientapp import ClientApp
 
 from client_app.personal import personal_name, personalise
 from client_app.train import Received, train
-from fedcmi_flwr import pretrained, wire
-from fedcmi_flwr.config import HYPERPARAMETER_KEYS, RunConfig, read_run_config
-from fedcmi_flwr.dataset import DataError, load_split, locate
-from fedcmi_flwr.evaluate import evaluate
+from data_prep.builtin import locate
+from fedcmi_flwr import wire
+from fedcmi_flwr.config.node import NodeConfig, read_node_config
+from fedcmi_flwr.config.sections import DataConfig, TrainingConfig, ViewConfig, read_section
+from fedcmi_flwr.data.prepared import DataError, load_split
+from fedcmi_flwr.data.samples import Samples
+from fedcmi_flwr.data.schema import ModalitySpec, read_spec
+from fedcmi_flwr.data.views import views_from
+from fedcmi_flwr.evaluation.counts import evaluate
 from fedcmi_flwr.methods import Method, make_method
-from fedcmi_flwr.model import ModelSpec, MultimodalModel
-from fedcmi_flwr.model_from_config import choose_device, model_spec, place
-from fedcmi_flwr.node_config import NodeConfig, read_node_config
-from fedcmi_flwr.node_memory import DIRECTORY, keep_file_memory, read_file_memory
-from fedcmi_flwr.own_distribution import draw_by_own_distribution
-from fedcmi_flwr.ownership import deal_modalities
-from fedcmi_flwr.packing import to_arrays, to_state_dict
-from fedcmi_flwr.partitions import own_samples, partition
-from fedcmi_flwr.samples import Samples
-from fedcmi_flwr.schema import ModalitySpec, read_spec
-from fedcmi_flwr.sections import DataConfig, TrainingConfig, ViewConfig, read_section
+from fedcmi_flwr.models import pretrained
+from fedcmi_flwr.models.building import model_spec
+from fedcmi_flwr.models.multimodal import ModelSpec, MultimodalModel
+from fedcmi_flwr.models.placement import choose_device, place
+from fedcmi_flwr.run_config import HYPERPARAMETER_KEYS, RunConfig, read_run_config
+from fedcmi_flwr.simulation.node_memory import DIRECTORY, keep_file_memory, read_file_memory
+from fedcmi_flwr.simulation.own_distribution import draw_by_own_distribution
+from fedcmi_flwr.simulation.ownership import deal_modalities
+from fedcmi_flwr.simulation.partitions import own_samples, partition
 from fedcmi_flwr.types import Modality
-from fedcmi_flwr.views import views_from
+from fedcmi_flwr.wire.packing import to_arrays, to_state_dict
 
 MEMORY = "method-memory"
 """Record of the node's state that holds what the method keeps between the node's turns."""

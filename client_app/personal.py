@@ -6,11 +6,11 @@ import torch
 from torch import nn
 
 from client_app.train import new_optimizer
-from fedcmi_flwr.losses import cross_entropy
+from fedcmi_flwr.config.sections import TrainingConfig
+from fedcmi_flwr.data.samples import Samples
 from fedcmi_flwr.methods.base import present_rows
-from fedcmi_flwr.model import MultimodalModel
-from fedcmi_flwr.samples import Samples
-from fedcmi_flwr.sections import TrainingConfig
+from fedcmi_flwr.methods.losses import cross_entropy
+from fedcmi_flwr.models.multimodal import MultimodalModel
 from fedcmi_flwr.seeding import torch_generator
 
 

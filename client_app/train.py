@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedcmi_flwr.dominance import NOBODY, Dominance
-from fedcmi_flwr.evaluate import measure
+from fedcmi_flwr.config.sections import TrainingConfig
+from fedcmi_flwr.data.samples import Samples, room_on
+from fedcmi_flwr.evaluation.counts import measure
 from fedcmi_flwr.methods import Kept, LocalRound, LocalSteps, Method
-from fedcmi_flwr.model import Branch, MultimodalModel
-from fedcmi_flwr.samples import Samples, room_on
-from fedcmi_flwr.sections import TrainingConfig
+from fedcmi_flwr.methods.dominance import NOBODY, Dominance
+from fedcmi_flwr.models.multimodal import Branch, MultimodalModel
 from fedcmi_flwr.seeding import torch_generator, torch_global_seed
 from fedcmi_flwr.types import Batch, ClassStats, LossTerms, Modality
 

@@ -8,21 +8,46 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fedcmi_flwr.guards import Guards
-    from fedcmi_flwr.methods import METHODS, CrossModalInfiltration
-    from fedcmi_flwr.robust import RobustAggregation
+    from fedcmi_flwr.aggregation.robust import RobustAggregation
+    from fedcmi_flwr.inference import Predictor
+    from fedcmi_flwr.methods import METHODS, CrossModalInfiltration, LocalRound, Method
     from fedcmi_flwr.strategy import FedCMI
-    from fedcmi_flwr.types import ClassStats
+    from fedcmi_flwr.strategy.guards import Guards
+    from fedcmi_flwr.types import ClassStats, LossTerms
+    from fedcmi_flwr.wire import NodeInfo, query_reply, read_task, train_reply
 
-__all__ = ["METHODS", "ClassStats", "CrossModalInfiltration", "FedCMI", "Guards", "RobustAggregation"]
+__all__ = [
+    "METHODS",
+    "ClassStats",
+    "CrossModalInfiltration",
+    "FedCMI",
+    "Guards",
+    "LocalRound",
+    "LossTerms",
+    "Method",
+    "NodeInfo",
+    "Predictor",
+    "RobustAggregation",
+    "query_reply",
+    "read_task",
+    "train_reply",
+]
 
 _HOMES = {
-    "ClassStats": "fedcmi_flwr.types",
-    "CrossModalInfiltration": "fedcmi_flwr.methods",
-    "FedCMI": "fedcmi_flwr.strategy",
-    "Guards": "fedcmi_flwr.guards",
-    "METHODS": "fedcmi_flwr.methods",
-    "RobustAggregation": "fedcmi_flwr.robust",
+    "ClassStats": "types",
+    "CrossModalInfiltration": "methods",
+    "FedCMI": "strategy",
+    "Guards": "strategy.guards",
+    "LocalRound": "methods",
+    "LossTerms": "types",
+    "METHODS": "methods",
+    "Method": "methods",
+    "NodeInfo": "wire",
+    "Predictor": "inference",
+    "RobustAggregation": "aggregation.robust",
+    "query_reply": "wire",
+    "read_task": "wire",
+    "train_reply": "wire",
 }
 
 
@@ -30,4 +55,4 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401
     """Import a public name where it lives."""
     if name not in _HOMES:
         raise AttributeError(f"module 'fedcmi_flwr' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(f"fedcmi_flwr.{_HOMES[name]}"), name)

@@ -17,6 +17,12 @@ from torch import Tensor
 Modality = str
 """Name of an input stream: "audio", "visual", "text", any string. Nothing branches on it."""
 
+AnyArray = NDArray[np.generic]
+"""An array of any shape and dtype."""
+
+Scalar = bool | int | float | str
+"""What a key of a run-config may hold."""
+
 SHARED = "shared"
 """Name of the parameter group that every node owns (the fusion head)."""
 

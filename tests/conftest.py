@@ -7,16 +7,10 @@ from pathlib import Path
 import pytest
 from jaxtyping import install_import_hook
 
-TENSOR_MODULES = [
-    f"fedcmi_flwr.{name}"
-    for name in (
-        *("types", "encoders", "model", "losses", "dominance", "methods", "decision", "calibration", "evaluate"),
-        *("views", "pretrained"),
-    )
-]
+TENSOR_MODULES = [f"fedcmi_flwr.{name}" for name in ("types", "data.views", "models", "methods", "evaluation")]
 install_import_hook([*TENSOR_MODULES, "client_app.train", "data_prep"], "beartype.beartype")
 
-from data_prep import av_digits  # noqa: E402 (after the hook)
+from data_prep.sets import av_digits  # noqa: E402 (after the hook)
 
 
 @pytest.fixture(scope="session")

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord
 
-from fedcmi_flwr.config import read_run_config
-from fedcmi_flwr.packing import WireError, unpack
-from server_app.app_table import default_run_config
-from server_app.report import round_record
+from fedcmi_flwr.run_config import read_run_config
+from fedcmi_flwr.wire.packing import WireError, unpack
+from server_app.pyproject import default_run_config
+from server_app.run.records import round_record
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted(

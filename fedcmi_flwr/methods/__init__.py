@@ -9,9 +9,10 @@ from dataclasses import fields, replace
 from importlib import import_module
 from pkgutil import iter_modules
 
-from fedcmi_flwr.methods.base import Kept, LocalRound, LocalSteps, Method, Scalar, hyperparameters, key_of
+from fedcmi_flwr.methods.base import Kept, LocalRound, LocalSteps, Method, hyperparameters, key_of
 from fedcmi_flwr.methods.fedavg import FedAvg
 from fedcmi_flwr.methods.fedcmi import CrossModalInfiltration
+from fedcmi_flwr.types import Scalar
 
 __all__ = [
     "METHODS",

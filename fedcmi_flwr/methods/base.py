@@ -13,14 +13,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from fedcmi_flwr import losses
-from fedcmi_flwr.aggregation import AnyArray
-from fedcmi_flwr.dominance import NOBODY, Dominance
-from fedcmi_flwr.encoders import NORMALIZATIONS
-from fedcmi_flwr.model import FUSIONS, Branch, MultimodalModel, parameter_groups
-from fedcmi_flwr.types import Batch, ClassStats, LossTerms, Modality, ModelOutput, Votes
-
-Scalar = bool | int | float | str
+from fedcmi_flwr.methods import losses
+from fedcmi_flwr.methods.dominance import NOBODY, Dominance
+from fedcmi_flwr.models.encoders import NORMALIZATIONS
+from fedcmi_flwr.models.fusion import FUSIONS
+from fedcmi_flwr.models.multimodal import Branch, MultimodalModel, parameter_groups
+from fedcmi_flwr.types import AnyArray, Batch, ClassStats, LossTerms, Modality, ModelOutput, Scalar, Votes
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fedcmi_flwr.dominance import NOBODY, Dominance, decide_dominance
-from fedcmi_flwr.losses import knowledge_distillation, true_class_probability
 from fedcmi_flwr.methods.base import LocalRound, Method, present_rows
-from fedcmi_flwr.model import MultimodalModel, look_at
+from fedcmi_flwr.methods.dominance import NOBODY, Dominance, decide_dominance
+from fedcmi_flwr.methods.losses import knowledge_distillation, true_class_probability
+from fedcmi_flwr.models.multimodal import MultimodalModel, look_at
 from fedcmi_flwr.types import Batch, ClassStats, LossTerms, Modality, ModelOutput, Votes
 
 DOMINANCES = ("global", "client", "batch")

@@ -7,9 +7,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fedcmi_flwr.losses import true_class_probability
 from fedcmi_flwr.methods.base import LocalRound, WeightedMethod, present_rows
-from fedcmi_flwr.model import ConcatFusion, MultimodalModel
+from fedcmi_flwr.methods.losses import true_class_probability
+from fedcmi_flwr.models.fusion import ConcatFusion
+from fedcmi_flwr.models.multimodal import MultimodalModel
 from fedcmi_flwr.types import Batch, LossTerms, Modality, ModelOutput
 
 SMALLEST_DEVIATION = 1e-8

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fedcmi_flwr.losses import true_class_probability
 from fedcmi_flwr.methods.base import LocalRound, WeightedMethod, present_rows
+from fedcmi_flwr.methods.losses import true_class_probability
 from fedcmi_flwr.methods.prototypes import class_means, embedding_sums, prototype_cross_entropy, prototype_logits
-from fedcmi_flwr.model import MultimodalModel
+from fedcmi_flwr.models.multimodal import MultimodalModel
 from fedcmi_flwr.types import Batch, LossTerms, Modality, ModelOutput
 
 

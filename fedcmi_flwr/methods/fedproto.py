@@ -8,11 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedcmi_flwr.aggregation import AnyArray
 from fedcmi_flwr.methods.base import Kept, LocalRound, LocalSteps, WeightedMethod, present_rows
 from fedcmi_flwr.methods.prototypes import class_means, embedding_sums, prototype_cross_entropy
-from fedcmi_flwr.model import MultimodalModel
-from fedcmi_flwr.types import Batch, LossTerms, Modality, ModelOutput
+from fedcmi_flwr.models.multimodal import MultimodalModel
+from fedcmi_flwr.types import AnyArray, Batch, LossTerms, Modality, ModelOutput
 
 SUM, COUNT, PROTOTYPE = "prototype-sum.", "prototype-count.", "prototype."
 

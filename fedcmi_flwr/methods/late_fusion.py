@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from fedcmi_flwr.methods.base import LocalRound, Method, present_rows
-from fedcmi_flwr.model import MultimodalModel
+from fedcmi_flwr.models.multimodal import MultimodalModel
 from fedcmi_flwr.types import Batch, LossTerms, ModelOutput
 
 

@@ -7,7 +7,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from fedcmi_flwr.methods.base import LocalRound, Method
-from fedcmi_flwr.model import MultimodalModel
+from fedcmi_flwr.models.multimodal import MultimodalModel
 from fedcmi_flwr.types import Batch, LossTerms, ModelOutput
 
 

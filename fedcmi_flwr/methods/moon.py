@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fedcmi_flwr.methods.base import Kept, LocalRound, LocalSteps, WeightedMethod
-from fedcmi_flwr.model import MultimodalModel
+from fedcmi_flwr.models.multimodal import MultimodalModel
 from fedcmi_flwr.types import Batch, LossTerms, ModelOutput
 
 TEMPERATURE = 0.5

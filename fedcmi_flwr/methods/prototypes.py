@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from fedcmi_flwr.losses import masked_mean
 from fedcmi_flwr.methods.base import present_rows
-from fedcmi_flwr.model import MultimodalModel
+from fedcmi_flwr.methods.losses import masked_mean
+from fedcmi_flwr.models.multimodal import MultimodalModel
 from fedcmi_flwr.types import Batch, Modality
 
 

@@ -8,10 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedcmi_flwr.aggregation import AnyArray
 from fedcmi_flwr.methods.base import Kept, LocalRound, LocalSteps, Method
-from fedcmi_flwr.model import MultimodalModel
-from fedcmi_flwr.types import Modality
+from fedcmi_flwr.models.multimodal import MultimodalModel
+from fedcmi_flwr.types import AnyArray, Modality
 
 
 class Controls(NamedTuple):

@@ -6,7 +6,7 @@ from shlex import quote
 from server_app.deploy import services
 from server_app.deploy.certificates import AUTHORITY_DAYS, SERVER_DAYS
 from server_app.deploy.plan import Node, Plan
-from server_app.flower_cli import CONNECTION
+from server_app.launch.flower_cli import CONNECTION
 
 
 def guide(plan: Plan, directory: Path) -> str:

@@ -10,7 +10,7 @@ from server_app.deploy import services
 from server_app.deploy.certificates import make_authority, make_node_key, make_server_certificate
 from server_app.deploy.guide import guide
 from server_app.deploy.plan import Node, Plan, PlanError, write_plan
-from server_app.flower_cli import connection_file
+from server_app.launch.flower_cli import connection_file
 
 SERVER_UNIT, NODE_UNIT = "fedcmi-superlink.service", "fedcmi-supernode.service"
 

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from fedcmi_flwr.atomic_files import write_atomically
-from fedcmi_flwr.sections import DEVICES
+from fedcmi_flwr.config.sections import DEVICES
+from fedcmi_flwr.machine.atomic_files import write_atomically
 
 PLAN = "deployment.json"
 """In the kit's directory."""

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedcmi_flwr.atomic_files import write_atomically
-from server_app import flower_cli
+from fedcmi_flwr.machine.atomic_files import write_atomically
 from server_app.deploy import processes, services
 from server_app.deploy.plan import SUPERLINK, Plan, PlanError, read_plan
-from server_app.flower_cli import CONNECTION, FlowerRunError
+from server_app.launch import flower_cli
+from server_app.launch.flower_cli import CONNECTION, FlowerRunError
 
 HOST = "127.0.0.1"
 JOIN_TIMEOUT = 60.0

@@ -5,17 +5,17 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from fedcmi_flwr.config import read_run_config
-from fedcmi_flwr.methods import Scalar
-from fedcmi_flwr.sections import ConfigError
-from server_app.app_table import project_directory
+from fedcmi_flwr.config.sections import ConfigError
+from fedcmi_flwr.run_config import read_run_config
+from fedcmi_flwr.types import Scalar
 from server_app.deploy.rehearsal import Rehearsal
-from server_app.flower_cli import FlowerRunError, connection_file, is_healthy, run_app, stop_run
-from server_app.launch import combine, named_run_dir, read_recipe
-from server_app.progress import Progress, Show
-from server_app.report import RunDirectory
-from server_app.resume import alone_in_run, check_unchanged, check_unfinished, prepare_resume
-from server_app.round_checkpoint import newest_checkpoint
+from server_app.launch.flower_cli import FlowerRunError, connection_file, is_healthy, run_app, stop_run
+from server_app.launch.progress import Progress, Show
+from server_app.launch.start import combine, named_run_dir, read_recipe
+from server_app.pyproject import project_directory
+from server_app.run.checkpoint import newest_checkpoint
+from server_app.run.directory import RunDirectory
+from server_app.run.resume import alone_in_run, check_unchanged, check_unfinished, prepare_resume
 
 
 def train(

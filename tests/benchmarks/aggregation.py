@@ -28,10 +28,10 @@ from flwr.app import ConfigRecord, Context, Message  # noqa: E402
 from flwr.clientapp import ClientApp  # noqa: E402
 
 from fedcmi_flwr import wire  # noqa: E402
-from fedcmi_flwr.local_grid import LocalGrid  # noqa: E402
+from fedcmi_flwr.aggregation.robust import RobustAggregation  # noqa: E402
 from fedcmi_flwr.methods import METHODS  # noqa: E402
-from fedcmi_flwr.robust import RobustAggregation  # noqa: E402
-from fedcmi_flwr.strategy import FedCMI  # noqa: E402
+from fedcmi_flwr.simulation.local_grid import LocalGrid  # noqa: E402
+from fedcmi_flwr.strategy.fedcmi import FedCMI  # noqa: E402
 
 MODALITIES = ("audio", "visual")
 IN_MEMORY = 8

@@ -33,7 +33,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from media import EMOTIONS, tone, write_video  # noqa: E402
 
-from data_prep import ave, cremad  # noqa: E402
+from data_prep.sets import ave, cremad  # noqa: E402
 
 ORIGINALS = 6
 """Files that are really encoded; the others are copies."""

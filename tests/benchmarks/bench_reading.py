@@ -3,7 +3,7 @@
 Run it as ``python tests/benchmarks/bench_reading.py``. Both ways read the same made-up samples (a spectrogram and three
 frames each) in the same random order, in one process and on one thread:
 
-* prepared: uint8 frames and float16 spectrograms, memory-mapped, a batch at a time, as ``fedcmi_flwr.dataset`` reads
+* prepared: uint8 frames and float16 spectrograms, memory-mapped, a batch at a time, as this project reads
   them: as they go to a GPU, in their stored dtype, and for a CPU, normalised there;
 * per sample: each frame a JPEG that PIL decodes, each spectrogram a pickle, stacked to a batch: what research code
   does.
@@ -29,8 +29,8 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from fedcmi_flwr.samples import CPU, Samples, take
-from fedcmi_flwr.schema import ModalitySpec
+from fedcmi_flwr.data.samples import CPU, Samples, take
+from fedcmi_flwr.data.schema import ModalitySpec
 
 MEAN, STD = (tuple(255 * x for x in values) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
 AUDIO = ModalitySpec("audio", "spectrogram", (1, 257, 299), "float16")

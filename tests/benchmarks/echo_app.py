@@ -12,9 +12,9 @@ from flwr.serverapp import Grid, ServerApp
 from numpy.typing import NDArray
 
 from fedcmi_flwr import wire
-from fedcmi_flwr.arrivals import ArrivalGrid
-from fedcmi_flwr.dominance import NOBODY
-from fedcmi_flwr.packing import pack
+from fedcmi_flwr.methods.dominance import NOBODY
+from fedcmi_flwr.strategy.arrivals import ArrivalGrid
+from fedcmi_flwr.wire.packing import pack
 
 NODES = 2
 TIMEOUT = 300.0

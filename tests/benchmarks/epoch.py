@@ -27,10 +27,10 @@ from benchmarks import subjects as on  # noqa: E402
 from benchmarks.plain import PlainTraining  # noqa: E402
 
 from client_app.train import RunningLosses, begin_round, new_optimizer, step, train  # noqa: E402
-from fedcmi_flwr.model import MultimodalModel  # noqa: E402
-from fedcmi_flwr.samples import Samples  # noqa: E402
+from fedcmi_flwr.data.samples import Samples  # noqa: E402
+from fedcmi_flwr.data.views import Views  # noqa: E402
+from fedcmi_flwr.models.multimodal import MultimodalModel  # noqa: E402
 from fedcmi_flwr.types import Batch  # noqa: E402
-from fedcmi_flwr.views import Views  # noqa: E402
 
 SIZE = 224
 Action = Callable[[], object]

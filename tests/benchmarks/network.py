@@ -32,7 +32,7 @@ from benchmarks.echo_app import BASELINE, NODES, ROUNDS  # noqa: E402
 from server_app.deploy.kit import write_kit  # noqa: E402
 from server_app.deploy.plan import Node, Plan  # noqa: E402
 from server_app.deploy.rehearsal import HOST, Rehearsal  # noqa: E402
-from server_app.flower_cli import connection_file, free_port, run_app  # noqa: E402
+from server_app.launch.flower_cli import connection_file, free_port, run_app  # noqa: E402
 
 PROJECT = """
 [project]

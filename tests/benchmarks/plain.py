@@ -6,9 +6,9 @@ from collections.abc import Mapping
 import torch
 import torch.nn.functional as F
 
+from fedcmi_flwr.config.sections import TrainingConfig
 from fedcmi_flwr.methods import CrossModalInfiltration
-from fedcmi_flwr.model import MultimodalModel
-from fedcmi_flwr.sections import TrainingConfig
+from fedcmi_flwr.models.multimodal import MultimodalModel
 from fedcmi_flwr.types import Batch
 
 

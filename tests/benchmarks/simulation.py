@@ -27,9 +27,9 @@ import psutil
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from data_prep.writer import Samples, write_prepared, write_split  # noqa: E402
-from fedcmi_flwr.schema import DatasetSpec, ModalitySpec  # noqa: E402
-from server_app.report import read_metrics  # noqa: E402
+from data_prep.pipeline.writer import Samples, write_prepared, write_split  # noqa: E402
+from fedcmi_flwr.data.schema import DatasetSpec, ModalitySpec  # noqa: E402
+from server_app.run.directory import read_metrics  # noqa: E402
 
 MODALITIES, CLASSES, TEST_SAMPLES = ("audio", "visual"), 4, 64
 SAMPLED = 4
@@ -99,7 +99,7 @@ def made_up(folder: Path, train: int, size: int) -> Path:
 def simulate(folder: Path, data: Path | str, nodes: int, rounds: int, keys: Keys) -> Watched:
     """Run a federation and watch it."""
     run_dir = folder / f"run-{len(list(folder.iterdir()))}"
-    command = [sys.executable, "-m", "fedcmi_flwr.cli", "run", "--data", str(data), "--run-dir", str(run_dir)]
+    command = [sys.executable, "-m", "server_app.commands.main", "run", "--data", str(data), "--run-dir", str(run_dir)]
     command += ["--num-nodes", str(nodes), "--rounds", str(rounds)]
     command += [word for key, value in {"partition": "iid", **keys}.items() for word in ("--set", f"{key}={value}")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 
 from client_app.train import Received
-from fedcmi_flwr.dominance import Dominance
+from fedcmi_flwr.config.sections import TrainingConfig
+from fedcmi_flwr.data.samples import Samples
+from fedcmi_flwr.data.schema import ModalitySpec
 from fedcmi_flwr.methods import CrossModalInfiltration
-from fedcmi_flwr.model import ModelSpec, MultimodalModel
-from fedcmi_flwr.model_from_config import place
-from fedcmi_flwr.samples import Samples
-from fedcmi_flwr.schema import ModalitySpec
-from fedcmi_flwr.sections import TrainingConfig
+from fedcmi_flwr.methods.dominance import Dominance
+from fedcmi_flwr.models.multimodal import ModelSpec, MultimodalModel
+from fedcmi_flwr.models.placement import place
 
 AUDIO = ModalitySpec("audio", "spectrogram", (1, 257, 299), "float16")
 VISUAL = ModalitySpec("visual", "frames", (3, 3, 224, 224), "uint8", 127.5, 60.0)

@@ -12,13 +12,13 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, RecordDict
 from client_app.app import app, method_of, node_samples, read_node
 from client_app.train import Received, train
 from fedcmi_flwr import wire
-from fedcmi_flwr.local_grid import LocalGrid
-from fedcmi_flwr.model import MultimodalModel
-from fedcmi_flwr.packing import to_arrays, to_state_dict
-from fedcmi_flwr.sections import TrainingConfig, read_section
-from server_app import launch
-from server_app.app import Federation
-from server_app.report import RunDirectory
+from fedcmi_flwr.config.sections import TrainingConfig, read_section
+from fedcmi_flwr.models.multimodal import MultimodalModel
+from fedcmi_flwr.simulation.local_grid import LocalGrid
+from fedcmi_flwr.wire.packing import to_arrays, to_state_dict
+from server_app.launch import start as launch
+from server_app.run.directory import RunDirectory
+from server_app.run.federation import Federation
 
 Parts = tuple[Federation, LocalGrid, ArrayRecord]
 

@@ -13,11 +13,11 @@ import torch
 from flwr.app import Message
 from safetensors.torch import load_file
 
-from fedcmi_flwr.model_file import load_model
-from fedcmi_flwr.nodes import content_of
-from fedcmi_flwr.packing import WireError, layout_groups
-from fedcmi_flwr.schema import ModalitySpec
-from fedcmi_flwr.sections import ConfigError
+from fedcmi_flwr.config.sections import ConfigError
+from fedcmi_flwr.data.schema import ModalitySpec
+from fedcmi_flwr.models.file import load_model
+from fedcmi_flwr.strategy.nodes import content_of
+from fedcmi_flwr.wire.packing import WireError, layout_groups
 
 TRUNK = "branches.text.encoder.trunk."
 Make = Callable[..., federated.Federated]

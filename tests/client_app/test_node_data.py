@@ -13,11 +13,11 @@ from federated import federate
 from safetensors.numpy import load_file
 
 from client_app.app import app
-from fedcmi_flwr.local_grid import LocalGrid
-from fedcmi_flwr.nodes import RoundFailedError
-from fedcmi_flwr.schema import read_spec
-from server_app import launch
+from fedcmi_flwr.data.schema import read_spec
+from fedcmi_flwr.simulation.local_grid import LocalGrid
+from fedcmi_flwr.strategy.nodes import RoundFailedError
 from server_app.app import run
+from server_app.launch import start as launch
 
 Description = dict[str, Any]
 

@@ -14,9 +14,9 @@ from torch.nn.functional import cross_entropy
 
 from client_app.app import app as client_app
 from client_app.personal import personalise
-from fedcmi_flwr.sections import ConfigError, TrainingConfig
-from server_app import launch
-from server_app.report import read_metrics
+from fedcmi_flwr.config.sections import ConfigError, TrainingConfig
+from server_app.launch import start as launch
+from server_app.run.directory import read_metrics
 
 SETTINGS = TrainingConfig(
     seed=3, num_server_rounds=4, local_epochs=2, batch_size=12, lr=0.05, lr_min=0.0, lr_decay_start=1,

@@ -10,14 +10,14 @@ import torch
 from federated import federate
 
 from client_app.train import Received, begin_round, step, train
-from fedcmi_flwr import views
-from fedcmi_flwr.encoders import SmallCNN
-from fedcmi_flwr.evaluate import measure
+from fedcmi_flwr.config.sections import TrainingConfig
+from fedcmi_flwr.data import views
+from fedcmi_flwr.data.samples import Samples
+from fedcmi_flwr.data.schema import ModalitySpec
+from fedcmi_flwr.data.views import Views
+from fedcmi_flwr.evaluation.counts import measure
 from fedcmi_flwr.methods import CrossModalInfiltration, LocalRound
-from fedcmi_flwr.samples import Samples
-from fedcmi_flwr.schema import ModalitySpec
-from fedcmi_flwr.sections import TrainingConfig
-from fedcmi_flwr.views import Views
+from fedcmi_flwr.models.encoders import SmallCNN
 
 TWO = ("audio", "visual")
 SETTINGS = TrainingConfig(

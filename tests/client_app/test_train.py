@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from client_app.train import Received, RunningLosses, begin_round, train
+from fedcmi_flwr.config.sections import TrainingConfig
+from fedcmi_flwr.data.samples import Samples
 from fedcmi_flwr.methods import METHODS, CrossModalInfiltration, FedAvg, Method
-from fedcmi_flwr.model import MultimodalModel
-from fedcmi_flwr.samples import Samples
-from fedcmi_flwr.sections import TrainingConfig
+from fedcmi_flwr.models.multimodal import MultimodalModel
 from fedcmi_flwr.types import LossTerms
 
 SETTINGS = TrainingConfig(

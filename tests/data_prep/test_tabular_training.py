@@ -8,8 +8,8 @@ import pytest
 from federated import Federated, federate
 from tabular import MANIFEST_MODALITIES, write_crisismmd, write_manifest, write_tokenizer
 
-from data_prep import crisismmd, manifest
-from fedcmi_flwr.schema import read_spec
+from data_prep.sets import crisismmd, manifest
+from fedcmi_flwr.data.schema import read_spec
 
 
 def train(run: Federated, rounds: int) -> set[str]:

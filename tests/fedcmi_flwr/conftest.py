@@ -11,9 +11,9 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricR
 from flwr.clientapp import ClientApp
 
 from fedcmi_flwr import wire
-from fedcmi_flwr.evaluate import Counts
-from fedcmi_flwr.local_grid import LocalGrid
-from fedcmi_flwr.strategy import FedCMI
+from fedcmi_flwr.evaluation.counts import Counts
+from fedcmi_flwr.simulation.local_grid import LocalGrid
+from fedcmi_flwr.strategy.fedcmi import FedCMI
 from fedcmi_flwr.types import ClassStats
 
 GROUPS = {"audio": ["ear."], "visual": ["eye."]}

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from client_app.app import app as client_app
-from server_app import launch
+from server_app.launch import start as launch
 
 LIGHT = {"num-server-rounds": 3, "local-epochs": 1, "multimodal-ratio": 0.5, "fraction-train": 0.34}
 
@@ -37,7 +37,15 @@ def bench_dir(tmp_path_factory: pytest.TempPathFactory, av_digits_dir: Path) -> 
     directory = tmp_path_factory.mktemp("report")
     recipe = directory / "small.toml"
     recipe.write_text("local-epochs = 1\nnum-server-rounds = 2\n")
-    program = [sys.executable, "-m", "fedcmi_flwr.cli", "bench", str(recipe), "--out", str(directory / "bench")]
+    program = [
+        sys.executable,
+        "-m",
+        "server_app.commands.main",
+        "bench",
+        str(recipe),
+        "--out",
+        str(directory / "bench"),
+    ]
     chosen = ["--methods", "fedavg,fedcmi-plus", "--seeds", "2", "--num-nodes", "4", "--data", str(av_digits_dir)]
     subprocess.run([*program, *chosen], check=True, capture_output=True, timeout=600)
     return directory / "bench"

@@ -8,10 +8,10 @@ import pytest
 import torch
 from federated import federate
 
+from fedcmi_flwr.config.sections import ConfigError
 from fedcmi_flwr.methods import METHODS
 from fedcmi_flwr.methods.fedogm import FedOGM, unimodal_logits
-from fedcmi_flwr.model import MultimodalModel
-from fedcmi_flwr.sections import ConfigError
+from fedcmi_flwr.models.multimodal import MultimodalModel
 from fedcmi_flwr.types import Batch
 
 TWO = ("audio", "visual")

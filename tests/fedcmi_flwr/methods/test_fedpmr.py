@@ -10,9 +10,9 @@ import torch
 from federated import federate
 
 from client_app.train import Received, begin_round
+from fedcmi_flwr.config.sections import TrainingConfig
 from fedcmi_flwr.methods.fedpmr import FedPMR
-from fedcmi_flwr.model import MultimodalModel
-from fedcmi_flwr.sections import TrainingConfig
+from fedcmi_flwr.models.multimodal import MultimodalModel
 from fedcmi_flwr.types import Batch
 
 TWO = ("audio", "visual")

@@ -13,8 +13,8 @@ from federated import Federated, federate, method_arrays, sends
 from client_app.app import node_samples, read_node
 from fedcmi_flwr.methods import METHODS, LocalSteps
 from fedcmi_flwr.methods.fedproto import FedProto
-from fedcmi_flwr.model import MultimodalModel
-from fedcmi_flwr.packing import to_state_dict
+from fedcmi_flwr.models.multimodal import MultimodalModel
+from fedcmi_flwr.wire.packing import to_state_dict
 
 TWO = ("audio", "visual")
 NODES = ("audio+visual", "audio", "visual")

@@ -8,7 +8,7 @@ import pytest
 from federated import federate
 
 from client_app.app import read_memory
-from fedcmi_flwr.evaluate import evaluate
+from fedcmi_flwr.evaluation.counts import evaluate
 from fedcmi_flwr.methods import METHODS
 
 TWO = ("audio", "visual")

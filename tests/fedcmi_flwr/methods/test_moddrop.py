@@ -9,8 +9,8 @@ import torch
 from federated import federate
 
 from client_app.train import Received, begin_round
+from fedcmi_flwr.config.sections import TrainingConfig
 from fedcmi_flwr.methods.moddrop import ModDrop, kept_modalities
-from fedcmi_flwr.sections import TrainingConfig
 
 NODES = ("audio+visual", "audio", "visual")
 SETTINGS = TrainingConfig(

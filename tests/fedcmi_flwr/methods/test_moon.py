@@ -11,11 +11,11 @@ from federated import Federated, federate
 from client_app.app import method_of, node_samples, read_node
 from client_app.train import Received, train
 from fedcmi_flwr import wire
+from fedcmi_flwr.config.sections import TrainingConfig, read_section
 from fedcmi_flwr.methods.moon import Moon
-from fedcmi_flwr.model import MultimodalModel
-from fedcmi_flwr.packing import to_arrays, to_state_dict
-from fedcmi_flwr.sections import TrainingConfig, read_section
+from fedcmi_flwr.models.multimodal import MultimodalModel
 from fedcmi_flwr.types import Batch
+from fedcmi_flwr.wire.packing import to_arrays, to_state_dict
 
 NODES = ("audio+visual", "audio", "visual")
 TWO = ("audio", "visual")

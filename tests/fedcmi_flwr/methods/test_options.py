@@ -11,9 +11,9 @@ import torch
 from federated import federate, sends
 
 from client_app.train import Received, begin_round, train
+from fedcmi_flwr.config.sections import TrainingConfig
 from fedcmi_flwr.methods import METHODS, CrossModalInfiltration, FedAvg, Method
-from fedcmi_flwr.model import look_at
-from fedcmi_flwr.sections import TrainingConfig
+from fedcmi_flwr.models.multimodal import look_at
 
 TWO = ("audio", "visual")
 SETTINGS = TrainingConfig(

@@ -11,10 +11,10 @@ import torch
 from federated import Federated, federate, sends
 
 from client_app.train import LocalResult, Received, train
+from fedcmi_flwr.config.sections import TrainingConfig
 from fedcmi_flwr.methods import METHODS, LocalSteps
 from fedcmi_flwr.methods.scaffold import effective_steps
-from fedcmi_flwr.model import MultimodalModel
-from fedcmi_flwr.sections import TrainingConfig
+from fedcmi_flwr.models.multimodal import MultimodalModel
 from fedcmi_flwr.seeding import torch_generator
 
 SETTINGS = TrainingConfig(

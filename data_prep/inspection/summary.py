@@ -1,0 +1,188 @@
+"""What is in a prepared directory, in numbers: shown after every preparation and by ``fedcmi inspect``."""
+
+import csv
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from rich import filesize
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from data_prep.pipeline.writer import EXCLUDED
+from fedcmi_flwr.data.prepared import load_split
+from fedcmi_flwr.data.schema import DatasetSpec, array_path, read_spec, samples_path
+from fedcmi_flwr.types import Modality
+
+NAMED = 3
+"""Examples that are named where there are more."""
+
+_ORDER = {"train": 0, "val": 1, "test": 2}
+"""Splits as they are shown; others come after them."""
+
+
+@dataclass(frozen=True)
+class Excluded:
+    """What was left out for one reason."""
+
+    reason: str
+    ids: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Groups that stand in two splits: may be wanted, and is to be known."""
+
+    splits: tuple[str, str]
+    groups: Sequence[str]
+    """Sorted."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The contents of a prepared directory, counted."""
+
+    spec: DatasetSpec
+    counts: Mapping[str, NDArray[np.int64]]
+    """Split -> [classes], samples."""
+    missing: Mapping[str, Mapping[Modality, int]]
+    """Split -> modality -> samples that lack it."""
+    groups: Mapping[str, int]
+    """Split -> different groups."""
+    overlaps: Sequence[Overlap]
+    """Of every two splits that share a group."""
+    excluded: Sequence[Excluded]
+    """Most frequent reason first."""
+    stored: Mapping[Modality, int]
+    """Bytes of the arrays of all splits."""
+
+
+def summarise(directory: Path) -> Summary:
+    """Count what is in a prepared directory.
+
+    Parameters
+    ----------
+    directory
+        Any prepared directory.
+
+    Returns
+    -------
+    The counts; arrays are not read.
+
+    Raises
+    ------
+    FileNotFoundError
+        It is no prepared directory.
+    SchemaError
+        Its files contradict its description.
+    """
+    spec = read_spec(directory)
+    splits = sorted(spec.splits, key=lambda split: (_ORDER.get(split, len(_ORDER)), split))
+    counts, missing, groups = {}, {}, {}
+    for split in splits:
+        samples = load_split(directory, split)
+        counts[split] = np.bincount(samples.labels, minlength=len(spec.classes))
+        lacking = (~samples.has).sum(axis=0).tolist()
+        missing[split] = dict(zip(spec.modality_names, lacking, strict=True))
+        groups[split] = set(pd.read_csv(samples_path(directory, split), dtype=str, keep_default_na=False)["group"])
+    stored = {
+        name: sum(array_path(directory, split, name).stat().st_size for split in splits) for name in spec.modality_names
+    }
+    overlaps = [
+        Overlap((first, second), sorted(groups[first] & groups[second]))
+        for first, second in itertools.combinations(splits, 2)
+        if groups[first] & groups[second]
+    ]
+    sizes = {split: len(members) for split, members in groups.items()}
+    return Summary(spec, counts, missing, sizes, overlaps, _excluded(directory), stored)
+
+
+def _excluded(directory: Path) -> list[Excluded]:
+    """Group ``excluded.csv`` by reason; a reason that begins with a file's name is the same for another file."""
+    path = directory / EXCLUDED
+    if not path.is_file():
+        return []
+    ids: dict[str, list[str]] = {}
+    with path.open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            names = {PurePath(source).name for source in row["source"].split(";")}
+            first, colon, rest = row["reason"].partition(": ")
+            ids.setdefault(rest if colon and first in names else row["reason"], []).append(row["id"])
+    return [Excluded(reason, found) for reason, found in sorted(ids.items(), key=lambda item: -len(item[1]))]
+
+
+def render(summary: Summary) -> RenderableType:
+    """Return the summary for a terminal."""
+    return Group(_modalities(summary), _splits(summary), *(Text(line) for line in _remarks(summary)))
+
+
+def _modalities(summary: Summary) -> Table:
+    table = Table(title=f"{summary.spec.name}: what a sample is")
+    for column in ("modality", "kind", "shape", "dtype", "size"):
+        table.add_column(column, justify="right" if column == "size" else "left")
+    for modality in summary.spec.modalities:
+        shape = " x ".join(str(side) for side in modality.shape)
+        size = filesize.decimal(summary.stored[modality.name])
+        table.add_row(modality.name, modality.kind, shape, modality.dtype, size)
+    return table
+
+
+def _splits(summary: Summary) -> Table:
+    table = Table(title="samples")
+    for column in ("", *summary.counts):
+        table.add_column(column, justify="right" if column else "left")
+    for row in _counted(summary):
+        table.add_row(*(Text(cell) for cell in row))
+    return table
+
+
+def _counted(summary: Summary) -> Iterator[tuple[str, ...]]:
+    """Yield what is counted, with its number in each split."""
+    splits = list(summary.counts)
+    yield ("samples", *(str(int(summary.counts[split].sum())) for split in splits))
+    for number, name in enumerate(summary.spec.classes):
+        yield (name, *(str(int(summary.counts[split][number])) for split in splits))
+    for modality in summary.spec.modality_names:
+        if any(summary.missing[split][modality] for split in splits):
+            yield (f"without {modality}", *(str(summary.missing[split][modality]) for split in splits))
+    yield ("groups", *(str(summary.groups[split]) for split in splits))
+
+
+def _remarks(summary: Summary) -> Iterator[str]:
+    if len(summary.counts) > 1 and not summary.overlaps:
+        yield "no group is in two splits"
+    for overlap in summary.overlaps:
+        first, second = overlap.splits
+        yield f"{_named(overlap.groups, 'group')} in both {first} and {second}"
+    if not summary.excluded:
+        yield "nothing was excluded"
+    for excluded in summary.excluded:
+        yield f"excluded: {_named(excluded.ids, 'sample')}: {excluded.reason}"
+
+
+def _named(names: Sequence[str], what: str) -> str:
+    """Return a number and some examples.
+
+    Parameters
+    ----------
+    names
+        One or more.
+    what
+        They are, one of them.
+
+    Returns
+    -------
+    "2 dogs (Rex, Bello)".
+
+    Examples
+    --------
+    >>> _named(["a", "b", "c", "d"], "group"), _named(["a"], "sample")
+    ('4 groups (a, b, c, ...)', '1 sample (a)')
+    """
+    more = ", ..." if len(names) > NAMED else ""
+    return f"{len(names)} {what}{'s' if len(names) > 1 else ''} ({', '.join(names[:NAMED])}{more})"

@@ -1,0 +1,1 @@
+"""One file -> one array, and the stream that describes it."""

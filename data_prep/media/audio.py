@@ -1,0 +1,340 @@
+"""Audio from file to stored array: read WAV, resample, fit the length, add noise, spectrograms.
+
+Waveforms are float32 in [-1, 1] as read; ``samples`` in a shape counts points in time.
+"""
+
+import functools
+import math
+import struct
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+import torchaudio
+from jaxtyping import Float, Float16
+from torch import Tensor
+
+from data_prep.errors import UnreadableFileError
+
+_RIFF_SIZE_UNKNOWN = (0, 0xFFFFFFFF)
+SPECTROGRAM_RATE_HZ = 16000
+"""Rate that clips are resampled to before :func:`log_spectrogram`."""
+SPECTROGRAM_WINDOW = 512
+"""Samples of a Hann window; half of them plus one are the frequencies of a spectrogram."""
+SPECTROGRAM_HOP = 159
+"""Samples from one window to the next."""
+TOO_QUIET = "trim the silence at its start, take another recording, or fetch a damaged file of an archive again."
+"""What to do about a recording of which nothing is heard."""
+
+
+def read_wav(path: Path) -> tuple[Float[Tensor, " samples"], int]:
+    """Read an audio file; more than one channel is averaged to mono.
+
+    Parameters
+    ----------
+    path
+        A WAV file, or any other file that libsndfile decodes.
+
+    Returns
+    -------
+    The waveform [samples], float32 in [-1, 1], and its rate in Hz.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file.
+    UnreadableFileError
+        The file is not audio, cut off, holds no samples, or holds samples that are not finite.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: not found, expected an audio file; check the raw archive's layout.")
+    _check_riff_size(path)
+    try:
+        data, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    except soundfile.LibsndfileError as error:
+        raise UnreadableFileError(
+            path, f"not decodable as audio ({error.error_string}); fetch the file again."
+        ) from error
+    if not len(data):
+        raise UnreadableFileError(path, "audio file without samples; fetch the file again.")
+    waveform = torch.from_numpy(data).mean(dim=1)
+    if not bool(waveform.isfinite().all()):
+        raise UnreadableFileError(path, "holds samples that are infinite or not a number; fetch the file again.")
+    return waveform, int(rate)
+
+
+def libsndfile_reads(path: Path) -> bool:
+    """Return whether a file's ending is one of libsndfile's formats."""
+    return path.suffix[1:].upper() in soundfile.available_formats()
+
+
+def read_sound(path: Path, segment: tuple[float, float] | None = None) -> tuple[Float[Tensor, " samples"], int]:
+    """Read an audio file, or the soundtrack of a video.
+
+    Parameters
+    ----------
+    path
+        Any file that libsndfile or FFmpeg decodes.
+    segment
+        Start and end in seconds; None is all of it.
+
+    Returns
+    -------
+    The waveform [samples], float32, channels averaged to mono, and its rate in Hz.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file.
+    UnreadableFileError
+        The file is not audio, cut off, or holds no sound.
+    """
+    if segment is None and libsndfile_reads(path):
+        return read_wav(path)
+    from data_prep.media.video import read_soundtrack
+
+    return read_soundtrack(path, segment)
+
+
+def _check_riff_size(path: Path) -> None:
+    """Refuse a WAV file shorter than its header says; libsndfile would return the part there is.
+
+    One byte less is accepted, since some writers leave out the last padding byte.
+    """
+    with path.open("rb") as file:
+        head = file.read(8)
+    if len(head) < 8 or head[:4] != b"RIFF":
+        return
+    (declared,) = struct.unpack("<I", head[4:])
+    size = path.stat().st_size
+    if declared not in _RIFF_SIZE_UNKNOWN and declared + 8 > size + 1:
+        raise UnreadableFileError(
+            path, f"cut off: {size} bytes found, its header says {declared + 8}; fetch the file again."
+        )
+
+
+def fit_length(waveform: Float[Tensor, " samples"], length: int) -> Float[Tensor, " length"]:
+    """Cut a waveform at its end, or pad it with zeros at its end; its start stays in place.
+
+    Add noise after this, not before: otherwise the padding is silent and gives the clip's length away.
+
+    Parameters
+    ----------
+    waveform
+        [samples], one or more.
+    length
+        Wanted number of samples.
+
+    Returns
+    -------
+    [length].
+
+    Examples
+    --------
+    >>> fit_length(torch.tensor([1.0, 2.0, 3.0]), 2).tolist(), fit_length(torch.tensor([1.0]), 3).tolist()
+    ([1.0, 2.0], [1.0, 0.0, 0.0])
+    """
+    kept = waveform[:length]
+    return torch.nn.functional.pad(kept, (0, length - len(kept)))
+
+
+def add_noise(
+    waveform: Float[Tensor, "*batch samples"], snr_db: float, generator: torch.Generator
+) -> Float[Tensor, "*batch samples"]:
+    """Add white Gaussian noise at a signal-to-noise ratio relative to each clip's own mean power.
+
+    Parameters
+    ----------
+    waveform
+        One clip [samples] or many [batch, samples]. The mean power is taken over all samples, zero padding
+        included.
+    snr_db
+        10 log10(mean signal power / noise variance) in dB; 0 is as much noise as signal, negative is more.
+    generator
+        CPU generator that the noise is drawn from.
+
+    Returns
+    -------
+    The noisy clips, in the input's shape; not clipped to [-1, 1].
+
+    Raises
+    ------
+    ValueError
+        ``snr_db`` is not finite, or a clip is silent: no noise level has this ratio to no signal.
+    """
+    if not math.isfinite(snr_db):
+        raise ValueError(f"snr_db = {snr_db}: must be a finite number of dB.")
+    power = waveform.square().mean(dim=-1, keepdim=True)
+    if bool((power == 0).any()):
+        rows = (power.flatten() == 0).nonzero().flatten().tolist()
+        raise ValueError(f"clips {rows[:10]} are silent: a signal-to-noise ratio needs a signal; leave them out.")
+    noise = torch.randn(waveform.shape, generator=generator, dtype=waveform.dtype)
+    return waveform + noise * (power * 10 ** (-snr_db / 10)).sqrt()
+
+
+def log_mel(
+    waveforms: Float[Tensor, "batch samples"],
+    rate: int,
+    n_mels: int = 32,
+    n_fft: int = 256,
+    hop: int = 192,
+    floor: float = 1e-4,
+) -> Float[Tensor, "batch 1 mels frames"]:
+    """Return the natural logarithm of the mel power spectrogram plus a floor.
+
+    Periodic Hann window of ``n_fft``, frames centred with reflected edges, HTK mel scale from 0 Hz to half
+    the rate, triangles of height 1 (torchaudio's defaults).
+
+    Parameters
+    ----------
+    waveforms
+        [batch, samples], all of one length, at least ``n_fft``.
+    rate
+        Samples per second.
+    n_mels
+        Number of mel bands.
+    n_fft
+        Window length in samples.
+    hop
+        Samples from one frame to the next.
+    floor
+        Added to the power before the logarithm; above 0, so that silence is finite.
+
+    Returns
+    -------
+    [batch, 1, n_mels, samples // hop + 1].
+
+    Raises
+    ------
+    ValueError
+        The waveforms are shorter than a window.
+    """
+    if waveforms.shape[-1] < n_fft:
+        raise ValueError(f"waveforms of {waveforms.shape[-1]} samples: shorter than the window, {n_fft} samples.")
+    power: Tensor = _mel_transform(rate, n_mels, n_fft, hop)(waveforms)
+    return (power + floor).log().unsqueeze(1)
+
+
+@functools.lru_cache(maxsize=8)
+def _mel_transform(rate: int, n_mels: int, n_fft: int, hop: int) -> torchaudio.transforms.MelSpectrogram:
+    return torchaudio.transforms.MelSpectrogram(rate, n_fft=n_fft, hop_length=hop, n_mels=n_mels)
+
+
+def resample(waveform: Float[Tensor, " samples"], rate: int, wanted: int) -> Float[Tensor, " resampled"]:
+    """Resample a waveform (windowed sinc); the kernel of each pair of rates is computed once per process.
+
+    Parameters
+    ----------
+    waveform
+        [samples].
+    rate
+        Its samples per second.
+    wanted
+        Samples per second of the result.
+
+    Returns
+    -------
+    [resampled], the least whole number at or above samples * wanted / rate.
+    """
+    return waveform if rate == wanted else _resampler(rate, wanted)(waveform)
+
+
+@functools.lru_cache(maxsize=8)
+def _resampler(rate: int, wanted: int) -> torchaudio.transforms.Resample:
+    return torchaudio.transforms.Resample(rate, wanted)
+
+
+def tile(waveform: Float[Tensor, " samples"], length: int) -> Float[Tensor, " length"]:
+    """Repeat a waveform until it is long enough, and cut it at its end.
+
+    Parameters
+    ----------
+    waveform
+        [samples], one or more.
+    length
+        Wanted number of samples.
+
+    Returns
+    -------
+    [length].
+
+    Examples
+    --------
+    >>> tile(torch.tensor([1.0, 2.0]), 5).tolist(), tile(torch.tensor([1.0, 2.0]), 1).tolist()
+    ([1.0, 2.0, 1.0, 2.0, 1.0], [1.0])
+    """
+    return waveform.repeat(-(-length // len(waveform)))[:length]
+
+
+def spectrogram_shape(seconds: float) -> tuple[int, int, int]:
+    """Return the shape of :func:`log_spectrogram` of a clip.
+
+    Parameters
+    ----------
+    seconds
+        Length of the clip.
+
+    Returns
+    -------
+    1, frequencies, windows.
+
+    Examples
+    --------
+    >>> spectrogram_shape(3.0), spectrogram_shape(10.0)
+    ((1, 257, 299), (1, 257, 1004))
+    """
+    samples = round(seconds * SPECTROGRAM_RATE_HZ)
+    windows = (samples - SPECTROGRAM_WINDOW) // SPECTROGRAM_HOP + 1
+    return 1, SPECTROGRAM_WINDOW // 2 + 1, windows
+
+
+def log_spectrogram(
+    path: Path, waveform: Float[Tensor, " samples"], rate: int, seconds: float
+) -> Float16[np.ndarray, "1 frequencies windows"]:
+    """Return the standardised log-power spectrogram of a clip (datasets.md, "CREMA-D" and "AVE").
+
+    16 kHz, tiled to a length and cut, clipped to [-1, 1]; periodic Hann windows of 512 samples, 159 apart, none of
+    them reaching past an end; ln(power + 1e-7); mean 0 and standard deviation 1 over the clip.
+
+    Parameters
+    ----------
+    path
+        Where the waveform is from, for the error.
+    waveform
+        [samples], one or more.
+    rate
+        Its samples per second.
+    seconds
+        What it is tiled to.
+
+    Returns
+    -------
+    Of :func:`spectrogram_shape`, float16 as stored.
+
+    Raises
+    ------
+    UnreadableFileError
+        The clip is silent: its spectrogram is one number everywhere.
+    """
+    clip = tile(resample(waveform, rate, SPECTROGRAM_RATE_HZ), round(seconds * SPECTROGRAM_RATE_HZ)).clamp(-1, 1)
+    spectrum = torch.stft(clip, SPECTROGRAM_WINDOW, SPECTROGRAM_HOP, window=_hann(), center=False, return_complex=True)
+    logs = (spectrum.real.square() + spectrum.imag.square() + 1e-7).log()
+    std, mean = torch.std_mean(logs, correction=0)
+    if float(std) < 1e-4:
+        raise UnreadableFileError(path, f"silent; {TOO_QUIET}")
+    standardised: Float16[np.ndarray, "1 frequencies windows"] = ((logs - mean) / std).half().unsqueeze(0).numpy()
+    return standardised
+
+
+@functools.lru_cache(maxsize=1)
+def _hann() -> Tensor:
+    return torch.hann_window(SPECTROGRAM_WINDOW)
+
+
+def fit_clip(path: Path, waveform: Float[Tensor, " samples"], samples: int) -> Float[Tensor, " clip_samples"]:
+    """Fit a recording to a clip's length; UnreadableFileError where nothing of it can be heard."""
+    clip = fit_length(waveform, samples)
+    if not bool(clip.any()):
+        raise UnreadableFileError(path, f"silent in its first {samples} samples; {TOO_QUIET}")
+    return clip

@@ -1,0 +1,127 @@
+"""Photographs from file to stored array: decode, turn upright, pad to a square, scale."""
+
+import functools
+import struct
+import warnings
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from data_prep.errors import PrepError, UnreadableFileError
+from data_prep.pipeline.plan import Stream
+from fedcmi_flwr.types import Modality
+
+PHOTO_SIZE = 224
+"""Height and width of the stored square in pixels (datasets.md, CrisisMMD)."""
+CENTRE = 127.5
+"""Mean and standard deviation 0.5 of what is stored as 0 to 255: normalised values are in [-1, 1]."""
+PADDING = (128, 128, 128)
+"""Colour of padding, and of what is transparent: grey, the middle, which is fed to an encoder as about 0."""
+
+_ORIENTATION_TAG = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientation -> what makes the image upright."""
+
+
+def read_photo(path: Path, size: int = PHOTO_SIZE) -> UInt8[np.ndarray, "3 size size"]:
+    """Read an image, upright and in RGB, scaled to fit a square and centred on grey.
+
+    Parameters
+    ----------
+    path
+        A JPEG or PNG file, or any other that Pillow decodes; the first image of an animation.
+    size
+        Wanted height and width in pixels.
+
+    Returns
+    -------
+    [3, size, size], 0 to 255.
+
+    Raises
+    ------
+    UnreadableFileError
+        There is no such file, or it is empty, cut off, or no image.
+    """
+    try:
+        with warnings.catch_warnings(action="ignore"), Image.open(path) as image:  # what matters is raised
+            scale = 2 * size / max(image.size)  # twice: the exact scaling below smooths what the decoder drops
+            image.draft(None, (max(1, int(image.width * scale)), max(1, int(image.height * scale))))
+            upright = _turn(image)
+            return np.array(_centre(_to_rgb(upright), size)).transpose(2, 0, 1).copy()
+    except FileNotFoundError as error:
+        raise UnreadableFileError(path, "not found; complete the archive.") from error
+    except (OSError, ValueError, SyntaxError, struct.error, Image.DecompressionBombError) as error:
+        empty = path.stat().st_size == 0
+        found = "an empty file" if empty else f"not decodable as an image ({error})"
+        raise UnreadableFileError(path, f"{found}; fetch the file again.") from error
+
+
+def _turn(image: Image.Image) -> Image.Image:
+    """Turn an image as its EXIF data say; broken EXIF data say nothing."""
+    try:
+        orientation = image.getexif().get(_ORIENTATION_TAG)
+    except (OSError, ValueError, SyntaxError, struct.error):
+        orientation = None
+    image.load()
+    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Convert from any mode: 16 bits to 8, and what is transparent to the colour of padding."""
+    if image.mode.startswith("I"):  # grey, 16 bits
+        return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8)).convert("RGB")
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    behind = Image.new("RGBA", image.size, PADDING)
+    return Image.alpha_composite(behind, image.convert("RGBA")).convert("RGB")
+
+
+def _centre(image: Image.Image, size: int) -> Image.Image:
+    """Scale an image so that its longer side is ``size``, and pad the shorter one on both sides."""
+    longer = max(image.size)
+    width, height = (max(1, round(side * size / longer)) for side in image.size)
+    square = Image.new("RGB", (size, size), PADDING)
+    scaled = image.resize((width, height), Image.Resampling.BILINEAR)
+    square.paste(scaled, ((size - width) // 2, (size - height) // 2))
+    return square
+
+
+def decode_photo(path: str, size: int) -> UInt8[np.ndarray, "3 size size"]:
+    """Return :func:`read_photo` of a path as jobs hold it."""
+    return read_photo(Path(path), size)
+
+
+def photo_stream(name: Modality, size: int = PHOTO_SIZE) -> Stream:
+    """Return the stream of a modality of photographs; its jobs are paths.
+
+    Parameters
+    ----------
+    name
+        Of the modality.
+    size
+        Height and width in pixels, 1 or more.
+
+    Returns
+    -------
+    Images [3, size, size], uint8, normalised to [-1, 1].
+
+    Raises
+    ------
+    PrepError
+        No size.
+    """
+    if size < 1:
+        raise PrepError(f"image size {size}: must be 1 pixel or more.")
+    decode = functools.partial(decode_photo, size=size)
+    recipe = {"maker": "photo", "size": size}
+    return Stream(name, "image", (3, size, size), "uint8", decode, recipe, (CENTRE, CENTRE))

@@ -1,0 +1,194 @@
+"""Text from string to stored tokens: clean a tweet, cut it into WordPieces.
+
+The tokenizer is BERT's, from the optional package transformers; it is loaded once a process.
+"""
+
+import functools
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_prep.errors import PrepError
+from data_prep.pipeline.plan import Stream
+from data_prep.pipeline.writer import tool_versions
+from fedcmi_flwr.types import Modality
+
+TOKENS = 40
+"""Tokens of a text at most, [CLS] and [SEP] included (datasets.md, CrisisMMD)."""
+DEFAULT_TOKENIZER = "google-bert/bert-base-uncased"
+"""On the hub."""
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+_URL = re.compile(r"(?:https?://|www\.)\S*")
+_USER = re.compile(r"(?<!\w)@\w+")
+_RETWEET = re.compile(r"\brt\b")
+
+
+def clean_tweet(tweet: str) -> str:
+    """Lower-case a tweet and take out its URLs, user names and the word "rt"; the words between them stay.
+
+    Parameters
+    ----------
+    tweet
+        As it was written.
+
+    Returns
+    -------
+    Words and punctuation with one space between them; may be empty.
+
+    Examples
+    --------
+    >>> clean_tweet("RT @RedCross: Flood in #Houston https://t.co/aB1 Please help")
+    ': flood in #houston please help'
+    """
+    text = tweet.lower()
+    for pattern in (_URL, _USER, _RETWEET):
+        text = pattern.sub(" ", text)
+    return " ".join(text.split())
+
+
+@functools.lru_cache(maxsize=2)
+def load_tokenizer(source: str, local_only: bool = False) -> Any:  # noqa: ANN401 (transformers is optional)
+    """Return BERT's tokenizer.
+
+    Parameters
+    ----------
+    source
+        A directory with ``vocab.txt`` or ``tokenizer.json``, or a name on the hub, which is downloaded unless it is in
+        the hub's cache.
+    local_only
+        Whether nothing is to be downloaded.
+
+    Returns
+    -------
+    A ``transformers.BertTokenizer`` whose padding is token 0.
+
+    Raises
+    ------
+    PrepError
+        transformers is not installed, there is no such tokenizer, or its padding is not token 0.
+    """
+    try:
+        from transformers import BertTokenizerFast
+    except ImportError as error:
+        raise PrepError(
+            "text needs the package transformers, which is missing; pip install 'fedcmi-flwr[text]'."
+        ) from error
+    advice = "give a directory with vocab.txt or tokenizer.json, such as a copy of bert-base-uncased."
+    directory = Path(source).expanduser()
+    if directory.is_dir() and not any((directory / name).is_file() for name in ("vocab.txt", "tokenizer.json")):
+        raise PrepError(f"tokenizer {source!r}: a directory without vocab.txt and tokenizer.json; {advice}")
+    try:
+        name = str(directory) if directory.is_dir() else source
+        tokenizer = BertTokenizerFast.from_pretrained(name, local_files_only=local_only)
+    except Exception as error:  # the hub, the network, or a broken file: many kinds
+        raise PrepError(f"tokenizer {source!r}: cannot be loaded ({error}); {advice}") from error
+    if len(tokenizer) <= len(SPECIAL):  # what transformers makes of a name without a vocabulary
+        raise PrepError(f"tokenizer {source!r}: has no words; {advice}")
+    missing = [token for token in SPECIAL[:4] if token not in tokenizer.get_vocab()]
+    if missing or tokenizer.pad_token_id != 0:
+        found = f"lacks {missing[0]}" if missing else f"pads with token {tokenizer.pad_token_id}, must be 0"
+        raise PrepError(f"tokenizer {source!r}: {found}; {advice}")
+    return tokenizer
+
+
+def encode_text(text: str, tokenizer: str, tokens: int) -> NDArray[np.int32]:
+    """Return the WordPieces of a text.
+
+    Parameters
+    ----------
+    text
+        May be empty, which leaves [CLS] and [SEP].
+    tokenizer
+        As for :func:`load_tokenizer`.
+    tokens
+        Length of the result; a longer text loses its end, but not [SEP].
+
+    Returns
+    -------
+    [tokens]: [CLS], pieces, [SEP], and 0 for padding.
+    """
+    return cut_text(text, described(tokenizer), tokens)
+
+
+def cut_text(text: str, described: str, tokens: int) -> NDArray[np.int32]:
+    """Return what :func:`encode_text` does, with a tokenizer that :func:`described` has described."""
+    return np.array(_cutter(described, tokens).encode(text).ids, dtype=np.int32)
+
+
+@functools.lru_cache(maxsize=2)
+def described(tokenizer: str) -> str:
+    """Return all that there is to know of a tokenizer, its words included, as JSON of the package tokenizers."""
+    backend = load_tokenizer(tokenizer).backend_tokenizer
+    copy = type(backend).from_str(backend.to_str())
+    copy.no_truncation()
+    copy.no_padding()
+    return str(copy.to_str())
+
+
+@functools.lru_cache(maxsize=2)
+def _cutter(described: str, tokens: int) -> Any:  # noqa: ANN401 (tokenizers comes with the optional transformers)
+    try:
+        from tokenizers import Tokenizer
+    except ImportError as error:
+        raise PrepError(
+            "text needs the package tokenizers, which is missing; pip install 'fedcmi-flwr[text]'."
+        ) from error
+    cutter = Tokenizer.from_str(described)
+    cutter.enable_truncation(tokens)
+    cutter.enable_padding(length=tokens)
+    return cutter
+
+
+def decode_text(stored: NDArray[np.integer[Any]], tokenizer: str) -> str:
+    """Return stored tokens as words, without [CLS], [SEP] and padding; PrepError where the tokenizer is not at hand."""
+    return str(load_tokenizer(tokenizer, local_only=True).decode(stored.tolist(), skip_special_tokens=True))
+
+
+def text_stream(name: Modality, tokenizer: str, tokens: int = TOKENS, *, tweets: bool = False) -> Stream:
+    """Return the stream of a text modality; its jobs are texts.
+
+    Parameters
+    ----------
+    name
+        Of the modality.
+    tokenizer
+        As for :func:`load_tokenizer`.
+    tokens
+        Stored tokens of each text, 3 or more.
+    tweets
+        Whether :func:`clean_tweet` has made the texts, which it is to do with others then.
+
+    Returns
+    -------
+    Tokens, int32, not normalised.
+
+    Raises
+    ------
+    PrepError
+        Too few tokens.
+    """
+    if tokens < 3:
+        raise PrepError(f"tokens = {tokens}: must be 3 or more, for [CLS], a word and [SEP].")
+    decode = functools.partial(encode_text, tokenizer=tokenizer, tokens=tokens)
+    recipe = {"maker": "tokens", "tokens": tokens, "tweets": tweets, "tokenizer": described(tokenizer)}
+    return Stream(name, "tokens", (tokens,), "int32", decode, recipe)
+
+
+def vocabulary(tokenizer: str) -> Mapping[str, Any]:
+    """Return what of a tokenizer decides the tokens, for the settings of a preparation: not where it lies."""
+    loaded = load_tokenizer(tokenizer)
+    words = json.dumps(loaded.get_vocab(), sort_keys=True)
+    normalizer = json.loads(loaded.backend_tokenizer.to_str())["normalizer"]
+    return {"words": len(loaded), "sha256": hashlib.sha256(words.encode()).hexdigest(), "normalizer": normalizer}
+
+
+def text_tools(tokenizer: str) -> dict[str, str]:
+    """Return versions of what cuts texts, and where the tokenizer was found."""
+    return {**tool_versions("transformers", "tokenizers"), "tokenizer": tokenizer}

@@ -1,0 +1,1 @@
+"""Plan, decode, resume, write: knows no medium."""

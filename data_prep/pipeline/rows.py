@@ -1,0 +1,214 @@
+"""Decoded rows on the disk: each at its own place, with a journal that says which are there."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_prep.errors import PrepError, UnreadableFileError
+from data_prep.pipeline.plan import Plan, Planned, Stream
+from data_prep.pipeline.workers import run_tasks
+from fedcmi_flwr.types import Modality
+
+BLOCK = 8
+"""Samples that a worker makes in one task."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a preparation is."""
+
+    done: int
+    """Samples decoded or refused, those of earlier calls included."""
+    total: int
+    resumed: int
+    """Samples that an earlier, interrupted call made."""
+
+
+Show = Callable[[Progress], None]
+
+
+@dataclass(frozen=True)
+class RowFile:
+    """The rows of one modality of one split, as an ``.npy`` file of its full size."""
+
+    path: Path
+    header: int
+    """Bytes before the first row."""
+
+    def write(self, position: int, row: bytes) -> None:
+        """Put a row at its place; other processes may write other rows meanwhile."""
+        descriptor = os.open(self.path, os.O_WRONLY)
+        try:
+            place = self.header + position * len(row)
+            while row:
+                written = os.pwrite(descriptor, row, place)
+                place, row = place + written, row[written:]
+        finally:
+            os.close(descriptor)
+
+
+class RowStore:
+    """Where the rows of a plan are decoded to, and which of them are there.
+
+    Parameters
+    ----------
+    directory
+        Made, or gone on with when it holds rows of the same plan and settings; otherwise replaced.
+    plan
+        What is to be made.
+    name
+        The data set's name.
+    settings
+        What decides the stored values.
+    """
+
+    def __init__(self, directory: Path, plan: Plan, name: str, settings: Mapping[str, Any]) -> None:
+        self.plan = plan
+        self.directory = directory
+        self.positions: list[int] = []
+        """Of each sample, within its split."""
+        self.sizes: dict[str, int] = {}
+        """Samples of each split."""
+        for sample in plan.samples:
+            self.positions.append(self.sizes.get(sample.split, 0))
+            self.sizes[sample.split] = self.positions[-1] + 1
+        self.files: dict[tuple[str, Modality], RowFile] = {}
+        fingerprint = _fingerprint(plan, name, settings)
+        plan_file = directory / "plan.sha256"
+        known = plan_file.is_file() and plan_file.read_text(encoding="ascii") == fingerprint
+        if not known:
+            shutil.rmtree(directory, ignore_errors=True)
+            directory.mkdir(parents=True)
+        for split in self.sizes:
+            for stream in plan.streams:
+                self.files[split, stream.name] = self._open(split, stream)
+        if not known:
+            plan_file.write_text(fingerprint, encoding="ascii")  # last: only now are the files whole
+
+    def _open(self, split: str, stream: Stream) -> RowFile:
+        """Make a file of its full size, so that a full disk shows now; keep one that is there."""
+        path = self.directory / f"{split}.{stream.name}.npy"
+        dtype, count = np.dtype(stream.dtype), self.sizes[split]
+        shape = (count, *stream.shape)
+        with path.open("r+b" if path.exists() else "w+b") as file:
+            described = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, described)
+            header = file.tell()
+            try:
+                os.posix_fallocate(file.fileno(), 0, header + count * stream.row_bytes)
+            except OSError:
+                shutil.rmtree(self.directory, ignore_errors=True)
+                raise
+        return RowFile(path, header)
+
+    @property
+    def journal(self) -> Path:
+        """One line for each row that is there: its number."""
+        return self.directory / "journal"
+
+    def finished(self) -> set[int]:
+        """Return the numbers of the samples that are there."""
+        return {int(line) for line in self.journal.read_bytes().splitlines()}
+
+    def mend_journal(self) -> None:
+        """Remove a last line that was cut off."""
+        content = self.journal.read_bytes() if self.journal.is_file() else b""
+        self.journal.write_bytes(content[: content.rfind(b"\n") + 1])
+
+
+def _fingerprint(plan: Plan, name: str, settings: Mapping[str, Any]) -> str:
+    """Return a hash of all that decides the rows and their places."""
+    streams = [(stream.name, stream.kind, stream.shape, stream.dtype) for stream in plan.streams]
+    digest = hashlib.sha256(json.dumps([name, settings, streams], sort_keys=True, default=str).encode())
+    for sample in plan.samples:
+        digest.update(repr((sample.id, sample.split, sorted(sample.jobs.items()))).encode())
+    return digest.hexdigest()
+
+
+def decode_rows(store: RowStore, workers: int, show: Show) -> dict[int, str]:
+    """Decode every row that is not there yet; rows that could not be decoded before are tried again.
+
+    Parameters
+    ----------
+    store
+        Where to.
+    workers
+        Processes, 1 or more.
+    show
+        Called after each block.
+
+    Returns
+    -------
+    Number of the sample -> why it cannot be made, in the order of the plan.
+    """
+    store.mend_journal()
+    there = store.finished()
+    todo = [row for row in range(len(store.plan.samples)) if row not in there]
+    work = partial(_make_block, {stream.name: stream for stream in store.plan.streams}, store.files)
+    bad: dict[int, str] = {}
+    done = len(there)
+    show(Progress(done, len(store.plan.samples), len(there)))
+    with store.journal.open("ab") as journal:
+        for verdicts in run_tasks(work, _blocks(store, todo), workers):
+            bad |= {row: reason for row, reason in verdicts if reason is not None}
+            journal.write(b"".join(b"%d\n" % row for row, reason in verdicts if reason is None))
+            journal.flush()
+            done += len(verdicts)
+            show(Progress(done, len(store.plan.samples), len(there)))
+    return dict(sorted(bad.items()))
+
+
+Block = Sequence[tuple[int, int, Planned]]
+"""Row number, position within the split, sample."""
+
+
+def _blocks(store: RowStore, todo: Sequence[int]) -> Iterator[Block]:
+    for start in range(0, len(todo), BLOCK):
+        rows = todo[start : start + BLOCK]
+        yield [(row, store.positions[row], store.plan.samples[row]) for row in rows]
+
+
+def _make_block(
+    streams: Mapping[Modality, Stream], files: Mapping[tuple[str, Modality], RowFile], block: Block
+) -> list[tuple[int, str | None]]:
+    """Decode and write the samples of a block; return why those that could not be decoded could not."""
+    verdicts: list[tuple[int, str | None]] = []
+    for row, position, sample in block:
+        try:
+            made = {name: _decode(streams[name], sample) for name in sample.jobs}
+        except UnreadableFileError as error:
+            verdicts.append((row, f"{error.path.name}: {error.reason}"))
+            continue
+        for name, content in made.items():
+            files[sample.split, name].write(position, content)
+        verdicts.append((row, None))
+    return verdicts
+
+
+def _decode(stream: Stream, sample: Planned) -> bytes:
+    """Return one modality of a sample as it is stored."""
+    try:
+        array = np.asarray(stream.decode(sample.jobs[stream.name]))
+    except (UnreadableFileError, OSError):
+        raise
+    except Exception as error:
+        raise PrepError(
+            f"{stream.name} of sample {sample.id!r} ({sample.sources.get(stream.name)}): the decoder failed with "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    if array.shape != stream.shape:
+        raise PrepError(f"{stream.name} of sample {sample.id!r}: shape {array.shape}, planned was {stream.shape}.")
+    with np.errstate(over="ignore"):  # infinities are found below
+        stored = array.astype(stream.dtype)
+    if not np.isfinite(stored).all():
+        source = Path(sample.sources[stream.name])
+        raise UnreadableFileError(source, f"{stream.name} is not finite as {stream.dtype}; look at the file.")
+    return stored.tobytes()

@@ -1,0 +1,105 @@
+"""av-digits, the embedded data set: handwritten digits seen, keypad tones heard; nothing to download.
+
+Visual: the 1,797 handwritten digits of 8 x 8 that come with scikit-learn, scaled to 28 x 28, each used at
+most once. Audio: the digit's keypad tone pair, rendered for every sample (``keypad_tones``). 500 digits are
+the test split and 1,200 the train split, equally many of each class in both; the other 97 are not used.
+Group: one of 12 telephone lines, drawn at random for every sample and shared by the splits, as speakers
+are.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.datasets import load_digits
+
+from data_prep.media.grey import upscale
+from data_prep.pipeline.writer import select_modalities, tool_versions, write_prepared
+from data_prep.sets.digits import (
+    CLIP_SAMPLES,
+    IMAGE_SIZE,
+    MODALITIES,
+    RATE_HZ,
+    STORED,
+    CleanDigits,
+    Levels,
+    store_digits,
+)
+from data_prep.sets.keypad_tones import LINES, render_tones
+from data_prep.sets.splitting import balanced_order
+from fedcmi_flwr.data.schema import DatasetSpec
+from fedcmi_flwr.seeding import numpy_generator
+from fedcmi_flwr.types import Modality
+
+NAME = "av-digits"
+TEST_SIZE = 500
+TRAIN_SIZE = 1200
+BRIGHTEST = 16
+"""Largest pixel of scikit-learn's digits."""
+
+
+def prepare(
+    out: Path,
+    *,
+    seed: int = 0,
+    audio_snr_db: float = -15.0,
+    image_noise: float = 2.5,
+    modalities: Sequence[Modality] | None = None,
+) -> Path:
+    """Prepare av-digits; the same settings give the same bytes.
+
+    Parameters
+    ----------
+    out
+        The prepared directory to make.
+    seed
+        Seed of splits, lines, tones and noise, 0 or greater.
+    audio_snr_db
+        Signal-to-noise ratio of the white noise in dB, relative to the mean power over the whole clip.
+    image_noise
+        Standard deviation of the pixel noise in standardised units, 0 or greater.
+    modalities
+        What to store of "audio", "visual" and "contour"; None is the first two.
+
+    Returns
+    -------
+    The prepared directory, absolute.
+
+    Raises
+    ------
+    PrepError
+        A setting out of range, or something else at ``out``.
+    """
+    levels = Levels(
+        seed, audio_snr_db, image_noise, select_modalities(MODALITIES, STORED if modalities is None else modalities)
+    )
+    settings = {**levels.settings(), "train_size": TRAIN_SIZE, "test_size": TEST_SIZE, "lines": LINES}
+
+    def build(directory: Path) -> DatasetSpec:
+        tools = tool_versions("numpy", "torch", "torchaudio", "scikit-learn")
+        return store_digits(directory, NAME, _splits(seed), levels, settings, tools)
+
+    return write_prepared(out, NAME, settings, build)
+
+
+def _splits(seed: int) -> dict[str, CleanDigits]:
+    digits = load_digits()
+    labels: NDArray[np.int64] = digits.target.astype(np.int64)
+    lines = numpy_generator(seed, f"{NAME}/lines").integers(0, LINES, len(labels))
+    tones = render_tones(labels, lines, RATE_HZ, CLIP_SAMPLES, numpy_generator(seed, f"{NAME}/tones"))
+    images = upscale(torch.from_numpy(digits.images / BRIGHTEST).float(), IMAGE_SIZE)
+
+    def choose(rows: NDArray[np.int64]) -> CleanDigits:
+        sources = {
+            "audio": [f"ITU-T Q.23 key {labels[row]}" for row in rows],
+            "visual": [f"sklearn.datasets.load_digits#{row}" for row in rows],
+        }
+        ids = [f"digit-{row:04d}" for row in rows]
+        groups = [f"line-{lines[row]:02d}" for row in rows]
+        return CleanDigits(ids, labels[rows], groups, sources, tones[rows], images[rows])
+
+    order = balanced_order(labels, numpy_generator(seed, f"{NAME}/splits"))
+    test, train = np.sort(order[:TEST_SIZE]), np.sort(order[TEST_SIZE : TEST_SIZE + TRAIN_SIZE])
+    return {"train": choose(train), "test": choose(test)}

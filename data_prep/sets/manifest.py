@@ -1,0 +1,239 @@
+"""Your own data: a table of samples and their files -> prepared directory, for any two or more modalities.
+
+The table (``manifest_table.py``) has the columns ``id``, ``label``, ``split`` (train, val, test), ``group`` (optional:
+the person, device or place that a sample comes from; the id if left out) and one column for each modality. Its cells
+are paths relative to the raw directory; those of a text modality hold the text itself. An empty cell is a modality
+that the sample lacks.
+"""
+
+import hashlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Unpack
+
+from data_prep.errors import PrepError, UnreadableFileError
+from data_prep.media.audio import libsndfile_reads
+from data_prep.media.clips import audio_stream, visual_stream
+from data_prep.media.photo import PADDING, PHOTO_SIZE, photo_stream
+from data_prep.media.series import POINTS, read_series, series_stream
+from data_prep.media.text import DEFAULT_TOKENIZER, TOKENS, text_stream, text_tools, vocabulary
+from data_prep.pipeline.plan import Plan, Planned, Stream
+from data_prep.pipeline.prepare import Execution
+from data_prep.pipeline.prepare import prepare as prepare_plan
+from data_prep.pipeline.writer import tool_versions
+from data_prep.sets.manifest_table import OWN_COLUMNS, Entry, class_names, find_file, read_manifest
+from fedcmi_flwr.data.prepared import check_modality_names
+from fedcmi_flwr.types import Modality
+
+NAME = "manifest"
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What is stored of each sample, for the kinds of modality that the manifest has."""
+
+    image_size: int = PHOTO_SIZE
+    """Height and width of images and of videos' frames in pixels; images are padded to a square, frames stretched."""
+    seconds: float = 3.0
+    """Of sound, repeated to this length or cut to it."""
+    frames: int = 3
+    """Of a video, at the centres of equal parts of it."""
+    tokens: int = TOKENS
+    """Tokens of a text, [CLS] and [SEP] included."""
+    tokenizer: str = DEFAULT_TOKENIZER
+    """BERT's: a directory with ``vocab.txt`` or ``tokenizer.json``, or a name on the hub."""
+    points: int = POINTS
+    """Of a numeric series, resampled linearly from the whole of it."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How modalities of one kind are made."""
+
+    stream: Callable[[Modality, Sizes, Sequence[Path]], Stream]
+    """Given the modality's files in the order of the manifest, if it has files."""
+    settings: Callable[[Sizes], Mapping[str, Any]]
+    """What of the sizes decides the stored values."""
+    tools: Callable[[Sizes], Mapping[str, str]]
+    """Versions of what decodes it."""
+    job: Callable[[Path], Any] | None = str
+    """What a worker is given to make a file's array of; None: cells are no paths, and given as they are."""
+
+
+def _series(name: Modality, sizes: Sizes, files: Sequence[Path]) -> Stream:
+    """All series have the channels of the first one that can be read."""
+    for file in files:
+        try:
+            return series_stream(name, read_series(file).shape[1], sizes.points)
+        except UnreadableFileError as error:
+            reason = error
+    raise PrepError(f"{name}: none of its {len(files)} files can be read, the last one because: {reason}")
+
+
+def _audio(name: Modality, sizes: Sizes, files: Sequence[Path]) -> Stream:
+    if not 0.1 <= sizes.seconds < math.inf:
+        raise PrepError(f"seconds = {sizes.seconds}: must be 0.1 or more.")
+    return audio_stream(name, sizes.seconds)
+
+
+def _video(name: Modality, sizes: Sizes, files: Sequence[Path]) -> Stream:
+    if sizes.frames < 1:
+        raise PrepError(f"frames = {sizes.frames}: must be 1 or more.")
+    return visual_stream(name, sizes.frames, sizes.image_size)
+
+
+def _sound_job(path: Path) -> Any:  # noqa: ANN401 (what the stream's jobs are)
+    """Return a job that reads the file with libsndfile, or as a video's soundtrack where that cannot."""
+    return str(path), None if libsndfile_reads(path) else (0.0, math.inf), True
+
+
+KINDS = {
+    "audio": Kind(
+        _audio,
+        lambda sizes: {"seconds": sizes.seconds},
+        lambda sizes: tool_versions("torch", "torchaudio", "soundfile", "av"),
+        _sound_job,
+    ),
+    "image": Kind(
+        lambda name, sizes, files: photo_stream(name, sizes.image_size),
+        lambda sizes: {"image_size": sizes.image_size, "padding": list(PADDING)},
+        lambda sizes: tool_versions("pillow"),
+    ),
+    "series": Kind(_series, lambda sizes: {"points": sizes.points}, lambda sizes: {}),
+    "text": Kind(
+        lambda name, sizes, files: text_stream(name, sizes.tokenizer, sizes.tokens),
+        lambda sizes: {"tokens": sizes.tokens, "vocabulary": vocabulary(sizes.tokenizer)},
+        lambda sizes: text_tools(sizes.tokenizer),
+        job=None,
+    ),
+    "video": Kind(
+        _video,
+        lambda sizes: {"frames": sizes.frames, "image_size": sizes.image_size},
+        lambda sizes: tool_versions("av"),
+        lambda path: (str(path), None, True),
+    ),
+}
+"""Kind, as users call it -> how it is made."""
+
+
+def parse_modalities(options: Sequence[str]) -> dict[Modality, str]:
+    """Read what ``--modality NAME=KIND`` gives.
+
+    Parameters
+    ----------
+    options
+        "NAME=KIND", in stored order.
+
+    Returns
+    -------
+    Name -> kind.
+
+    Raises
+    ------
+    PrepError
+        Something else, a name twice, less than two, or a kind that is not in KINDS.
+    DataError
+        A name that cannot be a modality's.
+
+    Examples
+    --------
+    >>> parse_modalities(["photo=image", "caption=text"])
+    {'photo': 'image', 'caption': 'text'}
+    """
+    modalities: dict[Modality, str] = {}
+    for option in options:
+        name, _, kind = option.partition("=")
+        if kind not in KINDS:
+            raise PrepError(f"modality {option!r}: must be NAME=KIND with one of the kinds {', '.join(sorted(KINDS))}.")
+        if name in modalities or name in OWN_COLUMNS:
+            raise PrepError(f"modality {option!r}: {name!r} is given twice, or no modality's name.")
+        modalities[name] = kind
+    check_modality_names(list(modalities))
+    if len(modalities) < 2:
+        raise PrepError(f"modalities {list(modalities)}: there must be two or more.")
+    return modalities
+
+
+def prepare(
+    manifest: Path,
+    raw: Path,
+    out: Path,
+    modalities: Mapping[Modality, str],
+    *,
+    sizes: Sizes | None = None,
+    classes: Sequence[str] | None = None,
+    **execution: Unpack[Execution],
+) -> Path:
+    """Prepare what a manifest lists; the same settings, manifest and files give the same bytes.
+
+    Parameters
+    ----------
+    manifest
+        CSV or Parquet.
+    raw
+        The directory that its paths are relative to.
+    out
+        The prepared directory to make.
+    modalities
+        Column -> kind, in stored order; :func:`parse_modalities` checks them.
+    sizes
+        What is stored of each sample; None: the defaults.
+    classes
+        Labels in index order; None: sorted, as numbers where all are integers.
+    **execution
+        ``workers``, ``max_bad`` and ``show`` of :func:`data_prep.pipeline.prepare.prepare`.
+
+    Returns
+    -------
+    The prepared directory, absolute.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such manifest or raw directory.
+    PrepError
+        A manifest or files that cannot be used, or something else at ``out``.
+    """
+    sizes = sizes or Sizes()
+    for what, path, there in (("manifest", manifest, manifest.is_file()), ("directory", raw, raw.is_dir())):
+        if not there:
+            raise FileNotFoundError(f"{path}: not found, expected a {what}.")
+    used = {kind: KINDS[kind] for kind in sorted(set(modalities.values()))}
+    settings = {
+        "modalities": dict(modalities),
+        "classes": None if classes is None else list(classes),
+        "manifest_sha256": hashlib.sha256(manifest.read_bytes()).hexdigest(),
+        **{name: kind.settings(sizes) for name, kind in used.items()},
+    }
+
+    def make_plan() -> Plan:
+        entries = read_manifest(manifest, list(modalities))
+        names = class_names(entries, classes)
+        samples = [_plan(raw, entry, modalities, names) for entry in entries]
+        tools = tool_versions("numpy")
+        for kind in used.values():
+            tools |= kind.tools(sizes)
+        return Plan(names, _streams(raw, entries, modalities, sizes), samples, (), tools)
+
+    return prepare_plan(out, NAME, settings, make_plan, **execution)
+
+
+def _plan(raw: Path, entry: Entry, modalities: Mapping[Modality, str], classes: Sequence[str]) -> Planned:
+    jobs, sources = dict[str, Any](), dict[str, str]()
+    for name, cell in entry.cells.items():
+        job = KINDS[modalities[name]].job
+        jobs[name] = cell if job is None else job(find_file(raw, entry, name))
+        sources[name] = entry.place if job is None else cell
+    return Planned(entry.id, classes.index(entry.label), entry.group, entry.split, jobs, sources)
+
+
+def _streams(raw: Path, entries: Sequence[Entry], modalities: Mapping[Modality, str], sizes: Sizes) -> list[Stream]:
+    streams = []
+    for name, kind in modalities.items():
+        cells = [entry.cells[name] for entry in entries if name in entry.cells]
+        if not cells:
+            raise PrepError(f"column {name!r}: all cells are empty; leave it out.")
+        streams.append(KINDS[kind].stream(name, sizes, [raw / cell for cell in cells]))
+    return streams

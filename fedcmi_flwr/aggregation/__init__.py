@@ -1,0 +1,1 @@
+"""From updates to weights: mean, robust rules, server optimisers, differential privacy."""

@@ -1,0 +1,64 @@
+"""What a node is told about itself: the only reader of node-config."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fedcmi_flwr.config.sections import DEVICES, ConfigError
+
+
+@dataclass(frozen=True)
+class NodeConfig:
+    """What a node is told about itself: by Ray in a simulation, by ``--node-config`` on a device."""
+
+    partition_id: int
+    """Number of the node, 0 or greater; nodes are sampled by it, so it must differ between nodes."""
+    num_partitions: int | None
+    """Parts that the data is dealt into; None: all of the node's data is its own."""
+    modalities: tuple[str, ...] | None
+    """Modalities that the device owns; None: decided by ``ownership``."""
+    data: str | None
+    """The device's prepared directory; None: the run-config's."""
+    device: str | None
+    """"auto", "cpu" or "cuda" on this device; None: the run-config's."""
+    pretrained: str = ""
+    """Where this device has the weights of frozen trunks, as in ModelConfig; the run-config's where it says nothing."""
+
+
+def read_node_config(raw: Mapping[str, Any]) -> NodeConfig:
+    """Check a node-config: partition-id is needed, the other keys of NodeConfig are not; modalities: "audio+visual".
+
+    Parameters
+    ----------
+    raw
+        Flower's ``context.node_config``.
+
+    Returns
+    -------
+    The node's configuration, checked.
+
+    Raises
+    ------
+    ConfigError
+        An unknown or missing key, or a value out of range.
+    """
+    known = ("partition-id", "num-partitions", "modalities", "data", "device", "pretrained")
+    unknown = sorted(set(raw) - set(known))
+    if unknown:
+        raise ConfigError(f"unknown key {unknown[0]!r} in the node-config; known are {', '.join(known)}.")
+    partition, parts = raw.get("partition-id"), raw.get("num-partitions")
+    if type(partition) is not int or partition < 0:
+        raise ConfigError(f"node-config partition-id = {partition!r}: must be an integer from 0.")
+    if parts is not None and (type(parts) is not int or partition >= parts):
+        raise ConfigError(f"node-config num-partitions = {parts!r}: must be an integer above partition-id {partition}.")
+    names = raw.get("modalities")
+    modalities = tuple(str(names).split("+")) if names is not None else None
+    if modalities is not None and ("" in modalities or len(set(modalities)) < len(modalities)):
+        raise ConfigError(f"node-config modalities = {names!r}: must be different names joined by '+'.")
+    if modalities is None and parts is None:
+        raise ConfigError("node-config: without num-partitions the node must say its modalities ('audio+visual').")
+    device = raw.get("device")
+    if device not in (None, *DEVICES):
+        raise ConfigError(f"node-config device = {device!r}: must be one of {', '.join(DEVICES)}.")
+    data, pretrained = str(raw["data"]) if "data" in raw else None, str(raw.get("pretrained", ""))
+    return NodeConfig(partition, parts, modalities, data, device, pretrained)

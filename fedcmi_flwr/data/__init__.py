@@ -1,0 +1,1 @@
+"""A prepared directory, read: contract, splits, batches, views."""

@@ -1,0 +1,337 @@
+"""A trained model as graphs for other runtimes: one for each subset of its modalities, batches of any size.
+
+A graph takes samples as a prepared directory stores them: the choice of frames, the scaling and the normalisation of an
+evaluation are part of it. It gives ``probabilities`` [samples, classes], calibrated as the model's file says, and
+``scores``, the sums of log-probabilities that they come from. Each graph is run by its own runtime and compared with
+the :class:`Predictor` before anything is left at the place that was asked for.
+
+ONNX files hold no code. A ``.pt2`` file of ``torch.export`` holds its sample inputs pickled, and ``torch.export.load``
+unpickles them: load only those of people you trust. Here only files are loaded that were written a moment before.
+"""
+
+import hashlib
+import importlib.util
+import json
+import logging
+import shutil
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from fedcmi_flwr.data.schema import AXES, ModalitySpec
+from fedcmi_flwr.data.views import VISUAL, Views
+from fedcmi_flwr.evaluation.decision import Subset, scores, subset_name, subsets
+from fedcmi_flwr.inference.predictor import Predictor, find_model
+from fedcmi_flwr.models.file import CARD
+from fedcmi_flwr.types import Batch, Modality
+
+TOLERANCE = 1e-4
+"""Largest difference of a probability, or of a score relative to its size where that is above 1."""
+BATCHES = (1, 5)
+"""Sizes that a graph is checked with."""
+EXAMPLES = 3
+"""Samples that a graph is traced with."""
+OUTPUTS = ("probabilities", "scores")
+DESCRIPTION = "export.json"
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+_OPSET = 20
+
+
+class ExportError(RuntimeError):
+    """A model that cannot be exported, or whose graph computes something else."""
+
+
+class SubsetGraph(nn.Module):
+    """A model as a function of the stored samples of one subset of its modalities.
+
+    Parameters
+    ----------
+    predictor
+        On the CPU.
+    subset
+        The modalities, in the model's order.
+    """
+
+    def __init__(self, predictor: Predictor, subset: Subset) -> None:
+        super().__init__()
+        self.model = predictor.model
+        self.specs = [predictor.input(name) for name in subset]
+        self.views = predictor.views
+        self.decision = predictor.decisions.of(subset)
+        self.present = torch.tensor([[name in subset for name in self.model.spec.modalities]])
+
+    def forward(self, *stored: Tensor) -> tuple[Float[Tensor, "batch classes"], Float[Tensor, "batch classes"]]:
+        """Return probabilities and scores; ``stored`` is [batch, *shape] of each modality."""
+        shown = {spec.name: show(self.views, x, spec) for spec, x in zip(self.specs, stored, strict=True)}
+        count = stored[0].shape[0]  # not len, which torch.export would take for a constant
+        unused = torch.zeros(count, dtype=torch.int64)
+        batch = Batch(shown, unused, self.present.expand(count, -1), True, unused)
+        found = scores(self.model, self.model(batch), batch.present, self.decision.votes)
+        return self.decision.log_probabilities(found).exp(), found
+
+
+def show(views: Views, stored: Tensor, spec: ModalitySpec) -> Tensor:
+    """Return what :meth:`Views.show` does for an evaluation, in operations that every runtime has."""
+    if spec.kind == "tokens":
+        return stored.long()
+    moments = views.moments(spec, 1, None)
+    if moments is not None:
+        stored = stored.index_select(1, torch.from_numpy(moments[0]))
+    values = stored.float()
+    if spec.kind in VISUAL and views.size and spec.shape[-2:] != (views.size, views.size):
+        values = _scaled(values, views.size)
+    behind = AXES[spec.kind][::-1].index("channels")
+    mean, std = (torch.tensor(value).reshape(-1, *[1] * behind) for value in (spec.mean, spec.std))
+    return (values - mean) / std
+
+
+def _scaled(values: Tensor, size: int) -> Tensor:
+    """Scale the last two axes bilinearly with antialiasing: a product with the weights that torch's scaling has."""
+    height, width = values.shape[-2:]
+    rows, columns = (_weights(pixels, size) for pixels in (height, width))
+    return rows @ values @ columns.T
+
+
+def _weights(pixels: int, size: int) -> Float[Tensor, "size pixels"]:
+    return F.interpolate(torch.eye(pixels)[None, None], (size, pixels), mode="bilinear", antialias=True)[0, 0]
+
+
+def export_model(
+    path: Path, out: Path, kind: str = "onnx", chosen: Sequence[Sequence[Modality]] | None = None
+) -> list[Path]:
+    """Write a model's graphs, and ``export.json``, which describes them.
+
+    Parameters
+    ----------
+    path
+        A run directory, or its model file.
+    out
+        The directory to make; nothing is there before every graph is checked.
+    kind
+        "onnx": ``.onnx`` files; "torch": ``.pt2`` files of ``torch.export``, which are loaded by unpickling.
+    chosen
+        Subsets of modalities; None: all that decisions are made for.
+
+    Returns
+    -------
+    The graphs and the description.
+
+    Raises
+    ------
+    ExportError
+        A package is missing, the model has an operation that cannot be exported, or a graph differs from the model.
+    FileExistsError
+        There is something at ``out``.
+    ValueError
+        A path that is no model's, or modalities that it does not have.
+    """
+    if kind not in WRITERS:
+        raise ValueError(f"format {kind!r}: must be one of {', '.join(WRITERS)}.")
+    absent = [name for name in PACKAGES if kind == "onnx" and importlib.util.find_spec(name) is None]
+    if absent:
+        raise ExportError(f"ONNX needs the package {absent[0]}, which is missing; pip install 'fedcmi-flwr[export]'.")
+    if out.exists():
+        raise FileExistsError(f"{out}: is there already; remove it, or choose another directory.")
+    predictor = Predictor.load(path, "cpu")
+    for names in chosen or ():
+        predictor.decisions.of(names)  # raises for what the model does not have
+    wanted = subsets(predictor.modalities) if chosen is None else [_ordered(predictor, names) for names in chosen]
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        described = [_export_subset(predictor, subset, kind, partial) for subset in wanted]
+        description = _describe(predictor, find_model(path), kind, described)
+        (partial / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+        card = find_model(path).with_name(CARD)
+        if card.is_file():
+            shutil.copyfile(card, partial / CARD)
+        partial.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return [*(out / graph["file"] for graph in described), out / DESCRIPTION]
+
+
+def _ordered(predictor: Predictor, names: Sequence[Modality]) -> Subset:
+    return tuple(name for name in predictor.modalities if name in names)
+
+
+def _export_subset(predictor: Predictor, subset: Subset, kind: str, directory: Path) -> dict[str, Any]:
+    """Write and check one graph; return its part of the description."""
+    graph = SubsetGraph(predictor, subset).eval()
+    ending, write, read = WRITERS[kind]
+    path = directory / f"{subset_name(subset)}{ending}"
+    examples = tuple(random_samples(predictor.input(name), predictor, EXAMPLES, 0) for name in subset)
+    decision = predictor.decisions.of(subset)
+    about = {
+        "modalities": list(subset),
+        "inputs": [
+            {"name": spec.name, "kind": spec.kind, "shape": list(spec.shape), "dtype": spec.dtype}
+            for spec in graph.specs
+        ],
+        "rule": decision.rule,
+        "temperature": decision.temperature,
+        "calibrated": decision.calibrated,
+    }
+    try:
+        with warnings.catch_warnings(action="ignore"), _quiet():  # the exporters' own affairs
+            write(graph, subset, examples, path, {**about, "classes": list(predictor.classes)})
+    except Exception as error:  # of many kinds: whatever the exporter stumbles over
+        encoders = {name: predictor.model.spec.encoders[name] for name in subset}
+        raise ExportError(f"{subset_name(subset)}: {encoders} cannot be exported to {kind}: {error}") from error
+    return {"file": path.name, **about, "largest_difference": _check(predictor, subset, path, read)}
+
+
+class _quiet:  # noqa: N801 (a context, as in contextlib)
+    """Silence the exporters' progress messages."""
+
+    def __enter__(self) -> None:
+        self.before = logging.root.manager.disable
+        logging.disable(logging.WARNING)
+
+    def __exit__(self, *error: object) -> None:
+        logging.disable(self.before)
+
+
+def random_samples(spec: ModalitySpec, predictor: Predictor, count: int, seed: int) -> Tensor:
+    """Return made-up samples in stored units: noise with the data's mean and deviation, or tokens.
+
+    Parameters
+    ----------
+    spec
+        What they are samples of.
+    predictor
+        The model, whose encoder says which tokens there are.
+    count
+        Of samples.
+    seed
+        Of the noise.
+
+    Returns
+    -------
+    [count, *shape] in the stored dtype.
+    """
+    chance = torch.Generator().manual_seed(seed)
+    shape, dtype = (count, *spec.shape), getattr(torch, spec.dtype)
+    if spec.kind == "tokens":
+        branch = predictor.model.branch(spec.name)
+        words = max(layer.num_embeddings for layer in branch.modules() if isinstance(layer, nn.Embedding))
+        return torch.randint(0, words, shape, generator=chance).to(dtype)
+    behind = AXES[spec.kind][::-1].index("channels")
+    mean, std = (torch.tensor(value).reshape(-1, *[1] * behind) for value in (spec.mean, spec.std))
+    noise = mean + std * torch.randn(shape, generator=chance)
+    return noise.to(dtype) if dtype.is_floating_point else noise.clamp(0, 255).to(dtype)
+
+
+Outputs = tuple[NDArray[Any], NDArray[Any]]
+Run = Callable[[Sequence[NDArray[Any]]], Outputs]
+
+
+def _check(predictor: Predictor, subset: Subset, path: Path, read: Callable[[Path, Subset], Run]) -> float:
+    """Compare a written graph with the model on random samples; return the largest difference."""
+    run, graph, worst = read(path, subset), SubsetGraph(predictor, subset), 0.0
+    for size in BATCHES:
+        samples = {name: random_samples(predictor.input(name), predictor, size, size).numpy() for name in subset}
+        probabilities, found = run(list(samples.values()))
+        with torch.inference_mode():
+            _, expected = graph(*(torch.from_numpy(array) for array in samples.values()))
+        differences = (
+            np.abs(probabilities - predictor.predict_proba(samples)),
+            np.abs(found - expected.numpy()) / np.maximum(np.abs(expected.numpy()), 1),
+        )
+        largest = max(float(difference.max()) for difference in differences)
+        if not largest <= TOLERANCE or not np.isfinite(found).all():
+            raise ExportError(
+                f"{path.name}: differs from the model by {largest:.2g} on {size} random samples, {TOLERANCE} allowed; "
+                "nothing was written."
+            )
+        worst = max(worst, largest)
+    return worst
+
+
+def _write_onnx(
+    graph: nn.Module, subset: Subset, examples: tuple[Tensor, ...], path: Path, about: Mapping[str, Any]
+) -> None:
+    program = torch.onnx.export(
+        graph,
+        examples,
+        dynamo=True,
+        input_names=list(subset),
+        output_names=list(OUTPUTS),
+        dynamic_shapes=_dynamic(examples),
+        opset_version=_OPSET,
+        verbose=False,
+    )
+    if program is None:
+        raise ExportError("the exporter returned nothing")
+    program.model.metadata_props.update({key: json.dumps(value) for key, value in about.items()})
+    program.save(path)
+
+
+def _read_onnx(path: Path, subset: Subset) -> Run:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+
+    def run(arrays: Sequence[NDArray[Any]]) -> Outputs:
+        probabilities, found = session.run(list(OUTPUTS), dict(zip(subset, arrays, strict=True)))
+        return probabilities, found
+
+    return run
+
+
+def _write_torch(
+    graph: nn.Module, subset: Subset, examples: tuple[Tensor, ...], path: Path, about: Mapping[str, Any]
+) -> None:
+    program = torch.export.export(graph, examples, dynamic_shapes=_dynamic(examples))
+    torch.export.save(program, path, extra_files={"about.json": json.dumps({**about, "order": list(subset)})})
+
+
+def _read_torch(path: Path, subset: Subset) -> Run:
+    with warnings.catch_warnings(action="ignore"):  # of torch's own way to read
+        module = torch.export.load(path).module()
+
+    def run(arrays: Sequence[NDArray[Any]]) -> Outputs:
+        with torch.inference_mode():
+            probabilities, found = module(*(torch.from_numpy(array) for array in arrays))
+        return probabilities.numpy(), found.numpy()
+
+    return run
+
+
+def _dynamic(examples: Sequence[Tensor]) -> tuple[tuple[dict[int, Any], ...]]:
+    """Say that the first axis of every input is a batch of any size; they are one ``*stored``."""
+    batch = torch.export.Dim("batch")
+    return (tuple({0: batch} for _ in examples),)
+
+
+WRITERS: dict[str, tuple[str, Callable[..., None], Callable[[Path, Subset], Run]]] = {
+    "onnx": (".onnx", _write_onnx, _read_onnx),
+    "torch": (".pt2", _write_torch, _read_torch),
+}
+"""Format -> ending, writer, and what reads a file back to run it."""
+
+
+def _describe(predictor: Predictor, model: Path, kind: str, described: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    return {
+        "format": kind,
+        "model": model.name,
+        "model-sha256": hashlib.sha256(model.read_bytes()).hexdigest(),
+        "classes": list(predictor.classes),
+        "outputs": {
+            "probabilities": "[samples, classes], each row adds up to 1",
+            "scores": "[samples, classes], weighted sums of log-probabilities: probabilities are the softmax of "
+            "scores / temperature",
+        },
+        "inputs": "[samples, *shape] as stored in the prepared directory, not normalised; any number of samples",
+        "recipes": {name: dict(predictor.recipes[name]) for name in predictor.modalities if name in predictor.recipes},
+        "graphs": [dict(graph) for graph in described],
+    }

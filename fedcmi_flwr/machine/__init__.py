@@ -1,0 +1,1 @@
+"""Files, caches and directories of this machine; knows no domain."""

@@ -1,0 +1,1 @@
+"""What is trained: encoders, branches, fusion heads, weights on disk."""

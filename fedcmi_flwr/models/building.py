@@ -1,0 +1,147 @@
+"""From a run's configuration to the model's description."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+from fedcmi_flwr.config.sections import ConfigError, ModelConfig
+from fedcmi_flwr.models.encoders import ENCODERS
+from fedcmi_flwr.models.multimodal import ModelSpec
+from fedcmi_flwr.types import Modality
+
+
+@runtime_checkable
+class DecidesStructure(Protocol):
+    """What a model's description needs of a method."""
+
+    @property
+    def structure(self) -> str:
+        """One of ``multimodal.STRUCTURES``."""
+
+    @property
+    def normalization(self) -> str:
+        """One of ``encoders.NORMALIZATIONS``."""
+
+
+def model_spec(
+    config: ModelConfig,
+    method: DecidesStructure,
+    modalities: tuple[Modality, ...],
+    num_classes: int,
+    options: Mapping[Modality, Mapping[str, Any]] | None = None,
+) -> ModelSpec:
+    """Describe the federation's model.
+
+    Parameters
+    ----------
+    config
+        Encoders, size, projector, fusion, and which trunks are frozen.
+    method
+        Decides the structure and the encoders' normalization.
+    modalities
+        All modalities of the federation, in the order of the fusion slots.
+    num_classes
+        C.
+    options
+        What differs from the named encoders' architectures, from ``pretrained.read_options``.
+
+    Returns
+    -------
+    The description, the same on server and nodes.
+
+    Raises
+    ------
+    ConfigError
+        The ``encoder`` key names an unknown encoder or modality, or leaves a modality out.
+    """
+    encoders = encoder_names(config.encoder, modalities)
+    return ModelSpec(
+        modalities,
+        num_classes,
+        config.embedding_dim,
+        encoders,
+        config.projector,
+        config.fusion,
+        method.structure,
+        method.normalization,
+        options or {},
+        tuple(name for name in split_names(config.freeze) if name in modalities),
+    )
+
+
+def split_names(text: str) -> tuple[str, ...]:
+    """Return names that are joined by "+", none of an empty text."""
+    return tuple(text.split("+")) if text else ()
+
+
+def check_stored(key: str, names: Iterable[Modality], stored: Sequence[Modality]) -> None:
+    """Raise ConfigError when a key names a modality that is not stored; one that this run leaves out is no error."""
+    unknown = [name for name in names if name not in stored]
+    if unknown:
+        raise ConfigError(f"{key}: {unknown[0]!r} is not stored, only {list(stored)}.")
+
+
+def chosen_modalities(text: str, stored: Sequence[Modality]) -> tuple[Modality, ...]:
+    """Read the ``modalities`` key: what the federation trains on.
+
+    Parameters
+    ----------
+    text
+        Names joined by "+", or empty for all.
+    stored
+        Modalities of the prepared directory.
+
+    Returns
+    -------
+    The chosen ones in their stored order.
+
+    Raises
+    ------
+    ConfigError
+        A name that is not stored.
+
+    Examples
+    --------
+    >>> chosen_modalities("visual", ("audio", "visual")), chosen_modalities("", ("audio", "visual"))
+    (('visual',), ('audio', 'visual'))
+    """
+    names = split_names(text) or tuple(stored)
+    unknown = [name for name in names if name not in stored]
+    if unknown:
+        raise ConfigError(f"modalities = {text!r}: {unknown[0]!r} is not stored, only {list(stored)}.")
+    return tuple(name for name in stored if name in names)
+
+
+def encoder_names(text: str, modalities: tuple[Modality, ...]) -> dict[Modality, str]:
+    """Read the ``encoder`` key: one name for all, or "audio=resnet18 visual=small-cnn".
+
+    Parameters
+    ----------
+    text
+        The key's value.
+    modalities
+        All modalities of the federation.
+
+    Returns
+    -------
+    Modality -> encoder name, in the order of the modalities.
+
+    Raises
+    ------
+    ConfigError
+        An unknown encoder, or a modality that is unknown or left out.
+
+    Examples
+    --------
+    >>> encoder_names("audio=resnet18 visual=small-cnn", ("audio", "visual"))
+    {'audio': 'resnet18', 'visual': 'small-cnn'}
+    """
+    pairs = [item.partition("=") for item in text.split()]
+    if len(pairs) == 1 and not pairs[0][1]:
+        found = dict.fromkeys(modalities, pairs[0][0])
+    else:
+        found = {modality: name for modality, _, name in pairs}
+    if set(found) != set(modalities) or not set(found.values()) <= set(ENCODERS):
+        raise ConfigError(
+            f"encoder = {text!r}: need one of {sorted(ENCODERS)}, or 'modality=name' for each of {list(modalities)}."
+        )
+    return {modality: found[modality] for modality in modalities}

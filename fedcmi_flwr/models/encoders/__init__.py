@@ -1,0 +1,77 @@
+"""Encoders E_m: one sample of a modality -> z_m in R^D, by the name a run configuration gives."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from fedcmi_flwr.data.schema import AXES, ModalitySpec
+from fedcmi_flwr.models.encoders.base import NORMALIZATIONS, Encoder
+from fedcmi_flwr.models.encoders.series import CNN1d
+from fedcmi_flwr.models.encoders.text import Bert
+from fedcmi_flwr.models.encoders.vision import DenseNet121, ResNet18, SmallCNN
+
+__all__ = ["ENCODERS", "NORMALIZATIONS", "Encoder", "build_encoder"]
+
+ENCODERS: dict[str, type[SmallCNN | ResNet18 | DenseNet121 | Bert | CNN1d]] = {
+    "small-cnn": SmallCNN,
+    "resnet18": ResNet18,
+    "densenet121": DenseNet121,
+    "bert": Bert,
+    "cnn-1d": CNN1d,
+}
+"""Name -> class; its ``kinds`` say what it reads."""
+
+
+def build_encoder(
+    name: str,
+    modality: ModalitySpec,
+    embedding_dim: int,
+    normalization: str = "batch",
+    options: Mapping[str, Any] | None = None,
+    frozen: bool = False,
+) -> Encoder:
+    """Build the encoder of one modality.
+
+    Parameters
+    ----------
+    name
+        One of ENCODERS.
+    modality
+        What it reads.
+    embedding_dim
+        D, the size of z.
+    normalization
+        One of NORMALIZATIONS.
+    options
+        What differs from the named architecture: the arguments of its class, from the ``config.json`` beside
+        pretrained weights.
+    frozen
+        Whether the trunk is frozen; the output layer is linear then, so that something of the branch is trained.
+
+    Returns
+    -------
+    A module [batch, *shape] -> [batch, D].
+
+    Raises
+    ------
+    ValueError
+        Unknown name, normalization or options, an encoder that cannot read this kind of modality, or one whose package
+        is missing.
+    """
+    if name not in ENCODERS:
+        raise ValueError(f"encoder {name!r} for modality {modality.name!r}: not one of {sorted(ENCODERS)}.")
+    if normalization not in NORMALIZATIONS:
+        raise ValueError(f"normalization {normalization!r}: not one of {sorted(NORMALIZATIONS)}.")
+    kinds = ENCODERS[name].kinds
+    if modality.kind not in kinds or len(modality.shape) != len(AXES[modality.kind]):
+        shapes = " or ".join(f"{kind} [{', '.join(AXES[kind])}]" for kind in kinds)
+        raise ValueError(
+            f"encoder {name!r} reads samples of {shapes}; modality {modality.name!r} is {modality.kind} of shape "
+            f"{list(modality.shape)}."
+        )
+    try:
+        encoder = ENCODERS[name](modality, embedding_dim, normalization, dict(options or {}), frozen)
+    except TypeError as error:
+        raise ValueError(f"encoder {name!r} of modality {modality.name!r}: options {options}: {error}.") from error
+    if frozen:
+        encoder.freeze()
+    return encoder

@@ -1,0 +1,141 @@
+"""The only reader of run-config: every key known, present and in range, or a :class:`ConfigError`.
+
+The values that a run starts from stand in ``pyproject.toml``, under ``[tool.flwr.app.config]``; what each key may be,
+in ``sections.py`` and, for hyperparameters, with the methods.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedcmi_flwr.aggregation.privacy import check_bounds, check_method
+from fedcmi_flwr.config.sections import (
+    CheckpointConfig,
+    ConfigError,
+    DataConfig,
+    EvaluationConfig,
+    FederationConfig,
+    GuardConfig,
+    MachineConfig,
+    ModelConfig,
+    PrivacyConfig,
+    TrainingConfig,
+    ViewConfig,
+    keys_of,
+    read_section,
+)
+from fedcmi_flwr.methods import METHODS, Method, hyperparameters, make_method
+from fedcmi_flwr.models.fusion import FUSIONS
+from fedcmi_flwr.types import Scalar
+
+METHOD_DEFAULT = "default"
+"""The value of a hyperparameter's key that leaves it to the method."""
+HYPERPARAMETER_KEYS = tuple(sorted({key for method in METHODS.values() for key in hyperparameters(method)}))
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A whole run-config, checked."""
+
+    run_dir: str
+    """Where the server writes; empty: a new directory below the cache directory."""
+    method_name: str
+    method: Method
+    data: DataConfig
+    model: ModelConfig
+    views: ViewConfig
+    federation: FederationConfig
+    evaluation: EvaluationConfig
+    privacy: PrivacyConfig
+    guards: GuardConfig
+    training: TrainingConfig
+    machine: MachineConfig
+    checkpoints: CheckpointConfig
+    raw: Mapping[str, Scalar]
+    """The run-config as it came, for the record."""
+
+
+_SECTIONS: dict[str, type] = {
+    "data": DataConfig,
+    "model": ModelConfig,
+    "views": ViewConfig,
+    "federation": FederationConfig,
+    "evaluation": EvaluationConfig,
+    "privacy": PrivacyConfig,
+    "guards": GuardConfig,
+    "training": TrainingConfig,
+    "machine": MachineConfig,
+    "checkpoints": CheckpointConfig,
+}
+
+
+def read_run_config(raw: Mapping[str, Scalar]) -> RunConfig:
+    """Check a run-config and put it in order.
+
+    Parameters
+    ----------
+    raw
+        Flower's ``context.run_config``.
+
+    Returns
+    -------
+    The configuration.
+
+    Raises
+    ------
+    ConfigError
+        An unknown or missing key, or a value out of range.
+    """
+    known = {"run-dir", "method", *HYPERPARAMETER_KEYS} | {key for kind in _SECTIONS.values() for key in keys_of(kind)}
+    unknown = sorted(set(raw) - known)
+    if unknown:
+        raise ConfigError(f"unknown key {unknown[0]!r} in the run-config; known are {', '.join(sorted(known))}.")
+    missing = sorted(known - set(raw))
+    if missing:
+        raise ConfigError(f"key {missing[0]!r} is missing in the run-config (in all: {', '.join(missing)}).")
+    run_dir = _read_run_dir(raw)
+    overrides = {key: raw[key] for key in HYPERPARAMETER_KEYS if raw[key] != METHOD_DEFAULT}
+    name = str(raw["method"])
+    try:
+        method = make_method(name, overrides)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    if raw["fusion"] in FUSIONS and raw["fusion"] not in method.fusions:
+        raise ConfigError(f"fusion = {raw['fusion']!r}: method {name!r} needs {' or '.join(method.fusions)}.")
+    sections: dict[str, Any] = {part: read_section(kind, raw) for part, kind in _SECTIONS.items()}
+    _check_together(sections, method)
+    return RunConfig(run_dir, name, method, raw=dict(raw), **sections)
+
+
+def _check_together(sections: Mapping[str, Any], method: Method) -> None:
+    """Raise ConfigError where values of several sections do not go together."""
+    federation = sections["federation"]
+    if sections["data"].validation_share > 0 and federation.fraction_evaluate > 0:
+        raise ConfigError(
+            "fraction-evaluate: nodes evaluate on the test split, which validation-share leaves alone; 0."
+        )
+    if sections["evaluation"].personal_epochs > 0 and federation.fraction_evaluate == 0:
+        raise ConfigError("personal-epochs: nobody evaluates, since fraction-evaluate is 0; set it above 0.")
+    if sections["privacy"].dp_noise_multiplier > 0:
+        try:
+            check_method(method, federation.fraction_evaluate)
+            guards = sections["guards"]
+            check_bounds(guards.aggregation, guards.max_example_ratio)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+
+
+def _read_run_dir(raw: Mapping[str, Scalar]) -> str:
+    run_dir = raw["run-dir"]
+    if not isinstance(run_dir, str) or (run_dir and not Path(run_dir).is_absolute()):
+        raise ConfigError(f"run-dir = {run_dir!r}: must be the absolute path of a new run-dir, or empty (str).")
+    for key, needs in (("resume", raw["resume"] is True), ("node-memory", raw["node-memory"] == "run-dir")):
+        if needs and not run_dir:
+            raise ConfigError(f"{key} = {raw[key]!r}: needs the run's directory, run-dir.")
+    return run_dir
+
+
+def section_keys() -> dict[str, list[str]]:
+    """Return the keys of every section of the run-config; a key may be in two of them."""
+    return {part: keys_of(kind) for part, kind in _SECTIONS.items()}

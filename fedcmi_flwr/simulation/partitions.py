@@ -1,0 +1,262 @@
+"""Who gets which samples (flwr-datasets' partitioners)."""
+
+import warnings
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcmi_flwr.config.sections import DataConfig
+from fedcmi_flwr.data.prepared import DataError
+from fedcmi_flwr.data.samples import Samples
+from fedcmi_flwr.seeding import derive_seed, numpy_generator
+
+
+def cut_validation(
+    labels: NDArray[np.int64], share: float, seed: int, purpose: str = "validation"
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Cut a part off a training split: this share of each class, chosen by seed.
+
+    Samples of one group (speaker, actor) may stand on both sides of the cut.
+
+    Parameters
+    ----------
+    labels
+        [samples], of the whole split.
+    share
+        In [0, 0.5]; rounded in each class such that at least one sample stays for training.
+    seed
+        The run's seed.
+    purpose
+        What the part is for; parts for different purposes are chosen independently.
+
+    Returns
+    -------
+    Positions to train on and positions of the part, both ascending.
+
+    Examples
+    --------
+    >>> training, validation = cut_validation(np.array([0, 0, 0, 0, 1, 2, 2]), 0.5, seed=0)
+    >>> [int((validation < 4).sum()), int((validation > 4).sum()), len(training)]
+    [2, 1, 4]
+    """
+    generator = numpy_generator(seed, purpose)
+    chosen = [np.empty(0, dtype=np.int64)]
+    for label in np.unique(labels) if share > 0 else ():
+        order = generator.permutation(np.flatnonzero(labels == label))
+        chosen.append(order[: min(round(share * len(order)), len(order) - 1)])
+    part = np.sort(np.concatenate(chosen))
+    return np.setdiff1d(np.arange(len(labels)), part), part
+
+
+@dataclass(frozen=True)
+class TrainingParts:
+    """A training split in parts that have no sample in common, each as ascending positions."""
+
+    training: NDArray[np.int64]
+    """What :func:`partition` deals to the nodes."""
+    validation: NDArray[np.int64]
+    """What is evaluated on instead of the test split; empty with ``validation-share`` 0."""
+    calibration: NDArray[np.int64]
+    """What decisions are chosen on; empty with ``calibration-share`` 0."""
+
+
+def training_parts(labels: NDArray[np.int64], config: DataConfig, seed: int) -> TrainingParts:
+    """Cut a training split as the configuration asks: the validation part first, calibration from what is left.
+
+    Parameters
+    ----------
+    labels
+        [samples], of the whole split.
+    config
+        Gives ``validation-share`` and ``calibration-share``.
+    seed
+        The run's seed.
+
+    Returns
+    -------
+    The parts.
+    """
+    rest, validation = cut_validation(labels, config.validation_share, seed)
+    training, calibration = cut_validation(labels[rest], config.calibration_share, seed, "calibration")
+    return TrainingParts(rest[training], validation, rest[calibration])
+
+
+def partition(samples: Samples, config: DataConfig, num_partitions: int, partition_id: int, seed: int) -> Samples:
+    """Return one partition of the training split, of which the parts that nobody trains on are cut off first.
+
+    Parameters
+    ----------
+    samples
+        The whole split.
+    config
+        Partitioner and its settings, both shares that are cut off, and ``missing-share``.
+    num_partitions
+        Number of partitions.
+    partition_id
+        Which one, from 0.
+    seed
+        The run's seed.
+
+    Returns
+    -------
+    The partition's samples.
+
+    Raises
+    ------
+    DataError
+        The data cannot be dealt like that, or a partition is smaller than ``min-partition-size``.
+    """
+    key = (config.partition, config.dirichlet_alpha, config.min_partition_size)
+    pool = training_parts(samples.labels, config, seed).training
+    labels, groups = samples.labels[pool], samples.groups[pool]
+    rows = pool[_deal(labels.tobytes(), tuple(groups.tolist()), key, num_partitions, seed)[partition_id]]
+    usable = rows[samples.has[rows].any(axis=1)]
+    if len(usable) < 2:
+        names = [modality.name for modality in samples.modalities]
+        raise DataError(
+            f"{config.partition} partition {partition_id}: {len(usable)} of its {len(rows)} samples have any of "
+            f"{names}; a batch needs two. Use fewer nodes or other modalities."
+        )
+    return with_missing(samples.select(usable), config.missing_share, partition_id, seed)
+
+
+def with_missing(samples: Samples, share: float, partition_id: int, seed: int) -> Samples:
+    """Take one modality away from a share of the samples that have two or more.
+
+    The arrays stay as they are; batches blank what a sample has not.
+
+    Parameters
+    ----------
+    samples
+        A partition's.
+    share
+        Of its samples with two or more modalities, in [0, 1); rounded to whole samples.
+    partition_id
+        Which partition, from 0.
+    seed
+        The run's seed.
+
+    Returns
+    -------
+    The same samples; which of them lose what does not depend on the order of their modalities.
+    """
+    several = samples.rows[samples.has[samples.rows].sum(axis=1) > 1]
+    count = round(share * len(several))
+    if count == 0:
+        return samples
+    generator = numpy_generator(seed, "missing modalities", partition=partition_id)
+    rows = generator.permutation(several)[:count]
+    by_name = np.argsort([modality.name for modality in samples.modalities])
+    chance = np.empty((count, len(by_name)))
+    chance[:, by_name] = generator.random(chance.shape)
+    has = samples.has.copy()
+    has[rows, np.where(has[rows], chance, -1).argmax(axis=1)] = False
+    return replace(samples, has=has)
+
+
+def own_samples(samples: Samples, config: DataConfig, split: str) -> Samples:
+    """Return all samples of a device that has a prepared directory of its own.
+
+    Parameters
+    ----------
+    samples
+        A split of the device's directory.
+    config
+        Gives ``min-partition-size``; its ``validation-share``, ``calibration-share`` and ``missing-share`` must be 0.
+    split
+        The split's name; only the training split must have that many samples.
+
+    Returns
+    -------
+    The same samples.
+
+    Raises
+    ------
+    DataError
+        Too few samples to train on, or a share that is for simulations.
+    """
+    shares = {
+        "validation-share": config.validation_share,
+        "calibration-share": config.calibration_share,
+        "missing-share": config.missing_share,
+    }
+    for key in (key for key, share in shares.items() if share > 0):
+        raise DataError(
+            f"{key} = {shares[key]}: is for simulations, where server and nodes share a prepared directory; this node "
+            f"has data of its own. Set {key} to 0."
+        )
+    if split == "train" and len(samples) < config.min_partition_size:
+        names = [modality.name for modality in samples.modalities]
+        raise DataError(
+            f"this node has {len(samples)} training samples with any of {names}, fewer than min-partition-size = "
+            f"{config.min_partition_size}: too small to train on. Give it more data or lower min-partition-size."
+        )
+    return samples
+
+
+@lru_cache(maxsize=8)
+def _deal(
+    label_bytes: bytes, groups: tuple[str, ...], key: tuple[str, float, int], num_partitions: int, seed: int
+) -> list[NDArray[np.int64]]:
+    """Deal positions 0 .. N - 1; cached, since every simulated node of a process asks for the same deal."""
+    import datasets
+    from flwr_datasets import partitioner as flower
+
+    kind, alpha, min_size = key
+    labels = np.frombuffer(label_bytes, dtype=np.int64)
+    _check_enough(kind, len(labels), len(set(groups)), num_partitions, min_size)
+    chance = derive_seed(seed, "partition")
+    table = datasets.Dataset.from_dict({"position": np.arange(len(labels)), "label": labels, "group": list(groups)})
+    dealer: Any
+    if kind == "iid":
+        table, dealer = table.shuffle(seed=chance), flower.IidPartitioner(num_partitions)
+    elif kind == "dirichlet":
+        sizes = [len(rows) for rows in np.array_split(labels, num_partitions)]
+        dealer = flower.InnerDirichletPartitioner(sizes, "label", alpha, seed=chance)
+    else:
+        dealer = flower.NaturalIdPartitioner("group")
+    dealer.dataset = table
+    parts = _positions(dealer, kind, num_partitions, f"{kind} partition of {len(labels)} samples")
+    _check_partitions(parts, kind, min_size)
+    return parts
+
+
+def _check_enough(kind: str, samples: int, groups: int, num_partitions: int, min_size: int) -> None:
+    """Refuse at once what no deal can do."""
+    if kind == "natural" and num_partitions > groups:
+        raise DataError(
+            f"natural partition: {num_partitions} nodes but only {groups} groups in samples.csv; "
+            f"use at most {groups} nodes or another partition."
+        )
+    if samples < num_partitions * min_size:
+        raise DataError(
+            f"{kind} partition: {samples} samples over {num_partitions} nodes leave fewer than min-partition-size = "
+            f"{min_size} for some: too small to train on. Use fewer nodes or lower min-partition-size."
+        )
+
+
+def _positions(dealer: Any, kind: str, num_partitions: int, what: str) -> list[NDArray[np.int64]]:  # noqa: ANN401
+    """Ask the partitioner for every part; natural groups beyond the number of nodes are dealt in turn."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the partitioner warns at each retry; what counts is its final word
+            count = dealer.num_partitions if kind == "natural" else num_partitions
+            parts = [np.array(dealer.load_partition(part)["position"], dtype=np.int64) for part in range(count)]
+    except ValueError as error:
+        raise DataError(
+            f"{what} over {num_partitions} nodes failed: {error} Use fewer nodes, a larger dirichlet-alpha "
+            "or a smaller min-partition-size."
+        ) from error
+    return [np.concatenate(parts[first::num_partitions]) for first in range(num_partitions)]
+
+
+def _check_partitions(parts: list[NDArray[np.int64]], kind: str, min_size: int) -> None:
+    small = [index for index, rows in enumerate(parts) if len(rows) < min_size]
+    if small:
+        raise DataError(
+            f"{kind} partition {small[0]} has {len(parts[small[0]])} samples, fewer than min-partition-size = "
+            f"{min_size}: too small to train on. Use fewer nodes or lower min-partition-size."
+        )

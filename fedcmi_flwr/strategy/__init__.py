@@ -1,0 +1,5 @@
+"""A round on the server."""
+
+from fedcmi_flwr.strategy.fedcmi import FedCMI
+
+__all__ = ["FedCMI"]

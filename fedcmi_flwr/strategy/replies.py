@@ -1,0 +1,118 @@
+"""From a round's replies to the updates that count: what is malformed, missing or does not fit is refused by name."""
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+from flwr.app import Message
+
+from fedcmi_flwr import wire
+from fedcmi_flwr.methods import Method
+from fedcmi_flwr.strategy.nodes import content_of
+from fedcmi_flwr.strategy.reply_store import ReplyStore
+from fedcmi_flwr.strategy.round_report import RoundReport
+from fedcmi_flwr.types import AnyArray
+from fedcmi_flwr.wire.checks import one_line
+from fedcmi_flwr.wire.packing import WireError
+
+logger = logging.getLogger("flwr.fedcmi")
+
+
+def read_updates(
+    replies: Iterable[Message],
+    report: RoundReport,
+    method: Method,
+    method_state: Mapping[str, AnyArray],
+    store: ReplyStore,
+) -> dict[int, wire.NodeUpdate]:
+    """Decode and check the replies of a round.
+
+    Parameters
+    ----------
+    replies
+        In any order; among them may be errors, doubles and what nobody asked for.
+    report
+        The round's; it says who was sent what, and gets the bytes and the refusals.
+    method
+        Says what a reply must hold.
+    method_state
+        The method's state on the server.
+    store
+        Where the arrays of each reply go as it comes.
+
+    Returns
+    -------
+    Partition id -> update that can be used; its arrays are read from the store.
+
+    Raises
+    ------
+    RoundFailedError
+        A simulated actor died and would fail every later task.
+    """
+    updates: dict[int, wire.NodeUpdate] = {}
+    lost: list[str] = []
+    silent = {node: info for node, (info, _) in report.sent.items()}
+    for message in replies:
+        node = message.metadata.src_node_id
+        info = silent.pop(node, None)
+        if info is not None:
+            report.bytes_up[info.partition_id] = wire.content_bytes(message, arrays_alone=report.privacy is not None)
+        try:
+            content = content_of(message)
+            if info is None:
+                raise WireError("it was not asked in this round, or answered before.")
+            updates[info.partition_id] = _put_away(_read_update(content, report, method, node), store)
+        except WireError as error:
+            if info is None and message.has_error():
+                lost.append(str(error))  # of a node that left: Flower does not say which
+            else:
+                report.refuse(node, f"Reply of {report.describe(node)} refused: {error}")
+    because = f"Flower says: {'; '.join(lost)}" if lost else "The round's time is over."
+    if lost and not silent:
+        logger.warning(
+            "round %d: errors, though no reply is missing: %s", report.server_round, one_line("; ".join(lost))
+        )
+    for node in silent:
+        report.refuse(node, f"No reply of {report.describe(node)}. {because}")
+    return _without_misfits(updates, report, method, method_state)
+
+
+def _read_update(content: Message, report: RoundReport, method: Method, node: int) -> wire.NodeUpdate:
+    info, groups = report.sent[node]
+    sent = {name: report.arrays[name] for group in groups for name in report.names[group]}
+    measured = info.modalities if method.measures else ()
+    update = wire.read_train_reply(content, sent, measured, report.num_classes)
+    strange = sorted(set(update.modality_examples) - set(info.modalities))
+    if strange:
+        raise WireError(f"metrics: num-examples.{strange[0]}, but the node owns {list(info.modalities)}.")
+    try:
+        method.check_reply(update.from_method, sent, info.modalities, report.num_classes, update.num_examples)
+    except ValueError as error:
+        raise WireError(f"method-arrays: {error}") from error
+    return update
+
+
+def _put_away(update: wire.NodeUpdate, store: ReplyStore) -> wire.NodeUpdate:
+    return replace(update, arrays=store.put(update.arrays), from_method=store.put(update.from_method))
+
+
+def _without_misfits(
+    updates: dict[int, wire.NodeUpdate], report: RoundReport, method: Method, method_state: Mapping[str, AnyArray]
+) -> dict[int, wire.NodeUpdate]:
+    """Refuse what the method cannot combine with its state or with the other replies."""
+    from_method = {partition: updates[partition].from_method for partition in sorted(updates)}
+    reasons = method.misfits(method_state, from_method)
+    for node, (info, _) in report.sent.items():
+        if info.partition_id in reasons:
+            reason = reasons[info.partition_id]
+            report.refuse(node, f"Reply of {report.describe(node)} refused: method-arrays: {reason}")
+    return {partition: update for partition, update in updates.items() if partition not in reasons}
+
+
+def mean_losses(updates: Sequence[wire.NodeUpdate]) -> dict[str, float]:
+    """Return the mean of each loss term over the samples of the nodes that have it."""
+    names = list(dict.fromkeys(name for update in updates for name in update.loss_sum))
+    sums = {name: sum(update.loss_sum.get(name, 0.0) for update in updates) for name in names}
+    counts = {name: sum(update.loss_count.get(name, 0) for update in updates) for name in names}
+    return {name: float(np.divide(sums[name], counts[name])) for name in names if counts[name] > 0}

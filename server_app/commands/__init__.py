@@ -1,0 +1,1 @@
+"""``fedcmi ...``: one file per group of commands; nothing below imports it."""

@@ -1,0 +1,113 @@
+"""``fedcmi deploy ...``: thin commands, as in ``cli.py``."""
+
+import json
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from server_app.commands.terminal import console, end_with_what_was_started, errors, fail
+
+deploy = typer.Typer(no_args_is_help=True, help="Train on real devices; rehearse that on this machine.")
+
+DirectoryArgument = Annotated[Path, typer.Argument(metavar="DIR", help="The deployment's directory.")]
+
+
+@deploy.command()
+def init(
+    directory: DirectoryArgument,
+    nodes: Annotated[Path, typer.Option(help="TOML: [superlink] and a [[node]] for each device.")],
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Without TLS and node authentication; in a closed network only.")
+    ] = False,
+) -> None:
+    """Write certificates, keys, services and a README with every command."""
+    from server_app.deploy import kit, plan
+
+    try:
+        read = plan.read_nodes_toml(nodes, secure=not insecure)
+        kit.write_kit(directory, read)
+    except (OSError, ValueError) as error:
+        raise fail(error) from error
+    if insecure:
+        errors.print("[bold yellow]warning:[/] no encryption, and whoever reaches the port can join (--insecure).")
+    console.print(f"{len(read.nodes)} nodes for {read.address}; what to do: {directory / 'README.md'}", markup=False)
+
+
+@deploy.command()
+def up(
+    directory: DirectoryArgument,
+    only: Annotated[list[str] | None, typer.Option(help="Start this process only; repeatable.")] = None,
+    without: Annotated[list[str] | None, typer.Option(help="Leave this process out; repeatable.")] = None,
+) -> None:
+    """Start the SuperLink and all nodes on this machine, over loopback."""
+    from server_app.deploy.rehearsal import Rehearsal
+
+    end_with_what_was_started()
+    try:
+        Rehearsal(directory).up(only or [], without or [], partial(console.print, markup=False))
+    except (OSError, ValueError, RuntimeError) as error:
+        raise fail(error) from error
+
+
+@deploy.command()
+def status(
+    directory: DirectoryArgument,
+    as_json: Annotated[bool, typer.Option("--json", help="A list of objects, for programs.")] = False,
+) -> None:
+    """Show what runs of a rehearsal."""
+    from server_app.deploy.rehearsal import Rehearsal
+
+    try:
+        found = Rehearsal(directory).status()
+    except (OSError, ValueError, RuntimeError) as error:
+        raise fail(error) from error
+    if as_json:
+        typer.echo(json.dumps([asdict(process) for process in found], indent=1))
+        return
+    table = Table("process", "pid", "runs", "registered", "online", "last line of its log")
+    for process in found:
+        words = {True: "yes", False: "no", None: "-"}
+        state = (process.pid is not None, process.registered, process.online)
+        table.add_row(process.name, str(process.pid or "-"), *(words[value] for value in state), process.note)
+    console.print(table)
+
+
+@deploy.command()
+def run(
+    directory: DirectoryArgument,
+    recipe: Annotated[Path | None, typer.Option(help="TOML file that overrides run-config keys.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="key=value of the run-config; repeatable.")] = None,
+    run_dir: Annotated[Path | None, typer.Option(help="Where to write; default: a new directory in runs/.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the unfinished run in --run-dir.")] = False,
+) -> None:
+    """Train on the rehearsal's nodes where it is up, else on the real ones; exit status 0 only if it completed."""
+    from rich.markdown import Markdown
+
+    from server_app.deploy.training import train
+    from server_app.run.resume import RunFinishedError
+
+    end_with_what_was_started()
+    try:
+        chosen = train(directory, recipe, set_ or [], run_dir, resume, partial(console.print, markup=False))
+    except RunFinishedError as finished:
+        console.print(str(finished), markup=False)
+        return
+    except (OSError, ValueError, RuntimeError) as error:
+        raise fail(error) from error
+    console.print(Markdown((chosen / "summary.md").read_text(encoding="utf-8")))
+    console.print(f"run directory: {chosen}", markup=False)
+
+
+@deploy.command()
+def down(directory: DirectoryArgument) -> None:
+    """Stop a rehearsal: nothing of it is left running."""
+    from server_app.deploy.rehearsal import Rehearsal
+
+    try:
+        Rehearsal(directory).down()
+    except (OSError, ValueError) as error:
+        raise fail(error) from error

@@ -1,0 +1,240 @@
+"""``fedcmi prep ...`` and ``fedcmi inspect``: thin commands, as in ``cli.py``."""
+
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from server_app.commands.terminal import console, end_with_what_was_started, fail
+
+prep = typer.Typer(no_args_is_help=True, help="Prepare a data set: raw files -> prepared directory.")
+
+RawOption = Annotated[Path, typer.Option(help="Directory of the raw archive, as it is unpacked.")]
+OutOption = Annotated[Path, typer.Option(help="Directory to make; a second call goes on where the first stopped.")]
+FrameSizeOption = Annotated[int, typer.Option(min=16, help="Pixels of the stored frames, which are squares.")]
+WorkersOption = Annotated[int | None, typer.Option(min=1, help="Processes that decode; default: one per core.")]
+MaxBadOption = Annotated[int, typer.Option(min=0, help="Samples with unusable files to put up with.")]
+TokenizerOption = Annotated[str, typer.Option(help="BERT's: directory with vocab.txt, or name on the hub.")]
+ModalityOption = Annotated[str | None, typer.Option("--modalities", help="Only these, joined by '+'.")]
+
+DigitsOption = Annotated[
+    str | None, typer.Option("--modalities", help="Of audio, visual and contour, joined by '+'. Default: audio+visual.")
+]
+
+
+def _prepare(make: Callable[..., Path], workers: int | None, max_bad: int) -> None:
+    """Make a prepared directory under a progress bar; then say how fast it went and what is in it.
+
+    ``make`` takes the rest of ``data_prep.pipeline.prepare.Execution``.
+    """
+    from data_prep.inspection.progress import prepare_visibly
+
+    end_with_what_was_started()
+    cores = len(os.sched_getaffinity(0))
+    try:
+        _show_summary(prepare_visibly(console, lambda show: make(workers=workers or cores, max_bad=max_bad, show=show)))
+    except (OSError, ValueError) as error:
+        raise fail(error) from error
+
+
+def _show_summary(directory: Path) -> None:
+    from data_prep.inspection import summary
+
+    console.print(summary.render(summary.summarise(directory)))
+
+
+def _names(modalities: str | None) -> list[str] | None:
+    return modalities.split("+") if modalities else None
+
+
+@prep.command("av-digits")
+def prep_av_digits(
+    out: Annotated[Path | None, typer.Option(help="Directory to make; default: the cache directory.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Default 0; another one needs --out.")] = None,
+    audio_snr_db: Annotated[float | None, typer.Option(help="Default -15; another one needs --out.")] = None,
+    image_noise: Annotated[float | None, typer.Option(help="Default 2.5; another one needs --out.")] = None,
+    modalities: DigitsOption = None,
+) -> None:
+    """Handwritten digits (scikit-learn) with keypad tones: nothing to download."""
+    from data_prep.sets import av_digits
+    from fedcmi_flwr.machine.cache import cache_directory
+
+    levels = {"seed": seed, "audio_snr_db": audio_snr_db, "image_noise": image_noise}
+    chosen: dict[str, Any] = {name: value for name, value in levels.items() if value is not None}
+    if modalities:
+        chosen["modalities"] = modalities.split("+")
+    try:
+        if chosen and out is None:
+            raise ValueError(f"{', '.join(chosen)}: give --out too; the cache directory holds the default settings.")
+        made = av_digits.prepare(out or cache_directory() / "av-digits", **chosen)
+    except (OSError, ValueError) as error:
+        raise fail(error) from error
+    console.print(f"prepared {made}")
+    _show_summary(made)
+
+
+@prep.command("avmnist")
+def prep_avmnist(
+    raw: Annotated[Path, typer.Option(help="Directory with recordings/ and t10k-*-ubyte.gz.")],
+    out: Annotated[Path, typer.Option(help="Directory to make.")],
+    seed: Annotated[int, typer.Option(help="Seed of the pairing, the training sample and the noise.")] = 0,
+    audio_snr_db: Annotated[float, typer.Option(help="Signal-to-noise ratio of the recordings in dB.")] = -5.0,
+    image_noise: Annotated[float, typer.Option(help="Pixel noise in standard deviations of MNIST.")] = 2.5,
+    train_size: Annotated[int, typer.Option(help="Training recordings.")] = 1000,
+    max_bad: Annotated[int, typer.Option(help="Unreadable recordings to put up with.")] = 0,
+    modalities: DigitsOption = None,
+) -> None:
+    """Free Spoken Digit recordings paired with MNIST images."""
+    from data_prep.sets import avmnist
+
+    try:
+        made = avmnist.prepare(
+            raw,
+            out,
+            seed=seed,
+            audio_snr_db=audio_snr_db,
+            image_noise=image_noise,
+            train_size=train_size,
+            max_bad=max_bad,
+            modalities=_names(modalities),
+        )
+    except (OSError, ValueError) as error:
+        raise fail(error) from error
+    console.print(f"prepared {made}")
+    _show_summary(made)
+
+
+@prep.command("crisismmd")
+def prep_crisismmd(
+    raw: RawOption,
+    out: OutOption,
+    tokenizer: TokenizerOption = "google-bert/bert-base-uncased",
+    keep_overlap: Annotated[
+        bool, typer.Option("--keep-overlap", help="Keep tweets of the dev and test splits in the earlier ones too.")
+    ] = False,
+    workers: WorkersOption = None,
+    max_bad: MaxBadOption = 0,
+    modalities: ModalityOption = None,
+) -> None:
+    """CrisisMMD: data_image/ and task_informative_text_img_{train,dev,test}.tsv with agreed labels, two classes."""
+    from data_prep.sets import crisismmd
+
+    make = partial(
+        crisismmd.prepare,
+        raw,
+        out,
+        tokenizer=tokenizer,
+        keep_overlap=keep_overlap,
+        modalities=_names(modalities),
+    )
+    _prepare(make, workers, max_bad)
+
+
+@prep.command("manifest")
+def prep_manifest(
+    manifest: Annotated[Path, typer.Option(help="CSV or Parquet: id, label, split, group, a column a modality.")],
+    raw: Annotated[Path, typer.Option(help="Directory that the paths are relative to.")],
+    out: OutOption,
+    modality: Annotated[
+        list[str], typer.Option(help="NAME=KIND, two or more times: audio, image, video, text or series.")
+    ],
+    classes: Annotated[str | None, typer.Option(help="Labels in index order, joined by ','; default: sorted.")] = None,
+    image_size: Annotated[int, typer.Option(help="Height and width of images and of a video's frames.")] = 224,
+    seconds: Annotated[float, typer.Option(help="Of sound; shorter ones are repeated, longer ones cut.")] = 3.0,
+    frames: Annotated[int, typer.Option(help="Of a video, at the centres of equal parts.")] = 3,
+    tokens: Annotated[int, typer.Option(help="Of a text at most.")] = 40,
+    tokenizer: TokenizerOption = "google-bert/bert-base-uncased",
+    points: Annotated[int, typer.Option(help="Of a series, resampled from the whole of it.")] = 128,
+    workers: WorkersOption = None,
+    max_bad: MaxBadOption = 0,
+) -> None:
+    """Prepare your own data: any two or more modalities; a text's cells hold the text, the others' paths."""
+    from data_prep.sets import manifest as own_data
+
+    def make(**execution: Any) -> Path:  # noqa: ANN401 (Execution, of a package that is imported late)
+        return own_data.prepare(
+            manifest,
+            raw,
+            out,
+            own_data.parse_modalities(modality),
+            sizes=own_data.Sizes(image_size, seconds, frames, tokens, tokenizer, points),
+            classes=classes.split(",") if classes is not None else None,
+            **execution,
+        )
+
+    _prepare(make, workers, max_bad)
+
+
+def inspect(
+    directory: Annotated[Path, typer.Argument(help="A prepared directory.")],
+    sheet: Annotated[Path | None, typer.Option(help="Contact sheet to write; default: DIRECTORY.png.")] = None,
+) -> None:
+    """Show what is in a prepared directory, and draw some samples of each class."""
+    from data_prep.inspection.contact_sheet import write_contact_sheet
+
+    try:
+        _show_summary(directory)
+        plain = directory.resolve()
+        written = write_contact_sheet(directory, sheet or plain.with_name(f"{plain.name}.png"))
+    except (OSError, ValueError) as error:
+        raise fail(error) from error
+    console.print(f"contact sheet: {written}")
+
+
+@prep.command("cremad")
+def prep_cremad(
+    raw: RawOption,
+    out: OutOption,
+    split: Annotated[
+        str, typer.Option(help="actor (disjoint), random (stratified), or paper (needs --list).")
+    ] = "actor",
+    list_: Annotated[Path | None, typer.Option("--list", help="For paper: lines <clip>,train or <clip>,test.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the split.")] = 0,
+    frame_size: FrameSizeOption = 256,
+    modalities: ModalityOption = None,
+    workers: WorkersOption = None,
+    max_bad: MaxBadOption = 0,
+) -> None:
+    """CREMA-D: AudioWAV/<clip>.wav and VideoFlash/<clip>.flv, six emotions."""
+    from data_prep.sets import cremad
+
+    make = partial(
+        cremad.prepare,
+        raw,
+        out,
+        split=split,
+        list_file=list_,
+        seed=seed,
+        frame_size=frame_size,
+        modalities=_names(modalities),
+    )
+    _prepare(make, workers, max_bad)
+
+
+@prep.command("ave")
+def prep_ave(
+    raw: RawOption,
+    out: OutOption,
+    keep_overlap: Annotated[
+        bool, typer.Option("--keep-overlap", help="Keep training samples of videos that are in the test list too.")
+    ] = False,
+    frame_size: FrameSizeOption = 256,
+    modalities: ModalityOption = None,
+    workers: WorkersOption = None,
+    max_bad: MaxBadOption = 0,
+) -> None:
+    """AVE: AVE/<VideoID>.mp4 with Annotations.txt, trainSet.txt, valSet.txt and testSet.txt, 28 events."""
+    from data_prep.sets import ave
+
+    make = partial(
+        ave.prepare,
+        raw,
+        out,
+        keep_overlap=keep_overlap,
+        frame_size=frame_size,
+        modalities=_names(modalities),
+    )
+    _prepare(make, workers, max_bad)

@@ -1,0 +1,1 @@
+"""Numbers and pictures of records; no files of a run."""

@@ -1,0 +1,1 @@
+"""How a run is started, on Flower or in process, and watched."""

@@ -1,0 +1,256 @@
+"""Flower's command line as this project calls it: one ``flwr run``, and the truth about how it ended.
+
+``flwr run`` and ``flwr log`` exit 0 even when the ServerApp failed; what the SuperLink says about the run decides.
+"""
+
+import json
+import os
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from fedcmi_flwr.types import Scalar
+
+START_TIMEOUT = 60.0
+"""Seconds that a SuperLink may take to answer."""
+CALL_TIMEOUT = 60.0
+"""Seconds that one short command may take."""
+CONNECTION = "fedcmi"
+"""Name of the SuperLink connection in a Flower home of ours."""
+COMPLETED = "finished:completed"
+
+
+class FlowerRunError(RuntimeError):
+    """A Flower run that did not complete; the text holds the server's reason."""
+
+
+def flower_environment(home: Path) -> dict[str, str]:
+    """Return the environment that Flower's processes need: a home of their own, no installations, no telemetry."""
+    return {
+        **os.environ,
+        "FLWR_HOME": str(home),
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
+    }
+
+
+def program(name: str) -> str:
+    """Return where one of Flower's programs is: beside this interpreter."""
+    return str(Path(sys.executable).parent / name)
+
+
+def connection_file(address: str, authority: Path | None) -> str:
+    """Return Flower's configuration of one connection, for ``$FLWR_HOME/config.toml``.
+
+    Parameters
+    ----------
+    address
+        Of the SuperLink, "host:port".
+    authority
+        Certificate to check it by; None: no TLS.
+
+    Returns
+    -------
+    TOML.
+    """
+    trust = "insecure = true" if authority is None else f"root-certificates = {json.dumps(str(authority))}"
+    return f'[superlink]\ndefault = "{CONNECTION}"\n\n[superlink.{CONNECTION}]\naddress = "{address}"\n{trust}\n'
+
+
+def is_healthy(address: str, authority: Path | None) -> bool:
+    """Return whether a SuperLink answers.
+
+    Parameters
+    ----------
+    address
+        "host:port".
+    authority
+        Certificate to check it by; None: no TLS.
+
+    Returns
+    -------
+    False also where its certificate is not the authority's.
+    """
+    trust = ssl.create_default_context(cafile=authority) if authority is not None else True
+    scheme = "http" if authority is None else "https"
+    try:
+        return httpx.get(f"{scheme}://{address}/health", timeout=2.0, verify=trust, trust_env=False).is_success
+    except httpx.HTTPError:
+        return False
+
+
+def wait_until_healthy(address: str, authority: Path | None, runs: Callable[[], bool], log: Path) -> None:
+    """Return when a SuperLink answers.
+
+    Parameters
+    ----------
+    address
+        As for :func:`is_healthy`.
+    authority
+        As for :func:`is_healthy`.
+    runs
+        Whether its process is there.
+    log
+        What it prints.
+
+    Raises
+    ------
+    FlowerRunError
+        It ended, or ``START_TIMEOUT`` is over.
+    """
+    deadline = time.monotonic() + START_TIMEOUT
+    while time.monotonic() < deadline and runs():
+        if is_healthy(address, authority):
+            return
+        time.sleep(0.2)
+    raise FlowerRunError(f"flower-superlink did not start within {START_TIMEOUT:.0f} s:\n{tail(log)}")
+
+
+def ask(environment: Mapping[str, str], *arguments: str) -> dict[str, Any]:
+    """Run ``flwr ARGUMENTS --format json`` and return what it says.
+
+    Parameters
+    ----------
+    environment
+        See :func:`flower_environment`.
+    *arguments
+        Command and its arguments.
+
+    Returns
+    -------
+    The answer; ``success`` is true in it.
+
+    Raises
+    ------
+    FlowerRunError
+        It failed or did not answer; the text is its own.
+    """
+    command = [program("flwr"), *arguments, "--format", "json"]
+    try:
+        done = subprocess.run(
+            command, env=dict(environment), capture_output=True, text=True, check=False, timeout=CALL_TIMEOUT
+        )
+        answer: dict[str, Any] = json.loads(done.stdout)
+    except (subprocess.TimeoutExpired, ValueError) as error:
+        raise FlowerRunError(f"`flwr {' '.join(arguments)}` did not answer: {error}") from error
+    if not answer.get("success"):
+        raise FlowerRunError(f"`flwr {' '.join(arguments)}`: {answer.get('error-message', done.stdout)}")
+    return answer
+
+
+def run_app(
+    project: Path,
+    run_config: Mapping[str, Scalar],
+    home: Path,
+    while_running: Callable[[], None],
+    *more: str,
+) -> None:
+    """Hand the app to the SuperLink of a Flower home and wait for the run's end.
+
+    Parameters
+    ----------
+    project
+        Directory with ``pyproject.toml``.
+    run_config
+        Run-config keys to override; paths must be absolute.
+    home
+        Flower home with the connection; gets the log.
+    while_running
+        Called a few times a second, and once after the end, to show progress; what it raises ends the waiting.
+    *more
+        More arguments of ``flwr run``.
+
+    Raises
+    ------
+    FlowerRunError
+        The run did not start or did not complete.
+    """
+    environment = flower_environment(home)
+    command = [program("flwr"), "run", str(project), CONNECTION, "--stream", "--format", "json"]
+    command += ["--run-config", to_toml(run_config), *more]
+    log = home / "run.log"
+    with log.open("w", encoding="utf-8") as output:
+        process = subprocess.Popen(command, env=environment, cwd=project, stdout=output, stderr=output)
+        try:
+            while process.poll() is None:
+                time.sleep(0.3)
+                while_running()
+        finally:
+            process.terminate()
+            process.wait()
+    while_running()
+    status = _status(log, environment)
+    if status != COMPLETED:
+        raise FlowerRunError(_reason(Path(str(run_config.get("run-dir", home))), log, environment, status))
+
+
+def stop_run(home: Path) -> None:
+    """Stop the run that :func:`run_app` started with this home, if it did."""
+    run_id = _run_id(home / "run.log")
+    if run_id is not None:
+        ask(flower_environment(home), "stop", run_id, CONNECTION)
+
+
+def free_port() -> int:
+    """Return a TCP port on loopback that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def to_toml(values: Mapping[str, Scalar]) -> str:
+    """Return flat values as one line of TOML, as ``flwr run --run-config`` takes it."""
+    return " ".join(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in values.items())
+
+
+def tail(log: Path, lines: int = 25) -> str:
+    """Return the end of a log."""
+    try:
+        text = log.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return f"({log} is not there)"
+    return "\n".join(text.splitlines()[-lines:])
+
+
+def _status(log: Path, environment: Mapping[str, str]) -> str:
+    """Ask the SuperLink how the run ended."""
+    run_id = _run_id(log)
+    if run_id is None:
+        return "not started"
+    answer = ask(environment, "list", CONNECTION, "--run-id", run_id)
+    try:
+        return str(answer["runs"][0]["status"])
+    except LookupError as error:
+        raise FlowerRunError(f"`flwr list` does not know the run {run_id}: {answer}") from error
+
+
+def _run_id(log: Path) -> str | None:
+    for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
+        if '"run-id"' in line:
+            return line.partition(":")[2].strip(' ",')
+    return None
+
+
+def _reason(run_dir: Path, log: Path, environment: Mapping[str, str], status: str) -> str:
+    error = run_dir / "error.txt"
+    if error.is_file():
+        return f"the run ended as {status!r}. The server said:\n{error.read_text(encoding='utf-8').splitlines()[0]}"
+    run_id = _run_id(log)
+    if run_id is not None:  # `flwr run --stream --format json` waits for the end, but does not print the server's log
+        with log.open("a", encoding="utf-8") as output:
+            command = [program("flwr"), "log", run_id, CONNECTION]
+            subprocess.run(
+                command, env=dict(environment), stdout=output, stderr=output, timeout=CALL_TIMEOUT, check=False
+            )
+    return f"the run ended as {status!r}. The end of its log:\n{tail(log)}"

@@ -1,0 +1,139 @@
+"""How a run was started, kept beside it: going on needs nothing but its directory, and its card has the command."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from fedcmi_flwr.config.sections import ConfigError
+from fedcmi_flwr.machine.atomic_files import write_atomically
+from fedcmi_flwr.types import Scalar
+from server_app.launch.start import combine, named_run_dir, read_recipe, resolve
+from server_app.run.directory import LAUNCH, RunDirectory
+from server_app.run.resume import alone_in_run, check_unchanged, check_unfinished, prepare_resume
+
+NUM_NODES = 10
+ENGINE = "flower"
+"""Where neither the command line nor a run that goes on says anything else."""
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A simulation that is about to start."""
+
+    raw: Mapping[str, Scalar]
+    """The run-config, with run-dir."""
+    num_nodes: int
+    """Simulated nodes."""
+    engine: str
+    """Where they run; the weights do not depend on it."""
+
+    @property
+    def run_dir(self) -> Path:
+        """Where results go."""
+        return Path(str(self.raw["run-dir"]))
+
+
+def begin(
+    recipe: Path | None,
+    options: Mapping[str, Scalar | None],
+    assignments: Sequence[str],
+    run_dir: Path | None,
+    num_nodes: int | None,
+    engine: str | None,
+) -> Launch:
+    """Put a new run together and note it in its directory.
+
+    Parameters
+    ----------
+    recipe
+        As for :func:`server_app.launch.start.resolve`.
+    options
+        As for :func:`server_app.launch.start.resolve`.
+    assignments
+        As for :func:`server_app.launch.start.resolve`.
+    run_dir
+        None: the run-config's, or else a new one.
+    num_nodes
+        None: ``NUM_NODES``.
+    engine
+        None: ``ENGINE``.
+
+    Returns
+    -------
+    What to start; nodes remember below the run directory where there are checkpoints.
+    """
+    raw = resolve(recipe, options, assignments)
+    chosen = run_dir or (Path(str(raw["run-dir"])) if raw["run-dir"] else named_run_dir(raw))
+    directory = RunDirectory(chosen)  # refuses one that holds a run
+    memory = "run-dir" if raw["checkpoint-every"] else "context"
+    raw |= {"run-dir": str(directory.path), "node-memory": memory}
+    launch = Launch(raw, num_nodes or NUM_NODES, engine or ENGINE)
+    note(launch)
+    return launch
+
+
+def note(launch: Launch) -> None:
+    """Write launch.json into a run's directory, which is there."""
+    write_atomically(launch.run_dir / LAUNCH, (json.dumps(asdict(launch), indent=1) + "\n").encode())
+
+
+def go_on(
+    run_dir: Path,
+    recipe: Path | None,
+    options: Mapping[str, Scalar | None],
+    assignments: Sequence[str],
+    num_nodes: int | None,
+    engine: str | None,
+) -> Launch:
+    """Put a run together that goes on, and its directory back to the newest checkpoint.
+
+    Parameters
+    ----------
+    run_dir
+        Directory of an unfinished run.
+    recipe
+        As for :func:`begin`; like all that follows it may only repeat what the run has.
+    options
+        As for :func:`begin`.
+    assignments
+        As for :func:`begin`.
+    num_nodes
+        None: as many as the run has.
+    engine
+        None: the run's; another one is no other run.
+
+    Returns
+    -------
+    What to start.
+
+    Raises
+    ------
+    ConfigError
+        A key or the number of nodes differs, or the run was not started by ``fedcmi run``.
+    """
+    run_dir = run_dir.absolute()
+    check_unfinished(run_dir)
+    stored = _read(run_dir)
+    layers = [stored.raw, *([read_recipe(recipe)] if recipe else [])]
+    raw = combine(layers, options, assignments)
+    check_unchanged(run_dir, stored.raw, raw)
+    if num_nodes not in (None, stored.num_nodes):
+        raise ConfigError(f"num-nodes = {num_nodes}: the run in {run_dir} has {stored.num_nodes}; leave it out.")
+    raw |= {"run-dir": str(run_dir), "resume": True}
+    with alone_in_run(run_dir):
+        prepare_resume(run_dir, raw)
+    return Launch(raw, stored.num_nodes, engine or stored.engine)
+
+
+def _read(run_dir: Path) -> Launch:
+    path = run_dir / LAUNCH
+    try:
+        return Launch(**json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"{path}: not there, so this run was not started by `fedcmi run`; go on as it was started, with resume = "
+            "true in its run-config."
+        ) from error
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{path}: not a launch record of this project ({error}).") from error

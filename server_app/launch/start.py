@@ -1,0 +1,168 @@
+"""From the command line's options to a finished run, on Flower or in this process."""
+
+import importlib
+import time
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from flwr.clientapp import ClientApp
+
+from data_prep.builtin import BUILT_IN
+from fedcmi_flwr.config.sections import ConfigError
+from fedcmi_flwr.models.placement import choose_device
+from fedcmi_flwr.run_config import RunConfig, read_run_config
+from fedcmi_flwr.simulation.local_grid import LocalGrid
+from fedcmi_flwr.types import Scalar
+from server_app.app import run as run_server
+from server_app.launch.flower_run import run_on_flower
+from server_app.launch.gpu_share import gpu_share
+from server_app.launch.progress import Progress, Show, StartUp
+from server_app.pyproject import client_app_reference, default_run_config, project_directory
+
+
+def load_client_app() -> ClientApp:
+    """Return the ClientApp that ``pyproject.toml`` names."""
+    module, _, name = client_app_reference().partition(":")
+    found: ClientApp = getattr(importlib.import_module(module), name)
+    return found
+
+
+def resolve(recipe: Path | None, options: Mapping[str, Scalar | None], assignments: Sequence[str]) -> dict[str, Scalar]:
+    """Put the run-config of one run together: as :func:`combine`, with one recipe or none."""
+    return combine([read_recipe(recipe)] if recipe else [], options, assignments)
+
+
+def combine(
+    layers: Sequence[Mapping[str, Scalar]], options: Mapping[str, Scalar | None], assignments: Sequence[str]
+) -> dict[str, Scalar]:
+    """Put a run-config together: defaults, then the layers, then options that are set, then ``key=value`` texts.
+
+    Parameters
+    ----------
+    layers
+        Run-config keys and values; a later layer wins.
+    options
+        Key -> value; None: not given.
+    assignments
+        "key=value" with the value in TOML, or a bare word.
+
+    Returns
+    -------
+    The run-config, checked.
+
+    Raises
+    ------
+    ConfigError
+        An unknown key, a value out of range, or an assignment without "=".
+    """
+    raw = default_run_config()
+    for layer in layers:
+        raw |= layer
+    raw |= {key: value for key, value in options.items() if value is not None}
+    for text in assignments:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {text!r}: must be key=value.")
+        raw[key.strip()] = _value(value.strip())
+    if raw["data"] not in BUILT_IN:
+        raw["data"] = str(Path(str(raw["data"])).expanduser().absolute())  # a simulation runs elsewhere
+    if raw["run-dir"]:
+        raw["run-dir"] = str(Path(str(raw["run-dir"])).expanduser().absolute())
+    read_run_config(raw)
+    return raw
+
+
+def read_recipe(recipe: Path) -> dict[str, Scalar]:
+    """Return the run-config keys that a recipe overrides."""
+    try:
+        overrides: dict[str, Scalar] = tomllib.loads(recipe.read_text(encoding="utf-8"))
+        return overrides
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"recipe {recipe}: {error}.") from error
+
+
+def _value(text: str) -> Scalar:
+    try:
+        value: Scalar = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+    return value
+
+
+def named_run_dir(raw: Mapping[str, Scalar]) -> Path:
+    """Return a new directory name below ``runs/`` of the working directory."""
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    return Path("runs").absolute() / f"{stamp}-{raw['method']}-seed{raw['seed']}"
+
+
+def run_in_process(
+    raw: Mapping[str, Scalar], num_nodes: int, client_app: ClientApp, show: Show, plots: bool = True
+) -> Path:
+    """Run a federation in this process, without Ray; the weights are those of a run on Ray.
+
+    Parameters
+    ----------
+    raw
+        The run-config; ``run-dir`` must be set.
+    num_nodes
+        Simulated nodes.
+    client_app
+        The ClientApp of the nodes.
+    show
+        Called with the device, then with one line a round.
+    plots
+        Whether the run draws its plots; a bench draws its own.
+
+    Returns
+    -------
+    The run directory.
+    """
+    config = read_run_config(raw)
+    check_enough_nodes(config, num_nodes)
+    nodes = [{"partition-id": part, "num-partitions": num_nodes} for part in range(num_nodes)]
+    show(f"nodes train one after the other on {choose_device(config.machine.device)}")
+    progress = Progress(Path(config.run_dir), config, show)
+    directory = run_server(config, LocalGrid(client_app, nodes, raw), progress.update, plots)
+    return directory.path
+
+
+def run_with_flower(raw: Mapping[str, Scalar], num_nodes: int, show: Show, clients_at_once: int | None = None) -> Path:
+    """Run a federation with ``flwr run`` on Ray.
+
+    Parameters
+    ----------
+    raw
+        The run-config; ``run-dir`` must be set and absolute.
+    num_nodes
+        Simulated nodes.
+    show
+        Called with the device, then with one line a round.
+    clients_at_once
+        Clients that share a GPU at a time; None: as many as there are cores for.
+
+    Returns
+    -------
+    The run directory.
+
+    Raises
+    ------
+    FlowerRunError
+        The run did not complete.
+    """
+    config = read_run_config(raw)
+    check_enough_nodes(config, num_nodes)
+    share, text = gpu_share(raw, num_nodes, load_client_app(), clients_at_once)
+    show(text)
+    progress = Progress(Path(config.run_dir), config, show, StartUp())
+    run_on_flower(project_directory(), raw, num_nodes, share, progress.update)
+    return Path(config.run_dir)
+
+
+def check_enough_nodes(config: RunConfig, num_nodes: int) -> None:
+    """Raise ConfigError when a simulation would wait for more nodes than it has."""
+    if num_nodes < config.federation.min_available_nodes:
+        raise ConfigError(
+            f"num-nodes = {num_nodes}: fewer than min-available-nodes = {config.federation.min_available_nodes}; "
+            "simulate more nodes or lower it."
+        )

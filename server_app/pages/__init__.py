@@ -1,0 +1,1 @@
+"""``fedcmi report``: HTML pages of runs and benches."""

@@ -1,0 +1,85 @@
+"""TensorBoard scalars of runs, made from their metrics.jsonl; needs the extra ``tracking``."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from server_app.figures.statistics import cumulative_megabytes
+from server_app.pages.report import is_bench
+from server_app.run.reader import Record, ReportError, Run, read_run
+
+Scalar = tuple[str, float, int]
+"""Tag, value, round."""
+
+
+def export_scalars(directory: Path, logs: Path) -> list[Path]:
+    """Write the scalars of a run, or of every finished run of a bench, for TensorBoard.
+
+    Parameters
+    ----------
+    directory
+        A run directory, or the ``--out`` of a bench.
+    logs
+        TensorBoard's ``--logdir``; a bench's runs go to SETTING/METHOD/seedK below it.
+
+    Returns
+    -------
+    The directories that were written.
+
+    Raises
+    ------
+    ReportError
+        TensorBoard is not installed, the directory cannot be read, or ``logs`` holds events already.
+    """
+    if is_bench(directory):
+        paths = sorted(path.parent for path in directory.glob("*/*/seed*/summary.md"))
+    else:
+        paths = [directory]
+    runs = [(read_run(path), logs / path.relative_to(directory)) for path in paths]
+    for run, target in runs:
+        if any(target.glob("events.out.tfevents.*")):
+            raise ReportError(f"{target}: holds events already, and twice would show twice; give another directory.")
+        _write(run, target)
+    return [target for _, target in runs]
+
+
+def _write(run: Run, target: Path) -> None:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ModuleNotFoundError as error:
+        raise ReportError(
+            f"TensorBoard is not installed ({error.name}): pip install 'fedcmi-flwr[tracking]'."
+        ) from error
+    # TensorBoard's relative time is then the training time, and its wall time about that of the run.
+    clock = (run.path / "metrics.jsonl").stat().st_mtime - sum(record["seconds"] for record in run.records)
+    with SummaryWriter(str(target)) as writer:
+        megabytes = cumulative_megabytes(run.records)
+        for record, sent in zip(run.records, megabytes.tolist(), strict=True):
+            clock += record["seconds"]
+            for tag, value, step in scalars(record, run.classes):
+                writer.add_scalar(tag, value, step, walltime=clock)
+            writer.add_scalar("cost/megabytes", sent, record["round"], walltime=clock)
+
+
+def scalars(record: Record, classes: list[str]) -> Iterator[Scalar]:
+    """Yield what a round measured; what is null is left out, since TensorBoard would show it as a number.
+
+    Parameters
+    ----------
+    record
+        One line of metrics.jsonl.
+    classes
+        Names of the classes.
+
+    Yields
+    ------
+    Tag, value and round.
+    """
+    step = record["round"]
+    for group in ("accuracy", "macro", "worst_class", "losses"):
+        yield from ((f"{group}/{name}", value, step) for name, value in record[group].items() if value is not None)
+    for group in ("ratio", "temperature"):
+        for modality, values in record["measured"][group].items():
+            named = zip(classes, values, strict=True)
+            yield from ((f"{group} {modality}/{name}", value, step) for name, value in named if value is not None)
+    yield "cost/seconds", record["seconds"], step
+    yield "cost/refused", len(record["refused"]), step

@@ -1,0 +1,170 @@
+"""What a run leaves: config.json, metrics.jsonl, summary.md and plots, all below one directory."""
+
+import json
+import os
+import traceback
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fedcmi_flwr.machine.atomic_files import write_atomically
+from fedcmi_flwr.models.file import CARD, MODEL_FILE
+from server_app.figures.plots import plot_accuracy, plot_dominance, plot_temperature
+from server_app.run.records import json_ready
+from server_app.run.summary import summary
+
+LAUNCH = "launch.json"
+"""In a run directory: how ``fedcmi run`` or a bench started it."""
+
+
+class RunDirectoryError(ValueError):
+    """A run directory that cannot be written to."""
+
+
+def check_new(path: Path) -> None:
+    """Raise RunDirectoryError if a directory already holds a run."""
+    if (path / "metrics.jsonl").exists():
+        raise RunDirectoryError(f"{path}: already holds a run; give another run-dir, or resume it.")
+
+
+class RunDirectory:
+    """The directory of one run.
+
+    Parameters
+    ----------
+    path
+        Where the run writes; made when missing.
+    plots
+        Whether :meth:`finish` draws plots.
+    resumed
+        Whether it holds a run that goes on.
+
+    Raises
+    ------
+    RunDirectoryError
+        It already holds a run that does not go on.
+    """
+
+    def __init__(self, path: Path, plots: bool = True, resumed: bool = False) -> None:
+        self.path = path.absolute()
+        self.plots = plots
+        if not resumed:
+            check_new(self.path)
+        self.path.mkdir(parents=True, exist_ok=True)
+        (self.path / "error.txt").unlink(missing_ok=True)  # of an attempt that did not get to its first round
+
+    @property
+    def metrics_path(self) -> Path:
+        """One JSON object per round."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def config_path(self) -> Path:
+        """The resolved configuration."""
+        return self.path / "config.json"
+
+    @property
+    def account_path(self) -> Path:
+        """What a run with differential privacy has spent."""
+        return self.path / "privacy.json"
+
+    @property
+    def matrix_path(self) -> Path:
+        """How the model decides from every subset of the modalities, and how well."""
+        return self.path / "matrix.json"
+
+    @property
+    def card_path(self) -> Path:
+        """What a user of the model should know."""
+        return self.path / CARD
+
+    @property
+    def model_path(self) -> Path:
+        """The latest global model."""
+        return self.path / MODEL_FILE
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Write the resolved configuration."""
+        self.config_path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Append one round to metrics.jsonl; it is on the disk when this returns, as a checkpoint counts on it."""
+        with self.metrics_path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(json_ready(record), allow_nan=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def write_account(self, releases: Mapping[int, int]) -> None:
+        """Write the privacy account, partition id -> releases; it stays as it is when a run goes on from earlier."""
+        write_atomically(self.account_path, (json.dumps({"releases": releases}) + "\n").encode())
+
+    def read_account(self) -> dict[int, int]:
+        """Return what :meth:`write_account` wrote; raise RunDirectoryError where that is gone or broken."""
+        try:
+            releases = json.loads(self.account_path.read_bytes())["releases"]
+            return {int(partition): int(count) for partition, count in releases.items()}
+        except (FileNotFoundError, LookupError, TypeError, ValueError, AttributeError) as error:
+            raise RunDirectoryError(
+                f"{self.account_path}: what this run with differential privacy has spent cannot be read ({error!r}). "
+                "Restore the file, or start the run again with another run-dir."
+            ) from error
+
+    def rewind(self, server_round: int) -> None:
+        """Keep the records up to a round and remove later ones.
+
+        Parameters
+        ----------
+        server_round
+            The last round to keep.
+
+        Raises
+        ------
+        RunDirectoryError
+            One of these rounds is missing.
+        """
+        lines = _whole_lines(self.path)[: server_round + 1]
+        if [json.loads(line)["round"] for line in lines] != list(range(server_round + 1)):
+            raise RunDirectoryError(f"{self.metrics_path}: does not hold each of the rounds 0 to {server_round}.")
+        write_atomically(self.metrics_path, "".join(lines).encode())
+
+    def write_error(self, error: Exception) -> None:
+        """Write why the run failed to error.txt: the reason on the first line, then the traceback."""
+        text = "".join(traceback.format_exception(error))
+        (self.path / "error.txt").write_text(f"{type(error).__name__}: {error}\n\n{text}", encoding="utf-8")
+
+    def finish(self, config: Mapping[str, Any], classes: Sequence[str], more: Sequence[str] = ()) -> None:
+        """Write the plots and then, since a run with a summary is finished, summary.md from metrics.jsonl.
+
+        Parameters
+        ----------
+        config
+            As for :meth:`write_config`.
+        classes
+            Class names in index order.
+        more
+            Lines for the end of summary.md.
+        """
+        records = read_metrics(self.path)
+        if self.plots:
+            self._plot(records, classes)
+        names = [path.name for path in sorted(self.path.glob("*.png"))]
+        unfinished = self.path / "summary.part"
+        unfinished.write_text(summary(records, config, names, more), encoding="utf-8")
+        unfinished.replace(self.path / "summary.md")
+
+    def _plot(self, records: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> None:
+        plot_accuracy(records, self.path / "accuracy.png")
+        measured = [record for record in records if record["measured"]["dominant"]]
+        if measured:
+            plot_dominance(measured, classes, self.path / "dominance.png")
+            plot_temperature(measured, classes, self.path / "temperature.png")
+
+
+def read_metrics(directory: Path) -> list[dict[str, Any]]:
+    """Return the rounds of a run directory, in order; a line that is still being written is not there yet."""
+    return [json.loads(line) for line in _whole_lines(directory)]
+
+
+def _whole_lines(directory: Path) -> list[str]:
+    lines = (directory / "metrics.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    return [line for line in lines if line.endswith("\n")]

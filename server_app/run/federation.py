@@ -1,0 +1,323 @@
+"""One run on the server: the model, the strategy and its settings, evaluation after every round, and what it leaves."""
+
+import json
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord
+from flwr.serverapp import Grid
+
+from data_prep.builtin import locate
+from fedcmi_flwr.aggregation.mean import moving_average
+from fedcmi_flwr.aggregation.optimizers import OWN_LR, ServerOptimizer
+from fedcmi_flwr.aggregation.privacy import Privacy, PrivacyBudgetError, check_arrays
+from fedcmi_flwr.aggregation.robust import RobustAggregation
+from fedcmi_flwr.config.sections import section_items
+from fedcmi_flwr.data.prepared import check_modality_names
+from fedcmi_flwr.data.schema import DatasetSpec, read_recipes, read_spec
+from fedcmi_flwr.data.views import check_views, views_from
+from fedcmi_flwr.evaluation.counts import evaluate
+from fedcmi_flwr.evaluation.decision import Decisions, uncalibrated
+from fedcmi_flwr.methods import hyperparameters
+from fedcmi_flwr.models import pretrained
+from fedcmi_flwr.models.building import check_stored, chosen_modalities, model_spec, split_names
+from fedcmi_flwr.models.file import save_model
+from fedcmi_flwr.models.initialization import initialize
+from fedcmi_flwr.models.multimodal import ModelSpec, MultimodalModel, parameter_groups
+from fedcmi_flwr.models.placement import choose_device
+from fedcmi_flwr.run_config import RunConfig
+from fedcmi_flwr.seeding import torch_global_seed
+from fedcmi_flwr.simulation import node_memory
+from fedcmi_flwr.strategy.fedcmi import FedCMI
+from fedcmi_flwr.strategy.guards import Guards
+from fedcmi_flwr.strategy.nodes import RoundFailedError
+from fedcmi_flwr.strategy.state import ServerState
+from fedcmi_flwr.types import SHARED, AnyArray
+from fedcmi_flwr.wire.packing import to_arrays, to_state_dict
+from server_app.run.checkpoint import CHECKPOINTS, Checkpoint, round_of, stored_checkpoints, write_checkpoint
+from server_app.run.conclusion import conclude
+from server_app.run.directory import RunDirectory
+from server_app.run.held_out import calibration_samples, reported_samples
+from server_app.run.matrix import matrix_lines, write_matrix
+from server_app.run.model_card import write_card
+from server_app.run.records import round_line, round_record
+from server_app.run.resume import package_versions, remove_resumables
+
+logger = logging.getLogger("flwr.fedcmi")
+PLACES = ("data", "run-dir", "pretrained")
+"""Keys that name places on the server's machine, which are no business of who gets the model; config.json has them."""
+
+
+class Federation:
+    """One run: model, held-out samples, strategy and where the results go.
+
+    Parameters
+    ----------
+    config
+        The checked configuration.
+    directory
+        Where results are written.
+    after_round
+        Called when a round's record has been written.
+    """
+
+    def __init__(
+        self, config: RunConfig, directory: RunDirectory, after_round: Callable[[], None] | None = None
+    ) -> None:
+        self.after_round = after_round
+        torch.set_num_threads(config.machine.torch_threads)
+        self.config = replace(config, raw={**config.raw, "resume": False})  # a run that went on leaves the same files
+        self.directory = directory
+        prepared = locate(config.data.data)
+        stored = read_spec(prepared)
+        chosen = chosen_modalities(config.data.modalities, stored.modality_names)
+        check_modality_names(chosen)
+        self.recipes = {name: recipe for name, recipe in read_recipes(prepared).items() if name in chosen}
+        self.data: DatasetSpec = replace(stored, modalities=tuple(m for m in stored.modalities if m.name in chosen))
+        views = views_from(config.views)
+        check_views(views, stored.modalities)
+        sources = (prepared, chosen, config.data, config.training.seed)
+        self.held_out = replace(reported_samples(*sources), views=views)
+        calibration = calibration_samples(*sources)
+        self.calibration = None if calibration is None else replace(calibration, views=views)
+        check_stored("freeze", split_names(config.model.freeze), stored.modality_names)
+        locations = pretrained.read_locations(config.model.pretrained)
+        check_stored("pretrained", locations, stored.modality_names)
+        self.locations = {name: where for name, where in locations.items() if name in chosen}
+        self._build_model()
+        self.average: Mapping[str, AnyArray] | None = None
+        self.server_round = 0
+        """The round whose (averaged) weights the model has."""
+        self.averaged = 0
+        """The last round that is part of the average."""
+        self.unsaved: tuple[int, Mapping[str, AnyArray]] | None = None
+        """The last round and its weights, while no checkpoint holds them."""
+        self.strategy = FedCMI(
+            {name: prefixes for name, prefixes in parameter_groups(self.spec).items() if name != SHARED},
+            len(self.data.classes),
+            config.method,
+            seed=config.training.seed,
+            fraction_train=config.federation.fraction_train,
+            min_train_nodes=config.federation.min_train_nodes,
+            fraction_evaluate=config.federation.fraction_evaluate,
+            evaluate_from=config.evaluation.evaluate_from,
+            min_available_nodes=config.federation.min_available_nodes,
+            wait_timeout=config.federation.wait_timeout,
+            min_replies=config.federation.min_replies,
+            min_owners_per_modality=config.federation.min_owners_per_modality,
+            failure_budget=config.federation.failure_budget,
+            aggregation=robust_aggregation(config),
+            guards=guards(config),
+            server_optimizer=server_optimizer(config),
+            privacy=privacy(config),
+            wire_dtype=config.federation.wire_dtype,
+        )
+        self.strategy.to_evaluate = self._shown
+        if self.strategy.privacy is not None:
+            check_arrays(to_arrays(self.model.trained_state()))
+
+    def _build_model(self) -> None:
+        """Initialise the model, pretrained trunks included, and note what nodes need to build it again."""
+        config, modalities = self.config, self.data.modality_names
+        options = {name: pretrained.read_options(name, where) for name, where in self.locations.items()}
+        self.spec: ModelSpec = model_spec(config.model, config.method, modalities, len(self.data.classes), options)
+        pretrained.check_frozen(self.locations, self.spec.frozen)
+        with torch_global_seed(config.training.seed, "model"):
+            self.model = MultimodalModel(self.spec, self.data.modalities)
+            trunks = [self.model.branch(name).encoder.trunk for name in self.locations]
+            initialize(self.model, config.model.initialization, trunks)
+        self.checksums = pretrained.load_trunks(self.model, self.locations)
+        self.model.to(choose_device(config.machine.device))
+
+    def run(self, grid: Grid, checkpoint: Checkpoint | None = None) -> None:
+        """Train for all rounds, or those after a checkpoint, then write the summary.
+
+        Parameters
+        ----------
+        grid
+            Where the nodes are connected.
+        checkpoint
+            What the run goes on from; None: it begins.
+        """
+        resolved = self.resolved_config()
+        self.directory.write_config(resolved)
+        arrays: Mapping[str, AnyArray] = to_arrays(self.model.trained_state())
+        if checkpoint is not None:
+            arrays, self.average = checkpoint.arrays, checkpoint.average or None
+            self._load(checkpoint.server_round, self.average or arrays)
+            self.averaged = checkpoint.server_round
+            nodes_remember = self.config.checkpoints.node_memory == "run-dir"
+            self.strategy.resume(checkpoint.server_round, self._with_account(checkpoint.state), nodes_remember)
+        try:
+            self.strategy.start(
+                grid=grid,
+                initial_arrays=_record(arrays),
+                num_rounds=self.config.federation.num_server_rounds - self.strategy.rounds_done,
+                timeout=self.config.federation.round_timeout,
+                train_config=ConfigRecord(self.task_config()),
+                evaluate_config=ConfigRecord(self.task_config()),
+                evaluate_fn=self.evaluate,
+            )
+        except RoundFailedError:
+            self._write_checkpoint()  # with checkpoint-every above 1 the newest may be older than what is computed
+            raise
+        except PrivacyBudgetError as error:
+            if not self.strategy.releases:  # not even one round fits into the budget
+                raise
+            logger.info("the run ends here: %s", error)
+        self.directory.finish(resolved, self.data.classes, self.conclude())
+        remove_resumables(self.directory.path)
+        logger.info("finished; results in %s", self.directory.path)
+
+    def resolved_config(self) -> dict[str, Any]:
+        """Return the run-config with the method's hyperparameters filled in, and the data set's description."""
+        described = {"classes": list(self.data.classes), "modalities": list(self.data.modality_names)}
+        dataset = {
+            "name": self.data.name,
+            "splits": self.data.splits,
+            "settings": self.data.settings,
+            **described,
+        }
+        machine = {"device": str(choose_device(self.config.machine.device)), "versions": package_versions()}
+        return {**self.config.raw, **hyperparameters(self.config.method), "dataset": dataset, "server": machine}
+
+    def task_config(self) -> dict[str, Any]:
+        """Return what every train message carries besides the strategy's own keys."""
+        inputs = {f"input.{modality.name}": modality.to_json() for modality in self.data.modalities}
+        options = {f"options.{name}": json.dumps(values) for name, values in self.spec.options.items()}
+        frozen = {f"frozen.{name}": [self.checksums[name], self.locations[name]] for name in self.spec.frozen}
+        described = {"classes": list(self.data.classes), **inputs, **options, **frozen}
+        settings = {**section_items(self.config.training), **section_items(self.config.views)}
+        return {"method": self.config.method_name, **settings, **described}
+
+    def evaluate(self, server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
+        """Evaluate the (averaged) global model on the held-out samples, save it, and write the round's record.
+
+        Parameters
+        ----------
+        server_round
+            Counted by Flower's ``start``: 0 before the first round, which a run that goes on has behind it.
+        arrays
+            The global model.
+
+        Returns
+        -------
+        Accuracies; None where there was nothing to do.
+        """
+        if server_round == 0 and self.strategy.rounds_done:
+            return None
+        server_round += self.strategy.rounds_done
+        method = self.config.method
+        current = {name: array.numpy() for name, array in arrays.items()}
+        values = self._shown(server_round, current)
+        if self.strategy.privacy is not None:
+            self.directory.write_account(self.strategy.releases)  # before anything that it accounts for
+        self._load(server_round, values)
+        batches = self.held_out.evaluation_batches(self.spec.modalities, choose_device(self.config.machine.device))
+        counts = evaluate(self.model, batches, method.votes)
+        self._save(Decisions(self.spec.modalities, uncalibrated(method.votes)))
+        record = round_record(server_round, counts, self.strategy.report if server_round else None)
+        self.directory.append(record)
+        logger.info(round_line(record, self.config.federation.num_server_rounds))
+        self.unsaved = (server_round, current) if server_round > 0 else None
+        every = self.config.checkpoints.checkpoint_every
+        if every > 0 and server_round % every == 0:
+            self._write_checkpoint()
+        if self.after_round is not None:
+            self.after_round()
+        return MetricRecord({f"accuracy.{name}": found.accuracy for name, found in counts.items()})
+
+    def _shown(self, server_round: int, current: Mapping[str, AnyArray]) -> Mapping[str, AnyArray]:
+        """Return what is evaluated after a round and saved: the (averaged) global model."""
+        if server_round > self.averaged and not self.strategy.report.failed:  # round 0's random weights are no part
+            self.average = moving_average(self.average, current, self.config.method.averaging)
+            self.averaged = server_round
+        return self.average or current
+
+    def conclude(self) -> list[str]:
+        """Choose how the finished model decides and save that, the accuracy matrix and the model card.
+
+        Returns
+        -------
+        What summary.md says of it.
+        """
+        decisions, rows = conclude(self.model, self.held_out, self.calibration, self.config.method.votes)
+        self._save(decisions)
+        write_matrix(self.directory.matrix_path, rows)
+        write_card(self.directory)
+        return ["## Accuracy matrix", "", *matrix_lines(rows), ""]
+
+    def _load(self, server_round: int, arrays: Mapping[str, AnyArray]) -> None:
+        self.server_round = server_round
+        self.model.load_trained_state(to_state_dict(arrays))
+
+    def _save(self, decisions: Decisions) -> None:
+        """Write the model as it is, with how it decides."""
+        votes = decisions.default.votes
+        rule = {"self-head-votes": votes.self_heads, "infiltration-votes": votes.infiltration_heads}
+        settings = {key: value for key, value in self.config.raw.items() if key not in PLACES}
+        described = {"run-config": settings, **rule, "decisions": decisions.to_json()}
+        notes = {"round": self.server_round, **described, "recipes": self.recipes}
+        whole = to_arrays(self.model.state_dict())  # with the frozen trunks, so that it can be loaded alone
+        save_model(self.directory.model_path, whole, self.spec, self.data.modalities, self.data.classes, notes)
+
+    def _with_account(self, state: ServerState) -> ServerState:
+        """Return a checkpoint's state with the account as it is: rounds that are done again were released already."""
+        return state if self.strategy.privacy is None else replace(state, releases=self.directory.read_account())
+
+    def _write_checkpoint(self) -> None:
+        """Leave what the run can go on from, where it is new; the round's record is written already."""
+        if self.unsaved is None or self.config.checkpoints.checkpoint_every == 0:
+            return
+        (server_round, arrays), self.unsaved = self.unsaved, None
+        average = self.average if self.average is not None and self.config.method.averaging > 0 else {}
+        state, raw = self.strategy.state(), self.config.raw
+        checkpoint = Checkpoint(server_round, arrays, average, state, raw, package_versions())
+        checkpoints = self.directory.path / CHECKPOINTS
+        write_checkpoint(checkpoints, checkpoint, self.config.checkpoints.checkpoint_keep)
+        oldest = round_of(stored_checkpoints(checkpoints)[0])
+        node_memory.forget_before(self.directory.path / node_memory.DIRECTORY, oldest)
+
+
+def server_optimizer(config: RunConfig) -> ServerOptimizer | None:
+    """Return the server's optimiser, None where averages are the new weights."""
+    chosen = config.federation
+    if chosen.server_optimizer == "none":
+        return None
+    lr = chosen.server_lr or OWN_LR[chosen.server_optimizer]
+    return ServerOptimizer(chosen.server_optimizer, lr, chosen.server_momentum)
+
+
+def privacy(config: RunConfig) -> Privacy | None:
+    """Return the mechanism that the configuration asks for, None without differential privacy."""
+    chosen = config.privacy
+    if chosen.dp_noise_multiplier == 0:
+        return None
+    return Privacy(
+        chosen.dp_noise_multiplier,
+        chosen.dp_clip_norm,
+        chosen.dp_statistics_clip_norm,
+        chosen.dp_delta,
+        chosen.dp_max_epsilon or None,
+    )
+
+
+def robust_aggregation(config: RunConfig) -> RobustAggregation | None:
+    """Return how a group's updates become one, None where it is the mean weighted by samples."""
+    chosen = config.guards
+    if chosen.aggregation == "mean":
+        return None
+    return RobustAggregation(chosen.aggregation, chosen.trim_share, chosen.malicious_nodes)
+
+
+def guards(config: RunConfig) -> Guards:
+    """Return the bounds on what one reply may do."""
+    chosen = config.guards
+    return Guards(chosen.max_update_norm, chosen.update_norm_action, chosen.max_example_ratio)
+
+
+def _record(arrays: Mapping[str, AnyArray]) -> ArrayRecord:
+    return ArrayRecord({name: Array(value) for name, value in arrays.items()})

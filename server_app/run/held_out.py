@@ -1,0 +1,87 @@
+"""What the server keeps for itself: samples to report on, and others to choose on how the model decides."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedcmi_flwr.config.sections import ConfigError, DataConfig
+from fedcmi_flwr.data.prepared import load_split
+from fedcmi_flwr.data.samples import Samples
+from fedcmi_flwr.data.schema import read_spec
+from fedcmi_flwr.simulation.partitions import training_parts
+from fedcmi_flwr.types import Modality
+
+VALIDATION_SPLIT = "val"
+"""What preparations call the split that is neither for training nor for testing."""
+
+
+def reported_samples(prepared: Path, modalities: Sequence[Modality], config: DataConfig, seed: int) -> Samples:
+    """Return what accuracies are of: the test split, or with ``validation-share`` a part of the training split.
+
+    Parameters
+    ----------
+    prepared
+        The prepared directory.
+    modalities
+        What the federation trains on.
+    config
+        Gives the shares that are cut off the training split.
+    seed
+        The run's seed.
+
+    Returns
+    -------
+    The samples that have any modality.
+    """
+    if config.validation_share == 0:
+        return load_split(prepared, "test", modalities)
+    train = load_split(prepared, "train", modalities)
+    chosen = training_parts(train.labels, config, seed).validation
+    return _part(train, chosen)
+
+
+def calibration_samples(
+    prepared: Path, modalities: Sequence[Modality], config: DataConfig, seed: int
+) -> Samples | None:
+    """Return what is chosen on how the model decides: samples that are not reported on, and never the test split.
+
+    Parameters
+    ----------
+    prepared
+        The prepared directory.
+    modalities
+        What the federation trains on.
+    config
+        Gives the shares that are cut off the training split.
+    seed
+        The run's seed.
+
+    Returns
+    -------
+    The data's own validation split, or else a part of the training split; None where there is neither.
+
+    Raises
+    ------
+    ConfigError
+        A ``calibration-share`` of data that has a validation split.
+    """
+    share = config.calibration_share
+    if read_spec(prepared).splits.get(VALIDATION_SPLIT, 0) > 0:
+        if share > 0:
+            raise ConfigError(
+                f"calibration-share = {share}: {prepared} has a split {VALIDATION_SPLIT!r} for that, so no training "
+                "sample is needed. Set calibration-share to 0."
+            )
+        return load_split(prepared, VALIDATION_SPLIT, modalities)
+    if share == 0:
+        return None
+    train = load_split(prepared, "train", modalities)
+    chosen = training_parts(train.labels, config, seed).calibration
+    return _part(train, chosen)
+
+
+def _part(samples: Samples, chosen: NDArray[np.int64]) -> Samples:
+    """Return those of the chosen samples that have any modality."""
+    return samples.select(np.intersect1d(samples.rows, chosen))

@@ -1,0 +1,151 @@
+"""Reads what runs left on disk, and says what is wrong with it, where, and what to do."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from server_app.run.matrix import Row, matrix_table, read_matrix
+
+Record = Mapping[str, Any]
+
+_CONFIG_KEYS = {"method": str, "data": str, "seed": int, "dataset": dict}
+_DATASET_KEYS = {"classes": list, "modalities": list}
+_RECORD_KEYS: dict[str, type | tuple[type, ...]] = {
+    "round": int,
+    "seconds": (int, float),
+    "losses": dict,
+    "teacher": (str, type(None)),
+    "measured": dict,
+    "accuracy": dict,
+    "macro": dict,
+    "worst_class": dict,
+    "counts": dict,
+    "known_nodes": dict,
+    "refused": list,
+    "bytes_down": dict,
+    "bytes_up": dict,
+}
+
+
+class ReportError(ValueError):
+    """A directory that no report can be made of."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run, as its directory tells it."""
+
+    path: Path
+    config: Mapping[str, Any]
+    """config.json; empty where the run failed before it wrote one."""
+    records: Sequence[Record]
+    """The rounds, round 0 first; empty where the run failed before."""
+    error: str
+    """error.txt: the reason on the first line, then the traceback; empty where the run did not fail."""
+    matrix: Sequence[Row] = ()
+    """matrix.json; empty where the run failed, or was made by a version that wrote none."""
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes."""
+        return [str(name) for name in self.config["dataset"]["classes"]]
+
+    @property
+    def modalities(self) -> list[str]:
+        """Names of the modalities."""
+        return list(self.config["dataset"]["modalities"])
+
+    @property
+    def trained(self) -> list[Record]:
+        """The rounds without round 0."""
+        return [record for record in self.records if record["round"] > 0]
+
+
+def read_run(directory: Path) -> Run:
+    """Read a run that finished or failed.
+
+    Parameters
+    ----------
+    directory
+        The run directory.
+
+    Returns
+    -------
+    The run.
+
+    Raises
+    ------
+    ReportError
+        The run is not over, or a file is missing or was not written by this project.
+    """
+    failed = (directory / "error.txt").is_file()
+    if not failed and not (directory / "summary.md").is_file():
+        raise ReportError(f"{directory}: the run is not finished (no summary.md): wait for its end, or run it again.")
+    error = (directory / "error.txt").read_text(encoding="utf-8") if failed else ""
+    config = {} if failed and not (directory / "config.json").is_file() else _read_config(directory / "config.json")
+    if not config or (failed and not (directory / "metrics.jsonl").is_file()):
+        return Run(directory, config, [], error)
+    records = _read_records(directory / "metrics.jsonl", len(config["dataset"]["classes"]))
+    return Run(directory, config, records, error, _read_rows(directory / "matrix.json"))
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    config = _parse(path, _read(path), "")
+    _check_keys(path, "", config, _CONFIG_KEYS)
+    _check_keys(path, " dataset", config["dataset"], _DATASET_KEYS)
+    return config
+
+
+def _read_records(path: Path, num_classes: int) -> list[dict[str, Any]]:
+    records = []
+    for number, line in enumerate(_read(path).splitlines(), start=1):
+        record = _parse(path, line, f" line {number}")
+        _check_keys(path, f" line {number}", record, _RECORD_KEYS)
+        _check_counts(path, f" line {number}", record, num_classes)
+        records.append(record)
+    if not records:
+        raise ReportError(f"{path}: holds no round; run again into another directory.")
+    if any(record["accuracy"].keys() != records[0]["accuracy"].keys() for record in records):
+        raise ReportError(f"{path}: its rounds predict in different ways; it mixes two runs: run again elsewhere.")
+    return records
+
+
+def _read_rows(path: Path) -> list[Row]:
+    try:
+        rows = read_matrix(path)
+        matrix_table(rows)
+    except (LookupError, TypeError, ValueError) as error:
+        raise ReportError(f"{path}: not written by this version ({error!r}): run again with it.") from error
+    return rows
+
+
+def _read(path: Path) -> str:
+    if not path.is_file():
+        raise ReportError(f"{path}: no such file; a run directory has one. Run again into another directory.")
+    return path.read_text(encoding="utf-8")
+
+
+def _parse(path: Path, text: str, where: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ReportError(f"{path}{where}: not JSON ({error}); it was cut or edited: run again elsewhere.") from error
+    if not isinstance(value, dict):
+        raise ReportError(f"{path}{where}: expected an object, found {text[:40]!r}; run again elsewhere.")
+    return value
+
+
+def _check_keys(path: Path, where: str, value: Mapping[str, Any], kinds: Mapping[str, type | tuple[type, ...]]) -> None:
+    for key, kind in kinds.items():
+        if not isinstance(value.get(key, ...), kind):
+            found = f"{key!r} is missing" if key not in value else f"{key!r} = {value[key]!r:.60}"
+            raise ReportError(f"{path}{where}: {found}; not written by this version: run again with it.")
+
+
+def _check_counts(path: Path, where: str, record: Record, num_classes: int) -> None:
+    for name in record["accuracy"]:
+        counts = record["counts"].get(name, {})
+        if any(len(counts.get(key, ())) != num_classes for key in ("correct", "count")):
+            raise ReportError(f"{path}{where}: counts of {name!r} are not those of {num_classes} classes; run again.")

@@ -1,0 +1,134 @@
+"""Goes on with a run whose processes died: finds what it left, and puts its directory back to a whole round."""
+
+import contextlib
+import logging
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+from fedcmi_flwr.config.sections import ConfigError
+from fedcmi_flwr.simulation import node_memory
+from fedcmi_flwr.types import Scalar
+from server_app.run.checkpoint import CHECKPOINTS, Checkpoint, newest_checkpoint, round_of, stored_checkpoints
+from server_app.run.directory import RunDirectory, RunDirectoryError
+from server_app.run.locks import try_to_lock
+
+FREE = ("run-dir", "resume", "wait-timeout", "round-timeout", "failure-budget")
+"""Keys that may differ when a run goes on: a run directory may be moved, and a network may have become worse."""
+PATIENCE = 45.0
+"""Seconds to wait for the processes of a run that was killed; they end by themselves."""
+PACKAGES = ("fedcmi-flwr", "flwr", "torch", "numpy")
+logger = logging.getLogger("flwr.fedcmi")
+
+
+class RunFinishedError(RunDirectoryError):
+    """A run with nothing left to do."""
+
+
+@contextlib.contextmanager
+def alone_in_run(run_dir: Path) -> Iterator[None]:
+    """Have a run directory to oneself; the lock ends with the process, however that ends.
+
+    Parameters
+    ----------
+    run_dir
+        An existing directory.
+
+    Yields
+    ------
+    Nothing.
+
+    Raises
+    ------
+    RunDirectoryError
+        Another process is at work there.
+    """
+    handle = os.open(run_dir, os.O_RDONLY)
+    deadline = time.monotonic() + PATIENCE
+    try:
+        while not try_to_lock(handle):
+            if time.monotonic() > deadline:
+                raise RunDirectoryError(f"{run_dir}: another process still writes this run; wait for it or stop it.")
+            time.sleep(0.1)
+        yield
+    finally:
+        os.close(handle)
+
+
+def prepare_resume(run_dir: Path, raw: Mapping[str, Scalar]) -> Checkpoint:
+    """Choose the checkpoint that a run goes on from, and remove what the run left of later rounds.
+
+    Parameters
+    ----------
+    run_dir
+        The run's directory.
+    raw
+        The run-config that it is to go on with.
+
+    Returns
+    -------
+    The checkpoint.
+
+    Raises
+    ------
+    RunDirectoryError
+        There is no run, it is finished, or its metrics lack a round.
+    CheckpointError
+        No checkpoint can be used.
+    ConfigError
+        A key has another value than in the run.
+    """
+    check_unfinished(run_dir)
+    checkpoint = newest_checkpoint(run_dir)
+    check_unchanged(run_dir, checkpoint.run_config, raw)
+    for package, found in package_versions().items():
+        if checkpoint.versions.get(package) != found:
+            logger.warning("%s was %s when the run began and is %s", package, checkpoint.versions.get(package), found)
+    RunDirectory(run_dir, resumed=True).rewind(checkpoint.server_round)
+    for path in stored_checkpoints(run_dir / CHECKPOINTS):
+        if round_of(path) > checkpoint.server_round:
+            shutil.rmtree(path)
+    node_memory.forget_after(run_dir / node_memory.DIRECTORY, checkpoint.server_round)
+    return checkpoint
+
+
+def check_unfinished(run_dir: Path) -> None:
+    """Raise RunDirectoryError unless a directory holds a run, and RunFinishedError if that is finished."""
+    if not (run_dir / "metrics.jsonl").is_file():
+        raise RunDirectoryError(f"{run_dir}: holds no run (no metrics.jsonl) that could go on.")
+    if (run_dir / "summary.md").is_file():
+        raise RunFinishedError(f"{run_dir}: this run is finished, see its summary.md; there is nothing to resume.")
+
+
+def records_kept(run_dir: Path) -> int:
+    """Return how many records of an unfinished run stay when it goes on; that of round 0 is one of them."""
+    check_unfinished(run_dir)
+    return newest_checkpoint(run_dir).server_round + 1
+
+
+def check_unchanged(run_dir: Path, stored: Mapping[str, object], given: Mapping[str, object]) -> None:
+    """Raise ConfigError if a run would go on with another value of a key.
+
+    The number of rounds is no exception: the learning rate's decay ends in the last one.
+    """
+    for key in sorted({*stored, *given} - set(FREE)):
+        if stored.get(key) != given.get(key):
+            raise ConfigError(
+                f"{key} = {given.get(key)!r}: the run in {run_dir} has {stored.get(key)!r}, and goes on with what it "
+                "has. Leave it out, or start a new run."
+            )
+
+
+def remove_resumables(run_dir: Path) -> None:
+    """Remove what only an unfinished run needs."""
+    for name in (CHECKPOINTS, node_memory.DIRECTORY):
+        if (run_dir / name).exists():
+            shutil.rmtree(run_dir / name)
+
+
+def package_versions() -> dict[str, str]:
+    """Return the versions of the packages that decide about a run's numbers."""
+    return {name: version(name) for name in PACKAGES}
