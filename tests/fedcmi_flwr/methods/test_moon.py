@@ -8,7 +8,9 @@ import pytest
 import torch
 from federated import Federated, federate
 
-from client_app.app import method_of, node_samples, read_node
+from client_app.model import method_of
+from client_app.node import read_node
+from client_app.samples import node_samples
 from client_app.train import Received, train
 from fedcmi_flwr import wire
 from fedcmi_flwr.config.sections import TrainingConfig, read_section
