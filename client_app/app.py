@@ -17,6 +17,7 @@ from fedcmi_flwr.data.samples import Samples
 from fedcmi_flwr.evaluation.counts import Counts, evaluate
 from fedcmi_flwr.methods import Method
 from fedcmi_flwr.models.multimodal import MultimodalModel
+from fedcmi_flwr.wire.tensors import to_arrays, to_state_dict
 
 app = ClientApp()
 
@@ -26,7 +27,7 @@ def query(message: Message, context: Context) -> Message:
     """Say which modalities this node has samples of, once it is clear that they are enough to train on."""
     node = read_node(context)
     samples = node_samples(node, "train", node.modalities)
-    return wire.query_reply(message, wire.NodeInfo(samples.seen_modalities, node.partition_id))
+    return wire.query_reply(message, wire.NodeInfo(samples.seen_modalities, node.config.partition_id))
 
 
 @app.train()
@@ -41,21 +42,21 @@ def train_round(message: Message, context: Context) -> Message:
     method = method_of(task)
     model = receive(node, task, method)
     memory = recall(context, node, task.server_round)
-    received = Received(task.dominance, task.method_state_dict, memory)
+    received = Received(task.dominance, to_state_dict(task.from_method), memory)
 
     begin = time.perf_counter()
-    result = train(model, samples, method, settings, task.server_round, node.partition_id, received)
+    result = train(model, samples, method, settings, task.server_round, node.config.partition_id, received)
     seconds = time.perf_counter() - begin
 
     remember(context, node, task.server_round, result.kept.memory)
     return wire.train_reply(
         message,
-        wire.to_arrays(model.trained_state()),
+        to_arrays(model.trained_state()),
         len(samples),
         result.stats,
         loss_sum=result.loss_sum,
         loss_count=result.loss_count,
-        from_method=wire.to_arrays(result.kept.to_server),
+        from_method=to_arrays(result.kept.to_server),
         modality_examples=samples.modality_counts,
         seconds=seconds,
     )
@@ -76,7 +77,7 @@ def evaluate_round(message: Message, context: Context) -> Message:
     if epochs > 0:
         settings = read_section(TrainingConfig, task.config)
         training_samples = task_samples(node, "train", task)
-        personal = personalise(model, training_samples, settings, epochs, task.server_round, node.partition_id)
+        personal = personalise(model, training_samples, settings, epochs, task.server_round, node.config.partition_id)
         found = _evaluated(personal, samples, method)
         counts |= {personal_name(name): each for name, each in found.items()}
     return wire.evaluate_reply(message, counts, len(samples))

@@ -8,7 +8,7 @@ from flwr.app import Array, ArrayRecord, Context
 
 from client_app.node import Node
 from fedcmi_flwr.simulation.node_memory import DIRECTORY, keep_file_memory, read_file_memory
-from fedcmi_flwr.wire.packing import to_arrays, to_state_dict
+from fedcmi_flwr.wire.tensors import to_arrays, to_state_dict
 
 MEMORY = "method-memory"
 """Record of the node's state in Flower's context."""
@@ -17,14 +17,14 @@ MEMORY = "method-memory"
 def recall(context: Context, node: Node, server_round: int) -> dict[str, torch.Tensor]:
     """Return what the method kept on this node in its last turn of this run; empty where it had none."""
     if node.run.checkpoints.node_memory == "run-dir":
-        return read_file_memory(_directory(node), node.partition_id, server_round)
+        return read_file_memory(_directory(node), node.config.partition_id, server_round)
     return read_memory(context)
 
 
 def remember(context: Context, node: Node, server_round: int, memory: Mapping[str, torch.Tensor]) -> None:
     """Keep arrays on this node until its next turn."""
     if node.run.checkpoints.node_memory == "run-dir":
-        keep_file_memory(_directory(node), node.partition_id, server_round, memory)
+        keep_file_memory(_directory(node), node.config.partition_id, server_round, memory)
     elif memory:
         arrays = {name: Array(value) for name, value in to_arrays(memory).items()}
         context.state[MEMORY] = ArrayRecord(arrays)

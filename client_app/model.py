@@ -15,6 +15,7 @@ from fedcmi_flwr.models.building import model_spec
 from fedcmi_flwr.models.multimodal import ModelSpec, MultimodalModel
 from fedcmi_flwr.models.placement import choose_device, place
 from fedcmi_flwr.run_config import HYPERPARAMETER_KEYS
+from fedcmi_flwr.wire.tensors import to_state_dict
 
 logger = logging.getLogger("flwr.fedcmi")
 
@@ -64,7 +65,7 @@ def receive(node: Node, task: wire.Task, method: Method) -> MultimodalModel:
     spec = model_spec(node.run.model, method, task.modalities, len(classes), options)
     inputs = [modality for modality in node.stored.modalities if modality.name in task.groups]
     model = _model(spec, inputs)
-    model.load_trained_state(task.state_dict)
+    model.load_trained_state(to_state_dict(task.arrays))
     _load_frozen(model, node, task)
 
     device = choose_device(node.config.device or node.run.machine.device)
@@ -72,7 +73,7 @@ def receive(node: Node, task: wire.Task, method: Method) -> MultimodalModel:
     logger.info(
         "round %d: partition %d holds %s (%d parameters to train) on %s",
         task.server_round,
-        node.partition_id,
+        node.config.partition_id,
         ", ".join(task.groups),
         sum(parameter.numel() for parameter in model.trained_parameters().values()),
         device,

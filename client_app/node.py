@@ -29,11 +29,6 @@ class Node:
     modalities: tuple[Modality, ...]
     """What the node owns of the run's modalities."""
 
-    @property
-    def partition_id(self) -> int:
-        """The node's number."""
-        return self.config.partition_id
-
 
 def read_node(context: Context) -> Node:
     """Check both configurations and find the node's data.

@@ -85,7 +85,7 @@ def node_samples(node: Node, split: str, modalities: tuple[Modality, ...]) -> Sa
         Too few samples, or files that are missing.
     """
     written = (node.directory / "dataset.json").stat().st_mtime_ns
-    parts, part, seed = node.config.num_partitions, node.partition_id, node.run.training.seed
+    parts, part, seed = node.config.num_partitions, node.config.partition_id, node.run.training.seed
     if parts is not None and split == "train":
         return _partition(node.directory, modalities, written, node.run.data, parts, part, seed)
 

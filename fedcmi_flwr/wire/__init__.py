@@ -27,7 +27,7 @@ Whatever does not keep to this raises :class:`WireError`, whose text names the r
 """
 
 from fedcmi_flwr.wire.evaluate import evaluate_reply, read_evaluate_reply
-from fedcmi_flwr.wire.packing import WireError, pack, to_arrays, to_state_dict, unpack
+from fedcmi_flwr.wire.packing import WireError, pack, unpack
 from fedcmi_flwr.wire.query import (
     LARGEST_PARTITION_ID,
     NodeInfo,
@@ -35,8 +35,9 @@ from fedcmi_flwr.wire.query import (
     query_reply,
     read_query_reply,
 )
-from fedcmi_flwr.wire.records import content_bytes
+from fedcmi_flwr.wire.size import content_bytes
 from fedcmi_flwr.wire.task import Task, read_task, task_message
+from fedcmi_flwr.wire.tensors import to_arrays, to_state_dict
 from fedcmi_flwr.wire.train import EXAMPLES_OF, NodeUpdate, read_train_reply, train_reply
 
 __all__ = [

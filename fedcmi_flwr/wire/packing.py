@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord
 
 from fedcmi_flwr.types import AnyArray
@@ -155,13 +154,3 @@ def _decode(array: Array, key: str) -> AnyArray:
     if not isinstance(flat, np.ndarray):
         raise WireError(f"arrays: {key!r} holds a {type(flat).__name__}, not an array.")
     return flat
-
-
-def to_arrays(state_dict: Mapping[str, torch.Tensor]) -> dict[str, AnyArray]:
-    """Return copies of a state_dict's tensors as NumPy arrays, so that later training does not change them."""
-    return {name: tensor.detach().cpu().numpy().copy() for name, tensor in state_dict.items()}
-
-
-def to_state_dict(arrays: Mapping[str, AnyArray]) -> dict[str, torch.Tensor]:
-    """Return arrays as a state_dict of their own memory."""
-    return {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}

@@ -9,8 +9,9 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 
 from fedcmi_flwr.methods.dominance import Dominance
 from fedcmi_flwr.types import AnyArray, Modality
-from fedcmi_flwr.wire.packing import WireError, to_state_dict, unpack
+from fedcmi_flwr.wire.packing import WireError, unpack
 from fedcmi_flwr.wire.records import method_arrays, method_records, record
+from fedcmi_flwr.wire.tensors import to_state_dict
 
 TEMPERATURE = "temperature."
 """Start of the keys of a weak modality's class temperatures."""
@@ -39,11 +40,6 @@ class Task:
     def state_dict(self) -> dict[str, torch.Tensor]:
         """The arrays as tensors, for ``model.load_state_dict``."""
         return to_state_dict(self.arrays)
-
-    @property
-    def method_state_dict(self) -> dict[str, torch.Tensor]:
-        """What the method's state on the server has for this node, as tensors."""
-        return to_state_dict(self.from_method)
 
 
 def task_message(

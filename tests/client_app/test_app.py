@@ -7,6 +7,7 @@ import pytest
 import torch
 from digits import Parts, node_configs, node_of
 from flwr.app import ConfigRecord
+from visits import visited
 
 from client_app.model import method_of
 from client_app.samples import node_samples
@@ -14,7 +15,7 @@ from client_app.train import Received, train
 from fedcmi_flwr import wire
 from fedcmi_flwr.config.sections import TrainingConfig, read_section
 from fedcmi_flwr.models.multimodal import MultimodalModel
-from fedcmi_flwr.wire.packing import to_arrays, to_state_dict
+from fedcmi_flwr.wire.tensors import to_arrays, to_state_dict
 
 
 def test_a_unimodal_node_moves_about_half_the_bytes(federate: Callable[..., Parts]) -> None:
@@ -31,6 +32,20 @@ def test_a_unimodal_node_moves_about_half_the_bytes(federate: Callable[..., Part
         assert sizes[2] <= 0.55 * sizes[0]
     groups = [set(reply.content["layout"]) for reply in replies]
     assert groups == [{"audio", "visual", "shared"}, {"audio", "shared"}, {"visual", "shared"}]
+
+
+def test_a_train_message_is_followed_file_by_file(federate: Callable[..., Parts]) -> None:
+    """From the message to training no file comes twice, nor from there to the reply; the casts of tensors apart."""
+    federation, grid, arrays = federate(node_configs("audio+visual"), method="scaffold", batch_size=256)
+    task = ConfigRecord(federation.task_config())
+    messages = list(federation.strategy.configure_train(1, arrays, task, grid))
+    files = visited(lambda: list(grid.send_and_receive(messages)), "client_app", "fedcmi_flwr/wire")
+    codec = [f"fedcmi_flwr/wire/{name}.py" for name in ("records", "packing")]
+    node = [f"client_app/{name}.py" for name in ("node", "samples", "model", "memory", "train")]
+    assert [name for name in files if name != "fedcmi_flwr/wire/tensors.py"] == [
+        "client_app/app.py", "fedcmi_flwr/wire/task.py", *codec, *node,
+        "client_app/memory.py", "fedcmi_flwr/wire/train.py", *codec,
+    ]  # fmt: skip
 
 
 def test_a_node_trains_what_the_library_trains(federate: Callable[..., Parts]) -> None:

@@ -21,7 +21,7 @@ def test_a_node_owns_what_it_says_of_what_the_run_wants(federate: Callable[..., 
     raw: dict[str, Any] = dict(federation.config.raw)
     config = {"partition-id": 3, "modalities": "visual+audio", "data": str(av_digits_dir)}
     node = node_of({**raw, "data": "/nowhere"}, config)
-    assert (node.modalities, node.directory, node.partition_id) == (("visual", "audio"), av_digits_dir, 3)
+    assert (node.modalities, node.directory) == (("visual", "audio"), av_digits_dir)
     assert node.config == NodeConfig(3, None, ("visual", "audio"), str(av_digits_dir), None)
     assert node.stored.modality_names == ("audio", "visual")
     assert node_of({**raw, "modalities": "audio"}, config).modalities == ("audio",)

@@ -8,7 +8,7 @@ from flwr.app import Array, ArrayRecord, Context, RecordDict
 from client_app.app import app
 from client_app.node import Node, read_node
 from fedcmi_flwr.simulation.local_grid import LocalGrid
-from fedcmi_flwr.wire.packing import to_arrays
+from fedcmi_flwr.wire.tensors import to_arrays
 from server_app.launch import start as launch
 from server_app.run.directory import RunDirectory
 from server_app.run.federation import Federation

@@ -10,7 +10,7 @@ import torch
 from fedcmi_flwr.data.schema import ModalitySpec
 from fedcmi_flwr.models.file import save_model
 from fedcmi_flwr.models.multimodal import ModelSpec, MultimodalModel
-from fedcmi_flwr.wire.packing import to_arrays
+from fedcmi_flwr.wire.tensors import to_arrays
 
 ENCODERS = {"audio": "small-cnn", "motion": "cnn-1d", "visual": "resnet18", "text": "bert", "image": "densenet121"}
 """Of the modalities of ``kinds``."""

@@ -17,7 +17,7 @@ from fedcmi_flwr.config.sections import TrainingConfig, read_section
 from fedcmi_flwr.methods.moon import Moon
 from fedcmi_flwr.models.multimodal import MultimodalModel
 from fedcmi_flwr.types import Batch
-from fedcmi_flwr.wire.packing import to_arrays, to_state_dict
+from fedcmi_flwr.wire.tensors import to_arrays, to_state_dict
 
 NODES = ("audio+visual", "audio", "visual")
 TWO = ("audio", "visual")

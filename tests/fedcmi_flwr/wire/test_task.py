@@ -32,14 +32,13 @@ def test_a_task_to_evaluate_is_one_to_train_but_for_its_type() -> None:
 
 
 def test_what_the_method_has_for_a_node_reads_back() -> None:
-    """The same as arrays, and as tensors of their own memory."""
+    """It is never narrowed: 1e6 is beyond float16."""
     control = {"ear.w": np.array([[1e-9, 1e6]], np.float32)}
     packed = wire.pack(SENT, GROUPS, "float16")
     settings = {"server-round": 1}
     message = wire.task_message(7, "train", packed, settings, MODALITIES, NOBODY, control, wire_dtype="float16")
     task = wire.read_task(message)
     assert task.from_method["ear.w"].tolist() == control["ear.w"].tolist()
-    assert task.method_state_dict["ear.w"].tolist() == control["ear.w"].tolist()
     assert wire.read_task(asked()).from_method == {}
 
 
