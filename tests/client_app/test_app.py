@@ -70,7 +70,7 @@ def test_a_node_trains_what_the_library_trains(federate: Callable[..., Parts]) -
     assert update.loss_sum == pytest.approx(result.loss_sum)
 
 
-def test_the_servers_method_counts_not_thenode_configs(federate: Callable[..., Parts]) -> None:
+def test_the_servers_method_counts_not_the_nodes(federate: Callable[..., Parts]) -> None:
     federation, grid, arrays = federate(node_configs("audio+visual"), method="fedcmi", kappa=0.5)
     messages = list(federation.strategy.configure_train(1, arrays, ConfigRecord(federation.task_config()), grid))
     assert method_of(wire.read_task(messages[0])) == federation.config.method
