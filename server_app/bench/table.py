@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from fedcmi_flwr.evaluation.counts import is_head
+from fedcmi_flwr.machine.atomic_files import write_atomically
 from server_app.bench.comparison import OWN, Comparison, sentences, shown_predictions
 from server_app.bench.experiments import Experiment
 from server_app.bench.fairness import fairness_caption, fairness_cells
@@ -232,15 +233,15 @@ def write_results(experiments: Sequence[Experiment], baseline: str, percent: flo
         raise ValueError(f"{out}: no run finished; the logs are in {out}/*/*/seed*/log.txt.")
     targets = choose_targets(runs, baseline, percent)
     results = collect(runs, targets)
-    results.to_csv(out / "results.csv", index=False)
+    write_atomically(out / "results.csv", results.to_csv(index=False))
     rows = list(dict.fromkeys(experiment.row for experiment in experiments))
     own = {experiment.row for experiment in experiments if experiment.config["method"] == OWN}
     comparison = Comparison(rows, baseline, targets, own)
     comparison.write(out)
     matrices = collect_matrices(experiment for experiment, _ in runs)
-    matrices.to_csv(out / MATRIX, index=False)
+    write_atomically(out / MATRIX, matrices.to_csv(index=False))
     text = "\n".join([table(results, comparison), *matrix_table(matrices, rows)])
-    (out / "table.md").write_text(text, encoding="utf-8")
+    write_atomically(out / "table.md", text)
     for setting in targets:
         of_setting = [run for run in runs if run[0].setting == setting]
         plot_bench(bands(of_setting), setting, out / f"accuracy-{setting}.png")

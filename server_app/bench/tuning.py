@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from fedcmi_flwr.config.sections import ConfigError
+from fedcmi_flwr.machine.atomic_files import write_atomically
 from fedcmi_flwr.methods import hyperparameters
 from fedcmi_flwr.run_config import read_run_config
 from fedcmi_flwr.types import Scalar
@@ -109,8 +110,8 @@ class Tuning:
         leaders = best(scores)
         scores += self._score([other for row, raw in rows.items() for other in other_weights(leaders.get(row), raw)])
         chosen = best(scores)
-        frame(scores, chosen).to_csv(self.out / "tune.csv", index=False)
-        (self.out / "tuned.toml").write_text(tuned_toml(chosen), encoding="utf-8")
+        write_atomically(self.out / "tune.csv", frame(scores, chosen).to_csv(index=False))
+        write_atomically(self.out / "tuned.toml", tuned_toml(chosen))
         hopeless = [row for row in rows if row not in chosen]
         if hopeless:
             raise TuningError(

@@ -2,10 +2,10 @@
 
 import getpass
 import json
-import os
 import shutil
 from pathlib import Path
 
+from fedcmi_flwr.machine.atomic_files import new_directory
 from server_app.deploy import services
 from server_app.deploy.certificates import make_authority, make_node_key, make_server_certificate
 from server_app.deploy.guide import guide
@@ -35,20 +35,13 @@ def write_kit(directory: Path, plan: Plan) -> None:
         raise PlanError(f"{directory}: exists and is not an empty directory; give another one, or remove it.")
     if "'" in str(directory) or '"' in str(directory) or any(sign in str(directory) for sign in "\\%$\n"):
         raise PlanError(f"{directory}: a path without quotes, backslashes, '%', '$' and line breaks is needed.")
-    partial = directory.with_name(f".{directory.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True, mode=0o700)
-    try:
+    with new_directory(directory, mode=0o700) as partial:
         _write_server(partial / "server", directory / "server", plan)
         authority = partial / "server" / "ca.crt"
         for node in plan.nodes:
             _write_node(partial / "nodes" / node.name, node, plan, authority)
         (partial / "README.md").write_text(guide(plan, directory), encoding="utf-8")
         write_plan(partial, plan)
-        os.replace(partial, directory)  # noqa: PTH105 (onto an empty directory)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
 
 
 def _write_server(server: Path, final: Path, plan: Plan) -> None:

@@ -130,7 +130,7 @@ def read_nodes_toml(path: Path, secure: bool) -> Plan:
 
 def write_plan(directory: Path, plan: Plan) -> None:
     """Keep the deployment in the kit's directory."""
-    write_atomically(directory / PLAN, (json.dumps(asdict(plan), indent=1) + "\n").encode())
+    write_atomically(directory / PLAN, json.dumps(asdict(plan), indent=1) + "\n")
 
 
 def read_plan(directory: Path) -> Plan:

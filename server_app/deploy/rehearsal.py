@@ -239,7 +239,7 @@ class Rehearsal:
         return found
 
     def _write(self, name: str, values: dict[str, Any]) -> None:
-        write_atomically(self.home / f"{name}.json", (json.dumps(values, indent=1) + "\n").encode())
+        write_atomically(self.home / f"{name}.json", json.dumps(values, indent=1) + "\n")
 
     def _environment(self) -> dict[str, str]:
         return flower_cli.flower_environment(self._path(SUPERLINK))

@@ -85,7 +85,7 @@ class RunDirectory:
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Write the resolved configuration."""
-        self.config_path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        write_atomically(self.config_path, json.dumps(config, indent=2, sort_keys=True) + "\n")
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Append one round to metrics.jsonl; it is on the disk when this returns, as a checkpoint counts on it."""
@@ -96,7 +96,7 @@ class RunDirectory:
 
     def write_account(self, releases: Mapping[int, int]) -> None:
         """Write the privacy account, partition id -> releases; it stays as it is when a run goes on from earlier."""
-        write_atomically(self.account_path, (json.dumps({"releases": releases}) + "\n").encode())
+        write_atomically(self.account_path, json.dumps({"releases": releases}) + "\n")
 
     def read_account(self) -> dict[int, int]:
         """Return what :meth:`write_account` wrote; raise RunDirectoryError where that is gone or broken."""
@@ -125,7 +125,7 @@ class RunDirectory:
         lines = _whole_lines(self.path)[: server_round + 1]
         if [json.loads(line)["round"] for line in lines] != list(range(server_round + 1)):
             raise RunDirectoryError(f"{self.metrics_path}: does not hold each of the rounds 0 to {server_round}.")
-        write_atomically(self.metrics_path, "".join(lines).encode())
+        write_atomically(self.metrics_path, "".join(lines))
 
     def write_error(self, error: Exception) -> None:
         """Write why the run failed to error.txt: the reason on the first line, then the traceback."""
@@ -148,9 +148,7 @@ class RunDirectory:
         if self.plots:
             self._plot(records, classes)
         names = [path.name for path in sorted(self.path.glob("*.png"))]
-        unfinished = self.path / "summary.part"
-        unfinished.write_text(summary(records, config, names, more), encoding="utf-8")
-        unfinished.replace(self.path / "summary.md")
+        write_atomically(self.path / "summary.md", summary(records, config, names, more))
 
     def _plot(self, records: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> None:
         plot_accuracy(records, self.path / "accuracy.png")

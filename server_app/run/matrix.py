@@ -61,7 +61,7 @@ def matrix_rows(
 
 def write_matrix(path: Path, rows: Sequence[Row]) -> None:
     """Write matrix.json, whole or not at all."""
-    write_atomically(path, (json.dumps(rows, indent=1, allow_nan=False) + "\n").encode())
+    write_atomically(path, json.dumps(rows, indent=1, allow_nan=False) + "\n")
 
 
 def read_matrix(path: Path) -> list[Row]:

@@ -42,7 +42,7 @@ def write_card(directory: RunDirectory) -> None:
     path = directory.path / LAUNCH
     launch = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
     text = model_card(config, read_metrics(directory.path), read_matrix(directory.matrix_path), launch)
-    write_atomically(directory.card_path, text.encode())
+    write_atomically(directory.card_path, text)
 
 
 def model_card(config: Config, records: Records, matrix: Sequence[Row], launch: Mapping[str, Any] | None) -> str:
