@@ -128,7 +128,7 @@ def execute(experiment: Experiment, on_flower: bool, show: Show) -> None:
         run_in_process(experiment.config, experiment.num_nodes, load_client_app(), show, plots=False)
 
 
-def claim(out: Path, num_nodes: int, configs: RunConfigs) -> None:
+def reserve(out: Path, num_nodes: int, configs: RunConfigs) -> None:
     """Note what a bench directory is for, or check that it is for the same; rows, settings and seeds may be added.
 
     Parameters

@@ -46,15 +46,15 @@ COLUMNS = [
 ]
 """Of results.csv; ``method`` is the row's name."""
 
-Run = tuple[Experiment, Records]
+FinishedRun = tuple[Experiment, Records]
 
 
-def finished_runs(experiments: Sequence[Experiment]) -> list[Run]:
+def finished_runs(experiments: Sequence[Experiment]) -> list[FinishedRun]:
     """Return the finished experiments with the records of their rounds."""
     return [(experiment, read_metrics(experiment.run_dir)) for experiment in experiments if experiment.finished]
 
 
-def choose_targets(runs: Sequence[Run], baseline: str, percent: float | None) -> dict[str, float]:
+def choose_targets(runs: Sequence[FinishedRun], baseline: str, percent: float | None) -> dict[str, float]:
     """Return the target of each setting, in [0, 1].
 
     Parameters
@@ -81,7 +81,7 @@ def choose_targets(runs: Sequence[Run], baseline: str, percent: float | None) ->
     return targets
 
 
-def collect(runs: Sequence[Run], targets: Mapping[str, float]) -> pd.DataFrame:
+def collect(runs: Sequence[FinishedRun], targets: Mapping[str, float]) -> pd.DataFrame:
     """Return one line per run and prediction, with COLUMNS.
 
     ``accuracy`` is the mean over the last rounds, ``best`` the highest of any round and ``best_round`` the first with
@@ -248,7 +248,7 @@ def write_results(experiments: Sequence[Experiment], baseline: str, percent: flo
     return text
 
 
-def bands(runs: Sequence[Run]) -> dict[str, dict[str, Band]]:
+def bands(runs: Sequence[FinishedRun]) -> dict[str, dict[str, Band]]:
     """Return what :func:`server_app.figures.plots.plot_bench` draws: mean and interval over seeds in %, for each round.
 
     Parameters

@@ -14,7 +14,7 @@ from fedcmi_flwr.methods import hyperparameters
 from fedcmi_flwr.run_config import read_run_config
 from fedcmi_flwr.types import Scalar
 from server_app.bench.configs import RunConfigs
-from server_app.bench.experiments import Experiment, claim, plan, run_all
+from server_app.bench.experiments import Experiment, plan, reserve, run_all
 from server_app.figures.statistics import MAIN
 from server_app.launch.progress import Show
 from server_app.run.directory import read_metrics
@@ -125,7 +125,7 @@ class Tuning:
             setting: {c.name: {**rows[c.row], **dict(c.values)} for c in candidates}
             for setting, rows in self.configs.items()
         }
-        claim(self.out, self.num_nodes, configs)
+        reserve(self.out, self.num_nodes, configs)
         planned = plan(configs, self.seeds, self.num_nodes, self.out)
         failed = run_all(planned, self.jobs, False, self.show)
         broken = [str(experiment.run_dir) for experiment in failed if not diverged(experiment)]

@@ -136,7 +136,7 @@ def bench(
         options = {"data": data, "checkpoint-every": 0}  # an unfinished run of a bench is made anew
         configs = bench_configs.bench_configs(found, rows, values, options, set_ or [])
         with processes.alone_in(out):
-            experiments.claim(out, num_nodes, configs)
+            experiments.reserve(out, num_nodes, configs)
             planned = experiments.plan(configs, seeds, num_nodes, out)
             failed = experiments.run_all(planned, 1 if on_flower else jobs, on_flower, console.print)
             console.print(Markdown(bench_table.write_results(planned, chosen, target, out)))

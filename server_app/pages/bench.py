@@ -44,7 +44,7 @@ from server_app.pages.run import accuracy_label
 from server_app.pages.settings import as_text, environment_table, settings_tables, shared_and_different
 from server_app.run.reader import ReportError, read_run
 from server_app.run.records import LAST_ROUNDS
-from server_app.run.summary import held_out
+from server_app.run.summary import evaluated_on
 
 _NUMBERS = ("accuracy", "best", "refused", *FIGURES)
 _COLUMNS = {"setting", "method", "seed", "prediction", *_NUMBERS}
@@ -222,7 +222,7 @@ def _matrix_table(setting: Setting, matrices: pd.DataFrame) -> list[str]:
 
 
 def _evaluated_on(setting: Setting) -> str:
-    return " or ".join(dict.fromkeys(held_out(config) for config in setting.configs.values()))
+    return " or ".join(dict.fromkeys(evaluated_on(config) for config in setting.configs.values()))
 
 
 def _table(setting: Setting) -> str:

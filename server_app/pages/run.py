@@ -26,9 +26,9 @@ from server_app.pages import html
 from server_app.pages.fairness import fairness_section
 from server_app.pages.settings import environment_table, settings_tables
 from server_app.run.matrix import explanation, matrix_table
-from server_app.run.reader import Record, Run
+from server_app.run.reader import Record, RunFiles
 from server_app.run.records import LAST_ROUNDS, epsilon_spent, failed_rounds, final_accuracy, percent
-from server_app.run.summary import calibrated_on, held_out
+from server_app.run.summary import calibrated_on, evaluated_on
 
 NO_TEMPERATURES = (
     "No round measured a dominant modality or class temperatures (only methods that distil from it do), so there is "
@@ -43,7 +43,7 @@ LAST_FIGURES = {
 """Of the last round: key of its record -> column."""
 
 
-def run_page(run: Run) -> str:
+def run_page(run: RunFiles) -> str:
     """Return the page of a run that finished or failed.
 
     Parameters
@@ -71,7 +71,7 @@ def accuracy_label(config: Mapping[str, Any]) -> str:
     return f"{'validation' if config.get('validation-share') else 'test'} accuracy (%)"
 
 
-def _results(run: Run) -> list[str]:
+def _results(run: RunFiles) -> list[str]:
     trained, mean = run.trained, final_accuracy(run.records)
     last = trained[-1]
     rows = [
@@ -90,7 +90,7 @@ def _results(run: Run) -> list[str]:
         ("failed rounds", str(len(failed_rounds(trained)))),
         ("replies refused or missing", str(sum(len(record["refused"]) for record in trained))),
     ]
-    caption = f"Accuracy of the global model on {held_out(run.config)}; what follows it: of the last round."
+    caption = f"Accuracy of the global model on {evaluated_on(run.config)}; what follows it: of the last round."
     return [
         html.facts(known),
         html.table(caption, ["prediction", *columns], rows),
@@ -102,12 +102,12 @@ def _results(run: Run) -> list[str]:
     ]
 
 
-def _matrix(run: Run) -> list[str]:
+def _matrix(run: RunFiles) -> list[str]:
     if not run.matrix:
         return []
     source = calibrated_on(run.config)
     how = f"Rules and temperatures were chosen on {source}." if source else "There was no validation data to choose on."
-    caption = f"Every subset of the modalities, on {held_out(run.config)}. {explanation(run.matrix)}"
+    caption = f"Every subset of the modalities, on {evaluated_on(run.config)}. {explanation(run.matrix)}"
     return [
         html.heading("Accuracy matrix"),
         html.table(caption, *matrix_table(run.matrix)),
@@ -120,9 +120,9 @@ def modality_colours(modalities: Sequence[str]) -> dict[str, str]:
     return {name: COLOURS[index % len(COLOURS)] for index, name in enumerate(modalities)}
 
 
-def _curves(run: Run) -> list[Chart]:
+def _curves(run: RunFiles) -> list[Chart]:
     rounds = [record["round"] for record in run.records]
-    caption = f"On {held_out(run.config)}; dashed: the self heads."
+    caption = f"On {evaluated_on(run.config)}; dashed: the self heads."
     accuracy = partial(draw_lines, ylabel=accuracy_label(run.config), limits=(0, 100))
     over_rounds = partial(accuracy, lines=_accuracy_lines(run, rounds), xlabel="round")
     lines = _accuracy_lines(run, cumulative_megabytes(run.records))
@@ -142,7 +142,7 @@ def _curves(run: Run) -> list[Chart]:
     ]
 
 
-def _accuracy_lines(run: Run, x: Any) -> list[Line]:  # noqa: ANN401
+def _accuracy_lines(run: RunFiles, x: Any) -> list[Line]:  # noqa: ANN401
     subsets = [name.rpartition(" ")[0] for name in run.records[0]["accuracy"]]
     colours = modality_colours([*run.modalities, *(name for name in subsets if "+" in name)])
     return [
@@ -156,7 +156,7 @@ def _column(records: Sequence[Record], key: str, name: str) -> NDArray[np.float6
     return np.array([record[key].get(name) for record in records], dtype=float)
 
 
-def _class_charts(run: Run) -> list[Chart]:
+def _class_charts(run: RunFiles) -> list[Chart]:
     charts = []
     for name in run.records[0]["accuracy"]:
         values = class_accuracy(run.records, name)
@@ -169,18 +169,18 @@ def _class_charts(run: Run) -> list[Chart]:
             limits=(0.0, 100.0),
             start=run.records[0]["round"],
         )
-        caption = f"Accuracy of each class on {held_out(run.config)}; grey: the class has no sample."
+        caption = f"Accuracy of each class on {evaluated_on(run.config)}; grey: the class has no sample."
         charts.append(chart("class-accuracy", name, f"Classes: {name}", caption, heat_map_height(len(values)), draw))
     return charts
 
 
-def _dominance(run: Run) -> list[str]:
+def _dominance(run: RunFiles) -> list[str]:
     if not any(record["measured"]["dominant"] for record in run.trained):
         return [html.heading("Dominance"), html.paragraph(NO_TEMPERATURES)]
     return [html.heading("Dominance"), html.figures([_dominance_chart(run), *_temperature_charts(run)])]
 
 
-def _per_class(run: Run, key: str, modality: str) -> NDArray[np.float64]:
+def _per_class(run: RunFiles, key: str, modality: str) -> NDArray[np.float64]:
     """Return what was measured of a modality, [rounds, classes]; NaN where it was not weak."""
     blank = [None] * len(run.classes)
     return np.array([record["measured"][key].get(modality, blank) for record in run.trained], dtype=float)
@@ -191,11 +191,11 @@ def _logarithm(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.log(np.where(values > 0, values, np.nan))
 
 
-def _weak(run: Run) -> list[str]:
+def _weak(run: RunFiles) -> list[str]:
     return [name for name in run.modalities if any(name in record["measured"]["ratio"] for record in run.trained)]
 
 
-def _dominance_chart(run: Run) -> Chart:
+def _dominance_chart(run: RunFiles) -> Chart:
     draw = partial(
         draw_dominance,
         rounds=[record["round"] for record in run.trained],
@@ -213,7 +213,7 @@ def _dominance_chart(run: Run) -> Chart:
     return chart("dominance", "", "Dominance over rounds", caption, 3.8, draw)
 
 
-def _temperature_charts(run: Run) -> list[Chart]:
+def _temperature_charts(run: RunFiles) -> list[Chart]:
     values = {name: _per_class(run, "temperature", name).T for name in _weak(run)}
     found = np.concatenate([value[np.isfinite(value)] for value in values.values()])
     limits = (float(found.min(initial=1.0)), float(found.max(initial=1.0)))
@@ -234,7 +234,7 @@ def _temperature_charts(run: Run) -> list[Chart]:
     return charts
 
 
-def _nodes(run: Run) -> list[str]:
+def _nodes(run: RunFiles) -> list[str]:
     owned: dict[str, Sequence[str]] = {}
     examples: dict[str, int] = {}
     for record in run.trained:
@@ -253,7 +253,7 @@ def _nodes(run: Run) -> list[str]:
     return [html.heading("Nodes"), html.figures([made]), *_failed(run.trained), *_refused(run.trained)]
 
 
-def _unknown(run: Run, nodes: Sequence[str], examples: Mapping[str, int]) -> str:
+def _unknown(run: RunFiles, nodes: Sequence[str], examples: Mapping[str, int]) -> str:
     if not any("examples" in record for record in run.trained):
         return " The run was made by a version that did not note the samples of each node."
     silent = sum(node not in examples for node in nodes)

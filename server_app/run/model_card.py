@@ -10,9 +10,9 @@ from fedcmi_flwr.methods import METHODS, hyperparameters, make_method
 from fedcmi_flwr.run_config import HYPERPARAMETER_KEYS
 from server_app.pyproject import run_command
 from server_app.run.directory import LAUNCH, RunDirectory, read_metrics
-from server_app.run.matrix import Row, matrix_lines, read_matrix
+from server_app.run.matrix import MatrixRow, matrix_lines, read_matrix
 from server_app.run.records import epsilon_spent, failed_rounds, percent
-from server_app.run.summary import calibrated_on, held_out
+from server_app.run.summary import calibrated_on, evaluated_on
 
 TRAINING_KEYS = (
     *("encoder", "embedding-dim", "projector", "fusion", "initialization", "pretrained", "freeze", "augment"),
@@ -45,7 +45,7 @@ def write_card(directory: RunDirectory) -> None:
     write_atomically(directory.card_path, text)
 
 
-def model_card(config: Config, records: Records, matrix: Sequence[Row], launch: Mapping[str, Any] | None) -> str:
+def model_card(config: Config, records: Records, matrix: Sequence[MatrixRow], launch: Mapping[str, Any] | None) -> str:
     """Return MODEL_CARD.md; it tells nothing of the nodes' data that the run's other files do not tell.
 
     Parameters
@@ -75,7 +75,7 @@ def model_card(config: Config, records: Records, matrix: Sequence[Row], launch: 
         "Data": _data(config),
         "Federation": _federation(config, trained),
         "Method and settings": _method(config),
-        "Accuracy": [f"On {held_out(config)}.", "", *matrix_lines(matrix)],
+        "Accuracy": [f"On {evaluated_on(config)}.", "", *matrix_lines(matrix)],
         "Accuracy per class": _per_class(classes, matrix),
         "How it decides": _decisions(config),
         "Limits": _limits(config, trained, matrix),
@@ -99,7 +99,7 @@ def _data(config: Config) -> list[str]:
     return [
         f"- data set {dataset['name']}; samples: {splits}",
         f"- trained on: the training split{_left_out(config)}",
-        f"- reported on: {held_out(config)}",
+        f"- reported on: {evaluated_on(config)}",
         f"- decisions and temperatures chosen on: {calibrated_on(config) or 'nothing; there was no validation data'}",
         *table,
     ]
@@ -143,7 +143,7 @@ def _method(config: Config) -> list[str]:
     return ["| setting | value |", "|---|---|", f"| method | {config['method']} |", *rows]
 
 
-def _per_class(classes: Sequence[str], matrix: Sequence[Row]) -> list[str]:
+def _per_class(classes: Sequence[str], matrix: Sequence[MatrixRow]) -> list[str]:
     subsets = ["+".join(row["modalities"]) for row in matrix]
     lines = [f"| class | {' | '.join(subsets)} |", "|---" * (len(subsets) + 1) + "|"]
     for index, name in enumerate(classes):
@@ -151,7 +151,7 @@ def _per_class(classes: Sequence[str], matrix: Sequence[Row]) -> list[str]:
     return lines
 
 
-def _share(row: Row, index: int) -> float:
+def _share(row: MatrixRow, index: int) -> float:
     """Return a class's accuracy in one row of the matrix; NaN without samples."""
     count = row["count"][index]
     return row["correct"][index] / count if count else float("nan")
@@ -169,7 +169,7 @@ def _decisions(config: Config) -> list[str]:
     return [how, RULES[make_method(config["method"], own).structure]]
 
 
-def _limits(config: Config, trained: Records, matrix: Sequence[Row]) -> list[str]:
+def _limits(config: Config, trained: Records, matrix: Sequence[MatrixRow]) -> list[str]:
     classes = config["dataset"]["classes"]
     lines = ["- Measured on this data set alone: nothing is known of other recordings, devices, people or classes."]
     lines += [_served_worst(row, classes) for row in matrix if any(row["count"])]
@@ -185,7 +185,7 @@ def _limits(config: Config, trained: Records, matrix: Sequence[Row]) -> list[str
     return lines
 
 
-def _served_worst(row: Row, classes: Sequence[str]) -> str:
+def _served_worst(row: MatrixRow, classes: Sequence[str]) -> str:
     shares = {name: _share(row, index) for index, name in enumerate(classes) if row["count"][index]}
     worst = min(shares, key=lambda name: shares[name])
     return (
@@ -194,7 +194,7 @@ def _served_worst(row: Row, classes: Sequence[str]) -> str:
     )
 
 
-def _weak_alone(modalities: Sequence[str], matrix: Sequence[Row]) -> list[str]:
+def _weak_alone(modalities: Sequence[str], matrix: Sequence[MatrixRow]) -> list[str]:
     alone = {row["modalities"][0]: row["accuracy"] for row in matrix if len(row["modalities"]) == 1}
     known = {name: accuracy for name, accuracy in alone.items() if accuracy is not None}
     whole = matrix[-1]["accuracy"]
@@ -204,7 +204,7 @@ def _weak_alone(modalities: Sequence[str], matrix: Sequence[Row]) -> list[str]:
     return [f"- Weakest alone: {weakest}, {percent(known[weakest])} against {percent(whole)} with everything."]
 
 
-def _not_calibrated(matrix: Sequence[Row]) -> list[str]:
+def _not_calibrated(matrix: Sequence[MatrixRow]) -> list[str]:
     names = ["+".join(row["modalities"]) for row in matrix if not row["calibrated"]]
     if not names:
         return []

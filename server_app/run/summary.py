@@ -16,7 +16,7 @@ from server_app.run.records import (
 )
 
 
-def held_out(config: Mapping[str, Any]) -> str:
+def evaluated_on(config: Mapping[str, Any]) -> str:
     """Return what a run was evaluated on: the test split, or the validation part that its configuration asks for."""
     return "a validation part of the training split" if config.get("validation-share") else "the test split"
 
@@ -68,7 +68,7 @@ def summary(
         [
             f"# {config['method']} on {config['data']}, seed {config['seed']}, {len(trained)} rounds",
             "",
-            f"Accuracy of the global model on {held_out(config)}, evaluated on the server.",
+            f"Accuracy of the global model on {evaluated_on(config)}, evaluated on the server.",
             "",
             f"| prediction | mean of last {min(LAST_ROUNDS, len(trained))} rounds | last round | macro | worst class "
             "| calibration error |",
