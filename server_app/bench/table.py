@@ -115,7 +115,7 @@ def _of_main(records: Records, prediction: str, target: float) -> tuple[float, f
     return *to_target(records, target), sum(len(record["refused"]) for record in records)
 
 
-def table(results: pd.DataFrame, comparison: Comparison) -> str:
+def results_table(results: pd.DataFrame, comparison: Comparison) -> str:
     """Return the bench's table in Markdown.
 
     Parameters
@@ -240,7 +240,7 @@ def write_results(experiments: Sequence[Experiment], baseline: str, percent: flo
     comparison.write(out)
     matrices = collect_matrices(experiment for experiment, _ in runs)
     write_atomically(out / MATRIX, matrices.to_csv(index=False))
-    text = "\n".join([table(results, comparison), *matrix_table(matrices, rows)])
+    text = "\n".join([results_table(results, comparison), *matrix_table(matrices, rows)])
     write_atomically(out / "table.md", text)
     for setting in targets:
         of_setting = [run for run in runs if run[0].setting == setting]

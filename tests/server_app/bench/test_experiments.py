@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from server_app.bench import experiments
-from server_app.bench import jobs as processes
+from server_app.bench import experiments, jobs
 from server_app.bench.configs import RunConfigs, bench_configs, find_rows, find_settings
 
 SMALL = ["--num-nodes", "4", "--seeds", "2", "--set", "num-server-rounds=2", "--set", "local-epochs=1"]
@@ -118,11 +117,11 @@ def test_a_polite_kill_ends_the_runs(tmp_path: Path, av_digits_dir: Path) -> Non
 
 
 def test_two_benches_do_not_share_a_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processes, "PATIENCE", 0.2)
-    refused = pytest.raises(processes.BusyError, match="another process is at work there; wait")
-    with processes.alone_in(tmp_path / "out"), refused, processes.alone_in(tmp_path / "out"):
+    monkeypatch.setattr(jobs, "PATIENCE", 0.2)
+    refused = pytest.raises(jobs.BusyError, match="another process is at work there; wait")
+    with jobs.alone_in(tmp_path / "out"), refused, jobs.alone_in(tmp_path / "out"):
         pass
-    with processes.alone_in(tmp_path / "out"):
+    with jobs.alone_in(tmp_path / "out"):
         pass
 
 
@@ -135,7 +134,7 @@ def test_a_run_that_outlives_its_bench_is_waited_for(tmp_path: Path) -> None:
     told = threading.Event()
     timer = threading.Timer(0.3, lambda: (told.set(), run.communicate("\n")))
     timer.start()
-    with processes.alone_in(tmp_path):
+    with jobs.alone_in(tmp_path):
         assert told.is_set()
     timer.join()
     assert run.returncode == 0

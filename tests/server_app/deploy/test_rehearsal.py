@@ -40,8 +40,8 @@ from server_app.app import run as run_server
 from server_app.deploy import processes, services
 from server_app.deploy.certificates import make_authority, make_node_key
 from server_app.deploy.deployment import Device, read_deployment
-from server_app.launch import start as launch
 from server_app.launch.flower_cli import CONNECTION, ask, flower_environment, free_port, program, tail
+from server_app.launch.start import resolve
 from server_app.pyproject import project_directory
 from server_app.run.directory import read_metrics
 from server_app.run.records import final_accuracy
@@ -258,7 +258,7 @@ def test_the_server_ends_with_a_model_of_both_modalities(story: Story) -> None:
 def test_accuracy_is_that_of_an_undisturbed_run(story: Story, records: list[dict[str, Any]]) -> None:
     logging.getLogger("flwr").setLevel(logging.ERROR)
     run_dir = story.root / "undisturbed"
-    raw = launch.resolve(story.kit / "server" / "run.toml", {**SETTINGS, "run-dir": str(run_dir)}, [])
+    raw = resolve(story.kit / "server" / "run.toml", {**SETTINGS, "run-dir": str(run_dir)}, [])
     nodes = [
         {"partition-id": place, "modalities": "+".join(owned), "data": str(story.parts[name])}
         for place, (name, owned) in enumerate(edges.EDGES.items())
