@@ -1,4 +1,4 @@
-"""``fedcmi deploy ...``: thin commands, as in ``cli.py``."""
+"""``fedcmi deploy ...``: training on real devices, and its rehearsal."""
 
 import json
 from dataclasses import asdict
