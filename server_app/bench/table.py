@@ -13,6 +13,7 @@ from server_app.bench.experiments import Experiment
 from server_app.bench.fairness import fairness_caption, fairness_cells
 from server_app.bench.matrix import MATRIX, collect_matrices, matrix_table
 from server_app.figures.fairness import FIGURES, figures
+from server_app.figures.markdown import markdown_table
 from server_app.figures.plots import Band, plot_bench
 from server_app.figures.statistics import (
     MAIN,
@@ -147,14 +148,11 @@ def _overview_lines(results: pd.DataFrame, rows: Sequence[str]) -> Iterator[str]
     """Yield one table per prediction: rows over settings."""
     settings = list(results["setting"].unique())
     for prediction in shown_predictions(results):
-        yield f"| {prediction} | {' | '.join(settings)} |"
-        yield "|---" * (len(settings) + 1) + "|"
         parts = [results[results["setting"] == setting] for setting in settings]
         known = set(results.loc[results["prediction"] == prediction, "method"])
-        for row in (row for row in rows if row in known):
-            cells = [_overview_cell(part, prediction, row) for part in parts]
-            yield f"| {row} | {' | '.join(cells)} |"
-        yield ""
+        shown = [row for row in rows if row in known]
+        lines = [[row, *(_overview_cell(part, prediction, row) for part in parts)] for row in shown]
+        yield from (*markdown_table([prediction, *settings], lines), "")
 
 
 def _overview_cell(part: pd.DataFrame, prediction: str, row: str) -> str:
@@ -170,23 +168,22 @@ def _setting_lines(part: pd.DataFrame, comparison: Comparison, target: float) ->
     goal = f"target {100 * target:.1f} %" if target == target else f"no target: no run of {comparison.baseline}"
     yield f"### {part['setting'].iloc[0]} ({seeds_text(seeds)}, {goal})"
     yield ""
-    yield f"| method | {' | '.join(predictions)} | best round | rounds to target | MB to target |"
-    yield "|---" * (len(predictions) + 4) + "|"
-    for row in (row for row in comparison.rows if row in own):
+
+    shown, lines = [row for row in comparison.rows if row in own], []
+    for row in shown:
         name = row if len(own[row]) == seeds else f"{row} ({seeds_text(len(own[row]))})"
         cells = [accuracy_cell(by_seed(part, prediction), row, comparison.baseline) for prediction in predictions]
-        yield f"| {name} | {' | '.join([*cells, *_main_cells(part, row)])} |"
-    yield ""
+        lines.append([name, *cells, *_main_cells(part, row)])
+    head = ["method", *predictions, "best round", "rounds to target", "MB to target"]
+    yield from (*markdown_table(head, lines), "")
+
     for sentence in sentences(part, comparison):
         yield from (sentence, "")
-    names, rows = fairness_cells(part, [row for row in comparison.rows if row in own], comparison.baseline)
+
+    names, rows = fairness_cells(part, shown, comparison.baseline)
     yield f"Fairness: {fairness_caption(comparison.baseline)}"
     yield ""
-    yield f"| method | {' | '.join(names)} |"
-    yield "|---" * (len(names) + 1) + "|"
-    for row, values in rows.items():
-        yield f"| {row} | {' | '.join(values)} |"
-    yield ""
+    yield from (*markdown_table(["method", *names], ([row, *values] for row, values in rows.items())), "")
 
 
 def _main_cells(part: pd.DataFrame, row: str) -> list[str]:
@@ -244,7 +241,7 @@ def write_results(experiments: Sequence[Experiment], baseline: str, percent: flo
     write_atomically(out / "table.md", text)
     for setting in targets:
         of_setting = [run for run in runs if run[0].setting == setting]
-        plot_bench(bands(of_setting), setting, out / f"accuracy-{setting}.png")
+        plot_bench(bands(of_setting), out / f"accuracy-{setting}.png")
     return text
 
 

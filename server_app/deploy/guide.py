@@ -6,6 +6,7 @@ from shlex import quote
 from server_app.deploy import services
 from server_app.deploy.certificates import AUTHORITY_DAYS, SERVER_DAYS
 from server_app.deploy.deployment import Deployment, Device
+from server_app.figures.markdown import markdown_table
 from server_app.launch.flower_cli import CONNECTION
 
 
@@ -29,10 +30,11 @@ def guide(deployment: Deployment, directory: Path) -> str:
 
 
 def _head(deployment: Deployment, directory: Path) -> str:
-    listed = "\n".join(
-        f"| {node.name} | {node.partition_id} | {', '.join(node.modalities)} | `{node.data}` |"
-        for node in deployment.nodes
-    )
+    head = ["node", "partition-id", "modalities", "prepared data, on the device"]
+    nodes = [
+        [node.name, str(node.partition_id), ", ".join(node.modalities), f"`{node.data}`"] for node in deployment.nodes
+    ]
+    listed = "\n".join(markdown_table(head, nodes))
     security = "**Insecure**: no encryption, and whoever reaches the port can join. For a closed network only."
     if deployment.secure:
         security = """TLS and node authentication are on: devices check the server's certificate by `ca.crt`, and the
@@ -43,8 +45,6 @@ server lets in only nodes whose public key is registered."""
 The server is `{deployment.address}`, with this directory at `{directory}`.
 {security}
 
-| node | partition-id | modalities | prepared data, on the device |
-|---|---|---|---|
 {listed}
 
 Rehearse it on one machine first, over loopback:

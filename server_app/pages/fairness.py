@@ -4,7 +4,7 @@ from functools import partial
 
 import numpy as np
 
-from server_app.figures.charts import BLACK, COLOURS, Chart, Line, chart, draw_lines
+from server_app.figures.drawing import BLACK, COLOURS, Line, draw_lines
 from server_app.figures.fairness import (
     PERSONAL,
     Spread,
@@ -17,11 +17,12 @@ from server_app.figures.fairness import (
     sentences,
     spread,
 )
+from server_app.figures.savers import Chart, svg_chart
 from server_app.figures.statistics import MAIN, Floats, class_accuracy
 from server_app.pages import html
+from server_app.run.held_out import evaluated_on
 from server_app.run.reader import Record, RunFiles
 from server_app.run.records import last_rounds, percent
-from server_app.run.summary import evaluated_on
 
 NOBODY_EVALUATED = (
     "No node evaluated on its own test samples in the last rounds (fraction-evaluate, evaluate-from), so nothing is "
@@ -125,7 +126,7 @@ def _spread_chart(
         Line(f"worst {one}", rounds, worst, COLOURS[1]),
     ]
     draw = partial(draw_lines, lines=lines, xlabel="round", ylabel="accuracy (%)", limits=(0, 100))
-    return chart(kind, "", title, caption, 3.4, draw)
+    return svg_chart(kind, "", title, caption, 3.4, draw)
 
 
 def _node_table(run: RunFiles, last: list[Record]) -> str:

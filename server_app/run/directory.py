@@ -9,7 +9,7 @@ from typing import Any
 
 from fedcmi_flwr.machine.atomic_files import write_atomically
 from fedcmi_flwr.models.file import CARD, MODEL_FILE
-from server_app.figures.plots import plot_accuracy, plot_dominance, plot_temperature
+from server_app.figures.plots import plot_run
 from server_app.run.records import json_ready
 from server_app.run.summary import summary
 
@@ -132,30 +132,22 @@ class RunDirectory:
         text = "".join(traceback.format_exception(error))
         (self.path / "error.txt").write_text(f"{type(error).__name__}: {error}\n\n{text}", encoding="utf-8")
 
-    def finish(self, config: Mapping[str, Any], classes: Sequence[str], more: Sequence[str] = ()) -> None:
+    def finish(self, config: Mapping[str, Any], more: Sequence[str] = ()) -> None:
         """Write the plots and then, since a run with a summary is finished, summary.md from metrics.jsonl.
 
         Parameters
         ----------
         config
             As for :meth:`write_config`.
-        classes
-            Class names in index order.
         more
             Lines for the end of summary.md.
         """
         records = read_metrics(self.path)
+        dataset = config["dataset"]
         if self.plots:
-            self._plot(records, classes)
+            plot_run(records, dataset["modalities"], dataset["classes"], self.path)
         names = [path.name for path in sorted(self.path.glob("*.png"))]
         write_atomically(self.path / "summary.md", summary(records, config, names, more))
-
-    def _plot(self, records: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> None:
-        plot_accuracy(records, self.path / "accuracy.png")
-        measured = [record for record in records if record["measured"]["dominant"]]
-        if measured:
-            plot_dominance(measured, classes, self.path / "dominance.png")
-            plot_temperature(measured, classes, self.path / "temperature.png")
 
 
 def read_metrics(directory: Path) -> list[dict[str, Any]]:

@@ -168,7 +168,7 @@ class Federation:
             if not self.strategy.releases:  # not even one round fits into the budget
                 raise
             logger.info("the run ends here: %s", error)
-        self.directory.finish(resolved, self.data.classes, self.conclude())
+        self.directory.finish(resolved, self.conclude())
         remove_resumables(self.directory.path)
         logger.info("finished; results in %s", self.directory.path)
 

@@ -8,6 +8,7 @@ from typing import Any
 from fedcmi_flwr.evaluation.counts import Counts
 from fedcmi_flwr.evaluation.decision import Decisions, Subset
 from fedcmi_flwr.machine.atomic_files import write_atomically
+from server_app.figures.markdown import markdown_table
 from server_app.run.records import json_ready, percent
 
 EXPLANATION = (
@@ -94,9 +95,7 @@ def matrix_table(rows: Sequence[MatrixRow]) -> tuple[list[str], list[list[str]]]
 
 def matrix_lines(rows: Sequence[MatrixRow]) -> list[str]:
     """Return the matrix as a table in Markdown, with what it shows above it."""
-    head, body = matrix_table(rows)
-    lines = [f"| {' | '.join(cells)} |" for cells in body]
-    return [explanation(rows), "", f"| {' | '.join(head)} |", "|---" * len(head) + "|", *lines]
+    return [explanation(rows), "", *markdown_table(*matrix_table(rows))]
 
 
 def _calibrated(rows: Sequence[MatrixRow]) -> bool:

@@ -8,11 +8,12 @@ from typing import Any
 from fedcmi_flwr.machine.atomic_files import write_atomically
 from fedcmi_flwr.methods import METHODS, hyperparameters, make_method
 from fedcmi_flwr.run_config import HYPERPARAMETER_KEYS
+from server_app.figures.markdown import markdown_table
 from server_app.pyproject import run_command
 from server_app.run.directory import LAUNCH, RunDirectory, read_metrics
+from server_app.run.held_out import calibrated_on, evaluated_on
 from server_app.run.matrix import MatrixRow, matrix_lines, read_matrix
 from server_app.run.records import epsilon_spent, failed_rounds, percent
-from server_app.run.summary import calibrated_on, evaluated_on
 
 TRAINING_KEYS = (
     *("encoder", "embedding-dim", "projector", "fusion", "initialization", "pretrained", "freeze", "augment"),
@@ -94,8 +95,8 @@ def _listed(names: Sequence[str]) -> str:
 def _data(config: Config) -> list[str]:
     dataset = config["dataset"]
     splits = ", ".join(f"{name} {count}" for name, count in dataset["splits"].items())
-    settings = [f"| {key} | {json.dumps(value)} |" for key, value in dataset["settings"].items()]
-    table = ["", "| setting of the preparation | value |", "|---|---|", *settings] if settings else []
+    settings = [[key, json.dumps(value)] for key, value in dataset["settings"].items()]
+    table = ["", *markdown_table(["setting of the preparation", "value"], settings)] if settings else []
     return [
         f"- data set {dataset['name']}; samples: {splits}",
         f"- trained on: the training split{_left_out(config)}",
@@ -139,16 +140,14 @@ def _dealt(config: Config) -> str:
 def _method(config: Config) -> list[str]:
     own = hyperparameters(METHODS[config["method"]])
     keys = [*TRAINING_KEYS, *(key for key in HYPERPARAMETER_KEYS if key in own)]
-    rows = [f"| {key} | {json.dumps(config[key])} |" for key in keys]
-    return ["| setting | value |", "|---|---|", f"| method | {config['method']} |", *rows]
+    rows = [[key, json.dumps(config[key])] for key in keys]
+    return markdown_table(["setting", "value"], [["method", config["method"]], *rows])
 
 
 def _per_class(classes: Sequence[str], matrix: Sequence[MatrixRow]) -> list[str]:
     subsets = ["+".join(row["modalities"]) for row in matrix]
-    lines = [f"| class | {' | '.join(subsets)} |", "|---" * (len(subsets) + 1) + "|"]
-    for index, name in enumerate(classes):
-        lines.append(f"| {name} | {' | '.join(percent(_share(row, index)) for row in matrix)} |")
-    return lines
+    rows = [[name, *(percent(_share(row, index)) for row in matrix)] for index, name in enumerate(classes)]
+    return markdown_table(["class", *subsets], rows)
 
 
 def _share(row: MatrixRow, index: int) -> float:

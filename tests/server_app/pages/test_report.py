@@ -21,8 +21,9 @@ from matplotlib.figure import Figure
 from server_app.bench.comparison import Comparison, read_comparison
 from server_app.bench.experiments import plan
 from server_app.bench.table import write_results
-from server_app.figures.charts import BLACK, COLOURS, chart, draw_lines, draw_nodes
+from server_app.figures.drawing import BLACK, COLOURS, draw_lines, draw_nodes
 from server_app.figures.fairness import FIGURES
+from server_app.figures.savers import svg_chart
 from server_app.figures.statistics import class_accuracy, cumulative_megabytes, mean_and_interval
 from server_app.pages.bench import Setting, method_colours, method_lines, read_setting
 from server_app.pages.report import write_report
@@ -426,7 +427,7 @@ def test_a_large_bench_stays_small_and_says_which_methods_are_grey(plus_run: Pat
 def test_a_chart_says_what_it_shows_to_those_who_do_not_see_it() -> None:
     """Even where there is nothing to draw."""
     empty = partial(draw_lines, lines=[], xlabel="x", ylabel="y", limits=(0, 1))
-    made = chart("losses", "two words", "A <title>", "and more", 2, empty)
+    made = svg_chart("losses", "two words", "A <title>", "and more", 2, empty)
     assert made.id == "losses-two-words"
     assert 'role="img" aria-label="A &lt;title&gt;. and more"' in made.svg
 
