@@ -13,11 +13,12 @@ from pages import MOST_BYTES, edit_records, lengthen, page_of
 
 from server_app.bench.comparison import Comparison, read_comparison
 from server_app.bench.experiments import plan
+from server_app.bench.reader import Setting, read_setting
 from server_app.bench.table import write_results
 from server_app.figures.drawing import BLACK, COLOURS
 from server_app.figures.fairness import FIGURES
 from server_app.figures.statistics import mean_and_interval
-from server_app.pages.bench import Setting, method_colours, method_lines, read_setting
+from server_app.pages.bench import method_colours, method_lines
 from server_app.pages.report import write_report
 from server_app.run.reader import ReportError
 
