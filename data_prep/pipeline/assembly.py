@@ -17,6 +17,8 @@ from fedcmi_flwr.data.schema import DatasetSpec, ModalitySpec, array_path, write
 
 CHUNK_BYTES = 1 << 24
 """What is read at a time where rows are copied or measured."""
+BY_FIRST_AXIS = ("series",)
+"""Kinds whose channels may have units of their own: each is measured by itself."""
 ROUNDING = 1e-10
 """Standard deviation of what never changes, relative to its mean: sums are rounded."""
 
@@ -93,15 +95,12 @@ def _describe(directory: Path, stream: Stream, trained: Sequence[Planned]) -> Mo
 
 
 def _measure(directory: Path, stream: Stream, trained: Sequence[Planned]) -> MeanStd:
-    """Return mean and standard deviation over the train samples that have the modality.
-
-    One of each over all values, but of a series, whose channels may have units of their own, one a channel.
-    """
+    """Return mean and standard deviation over the train samples that have the modality: one, or one a channel."""
     positions = [position for position, sample in enumerate(trained) if stream.name in sample.jobs]
     if not positions:
         raise PrepError(f"no train sample has {stream.name}: there is nothing to normalise it by.")
     rows = np.load(array_path(directory, "train", stream.name), mmap_mode="r")
-    channels = stream.shape[0] if stream.kind == "series" else 1
+    channels = stream.shape[0] if stream.kind in BY_FIRST_AXIS else 1
     count = len(positions) * rows[0].size // channels
 
     total = sum(_by_channel(chunk, channels).sum(axis=1, keepdims=True) for chunk in _chunks(rows, positions))

@@ -1,21 +1,18 @@
 """The one place that writes prepared directories: once, completely, or not at all.
 
-A directory is built under a hidden name beside its final one and renamed when it is complete, under a lock
-that ends with the process that holds it. So a directory at its final name is finished, whatever was killed
-when.
+A directory is built under another name and renamed when it is complete, under a lock that ends with the process that
+holds it. So a directory at its final name is finished, whatever was killed when.
 """
 
 import json
-import os
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from data_prep.errors import PrepError
 from fedcmi_flwr.data.schema import DatasetSpec, SchemaError, read_spec, write_spec
+from fedcmi_flwr.machine.atomic_files import new_directory
+from fedcmi_flwr.machine.locks import LockedError, locked
 
 Settings = Mapping[str, Any]
 """Every setting of a preparation, seed and modalities included; JSON values."""
@@ -53,15 +50,16 @@ def write_prepared(out: Path, name: str, settings: Settings, build: Callable[[Pa
     if _is_finished(out, name, settings):
         return out
     out.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(out.with_name(f"{out.name}.lock"), timeout=LOCK_TIMEOUT)
+    lock = out.with_name(f"{out.name}.lock")
     try:
-        with lock:
+        with locked(lock, LOCK_TIMEOUT):
             if not _is_finished(out, name, settings):
-                _build(out, build)
-    except Timeout as error:
+                with new_directory(out) as partial:  # what a killed call left there is replaced: the lock is ours
+                    write_spec(partial, build(partial))
+    except LockedError as error:
         raise PrepError(
-            f"{out}: another process has been preparing it for more than {LOCK_TIMEOUT:.0f} s ({lock.lock_file} is "
-            "held). Wait for it, or end it."
+            f"{out}: another process has been preparing it for more than {LOCK_TIMEOUT:.0f} s ({lock} is held). Wait "
+            "for it, or end it."
         ) from error
     return out
 
@@ -88,28 +86,3 @@ def _is_finished(out: Path, name: str, settings: Settings) -> bool:
         what = "; ".join(f"{key} = {found.get(key)!r}, asked for {asked.get(key)!r}" for key in differing)
         raise PrepError(f"{out}: was prepared with other settings: {what}. {advice}")
     return True
-
-
-def _build(out: Path, build: Callable[[Path], DatasetSpec]) -> None:
-    """Build beside ``out`` and rename; what is found there is of a dead run, since the lock is ours."""
-    partial = out.with_name(f".{out.name}.partial")
-    if partial.exists():
-        shutil.rmtree(partial)
-    partial.mkdir()
-    try:
-        write_spec(partial, build(partial))
-        for path in sorted(partial.rglob("*")):
-            _flush(path)
-        if out.exists():
-            out.rmdir()
-        partial.rename(out)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-
-
-def _flush(path: Path) -> None:
-    """Have a file's contents on the disk before the directory gets its final name."""
-    if path.is_file():
-        with path.open("r+b") as file:
-            os.fsync(file.fileno())
