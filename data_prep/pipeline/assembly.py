@@ -17,6 +17,8 @@ from fedcmi_flwr.data.schema import DatasetSpec, ModalitySpec, array_path, write
 
 CHUNK_BYTES = 1 << 24
 """What is read at a time where rows are copied or measured."""
+MEASURED_OVER = {"series": (0, 2), "vector": (0,)}
+"""Kind -> axes of [samples, *shape] that one mean and deviation are taken over, where these are not all."""
 ROUNDING = 1e-10
 """Standard deviation of what never changes, relative to its mean: sums are rounded."""
 
@@ -95,13 +97,14 @@ def _describe(directory: Path, stream: Stream, has: NDArray[np.bool_]) -> Modali
 def _measure(directory: Path, stream: Stream, has: NDArray[np.bool_]) -> MeanStd:
     """Return mean and standard deviation over the train samples that have the modality.
 
-    One of each over all values, but of a series, whose channels may have units of their own, one a channel.
+    One of each over all values; but one a channel of a series, and one a feature of a vector, which may have units of
+    their own.
     """
     if not has.any():
         raise PrepError(f"no train sample has {stream.name}: there is nothing to normalise it by.")
     rows = np.load(array_path(directory, "train", stream.name), mmap_mode="r")
     positions = np.flatnonzero(has).tolist()
-    axes = (0, 2) if stream.kind == "series" else tuple(range(rows.ndim))
+    axes = MEASURED_OVER.get(stream.kind, tuple(range(rows.ndim)))
     total = sum(chunk.sum(axes, np.float64, keepdims=True) for chunk in _chunks(rows, positions))
     count = len(positions) * rows[0].size / np.size(total)
     mean = np.asarray(total) / count
@@ -110,7 +113,7 @@ def _measure(directory: Path, stream: Stream, has: NDArray[np.bool_]) -> MeanStd
     constant = std <= ROUNDING * np.abs(mean)
     if constant.all():
         raise PrepError(f"{stream.name} never changes in the train split: there is nothing to learn from.")
-    std[constant] = 1  # a channel of many that never changes: fed to the encoder as 0
+    std[constant] = 1  # a channel or feature of many that never changes: fed to the encoder as 0
     if std.size == 1:
         return mean.item(), std.item()
     return tuple(mean.ravel().tolist()), tuple(std.ravel().tolist())
