@@ -13,19 +13,18 @@ import pandas as pd
 from server_app.bench.comparison import OWN, Comparison, read_comparison, sentences, shown_predictions
 from server_app.bench.fairness import fairness_caption, fairness_cells
 from server_app.bench.matrix import caption, read_matrices, subset_table
-from server_app.figures.charts import (
+from server_app.figures.drawing import (
     BLACK,
     COLOURS,
     GREY,
-    Chart,
     Line,
-    chart,
     draw_heat_map,
     draw_intervals,
     draw_lines,
     heat_map_height,
 )
 from server_app.figures.fairness import FIGURES
+from server_app.figures.savers import Chart, svg_chart
 from server_app.figures.statistics import (
     MAIN,
     Floats,
@@ -42,9 +41,9 @@ from server_app.figures.statistics import (
 from server_app.pages import html
 from server_app.pages.run import accuracy_label
 from server_app.pages.settings import as_text, environment_table, settings_tables, shared_and_different
+from server_app.run.held_out import evaluated_on
 from server_app.run.reader import ReportError, read_run
 from server_app.run.records import LAST_ROUNDS
-from server_app.run.summary import held_out
 
 _NUMBERS = ("accuracy", "best", "refused", *FIGURES)
 _COLUMNS = {"setting", "method", "seed", "prediction", *_NUMBERS}
@@ -222,7 +221,7 @@ def _matrix_table(setting: Setting, matrices: pd.DataFrame) -> list[str]:
 
 
 def _evaluated_on(setting: Setting) -> str:
-    return " or ".join(dict.fromkeys(held_out(config) for config in setting.configs.values()))
+    return " or ".join(dict.fromkeys(evaluated_on(config) for config in setting.configs.values()))
 
 
 def _table(setting: Setting) -> str:
@@ -265,8 +264,8 @@ def _charts(setting: Setting, colours: Mapping[str, str]) -> list[Chart]:
     return [
         _interval_chart(setting),
         _class_chart(setting),
-        chart("accuracy-over-rounds", setting.name, "Accuracy over rounds", caption, 3.6, over_rounds),
-        chart("accuracy-over-bytes", setting.name, "Accuracy over bytes", caption, 3.6, over_bytes),
+        svg_chart("accuracy-over-rounds", setting.name, "Accuracy over rounds", caption, 3.6, over_rounds),
+        svg_chart("accuracy-over-bytes", setting.name, "Accuracy over bytes", caption, 3.6, over_bytes),
     ]
 
 
@@ -290,7 +289,7 @@ def _interval_chart(setting: Setting) -> Chart:
     draw = partial(draw_intervals, rows=setting.labels, means=means, halves=halves, names=setting.predictions)
     caption = "Mean over the seeds with 95 % intervals."
     height = 1.1 + 0.3 * len(setting.methods)
-    return chart("intervals", setting.name, "Accuracy of the methods", caption, height, draw)
+    return svg_chart("intervals", setting.name, "Accuracy of the methods", caption, height, draw)
 
 
 def _class_chart(setting: Setting) -> Chart:
@@ -306,7 +305,7 @@ def _class_chart(setting: Setting) -> Chart:
     )
     caption = f"Prediction: {MAIN}. Mean of the last {LAST_ROUNDS} rounds over the seeds."
     height = heat_map_height(len(values))
-    return chart("class-accuracy", setting.name, "Accuracy of each class", caption, height, draw)
+    return svg_chart("class-accuracy", setting.name, "Accuracy of each class", caption, height, draw)
 
 
 def _unfinished(directory: Path) -> list[str]:

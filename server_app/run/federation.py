@@ -47,8 +47,8 @@ from server_app.run.records import round_line, round_record
 from server_app.run.resume import package_versions, remove_resumables
 
 logger = logging.getLogger("flwr.fedcmi")
-PLACES = ("data", "run-dir", "pretrained")
-"""Keys that name places on the server's machine, which are no business of who gets the model; config.json has them."""
+PATH_KEYS = ("data", "run-dir", "pretrained")
+"""Keys that name paths on the server's machine, which are no business of who gets the model; config.json has them."""
 
 
 class Federation:
@@ -80,7 +80,7 @@ class Federation:
         views = views_from(config.views)
         check_views(views, stored.modalities)
         sources = (prepared, chosen, config.data, config.training.seed)
-        self.held_out = replace(reported_samples(*sources), views=views)
+        self.test_samples = replace(reported_samples(*sources), views=views)
         calibration = calibration_samples(*sources)
         self.calibration = None if calibration is None else replace(calibration, views=views)
         check_stored("freeze", split_names(config.model.freeze), stored.modality_names)
@@ -168,7 +168,7 @@ class Federation:
             if not self.strategy.releases:  # not even one round fits into the budget
                 raise
             logger.info("the run ends here: %s", error)
-        self.directory.finish(resolved, self.data.classes, self.conclude())
+        self.directory.finish(resolved, self.conclude())
         remove_resumables(self.directory.path)
         logger.info("finished; results in %s", self.directory.path)
 
@@ -216,7 +216,7 @@ class Federation:
         if self.strategy.privacy is not None:
             self.directory.write_account(self.strategy.releases)  # before anything that it accounts for
         self._load(server_round, values)
-        batches = self.held_out.evaluation_batches(self.spec.modalities, choose_device(self.config.machine.device))
+        batches = self.test_samples.evaluation_batches(self.spec.modalities, choose_device(self.config.machine.device))
         counts = evaluate(self.model, batches, method.votes)
         self._save(Decisions(self.spec.modalities, uncalibrated(method.votes)))
         record = round_record(server_round, counts, self.strategy.report if server_round else None)
@@ -244,7 +244,7 @@ class Federation:
         -------
         What summary.md says of it.
         """
-        decisions, rows = conclude(self.model, self.held_out, self.calibration, self.config.method.votes)
+        decisions, rows = conclude(self.model, self.test_samples, self.calibration, self.config.method.votes)
         self._save(decisions)
         write_matrix(self.directory.matrix_path, rows)
         write_card(self.directory)
@@ -258,7 +258,7 @@ class Federation:
         """Write the model as it is, with how it decides."""
         votes = decisions.default.votes
         rule = {"self-head-votes": votes.self_heads, "infiltration-votes": votes.infiltration_heads}
-        settings = {key: value for key, value in self.config.raw.items() if key not in PLACES}
+        settings = {key: value for key, value in self.config.raw.items() if key not in PATH_KEYS}
         described = {"run-config": settings, **rule, "decisions": decisions.to_json()}
         notes = {"round": self.server_round, **described, "recipes": self.recipes}
         whole = to_arrays(self.model.state_dict())  # with the frozen trunks, so that it can be loaded alone

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 
 from client_app.app import app as client_app
-from server_app.launch import start as launch
+from server_app.launch.start import resolve, run_in_process
 
 LIGHT = {"num-server-rounds": 3, "local-epochs": 1, "multimodal-ratio": 0.5, "fraction-train": 0.34}
 
 
 def _run(directory: Path, data: Path, **changes: Any) -> Path:  # noqa: ANN401
-    raw = launch.resolve(None, {**LIGHT, "data": str(data), **changes}, [f"run-dir={directory}"])
-    return launch.run_in_process(raw, 6, client_app, lambda line: None)
+    raw = resolve(None, {**LIGHT, "data": str(data), **changes}, [f"run-dir={directory}"])
+    return run_in_process(raw, 6, client_app, lambda line: None)
 
 
 @pytest.fixture(scope="session")

@@ -39,9 +39,9 @@ from fedcmi_flwr.simulation.local_grid import LocalGrid
 from server_app.app import run as run_server
 from server_app.deploy import processes, services
 from server_app.deploy.certificates import make_authority, make_node_key
-from server_app.deploy.plan import Node, read_plan
-from server_app.launch import start as launch
+from server_app.deploy.deployment import Device, read_deployment
 from server_app.launch.flower_cli import CONNECTION, ask, flower_environment, free_port, program, tail
+from server_app.launch.start import resolve
 from server_app.pyproject import project_directory
 from server_app.run.directory import read_metrics
 from server_app.run.records import final_accuracy
@@ -139,8 +139,8 @@ class Story:
         make_node_key(self.stranger, "stranger")
         shutil.copyfile(self.kit / "server" / "ca.crt", self.stranger / "ca.crt")
         address = f"127.0.0.1:{json.loads((self.home / 'ports.json').read_text())['superlink']}"
-        node = Node("stranger", 4, ("audio",), str(self.parts["edge-audio"]))
-        command = services.supernode_command(read_plan(self.kit), node, self.stranger, address, free_port())
+        node = Device("stranger", 4, ("audio",), str(self.parts["edge-audio"]))
+        command = services.supernode_command(read_deployment(self.kit), node, self.stranger, address, free_port())
         environment = flower_environment(self.stranger)
         processes.start(self.home / "stranger", [program(command[0]), *command[1:]], environment)
 
@@ -258,7 +258,7 @@ def test_the_server_ends_with_a_model_of_both_modalities(story: Story) -> None:
 def test_accuracy_is_that_of_an_undisturbed_run(story: Story, records: list[dict[str, Any]]) -> None:
     logging.getLogger("flwr").setLevel(logging.ERROR)
     run_dir = story.root / "undisturbed"
-    raw = launch.resolve(story.kit / "server" / "run.toml", {**SETTINGS, "run-dir": str(run_dir)}, [])
+    raw = resolve(story.kit / "server" / "run.toml", {**SETTINGS, "run-dir": str(run_dir)}, [])
     nodes = [
         {"partition-id": place, "modalities": "+".join(owned), "data": str(story.parts[name])}
         for place, (name, owned) in enumerate(edges.EDGES.items())

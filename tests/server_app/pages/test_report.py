@@ -18,13 +18,14 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from server_app.bench import table as bench_table
 from server_app.bench.comparison import Comparison, read_comparison
 from server_app.bench.experiments import plan
-from server_app.figures.charts import BLACK, COLOURS, chart, draw_lines, draw_nodes
+from server_app.bench.table import write_results
+from server_app.figures.drawing import BLACK, COLOURS, draw_lines, draw_nodes
 from server_app.figures.fairness import FIGURES
+from server_app.figures.savers import svg_chart
 from server_app.figures.statistics import class_accuracy, cumulative_megabytes, mean_and_interval
-from server_app.pages import bench as bench_page
+from server_app.pages.bench import Setting, method_colours, method_lines, read_setting
 from server_app.pages.report import write_report
 from server_app.pages.run import NO_TEMPERATURES
 from server_app.run.directory import read_metrics
@@ -325,7 +326,7 @@ def test_the_page_of_a_bench_keeps_to_the_tables_order_baseline_and_sentences(be
     (bench_copy / "small" / "fedavg" / "seed1" / "summary.md").unlink()
     _edit_records(bench_copy / "small" / "fedavg" / "seed0", lambda record: record["refused"].append("why"))
     planned = plan({"small": {row: {"method": row} for row in ("fedavg", "fedcmi-plus")}}, 2, 4, bench_copy)
-    table = bench_table.write_results(planned, "fedcmi-plus", None, bench_copy)
+    table = write_results(planned, "fedcmi-plus", None, bench_copy)
     page = _page(bench_copy, bench_copy / "page.html")
     own, *others = re.findall(r"^\| fedavg \(1 seed\) \| (.*?) \| (.*?) \| (.*?) \|", table, re.MULTILINE)[0]
     assert re.fullmatch(r"\d+\.\d \([+-]\d+\.\d\)", own)
@@ -344,8 +345,8 @@ def test_the_baseline_is_black_wherever_it_stands() -> None:
     )
     curves: dict[str, list[Any]] = {"a": [], "fedavg": [], "b": []}
     compared = Comparison(["a", "fedavg", "b"], "fedavg", {"s": 0.5})
-    setting = bench_page.Setting("s", frame, compared, curves, {}, [], [])
-    found = bench_page.method_colours([setting], "fedavg")
+    setting = Setting("s", frame, compared, curves, {}, [], [])
+    found = method_colours([setting], "fedavg")
     assert found == {"fedavg": BLACK, "a": COLOURS[0], "b": COLOURS[1]}
 
 
@@ -354,10 +355,10 @@ def test_lines_of_a_bench_are_as_long_as_their_runs(bench_copy: Path) -> None:
     metrics = bench_copy / "small" / "fedavg" / "seed1" / "metrics.jsonl"
     metrics.write_text("".join(metrics.read_text().splitlines(keepends=True)[:-1]))
     results = pd.read_csv(bench_copy / "results.csv")
-    setting = bench_page.read_setting(bench_copy, "small", results, read_comparison(bench_copy))
+    setting = read_setting(bench_copy, "small", results, read_comparison(bench_copy))
     colours = {"fedavg": BLACK, "fedcmi-plus": COLOURS[0]}
     for over_bytes in (False, True):
-        lines = bench_page.method_lines(setting, colours, over_bytes)
+        lines = method_lines(setting, colours, over_bytes)
         assert [(line.label, len(line.x), len(line.y)) for line in lines] == [("fedavg", 2, 2), ("fedcmi-plus", 3, 3)]
 
 
@@ -426,7 +427,7 @@ def test_a_large_bench_stays_small_and_says_which_methods_are_grey(plus_run: Pat
 def test_a_chart_says_what_it_shows_to_those_who_do_not_see_it() -> None:
     """Even where there is nothing to draw."""
     empty = partial(draw_lines, lines=[], xlabel="x", ylabel="y", limits=(0, 1))
-    made = chart("losses", "two words", "A <title>", "and more", 2, empty)
+    made = svg_chart("losses", "two words", "A <title>", "and more", 2, empty)
     assert made.id == "losses-two-words"
     assert 'role="img" aria-label="A &lt;title&gt;. and more"' in made.svg
 
