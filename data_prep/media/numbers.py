@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from data_prep.errors import UnreadableFileError
 
 
-def read_numbers(path: Path, what: str) -> tuple[list[str] | None, NDArray[np.float64]]:
+def read_numbers(path: Path, what: str, axes: str) -> tuple[list[str] | None, NDArray[np.float64]]:
     """Read the numbers of a file.
 
     Parameters
@@ -18,6 +18,8 @@ def read_numbers(path: Path, what: str) -> tuple[list[str] | None, NDArray[np.fl
         ``.npy`` with one or two axes; anything else is read as CSV, of which the first row may be a header.
     what
         What it should be, for messages: "series", "vector".
+    axes
+        Of what it should be, for messages: "[time, channels]".
 
     Returns
     -------
@@ -33,7 +35,7 @@ def read_numbers(path: Path, what: str) -> tuple[list[str] | None, NDArray[np.fl
     try:
         header, numbers = (None, np.load(path, allow_pickle=False)) if path.suffix == ".npy" else _read_csv(path)
         if numbers.ndim not in (1, 2) or not numbers.size or numbers.dtype.kind not in "fiub":
-            raise ValueError(f"{numbers.dtype} of shape {numbers.shape}, expected numbers with one or two axes")
+            raise ValueError(f"{numbers.dtype} of shape {numbers.shape}, expected numbers {axes}")
         if not np.isfinite(numbers).all():
             raise ValueError("holds numbers that are infinite or missing")
     except (ValueError, EOFError, csv.Error) as error:

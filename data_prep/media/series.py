@@ -33,7 +33,7 @@ def read_series(path: Path) -> Float[np.ndarray, "time channels"]:
     UnreadableFileError
         There is no such file, or it is empty, ragged, not numbers, or not finite.
     """
-    _, numbers = read_numbers(path, "series")
+    _, numbers = read_numbers(path, "series", "[time, channels]")
     return numbers.reshape(len(numbers), -1)
 
 

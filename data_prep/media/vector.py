@@ -37,7 +37,7 @@ def read_vector(path: Path, columns: Sequence[str] | None = None) -> Float[np.nd
     UnreadableFileError
         There is no such file, or it is empty, more than one sample, not numbers, not finite, or lacks a column.
     """
-    header, numbers = read_numbers(path, "vector")
+    header, numbers = read_numbers(path, "vector", "[features]")
     if numbers.size != max(numbers.shape):
         raise UnreadableFileError(path, f"numbers of shape {list(numbers.shape)}; give one row, the sample's.")
     vector = numbers.ravel()

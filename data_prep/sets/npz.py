@@ -150,7 +150,7 @@ def prepare(
 
 def _chosen(file: Path, arrays: Arrays, wanted: Sequence[Modality] | None) -> list[Modality]:
     """Return the modalities' names; what is no modality cannot be wanted."""
-    count = len(_column(file, arrays, LABEL, arrays.get(LABEL)))
+    count = len(_column(file, arrays, LABEL, None))
     own = [name for name in arrays if name not in OWN_ARRAYS and not name.startswith(f"{LABEL}_")]
     usable = [name for name in own if arrays[name].ndim > 1 and len(arrays[name]) == count]
     for name in wanted or ():
