@@ -134,7 +134,7 @@ def test_files_of_one_sample_become_what_is_stored(tmp_path: Path) -> None:
     row = [each["id"] for each in rows if each["split"] == rows[4]["split"]].index("p4")
     for name in ("lab", "gait"):
         np.testing.assert_array_equal(chunk.inputs[name][0], np.load(out / rows[4]["split"] / f"{name}.npy")[row])
-    with pytest.raises(PrepError, match=r"may be one of \['lab', 'gait'\]; give lab="):
+    with pytest.raises(PrepError, match=r"may be one of \['gait', 'lab'\]; give gait="):
         match([str(tmp_path / "p4.csv")], recipes)
 
 
