@@ -72,6 +72,7 @@ def plot_bench(bands: Mapping[str, Mapping[str, Band]], path: Path) -> None:
 
 def _row_colours(rows: Sequence[str]) -> dict[str, str]:
     """Return a colour for each row; of more rows than COLOURS, some are hard to tell apart."""
-    many = [matplotlib.colors.to_hex(colour) for colour in matplotlib.colormaps["tab20"].colors]
+    tab20 = matplotlib.colormaps["tab20"]
+    many = [matplotlib.colors.to_hex(tab20(index)) for index in range(20)]
     palette = COLOURS if len(rows) <= len(COLOURS) else many
     return {row: palette[index % len(palette)] for index, row in enumerate(rows)}

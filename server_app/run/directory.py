@@ -130,7 +130,7 @@ class RunDirectory:
     def write_error(self, error: Exception) -> None:
         """Write why the run failed to error.txt: the reason on the first line, then the traceback."""
         text = "".join(traceback.format_exception(error))
-        (self.path / "error.txt").write_text(f"{type(error).__name__}: {error}\n\n{text}", encoding="utf-8")
+        write_atomically(self.path / "error.txt", f"{type(error).__name__}: {error}\n\n{text}")
 
     def finish(self, config: Mapping[str, Any], more: Sequence[str] = ()) -> None:
         """Write the plots and then, since a run with a summary is finished, summary.md from metrics.jsonl.

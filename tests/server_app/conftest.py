@@ -1,5 +1,6 @@
 """Small finished runs and a small finished bench to make reports of; tests that change one copy it."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -49,3 +50,15 @@ def bench_dir(tmp_path_factory: pytest.TempPathFactory, av_digits_dir: Path) -> 
     chosen = ["--methods", "fedavg,fedcmi-plus", "--seeds", "2", "--num-nodes", "4", "--data", str(av_digits_dir)]
     subprocess.run([*program, *chosen], check=True, capture_output=True, timeout=600)
     return directory / "bench"
+
+
+@pytest.fixture
+def copy(tmp_path: Path, plus_run: Path) -> Path:
+    """Return a copy of a run, to be changed."""
+    return Path(shutil.copytree(plus_run, tmp_path / "copy"))
+
+
+@pytest.fixture
+def bench_copy(tmp_path: Path, bench_dir: Path) -> Path:
+    """Return a copy of a bench, to be changed."""
+    return Path(shutil.copytree(bench_dir, tmp_path / "bench"))
