@@ -8,6 +8,13 @@ import typer
 from server_app.commands.engine import Engine
 from server_app.commands.terminal import console, end_with_what_was_started, fail
 
+BenchSettingsArgument = Annotated[
+    list[str] | None,
+    typer.Argument(
+        help="Settings: names of files in server_app/recipes, or TOML files of your own; of a suite, names such as "
+        "mfeat-half or '*-half', all without any."
+    ),
+]
 SettingsArgument = Annotated[
     list[str], typer.Argument(help="Settings: names of files in server_app/recipes, or TOML files of your own.")
 ]
@@ -17,16 +24,24 @@ MethodsOption = Annotated[
 
 
 def bench(
-    settings: SettingsArgument,
     out: Annotated[Path, typer.Option(help="Where runs and tables go; a second call goes on where it stopped.")],
-    methods: MethodsOption = "methods",
+    settings: BenchSettingsArgument = None,
+    suite: Annotated[
+        str | None, typer.Option(help="Several sets in one table: paired, or a TOML file of your own.")
+    ] = None,
+    data_root: Annotated[
+        Path | None, typer.Option(help="Of a suite: directory with a prepared directory or NPZ file for each set.")
+    ] = None,
+    methods: Annotated[
+        str | None, typer.Option(help="Rows, joined by commas, as for tune; default: 'methods', or the suite's.")
+    ] = None,
     tuned: Annotated[Path | None, typer.Option(help="tuned.toml of `fedcmi tune`.")] = None,
     baseline: Annotated[str | None, typer.Option(help="Row to compare with; default: fedavg, or the first.")] = None,
     target: Annotated[
         float | None, typer.Option(min=0, max=100, help="Accuracy in % to reach; default: the baseline's.")
     ] = None,
     data: Annotated[str | None, typer.Option(help="Built-in data set or prepared directory.")] = None,
-    num_nodes: Annotated[int, typer.Option(min=1, help="Simulated nodes.")] = 10,
+    num_nodes: Annotated[int | None, typer.Option(min=1, help="Simulated nodes; default: 10, or the suite's.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Seeds 0 to N - 1.")] = 5,
     jobs: Annotated[int, typer.Option(min=1, help="Runs at a time; on Ray one.")] = 1,
     engine: Annotated[Engine, typer.Option(help="Ray, or each run in one process: the same numbers.")] = (
@@ -34,31 +49,40 @@ def bench(
     ),
     set_: Annotated[list[str] | None, typer.Option("--set", help="key=value for all runs; repeatable.")] = None,
 ) -> None:
-    """Run rows x settings x seeds, and write results.csv, table.md and plots."""
+    """Run rows x settings x seeds, and write results.csv, table.md and plots; of a suite, suite.md over its sets."""
     from rich.markdown import Markdown
 
-    from server_app.bench.configs import bench_configs, choose_baseline, find_rows, find_settings, read_tuned
+    from server_app.bench.configs import combined_configs, read_tuned
     from server_app.bench.experiments import plan, reserve, run_all
     from server_app.bench.jobs import alone_in
+    from server_app.bench.suite import choose_settings, choose_suite, read_suite
+    from server_app.bench.suite_table import write_suite
     from server_app.bench.table import write_results
 
     end_with_what_was_started()
     on_flower = engine is Engine.FLOWER
     try:
-        rows = find_rows(methods.split(","))
-        chosen = choose_baseline(baseline, rows)
+        if (data if suite else data_root) is not None:
+            raise ValueError("--data is for settings and --data-root for a --suite; give the one that fits.")
+        if suite:
+            asked = (settings or [], methods, baseline, num_nodes, data_root, console.print)
+            chosen = choose_suite(read_suite(suite), *asked)
+        else:
+            chosen = choose_settings(settings or [], methods, baseline, num_nodes)
         values = read_tuned(tuned) if tuned else {}
-        untuned = [row.stem for row in rows if tuned and row.stem not in values]
+        untuned = [row.stem for row in chosen.rows if tuned and row.stem not in values]
         if untuned:
             console.print(f"not in {tuned}, so with their own values: {', '.join(untuned)}")
-        found = find_settings(settings)
         options = {"data": data, "checkpoint-every": 0}  # an unfinished run of a bench is made anew
-        configs = bench_configs(found, rows, values, options, set_ or [])
+        configs = combined_configs(chosen.values, chosen.rows, values, options, set_ or [])
         with alone_in(out):
-            reserve(out, num_nodes, configs)
-            planned = plan(configs, seeds, num_nodes, out)
+            reserve(out, chosen.num_nodes, configs)
+            planned = plan(configs, seeds, chosen.num_nodes, out)
             failed = run_all(planned, 1 if on_flower else jobs, on_flower, console.print)
-            console.print(Markdown(write_results(planned, chosen, target, out)))
+            text = write_results(planned, chosen.baseline, target, out)
+            if suite:
+                text = write_suite(planned, chosen.sets, out)
+            console.print(Markdown(text))
     except (OSError, ValueError) as error:
         raise fail(error) from error
     console.print(f"results: {out / 'results.csv'}, {out / 'table.md'}, {out / 'accuracy-*.png'}", markup=False)
