@@ -27,16 +27,15 @@ import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Unpack
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.errors import PrepError, UnreadableFileError
-from data_prep.pipeline.plan import MEASURED, Plan, Planned, Stream
-from data_prep.pipeline.prepare import Execution
-from data_prep.pipeline.prepare import prepare as prepare_plan
-from data_prep.pipeline.writer import Exclusion, tool_versions
+from data_prep.pipeline.execution import SERIAL, Execution
+from data_prep.pipeline.plan import MEASURED, Exclusion, Plan, Planned, Stream, tool_versions
+from data_prep.pipeline.prepare import prepare_plan
 from fedcmi_flwr.data.prepared import check_modality_names
 from fedcmi_flwr.types import Modality
 
@@ -96,7 +95,7 @@ def prepare(
     modalities: Sequence[Modality] | None = None,
     label: str = LABEL,
     classes: Sequence[str] | None = None,
-    **execution: Unpack[Execution],
+    execution: Execution = SERIAL,
 ) -> Path:
     """Prepare the arrays of an NPZ file; the same file and settings give the same bytes.
 
@@ -112,8 +111,8 @@ def prepare(
         Name of the array that holds the classes.
     classes
         Their names, in the order of the sorted labels; None: the labels themselves.
-    **execution
-        ``workers``, ``max_bad`` and ``show`` of :func:`data_prep.pipeline.prepare.prepare`.
+    execution
+        Workers, how many samples may be left out because a file of theirs cannot be used, and who is told.
 
     Returns
     -------
@@ -145,7 +144,7 @@ def prepare(
         empty = [Exclusion(each.id, each.split, file.name, LACKS_ALL) for each in samples if not each.jobs]
         return Plan(labelled, streams, kept, empty, tool_versions("numpy"))
 
-    return prepare_plan(out, NAME, settings, make_plan, **execution)
+    return prepare_plan(out, NAME, settings, make_plan, execution)
 
 
 def _chosen(file: Path, arrays: Arrays, wanted: Sequence[Modality] | None) -> list[Modality]:

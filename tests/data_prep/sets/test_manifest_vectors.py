@@ -10,6 +10,7 @@ from federated import federate
 
 from data_prep.errors import PrepError
 from data_prep.files.raw_samples import chunks, match
+from data_prep.pipeline.execution import Execution
 from data_prep.sets import manifest
 from data_prep.sets.manifest import features_of, kind_of, parse_modalities
 from fedcmi_flwr.data.prepared import load_split
@@ -90,7 +91,7 @@ def test_empty_cells_are_a_modality_that_is_lacked_and_some_are_counted(tmp_path
     path = write(tmp_path / "raw", rows)
     with pytest.raises(PrepError, match=r"samples\.csv:4: bmi missing beside values of the same vector"):
         manifest.prepare(path, tmp_path / "raw", tmp_path / "out", MODALITIES)
-    out = manifest.prepare(path, tmp_path / "raw", tmp_path / "out", MODALITIES, max_bad=1)
+    out = manifest.prepare(path, tmp_path / "raw", tmp_path / "out", MODALITIES, execution=Execution(max_bad=1))
     samples = load_split(out, "train")
     assert samples.has[:3].tolist() == [[False, True], [False, True], [True, True]]
     assert np.load(out / "train" / "lab.npy")[0].tolist() == [0, 0]

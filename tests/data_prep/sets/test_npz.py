@@ -10,7 +10,8 @@ from arrays import make_arrays, write_arrays
 from PIL import Image
 
 from data_prep.errors import PrepError
-from data_prep.files.recipes import Source, make_sample
+from data_prep.files.makers import Source, make_sample
+from data_prep.pipeline.execution import Execution
 from data_prep.sets import npz
 from fedcmi_flwr.data.prepared import load_split
 from fedcmi_flwr.data.schema import read_recipes, read_spec, samples_path
@@ -98,7 +99,7 @@ def test_a_sample_of_nan_lacks_the_modality_and_a_hole_is_counted(tmp_path: Path
     file, chosen = write_arrays(tmp_path / "set.npz", **arrays), {"modalities": ["lab", "motion"]}
     with pytest.raises(PrepError, match=r"set\.npz: array 'motion', row 3: 1 of 18 values are not finite"):
         npz.prepare(file, tmp_path / "out", **chosen)
-    out = npz.prepare(file, tmp_path / "out", max_bad=1, **chosen)
+    out = npz.prepare(file, tmp_path / "out", execution=Execution(max_bad=1), **chosen)
     samples = load_split(out, "train")
     assert samples.has[:2].tolist() == [[False, True], [True, True]]
     with (out / "excluded.csv").open(newline="") as table:
