@@ -162,7 +162,16 @@ def _difference_cells(difference: pd.Series, found: SuiteResults) -> list[str]:
 
 
 def clear_sign(differences: Sequence[float]) -> int:
-    """Return the sign of a mean difference whose interval excludes 0; else 0, and so for one seed.
+    """Return the sign of a mean difference whose interval excludes 0.
+
+    Parameters
+    ----------
+    differences
+        One for each seed.
+
+    Returns
+    -------
+    -1, 0 or 1; 0 where the interval holds it, and so for one seed, which has none.
 
     Examples
     --------

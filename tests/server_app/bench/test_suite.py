@@ -8,17 +8,22 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from arrays import write_arrays
+from typer.testing import CliRunner
 
 from fedcmi_flwr.config.sections import ConfigError
 from fedcmi_flwr.data.schema import read_spec
 from fedcmi_flwr.models.building import encoder_names
 from fedcmi_flwr.models.encoders import ENCODERS
 from fedcmi_flwr.run_config import read_run_config
+from server_app.bench import tuning
 from server_app.bench.configs import combined_configs
 from server_app.bench.suite import Suite, choose_settings, choose_suite, locate_sets, read_suite
+from server_app.commands import bench
+from server_app.commands.main import app
 
 README_COMMAND = "fedcmi bench --suite paired --data-root ARRAYS --out runs/paired"
 RECIPE = """
@@ -197,7 +202,38 @@ def test_a_suite_is_run_gone_on_with_and_honest(folder: Path) -> None:
     assert record["settings"].keys() == {"toys-all", "toys-half", "colours-all", "colours-half"}
 
 
-def test_options_that_do_not_fit_are_refused(folder: Path) -> None:
-    done = _bench(folder, "--data", "av-digits")
-    assert done.returncode == 1
-    assert "--data is for settings and --data-root for a --suite" in done.stderr
+def test_a_suite_is_tuned_on_the_settings_that_are_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What would be tuned is looked at, not run: each setting with the data of its set."""
+    seen: list[Any] = []
+
+    class Recorder:
+        def __init__(self, configs: Any, seeds: int, num_nodes: int, *rest: Any) -> None:  # noqa: ANN401
+            seen.extend([configs, seeds, num_nodes])
+
+        def run(self) -> None:
+            (folder / "tuned" / "tuned.toml").write_text("")
+
+    monkeypatch.setattr(tuning, "Tuning", Recorder)
+    monkeypatch.setattr(bench, "end_with_what_was_started", lambda: None)  # signal handlers are pytest's here
+    given = ["--suite", str(folder / "mine.toml"), "--data-root", str(folder / "data"), "--out", str(folder / "tuned")]
+    done = CliRunner().invoke(app, ["tune", *given, "toys-all", "colours-half"])
+    assert done.exit_code == 0, done.output
+    configs, seeds, num_nodes = seen
+    assert (seeds, num_nodes, list(configs)) == (1, 3, ["toys-all", "colours-half"])
+    for setting, rows in configs.items():
+        assert list(rows) == ["fedavg", "fedcmi-plus"]
+        raw = rows["fedavg"]
+        assert Path(raw["data"]).name.startswith(setting.partition("-")[0])
+        assert raw["validation-share"] == tuning.VALIDATION_SHARE
+
+
+@pytest.mark.parametrize("command", ["bench", "tune"])
+@pytest.mark.parametrize("given", [["av-digits", "--data-root", "x"], ["--suite", "paired", "--data", "x"]])
+def test_options_that_do_not_fit_are_refused(
+    command: str, given: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench, "end_with_what_was_started", lambda: None)
+    done = CliRunner().invoke(app, [command, *given, "--out", str(tmp_path / "out")])
+    assert done.exit_code == 1
+    assert "--data is for settings and --data-root for a --suite" in " ".join(done.output.split())
+    assert not (tmp_path / "out").exists()
