@@ -274,7 +274,6 @@ def test_faulty_modalities_are_named(options: list[str], words: str) -> None:
         ({"sizes": Sizes(points=1)}, "points = 1"),
         ({"sizes": Sizes(seconds=0.0)}, r"seconds = 0\.0"),
         ({"sizes": Sizes(image_size=0)}, "image size 0"),
-        ({"workers": 0}, "workers = 0"),
     ],
 )
 def test_faulty_options_are_named(raw: Path, tmp_path: Path, changes: dict[str, object], words: str) -> None:
