@@ -115,7 +115,10 @@ def read_run_config(raw: Mapping[str, Scalar]) -> RunConfig:
         raise ConfigError(str(error)) from error
     if raw["fusion"] in FUSIONS and raw["fusion"] not in method.fusions:
         raise ConfigError(f"fusion = {raw['fusion']!r}: method {name!r} needs {' or '.join(method.fusions)}.")
-    sections: dict[str, Any] = {part: read_section(kind, raw) for part, kind in SECTIONS.items()}
+    try:
+        sections: dict[str, Any] = {part: read_section(kind, raw) for part, kind in SECTIONS.items()}
+    except ModuleNotFoundError as error:  # of an extra that the configuration needs
+        raise ConfigError(str(error)) from error
     _check_together(sections, method)
     return RunConfig(run_dir, name, method, raw=dict(raw), **sections)
 
@@ -148,5 +151,5 @@ def _read_run_dir(raw: Mapping[str, Scalar]) -> str:
 
 
 def section_keys() -> dict[str, list[str]]:
-    """Return the keys of every section of the run-config; a key may be in two of them."""
-    return {part: keys_of(kind) for part, kind in SECTIONS.items()}
+    """Return the keys of every section of the run-config by its name in words; a key may be in two of them."""
+    return {part.replace("_", " "): keys_of(kind) for part, kind in SECTIONS.items()}
