@@ -14,8 +14,9 @@ from fedcmi_flwr import wire
 from fedcmi_flwr.aggregation.optimizers import ServerOptimizer
 from fedcmi_flwr.methods import METHODS
 from fedcmi_flwr.simulation.local_grid import LocalGrid
-from fedcmi_flwr.strategy.fedcmi import FedCMI
+from fedcmi_flwr.strategy import FedCMI
 from fedcmi_flwr.strategy.guards import Guards
+from fedcmi_flwr.strategy.sampling import Sampling
 
 GROUPS = {"audio": ["ear."], "visual": ["eye."]}
 ARRAYS = {
@@ -60,7 +61,8 @@ LINES = Lines()
 
 def strategy_of(method: str, defended: bool = False) -> FedCMI:
     """Return a strategy that knows the nodes; ``defended``: with every bound and a server optimiser."""
-    options: dict[str, Any] = {"min_available_nodes": 1, "min_train_nodes": 1, "fraction_evaluate": 1.0}
+    sampling = Sampling(min_available_nodes=1, min_train_nodes=1, fraction_evaluate=1.0)
+    options: dict[str, Any] = {"sampling": sampling}
     if defended:
         options["guards"] = Guards(max_update_norm=1.0, max_example_ratio=2.0)
         options["server_optimizer"] = ServerOptimizer("fedadam", 0.01, 0.9)
