@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fedcmi_flwr.strategy.fedcmi import FedCMI
+from fedcmi_flwr.strategy import FedCMI
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message
 from fuzzing import ARRAYS, HONEST, HOSTILE, LINES, NODES, Connected, fuzzed, strategy_of
 from hypothesis import given
