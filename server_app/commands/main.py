@@ -2,6 +2,7 @@
 
 import logging
 from enum import StrEnum
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,12 +12,12 @@ from rich.markup import escape
 from server_app.commands.deploy import deploy
 from server_app.commands.predict import export, predict
 from server_app.commands.prep import inspect, prep
-from server_app.commands.terminal import console, end_with_what_was_started, fail
+from server_app.commands.terminal import Commands, console, end_with_what_was_started, fail
 
 if TYPE_CHECKING:
     from server_app.launch.record import Launch
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(cls=Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(prep, name="prep")
 app.add_typer(deploy, name="deploy")
 app.command()(inspect)
@@ -36,6 +37,21 @@ class Engine(StrEnum):
 
     FLOWER = "flower"
     IN_PROCESS = "in-process"
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"fedcmi-flwr {version('fedcmi-flwr')}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    _: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """FedCMI: balanced multi-modal federated learning via cross-modal infiltration, on Flower."""
 
 
 @app.command()

@@ -42,7 +42,7 @@ from server_app.deploy.certificates import make_authority, make_node_key
 from server_app.deploy.plan import Node, read_plan
 from server_app.launch import start as launch
 from server_app.launch.flower_cli import CONNECTION, ask, flower_environment, free_port, program, tail
-from server_app.pyproject import project_directory
+from server_app.pyproject import HOME
 from server_app.run.directory import read_metrics
 from server_app.run.records import final_accuracy
 
@@ -54,7 +54,7 @@ from their undisturbed runs (at 90 to 95 %): this is three of their standard dev
 LONG = 240.0
 """Seconds that nothing takes, on a busy machine either."""
 FEDCMI = [sys.executable, "-m", "server_app.commands.main"]
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(project_directory())}
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(HOME)}
 
 
 class Story:
