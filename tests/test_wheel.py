@@ -88,7 +88,7 @@ class Installed:
         environment.pop("PYTHONPATH", None)
         program = [str(self._bin / command[0]), *command[1:]]
         return subprocess.run(
-            program, cwd=self.work, env=environment, capture_output=True, text=True, timeout=400, check=False
+            program, cwd=self.work, env=environment, capture_output=True, text=True, timeout=900, check=False
         )
 
     def opened(self) -> list[str]:

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 class MissingExtraError(ModuleNotFoundError):
     """A package of an extra is not installed; the text says which, and the command that installs it."""
 
-    def __init__(self, package: str | None, extra: str) -> None:
+    def __init__(self, module: str | None, extra: str) -> None:
+        package = (module or "").partition(".")[0]
         super().__init__(
             f"the package {package} is needed and not installed; pip install 'fedcmi-flwr[{extra}]'.", name=package
         )

@@ -4,6 +4,7 @@ import signal
 import sys
 from typing import Any
 
+import click
 import typer
 from rich.console import Console
 from rich.markup import escape
@@ -34,7 +35,7 @@ def fail(reason: object) -> typer.Exit:
 class Commands(TyperGroup):
     """The commands; where a package is missing, they end with the command that installs it."""
 
-    def invoke(self, ctx: typer.Context) -> Any:  # noqa: ANN401 (as typer has it)
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 (as click has it)
         """Run a command."""
         try:
             return super().invoke(ctx)
