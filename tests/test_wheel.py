@@ -28,6 +28,13 @@ def watch(event, arguments):
 sys.addaudithook(watch)
 """
 """Python code of every process of the environment: writes down which of the checkout's files are opened."""
+SCRIPT = """#!{python}
+import sys
+from {module} import {name}
+if __name__ == "__main__":
+    sys.exit({name}())
+"""
+"""What installers make of an entry point; processes that are forked from a server import it once more."""
 NODES = """
 [superlink]
 address = "127.0.0.1:18000"
@@ -77,8 +84,7 @@ class Installed:
 
     def _write_script(self, script: EntryPoint) -> None:
         path = self._bin / script.name
-        lines = ["import sys", f"from {script.module} import {script.attr}", f"sys.exit({script.attr}())"]
-        path.write_text("\n".join([f"#!{self._bin / 'python'}", *lines, ""]))
+        path.write_text(SCRIPT.format(python=self._bin / "python", module=script.module, name=script.attr))
         path.chmod(0o755)
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
