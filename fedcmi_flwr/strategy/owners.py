@@ -7,7 +7,7 @@ from fedcmi_flwr.aggregation.robust import RobustAggregation
 from fedcmi_flwr.strategy.groups import groups_of
 from fedcmi_flwr.strategy.round_report import RoundReport
 from fedcmi_flwr.types import SHARED
-from fedcmi_flwr.wire.messages import NodeUpdate
+from fedcmi_flwr.wire import NodeUpdate
 
 logger = logging.getLogger("flwr.fedcmi")
 

@@ -7,16 +7,19 @@ from fedcmi_flwr.data.schema import AXES, ModalitySpec
 from fedcmi_flwr.models.encoders.base import NORMALIZATIONS, Encoder
 from fedcmi_flwr.models.encoders.series import CNN1d
 from fedcmi_flwr.models.encoders.text import Bert
+from fedcmi_flwr.models.encoders.vector import MLP, Linear
 from fedcmi_flwr.models.encoders.vision import DenseNet121, ResNet18, SmallCNN
 
 __all__ = ["ENCODERS", "NORMALIZATIONS", "Encoder", "build_encoder"]
 
-ENCODERS: dict[str, type[SmallCNN | ResNet18 | DenseNet121 | Bert | CNN1d]] = {
+ENCODERS: dict[str, type[SmallCNN | ResNet18 | DenseNet121 | Bert | CNN1d | MLP | Linear]] = {
     "small-cnn": SmallCNN,
     "resnet18": ResNet18,
     "densenet121": DenseNet121,
     "bert": Bert,
     "cnn-1d": CNN1d,
+    "mlp": MLP,
+    "linear": Linear,
 }
 """Name -> class; its ``kinds`` say what it reads."""
 
