@@ -80,8 +80,8 @@ def load_split(directory: Path, split: str, modalities: Sequence[Modality] | Non
             f"{REPAIR}"
         )
     has = np.array([[m.name in names for m in chosen] for names in owned], dtype=bool).reshape(len(table), len(chosen))
-    groups = table["group"].to_numpy(dtype=np.str_)
-    return Samples(chosen, arrays, labels, groups, has, np.flatnonzero(has.any(axis=1)))
+    sources = table["group"].to_numpy(dtype=np.str_)
+    return Samples(chosen, arrays, labels, sources, has, np.flatnonzero(has.any(axis=1)))
 
 
 def _chosen(directory: Path, spec: DatasetSpec, modalities: Sequence[Modality] | None) -> tuple[ModalitySpec, ...]:

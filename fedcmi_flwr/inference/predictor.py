@@ -182,9 +182,9 @@ class Predictor:
                     f"inputs[{spec.name!r}]: sample {row} holds NaN or infinity; mend it, or say in present that the "
                     "sample lacks the modality."
                 )
-        moments = self.views.moments(spec, len(values), None)
-        if moments is not None:
-            values = values[:, torch.from_numpy(moments[0]).to(values.device)]
+        indices = self.views.frame_indices(spec, len(values), None)
+        if indices is not None:
+            values = values[:, torch.from_numpy(indices[0]).to(values.device)]
         shown = self.views.show(values.to(self.device), spec, None)
         if bool(there.all()):
             return shown

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedcmi_flwr.methods.base import Kept, LocalRound, LocalSteps, WeightedMethod, present_rows
+from fedcmi_flwr.methods.base import WeightedMethod, present_rows
+from fedcmi_flwr.methods.local import Kept, LocalRound, LocalSteps
 from fedcmi_flwr.methods.prototypes import class_means, embedding_sums, prototype_cross_entropy
 from fedcmi_flwr.models.multimodal import MultimodalModel
 from fedcmi_flwr.types import AnyArray, Batch, LossTerms, Modality, ModelOutput
@@ -45,7 +46,7 @@ class FedProto(WeightedMethod):
     def loss_terms(self, model: MultimodalModel, batch: Batch, output: ModelOutput, local: LocalRound) -> LossTerms:
         """Return CE(F) and the prototypes' term, once there are prototypes."""
         terms = {"fused": self.fused_cross_entropy(batch, output, local)}
-        prototypes: dict[Modality, Tensor] = local.own
+        prototypes: dict[Modality, Tensor] = local.method_state
         rows = present_rows(model, batch)
         pulls = [
             prototype_cross_entropy(output.self_embeddings[name], prototypes[name], batch.labels, rows[name])
@@ -87,13 +88,15 @@ class FedProto(WeightedMethod):
             if np.asarray(total, dtype=np.float64)[whole == 0].any():
                 raise ValueError(f"prototypes of {name!r}: a sum over no samples is not 0.")
 
-    def thinned(self, reply: Mapping[str, AnyArray], share: float) -> dict[str, AnyArray]:
+    def scale_reply(self, reply: Mapping[str, AnyArray], share: float) -> dict[str, AnyArray]:
         """Return sums and counts of that share."""
         return {
             name: np.asarray(np.asarray(array, dtype=np.float64) * share, np.float32) for name, array in reply.items()
         }
 
-    def misfits(self, state: Mapping[str, AnyArray], replies: Mapping[int, Mapping[str, AnyArray]]) -> dict[int, str]:
+    def incompatible_replies(
+        self, state: Mapping[str, AnyArray], replies: Mapping[int, Mapping[str, AnyArray]]
+    ) -> dict[int, str]:
         """Refuse embeddings of another size than the state's, or before there is one, than most replies'."""
         found: dict[int, str] = {}
         keys = {key for reply in replies.values() for key in reply if key.startswith(SUM)}

@@ -253,7 +253,7 @@ class MultimodalModel(nn.Module):
         return torch.stack(votes).sum(0)
 
 
-def look_at(
+def mask_for(
     subset: Sequence[Modality], modalities: Sequence[Modality], present: Bool[Tensor, "batch modalities"]
 ) -> tuple[Bool[Tensor, "batch modalities"], Bool[Tensor, " batch"]]:
     """Return what is present of a subset, with everything else hidden, and which samples have the whole subset."""

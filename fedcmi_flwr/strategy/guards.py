@@ -231,7 +231,7 @@ def _within_weight(
     share = most / update.num_examples
     stats = None if update.stats is None else _thinned(update.stats, share)
     fewer = {name: -(-count * most // update.num_examples) for name, count in update.modality_examples.items()}
-    kept = method.thinned(update.from_method, share)
+    kept = method.scale_reply(update.from_method, share)
     return replace(update, num_examples=most, stats=stats, from_method=kept, modality_examples=fewer)
 
 

@@ -75,7 +75,7 @@ def read_updates(
         )
     for node in silent:
         report.refuse(node, f"No reply of {report.describe(node)}. {because}")
-    return _without_misfits(updates, report, method, method_state)
+    return _without_incompatible(updates, report, method, method_state)
 
 
 def _read_update(content: Message, report: RoundReport, method: Method, node: int) -> wire.NodeUpdate:
@@ -97,12 +97,12 @@ def _put_away(update: wire.NodeUpdate, store: ReplyStore) -> wire.NodeUpdate:
     return replace(update, arrays=store.put(update.arrays), from_method=store.put(update.from_method))
 
 
-def _without_misfits(
+def _without_incompatible(
     updates: dict[int, wire.NodeUpdate], report: RoundReport, method: Method, method_state: Mapping[str, AnyArray]
 ) -> dict[int, wire.NodeUpdate]:
     """Refuse what the method cannot combine with its state or with the other replies."""
     from_method = {partition: updates[partition].from_method for partition in sorted(updates)}
-    reasons = method.misfits(method_state, from_method)
+    reasons = method.incompatible_replies(method_state, from_method)
     for node, (info, _) in report.sent.items():
         if info.partition_id in reasons:
             reason = reasons[info.partition_id]

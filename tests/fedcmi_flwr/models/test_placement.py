@@ -114,7 +114,7 @@ def test_resident_samples_give_the_same_batches(monkeypatch: pytest.MonkeyPatch)
 
 
 def _tensors(batch: object) -> list[torch.Tensor]:
-    return [*batch.inputs.values(), batch.labels, batch.present, batch.places]
+    return [*batch.inputs.values(), batch.labels, batch.present, batch.indices]
 
 
 def test_resident_frames_are_drawn_as_stored_ones_are() -> None:
