@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fedcmi_flwr.aggregation.robust import RobustAggregation
     from fedcmi_flwr.inference import Predictor
-    from fedcmi_flwr.methods import METHODS, CrossModalInfiltration, LocalRound, Method
+    from fedcmi_flwr.methods import METHODS, CrossModalInfiltration, Kept, LocalRound, LocalSteps, Method
+    from fedcmi_flwr.models.encoders import Encoder
     from fedcmi_flwr.strategy import FedCMI
     from fedcmi_flwr.strategy.guards import Guards
     from fedcmi_flwr.types import ClassStats, LossTerms
@@ -20,9 +21,12 @@ __all__ = [
     "METHODS",
     "ClassStats",
     "CrossModalInfiltration",
+    "Encoder",
     "FedCMI",
     "Guards",
+    "Kept",
     "LocalRound",
+    "LocalSteps",
     "LossTerms",
     "Method",
     "NodeInfo",
@@ -36,9 +40,12 @@ __all__ = [
 _HOMES = {
     "ClassStats": "types",
     "CrossModalInfiltration": "methods",
+    "Encoder": "models.encoders",
     "FedCMI": "strategy",
     "Guards": "strategy.guards",
+    "Kept": "methods",
     "LocalRound": "methods",
+    "LocalSteps": "methods",
     "LossTerms": "types",
     "METHODS": "methods",
     "Method": "methods",

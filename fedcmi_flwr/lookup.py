@@ -117,6 +117,11 @@ def package_of(kind: Kind[Any], name: str) -> str:
     return "" if name in kind.built_in else _package_with(import_path(kind, name).partition(".")[0].partition(":")[0])
 
 
+def file_name(name: str) -> str:
+    """Return a name as part of a path: an import path has a colon, which separates paths elsewhere."""
+    return name.replace(":", "-")
+
+
 @cache
 def _package_with(module: str) -> str:
     names = packages_distributions().get(module, [module])

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
-from fedcmi_flwr.config.names import AGGREGATIONS, FUSION_NAMES, INITIALIZATIONS, OPTIMIZERS, WIRE_DTYPES
+from fedcmi_flwr.config.names import AGGREGATIONS, INITIALIZATIONS, OPTIMIZERS, WIRE_DTYPES
 from fedcmi_flwr.types import Scalar
 
 OWNERSHIPS = ("multimodal-ratio", "random-subsets")
@@ -87,13 +87,14 @@ class ModelConfig:
     """What is trained."""
 
     encoder: str = _text("an encoder's name, or 'modality=name modality=name'")
-    """One encoder for all modalities, or one per modality: "audio=resnet18 visual=small-cnn"."""
+    """One encoder for all modalities, or one per modality: "audio=resnet18 visual=small-cnn". A name is one of
+    ``models.encoders.ENCODERS``, an entry point of an installed package, or "package.module:Name"."""
     embedding_dim: int = _number(1)
     """D."""
     projector: str = _choice("linear", "mlp")
     """Kind of both projectors."""
-    fusion: str = _choice(*FUSION_NAMES)
-    """Fusion head."""
+    fusion: str = _text("the name of a fusion head")
+    """One of ``models.fusion.FUSIONS``, an entry point of an installed package, or "package.module:Name"."""
     initialization: str = _choice(*INITIALIZATIONS)
     """How the server initialises what is not pretrained: as torch does ("torch"), or as the paper's authors do."""
     pretrained: str = _text("'modality=DIR modality=DIR', or empty")

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from fedcmi_flwr.config.sections import ConfigError, ViewConfig
 from fedcmi_flwr.data.schema import AXES, ModalitySpec
+from fedcmi_flwr.suggestions import did_you_mean
 from fedcmi_flwr.types import Modality
 
 VISUAL = ("image", "frames")
@@ -152,7 +153,8 @@ def check_views(views: Views, modalities: Sequence[ModalitySpec]) -> None:
     for name in views.augmented:
         if kinds.get(name) not in VISUAL:
             fit = [known for known, kind in kinds.items() if kind in VISUAL]
-            raise ConfigError(f"augment: {name!r} is not one of the modalities of images or frames, {fit}.")
+            near = did_you_mean(name, fit)
+            raise ConfigError(f"augment: {name!r} is not one of the modalities of images or frames, {fit}.{near}")
     for modality in modalities:
         if modality.kind == "frames" and views.frames > modality.shape[0]:
             raise ConfigError(

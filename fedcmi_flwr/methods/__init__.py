@@ -30,6 +30,7 @@ __all__ = [
     "Scalar",
     "hyperparameters",
     "make_method",
+    "method_from",
 ]
 
 
@@ -62,6 +63,12 @@ def _accept(found: Any) -> Method:  # noqa: ANN401
 METHODS: dict[str, Method] = _all_methods()
 """Name -> method with its defaults."""
 METHOD = Kind("method", "fedcmi.methods", METHODS, _accept)
+
+
+def method_from(config: Mapping[str, Any]) -> Method:
+    """Return the method that a message names under "method", with the hyperparameters that it holds."""
+    keys = hyperparameters(find(METHOD, config["method"]))
+    return make_method(config["method"], {key: config[key] for key in keys if key in config})
 
 
 def make_method(name: str, overrides: Mapping[str, Scalar]) -> Method:

@@ -18,7 +18,6 @@ from fedcmi_flwr.methods.dominance import NOBODY, Dominance
 from fedcmi_flwr.methods.hyperparameters import key_of
 from fedcmi_flwr.methods.local import Kept, LocalRound, LocalSteps
 from fedcmi_flwr.models.encoders import NORMALIZATIONS
-from fedcmi_flwr.models.fusion import FUSIONS
 from fedcmi_flwr.models.multimodal import MultimodalModel, parameter_groups
 from fedcmi_flwr.types import AnyArray, Batch, ClassStats, LossTerms, Modality, ModelOutput, Votes
 
@@ -66,9 +65,9 @@ class Method:
         return "fusion"
 
     @property
-    def fusions(self) -> tuple[str, ...]:
-        """The fusion heads that the method works with."""
-        return tuple(FUSIONS)
+    def fusions(self) -> tuple[str, ...] | None:
+        """The fusion heads that the method works with; None: any, those from outside too."""
+        return None
 
     @property
     def votes(self) -> Votes:
