@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fedcmi_flwr.config.sections import DEVICES, ConfigError
+from fedcmi_flwr.config.fields import ConfigError
+from fedcmi_flwr.config.sections import DEVICES
 from fedcmi_flwr.suggestions import did_you_mean
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.builtin import PREPARATION, is_preparation
+from fedcmi_flwr.aggregation.optimizers import SERVER_OPTIMIZER
 from fedcmi_flwr.lookup import Kind, find, import_path
 from fedcmi_flwr.methods import METHOD
 from fedcmi_flwr.models.building import named_encoders
@@ -19,11 +20,29 @@ from fedcmi_flwr.run_config import RunConfig
 
 
 def from_outside(config: RunConfig) -> list[tuple[Kind[Any], str]]:
-    """Return what a run-config names that is not built in: its kind and its name."""
+    """Return what a run-config names that is not built in.
+
+    Parameters
+    ----------
+    config
+        The checked run-config.
+
+    Returns
+    -------
+    Kind and name of each.
+
+    Raises
+    ------
+    UnknownNameError
+        There is no such server optimiser here; nodes, which need none, do not look for it.
+    """
     named: list[tuple[Kind[Any], str]] = [(METHOD, config.method_name), (FUSION, config.model.fusion)]
     named += [(ENCODER, name) for name in named_encoders(config.model.encoder)]
     if is_preparation(config.data.data):
         named.append((PREPARATION, config.data.data))
+    if config.server_optimizer.name != "none":
+        find(SERVER_OPTIMIZER, config.server_optimizer.name)
+        named.append((SERVER_OPTIMIZER, config.server_optimizer.name))
     return [(kind, name) for kind, name in named if name not in kind.built_in]
 
 

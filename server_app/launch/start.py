@@ -23,7 +23,7 @@ from fedcmi_flwr.types import Scalar
 from server_app.app import run as run_server
 from server_app.launch.flower_run import run_on_flower
 from server_app.launch.gpu_share import gpu_share
-from server_app.launch.outside import import_roots
+from server_app.launch.outside import from_outside, import_roots
 from server_app.launch.progress import Progress, Show, StartUp
 from server_app.pyproject import client_app_reference, default_run_config, project_directory
 
@@ -76,7 +76,7 @@ def combine(
         raw["data"] = str(Path(str(raw["data"])).expanduser().absolute())  # a simulation runs elsewhere
     if raw["run-dir"]:
         raw["run-dir"] = str(Path(str(raw["run-dir"])).expanduser().absolute())
-    read_run_config(raw)
+    from_outside(read_run_config(raw))
     return raw
 
 
@@ -184,8 +184,8 @@ def run_with_flower(raw: Mapping[str, Scalar], num_nodes: int, show: Show, clien
 
 def check_enough_nodes(config: RunConfig, num_nodes: int) -> None:
     """Raise ConfigError when a simulation would wait for more nodes than it has."""
-    if num_nodes < config.federation.min_available_nodes:
+    if num_nodes < config.sampling.min_available_nodes:
         raise ConfigError(
-            f"num-nodes = {num_nodes}: fewer than min-available-nodes = {config.federation.min_available_nodes}; "
+            f"num-nodes = {num_nodes}: fewer than min-available-nodes = {config.sampling.min_available_nodes}; "
             "simulate more nodes or lower it."
         )

@@ -1,7 +1,6 @@
 """Configuration: what is allowed comes through, everything else is refused by key, value and what is allowed."""
 
 import tomllib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ import pytest
 
 from fedcmi_flwr import run_config as config
 from fedcmi_flwr.config.node import NodeConfig, read_node_config
-from fedcmi_flwr.config.sections import ConfigError, TrainingConfig, read_section, section_items
+from fedcmi_flwr.config.sections import ConfigError, TrainingConfig, keys_of, read_section, section_items
 from fedcmi_flwr.machine.cache import cache_directory
 from fedcmi_flwr.methods import METHODS, CrossModalInfiltration, FedAvg, Method
 from fedcmi_flwr.models.building import chosen_modalities, encoder_names, model_spec
@@ -24,7 +23,7 @@ def test_the_defaults_of_pyproject_are_a_configuration() -> None:
     run = read_run_config(DEFAULTS)
     assert run.method == METHODS["fedcmi-plus"]
     assert (run.data.data, run.data.partition, run.data.multimodal_ratio) == ("av-digits", "dirichlet", 1.0)
-    assert (run.training.lr, run.training.batch_size, run.federation.fraction_train) == (0.05, 32, 0.5)
+    assert (run.training.lr, run.training.batch_size, run.sampling.fraction_train) == (0.05, 32, 0.5)
     assert run.raw == DEFAULTS
 
 
@@ -37,7 +36,7 @@ def test_overrides_reach_the_method_and_integers_stand_for_floats() -> None:
     run = read_run_config({**DEFAULTS, "lambda": 2, "dominance": "batch", "lr": 1, "wait-timeout": 5})
     assert isinstance(run.method, CrossModalInfiltration)
     assert (run.method.lambda_, run.method.dominance, run.method.mu) == (2.0, "batch", 0.3)
-    assert (run.training.lr, run.federation.wait_timeout) == (1.0, 5.0)
+    assert (run.training.lr, run.sampling.wait_timeout) == (1.0, 5.0)
 
 
 @pytest.mark.parametrize(
@@ -61,7 +60,7 @@ def test_overrides_reach_the_method_and_integers_stand_for_floats() -> None:
         ("encoder", 7, "encoder's name"),
         ("embedding-dim", 0, "a number from 1"),
         ("projector", "conv", "one of linear, mlp"),
-        ("fusion", "mean", "one of concat, sum, film, gated"),
+        ("fusion", "mean", r"not one of \['concat', 'film', 'gated', 'sum'\]"),
         ("initialization", "zeros", "one of torch, xavier-kaiming"),
         ("pretrained", 3, "modality=DIR"),
         ("freeze", 3, "names of modalities"),
@@ -80,16 +79,15 @@ def test_overrides_reach_the_method_and_integers_stand_for_floats() -> None:
         ("min-available-nodes", 0, "a number from 1"),
         ("wait-timeout", 0, "a number above 0"),
         ("modalities", 3, "stored modalities joined by"),
-        ("server-optimizer", "adam", "one of none, fedavgm, fedadam, fedyogi"),
         ("server-lr", -0.5, "a number from 0"),
         ("max-update-norm", -1.0, "a number from 0"),
         ("update-norm-action", "ignore", "one of clip, refuse"),
-        ("max-example-ratio", 0.5, "must be 1 or more, or 0"),
+        ("max-example-ratio", 0.5, "a number from 1, or 0 .off."),
         ("aggregation", "mode", "one of mean, median, trimmed-mean, krum"),
-        ("trim-share", 0.5, "must be below 0.5"),
+        ("trim-share", 0.5, "a number above 0 to below 0.5"),
         ("malicious-nodes", -1, "a number from 0"),
-        ("server-momentum", 1.0, "must be below 1"),
-        ("server-momentum", -0.1, "a number from 0 to 1"),
+        ("server-momentum", 1.0, "a number from 0 to below 1"),
+        ("server-momentum", -0.1, "a number from 0 to below 1"),
         ("round-timeout", -1.0, "a number above 0"),
         ("seed", -1, "a number from 0"),
         ("seed", 1.0, "a number from 0 .int."),
@@ -294,13 +292,12 @@ def test_cache_directory(monkeypatch: pytest.MonkeyPatch, environment: dict[str,
 
 
 def test_every_key_is_documented_once() -> None:
-    """The keys of pyproject.toml are the fields of the sections, the methods' hyperparameters, and two more."""
-    sections = [kind for kind in vars(config).values() if isinstance(kind, type) and kind.__name__.endswith("Config")]
-    sections = [kind for kind in sections if kind.__name__ not in ("RunConfig", "NodeConfig")]
-    keys: Callable[[type], list[str]] = lambda kind: [name.replace("_", "-") for name in kind.__annotations__]  # noqa: E731
-    assert set(DEFAULTS) == {key for kind in sections for key in keys(kind)} | {
+    """The keys of pyproject.toml are those of the sections, the methods' hyperparameters, and two more."""
+    keys = [key for kind in config.SECTIONS.values() for key in keys_of(kind)]
+    assert set(DEFAULTS) == set(keys) | {
         "run-dir", "method", "gamma", "lambda", "mu", "kappa", "warmup", "dominance", "surrogate",
         "kd-temperature-scaling", "unimodal-auxiliary", "averaging", "self-head-votes",
         "infiltration-votes", "weight", "infiltration",
         "prior-adjustment", "max-gradient-norm", "normalization",
     }  # fmt: skip
+    assert [key for key in set(keys) if keys.count(key) > 1] == ["num-server-rounds"]  # the schedule's end is its own
