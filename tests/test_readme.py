@@ -22,13 +22,13 @@ import pytest
 import soundfile
 import tabular
 import typer
+from server_app.deploy.plan import read_nodes_toml
 
 from fedcmi_flwr.run_config import read_run_config
 from fedcmi_flwr.types import Scalar
 from server_app.bench.configs import bench_configs, choose_baseline, find_rows, find_settings, read_tuned
 from server_app.bench.experiments import plan
 from server_app.commands.main import app
-from server_app.deploy.plan import read_nodes_toml
 from server_app.launch.flower_cli import free_port
 
 
@@ -85,7 +85,13 @@ SHORTER = {
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a copy of the project, so that what the commands write stays out of the real one."""
     copy = tmp_path_factory.mktemp("readme") / "fedcmi"
-    ignored = shutil.ignore_patterns(".git", ".venv", "runs", "data", "__pycache__", ".*_cache")
+    anywhere = shutil.ignore_patterns("__pycache__", ".*_cache")
+
+    def ignored(directory: str, names: list[str]) -> set[str]:
+        """Leave out what is no source; below the top, `data` is a room of the library."""
+        at_the_top = {".git", ".venv", "runs", "data"} if Path(directory) == ROOT else set()
+        return anywhere(directory, names) | at_the_top.intersection(names)
+
     shutil.copytree(ROOT, copy, ignore=ignored)
     return copy
 

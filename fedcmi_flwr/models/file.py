@@ -11,6 +11,7 @@ from safetensors.numpy import save_file
 
 from fedcmi_flwr.data.schema import ModalitySpec
 from fedcmi_flwr.lookup import UnknownNameError, package_of
+from fedcmi_flwr.machine.atomic_files import replacing
 from fedcmi_flwr.models.encoders import ENCODER
 from fedcmi_flwr.models.fusion import FUSION
 from fedcmi_flwr.models.multimodal import ModelSpec, MultimodalModel
@@ -57,9 +58,8 @@ def save_model(
     if packages := outside_packages(spec):
         described["packages"] = packages
     metadata = {key: json.dumps(value) for key, value in {**described, "notes": dict(notes)}.items()}
-    partial = path.with_suffix(".partial")
-    save_file(dict(arrays), partial, metadata=metadata)
-    partial.replace(path)
+    with replacing(path) as partial:
+        save_file(dict(arrays), partial, metadata=metadata)
 
 
 def load_model(path: Path, modalities: Sequence[Modality] | None = None) -> tuple[MultimodalModel, dict[str, Any]]:
