@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,13 +10,11 @@ import numpy as np
 import outside
 import pytest
 from safetensors.numpy import load_file
-from typer.testing import CliRunner
 
 from client_app.app import app as client_app
 from fedcmi_flwr.run_config import read_run_config
 from fedcmi_flwr.simulation.local_grid import LocalGrid
 from fedcmi_flwr.wire import query_message
-from server_app.commands.main import app
 from server_app.launch.flower_cli import to_toml
 from server_app.launch.outside import import_roots
 from server_app.launch.start import combine
@@ -83,29 +80,6 @@ def test_what_is_not_installed_is_handed_on(site: Path, monkeypatch: pytest.Monk
     assert import_roots(read_run_config({**default_run_config(), **chosen})) == [str(site)]
     assert import_roots(read_run_config(default_run_config())) == []
     outside.forget()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["--method", "fedxvg"], "method = 'fedxvg': not one of .* Did you mean 'fedavg'"),
-        (["--set", "encodr=patches"], "unknown key 'encodr' .* Did you mean 'encoder'"),
-        (["--set", "encoder=resnet"], "encoder = 'resnet': not one of .* Did you mean 'resnet18'"),
-        (["--set", "encoder=audi=resnet18 visual=resnet18"], "'audi' is not one of .* Did you mean 'audio'"),
-        (["--set", "modalities=audio+vsual"], "'vsual' is not stored, .* Did you mean 'visual'"),
-        (["--set", "augment=visul"], "'visul' is not one of .* Did you mean 'visual'"),
-        (["--set", "fusion=conct"], "fusion = 'conct': not one of .* Did you mean 'concat'"),
-        (["--set", "server-optimizer=fedadm"], "'fedadm': not one of .* Did you mean 'fedadam'"),
-    ],
-)
-def test_what_was_meant_is_asked_before_anything_is_written(
-    arguments: list[str], words: str, av_digits_dir: Path, tmp_path: Path
-) -> None:
-    run_dir = tmp_path / "run"
-    done = CliRunner().invoke(app, ["run", "--data", str(av_digits_dir), "--run-dir", str(run_dir), *arguments])
-    assert done.exit_code == 1
-    assert re.search(words, " ".join(done.output.split()))
-    assert not run_dir.exists()
 
 
 def test_double_quotes_reach_flower_in_single_ones() -> None:
