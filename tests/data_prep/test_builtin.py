@@ -40,7 +40,7 @@ def test_a_preparation_from_outside_is_called_on_first_use(cache: Path) -> None:
     [
         ("mine:idle", "data = 'mine:idle': it made no directory"),
         ("mine:Path", "is the class Path; a preparation is a function"),
-        ("mine:toi", "mine has no 'toi'. Did you mean 'toy'"),
+        ("mine:toys", "mine has no 'toys'. Did you mean 'toy'"),
         ("/data/av-digit", "no such directory.* Did you mean 'av-digits'"),
     ],
 )
