@@ -13,6 +13,7 @@ from data_prep.media.text import decode_text
 from fedcmi_flwr.data.prepared import load_split
 from fedcmi_flwr.data.samples import Samples
 from fedcmi_flwr.data.schema import DatasetSpec, read_spec
+from fedcmi_flwr.machine.atomic_files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -69,7 +70,8 @@ def write_contact_sheet(directory: Path, path: Path) -> Path:
                 axis.set_axis_off()
         row[0].set_ylabel(textwrap.fill(spec.classes[label], 16))
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=100, format="png", metadata={"Software": None})
+    with replacing(path) as partial:
+        figure.savefig(partial, dpi=100, format="png", metadata={"Software": None})
     return path
 
 
@@ -125,6 +127,11 @@ def _draw_series(axis: "Axes", series: NDArray[Any], spec: DatasetSpec) -> None:
     axis.plot(series.T, linewidth=0.8)
 
 
+def _draw_vector(axis: "Axes", vector: NDArray[Any], spec: DatasetSpec) -> None:
+    """Draw a bar for each feature, in stored units."""
+    axis.bar(np.arange(len(vector)), vector.astype(np.float32), width=1.0)
+
+
 def _draw_tokens(axis: "Axes", tokens: NDArray[Any], spec: DatasetSpec) -> None:
     count = f"{np.count_nonzero(tokens)} tokens"
     try:
@@ -141,6 +148,7 @@ _DRAWN: dict[str, Callable[["Axes", NDArray[Any], DatasetSpec], None]] = {
     "frames": _draw_frames,
     "spectrogram": _draw_spectrogram,
     "series": _draw_series,
+    "vector": _draw_vector,
     "tokens": _draw_tokens,
 }
 """Kind -> how a stored sample is drawn."""

@@ -17,6 +17,7 @@ from media import write_video
 from tabular import MANIFEST_MODALITIES, WORDS, write_manifest, write_tokenizer
 
 from data_prep.errors import PrepError
+from data_prep.pipeline.execution import Execution
 from data_prep.sets import manifest
 from data_prep.sets.manifest import Sizes, parse_modalities
 from fedcmi_flwr.data.prepared import DataError, load_split
@@ -254,7 +255,7 @@ def test_what_is_not_there_or_no_parquet_is_named(raw: Path, tmp_path: Path) -> 
         (["photo=image"], r"modalities \['photo'\]: there must be two or more"),
         (["photo=image", "photo=audio"], "'photo' is given twice"),
         (["photo=image", "label=text"], "'label' is given twice, or no modality's name"),
-        (["photo=image", "voice=sound"], "NAME=KIND with one of the kinds audio, image, series, text, video"),
+        (["photo=image", "voice=sound"], "NAME=KIND with one of the kinds audio, image, series, text, vector, video"),
         (["photo=image", "voice"], "must be NAME=KIND"),
         (["photo=image", "a+b=audio"], r"modality 'a\+b'"),
         (["photo=image", "=audio"], "modality ''"),
@@ -273,7 +274,6 @@ def test_faulty_modalities_are_named(options: list[str], words: str) -> None:
         ({"sizes": Sizes(points=1)}, "points = 1"),
         ({"sizes": Sizes(seconds=0.0)}, r"seconds = 0\.0"),
         ({"sizes": Sizes(image_size=0)}, "image size 0"),
-        ({"workers": 0}, "workers = 0"),
     ],
 )
 def test_faulty_options_are_named(raw: Path, tmp_path: Path, changes: dict[str, object], words: str) -> None:
@@ -288,8 +288,8 @@ def test_unusable_files_are_counted_and_do_not_say_how_many_channels_there_are(r
     (raw / "photos" / "001.png").write_bytes(b"")
     (raw / "voices" / "003.wav").write_text("no sound")
     with pytest.raises(PrepError, match="4 source files cannot be used"):
-        prepare(raw, tmp_path / "out", max_bad=3)
-    out = prepare(raw, tmp_path / "out", max_bad=4)
+        prepare(raw, tmp_path / "out", execution=Execution(max_bad=3))
+    out = prepare(raw, tmp_path / "out", execution=Execution(max_bad=4))
     with (out / "excluded.csv").open(newline="") as file:
         reasons = {row["id"]: row["reason"] for row in csv.DictReader(file)}
     assert sorted(reasons) == ["s000", "s001", "s003", "s008"]
@@ -301,7 +301,7 @@ def test_no_series_that_can_be_read_is_an_error(raw: Path, tmp_path: Path) -> No
     for path in (raw / "motion").iterdir():
         path.write_bytes(b"")
     with pytest.raises(PrepError, match=r"motion: none of its 54 files can be read, the last one because: .*059"):
-        prepare(raw, tmp_path / "out", max_bad=60)
+        prepare(raw, tmp_path / "out", execution=Execution(max_bad=60))
 
 
 def test_a_changed_manifest_needs_another_directory(raw: Path, tmp_path: Path) -> None:
