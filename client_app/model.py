@@ -3,18 +3,16 @@
 import json
 import logging
 from collections.abc import Sequence
-from typing import Any
 
 from client_app.node import Node
 from fedcmi_flwr import wire
 from fedcmi_flwr.data.prepared import DataError
 from fedcmi_flwr.data.schema import ModalitySpec
-from fedcmi_flwr.methods import Method, make_method
+from fedcmi_flwr.methods import Method, method_from
 from fedcmi_flwr.models import pretrained
 from fedcmi_flwr.models.building import model_spec
 from fedcmi_flwr.models.multimodal import ModelSpec, MultimodalModel
 from fedcmi_flwr.models.placement import choose_device, place
-from fedcmi_flwr.run_config import HYPERPARAMETER_KEYS
 from fedcmi_flwr.wire.tensors import to_state_dict
 
 logger = logging.getLogger("flwr.fedcmi")
@@ -25,8 +23,7 @@ _models: dict[str, MultimodalModel] = {}
 
 def method_of(task: wire.Task) -> Method:
     """Return the method that the server named, with the hyperparameters that it sent."""
-    overrides: dict[str, Any] = {key: task.config[key] for key in HYPERPARAMETER_KEYS if key in task.config}
-    return make_method(task.config["method"], overrides)
+    return method_from(task.config)
 
 
 def receive(node: Node, task: wire.Task, method: Method) -> MultimodalModel:

@@ -192,7 +192,7 @@ def begin_round(
         batches=batches,
         generator=torch_generator(settings.seed, "method", server_round, partition_id),
     )
-    return replace(local, own=method.prepare(model, local, received.from_server, received.memory))
+    return replace(local, method_state=method.prepare(model, local, received.from_server, received.memory))
 
 
 def log_prior(samples: Samples, rows: NDArray[np.int64], num_classes: int) -> torch.Tensor:

@@ -51,7 +51,7 @@ def training_parts(samples: Samples, config: DataConfig, seed: int) -> TrainingP
     DataError
         As for :func:`cut_part`.
     """
-    labels, groups = samples.labels, samples.groups
+    labels, groups = samples.labels, samples.sources
     rest, validation = cut_part(labels, groups, config.validation_share, seed, "validation")
     training, calibration = cut_part(labels[rest], groups[rest], config.calibration_share, seed, "calibration")
     return TrainingParts(rest[training], validation, rest[calibration])

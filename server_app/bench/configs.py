@@ -5,8 +5,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fedcmi_flwr.config.sections import ConfigError
+from fedcmi_flwr.run_config import read_run_config
+from fedcmi_flwr.suggestions import did_you_mean
 from fedcmi_flwr.types import Scalar
-from server_app.launch.start import combine, read_recipe
+from server_app.launch.start import check_modalities, combine, read_recipe
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 """Settings are the files in it, rows those in its directories."""
@@ -73,7 +75,7 @@ def _stem(path: Path) -> str:
 def _own_file(what: str, name: str, known: Mapping[str, object]) -> Path:
     path = Path(name).absolute()
     if not path.is_file():
-        raise ConfigError(f"{what} {name!r}: neither a file nor one of {', '.join(known)}.")
+        raise ConfigError(f"{what} {name!r}: neither a file nor one of {', '.join(known)}.{did_you_mean(name, known)}")
     return path
 
 
@@ -108,7 +110,7 @@ def choose_baseline(name: str | None, rows: Sequence[Path]) -> str:
     if name is None:
         return BASELINE if BASELINE in names else names[0]
     if name not in names:
-        raise ConfigError(f"--baseline {name!r}: not one of the rows, {', '.join(names)}.")
+        raise ConfigError(f"--baseline {name!r}: not one of the rows, {', '.join(names)}.{did_you_mean(name, names)}")
     return name
 
 
@@ -186,6 +188,27 @@ def combined_configs(
             raw = combine([base, overrides[row], tuned.get(row.stem, {})], options, assignments)
             of_rows[row.stem] = {key: value for key, value in raw.items() if key not in DECIDED}
     return configs
+
+
+def check_data(configs: RunConfigs) -> None:
+    """Check what every run says of modalities against its data, before anything is written.
+
+    Parameters
+    ----------
+    configs
+        From :func:`bench_configs`.
+
+    Raises
+    ------
+    ConfigError
+        As for :func:`server_app.launch.start.check_modalities`.
+    DataError
+        The data are not there.
+    """
+    decided: dict[str, Scalar] = {"seed": 0, "run-dir": ""}
+    for rows in configs.values():
+        for raw in rows.values():
+            check_modalities(read_run_config({**raw, **decided}))
 
 
 def _overrides(path: Path, decided: Sequence[str]) -> dict[str, Scalar]:

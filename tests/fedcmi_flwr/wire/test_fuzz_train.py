@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fedcmi_flwr.strategy import FedCMI
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message
 from fuzzing import ARRAYS, HONEST, HOSTILE, LINES, NODES, Connected, fuzzed, strategy_of
 from hypothesis import given
@@ -18,6 +17,7 @@ from hypothesis import strategies as st
 from malformed import TRAPPED, Draw, hostile_replies, unpickled
 
 from fedcmi_flwr import wire
+from fedcmi_flwr.strategy import FedCMI
 from fedcmi_flwr.types import ClassStats
 
 pytestmark = pytest.mark.usefixtures("quiet_log")
