@@ -189,7 +189,7 @@ def test_a_suite_is_run_gone_on_with_and_honest(folder: Path) -> None:
     assert "Every run finished." in text
     for name in ("toys-half", "colours-half"):
         (folder / "out" / name / "fedcmi-plus" / "seed1" / "summary.md").unlink()
-    failing = _bench(folder, "--set", "data=/nowhere")
+    failing = _bench(folder, "--set", "lr=0.07")
     assert failing.returncode == 1
     assert "holds runs of another configuration" in failing.stderr
     done = _bench(folder)
