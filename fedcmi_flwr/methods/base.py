@@ -97,20 +97,21 @@ class Method:
     """A method that adds nothing to the loss but what all methods share."""
 
     mu: float = 0.0
-    """Weight of FedProx's proximal term mu/2 ||w - w_global||^2 (Li et al., MLSys 2020), 0 or greater."""
+    """Weight mu of FedProx's proximal term mu/2 ||w - w_global||^2 (Li et al., MLSys 2020), 0 or greater; 0: off."""
     averaging: float = 0.0
-    """What is evaluated and saved is a moving average of the global weights, a <- averaging a + (1 - averaging) w
-    after each round; training goes on from w. In [0, 1); 0: off."""
+    """Decay of the moving average of the global weights that is evaluated and saved, a <- averaging a +
+    (1 - averaging) w after each round; training goes on from w. In [0, 1); 0: off."""
     prior_adjustment: float = 0.0
-    """Every cross-entropy of a head or the fusion head sees logits + prior_adjustment * ln(share of the class among the
-    node's samples), so that a node's label skew does not go into the weights (Menon et al., ICLR 2021), 0 or greater;
-    0: off."""
+    """Weight of ln(share of the class among the node's samples), which every cross-entropy of a head or the fusion head
+    adds to the logits, so that a node's label skew does not go into the weights (Menon et al., ICLR 2021), 0 or
+    greater; 0: off."""
     max_gradient_norm: float = 0.0
-    """Before each step the gradient of each parameter group (a modality's branch, the fusion head) is scaled down to at
-    most this Euclidean norm, so that one modality's steep batch neither undoes nor slows the others, 0 or
-    greater; 0: off. The norm is that of the loss alone, before proximal gradients and control variates."""
+    """Euclidean norm to which the gradient of each parameter group (a modality's branch, the fusion head) is scaled
+    down where it is longer, so that one modality's steep batch neither undoes nor slows the others, 0 or greater;
+    0: off. The norm is that of the loss alone, before proximal gradients and control variates."""
     normalization: str = "batch"
-    """Of the encoders: one of ``encoders.NORMALIZATIONS``."""
+    """What normalises inside the encoders: "batch" norm, whose statistics are those of a node's own batches, or "group"
+    norm, which has none."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -370,7 +371,7 @@ class WeightedMethod(Method):
     """A method with one weight of its own."""
 
     weight: float = 1.0
-    """Weight of the method's own term, 0 or greater; at 0 the method is FedAvg."""
+    """Weight of what the method adds to FedAvg's loss, 0 or greater; at 0 the method is FedAvg."""
 
     def __post_init__(self) -> None:
         """Check ranges."""

@@ -23,29 +23,35 @@ class CrossModalInfiltration(Method):
     """
 
     gamma: float = 2.0
-    """Weight of the self heads' cross-entropy, 0 or greater."""
+    """Weight gamma of the self heads' cross-entropy, sum_m CE(H_m(u_m)), 0 or greater."""
     lambda_: float = 1.0
-    """Weight of the distillation from the dominant modality, 0 or greater."""
+    """Weight lambda of the distillation from the dominant modality d into the others, sum_{m != d} KD_m, 0 or
+    greater."""
     mu: float = 1.0
-    """Weight of the proximal term, 0 or greater."""
     kappa: float = 2.0
-    """Strength of the class-wise temperature, 0 or greater."""
+    """Strength kappa of the class-wise temperature T_{m,c}, which sharpens the teacher for classes where a modality
+    lags, 0 or greater; at 0 it is 1 for every class."""
     warmup: int = 1
-    """Rounds without distillation, 0 or greater."""
+    """First rounds of a run, in which nothing is distilled, 0 or greater."""
     dominance: str = "global"
-    """Who decides d and T: "global" (server), "client" (each node, each round) or "batch" (d per batch)."""
+    """Who decides the dominant modality d and the temperatures T: the server ("global"), each node in each round
+    ("client"), or each batch for d and the node for T ("batch")."""
     surrogate: float = 0.0
-    """FedCMI+ 1: weight of CE(F with every other slot filled by q_m) on multimodal nodes, 0 or greater."""
+    """FedCMI+ 1: weight of CE(F with every other slot filled by q_m) on multimodal nodes, which trains what the fusion
+    head sees where modalities are missing, 0 or greater; 0: off."""
     kd_temperature_scaling: bool = False
-    """FedCMI+ 2: multiply KD by T^2."""
+    """FedCMI+ 2: multiply KD by T^2, so that a low temperature does not make its gradient larger."""
     unimodal_auxiliary: bool = False
-    """FedCMI+ 3: unimodal nodes train their self head with weight gamma too."""
+    """FedCMI+ 3: nodes that own one modality train its self head too, with weight gamma."""
     self_head_votes: float = 0.0
-    """FedCMI+ 4: weight of the self heads beside the fusion head when a class is predicted, 0 or greater; see Votes."""
+    """FedCMI+ 4: weight of the self heads' log-probabilities, beside 1 for the fusion head's, when a class is
+    predicted, 0 or greater; 0: off."""
     infiltration_votes: float = 0.0
-    """FedCMI+ 5: the same for the infiltration heads."""
+    """FedCMI+ 5: weight of the infiltration heads' log-probabilities, beside 1 for the fusion head's, when a class is
+    predicted, 0 or greater; 0: off."""
     infiltration: bool = True
-    """False: no infiltration projector, q_m = u_m; the student's logits are the self logits (an ablation)."""
+    """Whether there are infiltration projectors; without them q_m = u_m, and what learns from the teacher are the self
+    logits (an ablation)."""
 
     def __post_init__(self) -> None:
         """Check ranges."""

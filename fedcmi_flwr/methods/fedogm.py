@@ -28,7 +28,7 @@ class FedOGM(WeightedMethod):
     """
 
     weight: float = 0.5
-    """alpha of the modulation, 0 or greater; 0 turns modulation and noise off."""
+    """Strength alpha of the gradients' modulation, 0 or greater; 0 turns modulation and noise off."""
 
     @property
     def fusions(self) -> tuple[str, ...]:

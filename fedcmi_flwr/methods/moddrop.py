@@ -16,7 +16,7 @@ class ModDrop(Method):
     """CE(F) in which some samples show the fusion head only one of their modalities, chosen evenly."""
 
     weight: float = 0.5
-    """Share of the samples that show one modality only, in [0, 1]."""
+    """Share of the samples that show the fusion head one modality only, in [0, 1]."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
