@@ -39,8 +39,9 @@ class RunConfig:
     """A whole run-config, checked."""
 
     run_dir: str
-    """Where the server writes; empty: a new directory below the cache directory."""
+    """Where the server writes the run's results; empty: a new directory below the cache directory."""
     method_name: str
+    """What nodes and server do beside averaging: FedAvg, FedCMI or another method, by its name."""
     method: Method
     data: DataConfig
     model: ModelConfig

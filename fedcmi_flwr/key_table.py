@@ -1,0 +1,158 @@
+"""Every key of a run-config and a node-config: default, what is allowed, meaning, and the methods that use it.
+
+Nothing is said here a second time: ranges are those that the configuration checks, meanings the docstrings under the
+fields, and the methods' defaults the methods' own.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import Field, dataclass, fields
+from difflib import get_close_matches
+from typing import Any
+
+from fedcmi_flwr.config.docstrings import field_docstrings
+from fedcmi_flwr.config.node import NodeConfig
+from fedcmi_flwr.methods import METHODS, hyperparameters, key_of
+from fedcmi_flwr.run_config import _SECTIONS as SECTIONS
+from fedcmi_flwr.run_config import METHOD_DEFAULT, RunConfig
+from fedcmi_flwr.types import Scalar
+
+_STRUCTURES = {
+    "fusion": ("fusion", "one-projector", "two-projectors"),
+    "projector": ("one-projector", "two-projectors"),
+}
+"""Keys that only some models have a use for, and those models' structures."""
+
+
+@dataclass(frozen=True)
+class Key:
+    """One key; a hyperparameter that means something else to some methods is several."""
+
+    name: str
+    default: Scalar | None
+    """What the configuration starts from; None: nothing."""
+    allowed: str
+    """Range and type, as an error message says them."""
+    meaning: str
+    methods: tuple[str, ...]
+    """Who uses it."""
+    method_defaults: Mapping[str, Scalar]
+    """Of a hyperparameter: method -> its value where the key says "default"; empty for other keys."""
+
+
+@dataclass(frozen=True)
+class KeySection:
+    """Keys about one subject."""
+
+    name: str
+    meaning: str
+    keys: Sequence[Key]
+
+
+def key_sections(defaults: Mapping[str, Scalar]) -> list[KeySection]:
+    """Return all keys by subject, those of the node-config last.
+
+    Parameters
+    ----------
+    defaults
+        The run-config that a run starts from: ``[tool.flwr.app.config]`` of ``pyproject.toml``.
+
+    Returns
+    -------
+    Sections; a key of two of them stands in the first only.
+    """
+    placed: set[str] = set()
+    sections = [_run_section(defaults), _hyperparameters(defaults)]
+    for name, kind in SECTIONS.items():
+        meanings = _meanings(kind)
+        own = [item for item in fields(kind) if key_of(item.name) not in placed]
+        keys = [_key(key_of(item.name), item, meanings[item.name], defaults) for item in own]
+        placed |= {key.name for key in keys}
+        sections.append(KeySection(name, _first_line(kind), keys))
+    return [*sections, _node_section()]
+
+
+def find_keys(sections: Iterable[KeySection], name: str) -> list[Key]:
+    """Return what is called ``name``: one key, or several that share the name.
+
+    Parameters
+    ----------
+    sections
+        All keys.
+    name
+        "lr", "lambda", ...
+
+    Returns
+    -------
+    At least one key.
+
+    Raises
+    ------
+    ValueError
+        There is none; the nearest names are given.
+    """
+    every = [key for section in sections for key in section.keys]
+    found = [key for key in every if key.name == name]
+    if not found:
+        names = sorted({key.name for key in every})
+        near = get_close_matches(name, names, n=3, cutoff=0.5)
+        raise ValueError(f"no key {name!r}; " + (f"near are {', '.join(near)}." if near else "`fedcmi keys` has all."))
+    return found
+
+
+def _run_section(defaults: Mapping[str, Scalar]) -> KeySection:
+    meanings = _meanings(RunConfig)
+    named = ", ".join(METHODS)
+    run_dir = Key("run-dir", defaults["run-dir"], "an absolute path, or empty (str)", meanings["run_dir"], _ALL, {})
+    method = Key("method", defaults["method"], f"one of {named} (str)", meanings["method_name"], _ALL, {})
+    return KeySection("run", "What is run, and where its results go.", [run_dir, method])
+
+
+def _hyperparameters(defaults: Mapping[str, Scalar]) -> KeySection:
+    """Return the methods' hyperparameters, one key for each meaning and range that a name has."""
+    found: dict[tuple[str, str, str], dict[str, Scalar]] = {}
+    for method_name, method in METHODS.items():
+        meanings, values = _meanings(type(method)), hyperparameters(method)
+        for item in fields(method):
+            name = key_of(item.name)
+            variant = (name, _allowed(item), meanings[item.name])
+            found.setdefault(variant, {})[method_name] = values[name]
+
+    keys = [
+        Key(name, defaults[name], allowed, meaning, tuple(values), values)
+        for (name, allowed, meaning), values in sorted(found.items())
+    ]
+    return KeySection("method", f'Hyperparameters; "{METHOD_DEFAULT}": the value that the method itself has.', keys)
+
+
+def _node_section() -> KeySection:
+    meanings = _meanings(NodeConfig)
+    keys = [_key(key_of(item.name), item, meanings[item.name], {}) for item in fields(NodeConfig)]
+    return KeySection("node-config", _first_line(NodeConfig), keys)
+
+
+def _key(name: str, item: "Field[Any]", meaning: str, defaults: Mapping[str, Scalar]) -> Key:
+    structures = _STRUCTURES.get(name)
+    users = [user for user, method in METHODS.items() if structures is None or method.structure in structures]
+    return Key(name, defaults.get(name), _allowed(item), meaning, tuple(users), {})
+
+
+_ALL = tuple(METHODS)
+
+
+def _allowed(item: "Field[Any]") -> str:
+    """Return range and type; a hyperparameter of another package may have a type only."""
+    kind = item.type.__name__ if isinstance(item.type, type) else ""
+    return " ".join(part for part in (item.metadata.get("allowed"), f"({kind})" if kind else None) if part)
+
+
+def _meanings(kind: type) -> dict[str, str]:
+    """Return the docstrings of a class's fields, in which other fields are named as keys."""
+    as_keys = {}
+    for name, text in field_docstrings(kind).items():
+        as_keys[name] = re.sub(r"``([a-z_]+)``", lambda match: f"``{key_of(match[1])}``", text)
+    return as_keys
+
+
+def _first_line(kind: type) -> str:
+    return (kind.__doc__ or "").splitlines()[0]
