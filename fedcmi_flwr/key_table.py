@@ -12,7 +12,8 @@ from typing import Any
 
 from fedcmi_flwr.config.docstrings import field_docstrings
 from fedcmi_flwr.config.node import NodeConfig
-from fedcmi_flwr.methods import METHODS, hyperparameters, key_of
+from fedcmi_flwr.methods import METHODS, hyperparameters
+from fedcmi_flwr.methods.base import key_of
 from fedcmi_flwr.run_config import _SECTIONS as SECTIONS
 from fedcmi_flwr.run_config import METHOD_DEFAULT, RunConfig
 from fedcmi_flwr.types import Scalar
@@ -38,6 +39,11 @@ class Key:
     """Who uses it."""
     method_defaults: Mapping[str, Scalar]
     """Of a hyperparameter: method -> its value where the key says "default"; empty for other keys."""
+
+    @property
+    def for_all(self) -> bool:
+        """True when every method uses the key."""
+        return len(self.methods) == len(METHODS)
 
 
 @dataclass(frozen=True)
@@ -122,7 +128,7 @@ def _hyperparameters(defaults: Mapping[str, Scalar]) -> KeySection:
         Key(name, defaults[name], allowed, meaning, tuple(values), values)
         for (name, allowed, meaning), values in sorted(found.items())
     ]
-    return KeySection("method", f'Hyperparameters; "{METHOD_DEFAULT}": the value that the method itself has.', keys)
+    return KeySection("method", f'Hyperparameters; "{METHOD_DEFAULT}": the value that stands behind the method.', keys)
 
 
 def _node_section() -> KeySection:
@@ -141,9 +147,12 @@ _ALL = tuple(METHODS)
 
 
 def _allowed(item: "Field[Any]") -> str:
-    """Return range and type; a hyperparameter of another package may have a type only."""
-    kind = item.type.__name__ if isinstance(item.type, type) else ""
-    return " ".join(part for part in (item.metadata.get("allowed"), f"({kind})" if kind else None) if part)
+    """Return range and type; a hyperparameter may have a type only, and a node's key may be left out."""
+    allowed: str | None = item.metadata.get("allowed")
+    kind = item.type.__name__ if isinstance(item.type, type) else None
+    if allowed is None:
+        return f"of type {kind}"
+    return allowed if kind is None else f"{allowed} ({kind})"
 
 
 def _meanings(kind: type) -> dict[str, str]:

@@ -23,8 +23,8 @@ def field_docstrings(kind: type) -> dict[str, str]:
     Examples
     --------
     >>> from fedcmi_flwr.config.node import NodeConfig
-    >>> field_docstrings(NodeConfig)["num_partitions"]
-    "Parts that the data is dealt into; left out: all of the node's data is its own."
+    >>> field_docstrings(NodeConfig)["device"]
+    "What this device computes on; left out: the run-config's."
     """
     found: dict[str, str] = {}
     for base in reversed(kind.__mro__):

@@ -9,6 +9,7 @@ import typer
 from rich.markup import escape
 
 from server_app.commands.deploy import deploy
+from server_app.commands.keys import keys
 from server_app.commands.predict import export, predict
 from server_app.commands.prep import inspect, prep
 from server_app.commands.terminal import console, end_with_what_was_started, fail
@@ -22,6 +23,7 @@ app.add_typer(deploy, name="deploy")
 app.command()(inspect)
 app.command()(predict)
 app.command()(export)
+app.command()(keys)
 
 SettingsArgument = Annotated[
     list[str], typer.Argument(help="Settings: names of files in server_app/recipes, or TOML files of your own.")
