@@ -182,9 +182,7 @@ print(write_prepared(Path({out!r}), "toy", SETTINGS, build), flush=True)
 @pytest.fixture
 def start_child(tmp_path: Path) -> Callable[[], subprocess.Popen[str]]:
     """Return a starter of processes that prepare ``toy`` and stop inside the build until a line comes in."""
-    code = CHILD.format(
-        repository=str(REPOSITORY), tests=str(Path(__file__).parents[2] / "helpers"), out=str(tmp_path / "toy")
-    )
+    code = CHILD.format(repository=str(REPOSITORY), tests=str(Path(__file__).parent), out=str(tmp_path / "toy"))
 
     def start() -> subprocess.Popen[str]:
         return subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
