@@ -66,7 +66,7 @@ def test_a_docstring_names_other_fields_as_keys() -> None:
     "key", [key for key in RUN_KEYS if key.name not in ("method", "run-dir")], ids=lambda k: k.name
 )
 def test_the_range_is_what_the_configuration_checks(key: Key) -> None:
-    wrong = 7 if "(str)" in key.allowed else "wrong"
+    wrong = 7 if "str" in key.allowed else "wrong"
     with pytest.raises(ConfigError, match=rf"{key.name} = {wrong!r}: must be {re.escape(key.allowed)}"):
         read_run_config({**DEFAULTS, "method": key.methods[-1], key.name: wrong})
 
@@ -100,7 +100,7 @@ def test_a_name_of_both_configurations_is_found_in_both() -> None:
 
 @pytest.mark.parametrize(
     ("name", "words"),
-    [("fussion", "near are fusion"), ("wieght", "near are weight, "), ("qqqq", "`fedcmi keys` has all")],
+    [("fussion", "near are fusion"), ("weights", "near are weight, "), ("qqqq", "`fedcmi keys` has all")],
 )
 def test_an_unknown_name_is_answered_with_the_nearest(name: str, words: str) -> None:
     with pytest.raises(ValueError, match=f"no key '{name}'; {words}"):
