@@ -9,6 +9,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("fedcmi_flwr", "client_app", "data_prep", "server_app")
 WHOLE = ("client_app", "data_prep")
 """Packages with one README for all of their rooms."""
+MADE_BY_RUNS = ("runs", "server")
+"""Directories that are named in documents, and that runs and deployments make."""
 
 
 def rooms() -> list[Path]:
@@ -81,6 +83,15 @@ def test_links_of_a_room_lead_somewhere(readme: Path) -> None:
     links = re.findall(r"\]\(([^)#]+)[^)]*\)", readme.read_text(encoding="utf-8"))
     relative = [link for link in links if not link.startswith("https://")]
     assert [link for link in relative if not (readme.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("document", ["README.md", "SECURITY.md", "CHANGELOG.md"])
+def test_what_the_project_says_of_its_files_is_so(document: str) -> None:
+    text = (ROOT / document).read_text(encoding="utf-8")
+    paths = [span for span in spans(text) if re.fullmatch(r"[\w-]+(/[\w.-]+)+\.(py|toml|md)", span)]
+    files = [path for path in paths if path.split("/")[0] not in MADE_BY_RUNS]
+    links = [link for link in re.findall(r"\]\(([^)#]+)[^)]*\)", text) if not link.startswith("https://")]
+    assert [path for path in (*files, *links) if not (ROOT / path).exists()] == []
 
 
 def test_the_four_walks_are_written_down() -> None:
