@@ -8,11 +8,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fedcmi_flwr.aggregation.optimizers import ServerOptimizer
+    from fedcmi_flwr.aggregation.privacy import Privacy
     from fedcmi_flwr.aggregation.robust import RobustAggregation
     from fedcmi_flwr.inference import Predictor
     from fedcmi_flwr.methods import METHODS, CrossModalInfiltration, LocalRound, Method
-    from fedcmi_flwr.strategy import FedCMI
+    from fedcmi_flwr.strategy import FedCMI, ModalityStrategy
     from fedcmi_flwr.strategy.guards import Guards
+    from fedcmi_flwr.strategy.sampling import Sampling
+    from fedcmi_flwr.strategy.tolerance import Tolerance
     from fedcmi_flwr.types import ClassStats, LossTerms
     from fedcmi_flwr.wire import NodeInfo, query_reply, read_task, train_reply
 
@@ -25,9 +29,14 @@ __all__ = [
     "LocalRound",
     "LossTerms",
     "Method",
+    "ModalityStrategy",
     "NodeInfo",
     "Predictor",
+    "Privacy",
     "RobustAggregation",
+    "Sampling",
+    "ServerOptimizer",
+    "Tolerance",
     "query_reply",
     "read_task",
     "train_reply",
@@ -42,9 +51,14 @@ _HOMES = {
     "LossTerms": "types",
     "METHODS": "methods",
     "Method": "methods",
+    "ModalityStrategy": "strategy",
     "NodeInfo": "wire",
     "Predictor": "inference",
+    "Privacy": "aggregation.privacy",
     "RobustAggregation": "aggregation.robust",
+    "Sampling": "strategy.sampling",
+    "ServerOptimizer": "aggregation.optimizers",
+    "Tolerance": "strategy.tolerance",
     "query_reply": "wire",
     "read_task": "wire",
     "train_reply": "wire",

@@ -1,7 +1,7 @@
 """The only reader of run-config: every key known, present and in range, or a :class:`ConfigError`.
 
 The values that a run starts from stand in ``pyproject.toml``, under ``[tool.flwr.app.config]``; what each key may be,
-in ``sections.py`` and, for hyperparameters, with the methods.
+with the settings that ``SECTIONS`` names and, for hyperparameters, with the methods.
 """
 
 from collections.abc import Mapping
@@ -9,17 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedcmi_flwr.aggregation.privacy import check_bounds, check_method
+from fedcmi_flwr.aggregation.optimizers import ServerOptimizer
+from fedcmi_flwr.aggregation.privacy import Privacy, check_protected
+from fedcmi_flwr.aggregation.robust import RobustAggregation
+from fedcmi_flwr.config.fields import ConfigError, Settings
 from fedcmi_flwr.config.sections import (
     CheckpointConfig,
-    ConfigError,
     DataConfig,
     EvaluationConfig,
     FederationConfig,
-    GuardConfig,
     MachineConfig,
     ModelConfig,
-    PrivacyConfig,
     TrainingConfig,
     ViewConfig,
     keys_of,
@@ -27,6 +27,9 @@ from fedcmi_flwr.config.sections import (
 )
 from fedcmi_flwr.methods import METHODS, Method, hyperparameters, make_method
 from fedcmi_flwr.models.fusion import FUSIONS
+from fedcmi_flwr.strategy.guards import Guards
+from fedcmi_flwr.strategy.sampling import Sampling
+from fedcmi_flwr.strategy.tolerance import Tolerance
 from fedcmi_flwr.types import Scalar
 
 METHOD_DEFAULT = "default"
@@ -47,9 +50,13 @@ class RunConfig:
     model: ModelConfig
     views: ViewConfig
     federation: FederationConfig
+    sampling: Sampling
+    tolerance: Tolerance
     evaluation: EvaluationConfig
-    privacy: PrivacyConfig
-    guards: GuardConfig
+    server_optimizer: ServerOptimizer
+    aggregation: RobustAggregation
+    guards: Guards
+    privacy: Privacy
     training: TrainingConfig
     machine: MachineConfig
     checkpoints: CheckpointConfig
@@ -57,18 +64,23 @@ class RunConfig:
     """The run-config as it came, for the record."""
 
 
-_SECTIONS: dict[str, type] = {
+SECTIONS: Mapping[str, type[Settings]] = {
     "data": DataConfig,
     "model": ModelConfig,
     "views": ViewConfig,
     "federation": FederationConfig,
+    "sampling": Sampling,
+    "tolerance": Tolerance,
     "evaluation": EvaluationConfig,
-    "privacy": PrivacyConfig,
-    "guards": GuardConfig,
+    "server_optimizer": ServerOptimizer,
+    "aggregation": RobustAggregation,
+    "guards": Guards,
+    "privacy": Privacy,
     "training": TrainingConfig,
     "machine": MachineConfig,
     "checkpoints": CheckpointConfig,
 }
+"""Field of :class:`RunConfig` -> settings; together they have every key but those of the run and the method."""
 
 
 def read_run_config(raw: Mapping[str, Scalar]) -> RunConfig:
@@ -88,7 +100,7 @@ def read_run_config(raw: Mapping[str, Scalar]) -> RunConfig:
     ConfigError
         An unknown or missing key, or a value out of range.
     """
-    known = {"run-dir", "method", *HYPERPARAMETER_KEYS} | {key for kind in _SECTIONS.values() for key in keys_of(kind)}
+    known = {"run-dir", "method", *HYPERPARAMETER_KEYS} | {key for kind in SECTIONS.values() for key in keys_of(kind)}
     unknown = sorted(set(raw) - known)
     if unknown:
         raise ConfigError(f"unknown key {unknown[0]!r} in the run-config; known are {', '.join(sorted(known))}.")
@@ -104,25 +116,24 @@ def read_run_config(raw: Mapping[str, Scalar]) -> RunConfig:
         raise ConfigError(str(error)) from error
     if raw["fusion"] in FUSIONS and raw["fusion"] not in method.fusions:
         raise ConfigError(f"fusion = {raw['fusion']!r}: method {name!r} needs {' or '.join(method.fusions)}.")
-    sections: dict[str, Any] = {part: read_section(kind, raw) for part, kind in _SECTIONS.items()}
+    sections: dict[str, Any] = {part: read_section(kind, raw) for part, kind in SECTIONS.items()}
     _check_together(sections, method)
     return RunConfig(run_dir, name, method, raw=dict(raw), **sections)
 
 
 def _check_together(sections: Mapping[str, Any], method: Method) -> None:
     """Raise ConfigError where values of several sections do not go together."""
-    federation = sections["federation"]
-    if sections["data"].validation_share > 0 and federation.fraction_evaluate > 0:
+    fraction_evaluate = sections["sampling"].fraction_evaluate
+    if sections["data"].validation_share > 0 and fraction_evaluate > 0:
         raise ConfigError(
             "fraction-evaluate: nodes evaluate on the test split, which validation-share leaves alone; 0."
         )
-    if sections["evaluation"].personal_epochs > 0 and federation.fraction_evaluate == 0:
+    if sections["evaluation"].personal_epochs > 0 and fraction_evaluate == 0:
         raise ConfigError("personal-epochs: nobody evaluates, since fraction-evaluate is 0; set it above 0.")
-    if sections["privacy"].dp_noise_multiplier > 0:
+    if sections["privacy"].enabled:
+        bounds = (sections["aggregation"].name, sections["guards"].max_example_ratio)
         try:
-            check_method(method, federation.fraction_evaluate)
-            guards = sections["guards"]
-            check_bounds(guards.aggregation, guards.max_example_ratio)
+            check_protected(method, fraction_evaluate, *bounds)
         except ValueError as error:
             raise ConfigError(str(error)) from error
 
@@ -139,4 +150,4 @@ def _read_run_dir(raw: Mapping[str, Scalar]) -> str:
 
 def section_keys() -> dict[str, list[str]]:
     """Return the keys of every section of the run-config; a key may be in two of them."""
-    return {part: keys_of(kind) for part, kind in _SECTIONS.items()}
+    return {part: keys_of(kind) for part, kind in SECTIONS.items()}

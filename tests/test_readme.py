@@ -237,7 +237,7 @@ def test_python_snippets(checkout: Path, environment: dict[str, str]) -> None:
     predicting, strategy = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     names: dict[str, object] = {}
     exec(strategy, names)
-    assert type(names["strategy"]).__name__ == "FedCMI"
+    assert type(names["strategy"]).__name__ == "ModalityStrategy"
     program = (
         f"import numpy\nspectrograms = numpy.load('data/avmnist/test/audio.npy')\n{predicting}\nprint(chances.shape)"
     )

@@ -29,7 +29,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
-from fedcmi_flwr.aggregation.optimizers import BUFFERS
+from fedcmi_flwr.aggregation.group_optimizers import BUFFERS
+from fedcmi_flwr.config.fields import Settings, number
 from fedcmi_flwr.methods import Method
 from fedcmi_flwr.types import AnyArray, ClassStats, Modality
 
@@ -54,34 +55,37 @@ def system_noise(size: int) -> Vector:
 
 
 @dataclass(frozen=True)
-class Privacy:
-    """The clipped Gaussian mechanism of a run; this file's docstring says what it protects and derives the account."""
+class Privacy(Settings):
+    """Differential privacy of nodes, by a clipped Gaussian mechanism; the server is trusted.
 
-    noise_multiplier: float
-    """z: standard deviation of the noise on a sum over nodes, in units of the norm that one node's part is clipped to;
-    above 0."""
-    clip_norm: float
-    """C: largest Euclidean norm of a node's update of one parameter group, above 0."""
-    statistics_clip_norm: float
-    """S: largest norm of a node's class statistics, sums and counts of all its modalities together, above 0."""
-    delta: float
-    """In (0, 1); well below 1 / number of nodes."""
-    max_epsilon: float | None = None
-    """Budget: no round is started that would spend more; None: none."""
+    This file's docstring says what is protected and derives the account. An instance with noise needs dp-accounting, or
+    raises ModuleNotFoundError.
+    """
+
+    noise_multiplier: float = number(0, key="dp-noise-multiplier")
+    """z: standard deviation of the noise on each sum over nodes, in units of what one node's part is clipped to; 0: no
+    differential privacy."""
+    clip_norm: float = number(0, above=True, key="dp-clip-norm", default=1.0)
+    """C: largest Euclidean norm of a node's update of one parameter group."""
+    statistics_clip_norm: float = number(0, above=True, key="dp-statistics-clip-norm", default=1.0)
+    """S: largest Euclidean norm of a node's class statistics, sums and counts of all its modalities together."""
+    delta: float = number(0, 1, above=True, below=True, key="dp-delta", default=1e-5)
+    """The delta at which epsilon is given; well below 1 / number of nodes."""
+    max_epsilon: float = number(0, key="dp-max-epsilon", default=0.0)
+    """Budget: the run ends, finished, before a round that would spend more; 0: no bound."""
     noise: Noise = system_noise
     """Where the noise comes from; tests put theirs here."""
 
     def __post_init__(self) -> None:
-        """Check ranges, and that the accountant is installed."""
-        for name in ("noise_multiplier", "clip_norm", "statistics_clip_norm"):
-            value = getattr(self, name)
-            if not 0 < value < math.inf:
-                raise ValueError(f"{name} = {value!r}: must be above 0, and finite.")
-        if not 0 < self.delta < 1:
-            raise ValueError(f"delta = {self.delta!r}: must be above 0 and below 1.")
-        if self.max_epsilon is not None and not 0 < self.max_epsilon < math.inf:
-            raise ValueError(f"max_epsilon = {self.max_epsilon!r}: must be above 0 and finite, or None.")
-        self.epsilon(1)
+        """Check ranges, and that the accountant is installed where it is needed."""
+        super().__post_init__()
+        if self.enabled:
+            self.epsilon(1)
+
+    @property
+    def enabled(self) -> bool:
+        """Whether there is differential privacy."""
+        return self.noise_multiplier > 0
 
     # ---- mechanism
 
@@ -221,12 +225,16 @@ class Privacy:
         """
         after = dict(Counter(releases) + Counter(asked))
         now, then = (self.spent(account)["epsilon"] for account in (releases, after))
-        if self.max_epsilon is not None and then > self.max_epsilon:
+        if 0 < self.max_epsilon < then:
             raise PrivacyBudgetError(
                 f"the privacy budget is spent: epsilon is {now:.4g} and would be {then:.4g} after one more round, over "
                 f"the maximum of {self.max_epsilon:g} (delta = {self.delta:g})."
             )
         return after
+
+
+NO_PRIVACY = Privacy(noise_multiplier=0.0)
+"""Differential privacy is off."""
 
 
 def clipped(vector: Vector, norm: float) -> Vector:
@@ -257,15 +265,19 @@ def clipped(vector: Vector, norm: float) -> Vector:
     return vector * (norm / length) if length > norm else vector
 
 
-def check_method(method: Method, fraction_evaluate: float) -> None:
-    """Raise ValueError if nodes would send what is not protected: a method's own arrays, or evaluations.
+def check_protected(method: Method, fraction_evaluate: float, aggregation: str, max_example_ratio: float) -> None:
+    """Raise ValueError if a federation releases what is not protected, or what the account leaves out.
 
     Parameters
     ----------
     method
-        Of the run.
+        Its nodes must send no arrays of their own.
     fraction_evaluate
-        Share of the nodes that evaluate on their own samples.
+        Share of the nodes that evaluate on their own samples; 0.
+    aggregation
+        Name of what becomes of the updates; "mean", since the account is that of a sum.
+    max_example_ratio
+        Bound on a reply's weight relative to the others'; 0 (off).
     """
     if type(method).check_reply is not Method.check_reply:  # the base's refuses whatever a node sends for the method
         raise ValueError(
@@ -277,18 +289,6 @@ def check_method(method: Method, fraction_evaluate: float) -> None:
             f"differential privacy: fraction-evaluate = {fraction_evaluate}: what nodes count on their own samples is "
             "not protected; 0."
         )
-
-
-def check_bounds(aggregation: str, max_example_ratio: float) -> None:
-    """Raise ValueError if one node's data would decide about another's part of a sum, which the account leaves out.
-
-    Parameters
-    ----------
-    aggregation
-        Name of what becomes of the updates: "mean", or a robust one.
-    max_example_ratio
-        Bound on a reply's weight relative to the others'; 0: off.
-    """
     if aggregation != "mean":
         raise ValueError(
             f"differential privacy: aggregation = {aggregation!r}: the account is that of a mean of clipped updates, "

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from fedcmi_flwr.config.sections import DEVICES, ConfigError
+from fedcmi_flwr.config.fields import ConfigError
+from fedcmi_flwr.config.sections import DEVICES
 
 
 def _key(allowed: str) -> Any:  # noqa: ANN401

@@ -211,7 +211,7 @@ class Method:
         if reply:
             raise ValueError(f"arrays {sorted(reply)} that this method did not ask for.")
 
-    def thinned(self, reply: Mapping[str, AnyArray], share: float) -> Mapping[str, AnyArray]:
+    def scale_reply(self, reply: Mapping[str, AnyArray], share: float) -> Mapping[str, AnyArray]:
         """Return a node's arrays for :meth:`combine` as if it had fewer samples; here they do not depend on them.
 
         Parameters
@@ -227,7 +227,9 @@ class Method:
         """
         return reply
 
-    def misfits(self, state: Mapping[str, AnyArray], replies: Mapping[int, Mapping[str, AnyArray]]) -> dict[int, str]:
+    def incompatible_replies(
+        self, state: Mapping[str, AnyArray], replies: Mapping[int, Mapping[str, AnyArray]]
+    ) -> dict[int, str]:
         """Return which replies cannot be combined with the state or with each other, and why.
 
         Parameters

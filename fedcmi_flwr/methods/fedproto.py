@@ -87,13 +87,15 @@ class FedProto(WeightedMethod):
             if np.asarray(total, dtype=np.float64)[whole == 0].any():
                 raise ValueError(f"prototypes of {name!r}: a sum over no samples is not 0.")
 
-    def thinned(self, reply: Mapping[str, AnyArray], share: float) -> dict[str, AnyArray]:
+    def scale_reply(self, reply: Mapping[str, AnyArray], share: float) -> dict[str, AnyArray]:
         """Return sums and counts of that share."""
         return {
             name: np.asarray(np.asarray(array, dtype=np.float64) * share, np.float32) for name, array in reply.items()
         }
 
-    def misfits(self, state: Mapping[str, AnyArray], replies: Mapping[int, Mapping[str, AnyArray]]) -> dict[int, str]:
+    def incompatible_replies(
+        self, state: Mapping[str, AnyArray], replies: Mapping[int, Mapping[str, AnyArray]]
+    ) -> dict[int, str]:
         """Refuse embeddings of another size than the state's, or before there is one, than most replies'."""
         found: dict[int, str] = {}
         keys = {key for reply in replies.values() for key in reply if key.startswith(SUM)}

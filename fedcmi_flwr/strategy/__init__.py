@@ -1,5 +1,8 @@
 """A round on the server."""
 
-from fedcmi_flwr.strategy.fedcmi import FedCMI
+from fedcmi_flwr.strategy.modality_strategy import ModalityStrategy
 
-__all__ = ["FedCMI"]
+FedCMI = ModalityStrategy
+"""The name by which apps import the strategy; any method runs through it."""
+
+__all__ = ["FedCMI", "ModalityStrategy"]

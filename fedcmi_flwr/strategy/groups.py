@@ -22,7 +22,7 @@ def group_names(names: Sequence[str], groups: Mapping[str, Sequence[str]]) -> di
     Raises
     ------
     ValueError
-        A name that two groups claim, or a group without any parameter.
+        A name that the prefixes of two groups match, or a group without any parameter.
 
     Examples
     --------
@@ -31,10 +31,10 @@ def group_names(names: Sequence[str], groups: Mapping[str, Sequence[str]]) -> di
     """
     found: dict[str, list[str]] = {group: [] for group in (*groups, SHARED)}
     for name in names:
-        claims = [group for group, prefixes in groups.items() if name.startswith(tuple(prefixes))]
-        if len(claims) > 1:
-            raise ValueError(f"parameter {name!r} belongs to the groups {claims}; make their prefixes distinct.")
-        found[claims[0] if claims else SHARED].append(name)
+        matching = [group for group, prefixes in groups.items() if name.startswith(tuple(prefixes))]
+        if len(matching) > 1:
+            raise ValueError(f"parameter {name!r} belongs to the groups {matching}; make their prefixes distinct.")
+        found[matching[0] if matching else SHARED].append(name)
     empty = [group for group in groups if not found[group]]
     if empty:
         raise ValueError(
@@ -43,6 +43,6 @@ def group_names(names: Sequence[str], groups: Mapping[str, Sequence[str]]) -> di
     return {group: tuple(members) for group, members in found.items() if members}
 
 
-def groups_of(modalities: Sequence[Modality], names: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+def groups_for(modalities: Sequence[Modality], names: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
     """Return the groups, of those in ``names``, that a node with these modalities can use."""
     return tuple(group for group in (*modalities, SHARED) if group in names)

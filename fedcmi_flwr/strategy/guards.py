@@ -9,44 +9,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedcmi_flwr import wire
+from fedcmi_flwr.config.fields import Settings, choice, number
 from fedcmi_flwr.methods import Method
 from fedcmi_flwr.strategy.lazy_arrays import LazyArrays
+from fedcmi_flwr.strategy.round_plan import RoundPlan
 from fedcmi_flwr.strategy.round_report import RoundReport
 from fedcmi_flwr.types import SHARED, AnyArray, ClassStats, Modality
 
-NORM_ACTIONS = ("clip", "refuse")
-
 
 @dataclass(frozen=True)
-class Guards:
-    """Bounds on a reply; all are off by default.
+class Guards(Settings):
+    """Bounds on what one node's reply may do to the global model; all are off by default."""
 
-    Raises
-    ------
-    ValueError
-        A number or action out of range.
-    """
-
-    max_update_norm: float = 0.0
+    max_update_norm: float = number(0, default=0.0)
     """Largest Euclidean norm of (update - what was sent), over the floating-point arrays of each parameter group for
     itself; 0: off. What a method sends besides weights is bounded by it too, as one vector."""
-    update_norm_action: str = "clip"
+    update_norm_action: str = choice("clip", "refuse", default="clip")
     """What becomes of a longer one: "clip" scales the group's update down to the norm, "refuse" refuses the reply. What
     a method sends besides weights has units of its own and is always scaled down."""
-    max_example_ratio: float = 0.0
+    max_example_ratio: float = number(1, zero="off", default=0.0)
     """Largest weight of a reply, its num-examples, as a multiple of the median (the lower one of two) of the round's
-    replies, 1 or more; 0: off. A reply whose weight is cut has its numbers of samples with a modality (rounded up) and
-    its class statistics scaled down with it. Then the same holds for its number of samples with each modality, as a
-    multiple of the median of those that trained the modality."""
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        if not 0 <= self.max_update_norm < math.inf:
-            raise ValueError(f"max-update-norm = {self.max_update_norm!r}: must be 0 or greater, and finite.")
-        if self.update_norm_action not in NORM_ACTIONS:
-            raise ValueError(f"update-norm-action = {self.update_norm_action!r}: not one of {list(NORM_ACTIONS)}.")
-        if self.max_example_ratio != 0 and not 1 <= self.max_example_ratio < math.inf:
-            raise ValueError(f"max-example-ratio = {self.max_example_ratio!r}: must be 1 or more, or 0 (off).")
+    replies; 0: off. A reply whose weight is cut has its numbers of samples with a modality (rounded up) and its class
+    statistics scaled down with it. Then the same holds for its number of samples with each modality, as a multiple of
+    the median of those that trained the modality."""
 
 
 def bound_updates(
@@ -69,7 +54,7 @@ def bound_updates(
     -------
     Partition id -> update, in the order of the partition ids.
     """
-    nodes = {info.partition_id: node for node, (info, _) in report.sent.items()}
+    nodes = {info.partition_id: node for node, (info, _) in report.plan.sent.items()}
     found = {partition: updates[partition] for partition in sorted(updates)}
     if guards.max_update_norm > 0:
         checked = {p: _within_norm(update, nodes[p], report, guards) for p, update in found.items()}
@@ -77,38 +62,38 @@ def bound_updates(
     if guards.max_example_ratio > 0 and found:
         most = int(guards.max_example_ratio * median_low(update.num_examples for update in found.values()))
         found = {p: _within_weight(update, nodes[p], report, most, method) for p, update in found.items()}
-        for modality in (group for group in report.names if group != SHARED):
+        for modality in (group for group in report.plan.names if group != SHARED):
             found |= _within_modality(found, modality, nodes, report, guards.max_example_ratio)
     return found
 
 
-def keep_finite(aggregated: Mapping[str, AnyArray], report: RoundReport) -> dict[str, AnyArray]:
-    """Return the new global model; a group that is not finite, or is not there, keeps its value and has no owners.
+def keep_finite(aggregated: Mapping[str, AnyArray], plan: RoundPlan) -> tuple[dict[str, AnyArray], list[str]]:
+    """Return the new global model; a group that is not finite, or is not there, keeps its value.
 
     Parameters
     ----------
     aggregated
         Name -> array of the new global model.
-    report
-        The round's; it says what was sent, and gets the lines.
+    plan
+        The round's; it says what was sent.
 
     Returns
     -------
-    Name -> array, with the names and order of what was sent.
+    Name -> array, with the names and order of what was sent; and the groups that kept their values.
     """
-    found = dict(report.arrays)
-    for group, names in report.names.items():
+    found = dict(plan.arrays)
+    lost = []
+    for group, names in plan.names.items():
         if all(name in aggregated and _is_finite(aggregated[name]) for name in names):
             found |= {name: aggregated[name] for name in names}
         else:
-            report.bound(f"Group {group!r} would not be finite; it keeps its value.")
-            report.owners[group] = []
-    return found
+            lost.append(group)
+    return found, lost
 
 
 def keep_finite_state(
-    new: Mapping[str, AnyArray], old: Mapping[str, AnyArray], report: RoundReport
-) -> dict[str, AnyArray]:
+    new: Mapping[str, AnyArray], old: Mapping[str, AnyArray]
+) -> tuple[dict[str, AnyArray], list[str]]:
     """Return a method's new state; an array with Inf, or NaN where the old one had a number, keeps its old value.
 
     Parameters
@@ -117,24 +102,23 @@ def keep_finite_state(
         What :meth:`Method.combine` returned. NaN may stand for "nothing yet", as in FedProto.
     old
         The state before.
-    report
-        The round's; gets the lines.
 
     Returns
     -------
-    Name -> array; without those that would not be finite and have no old value.
+    Name -> array, without those that would not be finite and have no old value; and the names of what is not new.
     """
     found = {}
+    lost = []
     for name, array in new.items():
         before = old.get(name)
-        lost = before is not None and np.isnan(array[~np.isnan(before)]).any()
-        if not np.isinf(array).any() and not lost:
+        numbers_lost = before is not None and np.isnan(array[~np.isnan(before)]).any()
+        if not np.isinf(array).any() and not numbers_lost:
             found[name] = array
             continue
-        report.bound(f"The method's {name!r} would not be finite; it keeps its value.")
+        lost.append(name)
         if before is not None:
             found[name] = before
-    return found
+    return found, lost
 
 
 def update_norm(arrays: Mapping[str, AnyArray], sent: Mapping[str, AnyArray]) -> float:
@@ -190,16 +174,16 @@ def _within_norm(update: wire.NodeUpdate, node: int, report: RoundReport, guards
     """Return the update with no group longer than allowed; None where the reply is refused."""
     longest = guards.max_update_norm
     arrays = update.arrays
-    for group in report.sent[node][1]:
-        sent = {name: report.arrays[name] for name in report.names[group]}
+    for group in report.plan.sent[node][1]:
+        sent = {name: report.plan.arrays[name] for name in report.plan.names[group]}
         norm = update_norm(update.arrays, sent)
         if norm <= longest:
             continue
         what = f"the update of {group!r} has the norm {norm:.4g}, above max-update-norm = {longest:g}"
         if guards.update_norm_action == "refuse":
-            report.refuse(node, f"Reply of {report.describe(node)} refused: {what}.")
+            report.refuse(node, f"Reply of {report.plan.describe(node)} refused: {what}.")
             return None
-        report.bound(f"Reply of {report.describe(node)}: {what}; it is scaled down to that.")
+        report.bound(f"Reply of {report.plan.describe(node)}: {what}; it is scaled down to that.")
         arrays = shortened(arrays, sent, longest / norm)
     return replace(update, arrays=arrays, from_method=_short_enough(update.from_method, node, report, longest))
 
@@ -213,7 +197,7 @@ def _short_enough(
     if norm <= longest:
         return arrays
     report.bound(
-        f"Reply of {report.describe(node)}: method-arrays have the norm {norm:.4g}, above max-update-norm = "
+        f"Reply of {report.plan.describe(node)}: method-arrays have the norm {norm:.4g}, above max-update-norm = "
         f"{longest:g}; they are scaled down to that."
     )
     return shortened(arrays, nothing, longest / norm)
@@ -225,13 +209,12 @@ def _within_weight(
     """Return the update with a weight that is allowed, and statistics that fit it."""
     if update.num_examples <= most:
         return update
-    report.bound(
-        f"Reply of {report.describe(node)}: num-examples = {update.num_examples} count as {most} (max-example-ratio)."
-    )
+    cut = f"num-examples = {update.num_examples} count as {most}"
+    report.bound(f"Reply of {report.plan.describe(node)}: {cut} (max-example-ratio).")
     share = most / update.num_examples
-    stats = None if update.stats is None else _thinned(update.stats, share)
+    stats = None if update.stats is None else _fewer_samples(update.stats, share)
     fewer = {name: -(-count * most // update.num_examples) for name, count in update.modality_examples.items()}
-    kept = method.thinned(update.from_method, share)
+    kept = method.scale_reply(update.from_method, share)
     return replace(update, num_examples=most, stats=stats, from_method=kept, modality_examples=fewer)
 
 
@@ -243,16 +226,14 @@ def _within_modality(
     ratio: float,
 ) -> dict[int, wire.NodeUpdate]:
     """Return the updates that say too many samples have a modality, with a number that is allowed."""
-    owners = {p: u.examples_of(modality) for p, u in updates.items() if modality in report.sent[nodes[p]][1]}
+    owners = {p: u.examples_of(modality) for p, u in updates.items() if modality in report.plan.sent[nodes[p]][1]}
     trained = [count for count in owners.values() if count > 0]
     most, capped = int(ratio * median_low(trained)) if trained else 0, {}
     for partition, count in owners.items():
         if count <= most:
             continue
-        report.bound(
-            f"Reply of {report.describe(nodes[partition])}: num-examples = {count} with {modality} count as {most} "
-            "(max-example-ratio)."
-        )
+        cut = f"num-examples = {count} with {modality} count as {most}"
+        report.bound(f"Reply of {report.plan.describe(nodes[partition])}: {cut} (max-example-ratio).")
         update = updates[partition]
         stats = None if update.stats is None else _with_fewer(update.stats, modality, most / count)
         capped[partition] = replace(update, stats=stats, modality_examples={**update.modality_examples, modality: most})
@@ -260,12 +241,12 @@ def _within_modality(
 
 
 def _with_fewer(stats: ClassStats, modality: Modality, share: float) -> ClassStats:
-    """Return the statistics with those of one modality thinned."""
-    fewer = _thinned(stats.only([modality]), share)
+    """Return the statistics with those of one modality of fewer samples."""
+    fewer = _fewer_samples(stats.only([modality]), share)
     return ClassStats({**stats.probability_sum, **fewer.probability_sum}, {**stats.count, **fewer.count})
 
 
-def _thinned(stats: ClassStats, share: float) -> ClassStats:
+def _fewer_samples(stats: ClassStats, share: float) -> ClassStats:
     """Return statistics of fewer samples with the same mean probabilities; counts are rounded down."""
     counts = {name: np.floor(count * share).astype(np.int64) for name, count in stats.count.items()}
     sums = {

@@ -11,6 +11,7 @@ from fedcmi_flwr import wire
 from fedcmi_flwr.methods import Method
 from fedcmi_flwr.strategy.nodes import content_of
 from fedcmi_flwr.strategy.reply_store import ReplyStore
+from fedcmi_flwr.strategy.round_plan import RoundPlan
 from fedcmi_flwr.strategy.round_report import RoundReport
 from fedcmi_flwr.types import AnyArray
 from fedcmi_flwr.wire.checks import one_line
@@ -52,7 +53,7 @@ def read_updates(
     """
     updates: dict[int, wire.NodeUpdate] = {}
     lost: list[str] = []
-    silent = {node: info for node, (info, _) in report.sent.items()}
+    silent = {node: info for node, (info, _) in report.plan.sent.items()}
     for message in replies:
         node = message.metadata.src_node_id
         info = silent.pop(node, None)
@@ -62,32 +63,32 @@ def read_updates(
             content = content_of(message)
             if info is None:
                 raise WireError("it was not asked in this round, or answered before.")
-            updates[info.partition_id] = _put_away(_read_update(content, report, method, node), store)
+            updates[info.partition_id] = _put_away(_read_update(content, report.plan, method, node), store)
         except WireError as error:
             if info is None and message.has_error():
                 lost.append(str(error))  # of a node that left: Flower does not say which
             else:
-                report.refuse(node, f"Reply of {report.describe(node)} refused: {error}")
+                report.refuse(node, f"Reply of {report.plan.describe(node)} refused: {error}")
     because = f"Flower says: {'; '.join(lost)}" if lost else "The round's time is over."
     if lost and not silent:
         logger.warning(
-            "round %d: errors, though no reply is missing: %s", report.server_round, one_line("; ".join(lost))
+            "round %d: errors, though no reply is missing: %s", report.plan.server_round, one_line("; ".join(lost))
         )
     for node in silent:
-        report.refuse(node, f"No reply of {report.describe(node)}. {because}")
-    return _without_misfits(updates, report, method, method_state)
+        report.refuse(node, f"No reply of {report.plan.describe(node)}. {because}")
+    return _without_incompatible(updates, report, method, method_state)
 
 
-def _read_update(content: Message, report: RoundReport, method: Method, node: int) -> wire.NodeUpdate:
-    info, groups = report.sent[node]
-    sent = {name: report.arrays[name] for group in groups for name in report.names[group]}
+def _read_update(content: Message, plan: RoundPlan, method: Method, node: int) -> wire.NodeUpdate:
+    info, _ = plan.sent[node]
+    sent = plan.sent_to(node)
     measured = info.modalities if method.measures else ()
-    update = wire.read_train_reply(content, sent, measured, report.num_classes)
-    strange = sorted(set(update.modality_examples) - set(info.modalities))
-    if strange:
-        raise WireError(f"metrics: num-examples.{strange[0]}, but the node owns {list(info.modalities)}.")
+    update = wire.read_train_reply(content, sent, measured, plan.num_classes)
+    foreign = sorted(set(update.modality_examples) - set(info.modalities))
+    if foreign:
+        raise WireError(f"metrics: num-examples.{foreign[0]}, but the node owns {list(info.modalities)}.")
     try:
-        method.check_reply(update.from_method, sent, info.modalities, report.num_classes, update.num_examples)
+        method.check_reply(update.from_method, sent, info.modalities, plan.num_classes, update.num_examples)
     except ValueError as error:
         raise WireError(f"method-arrays: {error}") from error
     return update
@@ -97,17 +98,34 @@ def _put_away(update: wire.NodeUpdate, store: ReplyStore) -> wire.NodeUpdate:
     return replace(update, arrays=store.put(update.arrays), from_method=store.put(update.from_method))
 
 
-def _without_misfits(
+def _without_incompatible(
     updates: dict[int, wire.NodeUpdate], report: RoundReport, method: Method, method_state: Mapping[str, AnyArray]
 ) -> dict[int, wire.NodeUpdate]:
     """Refuse what the method cannot combine with its state or with the other replies."""
     from_method = {partition: updates[partition].from_method for partition in sorted(updates)}
-    reasons = method.misfits(method_state, from_method)
-    for node, (info, _) in report.sent.items():
+    reasons = method.incompatible_replies(method_state, from_method)
+    for node, (info, _) in report.plan.sent.items():
         if info.partition_id in reasons:
             reason = reasons[info.partition_id]
-            report.refuse(node, f"Reply of {report.describe(node)} refused: method-arrays: {reason}")
+            report.refuse(node, f"Reply of {report.plan.describe(node)} refused: method-arrays: {reason}")
     return {partition: update for partition, update in updates.items() if partition not in reasons}
+
+
+def note_training(updates: Mapping[int, wire.NodeUpdate], report: RoundReport) -> None:
+    """Put into the report what nodes say of their training.
+
+    Parameters
+    ----------
+    updates
+        Partition id -> update that counts.
+    report
+        The round's; gets losses, samples and seconds.
+    """
+    ordered = {partition: updates[partition] for partition in sorted(updates)}
+    report.losses = mean_losses(list(ordered.values()))
+    report.examples = {partition: update.num_examples for partition, update in ordered.items()}
+    seconds = {partition: update.seconds for partition, update in ordered.items()}
+    report.train_seconds = {partition: took for partition, took in seconds.items() if took is not None}
 
 
 def mean_losses(updates: Sequence[wire.NodeUpdate]) -> dict[str, float]:

@@ -1,12 +1,12 @@
-"""What is known of one round: filled by the strategy, written down by the server."""
+"""What a round found: filled by the strategy, written down by the server."""
 
 import logging
 from dataclasses import dataclass, field
 
-from fedcmi_flwr import wire
 from fedcmi_flwr.evaluation.counts import Counts
 from fedcmi_flwr.methods.dominance import NOBODY, Dominance
-from fedcmi_flwr.types import AnyArray, ClassStats
+from fedcmi_flwr.strategy.round_plan import RoundPlan
+from fedcmi_flwr.types import ClassStats
 from fedcmi_flwr.wire.checks import one_line
 
 logger = logging.getLogger("flwr.fedcmi")
@@ -16,54 +16,40 @@ logger = logging.getLogger("flwr.fedcmi")
 class RoundReport:
     """What happened in one round."""
 
-    server_round: int
-    started: float
-    """Seconds on the monotonic clock."""
-    num_classes: int = 0
-    """C, the length of the class statistics."""
-    known: dict[int, wire.NodeInfo] = field(default_factory=dict)
-    """Node id -> what it owns, of every node that could have been sampled."""
-    sent: dict[int, tuple[wire.NodeInfo, tuple[str, ...]]] = field(default_factory=dict)
-    """Node id -> (what it owns, groups sent)."""
-    arrays: dict[str, AnyArray] = field(default_factory=dict)
-    """The global model that was sent."""
-    names: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """Group -> names of its arrays."""
-    used: Dominance = NOBODY
-    """The decision that was sent."""
-    measured: Dominance = NOBODY
-    """What this round's statistics say; sent in the next round."""
-    stats: ClassStats = field(default_factory=lambda: ClassStats({}, {}))
-    """Class statistics added up over nodes; empty with :attr:`privacy`."""
-    evaluated: dict[str, Counts] = field(default_factory=dict)
-    """What nodes counted on their own test samples, added up; empty unless ``fraction_evaluate`` is above 0."""
-    evaluated_by: dict[int, dict[str, Counts]] = field(default_factory=dict)
-    """Partition id -> what that node counted."""
-    losses: dict[str, float] = field(default_factory=dict)
-    """Loss term -> mean over the samples of the nodes that have the term, in nats, without weight; empty with
-    :attr:`privacy`."""
-    owners: dict[str, list[int]] = field(default_factory=dict)
-    """Group -> partition ids whose updates were averaged."""
-    num_examples: int = 0
-    examples: dict[int, int] = field(default_factory=dict)
-    """Partition id -> training samples, of the nodes whose updates were averaged; empty with :attr:`privacy`."""
+    plan: RoundPlan
+    """What was asked."""
+    failed: str = ""
+    """Why the round failed and the model stayed as it was; empty for a round that did not."""
     refused: list[str] = field(default_factory=list)
     """One line per node whose reply was refused or did not come."""
     bounded: list[str] = field(default_factory=list)
     """One line per clip, cap or group that would not have been finite (``guards.py``)."""
     to_ask_again: set[int] = field(default_factory=set)
-    """Ids of these nodes: they may no longer be what they said they were."""
-    to_evaluate: set[int] = field(default_factory=set)
-    """Ids of the nodes whose evaluation has not come yet."""
-    failed: str = ""
-    """Why the round failed and the model stayed as it was; empty for a round that did not."""
+    """Ids of the nodes that were refused: they may no longer be what they said they were."""
+
+    owners: dict[str, list[int]] = field(default_factory=dict)
+    """Group -> partition ids whose updates were averaged."""
+    examples: dict[int, int] = field(default_factory=dict)
+    """Partition id -> training samples, of the nodes whose updates were averaged; empty with :attr:`privacy`."""
+    losses: dict[str, float] = field(default_factory=dict)
+    """Loss term -> mean over the samples of the nodes that have the term, in nats, without weight; empty with
+    :attr:`privacy`."""
+    stats: ClassStats = field(default_factory=lambda: ClassStats({}, {}))
+    """Class statistics added up over nodes; empty with :attr:`privacy`."""
+    measured: Dominance = NOBODY
+    """What this round's statistics say; sent in the next round."""
+    evaluated: dict[str, Counts] = field(default_factory=dict)
+    """What nodes counted on their own test samples, added up; empty unless ``fraction_evaluate`` is above 0."""
+    evaluated_by: dict[int, dict[str, Counts]] = field(default_factory=dict)
+    """Partition id -> what that node counted."""
+    privacy: dict[str, float] | None = None
+    """"epsilon" and "delta" after the round; None: no differential privacy."""
+
     bytes_down: dict[int, int] = field(default_factory=dict)
     """Partition id -> bytes of the train message."""
     bytes_up: dict[int, int] = field(default_factory=dict)
     """Partition id -> bytes of the reply, refused ones included; with :attr:`privacy` of its arrays alone, since the
     bytes of its metrics vary with the counts in them."""
-    privacy: dict[str, float] | None = None
-    """"epsilon" and "delta" after the round; None: no differential privacy."""
     train_seconds: dict[int, float] = field(default_factory=dict)
     """Partition id -> seconds that training took on the node, where it says so and its update was averaged; empty with
     :attr:`privacy`."""
@@ -73,10 +59,15 @@ class RoundReport:
     seconds: float = 0.0
     """From the start of sampling to the end of aggregation."""
 
+    @property
+    def num_examples(self) -> int:
+        """Training samples of the nodes whose updates were averaged."""
+        return sum(self.examples.values())
+
     def refuse(self, node: int, line: str) -> None:
         """Note and log that a node's reply cannot be used; ``line`` says which node and why."""
         self.to_ask_again.add(node)
-        self._note(self.refused, line, f"{self.describe(node)}: the reason is in the server's log.")
+        self._note(self.refused, line, f"{self.plan.describe(node)}: the reason is in the server's log.")
 
     def bound(self, line: str) -> None:
         """Note and log that something was kept within bounds; ``line`` says of which node and why."""
@@ -86,11 +77,4 @@ class RoundReport:
         """Log a line and note it; with :attr:`privacy` note another, since a line may quote what a node sent."""
         line = one_line(line)
         lines.append(line if self.privacy is None else private)
-        logger.warning("round %d: %s", self.server_round, line)
-
-    def describe(self, node: int) -> str:
-        """Return the node's id and, where it was sent something, its partition and modalities."""
-        if node not in self.sent:
-            return f"node {node}"
-        info, _ = self.sent[node]
-        return f"node {node} (partition {info.partition_id}, {'+'.join(info.modalities)})"
+        logger.warning("round %d: %s", self.plan.server_round, line)

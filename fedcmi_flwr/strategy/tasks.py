@@ -7,11 +7,10 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType
 from fedcmi_flwr import wire
 from fedcmi_flwr.methods import Method
 from fedcmi_flwr.methods import hyperparameters as hyperparameters_of
-from fedcmi_flwr.methods.dominance import Dominance
-from fedcmi_flwr.strategy.groups import groups_of
+from fedcmi_flwr.strategy.groups import groups_for
 from fedcmi_flwr.strategy.nodes import RoundFailedError
+from fedcmi_flwr.strategy.round_plan import RoundPlan
 from fedcmi_flwr.types import SHARED, AnyArray
-from fedcmi_flwr.wire.packing import WireError, pack
 
 
 class TaskMessages:
@@ -19,38 +18,20 @@ class TaskMessages:
 
     Parameters
     ----------
-    server_round
-        From 1.
-    values
-        The global model: name -> array.
-    names
-        Group -> names of its arrays.
+    plan
+        The round's: the weights that are sent, their groups and the server's decision.
     method
         Its hyperparameters go along, and what its state has for a node.
     config
         What the user put into Flower's configuration of the task.
-    dominance
-        The server's decision.
     wire_dtype
         What float32 arrays travel in, both ways.
     """
 
-    def __init__(
-        self,
-        server_round: int,
-        values: Mapping[str, AnyArray],
-        names: Mapping[str, tuple[str, ...]],
-        method: Method,
-        config: ConfigRecord,
-        dominance: Dominance,
-        wire_dtype: str,
-    ) -> None:
-        self._server_round = server_round
-        self._values = values
-        self._names = names
+    def __init__(self, plan: RoundPlan, method: Method, config: ConfigRecord, wire_dtype: str) -> None:
+        self._plan = plan
         self._method = method
-        self._settings = {**hyperparameters_of(method), **config, "server-round": server_round}
-        self._dominance = dominance
+        self._settings = {**hyperparameters_of(method), **config, "server-round": plan.server_round}
         self._wire_dtype = wire_dtype
         self._packed: dict[tuple[str, ...], tuple[ArrayRecord, ConfigRecord]] = {}
 
@@ -75,22 +56,27 @@ class TaskMessages:
         RoundFailedError
             A weight is beyond the range of the dtype that it travels in.
         """
-        sent = [name for group in groups_of(info.modalities, self._names) for name in self._names[group]]
+        names = self._plan.names
+        sent = [name for group in groups_for(info.modalities, names) for name in names[group]]
         return self._message(node, info, MessageType.TRAIN, self._method.for_node(state, info.modalities, sent))
 
     def evaluate(self, node: int, info: wire.NodeInfo) -> Message:
         """Return a node's evaluate message; parameters and errors as for :meth:`train`."""
         return self._message(node, info, MessageType.EVALUATE, {})
 
-    def _message(self, node: int, info: wire.NodeInfo, kind: str, own: Mapping[str, AnyArray]) -> Message:
-        groups = groups_of(info.modalities, self._names)
-        if groups not in self._packed:
-            try:
-                self._packed[groups] = pack(self._values, {g: self._names[g] for g in groups}, self._wire_dtype)
-            except WireError as error:
-                raise RoundFailedError(
-                    f"round {self._server_round}: the global model cannot be sent: {error}"
-                ) from error
-        modalities = tuple(name for name in self._names if name != SHARED)
-        task = (self._packed[groups], self._settings, modalities, self._dominance, own, self._wire_dtype)
+    def _message(self, node: int, info: wire.NodeInfo, kind: str, from_method: Mapping[str, AnyArray]) -> Message:
+        packed = self._packed_for(groups_for(info.modalities, self._plan.names))
+        modalities = tuple(name for name in self._plan.names if name != SHARED)
+        task = (packed, self._settings, modalities, self._plan.used, from_method, self._wire_dtype)
         return wire.task_message(node, kind, *task)
+
+    def _packed_for(self, groups: tuple[str, ...]) -> tuple[ArrayRecord, ConfigRecord]:
+        """Return the weights of these groups, packed once."""
+        if groups not in self._packed:
+            names = {group: self._plan.names[group] for group in groups}
+            try:
+                self._packed[groups] = wire.pack(self._plan.arrays, names, self._wire_dtype)
+            except wire.WireError as error:
+                where = f"round {self._plan.server_round}"
+                raise RoundFailedError(f"{where}: the global model cannot be sent: {error}") from error
+        return self._packed[groups]

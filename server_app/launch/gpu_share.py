@@ -180,9 +180,7 @@ def gpu_share(
     known = ""
     if wanted is None:
         gpus = torch.cuda.device_count()
-        sampled = min(
-            num_nodes, max(int(num_nodes * config.federation.fraction_train), config.federation.min_train_nodes)
-        )
+        sampled = min(num_nodes, max(int(num_nodes * config.sampling.fraction_train), config.sampling.min_train_nodes))
         needed = measured_client_bytes(raw, num_nodes, client_app)
         free = min(torch.cuda.mem_get_info(gpu)[0] for gpu in range(gpus))
         wanted = clients_on_each(clients_that_fit(free, needed), gpus, cores, sampled)

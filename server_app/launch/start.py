@@ -161,8 +161,8 @@ def run_with_flower(raw: Mapping[str, Scalar], num_nodes: int, show: Show, clien
 
 def check_enough_nodes(config: RunConfig, num_nodes: int) -> None:
     """Raise ConfigError when a simulation would wait for more nodes than it has."""
-    if num_nodes < config.federation.min_available_nodes:
+    if num_nodes < config.sampling.min_available_nodes:
         raise ConfigError(
-            f"num-nodes = {num_nodes}: fewer than min-available-nodes = {config.federation.min_available_nodes}; "
+            f"num-nodes = {num_nodes}: fewer than min-available-nodes = {config.sampling.min_available_nodes}; "
             "simulate more nodes or lower it."
         )

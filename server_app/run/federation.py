@@ -12,9 +12,7 @@ from flwr.serverapp import Grid
 
 from data_prep.builtin import locate
 from fedcmi_flwr.aggregation.mean import moving_average
-from fedcmi_flwr.aggregation.optimizers import OWN_LR, ServerOptimizer
-from fedcmi_flwr.aggregation.privacy import Privacy, PrivacyBudgetError, check_arrays
-from fedcmi_flwr.aggregation.robust import RobustAggregation
+from fedcmi_flwr.aggregation.privacy import PrivacyBudgetError, check_arrays
 from fedcmi_flwr.config.sections import section_items
 from fedcmi_flwr.data.prepared import check_modality_names
 from fedcmi_flwr.data.schema import DatasetSpec, read_recipes, read_spec
@@ -31,8 +29,7 @@ from fedcmi_flwr.models.placement import choose_device
 from fedcmi_flwr.run_config import RunConfig
 from fedcmi_flwr.seeding import torch_global_seed
 from fedcmi_flwr.simulation import node_memory
-from fedcmi_flwr.strategy.fedcmi import FedCMI
-from fedcmi_flwr.strategy.guards import Guards
+from fedcmi_flwr.strategy import ModalityStrategy
 from fedcmi_flwr.strategy.nodes import RoundFailedError
 from fedcmi_flwr.strategy.state import ServerState
 from fedcmi_flwr.types import SHARED, AnyArray
@@ -95,28 +92,21 @@ class Federation:
         """The last round that is part of the average."""
         self.unsaved: tuple[int, Mapping[str, AnyArray]] | None = None
         """The last round and its weights, while no checkpoint holds them."""
-        self.strategy = FedCMI(
+        self.strategy = ModalityStrategy(
             {name: prefixes for name, prefixes in parameter_groups(self.spec).items() if name != SHARED},
             len(self.data.classes),
             config.method,
             seed=config.training.seed,
-            fraction_train=config.federation.fraction_train,
-            min_train_nodes=config.federation.min_train_nodes,
-            fraction_evaluate=config.federation.fraction_evaluate,
-            evaluate_from=config.evaluation.evaluate_from,
-            min_available_nodes=config.federation.min_available_nodes,
-            wait_timeout=config.federation.wait_timeout,
-            min_replies=config.federation.min_replies,
-            min_owners_per_modality=config.federation.min_owners_per_modality,
-            failure_budget=config.federation.failure_budget,
-            aggregation=robust_aggregation(config),
-            guards=guards(config),
-            server_optimizer=server_optimizer(config),
-            privacy=privacy(config),
+            sampling=config.sampling,
+            tolerance=config.tolerance,
+            guards=config.guards,
+            aggregation=config.aggregation,
+            server_optimizer=config.server_optimizer,
+            privacy=config.privacy,
             wire_dtype=config.federation.wire_dtype,
         )
         self.strategy.to_evaluate = self._shown
-        if self.strategy.privacy is not None:
+        if self.strategy.privacy.enabled:
             check_arrays(to_arrays(self.model.trained_state()))
 
     def _build_model(self) -> None:
@@ -213,7 +203,7 @@ class Federation:
         method = self.config.method
         current = {name: array.numpy() for name, array in arrays.items()}
         values = self._shown(server_round, current)
-        if self.strategy.privacy is not None:
+        if self.strategy.privacy.enabled:
             self.directory.write_account(self.strategy.releases)  # before anything that it accounts for
         self._load(server_round, values)
         batches = self.held_out.evaluation_batches(self.spec.modalities, choose_device(self.config.machine.device))
@@ -266,7 +256,7 @@ class Federation:
 
     def _with_account(self, state: ServerState) -> ServerState:
         """Return a checkpoint's state with the account as it is: rounds that are done again were released already."""
-        return state if self.strategy.privacy is None else replace(state, releases=self.directory.read_account())
+        return replace(state, releases=self.directory.read_account()) if self.strategy.privacy.enabled else state
 
     def _write_checkpoint(self) -> None:
         """Leave what the run can go on from, where it is new; the round's record is written already."""
@@ -280,43 +270,6 @@ class Federation:
         write_checkpoint(checkpoints, checkpoint, self.config.checkpoints.checkpoint_keep)
         oldest = round_of(stored_checkpoints(checkpoints)[0])
         node_memory.forget_before(self.directory.path / node_memory.DIRECTORY, oldest)
-
-
-def server_optimizer(config: RunConfig) -> ServerOptimizer | None:
-    """Return the server's optimiser, None where averages are the new weights."""
-    chosen = config.federation
-    if chosen.server_optimizer == "none":
-        return None
-    lr = chosen.server_lr or OWN_LR[chosen.server_optimizer]
-    return ServerOptimizer(chosen.server_optimizer, lr, chosen.server_momentum)
-
-
-def privacy(config: RunConfig) -> Privacy | None:
-    """Return the mechanism that the configuration asks for, None without differential privacy."""
-    chosen = config.privacy
-    if chosen.dp_noise_multiplier == 0:
-        return None
-    return Privacy(
-        chosen.dp_noise_multiplier,
-        chosen.dp_clip_norm,
-        chosen.dp_statistics_clip_norm,
-        chosen.dp_delta,
-        chosen.dp_max_epsilon or None,
-    )
-
-
-def robust_aggregation(config: RunConfig) -> RobustAggregation | None:
-    """Return how a group's updates become one, None where it is the mean weighted by samples."""
-    chosen = config.guards
-    if chosen.aggregation == "mean":
-        return None
-    return RobustAggregation(chosen.aggregation, chosen.trim_share, chosen.malicious_nodes)
-
-
-def guards(config: RunConfig) -> Guards:
-    """Return the bounds on what one reply may do."""
-    chosen = config.guards
-    return Guards(chosen.max_update_norm, chosen.update_norm_action, chosen.max_example_ratio)
 
 
 def _record(arrays: Mapping[str, AnyArray]) -> ArrayRecord:

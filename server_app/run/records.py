@@ -9,6 +9,7 @@ import numpy as np
 from fedcmi_flwr.evaluation.counts import Counts, is_head, summarise
 from fedcmi_flwr.methods.dominance import Dominance
 from fedcmi_flwr.models.file import CARD, MODEL_FILE
+from fedcmi_flwr.strategy.round_plan import RoundPlan
 from fedcmi_flwr.strategy.round_report import RoundReport
 
 LAST_ROUNDS = 5
@@ -21,7 +22,7 @@ FILES = ("config.json", "metrics.jsonl", "matrix.json", MODEL_FILE, CARD)
 
 def round_record(server_round: int, counts: Mapping[str, Counts], report: RoundReport | None) -> dict[str, Any]:
     """Put a round's evaluation and training report into one record; ``report`` is None for round 0."""
-    report = report or RoundReport(server_round, 0.0)
+    report = report or RoundReport(RoundPlan(server_round))
     return {
         "round": server_round,
         "seconds": report.seconds,
@@ -34,7 +35,7 @@ def round_record(server_round: int, counts: Mapping[str, Counts], report: RoundR
         },
         "num_examples": report.num_examples,
         "examples": {str(partition): count for partition, count in report.examples.items()},
-        "teacher": report.used.dominant,
+        "teacher": report.plan.used.dominant,
         "measured": _dominance_record(report.measured),
         "accuracy": summarise(counts, lambda found: found.accuracy),
         "macro": summarise(counts, lambda found: found.macro),
@@ -43,8 +44,8 @@ def round_record(server_round: int, counts: Mapping[str, Counts], report: RoundR
         "counts": _counts_record(counts),
         "evaluated_on_nodes": _counts_record(report.evaluated),
         "evaluated_by": {str(node): _figures(report.evaluated_by[node]) for node in sorted(report.evaluated_by)},
-        "known_nodes": {str(info.partition_id): list(info.modalities) for info in report.known.values()},
-        "nodes": {str(info.partition_id): list(info.modalities) for info, _ in report.sent.values()},
+        "known_nodes": {str(info.partition_id): list(info.modalities) for info in report.plan.known.values()},
+        "nodes": {str(info.partition_id): list(info.modalities) for info, _ in report.plan.sent.values()},
         "owners": report.owners,
         "refused": report.refused,
         "bounded": report.bounded,

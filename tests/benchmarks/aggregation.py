@@ -31,7 +31,8 @@ from fedcmi_flwr import wire  # noqa: E402
 from fedcmi_flwr.aggregation.robust import RobustAggregation  # noqa: E402
 from fedcmi_flwr.methods import METHODS  # noqa: E402
 from fedcmi_flwr.simulation.local_grid import LocalGrid  # noqa: E402
-from fedcmi_flwr.strategy.fedcmi import FedCMI  # noqa: E402
+from fedcmi_flwr.strategy import ModalityStrategy  # noqa: E402
+from fedcmi_flwr.strategy.sampling import Sampling  # noqa: E402
 
 MODALITIES = ("audio", "visual")
 IN_MEMORY = 8
@@ -82,9 +83,9 @@ def measured(label: str) -> Iterator[dict[str, float]]:
 
 def our_round(rule: str, replies: int, weights: Weights) -> tuple[Callable[[], object], Callable[[], object]]:
     """Return a round's aggregation, and the making of its replies alone."""
-    robust = None if rule == "mean" else RobustAggregation(rule)
     groups = {name: [f"{name}."] for name in MODALITIES}
-    strategy = FedCMI(groups, 2, METHODS["fedavg"], min_available_nodes=replies, aggregation=robust)
+    sampling = Sampling(min_available_nodes=replies)
+    strategy = ModalityStrategy(groups, 2, METHODS["fedavg"], sampling=sampling, aggregation=RobustAggregation(rule))
     grid = federation(replies)
     messages = list(strategy.configure_train(1, tensor_record(weights), ConfigRecord(), grid))
 

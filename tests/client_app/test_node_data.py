@@ -142,7 +142,7 @@ def test_a_device_whose_data_is_gone_is_back_when_the_data_is(tmp_path: Path) ->
     assert "node 1002" in line
     assert str(device) in line
     federated.round(3)
-    assert list(federated.strategy.report.sent) == [1001]
+    assert list(federated.strategy.report.plan.sent) == [1001]
     assert str(device) in federated.strategy.nodes.unusable[1002].reason
     (tmp_path / "away").rename(device)
     federated.round(4)

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,9 @@ from flwr.clientapp import ClientApp
 from fedcmi_flwr import wire
 from fedcmi_flwr.evaluation.counts import Counts
 from fedcmi_flwr.simulation.local_grid import LocalGrid
-from fedcmi_flwr.strategy.fedcmi import FedCMI
+from fedcmi_flwr.strategy import ModalityStrategy
+from fedcmi_flwr.strategy.sampling import Sampling
+from fedcmi_flwr.strategy.tolerance import Tolerance
 from fedcmi_flwr.types import ClassStats
 
 GROUPS = {"audio": ["ear."], "visual": ["eye."]}
@@ -90,7 +92,7 @@ class ToyFederation:
 
 
 def run_round(
-    strategy: FedCMI,
+    strategy: ModalityStrategy,
     grid: LocalGrid,
     server_round: int = 1,
     arrays: Mapping[str, np.ndarray] = ARRAYS,
@@ -118,13 +120,20 @@ def train_round() -> Callable[..., Any]:
 
 
 @pytest.fixture
-def make_strategy() -> Callable[..., FedCMI]:
-    """Return a maker of strategies for the toy federation, waiting for nobody."""
+def make_strategy() -> Callable[..., ModalityStrategy]:
+    """Return a maker of strategies that wait for nobody; it takes fields of Sampling and Tolerance singly."""
 
-    def make(**changes: Any) -> FedCMI:  # noqa: ANN401
-        return FedCMI(GROUPS, 2, **{"min_available_nodes": 1, "min_train_nodes": 1, "wait_timeout": 0.01, **changes})
+    def make(**changes: Any) -> ModalityStrategy:  # noqa: ANN401
+        sampling = {"min_available_nodes": 1, "min_train_nodes": 1, "wait_timeout": 0.01} | _taken(changes, Sampling)
+        tolerance = Tolerance(**_taken(changes, Tolerance))
+        return ModalityStrategy(GROUPS, 2, sampling=Sampling(**sampling), tolerance=tolerance, **changes)
 
     return make
+
+
+def _taken(changes: dict[str, Any], kind: type) -> dict[str, Any]:
+    """Take those of the changes that are fields of ``kind``."""
+    return {item.name: changes.pop(item.name) for item in fields(kind) if item.name in changes}
 
 
 @pytest.fixture

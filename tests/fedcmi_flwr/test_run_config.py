@@ -24,7 +24,7 @@ def test_the_defaults_of_pyproject_are_a_configuration() -> None:
     run = read_run_config(DEFAULTS)
     assert run.method == METHODS["fedcmi-plus"]
     assert (run.data.data, run.data.partition, run.data.multimodal_ratio) == ("av-digits", "dirichlet", 1.0)
-    assert (run.training.lr, run.training.batch_size, run.federation.fraction_train) == (0.05, 32, 0.5)
+    assert (run.training.lr, run.training.batch_size, run.sampling.fraction_train) == (0.05, 32, 0.5)
     assert run.raw == DEFAULTS
 
 
@@ -37,7 +37,7 @@ def test_overrides_reach_the_method_and_integers_stand_for_floats() -> None:
     run = read_run_config({**DEFAULTS, "lambda": 2, "dominance": "batch", "lr": 1, "wait-timeout": 5})
     assert isinstance(run.method, CrossModalInfiltration)
     assert (run.method.lambda_, run.method.dominance, run.method.mu) == (2.0, "batch", 0.3)
-    assert (run.training.lr, run.federation.wait_timeout) == (1.0, 5.0)
+    assert (run.training.lr, run.sampling.wait_timeout) == (1.0, 5.0)
 
 
 @pytest.mark.parametrize(
@@ -84,12 +84,12 @@ def test_overrides_reach_the_method_and_integers_stand_for_floats() -> None:
         ("server-lr", -0.5, "a number from 0"),
         ("max-update-norm", -1.0, "a number from 0"),
         ("update-norm-action", "ignore", "one of clip, refuse"),
-        ("max-example-ratio", 0.5, "must be 1 or more, or 0"),
+        ("max-example-ratio", 0.5, "a number from 1, or 0 .off."),
         ("aggregation", "mode", "one of mean, median, trimmed-mean, krum"),
-        ("trim-share", 0.5, "must be below 0.5"),
+        ("trim-share", 0.5, "a number above 0 to below 0.5"),
         ("malicious-nodes", -1, "a number from 0"),
-        ("server-momentum", 1.0, "must be below 1"),
-        ("server-momentum", -0.1, "a number from 0 to 1"),
+        ("server-momentum", 1.0, "a number from 0 to below 1"),
+        ("server-momentum", -0.1, "a number from 0 to below 1"),
         ("round-timeout", -1.0, "a number above 0"),
         ("seed", -1, "a number from 0"),
         ("seed", 1.0, "a number from 0 .int."),

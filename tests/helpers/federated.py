@@ -58,7 +58,7 @@ class Federated:
 
     def update(self, reply: Message, partition: int) -> wire.NodeUpdate:
         """Return what a node of a method that measures nothing sent back."""
-        _, groups = self.strategy.report.sent[1001 + partition]
+        _, groups = self.strategy.report.plan.sent[1001 + partition]
         names = group_names(tuple(self.arrays), self.strategy.groups)
         sent = {name: self.arrays[name] for group in groups for name in names[group]}
         return wire.read_train_reply(reply, sent, [], self.strategy.num_classes)

@@ -1,4 +1,4 @@
-"""Server optimisers, one per group, against the papers' formulas in NumPy."""
+"""Server optimisers, one per group: the papers' formulas in NumPy, and Flower's own strategies to the bit."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,8 +7,11 @@ import numpy as np
 import oracle
 import pytest
 from federated import federate
+from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.serverapp.strategy import FedAdam, FedAvgM, FedYogi
 
+from fedcmi_flwr.aggregation.group_optimizers import GroupOptimizers
 from fedcmi_flwr.aggregation.optimizers import ServerOptimizer
 from fedcmi_flwr.simulation.local_grid import LocalGrid
 
@@ -20,6 +23,10 @@ LR, MOMENTUM, BETA_2, TAU = 0.3, 0.8, 0.99, 1e-3
 def _task_identity() -> None:
     """Let messages be made outside of Flower's processes."""
     LocalGrid(ClientApp(), [], {})
+
+
+def _optimizers(name: str, lr: float = LR, momentum: float = MOMENTUM) -> GroupOptimizers:
+    return GroupOptimizers(ServerOptimizer(name, lr, momentum))
 
 
 def _expected(name: str, start: np.ndarray, averages: Sequence[np.ndarray | None]) -> list[np.ndarray]:
@@ -48,7 +55,7 @@ def _expected(name: str, start: np.ndarray, averages: Sequence[np.ndarray | None
 @pytest.mark.parametrize("name", ["fedavgm", "fedadam", "fedyogi"])
 def test_three_rounds_are_the_papers_and_an_untrained_group_stands_still(name: str) -> None:
     """Nobody trains audio in round 2; its optimiser goes on in round 3 where it stood after round 1."""
-    rng, optimizer = np.random.default_rng(0), ServerOptimizer(name, LR, MOMENTUM)
+    rng, optimizer = np.random.default_rng(0), _optimizers(name)
     now = {
         "ear.w": rng.normal(size=3).astype(np.float32),
         "ear.running_mean": np.zeros(3, np.float32),
@@ -83,13 +90,19 @@ def test_three_rounds_are_the_papers_and_an_untrained_group_stands_still(name: s
 
 def test_fedavgm_of_learning_rate_one_without_momentum_is_the_average() -> None:
     before, averaged = {"w": np.array([1.0, 2.0], np.float32)}, {"w": np.array([3.0, -4.0], np.float32)}
-    optimizer = ServerOptimizer("fedavgm", 1.0, 0.0)
+    optimizer = _optimizers("fedavgm", 1.0, 0.0)
     assert np.array_equal(optimizer.step(before, averaged, {"shared": ("w",)})["w"], averaged["w"])
 
 
 @pytest.mark.parametrize(
     ("name", "lr", "momentum"),
-    [("none", 1.0, 0.9), ("sgd", 1.0, 0.9), ("fedadam", 0.0, 0.9), ("fedadam", 1.0, 1.0), ("fedavgm", 1.0, -0.1)],
+    [
+        ("sgd", 1.0, 0.9),
+        ("fedadam", -1.0, 0.9),
+        ("fedadam", np.inf, 0.9),
+        ("fedadam", 1.0, 1.0),
+        ("fedavgm", 1.0, -0.1),
+    ],
 )
 def test_bad_settings_are_refused(name: str, lr: float, momentum: float) -> None:
     with pytest.raises(ValueError, match="server-"):
@@ -127,7 +140,7 @@ def test_an_optimizer_goes_on_from_its_state(name: str) -> None:
     now = {key: rng.normal(size=(2, 3)).astype(np.float32) for key in ("z", "a", "w")}
     now["a.num_batches_tracked"] = np.array(4)
     steps = [{**now, **{key: rng.normal(size=(2, 3)).astype(np.float32) for key in ("z", "a", "w")}} for _ in range(4)]
-    whole, first, second = (ServerOptimizer(name, 0.3, 0.9) for _ in range(3))
+    whole, first, second = (_optimizers(name, 0.3, 0.9) for _ in range(3))
     for t, averaged in enumerate(steps):
         trained = {group: groups[group] for group in (("shared",) if t == 1 else tuple(groups))}
         if t == 2:
@@ -138,9 +151,78 @@ def test_an_optimizer_goes_on_from_its_state(name: str) -> None:
         again = (first if t < 2 else second).step(now, averaged, trained)
         assert all(again[key].tobytes() == value.tobytes() for key, value in after.items())
         now = after
-    fresh = ServerOptimizer(name, 0.3, 0.9)
+    fresh = _optimizers(name, 0.3, 0.9)
     assert not np.array_equal(fresh.step(now, steps[0], groups)["w"], whole.step(now, steps[0], groups)["w"])
 
 
 def test_without_a_step_there_is_no_state() -> None:
-    assert ServerOptimizer("fedadam", 0.1, 0.9).state() == {}
+    assert _optimizers("fedadam").state() == {}
+
+
+def test_without_an_optimizer_averages_are_the_new_weights() -> None:
+    optimizer, averaged = GroupOptimizers(ServerOptimizer()), {"w": np.array([3.0], np.float32)}
+    assert optimizer.step({"w": np.array([1.0], np.float32)}, averaged, {"shared": ("w",)}) == averaged
+    assert optimizer.state() == {}
+
+
+@pytest.mark.parametrize(("name", "lr"), [("fedavgm", 1.0), ("fedadam", 0.01), ("fedyogi", 0.01)])
+def test_learning_rate_0_is_the_optimizers_own(name: str, lr: float) -> None:
+    before, averaged = {"w": np.array([1.0, 2.0])}, {"w": np.array([3.0, -4.0])}
+    found, expected = (_optimizers(name, rate).step(before, averaged, {"shared": ("w",)}) for rate in (0.0, lr))
+    assert found["w"].tolist() == expected["w"].tolist()
+
+
+# ---- Flower's strategies as the oracle
+
+Flowers = FedAvgM | FedAdam | FedYogi
+
+
+def _flowers(name: str, lr: float, momentum: float) -> Flowers:
+    if name == "fedavgm":
+        return FedAvgM(server_learning_rate=lr, server_momentum=momentum)
+    kind = FedAdam if name == "fedadam" else FedYogi
+    return kind(eta=lr, beta_1=momentum)
+
+
+def _flowers_step(
+    optimizer: Flowers, step: int, old: dict[str, np.ndarray], averaged: dict[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Let Flower's strategy aggregate one reply, the average; it steps from its own record of the old weights."""
+    records = [ArrayRecord({name: Array(value) for name, value in part.items()}) for part in (old, averaged)]
+    optimizer.current_arrays = records[0] if isinstance(optimizer, FedAvgM) else dict(old)
+    content = RecordDict({"arrays": records[1], "metrics": MetricRecord({optimizer.weighted_by_key: 1})})
+    reply = Message(content, reply_to=Message(RecordDict(), dst_node_id=1, message_type="train"))
+    arrays, _ = optimizer.aggregate_train(step, [reply])
+    assert arrays is not None
+    return {name: array.numpy().astype(old[name].dtype) for name, array in arrays.items()}
+
+
+def _flowers_moments(optimizer: Flowers) -> dict[str, np.ndarray]:
+    """Return the moments under the keys that checkpoints have for them."""
+    found = {f"momentum_vector/{i}": value for i, value in enumerate(getattr(optimizer, "momentum_vector", None) or [])}
+    for moment in ("m_t", "v_t"):
+        found |= {f"{moment}/{name}": value for name, value in (getattr(optimizer, moment, None) or {}).items()}
+    return found
+
+
+@pytest.mark.parametrize(("lr", "momentum"), [(0.3, 0.9), (1.0, 0.0), (0.01, 0.0), (1.0, 0.5)])
+@pytest.mark.parametrize("name", ["fedavgm", "fedadam", "fedyogi"])
+def test_weights_and_moments_are_flowers_to_the_bit(name: str, lr: float, momentum: float) -> None:
+    """Five steps of arrays of several shapes, sizes of numbers and dtypes, one of them a scalar."""
+    rng = np.random.default_rng(0)
+    like = {"b": ((3, 4), np.float32), "a": ((), np.float32), "c": ((7,), np.float64), "d": ((2, 2), np.float16)}
+
+    def draw() -> dict[str, np.ndarray]:
+        return {key: np.asarray(rng.normal(size=shape) * 10.0 ** rng.integers(-3, 3), dtype)
+                for key, (shape, dtype) in like.items()}  # fmt: skip
+
+    ours, flowers, now = _optimizers(name, lr, momentum), _flowers(name, lr, momentum), draw()
+    for step in range(1, 6):
+        averaged = draw()
+        found, expected = ours.step(now, averaged, {"g": tuple(now)}), _flowers_step(flowers, step, now, averaged)
+        assert [found[key].tobytes() for key in like] == [expected[key].tobytes() for key in like]
+        state = ours.state()
+        moments = {key.removeprefix("g/"): value.tobytes() for key, value in state.items() if key != "g/steps"}
+        assert moments == {key: np.asarray(value).tobytes() for key, value in _flowers_moments(flowers).items()}
+        assert int(state["g/steps"]) == step
+        now = found

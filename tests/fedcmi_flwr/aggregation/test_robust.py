@@ -1,4 +1,4 @@
-"""Robust aggregation of parameter groups, against NumPy and numbers worked out by hand; and in small federations."""
+"""Robust aggregation of parameter groups: by hand, against NumPy, against Flower to the bit; and in federations."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,9 +8,12 @@ import numpy as np
 import oracle
 import pytest
 from federated import Federated, federate
+from flwr.app import Array, ArrayRecord, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.serverapp.strategy.fedtrimmedavg import trim_mean
+from flwr.serverapp.strategy.multikrum import select_multikrum
 
-from fedcmi_flwr.aggregation.robust import RobustAggregation
+from fedcmi_flwr.aggregation.robust import RobustAggregation, krum_index, trimmed_mean
 from fedcmi_flwr.simulation.local_grid import LocalGrid
 from fedcmi_flwr.strategy.nodes import RoundFailedError
 from fedcmi_flwr.wire.packing import pack, unpack
@@ -35,6 +38,11 @@ def _updates(ears: list[list[float]], heads: list[float]) -> list[dict[str, np.n
     return found
 
 
+def _weighted(updates: list[dict[str, np.ndarray]]) -> list[tuple[dict[str, np.ndarray], dict[str, float]]]:
+    """Return the updates with weights that would decide everything if they counted."""
+    return [(update, dict.fromkeys(update, 10.0**place)) for place, update in enumerate(updates)]
+
+
 @pytest.mark.parametrize(
     ("rule", "ear", "head"),
     [
@@ -51,7 +59,7 @@ def _updates(ears: list[list[float]], heads: list[float]) -> list[dict[str, np.n
 )
 def test_each_rule_by_hand(rule: RobustAggregation, ear: list[float], head: float) -> None:
     updates = _updates([[1, 10], [2, 20], [9, -50]], [1, 2, 4, 8, 1000])
-    found = rule.aggregate(CURRENT, updates, GROUPS)
+    found = rule.aggregate(CURRENT, _weighted(updates), GROUPS)
     assert found["ear.w"].tolist() == pytest.approx(ear)
     assert found["head.w"].tolist() == pytest.approx([head])
     assert found["ear.steps"].tolist() == 5  # counters: the largest of 3, 4, 5
@@ -82,14 +90,33 @@ def test_random_groups_agree_with_numpy_in_any_order(seed: int) -> None:
     }
     for rule, values in expected.items():
         for order in (range(9), rng.permutation(9)):
-            found = rule.aggregate(current, [updates[i] for i in order], {"audio": ("ear.w", "ear.v")})
+            found = rule.aggregate(current, _weighted([updates[i] for i in order]), {"audio": ("ear.w", "ear.v")})
             assert [*found["ear.w"], *found["ear.v"].ravel()] == pytest.approx(values.astype(np.float32), rel=1e-6)
+
+
+@pytest.mark.parametrize("nodes", [3, 6, 11])
+@pytest.mark.parametrize("seed", range(3))
+def test_the_arithmetic_is_flowers_to_the_bit(seed: int, nodes: int) -> None:
+    """Of the trimmed mean and of Krum, with two equal vectors among the others."""
+    rows = np.random.default_rng(seed).normal(size=(nodes, 50))
+    rows[-1] = rows[0]
+    for share in (0.01, 0.2, 0.4):
+        assert trimmed_mean(rows, share).tobytes() == trim_mean(rows, share).tobytes()
+    contents = [RecordDict({"arrays": ArrayRecord({"w": Array(row)})}) for row in rows]
+    for malicious in range(4):
+        (chosen,) = select_multikrum(contents, malicious, 1)
+        assert contents[krum_index(rows, malicious)] is chosen
+
+
+def test_the_mean_is_weighted() -> None:
+    found = RobustAggregation().aggregate(CURRENT, _weighted(_updates([], [1, 12])), {"shared": ("head.w",)})
+    assert found["head.w"].tolist() == [11.0]  # (1 * 1 + 10 * 12) / 11
 
 
 @pytest.mark.parametrize("value", [3e38, -3e38, 1e30])
 @pytest.mark.parametrize("name", ROBUST)
 def test_one_huge_update_of_five_changes_nothing_much(name: str, value: float) -> None:
-    updates = _updates([], [1, 2, 3, 4, value])
+    updates = _weighted(_updates([], [1, 2, 3, 4, value]))
     assert 1 <= RobustAggregation(name).aggregate(CURRENT, updates, {"shared": ("head.w",)})["head.w"][0] <= 4
 
 
@@ -113,7 +140,7 @@ def test_owners_that_a_rule_needs(rule: RobustAggregation, needed: int) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"name": "mean"}, "aggregation = 'mean'"),
+        ({"name": "mode"}, "aggregation = 'mode'"),
         ({"trim_share": 0.5}, "trim-share = 0.5"),
         ({"trim_share": 0.0}, "trim-share = 0.0"),
         ({"malicious_nodes": -1}, "malicious-nodes = -1"),

@@ -222,8 +222,8 @@ def test_a_refused_node_may_come_again_and_a_state_refuses_another_size(tmp_path
 def test_the_state_decides_which_size_is_right_even_against_most_replies() -> None:
     state = {"prototype.audio": GOOD}
     replies = {p: {SUM: np.zeros((3, dim), np.float32), COUNT: np.zeros(3)} for p, dim in ((4, 5), (1, 5), (7, 4))}
-    assert set(METHODS["fedproto"].misfits(state, replies)) == {1, 4}
-    assert set(METHODS["fedproto"].misfits({}, replies)) == {7}
-    assert METHODS["fedproto"].misfits({}, dict(list(replies.items())[1:])) == {
+    assert set(METHODS["fedproto"].incompatible_replies(state, replies)) == {1, 4}
+    assert set(METHODS["fedproto"].incompatible_replies({}, replies)) == {7}
+    assert METHODS["fedproto"].incompatible_replies({}, dict(list(replies.items())[1:])) == {
         7: "prototypes of 'audio': dim 4, but 5 elsewhere."  # as many for each: the lowest partition's counts
     }

@@ -50,7 +50,7 @@ def test_the_key_says_how_modalities_are_dealt() -> None:
 
 
 def test_not_every_sample_can_lack_something() -> None:
-    with pytest.raises(ConfigError, match=r"missing-share = 1.0: must be below 1"):
+    with pytest.raises(ConfigError, match=r"missing-share = 1.0: must be a number from 0 to below 1"):
         replace(CONFIG, missing_share=1.0)
 
 

@@ -11,7 +11,7 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message
 
 from fedcmi_flwr.simulation.local_grid import LocalGrid
-from fedcmi_flwr.strategy.fedcmi import FedCMI
+from fedcmi_flwr.strategy import FedCMI
 from fedcmi_flwr.strategy.nodes import RoundFailedError
 
 BOTH = ("audio", "visual")
@@ -150,7 +150,7 @@ def test_a_resumed_run_has_its_budget_from_the_start(federation: Maker, make_str
     strategy.resume(3, strategy.state(), nodes_remember=False)
     rounds = Rounds(strategy, federation([BOTH], [1]).grid())
     assert rounds.play(nothing)["head.w"] == [0.0]
-    assert strategy.report.server_round == 4
+    assert strategy.report.plan.server_round == 4
 
 
 def test_a_round_without_nodes_fails_and_the_next_one_has_them(federation: Maker, make_strategy: Maker) -> None:
@@ -213,7 +213,7 @@ def test_the_dominant_modality_teaches_again_when_its_owners_are_back(federation
     rounds.play(silent(1001))
     assert rounds.strategy.dominance.dominant is None
     rounds.play()
-    assert rounds.strategy.report.used.dominant is None
+    assert rounds.strategy.report.plan.used.dominant is None
     assert rounds.strategy.dominance.dominant == teacher
 
 

@@ -14,7 +14,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message
 from fedcmi_flwr import wire
 from fedcmi_flwr.evaluation.counts import Counts
 from fedcmi_flwr.methods import METHODS, CrossModalInfiltration
-from fedcmi_flwr.strategy.fedcmi import FedCMI
+from fedcmi_flwr.strategy import FedCMI
 from fedcmi_flwr.strategy.groups import group_names
 from fedcmi_flwr.strategy.nodes import RoundFailedError
 from fedcmi_flwr.strategy.state import ServerState
@@ -219,7 +219,7 @@ def test_dominance_comes_from_sums_over_nodes_and_goes_out_with_the_next_round(
     assert [task.dominance.dominant for _, task in first] == [None] * 3
     assert [task.dominance.temperature for _, task in first] == [{}] * 3
     assert [task.dominance.dominant for _, task in second] == [d] * 3
-    assert strategy.report.used.dominant == d
+    assert strategy.report.plan.used.dominant == d
     for part, task in second:
         sent = {name: values.tolist() for name, values in task.dominance.temperature.items()}
         expected = {"audio": pytest.approx(temperatures["audio"])} if "audio" in nodes.owned[part] else {}
@@ -379,7 +379,7 @@ def test_a_strategy_goes_on_where_another_one_was(federation: Maker, make_strate
         assert task.server_round == other.server_round == 3
         assert task.dominance.dominant == other.dominance.dominant == "audio"
         assert task.dominance.temperature["visual"].tolist() == other.dominance.temperature["visual"].tolist()
-    assert resumed.report.server_round == 3
+    assert resumed.report.plan.server_round == 3
     assert {name: value.tolist() for name, value in found.items()} == {n: v.tolist() for n, v in expected.items()}
 
 

@@ -24,8 +24,9 @@ from fedcmi_flwr.evaluation.calibration import NUM_BINS, Bins
 from fedcmi_flwr.evaluation.counts import Counts
 from fedcmi_flwr.methods import METHODS
 from fedcmi_flwr.simulation.local_grid import LocalGrid
-from fedcmi_flwr.strategy.fedcmi import FedCMI
+from fedcmi_flwr.strategy import FedCMI
 from fedcmi_flwr.strategy.guards import Guards
+from fedcmi_flwr.strategy.sampling import Sampling
 from fedcmi_flwr.types import ClassStats
 
 GROUPS = {"audio": ["ear."], "visual": ["eye."]}
@@ -98,7 +99,7 @@ def test_a_trap_that_is_unpickled_says_so() -> None:
 
 def _strategy(method: str, defended: bool = False) -> FedCMI:
     """Return a strategy that knows the nodes; ``defended``: with every bound and a server optimiser."""
-    options: dict[str, Any] = {"min_available_nodes": 1, "min_train_nodes": 1, "fraction_evaluate": 1.0}
+    options: dict[str, Any] = {"sampling": Sampling(min_available_nodes=1, min_train_nodes=1, fraction_evaluate=1.0)}
     if defended:
         options["guards"] = Guards(max_update_norm=1.0, max_example_ratio=2.0)
         options["server_optimizer"] = ServerOptimizer("fedadam", 0.01, 0.9)

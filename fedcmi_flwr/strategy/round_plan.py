@@ -1,0 +1,45 @@
+"""What the server asks in a round, and of whom."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from fedcmi_flwr import wire
+from fedcmi_flwr.methods.dominance import NOBODY, Dominance
+from fedcmi_flwr.types import AnyArray
+
+
+@dataclass(frozen=True)
+class RoundPlan:
+    """What was decided before the first reply."""
+
+    server_round: int
+    """From 1; 0: before the first round."""
+    num_classes: int = 0
+    """C, the length of the class statistics."""
+    used: Dominance = NOBODY
+    """The decision that was sent."""
+    arrays: Mapping[str, AnyArray] = field(default_factory=dict)
+    """The global model that was sent; empty once the round is over."""
+    names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Group -> names of its arrays."""
+    known: Mapping[int, wire.NodeInfo] = field(default_factory=dict)
+    """Node id -> what it owns, of every node that could have been sampled."""
+    sent: Mapping[int, tuple[wire.NodeInfo, tuple[str, ...]]] = field(default_factory=dict)
+    """Node id -> (what it owns, groups sent), of the nodes that are asked to train."""
+
+    @property
+    def groups_by_partition(self) -> dict[int, tuple[str, ...]]:
+        """Partition id -> groups sent."""
+        return {info.partition_id: groups for info, groups in self.sent.values()}
+
+    def sent_to(self, node: int) -> dict[str, AnyArray]:
+        """Return the arrays that a node was sent: name -> array."""
+        _, groups = self.sent[node]
+        return {name: self.arrays[name] for group in groups for name in self.names[group]}
+
+    def describe(self, node: int) -> str:
+        """Return the node's id and, where it was sent something, its partition and modalities."""
+        if node not in self.sent:
+            return f"node {node}"
+        info, _ = self.sent[node]
+        return f"node {node} (partition {info.partition_id}, {'+'.join(info.modalities)})"
