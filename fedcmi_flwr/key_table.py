@@ -10,12 +10,12 @@ from dataclasses import Field, dataclass, fields
 from difflib import get_close_matches
 from typing import Any
 
+from fedcmi_flwr.config import fields as settings
 from fedcmi_flwr.config.docstrings import field_docstrings
 from fedcmi_flwr.config.node import NodeConfig
 from fedcmi_flwr.methods import METHODS, hyperparameters
 from fedcmi_flwr.methods.base import key_of
-from fedcmi_flwr.run_config import _SECTIONS as SECTIONS
-from fedcmi_flwr.run_config import METHOD_DEFAULT, RunConfig
+from fedcmi_flwr.run_config import METHOD_DEFAULT, SECTIONS, RunConfig
 from fedcmi_flwr.types import Scalar
 
 _STRUCTURES = {
@@ -71,10 +71,10 @@ def key_sections(defaults: Mapping[str, Scalar]) -> list[KeySection]:
     sections = [_run_section(defaults), _hyperparameters(defaults)]
     for name, kind in SECTIONS.items():
         meanings = _meanings(kind)
-        own = [item for item in fields(kind) if key_of(item.name) not in placed]
-        keys = [_key(key_of(item.name), item, meanings[item.name], defaults) for item in own]
-        placed |= {key.name for key in keys}
-        sections.append(KeySection(name, _first_line(kind), keys))
+        items = {settings.key_of(item): item for item in settings.key_fields(kind)}
+        keys = [_key(key, item, meanings[item.name], defaults) for key, item in items.items() if key not in placed]
+        placed |= set(items)
+        sections.append(KeySection(name.replace("_", "-"), _first_line(kind), keys))
     return [*sections, _node_section()]
 
 
@@ -156,12 +156,13 @@ def _allowed(item: "Field[Any]") -> str:
 
 
 def _meanings(kind: type) -> dict[str, str]:
-    """Return the docstrings of a class's fields, in which other fields are named as keys."""
-    as_keys = {}
-    for name, text in field_docstrings(kind).items():
-        as_keys[name] = re.sub(r"``([a-z_]+)``", lambda match: f"``{key_of(match[1])}``", text)
-    return as_keys
+    return {name: _with_keys(text) for name, text in field_docstrings(kind).items()}
 
 
 def _first_line(kind: type) -> str:
-    return (kind.__doc__ or "").splitlines()[0]
+    return _with_keys((kind.__doc__ or "").partition("\n")[0])
+
+
+def _with_keys(text: str) -> str:
+    """Return a docstring with the fields that it names as keys: ``lr_min`` -> ``lr-min``."""
+    return re.sub(r"``([a-z_]+)``", lambda match: f"``{key_of(match[1])}``", text)

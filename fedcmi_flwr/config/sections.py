@@ -64,7 +64,7 @@ class DataConfig(Settings):
     split; in simulations only. Groups (speakers) may stand on both sides of the cut."""
     calibration_share: float = number(0, 0.5)
     """Share of what is left that is cut off in the same way, for the server to choose at the end of the run how the
-    model decides (``calibration.py``); in simulations only. 0 where the data has a split of its own for that."""
+    model decides (``evaluation/calibration.py``); in simulations only. 0 where the data has a split of its own for that."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class FederationConfig(Settings):
     """How many rounds there are, how long one may take, and what weights travel in."""
 
     num_server_rounds: int = number(1)
-    """Rounds of training."""
+    """Rounds of training; one that fails counts."""
     round_timeout: float = number(0, above=True)
     """Seconds to wait for the replies of a round before it goes on without the missing ones."""
     wire_dtype: str = choice(*WIRE_DTYPES)
@@ -131,7 +131,7 @@ class TrainingConfig(Settings):
     """Local training; travels to the nodes with every message."""
 
     seed: int = number(0)
-    """Seed of everything random."""
+    """Seed of everything random: with purpose, round and partition it decides every draw."""
     num_server_rounds: int = number(1)
     """The same key as in FederationConfig: where the learning rate's decay ends."""
     local_epochs: int = number(1)
@@ -139,15 +139,15 @@ class TrainingConfig(Settings):
     batch_size: int = number(2)
     """Samples in a mini-batch."""
     lr: float = number(0, above=True)
-    """Learning rate of SGD until ``lr_decay_start``."""
+    """Learning rate of the nodes' SGD until ``lr_decay_start``."""
     lr_min: float = number(0)
     """Learning rate of the last round, where it decays."""
     lr_decay_start: int = number(-1)
     """Last round, counted from 1, at the full learning rate; -1: no decay."""
     momentum: float = number(0, 1)
-    """Momentum of SGD."""
+    """Momentum of the nodes' SGD: the share of the last step that goes into the next."""
     weight_decay: float = number(0)
-    """Weight decay of SGD."""
+    """Weight decay of the nodes' SGD: this many times the weight is added to its gradient."""
 
     def __post_init__(self) -> None:
         """Check each key, and keys against each other."""
