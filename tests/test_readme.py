@@ -85,7 +85,13 @@ SHORTER = {
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a copy of the project, so that what the commands write stays out of the real one."""
     copy = tmp_path_factory.mktemp("readme") / "fedcmi"
-    ignored = shutil.ignore_patterns(".git", ".venv", "runs", "data", "__pycache__", ".*_cache")
+    anywhere = shutil.ignore_patterns("__pycache__", ".*_cache")
+
+    def ignored(directory: str, names: list[str]) -> set[str]:
+        """Leave out what is no source; below the top, `data` is a room of the library."""
+        at_the_top = {".git", ".venv", "runs", "data"} if Path(directory) == ROOT else set()
+        return anywhere(directory, names) | at_the_top.intersection(names)
+
     shutil.copytree(ROOT, copy, ignore=ignored)
     return copy
 
