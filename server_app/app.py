@@ -51,12 +51,14 @@ def run(
     Exception
         Whatever ended the run; its text is in ``error.txt`` too.
     """
-    path, resumed = Path(config.run_dir) if config.run_dir else _default_run_dir(config), config.checkpoints.resume
+    path = Path(config.run_dir) if config.run_dir else _default_run_dir(config)
+    resumed = config.checkpoints.resume
     if resumed:
         check_unfinished(path)
     else:
         check_new(path)
         path.mkdir(parents=True, exist_ok=True)
+
     with alone_in_run(path):
         directory = RunDirectory(path, plots, resumed)
         logger.info("run directory: %s", directory.path)

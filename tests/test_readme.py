@@ -22,13 +22,13 @@ import pytest
 import soundfile
 import tabular
 import typer
+from server_app.deploy.plan import read_nodes_toml
 
 from fedcmi_flwr.run_config import read_run_config
 from fedcmi_flwr.types import Scalar
 from server_app.bench.configs import bench_configs, choose_baseline, find_rows, find_settings, read_tuned
 from server_app.bench.experiments import plan
 from server_app.commands.main import app
-from server_app.deploy.plan import read_nodes_toml
 from server_app.launch.flower_cli import free_port
 
 

@@ -7,8 +7,6 @@ when.
 
 import csv
 import json
-import os
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, fields
 from importlib.metadata import version
@@ -16,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from data_prep.errors import PrepError
@@ -30,6 +27,8 @@ from fedcmi_flwr.data.schema import (
     samples_path,
     write_spec,
 )
+from fedcmi_flwr.machine.atomic_files import new_directory
+from fedcmi_flwr.machine.locks import LockedError, locked
 from fedcmi_flwr.types import Modality
 
 
@@ -114,15 +113,15 @@ def write_prepared(out: Path, name: str, settings: Settings, build: Callable[[Pa
     if _is_finished(out, name, settings):
         return out
     out.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(out.with_name(f"{out.name}.lock"), timeout=LOCK_TIMEOUT)
+    lock = out.with_name(f"{out.name}.lock")
     try:
-        with lock:
+        with locked(lock, LOCK_TIMEOUT):
             if not _is_finished(out, name, settings):
                 _build(out, build)
-    except Timeout as error:
+    except LockedError as error:
         raise PrepError(
-            f"{out}: another process has been preparing it for more than {LOCK_TIMEOUT:.0f} s ({lock.lock_file} is "
-            "held). Wait for it, or end it."
+            f"{out}: another process has been preparing it for more than {LOCK_TIMEOUT:.0f} s ({lock} is held). Wait "
+            "for it, or end it."
         ) from error
     return out
 
@@ -153,27 +152,8 @@ def _is_finished(out: Path, name: str, settings: Settings) -> bool:
 
 def _build(out: Path, build: Callable[[Path], DatasetSpec]) -> None:
     """Build beside ``out`` and rename; what is found there is of a dead run, since the lock is ours."""
-    partial = out.with_name(f".{out.name}.partial")
-    if partial.exists():
-        shutil.rmtree(partial)
-    partial.mkdir()
-    try:
+    with new_directory(out) as partial:
         write_spec(partial, build(partial))
-        for path in sorted(partial.rglob("*")):
-            _flush(path)
-        if out.exists():
-            out.rmdir()
-        partial.rename(out)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-
-
-def _flush(path: Path) -> None:
-    """Have a file's contents on the disk before the directory gets its final name."""
-    if path.is_file():
-        with path.open("r+b") as file:
-            os.fsync(file.fileno())
 
 
 def write_split(directory: Path, split: str, samples: Samples) -> None:

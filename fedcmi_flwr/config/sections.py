@@ -64,7 +64,8 @@ class DataConfig(Settings):
     split; in simulations only. Groups (speakers) may stand on both sides of the cut."""
     calibration_share: float = number(0, 0.5)
     """Share of what is left that is cut off in the same way, for the server to choose at the end of the run how the
-    model decides (``evaluation/calibration.py``); in simulations only. 0 where the data has a split of its own for that."""
+    model decides (``evaluation/calibration.py``); in simulations only. 0 where the data has a split of its own for
+    that."""
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from fedcmi_flwr.data.schema import AXES, ModalitySpec
 from fedcmi_flwr.data.views import VISUAL, Views
 from fedcmi_flwr.evaluation.decision import Subset, scores, subset_name, subsets
 from fedcmi_flwr.inference.predictor import Predictor, find_model
+from fedcmi_flwr.machine.atomic_files import new_directory
 from fedcmi_flwr.models.file import CARD
 from fedcmi_flwr.types import Batch, Modality
 
@@ -144,19 +145,13 @@ def export_model(
     for names in chosen or ():
         predictor.decisions.of(names)  # raises for what the model does not have
     wanted = subsets(predictor.modalities) if chosen is None else [_ordered(predictor, names) for names in chosen]
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
+    with new_directory(out) as partial:
         described = [_export_subset(predictor, subset, kind, partial) for subset in wanted]
         description = _describe(predictor, find_model(path), kind, described)
         (partial / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
         card = find_model(path).with_name(CARD)
         if card.is_file():
             shutil.copyfile(card, partial / CARD)
-        partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return [*(out / graph["file"] for graph in described), out / DESCRIPTION]
 
 

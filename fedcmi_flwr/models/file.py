@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from fedcmi_flwr.data.schema import ModalitySpec
+from fedcmi_flwr.machine.atomic_files import replacing
 from fedcmi_flwr.models.multimodal import ModelSpec, MultimodalModel
 from fedcmi_flwr.types import AnyArray, Modality
 
@@ -50,9 +51,8 @@ def save_model(
     """
     described = {"model": asdict(spec), "inputs": [asdict(item) for item in inputs], "classes": list(classes)}
     metadata = {key: json.dumps(value) for key, value in {**described, "notes": dict(notes)}.items()}
-    partial = path.with_suffix(".partial")
-    save_file(dict(arrays), partial, metadata=metadata)
-    partial.replace(path)
+    with replacing(path) as partial:
+        save_file(dict(arrays), partial, metadata=metadata)
 
 
 def load_model(path: Path, modalities: Sequence[Modality] | None = None) -> tuple[MultimodalModel, dict[str, Any]]:

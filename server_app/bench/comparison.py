@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from fedcmi_flwr.evaluation.counts import is_head
+from fedcmi_flwr.machine.atomic_files import write_atomically
 from server_app.figures.statistics import MAIN, by_seed, difference_text, seeds_of_rows
 from server_app.run.reader import ReportError
 from server_app.run.records import json_ready
@@ -34,7 +35,7 @@ class Comparison:
     def write(self, out: Path) -> None:
         """Write comparison.json; NaN is null there."""
         record = json_ready(asdict(self) | {"own": sorted(self.own)})
-        (out / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        write_atomically(out / RECORD, json.dumps(record, indent=1) + "\n")
 
 
 def read_comparison(out: Path) -> Comparison:

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from fedcmi_flwr.machine.atomic_files import write_atomically
 from fedcmi_flwr.methods import hyperparameters
 from fedcmi_flwr.run_config import read_run_config
 from fedcmi_flwr.types import Scalar
@@ -127,7 +128,7 @@ def execute(experiment: Experiment, on_flower: bool, show: Show) -> None:
         run_in_process(experiment.config, experiment.num_nodes, load_client_app(), show, plots=False)
 
 
-def claim(out: Path, num_nodes: int, configs: RunConfigs) -> None:
+def reserve(out: Path, num_nodes: int, configs: RunConfigs) -> None:
     """Note what a bench directory is for, or check that it is for the same; rows, settings and seeds may be added.
 
     Parameters
@@ -158,9 +159,7 @@ def claim(out: Path, num_nodes: int, configs: RunConfigs) -> None:
         for setting, rows in found["settings"].items():
             settings[setting] = {**rows, **settings.get(setting, {})}
     out.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".part")
-    unfinished.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    unfinished.replace(path)
+    write_atomically(path, json.dumps(record, indent=1, sort_keys=True) + "\n")
 
 
 def _in_full(raw: Mapping[str, Scalar]) -> dict[str, Scalar]:

@@ -1,23 +1,21 @@
 """Jobs in processes of their own, forked from a server that has imported everything and ended with who started them."""
 
 import contextlib
-import fcntl
 import multiprocessing
 import os
 import shutil
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+from fedcmi_flwr.machine.locks import LockedError, locked
 from server_app.launch.progress import Show
 from server_app.pyproject import client_app_reference
-from server_app.run.locks import try_to_lock
 
 PRELOADED = ("server_app.bench.experiments", "torch._dynamo", "flwr_datasets.partitioner", "rich.markdown", "typer")
 """Imported once, before forking; those after the first are imported elsewhere when they are first used."""
@@ -45,9 +43,9 @@ class Job:
 
 @contextlib.contextmanager
 def alone_in(home: Path) -> Iterator[None]:
-    """Have a directory to oneself and one's jobs; what a killed process left there is waited for.
+    """Have a directory to oneself and one's jobs; jobs of a process that was killed are waited for.
 
-    Whoever works in it holds a shared lock on the directory itself, which nobody can keep beyond its end.
+    Who is alone there holds ``LOCK`` in it; each job holds a shared lock on the directory itself.
 
     Parameters
     ----------
@@ -64,23 +62,13 @@ def alone_in(home: Path) -> Iterator[None]:
         Others are still at work there.
     """
     home.mkdir(parents=True, exist_ok=True)
-    deadline = time.monotonic() + PATIENCE
-    with _opened(home / LOCK, os.O_RDWR | os.O_CREAT) as alone, _opened(home, os.O_RDONLY) as handle:
-        while not (try_to_lock(alone) and try_to_lock(handle)):
-            if time.monotonic() > deadline:
-                raise BusyError(f"{home}: another process is at work there; wait for its end or give another --out.")
-            time.sleep(0.1)
-        fcntl.flock(handle, fcntl.LOCK_SH)  # not in one step: meanwhile the lock file keeps other callers out
-        yield
-
-
-@contextlib.contextmanager
-def _opened(path: Path, flags: int) -> Iterator[int]:
-    handle = os.open(path, flags)
     try:
-        yield handle
-    finally:
-        os.close(handle)
+        with locked(home / LOCK, PATIENCE):
+            with locked(home, PATIENCE):
+                pass  # the last job of others has ended; ours may now share this one
+            yield
+    except LockedError as error:
+        raise BusyError(f"{home}: another process is at work there; wait for its end or give another --out.") from error
 
 
 def run_jobs(jobs: Sequence[Job], at_once: int, ended: Callable[[Job, str | None], None]) -> None:
@@ -126,8 +114,7 @@ def _make_anew(directory: Path) -> None:
 
 def _in_child(job: Job) -> None:
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
-    with _opened(job.home, os.O_RDONLY) as home, job.log.open("w", encoding="utf-8") as log:
-        fcntl.flock(home, fcntl.LOCK_SH)
+    with locked(job.home, PATIENCE, shared=True), job.log.open("w", encoding="utf-8") as log:
         for number in (sys.stdout.fileno(), sys.stderr.fileno()):
             os.dup2(log.fileno(), number)  # what libraries print goes there too
         job.work(lambda line: print(line, flush=True))  # noqa: T201

@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from server_app.bench.experiments import Experiment
+from server_app.figures.markdown import markdown_table
 from server_app.figures.statistics import interval_text
 from server_app.run.matrix import BEFORE, read_matrix
 
@@ -90,8 +91,7 @@ def matrix_table(matrices: pd.DataFrame, rows: Sequence[str]) -> list[str]:
         part = matrices[matrices["setting"] == setting]
         head, cells = subset_table(part, rows)
         lines += [f"### {setting}: accuracy matrix", "", caption(part), ""]
-        lines += [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-        lines += [*(f"| {' | '.join(line)} |" for line in cells), ""]
+        lines += [*markdown_table(head, cells), ""]
     return lines
 
 

@@ -7,11 +7,13 @@ import numpy as np
 import pandas as pd
 
 from fedcmi_flwr.evaluation.counts import is_head
+from fedcmi_flwr.machine.atomic_files import write_atomically
 from server_app.bench.comparison import OWN, Comparison, sentences, shown_predictions
 from server_app.bench.experiments import Experiment
 from server_app.bench.fairness import fairness_caption, fairness_cells
 from server_app.bench.matrix import MATRIX, collect_matrices, matrix_table
 from server_app.figures.fairness import FIGURES, figures
+from server_app.figures.markdown import markdown_table
 from server_app.figures.plots import Band, plot_bench
 from server_app.figures.statistics import (
     MAIN,
@@ -45,15 +47,15 @@ COLUMNS = [
 ]
 """Of results.csv; ``method`` is the row's name."""
 
-Run = tuple[Experiment, Records]
+FinishedRun = tuple[Experiment, Records]
 
 
-def finished_runs(experiments: Sequence[Experiment]) -> list[Run]:
+def finished_runs(experiments: Sequence[Experiment]) -> list[FinishedRun]:
     """Return the finished experiments with the records of their rounds."""
     return [(experiment, read_metrics(experiment.run_dir)) for experiment in experiments if experiment.finished]
 
 
-def choose_targets(runs: Sequence[Run], baseline: str, percent: float | None) -> dict[str, float]:
+def choose_targets(runs: Sequence[FinishedRun], baseline: str, percent: float | None) -> dict[str, float]:
     """Return the target of each setting, in [0, 1].
 
     Parameters
@@ -80,7 +82,7 @@ def choose_targets(runs: Sequence[Run], baseline: str, percent: float | None) ->
     return targets
 
 
-def collect(runs: Sequence[Run], targets: Mapping[str, float]) -> pd.DataFrame:
+def collect(runs: Sequence[FinishedRun], targets: Mapping[str, float]) -> pd.DataFrame:
     """Return one line per run and prediction, with COLUMNS.
 
     ``accuracy`` is the mean over the last rounds, ``best`` the highest of any round and ``best_round`` the first with
@@ -114,7 +116,7 @@ def _of_main(records: Records, prediction: str, target: float) -> tuple[float, f
     return *to_target(records, target), sum(len(record["refused"]) for record in records)
 
 
-def table(results: pd.DataFrame, comparison: Comparison) -> str:
+def results_table(results: pd.DataFrame, comparison: Comparison) -> str:
     """Return the bench's table in Markdown.
 
     Parameters
@@ -146,14 +148,11 @@ def _overview_lines(results: pd.DataFrame, rows: Sequence[str]) -> Iterator[str]
     """Yield one table per prediction: rows over settings."""
     settings = list(results["setting"].unique())
     for prediction in shown_predictions(results):
-        yield f"| {prediction} | {' | '.join(settings)} |"
-        yield "|---" * (len(settings) + 1) + "|"
         parts = [results[results["setting"] == setting] for setting in settings]
         known = set(results.loc[results["prediction"] == prediction, "method"])
-        for row in (row for row in rows if row in known):
-            cells = [_overview_cell(part, prediction, row) for part in parts]
-            yield f"| {row} | {' | '.join(cells)} |"
-        yield ""
+        shown = [row for row in rows if row in known]
+        lines = [[row, *(_overview_cell(part, prediction, row) for part in parts)] for row in shown]
+        yield from (*markdown_table([prediction, *settings], lines), "")
 
 
 def _overview_cell(part: pd.DataFrame, prediction: str, row: str) -> str:
@@ -169,23 +168,22 @@ def _setting_lines(part: pd.DataFrame, comparison: Comparison, target: float) ->
     goal = f"target {100 * target:.1f} %" if target == target else f"no target: no run of {comparison.baseline}"
     yield f"### {part['setting'].iloc[0]} ({seeds_text(seeds)}, {goal})"
     yield ""
-    yield f"| method | {' | '.join(predictions)} | best round | rounds to target | MB to target |"
-    yield "|---" * (len(predictions) + 4) + "|"
-    for row in (row for row in comparison.rows if row in own):
+
+    shown, lines = [row for row in comparison.rows if row in own], []
+    for row in shown:
         name = row if len(own[row]) == seeds else f"{row} ({seeds_text(len(own[row]))})"
         cells = [accuracy_cell(by_seed(part, prediction), row, comparison.baseline) for prediction in predictions]
-        yield f"| {name} | {' | '.join([*cells, *_main_cells(part, row)])} |"
-    yield ""
+        lines.append([name, *cells, *_main_cells(part, row)])
+    head = ["method", *predictions, "best round", "rounds to target", "MB to target"]
+    yield from (*markdown_table(head, lines), "")
+
     for sentence in sentences(part, comparison):
         yield from (sentence, "")
-    names, rows = fairness_cells(part, [row for row in comparison.rows if row in own], comparison.baseline)
+
+    names, rows = fairness_cells(part, shown, comparison.baseline)
     yield f"Fairness: {fairness_caption(comparison.baseline)}"
     yield ""
-    yield f"| method | {' | '.join(names)} |"
-    yield "|---" * (len(names) + 1) + "|"
-    for row, values in rows.items():
-        yield f"| {row} | {' | '.join(values)} |"
-    yield ""
+    yield from (*markdown_table(["method", *names], ([row, *values] for row, values in rows.items())), "")
 
 
 def _main_cells(part: pd.DataFrame, row: str) -> list[str]:
@@ -232,22 +230,22 @@ def write_results(experiments: Sequence[Experiment], baseline: str, percent: flo
         raise ValueError(f"{out}: no run finished; the logs are in {out}/*/*/seed*/log.txt.")
     targets = choose_targets(runs, baseline, percent)
     results = collect(runs, targets)
-    results.to_csv(out / "results.csv", index=False)
+    write_atomically(out / "results.csv", results.to_csv(index=False))
     rows = list(dict.fromkeys(experiment.row for experiment in experiments))
     own = {experiment.row for experiment in experiments if experiment.config["method"] == OWN}
     comparison = Comparison(rows, baseline, targets, own)
     comparison.write(out)
     matrices = collect_matrices(experiment for experiment, _ in runs)
-    matrices.to_csv(out / MATRIX, index=False)
-    text = "\n".join([table(results, comparison), *matrix_table(matrices, rows)])
-    (out / "table.md").write_text(text, encoding="utf-8")
+    write_atomically(out / MATRIX, matrices.to_csv(index=False))
+    text = "\n".join([results_table(results, comparison), *matrix_table(matrices, rows)])
+    write_atomically(out / "table.md", text)
     for setting in targets:
         of_setting = [run for run in runs if run[0].setting == setting]
-        plot_bench(bands(of_setting), setting, out / f"accuracy-{setting}.png")
+        plot_bench(bands(of_setting), out / f"accuracy-{setting}.png")
     return text
 
 
-def bands(runs: Sequence[Run]) -> dict[str, dict[str, Band]]:
+def bands(runs: Sequence[FinishedRun]) -> dict[str, dict[str, Band]]:
     """Return what :func:`server_app.figures.plots.plot_bench` draws: mean and interval over seeds in %, for each round.
 
     Parameters

@@ -9,11 +9,12 @@ import numpy as np
 import pandas as pd
 
 from fedcmi_flwr.config.sections import ConfigError
+from fedcmi_flwr.machine.atomic_files import write_atomically
 from fedcmi_flwr.methods import hyperparameters
 from fedcmi_flwr.run_config import read_run_config
 from fedcmi_flwr.types import Scalar
 from server_app.bench.configs import RunConfigs
-from server_app.bench.experiments import Experiment, claim, plan, run_all
+from server_app.bench.experiments import Experiment, plan, reserve, run_all
 from server_app.figures.statistics import MAIN
 from server_app.launch.progress import Show
 from server_app.run.directory import read_metrics
@@ -109,8 +110,8 @@ class Tuning:
         leaders = best(scores)
         scores += self._score([other for row, raw in rows.items() for other in other_weights(leaders.get(row), raw)])
         chosen = best(scores)
-        frame(scores, chosen).to_csv(self.out / "tune.csv", index=False)
-        (self.out / "tuned.toml").write_text(tuned_toml(chosen), encoding="utf-8")
+        write_atomically(self.out / "tune.csv", frame(scores, chosen).to_csv(index=False))
+        write_atomically(self.out / "tuned.toml", tuned_toml(chosen))
         hopeless = [row for row in rows if row not in chosen]
         if hopeless:
             raise TuningError(
@@ -124,7 +125,7 @@ class Tuning:
             setting: {c.name: {**rows[c.row], **dict(c.values)} for c in candidates}
             for setting, rows in self.configs.items()
         }
-        claim(self.out, self.num_nodes, configs)
+        reserve(self.out, self.num_nodes, configs)
         planned = plan(configs, self.seeds, self.num_nodes, self.out)
         failed = run_all(planned, self.jobs, False, self.show)
         broken = [str(experiment.run_dir) for experiment in failed if not diverged(experiment)]

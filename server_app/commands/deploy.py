@@ -1,4 +1,4 @@
-"""``fedcmi deploy ...``: thin commands, as in ``cli.py``."""
+"""``fedcmi deploy ...``: training on real devices, and its rehearsal."""
 
 import json
 from dataclasses import asdict
@@ -25,11 +25,12 @@ def init(
     ] = False,
 ) -> None:
     """Write certificates, keys, services and a README with every command."""
-    from server_app.deploy import kit, plan
+    from server_app.deploy.deployment import read_nodes_toml
+    from server_app.deploy.kit import write_kit
 
     try:
-        read = plan.read_nodes_toml(nodes, secure=not insecure)
-        kit.write_kit(directory, read)
+        read = read_nodes_toml(nodes, secure=not insecure)
+        write_kit(directory, read)
     except (OSError, ValueError) as error:
         raise fail(error) from error
     if insecure:

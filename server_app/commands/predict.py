@@ -1,4 +1,4 @@
-"""``fedcmi predict`` and ``fedcmi export``: thin commands, as in ``cli.py``."""
+"""``fedcmi predict`` and ``fedcmi export``: a trained model in use."""
 
 import json
 import sys

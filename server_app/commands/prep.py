@@ -1,4 +1,4 @@
-"""``fedcmi prep ...`` and ``fedcmi inspect``: thin commands, as in ``cli.py``."""
+"""``fedcmi prep ...`` and ``fedcmi inspect``: data sets, prepared and looked at."""
 
 import os
 from collections.abc import Callable

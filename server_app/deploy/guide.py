@@ -5,16 +5,17 @@ from shlex import quote
 
 from server_app.deploy import services
 from server_app.deploy.certificates import AUTHORITY_DAYS, SERVER_DAYS
-from server_app.deploy.plan import Node, Plan
+from server_app.deploy.deployment import Deployment, Device
+from server_app.figures.markdown import markdown_table
 from server_app.launch.flower_cli import CONNECTION
 
 
-def guide(plan: Plan, directory: Path) -> str:
+def guide(deployment: Deployment, directory: Path) -> str:
     """Return the text.
 
     Parameters
     ----------
-    plan
+    deployment
         The deployment.
     directory
         Where it is, on the server.
@@ -23,27 +24,27 @@ def guide(plan: Plan, directory: Path) -> str:
     -------
     Markdown.
     """
-    parts = [_head(plan, directory), _server(plan, directory)]
-    parts += [_device(plan, node, directory) for node in plan.nodes]
-    return "\n".join([*parts, _training(directory), MACHINES, _notes(plan)])
+    parts = [_head(deployment, directory), _server(deployment, directory)]
+    parts += [_device(deployment, node, directory) for node in deployment.nodes]
+    return "\n".join([*parts, _training(directory), MACHINES, _notes(deployment)])
 
 
-def _head(plan: Plan, directory: Path) -> str:
-    listed = "\n".join(
-        f"| {node.name} | {node.partition_id} | {', '.join(node.modalities)} | `{node.data}` |" for node in plan.nodes
-    )
+def _head(deployment: Deployment, directory: Path) -> str:
+    head = ["node", "partition-id", "modalities", "prepared data, on the device"]
+    nodes = [
+        [node.name, str(node.partition_id), ", ".join(node.modalities), f"`{node.data}`"] for node in deployment.nodes
+    ]
+    listed = "\n".join(markdown_table(head, nodes))
     security = "**Insecure**: no encryption, and whoever reaches the port can join. For a closed network only."
-    if plan.secure:
+    if deployment.secure:
         security = """TLS and node authentication are on: devices check the server's certificate by `ca.crt`, and the
 server lets in only nodes whose public key is registered."""
     commands = "\n".join(f"fedcmi deploy {step} {quote(str(directory))}" for step in ("up", "run", "status", "down"))
     return f"""# A FedCMI deployment
 
-The server is `{plan.address}`, with this directory at `{directory}`.
+The server is `{deployment.address}`, with this directory at `{directory}`.
 {security}
 
-| node | partition-id | modalities | prepared data, on the device |
-|---|---|---|---|
 {listed}
 
 Rehearse it on one machine first, over loopback:
@@ -54,12 +55,12 @@ Rehearse it on one machine first, over loopback:
 """
 
 
-def _server(plan: Plan, directory: Path) -> str:
+def _server(deployment: Deployment, directory: Path) -> str:
     files = directory / "server"
-    check = f"curl --cacert {quote(str(files / 'ca.crt'))} https://" if plan.secure else "curl http://"
+    check = f"curl --cacert {quote(str(files / 'ca.crt'))} https://" if deployment.secure else "curl http://"
     register = "\n".join(
         f"flwr supernode register {quote(f'{directory}/nodes/{node.name}/key.pub')} {CONNECTION} --name {node.name}"
-        for node in plan.nodes
+        for node in deployment.nodes
     )
     secrets = f"""
 `{files}/ca.key` signs certificates and is not needed to run: move it to a place off the network.
@@ -77,22 +78,22 @@ They stay in `{files / services.DATABASE}` and need no second time after a resta
     return f"""## Server
 
 It needs Linux, Python 3.11, this project (`make install` in a checkout), its prepared test data of all modalities at
-`{plan.data}`, and one open port, {plan.port}.
-{secrets if plan.secure else ""}
+`{deployment.data}`, and one open port, {deployment.port}.
+{secrets if deployment.secure else ""}
 ```sh
 sudo cp {quote(f"{files}/fedcmi-superlink.service")} /etc/systemd/system/
 sudo systemctl daemon-reload
 sudo systemctl enable --now fedcmi-superlink
-{check}{plan.address}/health
+{check}{deployment.address}/health
 ```
-{registering if plan.secure else ""}
+{registering if deployment.secure else ""}
 `{files}/Containerfile` is the same service in a container.
 """
 
 
-def _device(plan: Plan, node: Node, directory: Path) -> str:
+def _device(deployment: Deployment, node: Device, directory: Path) -> str:
     home = services.DEVICE_HOME
-    own_key = plan.secure and node.public_key
+    own_key = deployment.secure and node.public_key
     key = f"\nsudo install -o fedcmi -m 600 PATH_OF_THE_PRIVATE_KEY {home}/key" if own_key else ""
     return f"""## Device {node.name}
 
@@ -153,7 +154,7 @@ tried by us): install these first and the project after them. Without a GPU a no
 """
 
 
-def _notes(plan: Plan) -> str:
+def _notes(deployment: Deployment) -> str:
     text = """## To know
 
 - Services and containers run the commands that the rehearsal runs. systemd and podman are no part of our tests.
@@ -161,7 +162,7 @@ def _notes(plan: Plan) -> str:
 - A device that loses its network, or whose server is restarted, comes back by itself. One that was killed is missed
   after about a minute, and until then a second one with its key is turned away (code 305): its service tries again.
 """
-    if plan.secure:
+    if deployment.secure:
         text += f"""- Certificates are valid from a day before they were made; devices with an earlier clock cannot
   join. The server's is valid for {SERVER_DAYS} days and the authority's for {AUTHORITY_DAYS}. Nothing renews them:
   `fedcmi deploy init` into another directory makes new ones, and new keys, for the server and every device.

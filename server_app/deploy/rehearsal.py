@@ -10,7 +10,7 @@ from typing import Any
 
 from fedcmi_flwr.machine.atomic_files import write_atomically
 from server_app.deploy import processes, services
-from server_app.deploy.plan import SUPERLINK, Plan, PlanError, read_plan
+from server_app.deploy.deployment import SUPERLINK, Deployment, DeploymentError, read_deployment
 from server_app.launch import flower_cli
 from server_app.launch.flower_cli import CONNECTION, FlowerRunError
 
@@ -48,15 +48,15 @@ class Rehearsal:
 
     Raises
     ------
-    PlanError
+    DeploymentError
         It made nothing there.
     """
 
     def __init__(self, directory: Path) -> None:
         self.kit = directory.resolve()  # its processes are found by its path, by whichever way it is named
-        self.plan: Plan = read_plan(self.kit)
+        self.deployment: Deployment = read_deployment(self.kit)
         self.home = self.kit / "rehearsal"
-        self.authority = self.kit / "server" / "ca.crt" if self.plan.secure else None
+        self.authority = self.kit / "server" / "ca.crt" if self.deployment.secure else None
 
     @property
     def address(self) -> str:
@@ -81,7 +81,7 @@ class Rehearsal:
 
         Raises
         ------
-        PlanError
+        DeploymentError
             An unknown name, or nodes without the SuperLink.
         FlowerRunError
             A process ended, or was not let in.
@@ -105,7 +105,7 @@ class Rehearsal:
 
     def down(self) -> None:
         """Stop everything, devices before their server; harmless where nothing runs."""
-        processes.stop(*(self._path(node.name) for node in self.plan.nodes))
+        processes.stop(*(self._path(node.name) for node in self.deployment.nodes))
         processes.stop(self._path(SUPERLINK))
 
     def status(self) -> list[Status]:
@@ -113,7 +113,7 @@ class Rehearsal:
         up = self.is_up() and flower_cli.is_healthy(self.address, self.authority)
         found = [Status(SUPERLINK, processes.pid_of(self._path(SUPERLINK)), None, up, self._note(SUPERLINK))]
         known = self._known_nodes() if up else {}
-        for node in self.plan.nodes:
+        for node in self.deployment.nodes:
             pid, node_id = processes.pid_of(self._path(node.name)), self._node_id(node.name)
             registered = node_id in known if up else None
             found.append(
@@ -122,18 +122,20 @@ class Rehearsal:
         return found
 
     def _chosen(self, only: Collection[str], without: Collection[str]) -> list[str]:
-        unknown = sorted({*only, *without} - set(self.plan.processes))
+        unknown = sorted({*only, *without} - set(self.deployment.processes))
         if unknown:
-            raise PlanError(f"{unknown[0]!r}: no process of this deployment; it has {', '.join(self.plan.processes)}.")
-        wanted = [name for name in self.plan.processes if (name in only or not only) and name not in without]
+            raise DeploymentError(
+                f"{unknown[0]!r}: no process of this deployment; it has {', '.join(self.deployment.processes)}."
+            )
+        wanted = [name for name in self.deployment.processes if (name in only or not only) and name not in without]
         if SUPERLINK not in wanted and not self.is_up():
-            raise PlanError(f"the {SUPERLINK} does not run; start it too (`--only {SUPERLINK}`).")
+            raise DeploymentError(f"the {SUPERLINK} does not run; start it too (`--only {SUPERLINK}`).")
         chosen = [name for name in wanted if processes.pid_of(self._path(name)) is None]
         if not chosen:
-            raise PlanError("nothing to start: all of it runs; see `fedcmi deploy status`.")
-        for node in self.plan.nodes:
-            if node.name in chosen and self.plan.secure and not (self._files(node.name) / "key").is_file():
-                raise PlanError(
+            raise DeploymentError("nothing to start: all of it runs; see `fedcmi deploy status`.")
+        for node in self.deployment.nodes:
+            if node.name in chosen and self.deployment.secure and not (self._files(node.name) / "key").is_file():
+                raise DeploymentError(
                     f"{node.name}: its private key is on the device; put a copy at {self._files(node.name) / 'key'} to "
                     f"rehearse it, or leave it out (`--without {node.name}`)."
                 )
@@ -154,7 +156,7 @@ class Rehearsal:
         home = self._path(SUPERLINK)
         home.mkdir(exist_ok=True)
         (home / "config.toml").write_text(flower_cli.connection_file(self.address, self.authority), encoding="utf-8")
-        command = services.superlink_command(self.plan, self.kit / "server", self.home, HOST, port)
+        command = services.superlink_command(self.deployment, self.kit / "server", self.home, HOST, port)
         self._start(SUPERLINK, command)
         flower_cli.wait_until_healthy(self.address, self.authority, self.is_up, home.with_suffix(".log"))
 
@@ -165,7 +167,9 @@ class Rehearsal:
         log = home.with_suffix(".log")
         begin = log.stat().st_size if log.exists() else 0
         files, port = self._files(name), self._ports()[name]
-        self._start(name, services.supernode_command(self.plan, self.plan.node(name), files, self.address, port))
+        self._start(
+            name, services.supernode_command(self.deployment, self.deployment.node(name), files, self.address, port)
+        )
         return begin
 
     def _start(self, name: str, command: list[str]) -> None:
@@ -200,7 +204,7 @@ class Rehearsal:
 
     def _register(self, name: str) -> None:
         """Make a node's key known to the SuperLink, once: its database keeps it."""
-        if not self.plan.secure or name in self._registered():
+        if not self.deployment.secure or name in self._registered():
             return
         key = str(self._files(name) / "key.pub")
         answer = flower_cli.ask(self._environment(), "supernode", "register", key, CONNECTION, "--name", name)
@@ -226,9 +230,9 @@ class Rehearsal:
         """Return process -> port; chosen once, so that nodes find a SuperLink that comes back."""
         ports: dict[str, int] = self._read("ports")
         if not ports:
-            ports = {name: flower_cli.free_port() for name in self.plan.processes}
-            if self.plan.host in (HOST, "localhost"):
-                ports[SUPERLINK] = self.plan.port
+            ports = {name: flower_cli.free_port() for name in self.deployment.processes}
+            if self.deployment.host in (HOST, "localhost"):
+                ports[SUPERLINK] = self.deployment.port
             self.home.mkdir(exist_ok=True, mode=0o700)
             self._write("ports", ports)
         return ports
@@ -239,7 +243,7 @@ class Rehearsal:
         return found
 
     def _write(self, name: str, values: dict[str, Any]) -> None:
-        write_atomically(self.home / f"{name}.json", (json.dumps(values, indent=1) + "\n").encode())
+        write_atomically(self.home / f"{name}.json", json.dumps(values, indent=1) + "\n")
 
     def _environment(self) -> dict[str, str]:
         return flower_cli.flower_environment(self._path(SUPERLINK))

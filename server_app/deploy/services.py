@@ -5,7 +5,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from server_app.deploy.plan import Node, Plan
+from server_app.deploy.deployment import Deployment, Device
 
 DEVICE_HOME = Path("/etc/fedcmi")
 """Where a device has what the kit made for it."""
@@ -25,12 +25,12 @@ def programs() -> Path:
     return Path(sys.executable).parent
 
 
-def superlink_command(plan: Plan, files: Path, state: Path, host: str, port: int) -> list[str]:
+def superlink_command(deployment: Deployment, files: Path, state: Path, host: str, port: int) -> list[str]:
     """Return the arguments of ``flower-superlink``.
 
     Parameters
     ----------
-    plan
+    deployment
         The deployment.
     files
         Directory with its certificate and key.
@@ -47,18 +47,20 @@ def superlink_command(plan: Plan, files: Path, state: Path, host: str, port: int
     """
     command = ["flower-superlink", "--host", host, "--port", str(port), "--database", str(state / DATABASE)]
     command += ["--disable-runtime-dependency-installation"]
-    if not plan.secure:
+    if not deployment.secure:
         return [*command, "--insecure"]
     command += ["--ssl-ca-certfile", str(files / "ca.crt"), "--ssl-certfile", str(files / "server.crt")]
     return [*command, "--ssl-keyfile", str(files / "server.key"), "--enable-supernode-auth"]
 
 
-def supernode_command(plan: Plan, node: Node, files: Path, address: str, port: int | None = None) -> list[str]:
+def supernode_command(
+    deployment: Deployment, node: Device, files: Path, address: str, port: int | None = None
+) -> list[str]:
     """Return the arguments of ``flower-supernode``.
 
     Parameters
     ----------
-    plan
+    deployment
         The deployment.
     node
         The device.
@@ -76,7 +78,7 @@ def supernode_command(plan: Plan, node: Node, files: Path, address: str, port: i
     command = ["flower-supernode", "--superlink", address]
     if port is not None:
         command += ["--port", str(port)]
-    if plan.secure:
+    if deployment.secure:
         command += ["--root-certificates", str(files / "ca.crt"), "--auth-supernode-private-key", str(files / "key")]
     else:
         command += ["--insecure"]

@@ -10,7 +10,7 @@ from fedcmi_flwr.run_config import read_run_config
 from fedcmi_flwr.types import Scalar
 from server_app.deploy.rehearsal import Rehearsal
 from server_app.launch.flower_cli import FlowerRunError, connection_file, is_healthy, run_app, stop_run
-from server_app.launch.progress import Progress, Show
+from server_app.launch.progress import RoundProgress, Show
 from server_app.launch.start import combine, named_run_dir, read_recipe
 from server_app.pyproject import project_directory
 from server_app.run.checkpoint import newest_checkpoint
@@ -51,7 +51,7 @@ def train(
     """
     rehearsal = Rehearsal(directory)
     rehearsed = rehearsal.is_up()
-    address = rehearsal.address if rehearsed else rehearsal.plan.address
+    address = rehearsal.address if rehearsed else rehearsal.deployment.address
     if not is_healthy(address, rehearsal.authority):
         raise FlowerRunError(
             f"no SuperLink of this deployment answers at {address}; start its service, or `fedcmi deploy up`."
@@ -61,7 +61,7 @@ def train(
     chosen = Path(str(raw["run-dir"]))
     show(f"SuperLink: {address}{' (rehearsal on this machine)' if rehearsed else ''}")
     show(f"run directory: {chosen}")
-    progress = Progress(chosen, read_run_config(raw), show)
+    progress = RoundProgress(chosen, read_run_config(raw), show)
     with tempfile.TemporaryDirectory(prefix="fedcmi-flower-", ignore_cleanup_errors=True) as name:
         home = Path(name)
         (home / "config.toml").write_text(connection_file(address, rehearsal.authority), encoding="utf-8")

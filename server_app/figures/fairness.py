@@ -68,7 +68,7 @@ def mean_class_accuracy(records: Records, prediction: str) -> Floats:
     return mean
 
 
-def of_nodes(records: Records, prediction: str, figure: str = "accuracy") -> dict[str, float]:
+def per_node(records: Records, prediction: str, figure: str = "accuracy") -> dict[str, float]:
     """Return a figure of every node that evaluated, its mean over the rounds in which it did.
 
     Parameters
@@ -98,7 +98,7 @@ def gains(after: Mapping[str, float], before: Mapping[str, float]) -> dict[str, 
     return {node: value - before[node] for node, value in after.items() if node in before}
 
 
-def given_by(records: Records, modality: Modality, owned: Mapping[str, Sequence[Modality]]) -> dict[str, float]:
+def ablation_gain(records: Records, modality: Modality, owned: Mapping[str, Sequence[Modality]]) -> dict[str, float]:
     """Return what a modality gives each node that owns others too.
 
     Parameters
@@ -117,17 +117,17 @@ def given_by(records: Records, modality: Modality, owned: Mapping[str, Sequence[
     """
     others = {node: [name for name in names if name != modality] for node, names in owned.items() if modality in names}
     predictions = {node: only_name("+".join(names)) for node, names in others.items() if names}
-    without = {prediction: of_nodes(records, prediction) for prediction in set(predictions.values())}
+    without = {prediction: per_node(records, prediction) for prediction in set(predictions.values())}
     before = {node: without[name][node] for node, name in predictions.items() if node in without[name]}
-    return gains(of_nodes(records, MAIN), before)
+    return gains(per_node(records, MAIN), before)
 
 
 def figures(records: Records, prediction: str) -> dict[str, float]:
     """Return FIGURES of a prediction over the rounds to look at; NaN for those that nobody counted."""
     classes = spread(mean_class_accuracy(records, prediction))
-    accuracy = of_nodes(records, prediction)
+    accuracy = per_node(records, prediction)
     nodes = spread(list(accuracy.values()))
-    gained = np.array(list(gains(of_nodes(records, f"personal {prediction}"), accuracy).values()))
+    gained = np.array(list(gains(per_node(records, f"personal {prediction}"), accuracy).values()))
     won = float(np.mean(gained > 0)) if gained.size else float("nan")
     personal = spread(gained)
     found = (classes.worst, classes.deviation, nodes.mean, nodes.worst, nodes.deviation, personal.mean, won)
@@ -155,7 +155,7 @@ def sentences(records: Records, classes: Sequence[str]) -> list[str]:
     their own, one on these.
     """
     values = mean_class_accuracy(records, MAIN)
-    found, nodes = spread(values), of_nodes(records, MAIN)
+    found, nodes = spread(values), per_node(records, MAIN)
     if np.isnan(found.worst):
         return []
     worst = classes[int(np.nanargmin(values))]
@@ -168,7 +168,7 @@ def sentences(records: Records, classes: Sequence[str]) -> list[str]:
             "nodes"
         )
         lines.append(_by_what_they_own(nodes, owned_modalities(records)))
-    gained = gains(of_nodes(records, PERSONAL), nodes)
+    gained = gains(per_node(records, PERSONAL), nodes)
     return [*lines, *([_personal_sentence(gained)] if gained else [])]
 
 

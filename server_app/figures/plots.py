@@ -1,95 +1,78 @@
 """PNG plots of one run, and of a bench."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import matplotlib
+import matplotlib.colors
 import numpy as np
-from matplotlib import colormaps
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from fedcmi_flwr.evaluation.counts import is_head
+from server_app.figures.drawing import COLOURS, Draw, Line, draw_lines, draw_panels, heat_map_height
+from server_app.figures.run_drawings import draw_accuracy, draw_measured_dominance, draw_temperatures
+from server_app.figures.savers import save_png
 
 Records = Sequence[Mapping[str, Any]]
 Band = tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]
 """Rounds, mean over seeds and half-width of its interval, each [rounds]."""
+WIDTH = 7.0
+"""Inches."""
 
 
-def plot_accuracy(records: Records, path: Path) -> None:
-    """Draw the accuracy of every way to predict over the rounds; self heads dashed."""
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
-    axes = figure.subplots()
+def plot_run(records: Records, modalities: Sequence[str], classes: Sequence[str], directory: Path) -> None:
+    """Draw accuracy.png and, where a modality was dominant, dominance.png and temperature.png.
+
+    Parameters
+    ----------
+    records
+        Of all rounds, round 0 first.
+    modalities
+        Of the run.
+    classes
+        Names in index order.
+    directory
+        Where to.
+    """
     rounds = [record["round"] for record in records]
-    for name in records[-1]["accuracy"]:
-        values = 100 * np.array([record["accuracy"][name] for record in records], dtype=float)
-        axes.plot(rounds, values, "--" if is_head(name) else "-", label=name)
-    axes.set(xlabel="round", ylabel="accuracy (%)", ylim=(0, 100))
-    axes.grid(alpha=0.3)
-    axes.legend(loc="lower right")
-    figure.savefig(path, dpi=120)
+    accuracy = draw_accuracy(records, modalities, rounds, "round", "accuracy (%)")
+    save_png(directory / "accuracy.png", WIDTH, 4.8, accuracy)
+
+    trained = [record for record in records if record["round"] > 0]
+    if not any(record["measured"]["dominant"] for record in trained):
+        return
+    dominance = draw_measured_dominance(trained, modalities, len(classes))
+    save_png(directory / "dominance.png", WIDTH, 4.8, dominance)
+
+    temperatures = draw_temperatures(trained, modalities, classes)
+    if temperatures:
+        height = len(temperatures) * (0.3 + heat_map_height(len(classes)))
+        save_png(directory / "temperature.png", WIDTH, height, partial(draw_panels, panels=temperatures))
 
 
-def plot_bench(bands: Mapping[str, Mapping[str, Band]], title: str, path: Path) -> None:
+def plot_bench(bands: Mapping[str, Mapping[str, Band]], path: Path) -> None:
     """Draw accuracy over rounds: a panel for each way to predict, a line with its interval for each row.
 
     Parameters
     ----------
     bands
         Prediction -> row -> rounds, mean and half-width in %.
-    title
-        The setting.
     path
         PNG file to write.
     """
-    rows = sorted({row for of_rows in bands.values() for row in of_rows})
-    colours = {
-        row: f"C{index}" if len(rows) <= 10 else colormaps["tab20"](index % 20) for index, row in enumerate(rows)
-    }
-    figure = Figure(figsize=(5.5 * len(bands), 5), layout="constrained")
-    panels = figure.subplots(1, len(bands), squeeze=False, sharey=True)[0]
-    for axes, (prediction, of_rows) in zip(panels, bands.items(), strict=True):
-        for row, (rounds, mean, half) in of_rows.items():
-            axes.plot(rounds, mean, color=colours[row], label=row)
-            axes.fill_between(rounds, mean - half, mean + half, color=colours[row], alpha=0.15, linewidth=0)
-        axes.set(xlabel="round", title=prediction, ylim=(0, 100))
-        axes.grid(alpha=0.3)
-    panels[0].set_ylabel("accuracy (%)")
-    panels[0].legend(loc="lower right", fontsize="small")
-    figure.suptitle(title)
-    figure.savefig(path, dpi=120)
+    colours = _row_colours(sorted({row for of_rows in bands.values() for row in of_rows}))
+    panels: dict[str, Draw] = {}
+    for prediction, of_rows in bands.items():
+        lines = [Line(row, x, mean, colours[row], half=half) for row, (x, mean, half) in of_rows.items()]
+        panels[prediction] = partial(draw_lines, lines=lines, xlabel="round", ylabel="accuracy (%)", limits=(0, 100))
+    height = 4.2 + 0.1 * len(colours)  # with room for the legend
+    save_png(path, 5.5 * len(bands), height, partial(draw_panels, panels=panels, side_by_side=True))
 
 
-def plot_dominance(records: Records, classes: Sequence[str], path: Path) -> None:
-    """Draw ln r_{m,c} of every weak modality: above 0 the dominant modality predicts the class better."""
-    _plot_per_class(records, "ratio", "ln(p dominant / p weak)", np.log, classes, path)
-
-
-def plot_temperature(records: Records, classes: Sequence[str], path: Path) -> None:
-    """Draw T_{m,c} of every weak modality: below 1 its teacher is sharper."""
-    _plot_per_class(records, "temperature", "class temperature T", np.asarray, classes, path)
-
-
-def _plot_per_class(
-    records: Records,
-    key: str,
-    label: str,
-    transform: Callable[[NDArray[np.float64]], NDArray[np.float64]],
-    classes: Sequence[str],
-    path: Path,
-) -> None:
-    """Draw heat maps, one a modality, classes over rounds; grey: the modality was not weak or not measured."""
-    names = sorted({name for record in records for name in record["measured"][key]})
-    figure = Figure(figsize=(7, 1.2 + 2.6 * len(names)), layout="constrained")
-    rounds = [record["round"] for record in records]
-    for axes, name in zip(figure.subplots(len(names), squeeze=False)[:, 0], names, strict=True):
-        blank = [None] * len(classes)
-        columns = [record["measured"][key].get(name, blank) for record in records]
-        values = transform(np.array(columns, dtype=float).T)
-        extent = (rounds[0] - 0.5, rounds[-1] + 0.5, len(classes) - 0.5, -0.5)
-        image = axes.imshow(values, aspect="auto", interpolation="nearest", extent=extent)
-        axes.set_facecolor("lightgrey")
-        axes.set(xlabel="round", ylabel="class", title=f"{name}: {label}")
-        axes.set_yticks(range(len(classes)), classes)
-        figure.colorbar(image, ax=axes)
-    figure.savefig(path, dpi=120)
+def _row_colours(rows: Sequence[str]) -> dict[str, str]:
+    """Return a colour for each row; of more rows than COLOURS, some are hard to tell apart."""
+    tab20 = matplotlib.colormaps["tab20"]
+    many = [matplotlib.colors.to_hex(tab20(index)) for index in range(20)]
+    palette = COLOURS if len(rows) <= len(COLOURS) else many
+    return {row: palette[index % len(palette)] for index, row in enumerate(rows)}

@@ -42,10 +42,10 @@ def _end_with_input(pid: int, ending: threading.Event) -> None:
         pass
     ending.set()
     with contextlib.suppress(psutil.NoSuchProcess):
-        end_family(pid)
+        terminate_tree(pid)
 
 
-def end_family(pid: int) -> None:
+def terminate_tree(pid: int) -> None:
     """End a process and all below it, whatever sessions they are in: politely, after ``GRACE`` seconds by force."""
     parent = psutil.Process(pid)
     family = [*parent.children(recursive=True), parent]

@@ -46,7 +46,7 @@ class StartUp:
         )
 
 
-class Progress:
+class RoundProgress:
     """Shows the rounds of a run directory as they appear.
 
     Parameters

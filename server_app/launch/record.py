@@ -75,7 +75,7 @@ def begin(
 
 def note(launch: Launch) -> None:
     """Write launch.json into a run's directory, which is there."""
-    write_atomically(launch.run_dir / LAUNCH, (json.dumps(asdict(launch), indent=1) + "\n").encode())
+    write_atomically(launch.run_dir / LAUNCH, json.dumps(asdict(launch), indent=1) + "\n")
 
 
 def go_on(

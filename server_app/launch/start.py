@@ -17,7 +17,7 @@ from fedcmi_flwr.types import Scalar
 from server_app.app import run as run_server
 from server_app.launch.flower_run import run_on_flower
 from server_app.launch.gpu_share import gpu_share
-from server_app.launch.progress import Progress, Show, StartUp
+from server_app.launch.progress import RoundProgress, Show, StartUp
 from server_app.pyproject import client_app_reference, default_run_config, project_directory
 
 
@@ -122,7 +122,7 @@ def run_in_process(
     check_enough_nodes(config, num_nodes)
     nodes = [{"partition-id": part, "num-partitions": num_nodes} for part in range(num_nodes)]
     show(f"nodes train one after the other on {choose_device(config.machine.device)}")
-    progress = Progress(Path(config.run_dir), config, show)
+    progress = RoundProgress(Path(config.run_dir), config, show)
     directory = run_server(config, LocalGrid(client_app, nodes, raw), progress.update, plots)
     return directory.path
 
@@ -154,7 +154,7 @@ def run_with_flower(raw: Mapping[str, Scalar], num_nodes: int, show: Show, clien
     check_enough_nodes(config, num_nodes)
     share, text = gpu_share(raw, num_nodes, load_client_app(), clients_at_once)
     show(text)
-    progress = Progress(Path(config.run_dir), config, show, StartUp())
+    progress = RoundProgress(Path(config.run_dir), config, show, StartUp())
     run_on_flower(project_directory(), raw, num_nodes, share, progress.update)
     return Path(config.run_dir)
 

@@ -4,24 +4,25 @@ from functools import partial
 
 import numpy as np
 
-from server_app.figures.charts import BLACK, COLOURS, Chart, Line, chart, draw_lines
+from server_app.figures.drawing import BLACK, COLOURS, Line, draw_lines
 from server_app.figures.fairness import (
     PERSONAL,
     Spread,
+    ablation_gain,
     gains,
-    given_by,
     lowest,
     mean_class_accuracy,
-    of_nodes,
     owned_modalities,
+    per_node,
     sentences,
     spread,
 )
+from server_app.figures.savers import Chart, svg_chart
 from server_app.figures.statistics import MAIN, Floats, class_accuracy
 from server_app.pages import html
-from server_app.run.reader import Record, Run
+from server_app.run.held_out import evaluated_on
+from server_app.run.reader import Record, RunFiles
 from server_app.run.records import last_rounds, percent
-from server_app.run.summary import held_out
 
 NOBODY_EVALUATED = (
     "No node evaluated on its own test samples in the last rounds (fraction-evaluate, evaluate-from), so nothing is "
@@ -29,7 +30,7 @@ NOBODY_EVALUATED = (
 )
 
 
-def fairness_section(run: Run) -> list[str]:
+def fairness_section(run: RunFiles) -> list[str]:
     """Return the section.
 
     Parameters
@@ -45,7 +46,7 @@ def fairness_section(run: Run) -> list[str]:
     said = html.bullets(f"{line[0].upper()}{line[1:]}." for line in sentences(last, run.classes))
     charts = [_classes_over_rounds(run), *_nodes_over_rounds(run)]
     parts = [html.heading("Fairness"), said, html.figures(charts), _class_table(run, last)]
-    if not of_nodes(last, MAIN):
+    if not per_node(last, MAIN):
         return [*parts, html.paragraph(NOBODY_EVALUATED)]
     return [*parts, _node_table(run, last), _modality_table(run, last)]
 
@@ -54,7 +55,7 @@ def _rounds(last: list[Record]) -> str:
     return f"mean of the last {len(last)} rounds" if len(last) > 1 else "of the last round"
 
 
-def _class_table(run: Run, last: list[Record]) -> str:
+def _class_table(run: RunFiles, last: list[Record]) -> str:
     accuracy = mean_class_accuracy(last, MAIN)
     counts = last[-1]["counts"][MAIN]["count"]
     weak = [name for name in run.modalities if any(name in record["measured"]["ratio"] for record in last)]
@@ -66,7 +67,7 @@ def _class_table(run: Run, last: list[Record]) -> str:
     ]
     heads = [f"{'r' if key == 'ratio' else 'T'} {name}" for key, name in measured]
     caption = (
-        f"Classes: accuracy ({MAIN}) on {held_out(run.config)}, {_rounds(last)}; the worst stands out. r: the "
+        f"Classes: accuracy ({MAIN}) on {evaluated_on(run.config)}, {_rounds(last)}; the worst stands out. r: the "
         "true class's probability by the dominant modality over that by the weak one; T: the temperature made of it."
     )
     return html.table(caption, ["class", "samples", "accuracy", *heads], rows)
@@ -82,9 +83,9 @@ def _measured(last: list[Record], key: str, modality: str, classes: int) -> Floa
     return mean
 
 
-def _marked(accuracy: Floats, place: int) -> str:
-    text = percent(float(accuracy[place]))
-    worst = not np.isnan(accuracy).all() and place == int(np.nanargmin(accuracy))
+def _marked(accuracy: Floats, index: int) -> str:
+    text = percent(float(accuracy[index]))
+    worst = not np.isnan(accuracy).all() and index == int(np.nanargmin(accuracy))
     return html.Strong(text) if worst else text
 
 
@@ -96,15 +97,15 @@ def _points(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:+.1f}"
 
 
-def _classes_over_rounds(run: Run) -> Chart:
+def _classes_over_rounds(run: RunFiles) -> Chart:
     rounds = [record["round"] for record in run.records]
     found = [spread(column) for column in class_accuracy(run.records, MAIN).T / 100]
-    caption = f"Prediction: {MAIN}, on {held_out(run.config)}. Band: standard deviation over the classes."
+    caption = f"Prediction: {MAIN}, on {evaluated_on(run.config)}. Band: standard deviation over the classes."
     return _spread_chart("fairness-classes", "Classes over rounds", caption, rounds, found, "class", "classes")
 
 
-def _nodes_over_rounds(run: Run) -> list[Chart]:
-    told = [(record["round"], of_nodes([record], MAIN)) for record in run.trained]
+def _nodes_over_rounds(run: RunFiles) -> list[Chart]:
+    told = [(record["round"], per_node([record], MAIN)) for record in run.trained]
     rounds = [number for number, nodes in told if nodes]
     found = [spread(list(nodes.values())) for _, nodes in told if nodes]
     if not rounds:
@@ -125,13 +126,13 @@ def _spread_chart(
         Line(f"worst {one}", rounds, worst, COLOURS[1]),
     ]
     draw = partial(draw_lines, lines=lines, xlabel="round", ylabel="accuracy (%)", limits=(0, 100))
-    return chart(kind, "", title, caption, 3.4, draw)
+    return svg_chart(kind, "", title, caption, 3.4, draw)
 
 
-def _node_table(run: Run, last: list[Record]) -> str:
-    accuracy, owned = of_nodes(last, MAIN), owned_modalities(run.trained)
-    worst_class, samples = (of_nodes(last, MAIN, key) for key in ("worst_class", "samples"))
-    personal = of_nodes(last, PERSONAL)
+def _node_table(run: RunFiles, last: list[Record]) -> str:
+    accuracy, owned = per_node(last, MAIN), owned_modalities(run.trained)
+    worst_class, samples = (per_node(last, MAIN, key) for key in ("worst_class", "samples"))
+    personal = per_node(last, PERSONAL)
     gained, worst = gains(personal, accuracy), lowest(accuracy)
     rows = []
     for node, value in accuracy.items():
@@ -147,9 +148,9 @@ def _node_table(run: Run, last: list[Record]) -> str:
     return html.table(caption, columns, rows)
 
 
-def _modality_table(run: Run, last: list[Record]) -> str:
-    accuracy, owned = of_nodes(last, MAIN), owned_modalities(run.trained)
-    given = {name: given_by(last, name, owned) for name in run.modalities}
+def _modality_table(run: RunFiles, last: list[Record]) -> str:
+    accuracy, owned = per_node(last, MAIN), owned_modalities(run.trained)
+    given = {name: ablation_gain(last, name, owned) for name in run.modalities}
     rows = [
         [node, percent(value), *(_points(given[name].get(node)) for name in run.modalities)]
         for node, value in accuracy.items()

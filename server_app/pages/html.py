@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from server_app.figures.charts import Chart
+from server_app.figures.savers import Chart
 
 _CSS = """
 :root { color-scheme: light; }

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from fedcmi_flwr.machine.atomic_files import write_atomically
 from server_app.pages.bench import bench_page
 from server_app.pages.run import run_page
 from server_app.run.reader import ReportError, read_run
@@ -32,7 +33,7 @@ def write_report(directory: Path, out: Path | None = None) -> Path:
     text = bench_page(directory) if is_bench(directory) else run_page(read_run(directory))
     path = out or directory / "report.html"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    write_atomically(path, text)
     return path
 
 

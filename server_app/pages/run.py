@@ -4,46 +4,33 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from fedcmi_flwr.evaluation.counts import is_head
 from fedcmi_flwr.models.file import CARD
-from server_app.figures.charts import (
-    BLACK,
-    COLOURS,
-    Chart,
-    Line,
-    chart,
-    draw_dominance,
-    draw_heat_map,
-    draw_lines,
-    draw_nodes,
-    heat_map_height,
+from server_app.figures.drawing import draw_heat_map, draw_nodes, heat_map_height
+from server_app.figures.run_drawings import (
+    draw_accuracy,
+    draw_losses,
+    draw_measured_dominance,
+    draw_temperatures,
+    modality_colours,
 )
+from server_app.figures.savers import Chart, svg_chart
 from server_app.figures.statistics import class_accuracy, cumulative_megabytes
 from server_app.pages import html
 from server_app.pages.fairness import fairness_section
 from server_app.pages.settings import environment_table, settings_tables
+from server_app.run.held_out import calibrated_on, evaluated_on
 from server_app.run.matrix import explanation, matrix_table
-from server_app.run.reader import Record, Run
-from server_app.run.records import LAST_ROUNDS, epsilon_spent, failed_rounds, final_accuracy, percent
-from server_app.run.summary import calibrated_on, held_out
+from server_app.run.reader import RunFiles
+from server_app.run.records import epsilon_spent, failed_rounds, megabytes
+from server_app.run.summary import accuracy_table
 
 NO_TEMPERATURES = (
     "No round measured a dominant modality or class temperatures (only methods that distil from it do), so there is "
     "no chart of them."
 )
-LAST_FIGURES = {
-    "accuracy": "last round",
-    "macro": "macro",
-    "worst_class": "worst class",
-    "calibration_error": "calibration error",
-}
-"""Of the last round: key of its record -> column."""
 
 
-def run_page(run: Run) -> str:
+def run_page(run: RunFiles) -> str:
     """Return the page of a run that finished or failed.
 
     Parameters
@@ -71,15 +58,11 @@ def accuracy_label(config: Mapping[str, Any]) -> str:
     return f"{'validation' if config.get('validation-share') else 'test'} accuracy (%)"
 
 
-def _results(run: Run) -> list[str]:
-    trained, mean = run.trained, final_accuracy(run.records)
-    last = trained[-1]
-    rows = [
-        [name, html.Strong(percent(value)), *(percent(last.get(key, {}).get(name)) for key in LAST_FIGURES)]
-        for name, value in mean.items()
-    ]
-    columns = [f"mean of last {min(LAST_ROUNDS, len(trained))} rounds", *LAST_FIGURES.values()]
-    down, up = (sum(sum(record[key].values()) for record in trained) / 1e6 for key in ("bytes_down", "bytes_up"))
+def _results(run: RunFiles) -> list[str]:
+    trained, last = run.trained, run.trained[-1]
+    down, up = megabytes(trained)
+    columns, cells = accuracy_table(run.records)
+    rows = [[name, html.Strong(mean), *others] for name, mean, *others in cells]
     known = [
         ("rounds", str(len(trained))),
         ("training time", f"{sum(record['seconds'] for record in trained):.1f} s"),
@@ -90,10 +73,10 @@ def _results(run: Run) -> list[str]:
         ("failed rounds", str(len(failed_rounds(trained)))),
         ("replies refused or missing", str(sum(len(record["refused"]) for record in trained))),
     ]
-    caption = f"Accuracy of the global model on {held_out(run.config)}; what follows it: of the last round."
+    caption = f"Accuracy of the global model on {evaluated_on(run.config)}; what follows it: of the last round."
     return [
         html.facts(known),
-        html.table(caption, ["prediction", *columns], rows),
+        html.table(caption, columns, rows),
         *_matrix(run),
         html.heading("Over the rounds"),
         html.figures(_curves(run)),
@@ -102,12 +85,12 @@ def _results(run: Run) -> list[str]:
     ]
 
 
-def _matrix(run: Run) -> list[str]:
+def _matrix(run: RunFiles) -> list[str]:
     if not run.matrix:
         return []
     source = calibrated_on(run.config)
     how = f"Rules and temperatures were chosen on {source}." if source else "There was no validation data to choose on."
-    caption = f"Every subset of the modalities, on {held_out(run.config)}. {explanation(run.matrix)}"
+    caption = f"Every subset of the modalities, on {evaluated_on(run.config)}. {explanation(run.matrix)}"
     return [
         html.heading("Accuracy matrix"),
         html.table(caption, *matrix_table(run.matrix)),
@@ -115,48 +98,24 @@ def _matrix(run: Run) -> list[str]:
     ]
 
 
-def modality_colours(modalities: Sequence[str]) -> dict[str, str]:
-    """Return a colour for every modality, the same in all charts."""
-    return {name: COLOURS[index % len(COLOURS)] for index, name in enumerate(modalities)}
-
-
-def _curves(run: Run) -> list[Chart]:
+def _curves(run: RunFiles) -> list[Chart]:
     rounds = [record["round"] for record in run.records]
-    caption = f"On {held_out(run.config)}; dashed: the self heads."
-    accuracy = partial(draw_lines, ylabel=accuracy_label(run.config), limits=(0, 100))
-    over_rounds = partial(accuracy, lines=_accuracy_lines(run, rounds), xlabel="round")
-    lines = _accuracy_lines(run, cumulative_megabytes(run.records))
-    over_bytes = partial(accuracy, lines=lines, xlabel="MB (10⁶ bytes)")
+    megabytes = cumulative_megabytes(run.records)
+    accuracy = partial(draw_accuracy, run.records, run.modalities, ylabel=accuracy_label(run.config))
+    over_rounds = accuracy(x=rounds, xlabel="round")
+    over_bytes = accuracy(x=megabytes, xlabel="MB (10⁶ bytes)")
+
+    caption = f"On {evaluated_on(run.config)}; dashed: the self heads."
     sent = "Sent to and received from all nodes until then."
-    names = list(dict.fromkeys(name for record in run.trained for name in record["losses"]))
-    steps = [record["round"] for record in run.trained]
-    terms = [
-        Line(name, steps, _column(run.trained, "losses", name), BLACK if i == 0 else COLOURS[(i - 1) % len(COLOURS)])
-        for i, name in enumerate(names)
-    ]
-    losses = partial(draw_lines, lines=terms, xlabel="round", ylabel="loss (nats)", limits=(0, None))
+    unweighted = "Mean over the nodes' samples, without weights."
     return [
-        chart("accuracy-over-rounds", "", "Accuracy over rounds", caption, 3.4, over_rounds),
-        chart("accuracy-over-bytes", "", "Accuracy over bytes", sent, 3.4, over_bytes),
-        chart("losses", "", "Loss terms over rounds", "Mean over the nodes' samples, without weights.", 3.4, losses),
+        svg_chart("accuracy-over-rounds", "", "Accuracy over rounds", caption, 3.4, over_rounds),
+        svg_chart("accuracy-over-bytes", "", "Accuracy over bytes", sent, 3.4, over_bytes),
+        svg_chart("losses", "", "Loss terms over rounds", unweighted, 3.4, draw_losses(run.trained)),
     ]
 
 
-def _accuracy_lines(run: Run, x: Any) -> list[Line]:  # noqa: ANN401
-    subsets = [name.rpartition(" ")[0] for name in run.records[0]["accuracy"]]
-    colours = modality_colours([*run.modalities, *(name for name in subsets if "+" in name)])
-    return [
-        Line(name, x, 100 * _column(run.records, "accuracy", name), colours.get(subset, BLACK), is_head(name))
-        for name, subset in zip(run.records[0]["accuracy"], subsets, strict=True)
-    ]
-
-
-def _column(records: Sequence[Record], key: str, name: str) -> NDArray[np.float64]:
-    """Return one figure of every round; NaN where it is null or missing."""
-    return np.array([record[key].get(name) for record in records], dtype=float)
-
-
-def _class_charts(run: Run) -> list[Chart]:
+def _class_charts(run: RunFiles) -> list[Chart]:
     charts = []
     for name in run.records[0]["accuracy"]:
         values = class_accuracy(run.records, name)
@@ -169,72 +128,39 @@ def _class_charts(run: Run) -> list[Chart]:
             limits=(0.0, 100.0),
             start=run.records[0]["round"],
         )
-        caption = f"Accuracy of each class on {held_out(run.config)}; grey: the class has no sample."
-        charts.append(chart("class-accuracy", name, f"Classes: {name}", caption, heat_map_height(len(values)), draw))
+        caption = f"Accuracy of each class on {evaluated_on(run.config)}; grey: the class has no sample."
+        charts.append(
+            svg_chart("class-accuracy", name, f"Classes: {name}", caption, heat_map_height(len(values)), draw)
+        )
     return charts
 
 
-def _dominance(run: Run) -> list[str]:
+def _dominance(run: RunFiles) -> list[str]:
     if not any(record["measured"]["dominant"] for record in run.trained):
         return [html.heading("Dominance"), html.paragraph(NO_TEMPERATURES)]
     return [html.heading("Dominance"), html.figures([_dominance_chart(run), *_temperature_charts(run)])]
 
 
-def _per_class(run: Run, key: str, modality: str) -> NDArray[np.float64]:
-    """Return what was measured of a modality, [rounds, classes]; NaN where it was not weak."""
-    blank = [None] * len(run.classes)
-    return np.array([record["measured"][key].get(modality, blank) for record in run.trained], dtype=float)
-
-
-def _logarithm(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return ln of what is above 0; NaN for the others, which no axis can show."""
-    return np.log(np.where(values > 0, values, np.nan))
-
-
-def _weak(run: Run) -> list[str]:
-    return [name for name in run.modalities if any(name in record["measured"]["ratio"] for record in run.trained)]
-
-
-def _dominance_chart(run: Run) -> Chart:
-    draw = partial(
-        draw_dominance,
-        rounds=[record["round"] for record in run.trained],
-        strips=[
-            ("measured", [record["measured"]["dominant"] for record in run.trained]),
-            ("teacher", [record["teacher"] for record in run.trained]),
-        ],
-        ratios=[(name, _logarithm(_per_class(run, "ratio", name))) for name in _weak(run)],
-        colours=modality_colours(run.modalities),
-    )
+def _dominance_chart(run: RunFiles) -> Chart:
+    draw = draw_measured_dominance(run.trained, run.modalities, len(run.classes))
     caption = (
         "Top: the dominant modality that a round measured, and the one that the server named as teacher for that "
         "round. Bottom: mean and range over the classes of how far a weak modality is behind; below 0 it is ahead."
     )
-    return chart("dominance", "", "Dominance over rounds", caption, 3.8, draw)
+    return svg_chart("dominance", "", "Dominance over rounds", caption, 3.8, draw)
 
 
-def _temperature_charts(run: Run) -> list[Chart]:
-    values = {name: _per_class(run, "temperature", name).T for name in _weak(run)}
-    found = np.concatenate([value[np.isfinite(value)] for value in values.values()])
-    limits = (float(found.min(initial=1.0)), float(found.max(initial=1.0)))
-    charts = []
-    for name, value in values.items():
-        draw = partial(
-            draw_heat_map,
-            values=value,
-            rows=run.classes,
-            xlabel="round",
-            label="class temperature",
-            limits=limits,
-            start=run.trained[0]["round"],
-            colours="plasma",
-        )
-        caption = "Below 1 its teacher is sharper; grey: it was not weak, or the class was not measured."
-        charts.append(chart("temperature", name, f"Temperatures: {name}", caption, heat_map_height(len(value)), draw))
-    return charts
+def _temperature_charts(run: RunFiles) -> list[Chart]:
+    caption = "Below 1 its teacher is sharper; grey: it was not weak, or the class was not measured."
+    height = heat_map_height(len(run.classes))
+    pictures = draw_temperatures(run.trained, run.modalities, run.classes)
+    return [
+        svg_chart("temperature", name, f"Temperatures: {name}", caption, height, draw)
+        for name, draw in pictures.items()
+    ]
 
 
-def _nodes(run: Run) -> list[str]:
+def _nodes(run: RunFiles) -> list[str]:
     owned: dict[str, Sequence[str]] = {}
     examples: dict[str, int] = {}
     for record in run.trained:
@@ -249,11 +175,13 @@ def _nodes(run: Run) -> list[str]:
         colours=modality_colours(run.modalities),
     )
     caption = f"What each node owns, and the training samples that it said it has.{_unknown(run, nodes, examples)}"
-    made = chart("nodes", "", "Modalities and samples of the nodes", caption, 2.4 + 0.35 * len(run.modalities), draw)
+    made = svg_chart(
+        "nodes", "", "Modalities and samples of the nodes", caption, 2.4 + 0.35 * len(run.modalities), draw
+    )
     return [html.heading("Nodes"), html.figures([made]), *_failed(run.trained), *_refused(run.trained)]
 
 
-def _unknown(run: Run, nodes: Sequence[str], examples: Mapping[str, int]) -> str:
+def _unknown(run: RunFiles, nodes: Sequence[str], examples: Mapping[str, int]) -> str:
     if not any("examples" in record for record in run.trained):
         return " The run was made by a version that did not note the samples of each node."
     silent = sum(node not in examples for node in nodes)

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from server_app.figures.statistics import cumulative_megabytes
 from server_app.pages.report import is_bench
-from server_app.run.reader import Record, ReportError, Run, read_run
+from server_app.run.reader import Record, ReportError, RunFiles, read_run
 
-Scalar = tuple[str, float, int]
+TaggedScalar = tuple[str, float, int]
 """Tag, value, round."""
 
 
@@ -42,7 +42,7 @@ def export_scalars(directory: Path, logs: Path) -> list[Path]:
     return [target for _, target in runs]
 
 
-def _write(run: Run, target: Path) -> None:
+def _write(run: RunFiles, target: Path) -> None:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ModuleNotFoundError as error:
@@ -60,7 +60,7 @@ def _write(run: Run, target: Path) -> None:
             writer.add_scalar("cost/megabytes", sent, record["round"], walltime=clock)
 
 
-def scalars(record: Record, classes: list[str]) -> Iterator[Scalar]:
+def scalars(record: Record, classes: list[str]) -> Iterator[TaggedScalar]:
     """Yield what a round measured; what is null is left out, since TensorBoard would show it as a number.
 
     Parameters

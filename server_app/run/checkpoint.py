@@ -19,7 +19,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from fedcmi_flwr.machine.atomic_files import sync_directory, write_synced
+from fedcmi_flwr.machine.atomic_files import new_directory
 from fedcmi_flwr.methods.dominance import Dominance
 from fedcmi_flwr.models.file import CheckpointError
 from fedcmi_flwr.strategy.state import ServerState
@@ -27,8 +27,6 @@ from fedcmi_flwr.types import AnyArray, Scalar
 
 CHECKPOINTS = "checkpoints"
 """Below the run directory."""
-PARTIAL = ".partial"
-"""Name of a checkpoint that is being written."""
 ARRAYS, STATE, SUMS = "arrays.safetensors", "state.json", "SHA256SUMS"
 logger = logging.getLogger("flwr.fedcmi")
 
@@ -76,15 +74,10 @@ def write_checkpoint(directory: Path, checkpoint: Checkpoint, keep: int) -> None
         STATE: (json.dumps(described, indent=1) + "\n").encode(),
     }
     sums = [f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in files.items()]
-    partial = directory / PARTIAL
-    if partial.exists():
-        shutil.rmtree(partial)  # of a process that was killed
-    partial.mkdir(parents=True)
-    for name, content in {**files, SUMS: "".join(sums).encode()}.items():
-        write_synced(partial / name, content)
-    sync_directory(partial)
-    partial.rename(directory / f"round-{checkpoint.server_round:06}")
-    sync_directory(directory)
+    with new_directory(directory / f"round-{checkpoint.server_round:06}") as partial:
+        for name, content in {**files, SUMS: "".join(sums).encode()}.items():
+            (partial / name).write_bytes(content)
+
     for path in stored_checkpoints(directory)[:-keep]:
         shutil.rmtree(path)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from fedcmi_flwr.machine.atomic_files import write_atomically
 from fedcmi_flwr.models.file import CARD, MODEL_FILE
-from server_app.figures.plots import plot_accuracy, plot_dominance, plot_temperature
+from server_app.figures.plots import plot_run
 from server_app.run.records import json_ready
 from server_app.run.summary import summary
 
@@ -85,7 +85,7 @@ class RunDirectory:
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Write the resolved configuration."""
-        self.config_path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        write_atomically(self.config_path, json.dumps(config, indent=2, sort_keys=True) + "\n")
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Append one round to metrics.jsonl; it is on the disk when this returns, as a checkpoint counts on it."""
@@ -96,7 +96,7 @@ class RunDirectory:
 
     def write_account(self, releases: Mapping[int, int]) -> None:
         """Write the privacy account, partition id -> releases; it stays as it is when a run goes on from earlier."""
-        write_atomically(self.account_path, (json.dumps({"releases": releases}) + "\n").encode())
+        write_atomically(self.account_path, json.dumps({"releases": releases}) + "\n")
 
     def read_account(self) -> dict[int, int]:
         """Return what :meth:`write_account` wrote; raise RunDirectoryError where that is gone or broken."""
@@ -125,39 +125,29 @@ class RunDirectory:
         lines = _whole_lines(self.path)[: server_round + 1]
         if [json.loads(line)["round"] for line in lines] != list(range(server_round + 1)):
             raise RunDirectoryError(f"{self.metrics_path}: does not hold each of the rounds 0 to {server_round}.")
-        write_atomically(self.metrics_path, "".join(lines).encode())
+        write_atomically(self.metrics_path, "".join(lines))
 
     def write_error(self, error: Exception) -> None:
         """Write why the run failed to error.txt: the reason on the first line, then the traceback."""
         text = "".join(traceback.format_exception(error))
-        (self.path / "error.txt").write_text(f"{type(error).__name__}: {error}\n\n{text}", encoding="utf-8")
+        write_atomically(self.path / "error.txt", f"{type(error).__name__}: {error}\n\n{text}")
 
-    def finish(self, config: Mapping[str, Any], classes: Sequence[str], more: Sequence[str] = ()) -> None:
+    def finish(self, config: Mapping[str, Any], more: Sequence[str] = ()) -> None:
         """Write the plots and then, since a run with a summary is finished, summary.md from metrics.jsonl.
 
         Parameters
         ----------
         config
             As for :meth:`write_config`.
-        classes
-            Class names in index order.
         more
             Lines for the end of summary.md.
         """
         records = read_metrics(self.path)
+        dataset = config["dataset"]
         if self.plots:
-            self._plot(records, classes)
+            plot_run(records, dataset["modalities"], dataset["classes"], self.path)
         names = [path.name for path in sorted(self.path.glob("*.png"))]
-        unfinished = self.path / "summary.part"
-        unfinished.write_text(summary(records, config, names, more), encoding="utf-8")
-        unfinished.replace(self.path / "summary.md")
-
-    def _plot(self, records: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> None:
-        plot_accuracy(records, self.path / "accuracy.png")
-        measured = [record for record in records if record["measured"]["dominant"]]
-        if measured:
-            plot_dominance(measured, classes, self.path / "dominance.png")
-            plot_temperature(measured, classes, self.path / "temperature.png")
+        write_atomically(self.path / "summary.md", summary(records, config, names, more))
 
 
 def read_metrics(directory: Path) -> list[dict[str, Any]]:

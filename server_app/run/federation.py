@@ -44,8 +44,8 @@ from server_app.run.records import round_line, round_record
 from server_app.run.resume import package_versions, remove_resumables
 
 logger = logging.getLogger("flwr.fedcmi")
-PLACES = ("data", "run-dir", "pretrained")
-"""Keys that name places on the server's machine, which are no business of who gets the model; config.json has them."""
+PATH_KEYS = ("data", "run-dir", "pretrained")
+"""Keys that name paths on the server's machine, which are no business of who gets the model; config.json has them."""
 
 
 class Federation:
@@ -64,26 +64,11 @@ class Federation:
     def __init__(
         self, config: RunConfig, directory: RunDirectory, after_round: Callable[[], None] | None = None
     ) -> None:
-        self.after_round = after_round
         torch.set_num_threads(config.machine.torch_threads)
         self.config = replace(config, raw={**config.raw, "resume": False})  # a run that went on leaves the same files
         self.directory = directory
-        prepared = locate(config.data.data)
-        stored = read_spec(prepared)
-        chosen = chosen_modalities(config.data.modalities, stored.modality_names)
-        check_modality_names(chosen)
-        self.recipes = {name: recipe for name, recipe in read_recipes(prepared).items() if name in chosen}
-        self.data: DatasetSpec = replace(stored, modalities=tuple(m for m in stored.modalities if m.name in chosen))
-        views = views_from(config.views)
-        check_views(views, stored.modalities)
-        sources = (prepared, chosen, config.data, config.training.seed)
-        self.held_out = replace(reported_samples(*sources), views=views)
-        calibration = calibration_samples(*sources)
-        self.calibration = None if calibration is None else replace(calibration, views=views)
-        check_stored("freeze", split_names(config.model.freeze), stored.modality_names)
-        locations = pretrained.read_locations(config.model.pretrained)
-        check_stored("pretrained", locations, stored.modality_names)
-        self.locations = {name: where for name, where in locations.items() if name in chosen}
+        self.after_round = after_round
+        self._read_data()
         self._build_model()
         self.average: Mapping[str, AnyArray] | None = None
         self.server_round = 0
@@ -109,12 +94,36 @@ class Federation:
         if self.strategy.privacy.enabled:
             check_arrays(to_arrays(self.model.trained_state()))
 
+    def _read_data(self) -> None:
+        """Read what the run trains on, and the samples that the server keeps for itself."""
+        config = self.config
+        prepared = locate(config.data.data)
+        stored = read_spec(prepared)
+        chosen = chosen_modalities(config.data.modalities, stored.modality_names)
+        check_modality_names(chosen)
+        self.data: DatasetSpec = replace(stored, modalities=tuple(m for m in stored.modalities if m.name in chosen))
+        self.recipes = {name: recipe for name, recipe in read_recipes(prepared).items() if name in chosen}
+
+        views = views_from(config.views)
+        check_views(views, stored.modalities)
+        sources = (prepared, chosen, config.data, config.training.seed)
+        self.test_samples = replace(reported_samples(*sources), views=views)
+        calibration = calibration_samples(*sources)
+        self.calibration = None if calibration is None else replace(calibration, views=views)
+
+        check_stored("freeze", split_names(config.model.freeze), stored.modality_names)
+        locations = pretrained.read_locations(config.model.pretrained)
+        check_stored("pretrained", locations, stored.modality_names)
+        self.locations = {name: where for name, where in locations.items() if name in chosen}
+        """Modality -> its pretrained trunk."""
+
     def _build_model(self) -> None:
         """Initialise the model, pretrained trunks included, and note what nodes need to build it again."""
         config, modalities = self.config, self.data.modality_names
         options = {name: pretrained.read_options(name, where) for name, where in self.locations.items()}
         self.spec: ModelSpec = model_spec(config.model, config.method, modalities, len(self.data.classes), options)
         pretrained.check_frozen(self.locations, self.spec.frozen)
+
         with torch_global_seed(config.training.seed, "model"):
             self.model = MultimodalModel(self.spec, self.data.modalities)
             trunks = [self.model.branch(name).encoder.trunk for name in self.locations]
@@ -141,6 +150,7 @@ class Federation:
             self.averaged = checkpoint.server_round
             nodes_remember = self.config.checkpoints.node_memory == "run-dir"
             self.strategy.resume(checkpoint.server_round, self._with_account(checkpoint.state), nodes_remember)
+
         try:
             self.strategy.start(
                 grid=grid,
@@ -158,18 +168,19 @@ class Federation:
             if not self.strategy.releases:  # not even one round fits into the budget
                 raise
             logger.info("the run ends here: %s", error)
-        self.directory.finish(resolved, self.data.classes, self.conclude())
+
+        self.directory.finish(resolved, self.conclude())
         remove_resumables(self.directory.path)
         logger.info("finished; results in %s", self.directory.path)
 
     def resolved_config(self) -> dict[str, Any]:
         """Return the run-config with the method's hyperparameters filled in, and the data set's description."""
-        described = {"classes": list(self.data.classes), "modalities": list(self.data.modality_names)}
         dataset = {
             "name": self.data.name,
             "splits": self.data.splits,
             "settings": self.data.settings,
-            **described,
+            "classes": list(self.data.classes),
+            "modalities": list(self.data.modality_names),
         }
         machine = {"device": str(choose_device(self.config.machine.device)), "versions": package_versions()}
         return {**self.config.raw, **hyperparameters(self.config.method), "dataset": dataset, "server": machine}
@@ -206,12 +217,14 @@ class Federation:
         if self.strategy.privacy.enabled:
             self.directory.write_account(self.strategy.releases)  # before anything that it accounts for
         self._load(server_round, values)
-        batches = self.held_out.evaluation_batches(self.spec.modalities, choose_device(self.config.machine.device))
+        batches = self.test_samples.evaluation_batches(self.spec.modalities, choose_device(self.config.machine.device))
         counts = evaluate(self.model, batches, method.votes)
         self._save(Decisions(self.spec.modalities, uncalibrated(method.votes)))
+
         record = round_record(server_round, counts, self.strategy.report if server_round else None)
         self.directory.append(record)
         logger.info(round_line(record, self.config.federation.num_server_rounds))
+
         self.unsaved = (server_round, current) if server_round > 0 else None
         every = self.config.checkpoints.checkpoint_every
         if every > 0 and server_round % every == 0:
@@ -220,13 +233,6 @@ class Federation:
             self.after_round()
         return MetricRecord({f"accuracy.{name}": found.accuracy for name, found in counts.items()})
 
-    def _shown(self, server_round: int, current: Mapping[str, AnyArray]) -> Mapping[str, AnyArray]:
-        """Return what is evaluated after a round and saved: the (averaged) global model."""
-        if server_round > self.averaged and not self.strategy.report.failed:  # round 0's random weights are no part
-            self.average = moving_average(self.average, current, self.config.method.averaging)
-            self.averaged = server_round
-        return self.average or current
-
     def conclude(self) -> list[str]:
         """Choose how the finished model decides and save that, the accuracy matrix and the model card.
 
@@ -234,11 +240,18 @@ class Federation:
         -------
         What summary.md says of it.
         """
-        decisions, rows = conclude(self.model, self.held_out, self.calibration, self.config.method.votes)
+        decisions, rows = conclude(self.model, self.test_samples, self.calibration, self.config.method.votes)
         self._save(decisions)
         write_matrix(self.directory.matrix_path, rows)
         write_card(self.directory)
         return ["## Accuracy matrix", "", *matrix_lines(rows), ""]
+
+    def _shown(self, server_round: int, current: Mapping[str, AnyArray]) -> Mapping[str, AnyArray]:
+        """Return what is evaluated after a round and saved: the (averaged) global model."""
+        if server_round > self.averaged and not self.strategy.report.failed:  # round 0's random weights are no part
+            self.average = moving_average(self.average, current, self.config.method.averaging)
+            self.averaged = server_round
+        return self.average or current
 
     def _load(self, server_round: int, arrays: Mapping[str, AnyArray]) -> None:
         self.server_round = server_round
@@ -248,7 +261,7 @@ class Federation:
         """Write the model as it is, with how it decides."""
         votes = decisions.default.votes
         rule = {"self-head-votes": votes.self_heads, "infiltration-votes": votes.infiltration_heads}
-        settings = {key: value for key, value in self.config.raw.items() if key not in PLACES}
+        settings = {key: value for key, value in self.config.raw.items() if key not in PATH_KEYS}
         described = {"run-config": settings, **rule, "decisions": decisions.to_json()}
         notes = {"round": self.server_round, **described, "recipes": self.recipes}
         whole = to_arrays(self.model.state_dict())  # with the frozen trunks, so that it can be loaded alone
@@ -266,6 +279,7 @@ class Federation:
         average = self.average if self.average is not None and self.config.method.averaging > 0 else {}
         state, raw = self.strategy.state(), self.config.raw
         checkpoint = Checkpoint(server_round, arrays, average, state, raw, package_versions())
+
         checkpoints = self.directory.path / CHECKPOINTS
         write_checkpoint(checkpoints, checkpoint, self.config.checkpoints.checkpoint_keep)
         oldest = round_of(stored_checkpoints(checkpoints)[0])

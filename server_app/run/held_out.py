@@ -1,7 +1,8 @@
 """What the server keeps for itself: samples to report on, and others to choose on how the model decides."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,6 +81,19 @@ def calibration_samples(
     train = load_split(prepared, "train", modalities)
     chosen = training_parts(train.labels, config, seed).calibration
     return _part(train, chosen)
+
+
+def evaluated_on(config: Mapping[str, Any]) -> str:
+    """Return what a run was evaluated on: the test split, or the validation part that its configuration asks for."""
+    return "a validation part of the training split" if config.get("validation-share") else "the test split"
+
+
+def calibrated_on(config: Mapping[str, Any]) -> str:
+    """Return what a run's decisions were chosen on; empty where it had no samples for that."""
+    if config["dataset"].get("splits", {}).get(VALIDATION_SPLIT):
+        return f"the split {VALIDATION_SPLIT!r}"
+    share = config.get("calibration-share", 0)
+    return f"{share:.0%} of the training split, which no node trained on" if share else ""
 
 
 def _part(samples: Samples, chosen: NDArray[np.int64]) -> Samples:

@@ -8,6 +8,7 @@ from typing import Any
 from fedcmi_flwr.evaluation.counts import Counts
 from fedcmi_flwr.evaluation.decision import Decisions, Subset
 from fedcmi_flwr.machine.atomic_files import write_atomically
+from server_app.figures.markdown import markdown_table
 from server_app.run.records import json_ready, percent
 
 EXPLANATION = (
@@ -17,7 +18,7 @@ EXPLANATION = (
 BEFORE = "; before: that of the method's own votes at temperature 1"
 NOT_CALIBRATED = "; no confidence is calibrated, since there was no validation data"
 
-Row = Mapping[str, Any]
+MatrixRow = Mapping[str, Any]
 
 
 def matrix_rows(
@@ -59,23 +60,23 @@ def matrix_rows(
     return [json_ready(row) for row in rows]
 
 
-def write_matrix(path: Path, rows: Sequence[Row]) -> None:
+def write_matrix(path: Path, rows: Sequence[MatrixRow]) -> None:
     """Write matrix.json, whole or not at all."""
-    write_atomically(path, (json.dumps(rows, indent=1, allow_nan=False) + "\n").encode())
+    write_atomically(path, json.dumps(rows, indent=1, allow_nan=False) + "\n")
 
 
-def read_matrix(path: Path) -> list[Row]:
+def read_matrix(path: Path) -> list[MatrixRow]:
     """Return the rows of matrix.json; none of a run that failed, or that an earlier version made."""
-    rows: list[Row] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    rows: list[MatrixRow] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
     return rows
 
 
-def explanation(rows: Sequence[Row]) -> str:
+def explanation(rows: Sequence[MatrixRow]) -> str:
     """Return what :func:`matrix_table` shows."""
     return EXPLANATION.format(before=BEFORE if _calibrated(rows) else NOT_CALIBRATED)
 
 
-def matrix_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+def matrix_table(rows: Sequence[MatrixRow]) -> tuple[list[str], list[list[str]]]:
     """Return the matrix's head and cells; temperatures and errors before calibration only where there was one."""
     columns: dict[str, list[str]] = {
         "modalities": ["+".join(row["modalities"]) for row in rows],
@@ -92,12 +93,10 @@ def matrix_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     return list(columns), [list(cells) for cells in zip(*columns.values(), strict=True)]
 
 
-def matrix_lines(rows: Sequence[Row]) -> list[str]:
+def matrix_lines(rows: Sequence[MatrixRow]) -> list[str]:
     """Return the matrix as a table in Markdown, with what it shows above it."""
-    head, body = matrix_table(rows)
-    lines = [f"| {' | '.join(cells)} |" for cells in body]
-    return [explanation(rows), "", f"| {' | '.join(head)} |", "|---" * len(head) + "|", *lines]
+    return [explanation(rows), "", *markdown_table(*matrix_table(rows))]
 
 
-def _calibrated(rows: Sequence[Row]) -> bool:
+def _calibrated(rows: Sequence[MatrixRow]) -> bool:
     return any(row["calibrated"] for row in rows)

@@ -8,11 +8,12 @@ from typing import Any
 from fedcmi_flwr.machine.atomic_files import write_atomically
 from fedcmi_flwr.methods import METHODS, hyperparameters, make_method
 from fedcmi_flwr.run_config import HYPERPARAMETER_KEYS
+from server_app.figures.markdown import markdown_table
 from server_app.pyproject import run_command
 from server_app.run.directory import LAUNCH, RunDirectory, read_metrics
-from server_app.run.matrix import Row, matrix_lines, read_matrix
+from server_app.run.held_out import calibrated_on, evaluated_on
+from server_app.run.matrix import MatrixRow, matrix_lines, read_matrix
 from server_app.run.records import epsilon_spent, failed_rounds, percent
-from server_app.run.summary import calibrated_on, held_out
 
 TRAINING_KEYS = (
     *("encoder", "embedding-dim", "projector", "fusion", "initialization", "pretrained", "freeze", "augment"),
@@ -42,10 +43,10 @@ def write_card(directory: RunDirectory) -> None:
     path = directory.path / LAUNCH
     launch = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
     text = model_card(config, read_metrics(directory.path), read_matrix(directory.matrix_path), launch)
-    write_atomically(directory.card_path, text.encode())
+    write_atomically(directory.card_path, text)
 
 
-def model_card(config: Config, records: Records, matrix: Sequence[Row], launch: Mapping[str, Any] | None) -> str:
+def model_card(config: Config, records: Records, matrix: Sequence[MatrixRow], launch: Mapping[str, Any] | None) -> str:
     """Return MODEL_CARD.md; it tells nothing of the nodes' data that the run's other files do not tell.
 
     Parameters
@@ -75,7 +76,7 @@ def model_card(config: Config, records: Records, matrix: Sequence[Row], launch: 
         "Data": _data(config),
         "Federation": _federation(config, trained),
         "Method and settings": _method(config),
-        "Accuracy": [f"On {held_out(config)}.", "", *matrix_lines(matrix)],
+        "Accuracy": [f"On {evaluated_on(config)}.", "", *matrix_lines(matrix)],
         "Accuracy per class": _per_class(classes, matrix),
         "How it decides": _decisions(config),
         "Limits": _limits(config, trained, matrix),
@@ -94,12 +95,12 @@ def _listed(names: Sequence[str]) -> str:
 def _data(config: Config) -> list[str]:
     dataset = config["dataset"]
     splits = ", ".join(f"{name} {count}" for name, count in dataset["splits"].items())
-    settings = [f"| {key} | {json.dumps(value)} |" for key, value in dataset["settings"].items()]
-    table = ["", "| setting of the preparation | value |", "|---|---|", *settings] if settings else []
+    settings = [[key, json.dumps(value)] for key, value in dataset["settings"].items()]
+    table = ["", *markdown_table(["setting of the preparation", "value"], settings)] if settings else []
     return [
         f"- data set {dataset['name']}; samples: {splits}",
         f"- trained on: the training split{_left_out(config)}",
-        f"- reported on: {held_out(config)}",
+        f"- reported on: {evaluated_on(config)}",
         f"- decisions and temperatures chosen on: {calibrated_on(config) or 'nothing; there was no validation data'}",
         *table,
     ]
@@ -139,19 +140,17 @@ def _dealt(config: Config) -> str:
 def _method(config: Config) -> list[str]:
     own = hyperparameters(METHODS[config["method"]])
     keys = [*TRAINING_KEYS, *(key for key in HYPERPARAMETER_KEYS if key in own)]
-    rows = [f"| {key} | {json.dumps(config[key])} |" for key in keys]
-    return ["| setting | value |", "|---|---|", f"| method | {config['method']} |", *rows]
+    rows = [[key, json.dumps(config[key])] for key in keys]
+    return markdown_table(["setting", "value"], [["method", config["method"]], *rows])
 
 
-def _per_class(classes: Sequence[str], matrix: Sequence[Row]) -> list[str]:
+def _per_class(classes: Sequence[str], matrix: Sequence[MatrixRow]) -> list[str]:
     subsets = ["+".join(row["modalities"]) for row in matrix]
-    lines = [f"| class | {' | '.join(subsets)} |", "|---" * (len(subsets) + 1) + "|"]
-    for index, name in enumerate(classes):
-        lines.append(f"| {name} | {' | '.join(percent(_share(row, index)) for row in matrix)} |")
-    return lines
+    rows = [[name, *(percent(_share(row, index)) for row in matrix)] for index, name in enumerate(classes)]
+    return markdown_table(["class", *subsets], rows)
 
 
-def _share(row: Row, index: int) -> float:
+def _share(row: MatrixRow, index: int) -> float:
     """Return a class's accuracy in one row of the matrix; NaN without samples."""
     count = row["count"][index]
     return row["correct"][index] / count if count else float("nan")
@@ -169,7 +168,7 @@ def _decisions(config: Config) -> list[str]:
     return [how, RULES[make_method(config["method"], own).structure]]
 
 
-def _limits(config: Config, trained: Records, matrix: Sequence[Row]) -> list[str]:
+def _limits(config: Config, trained: Records, matrix: Sequence[MatrixRow]) -> list[str]:
     classes = config["dataset"]["classes"]
     lines = ["- Measured on this data set alone: nothing is known of other recordings, devices, people or classes."]
     lines += [_served_worst(row, classes) for row in matrix if any(row["count"])]
@@ -185,7 +184,7 @@ def _limits(config: Config, trained: Records, matrix: Sequence[Row]) -> list[str
     return lines
 
 
-def _served_worst(row: Row, classes: Sequence[str]) -> str:
+def _served_worst(row: MatrixRow, classes: Sequence[str]) -> str:
     shares = {name: _share(row, index) for index, name in enumerate(classes) if row["count"][index]}
     worst = min(shares, key=lambda name: shares[name])
     return (
@@ -194,7 +193,7 @@ def _served_worst(row: Row, classes: Sequence[str]) -> str:
     )
 
 
-def _weak_alone(modalities: Sequence[str], matrix: Sequence[Row]) -> list[str]:
+def _weak_alone(modalities: Sequence[str], matrix: Sequence[MatrixRow]) -> list[str]:
     alone = {row["modalities"][0]: row["accuracy"] for row in matrix if len(row["modalities"]) == 1}
     known = {name: accuracy for name, accuracy in alone.items() if accuracy is not None}
     whole = matrix[-1]["accuracy"]
@@ -204,7 +203,7 @@ def _weak_alone(modalities: Sequence[str], matrix: Sequence[Row]) -> list[str]:
     return [f"- Weakest alone: {weakest}, {percent(known[weakest])} against {percent(whole)} with everything."]
 
 
-def _not_calibrated(matrix: Sequence[Row]) -> list[str]:
+def _not_calibrated(matrix: Sequence[MatrixRow]) -> list[str]:
     names = ["+".join(row["modalities"]) for row in matrix if not row["calibrated"]]
     if not names:
         return []

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from server_app.run.matrix import Row, matrix_table, read_matrix
+from server_app.run.matrix import MatrixRow, matrix_table, read_matrix
 
 Record = Mapping[str, Any]
 
@@ -34,7 +34,7 @@ class ReportError(ValueError):
 
 
 @dataclass(frozen=True)
-class Run:
+class RunFiles:
     """One run, as its directory tells it."""
 
     path: Path
@@ -44,7 +44,7 @@ class Run:
     """The rounds, round 0 first; empty where the run failed before."""
     error: str
     """error.txt: the reason on the first line, then the traceback; empty where the run did not fail."""
-    matrix: Sequence[Row] = ()
+    matrix: Sequence[MatrixRow] = ()
     """matrix.json; empty where the run failed, or was made by a version that wrote none."""
 
     @property
@@ -63,7 +63,7 @@ class Run:
         return [record for record in self.records if record["round"] > 0]
 
 
-def read_run(directory: Path) -> Run:
+def read_run(directory: Path) -> RunFiles:
     """Read a run that finished or failed.
 
     Parameters
@@ -86,9 +86,9 @@ def read_run(directory: Path) -> Run:
     error = (directory / "error.txt").read_text(encoding="utf-8") if failed else ""
     config = {} if failed and not (directory / "config.json").is_file() else _read_config(directory / "config.json")
     if not config or (failed and not (directory / "metrics.jsonl").is_file()):
-        return Run(directory, config, [], error)
+        return RunFiles(directory, config, [], error)
     records = _read_records(directory / "metrics.jsonl", len(config["dataset"]["classes"]))
-    return Run(directory, config, records, error, _read_rows(directory / "matrix.json"))
+    return RunFiles(directory, config, records, error, _read_rows(directory / "matrix.json"))
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -112,7 +112,7 @@ def _read_records(path: Path, num_classes: int) -> list[dict[str, Any]]:
     return records
 
 
-def _read_rows(path: Path) -> list[Row]:
+def _read_rows(path: Path) -> list[MatrixRow]:
     try:
         rows = read_matrix(path)
         matrix_table(rows)

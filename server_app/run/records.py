@@ -14,8 +14,6 @@ from fedcmi_flwr.strategy.round_report import RoundReport
 
 LAST_ROUNDS = 5
 """The main figure of a run is the mean accuracy over this many last rounds."""
-
-
 FILES = ("config.json", "metrics.jsonl", "matrix.json", MODEL_FILE, CARD)
 """What a finished run leaves beside summary.md and plots."""
 
@@ -92,7 +90,7 @@ def round_line(record: Mapping[str, Any], num_rounds: int) -> str:
     losses = " ".join(f"{name} {value:.3f}" for name, value in record["losses"].items())
     shown = {name: value for name, value in record["accuracy"].items() if not is_head(name)}
     accuracy = " ".join(f"{name} {percent(value)}" for name, value in shown.items())
-    down, up = (sum(record[key].values()) / 1e6 for key in ("bytes_down", "bytes_up"))
+    down, up = megabytes([record])
     parts = [
         f"round {record['round']:>{width}}/{num_rounds}",
         f"loss {losses or '-'}",
@@ -104,6 +102,13 @@ def round_line(record: Mapping[str, Any], num_rounds: int) -> str:
     refused = len(record["refused"])
     parts += [f"{refused} refused"] if refused else []
     return " | ".join(parts + (["FAILED"] if record["failed"] else []))
+
+
+def megabytes(records: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
+    """Return what was sent to all nodes, and received from them, in MB (10⁶ bytes)."""
+    down = sum(sum(record["bytes_down"].values()) for record in records)
+    up = sum(sum(record["bytes_up"].values()) for record in records)
+    return down / 1e6, up / 1e6
 
 
 def last_rounds(records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

@@ -2,19 +2,17 @@
 
 import contextlib
 import logging
-import os
 import shutil
-import time
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 
 from fedcmi_flwr.config.sections import ConfigError
+from fedcmi_flwr.machine.locks import LockedError, locked
 from fedcmi_flwr.simulation import node_memory
 from fedcmi_flwr.types import Scalar
 from server_app.run.checkpoint import CHECKPOINTS, Checkpoint, newest_checkpoint, round_of, stored_checkpoints
 from server_app.run.directory import RunDirectory, RunDirectoryError
-from server_app.run.locks import try_to_lock
 
 FREE = ("run-dir", "resume", "wait-timeout", "round-timeout", "failure-budget")
 """Keys that may differ when a run goes on: a run directory may be moved, and a network may have become worse."""
@@ -46,16 +44,11 @@ def alone_in_run(run_dir: Path) -> Iterator[None]:
     RunDirectoryError
         Another process is at work there.
     """
-    handle = os.open(run_dir, os.O_RDONLY)
-    deadline = time.monotonic() + PATIENCE
     try:
-        while not try_to_lock(handle):
-            if time.monotonic() > deadline:
-                raise RunDirectoryError(f"{run_dir}: another process still writes this run; wait for it or stop it.")
-            time.sleep(0.1)
-        yield
-    finally:
-        os.close(handle)
+        with locked(run_dir, PATIENCE):
+            yield
+    except LockedError as error:
+        raise RunDirectoryError(f"{run_dir}: another process still writes this run; wait for it or stop it.") from error
 
 
 def prepare_resume(run_dir: Path, raw: Mapping[str, Scalar]) -> Checkpoint:

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from server_app.figures import fairness
-from server_app.run.held_out import VALIDATION_SPLIT
+from server_app.figures.markdown import markdown_table
+from server_app.run.held_out import evaluated_on
 from server_app.run.records import (
     FILES,
     LAST_ROUNDS,
@@ -12,81 +13,111 @@ from server_app.run.records import (
     failed_rounds,
     final_accuracy,
     last_rounds,
+    megabytes,
     percent,
 )
 
+LAST_FIGURES = {
+    "accuracy": "last round",
+    "macro": "macro",
+    "worst_class": "worst class",
+    "calibration_error": "calibration error",
+}
+"""Of the last round: key of its record -> column."""
 
-def held_out(config: Mapping[str, Any]) -> str:
-    """Return what a run was evaluated on: the test split, or the validation part that its configuration asks for."""
-    return "a validation part of the training split" if config.get("validation-share") else "the test split"
-
-
-def calibrated_on(config: Mapping[str, Any]) -> str:
-    """Return what a run's decisions were chosen on; empty where it had no samples for that."""
-    if config["dataset"].get("splits", {}).get(VALIDATION_SPLIT):
-        return f"the split {VALIDATION_SPLIT!r}"
-    share = config.get("calibration-share", 0)
-    return f"{share:.0%} of the training split, which no node trained on" if share else ""
+Config = Mapping[str, Any]
+Records = Sequence[Mapping[str, Any]]
 
 
-def _dominant(trained: Sequence[Mapping[str, Any]]) -> str:
+def summary(records: Records, config: Config, plots: Sequence[str] = (), more: Sequence[str] = ()) -> str:
+    """Return summary.md: the result first, then what it took and how it was made.
+
+    Parameters
+    ----------
+    records
+        Of all rounds, round 0 first, with one trained round or more.
+    config
+        The resolved configuration.
+    plots
+        Names of the files with plots.
+    more
+        Lines before the list of files.
+
+    Returns
+    -------
+    Markdown.
+    """
+    trained = [record for record in records if record["round"] > 0]
+    fair = fairness.sentences(last_rounds(records), config["dataset"]["classes"])
+    refused = [line for record in trained for line in record["refused"]]
+    bounded = [line for record in trained for line in record["bounded"]]
+    failed = failed_rounds(trained)
+    lines = [
+        f"# {config['method']} on {config['data']}, seed {config['seed']}, {len(trained)} rounds",
+        "",
+        f"Accuracy of the global model on {evaluated_on(config)}, evaluated on the server.",
+        "",
+        *markdown_table(*accuracy_table(records)),
+        "",
+        _cost(trained),
+        f"- dominant modality in the last round: {_dominant(trained)}",
+        *[f"- {line}" for line in fair],
+        *_privacy(trained, config),
+        *(_counted("failed rounds", failed) if failed else []),
+        *_counted("replies refused or missing", refused),
+        *(_counted("kept within bounds", bounded) if bounded else []),
+        "",
+        *more,
+        f"Files: {', '.join((*FILES, *plots))}",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def accuracy_table(records: Records) -> tuple[list[str], list[list[str]]]:
+    """Return the head and the rows of a run's main table.
+
+    Parameters
+    ----------
+    records
+        Of all rounds, with one trained round or more.
+
+    Returns
+    -------
+    One row for each way to predict: its name, the mean of the last rounds, and LAST_FIGURES.
+    """
+    last = last_rounds(records)
+    head = ["prediction", f"mean of last {min(LAST_ROUNDS, len(last))} rounds", *LAST_FIGURES.values()]
+    rows = []
+    for name, mean in final_accuracy(records).items():
+        figures = [last[-1].get(key, {}).get(name) for key in LAST_FIGURES]  # an earlier version wrote fewer
+        rows.append([name, percent(mean), *map(percent, figures)])
+    return head, rows
+
+
+def _cost(trained: Records) -> str:
+    seconds, (down, up) = sum(record["seconds"] for record in trained), megabytes(trained)
+    return f"- training time {seconds:.1f} s, sent to nodes {down:.2f} MB, received {up:.2f} MB"
+
+
+def _dominant(trained: Records) -> str:
     """Return the last round's dominant modality, for people; a failed round, and one without a teacher, has none."""
     measured = [record["measured"]["dominant"] for record in trained]
     return measured[-1] or ("none" if any(measured) else "not measured by this method")
 
 
-def _privacy_lines(trained: Sequence[Mapping[str, Any]], config: Mapping[str, Any]) -> list[str]:
+def _privacy(trained: Records, config: Config) -> list[str]:
     if trained[-1].get("privacy") is None:
         return []
     settings = ("dp-noise-multiplier", "dp-clip-norm", "dp-statistics-clip-norm")
     noise = ", ".join(f"{key} {config[key]:g}" for key in settings)
-    planned = config["num-server-rounds"]
     spent = f"- differential privacy of nodes: {epsilon_spent(trained[-1])}, for replacing one node's data ({noise})"
+
+    planned = config["num-server-rounds"]
     if len(trained) == planned:
         return [spent]
     return [spent, f"- ended after {len(trained)} of {planned} rounds: one more would exceed dp-max-epsilon"]
 
 
-def summary(
-    records: Sequence[Mapping[str, Any]],
-    config: Mapping[str, Any],
-    plots: Sequence[str] = (),
-    more: Sequence[str] = (),
-) -> str:
-    """Return summary.md: the result first, then what it took and how it was made, and more lines."""
-    trained = [record for record in records if record["round"] > 0]
-    last, mean = trained[-1], final_accuracy(records)
-    rows = [
-        f"| {name} | {percent(mean[name])} | "
-        f"{' | '.join(percent(last[key][name]) for key in ('accuracy', 'macro', 'worst_class', 'calibration_error'))} |"
-        for name in mean
-    ]
-    down, up = (sum(sum(record[key].values()) for record in trained) / 1e6 for key in ("bytes_down", "bytes_up"))
-    refused, bounded = ([line for record in trained for line in record[key]] for key in ("refused", "bounded"))
-    failed = failed_rounds(trained)
-    return "\n".join(
-        [
-            f"# {config['method']} on {config['data']}, seed {config['seed']}, {len(trained)} rounds",
-            "",
-            f"Accuracy of the global model on {held_out(config)}, evaluated on the server.",
-            "",
-            f"| prediction | mean of last {min(LAST_ROUNDS, len(trained))} rounds | last round | macro | worst class "
-            "| calibration error |",
-            "|---|---|---|---|---|---|",
-            *rows,
-            "",
-            f"- training time {sum(record['seconds'] for record in trained):.1f} s, sent to nodes {down:.2f} MB, "
-            f"received {up:.2f} MB",
-            f"- dominant modality in the last round: {_dominant(trained)}",
-            *[f"- {line}" for line in fairness.sentences(last_rounds(records), config["dataset"]["classes"])],
-            *_privacy_lines(trained, config),
-            *([f"- failed rounds: {len(failed)}", *[f"  - {line}" for line in failed]] if failed else []),
-            f"- replies refused or missing: {len(refused)}",
-            *[f"  - {line}" for line in refused],
-            *([f"- kept within bounds: {len(bounded)}", *[f"  - {line}" for line in bounded]] if bounded else []),
-            "",
-            *more,
-            f"Files: {', '.join((*FILES, *plots))}",
-            "",
-        ]
-    )
+def _counted(what: str, lines: Sequence[str]) -> list[str]:
+    return [f"- {what}: {len(lines)}", *(f"  - {line}" for line in lines)]

@@ -29,8 +29,8 @@ sys.path[:0] = [str(ROOT), str(HERE.parent)]
 
 from benchmarks.echo_app import BASELINE, NODES, ROUNDS  # noqa: E402
 
+from server_app.deploy.deployment import Deployment, Device  # noqa: E402
 from server_app.deploy.kit import write_kit  # noqa: E402
-from server_app.deploy.plan import Node, Plan  # noqa: E402
 from server_app.deploy.rehearsal import HOST, Rehearsal  # noqa: E402
 from server_app.launch.flower_cli import connection_file, free_port, run_app  # noqa: E402
 
@@ -95,8 +95,8 @@ def deployed(folder: Path, settings: dict[str, str | float]) -> dict[str, list[f
     home.mkdir()
     (app / "pyproject.toml").write_text(PROJECT, encoding="utf-8")
     shutil.copyfile(HERE / "echo_app.py", app / "echo_app.py")
-    nodes = tuple(Node(f"node-{i}", i, ("audio", "visual"), str(folder)) for i in range(NODES))
-    write_kit(folder / "deployment", Plan(HOST, free_port(), str(folder), (), False, nodes))
+    nodes = tuple(Device(f"node-{i}", i, ("audio", "visual"), str(folder)) for i in range(NODES))
+    write_kit(folder / "deployment", Deployment(HOST, free_port(), str(folder), (), False, nodes))
     rehearsal = Rehearsal(folder / "deployment")
     try:
         rehearsal.up((), (), lambda line: None)

@@ -127,7 +127,7 @@ def test_nodes_evaluate_on_samples_of_their_own_class_shares(federate: Callable[
         nodes, fraction_evaluate=1.0, node_test="own-distribution", partition="dirichlet", dirichlet_alpha=0.3
     )
     messages = list(federation.strategy.configure_evaluate(1, arrays, ConfigRecord(federation.task_config()), grid))
-    every = np.bincount(federation.held_out.labels, minlength=10)
+    every = np.bincount(federation.test_samples.labels, minlength=10)
     for node, reply in zip(nodes, grid.send_and_receive(messages), strict=True):
         own = node_samples(_node(dict(federation.config.raw), node), "train", ("audio", "visual"))
         trained = np.bincount(own.labels[own.rows], minlength=10)

@@ -110,7 +110,7 @@ def test_the_checkpoint_is_whole(frozen: Make, bert: Path) -> None:
     model, metadata = load_model(run.federation.directory.model_path)
     assert metadata["model"]["frozen"] == ["text"]
     assert not any(w.requires_grad for w in model.branch("text").encoder.trunk.parameters())
-    batch = next(run.federation.held_out.evaluation_batches(("image", "text")))
+    batch = next(run.federation.test_samples.evaluation_batches(("image", "text")))
     expected = run.federation.model.eval()(batch).fused_logits
     assert torch.equal(model(batch).fused_logits, expected)
     right = float((expected.argmax(1) == batch.labels).double().mean())

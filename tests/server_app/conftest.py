@@ -1,5 +1,6 @@
 """Small finished runs and a small finished bench to make reports of; tests that change one copy it."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,14 +9,14 @@ from typing import Any
 import pytest
 
 from client_app.app import app as client_app
-from server_app.launch import start as launch
+from server_app.launch.start import resolve, run_in_process
 
 LIGHT = {"num-server-rounds": 3, "local-epochs": 1, "multimodal-ratio": 0.5, "fraction-train": 0.34}
 
 
 def _run(directory: Path, data: Path, **changes: Any) -> Path:  # noqa: ANN401
-    raw = launch.resolve(None, {**LIGHT, "data": str(data), **changes}, [f"run-dir={directory}"])
-    return launch.run_in_process(raw, 6, client_app, lambda line: None)
+    raw = resolve(None, {**LIGHT, "data": str(data), **changes}, [f"run-dir={directory}"])
+    return run_in_process(raw, 6, client_app, lambda line: None)
 
 
 @pytest.fixture(scope="session")
@@ -49,3 +50,15 @@ def bench_dir(tmp_path_factory: pytest.TempPathFactory, av_digits_dir: Path) -> 
     chosen = ["--methods", "fedavg,fedcmi-plus", "--seeds", "2", "--num-nodes", "4", "--data", str(av_digits_dir)]
     subprocess.run([*program, *chosen], check=True, capture_output=True, timeout=600)
     return directory / "bench"
+
+
+@pytest.fixture
+def copy(tmp_path: Path, plus_run: Path) -> Path:
+    """Return a copy of a run, to be changed."""
+    return Path(shutil.copytree(plus_run, tmp_path / "copy"))
+
+
+@pytest.fixture
+def bench_copy(tmp_path: Path, bench_dir: Path) -> Path:
+    """Return a copy of a bench, to be changed."""
+    return Path(shutil.copytree(bench_dir, tmp_path / "bench"))

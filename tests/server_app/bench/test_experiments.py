@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from server_app.bench import experiments
-from server_app.bench import jobs as processes
+from server_app.bench import experiments, jobs
 from server_app.bench.configs import RunConfigs, bench_configs, find_rows, find_settings
 
 SMALL = ["--num-nodes", "4", "--seeds", "2", "--set", "num-server-rounds=2", "--set", "local-epochs=1"]
@@ -118,11 +117,11 @@ def test_a_polite_kill_ends_the_runs(tmp_path: Path, av_digits_dir: Path) -> Non
 
 
 def test_two_benches_do_not_share_a_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processes, "PATIENCE", 0.2)
-    refused = pytest.raises(processes.BusyError, match="another process is at work there; wait")
-    with processes.alone_in(tmp_path / "out"), refused, processes.alone_in(tmp_path / "out"):
+    monkeypatch.setattr(jobs, "PATIENCE", 0.2)
+    refused = pytest.raises(jobs.BusyError, match="another process is at work there; wait")
+    with jobs.alone_in(tmp_path / "out"), refused, jobs.alone_in(tmp_path / "out"):
         pass
-    with processes.alone_in(tmp_path / "out"):
+    with jobs.alone_in(tmp_path / "out"):
         pass
 
 
@@ -135,7 +134,7 @@ def test_a_run_that_outlives_its_bench_is_waited_for(tmp_path: Path) -> None:
     told = threading.Event()
     timer = threading.Timer(0.3, lambda: (told.set(), run.communicate("\n")))
     timer.start()
-    with processes.alone_in(tmp_path):
+    with jobs.alone_in(tmp_path):
         assert told.is_set()
     timer.join()
     assert run.returncode == 0
@@ -192,44 +191,44 @@ def _finish(out: Path, *rows: str) -> None:
 
 
 def test_a_configuration_without_a_finished_run_binds_nobody(tmp_path: Path) -> None:
-    experiments.claim(tmp_path, 1, _configs("fedavg", lr=7.0))
-    experiments.claim(tmp_path, 4, _configs("fedavg"))
+    experiments.reserve(tmp_path, 1, _configs("fedavg", lr=7.0))
+    experiments.reserve(tmp_path, 4, _configs("fedavg"))
     _finish(tmp_path, "fedavg")
     with pytest.raises(ValueError, match=r"num-nodes is 4 there and 1 here.* fedavg: lr is 0\.05 there and 7\.0 here"):
-        experiments.claim(tmp_path, 1, _configs("fedavg", lr=7.0))
+        experiments.reserve(tmp_path, 1, _configs("fedavg", lr=7.0))
 
 
 def test_a_bench_directory_keeps_to_one_configuration(tmp_path: Path) -> None:
-    experiments.claim(tmp_path, 4, _configs("fedavg"))
+    experiments.reserve(tmp_path, 4, _configs("fedavg"))
     _finish(tmp_path, "fedavg")
     with pytest.raises(ValueError, match=r"av-digits fedavg: lr is 0\.05 there and 0\.1 here .*bench\.json"):
-        experiments.claim(tmp_path, 4, _configs("fedavg", lr=0.1))
+        experiments.reserve(tmp_path, 4, _configs("fedavg", lr=0.1))
     with pytest.raises(ValueError, match="num-nodes is 4 there and 5 here"):
-        experiments.claim(tmp_path, 5, _configs("fedavg"))
+        experiments.reserve(tmp_path, 5, _configs("fedavg"))
 
 
 def test_a_bench_directory_may_grow(tmp_path: Path) -> None:
     """What was there before keeps to its configuration, also after a call without it."""
-    experiments.claim(tmp_path, 4, _configs("fedavg"))
+    experiments.reserve(tmp_path, 4, _configs("fedavg"))
     _finish(tmp_path, "fedavg")
-    experiments.claim(tmp_path, 4, _configs("fedprox"))
-    experiments.claim(tmp_path, 4, _configs("fedprox", "fedavg"))
+    experiments.reserve(tmp_path, 4, _configs("fedprox"))
+    experiments.reserve(tmp_path, 4, _configs("fedprox", "fedavg"))
     with pytest.raises(ValueError, match=r"fedavg: lr is"):
-        experiments.claim(tmp_path, 4, _configs("fedavg", lr=0.1))
+        experiments.reserve(tmp_path, 4, _configs("fedavg", lr=0.1))
 
 
 def test_another_default_of_a_method_is_another_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    experiments.claim(tmp_path, 4, _configs("fedprox"))
+    experiments.reserve(tmp_path, 4, _configs("fedprox"))
     _finish(tmp_path, "fedprox")
     monkeypatch.setattr(experiments, "hyperparameters", lambda method: {"mu": 7.0})
     with pytest.raises(ValueError, match=r"fedprox: .*mu is 1\.0 there and 7\.0 here"):
-        experiments.claim(tmp_path, 4, _configs("fedprox"))
+        experiments.reserve(tmp_path, 4, _configs("fedprox"))
 
 
 def test_another_programs_record_is_refused(tmp_path: Path) -> None:
     (tmp_path / "bench.json").write_text('{"arguments": [], "settings": {}}')
     with pytest.raises(ValueError, match=r"bench\.json: not a record of this version's benches"):
-        experiments.claim(tmp_path, 4, _configs("fedavg"))
+        experiments.reserve(tmp_path, 4, _configs("fedavg"))
 
 
 @pytest.mark.parametrize(
@@ -246,7 +245,7 @@ def test_the_command_refuses_what_would_spoil_a_table(
     """The directory is claimed for a configuration without the assignment."""
     out = tmp_path / "out"
     configs = _configs(*ROWS, data=av_digits_dir, num_server_rounds=2, local_epochs=1)
-    experiments.claim(out, 4, configs)
+    experiments.reserve(out, 4, configs)
     _finish(out, "fedavg")
     done = _bench(av_digits_dir, out, *more)
     assert done.returncode == 1

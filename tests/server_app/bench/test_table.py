@@ -9,11 +9,10 @@ import pandas as pd
 import pytest
 
 from server_app.bench import comparison
-from server_app.bench import table as bench_table
 from server_app.bench.comparison import Comparison
 from server_app.bench.experiments import Experiment, plan
 from server_app.bench.matrix import MATRIX, collect_matrices, matrix_table, read_matrices, subset_table
-from server_app.bench.table import COLUMNS
+from server_app.bench.table import COLUMNS, choose_targets, collect, finished_runs, results_table, write_results
 from server_app.figures import statistics
 from server_app.figures.fairness import FIGURES
 from server_app.run.matrix import write_matrix
@@ -67,7 +66,7 @@ def test_table_has_means_intervals_and_paired_differences() -> None:
     values = {"fedavg": (0.1, 0.2, 0.3), "fedcmi": (0.11, 0.22, 0.33)}
     nan = float("nan")
     results = _results(values, best_round=(8, 10, 12), rounds_to_target=(nan,) * 3, megabytes_to_target=(8, nan, 10))
-    text = bench_table.table(results, _compared("fedavg", "fedcmi"))
+    text = results_table(results, _compared("fedavg", "fedcmi"))
     assert "### s (3 seeds, target 50.0 %)" in text
     assert "| fedavg | 20.0 ± 24.8 | 100.0 in 10 | never | 9 (2 of 3) |" in text
     assert "| fedcmi | 22.0 ± 27.3 (+2.0 ± 2.5) | 100.0 in 10 | never | 9 (2 of 3) |" in text
@@ -80,12 +79,12 @@ def test_one_seed_has_no_interval_and_a_missing_one_is_said() -> None:
     """Of fedcmi only seed 1 is finished: it is compared with fedavg's seed 1, not with fedavg's mean."""
     results = _results({"fedavg": (0.1, 0.2), "fedcmi": (0.5, 0.25)})
     results = results[(results["method"] == "fedavg") | (results["seed"] == 1)]
-    assert "| fedcmi (1 seed) | 25.0 (+5.0) | 100.0 in 1 |" in bench_table.table(results, _compared("fedavg", "fedcmi"))
+    assert "| fedcmi (1 seed) | 25.0 (+5.0) | 100.0 in 1 |" in results_table(results, _compared("fedavg", "fedcmi"))
 
 
 def test_a_row_without_a_prediction_has_a_dash() -> None:
     both = pd.concat([_results({"fedavg": (0.1,), "deaf": (0.2,)}), _results({"fedavg": (0.3,)}, "audio only")])
-    text = bench_table.table(both, _compared("fedavg", "deaf"))
+    text = results_table(both, _compared("fedavg", "deaf"))
     assert "| method | fused | audio only |" in text
     assert "| deaf | 20.0 (+10.0) | - |" in text
 
@@ -95,7 +94,7 @@ def test_the_overview_has_rows_over_settings_for_each_prediction() -> None:
     first = pd.concat([_results({"fedavg": (0.1,), "fedcmi": (0.2,)}), _results({"fedcmi": (0.3,)}, "audio only")])
     second = _results({"fedavg": (0.4,)}).assign(setting="t")
     compared = Comparison(("fedavg", "fedcmi"), "fedavg", {"s": 0.5, "t": 0.5}, ())
-    overview = bench_table.table(pd.concat([first, second]), compared).split("###")[0]
+    overview = results_table(pd.concat([first, second]), compared).split("###")[0]
     assert "| fused | s | t |\n|---|---|---|\n| fedavg | 10.0 | 40.0 |\n| fedcmi | 20.0 | - |\n" in overview
     assert "| audio only | s | t |\n|---|---|---|\n| fedcmi | 30.0 | - |\n" in overview
 
@@ -112,7 +111,7 @@ def test_the_best_other_row_is_no_variation_of_it() -> None:
     assert (
         "fedcmi-plus against the best other row: fused +20.0 ± 127.1 points (fedprox), "
         "audio only -10.0 ± 0.0 points (fedavg)."
-    ) in bench_table.table(results, compared)
+    ) in results_table(results, compared)
 
 
 def test_a_row_wins_only_with_all_seeds_of_the_row_it_is_compared_with() -> None:
@@ -136,15 +135,15 @@ def test_the_overview_marks_rows_with_fewer_seeds_than_their_setting() -> None:
     """Fedcmi has one of two seeds in s, and the only one of t."""
     first, second = _results({"fedavg": (0.1, 0.1), "fedcmi": (0.2,)}), _results({"fedcmi": (0.4,)}).assign(setting="t")
     compared = Comparison(("fedavg", "fedcmi"), "fedavg", {"s": 0.5, "t": 0.5}, ())
-    overview = bench_table.table(pd.concat([first, second]), compared).split("###")[0]
+    overview = results_table(pd.concat([first, second]), compared).split("###")[0]
     assert "| fedavg | 10.0 ± 0.0 | - |\n| fedcmi | 20.0 (1 seed) | 40.0 |\n" in overview
 
 
 def test_refused_replies_are_said_below_the_table() -> None:
     results = _results({"fedavg": (0.1,) * 3}, refused=(0, 2, 5))
-    text = bench_table.table(pd.concat([results, _results({"fedcmi": (0.1,) * 3})]), _compared("fedavg", "fedcmi"))
+    text = results_table(pd.concat([results, _results({"fedcmi": (0.1,) * 3})]), _compared("fedavg", "fedcmi"))
     assert "\n\nReplies refused or missing: fedavg 7 in 2 of 3 runs.\n" in text
-    assert "refused" not in bench_table.table(_results({"fedavg": (0.1,) * 3}), _compared("fedavg"))
+    assert "refused" not in results_table(_results({"fedavg": (0.1,) * 3}), _compared("fedavg"))
 
 
 def test_a_comparison_is_read_as_it_was_written(tmp_path: Path) -> None:
@@ -171,7 +170,7 @@ def test_collect_takes_the_last_rounds_the_best_and_the_first_at_the_target(tmp_
     """
     accuracies = {"fused": [0.9, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6], "audio only": [0.1, 0.1, 0.8, 0.8, 0.1, 0.1, 0.1]}
     experiment = _finished(tmp_path, accuracies)
-    fused, audio = bench_table.collect(bench_table.finished_runs([experiment]), {"s": 0.35}).to_dict("records")
+    fused, audio = collect(finished_runs([experiment]), {"s": 0.35}).to_dict("records")
     assert fused["accuracy"] == pytest.approx(0.4)
     assert (fused["best"], fused["best_round"]) == (0.9, 0)
     assert (fused["rounds_to_target"], fused["megabytes_to_target"]) == (0, 0)
@@ -182,22 +181,22 @@ def test_collect_takes_the_last_rounds_the_best_and_the_first_at_the_target(tmp_
 
 
 def test_bytes_count_until_the_target(tmp_path: Path) -> None:
-    runs = bench_table.finished_runs([_finished(tmp_path, {"fused": [0.1, 0.2, 0.3, 0.2]})])
+    runs = finished_runs([_finished(tmp_path, {"fused": [0.1, 0.2, 0.3, 0.2]})])
     assert statistics.to_target(runs[0][1], 0.3) == (2.0, 2.0)
     assert np.isnan(statistics.to_target(runs[0][1], 0.31)).all()
 
 
 def test_the_target_is_the_baselines_mean_unless_it_is_given(tmp_path: Path) -> None:
-    runs = bench_table.finished_runs([_finished(tmp_path, {"fused": [0.9, 0.1, 0.2]})])
-    assert bench_table.choose_targets(runs, "fedavg", None) == {"s": pytest.approx(0.15)}
-    assert bench_table.choose_targets(runs, "fedavg", 75) == {"s": 0.75}
-    assert pd.isna(bench_table.choose_targets(runs, "fedprox", None)["s"])
+    runs = finished_runs([_finished(tmp_path, {"fused": [0.9, 0.1, 0.2]})])
+    assert choose_targets(runs, "fedavg", None) == {"s": pytest.approx(0.15)}
+    assert choose_targets(runs, "fedavg", 75) == {"s": 0.75}
+    assert pd.isna(choose_targets(runs, "fedprox", None)["s"])
 
 
 def test_what_nobody_can_predict_is_no_number(tmp_path: Path) -> None:
     """No test sample has the modality: the run writes null."""
     experiment = _finished(tmp_path, {"fused": [0.1, 0.2], "touch only": [None, None]})
-    text = bench_table.write_results([experiment], "fedavg", None, tmp_path)
+    text = write_results([experiment], "fedavg", None, tmp_path)
     assert "| fedavg | 20.0 | - | 20.0 in 1 | 1 | 1 |" in text
     assert (tmp_path / "results.csv").read_text().splitlines()[2] == "s,fedavg,0,touch only,,,0,,," + 8 * ","
     assert (tmp_path / "accuracy-s.png").read_bytes().startswith(b"\x89PNG")
@@ -206,7 +205,7 @@ def test_what_nobody_can_predict_is_no_number(tmp_path: Path) -> None:
 def test_a_bench_without_a_finished_run_says_where_to_look(tmp_path: Path) -> None:
     planned = plan({"s": {"fedavg": {"method": "fedavg"}}}, 1, 4, tmp_path)
     with pytest.raises(ValueError, match=r"no run finished; the logs are in .*log\.txt"):
-        bench_table.write_results(planned, "fedavg", None, tmp_path)
+        write_results(planned, "fedavg", None, tmp_path)
 
 
 def _with_matrix(out: Path, seed: int, accuracy: float | None, rule: str) -> Experiment:

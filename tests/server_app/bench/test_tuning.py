@@ -15,9 +15,8 @@ from fedcmi_flwr import methods
 from fedcmi_flwr.config.sections import ConfigError
 from fedcmi_flwr.data.schema import labels_path
 from fedcmi_flwr.methods import METHODS, FedAvg
-from server_app.bench import configs as bench_configs_module
 from server_app.bench import tuning
-from server_app.bench.configs import RunConfigs, bench_configs, find_rows, find_settings, read_tuned
+from server_app.bench.configs import ROW_DIRECTORIES, RunConfigs, bench_configs, find_rows, find_settings, read_tuned
 from server_app.bench.experiments import Experiment, plan
 from server_app.bench.tuning import Candidate, Score, Tuning
 
@@ -143,7 +142,7 @@ def test_tuning_on_the_test_split_is_refused(tmp_path: Path) -> None:
 
 def test_every_row_of_the_project_gets_five_configurations() -> None:
     """Three learning rates and two other weights, which the method can be given; or five learning rates."""
-    for row, raw in _configs(*bench_configs_module.ROW_DIRECTORIES)["av-digits"].items():
+    for row, raw in _configs(*ROW_DIRECTORIES)["av-digits"].items():
         first = tuning.first_candidates(row, raw)
         others = tuning.other_weights(Score(first[0], 0.5, 0), raw)
         assert len({*first, *others}) == 5

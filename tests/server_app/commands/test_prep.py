@@ -12,8 +12,8 @@ import media
 import pytest
 
 from fedcmi_flwr.data.schema import read_spec
-from server_app.commands import main as cli
-from server_app.commands import prep as cli_prep
+from server_app.commands import prep
+from server_app.commands.main import app
 
 REPOSITORY = Path(__file__).parents[3]
 ARCHIVES: dict[str, Callable[[Path], object]] = {"cremad": media.write_cremad, "ave": media.write_ave}
@@ -33,8 +33,8 @@ def arguments(name: str, raw: Path, out: Path, *options: str) -> list[str]:
 def here(*given: str) -> int:
     """Call `fedcmi` in this process, and return its exit status."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cli_prep, "end_with_what_was_started", lambda: None)  # signal handlers are pytest's here
-        return int(cli.app(list(given), standalone_mode=False) or 0)
+        patch.setattr(prep, "end_with_what_was_started", lambda: None)  # signal handlers are pytest's here
+        return int(app(list(given), standalone_mode=False) or 0)
 
 
 def started(*given: str) -> subprocess.Popen[str]:

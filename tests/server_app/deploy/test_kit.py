@@ -19,7 +19,7 @@ from fedcmi_flwr.config.node import read_node_config
 from server_app.commands.main import app
 from server_app.deploy.certificates import make_node_key
 from server_app.deploy.rehearsal import Rehearsal
-from server_app.launch import start as launch
+from server_app.launch.start import resolve
 from server_app.pyproject import project_directory
 
 
@@ -162,7 +162,7 @@ def test_an_image_holds_the_packages_and_nothing_else_of_the_checkout(kit: Path)
 
 
 def test_the_run_config_is_one(kit: Path) -> None:
-    raw = launch.resolve(kit / "server" / "run.toml", {}, [])
+    raw = resolve(kit / "server" / "run.toml", {}, [])
     assert (raw["data"], raw["fraction-train"], raw["min-available-nodes"]) == ("/srv/test data", 1.0, 2)
 
 

@@ -1,229 +1,28 @@
-"""A bad day of a deployment: real processes on loopback, with TLS and node authentication, started as a user does.
-
-The commands are those of the README: ``fedcmi deploy init deployment --nodes nodes.toml``,
-``fedcmi deploy up deployment``, ``fedcmi deploy run deployment --run-dir runs/edge``,
-``fedcmi deploy status deployment``, ``fedcmi deploy run deployment --run-dir runs/edge --resume`` and
-``fedcmi deploy down deployment``.
-
-What happens in the six rounds:
-
-    1   edge-both, edge-both-2 and edge-audio train; a stranger is turned away; edge-visual tries with a wrong authority
-    2   edge-audio is killed while it trains, and of edge-both the process that trains; edge-visual joins
-    3   edge-both-2 raises, since its data are gone; edge-audio is started again
-    4   the SuperLink is killed after the round's checkpoint, started again, and the run resumed
-    5-6 all train; another run is interrupted
-"""
+"""What a bad day of a deployment (``tests/helpers/story.py``) leaves: a model, and a word about every fault."""
 
 import json
 import logging
-import os
 import re
-import shlex
-import shutil
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import edges
-import psutil
 import pytest
+from story import ROUNDS, SETTINGS, Story, left_running
 
 from client_app.app import app as client_app
 from fedcmi_flwr.models.file import load_model
 from fedcmi_flwr.run_config import read_run_config
 from fedcmi_flwr.simulation.local_grid import LocalGrid
 from server_app.app import run as run_server
-from server_app.deploy import processes, services
-from server_app.deploy.certificates import make_authority, make_node_key
-from server_app.deploy.plan import Node, read_plan
-from server_app.launch import start as launch
-from server_app.launch.flower_cli import CONNECTION, ask, flower_environment, free_port, program, tail
-from server_app.pyproject import project_directory
+from server_app.launch.start import resolve
 from server_app.run.directory import read_metrics
 from server_app.run.records import final_accuracy
 
-ROUNDS = 6
-SETTINGS = {"num-server-rounds": ROUNDS, "local-epochs": 3, "round-timeout": 300.0}
 MARGIN = 0.05
 """In accuracy. In-process, with the same faults in the same rounds, five seeds ended +0.8, -3.0, +0.8, -0.8 and 0 %
 from their undisturbed runs (at 90 to 95 %): this is three of their standard deviations."""
-LONG = 240.0
-"""Seconds that nothing takes, on a busy machine either."""
-FEDCMI = [sys.executable, "-m", "server_app.commands.main"]
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(project_directory())}
-
-
-class Story:
-    """Everything that happens, in order; what is checked afterwards stays on the disk.
-
-    Parameters
-    ----------
-    root
-        An empty directory, the user's working directory.
-    data
-        Prepared av-digits.
-    """
-
-    def __init__(self, root: Path, data: Path) -> None:
-        self.root, self.data = root, data
-        self.parts = edges.cut(data, root / "data")
-        self.kit, self.run_dir = root / "deployment", root / "runs" / "edge"
-        self.home = self.kit / "rehearsal"
-        self.stranger = self.kit / "stranger"
-        self.commands: list[subprocess.Popen[bytes]] = []
-        self.status = ""
-        self.stranger_ended = False
-        self.runs: list[dict[str, Any]] = []
-
-    def tell(self) -> None:
-        """Do it all."""
-        (self.root / "nodes.toml").write_text(edges.nodes_toml(self.data, self.parts), encoding="utf-8")
-        self.fedcmi("fedcmi deploy init deployment --nodes nodes.toml")
-        self.fedcmi("fedcmi deploy up deployment --without edge-visual")
-        settings = " ".join(f"--set {key}={value}" for key, value in SETTINGS.items())
-        training = self.begin(f"fedcmi deploy run deployment --run-dir runs/edge {settings}", "run")
-        self.start_stranger()
-        wrong = self.begin_with_a_wrong_authority()
-        self.kill_while_they_train()
-        self.end(wrong, 1)
-        shutil.copyfile(self.kit / "server" / "ca.crt", self.kit / "nodes" / "edge-visual" / "ca.crt")
-        self.fedcmi("fedcmi deploy up deployment --only edge-visual")
-        self.wait_for_round(2)
-        description = self.parts["edge-both-2"] / "dataset.json"
-        description.rename(self.root / "moved.json")
-        again = self.begin("fedcmi deploy up deployment --only edge-audio", "again")
-        self.wait_for_round(3)
-        (self.root / "moved.json").rename(description)
-        self.end(again, 0)
-        self.wait("round 4's checkpoint", (self.run_dir / "checkpoints" / "round-000004").is_dir)
-        os.kill(int((self.home / "superlink.pid").read_text()), signal.SIGKILL)
-        self.end(training, 1)
-        self.fedcmi("fedcmi deploy up deployment --only superlink")
-        resumed = self.begin("fedcmi deploy run deployment --run-dir runs/edge --resume", "resumed")
-        self.status = self.fedcmi("fedcmi deploy status deployment --json")
-        self.end(resumed, 0)
-        self.interrupt_a_run()
-        self.stranger_ended = processes.pid_of(self.home / "stranger") is None
-        processes.stop(self.home / "stranger")
-        self.fedcmi("fedcmi deploy down deployment")
-
-    def interrupt_a_run(self) -> None:
-        """Begin another run and end its command while it trains."""
-        run = self.begin("fedcmi deploy run deployment --run-dir runs/interrupted", "interrupted-run")
-        self.wait("the other run", (self.root / "runs" / "interrupted" / "metrics.jsonl").is_file)
-        run.terminate()
-        self.end(run, 143)
-        self.runs = ask(flower_environment(self.home / "superlink"), "list", CONNECTION)["runs"]
-
-    def kill_while_they_train(self) -> None:
-        """Kill the SuperNode of edge-audio, and the client's process of edge-both, each when it trains in round 2."""
-        waiting = {"edge-audio": "flower-supernode", "edge-both": "flwr-clientapp"}
-
-        def all_are_killed() -> bool:
-            for place, name in enumerate(edges.EDGES):
-                if name in waiting and f"round 2: partition {place} holds" in self.log(name):
-                    family = map(psutil.Process, processes.family(self.home / name))
-                    program = waiting.pop(name)
-                    next(process for process in family if program in " ".join(process.cmdline())).kill()
-            return not waiting
-
-        self.wait("the training of round 2", all_are_killed)
-
-    def start_stranger(self) -> None:
-        """Start a SuperNode with the right authority and a key that nobody registered."""
-        self.stranger.mkdir()
-        make_node_key(self.stranger, "stranger")
-        shutil.copyfile(self.kit / "server" / "ca.crt", self.stranger / "ca.crt")
-        address = f"127.0.0.1:{json.loads((self.home / 'ports.json').read_text())['superlink']}"
-        node = Node("stranger", 4, ("audio",), str(self.parts["edge-audio"]))
-        command = services.supernode_command(read_plan(self.kit), node, self.stranger, address, free_port())
-        environment = flower_environment(self.stranger)
-        processes.start(self.home / "stranger", [program(command[0]), *command[1:]], environment)
-
-    def begin_with_a_wrong_authority(self) -> subprocess.Popen[bytes]:
-        """Begin to start edge-visual, registered and with its own key, but with the certificate of somebody else."""
-        other = self.root / "somebody else"
-        other.mkdir()
-        make_authority(other)
-        shutil.copyfile(other / "ca.crt", self.kit / "nodes" / "edge-visual" / "ca.crt")
-        return self.begin("fedcmi deploy up deployment --only edge-visual", "wrong-authority")
-
-    def begin(self, command: str, name: str) -> subprocess.Popen[bytes]:
-        """Begin a command; its output goes to ``NAME.txt``."""
-        first, *arguments = shlex.split(command)
-        assert first == "fedcmi"
-        with (self.root / f"{name}.txt").open("wb") as output:
-            process = subprocess.Popen(
-                [*FEDCMI, *arguments], cwd=self.root, env=ENVIRONMENT, stdout=output, stderr=output
-            )
-        self.commands.append(process)
-        return process
-
-    def end(self, process: subprocess.Popen[bytes], status: int) -> None:
-        """Wait for a command's end, which must have this status."""
-        self.wait(f"the end of {process.args}", lambda: process.poll() is not None)
-        assert process.returncode == status, self.said(f"{process.args} ended with {process.returncode}")
-
-    def fedcmi(self, command: str) -> str:
-        """Run a command, which must succeed, and return its output."""
-        name = f"{len(self.commands)}-{command.split()[2]}"
-        self.end(self.begin(command, name), 0)
-        return self.printed(name)
-
-    def wait_for_round(self, number: int) -> None:
-        """Wait until a round's record is written."""
-
-        def is_written() -> bool:
-            written = (self.run_dir / "metrics.jsonl").is_file() and read_metrics(self.run_dir)
-            return bool(written) and written[-1]["round"] >= number
-
-        self.wait(f"round {number}", is_written)
-
-    def wait(self, what: str, is_so: Callable[[], bool]) -> None:
-        """Wait for something, with a bound; say what the processes printed when it does not come."""
-        deadline = time.monotonic() + LONG
-        while not is_so():
-            assert time.monotonic() < deadline, self.said(f"{what} did not come within {LONG:.0f} s")
-            time.sleep(0.1)
-
-    def said(self, problem: str) -> str:
-        """Return a problem with the end of every log and every command's output."""
-        files = [*sorted(self.root.glob("*.txt")), *sorted(self.home.glob("*.log"))]
-        return "\n".join([problem, *(f"--- {file}\n{tail(file)}" for file in files)])
-
-    def log(self, name: str) -> str:
-        """Return what a process has printed."""
-        return (self.home / f"{name}.log").read_text(encoding="utf-8", errors="replace")
-
-    def printed(self, name: str) -> str:
-        """Return what a command has printed."""
-        return (self.root / f"{name}.txt").read_text(encoding="utf-8")
-
-    def clear_away(self) -> None:
-        """Stop what still runs, when something went wrong."""
-        for process in self.commands:
-            process.kill()
-            process.wait()
-        if (self.kit / "deployment.json").is_file():
-            subprocess.run([*FEDCMI, "deploy", "down", str(self.kit)], env=ENVIRONMENT, check=True, timeout=LONG)
-        processes.stop(self.home / "stranger")
-
-
-def left_running(root: Path) -> list[str]:
-    """Return the processes whose environment or arguments name a directory."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            texts = [(process / name).read_bytes() for name in ("environ", "cmdline")]
-        except OSError:  # it ended, or it is not ours
-            continue
-        if any(os.fsencode(root) in text for text in texts):
-            found.append(texts[1].replace(b"\0", b" ").decode())
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -258,7 +57,7 @@ def test_the_server_ends_with_a_model_of_both_modalities(story: Story) -> None:
 def test_accuracy_is_that_of_an_undisturbed_run(story: Story, records: list[dict[str, Any]]) -> None:
     logging.getLogger("flwr").setLevel(logging.ERROR)
     run_dir = story.root / "undisturbed"
-    raw = launch.resolve(story.kit / "server" / "run.toml", {**SETTINGS, "run-dir": str(run_dir)}, [])
+    raw = resolve(story.kit / "server" / "run.toml", {**SETTINGS, "run-dir": str(run_dir)}, [])
     nodes = [
         {"partition-id": place, "modalities": "+".join(owned), "data": str(story.parts[name])}
         for place, (name, owned) in enumerate(edges.EDGES.items())

@@ -13,7 +13,7 @@ from server_app.bench.fairness import fairness_cells
 from server_app.bench.table import COLUMNS
 from server_app.figures import fairness
 from server_app.pages.fairness import fairness_section
-from server_app.run.reader import Run
+from server_app.run.reader import RunFiles
 from server_app.run.records import round_record
 
 OWNED = {"0": ["a", "b", "c"], "1": ["a"], "10": ["a", "b"], "2": ["b"]}
@@ -38,12 +38,12 @@ RECORDS = [_record((6, 4), FIRST), _record((8, 4), SECOND, 2)]
 
 
 def test_nodes_have_the_mean_of_the_rounds_in_which_they_evaluated() -> None:
-    assert fairness.of_nodes(RECORDS, "fused") == pytest.approx({"0": 0.5, "1": 0.7, "2": 0.2, "10": 0.8})
-    assert list(fairness.of_nodes(RECORDS, "fused")) == ["0", "1", "2", "10"]
-    assert fairness.of_nodes(RECORDS, "personal fused") == pytest.approx({"0": 0.7, "1": 0.7, "10": 0.7})
-    assert fairness.of_nodes(RECORDS, "fused", "samples") == {"0": 10, "1": 10, "2": 10, "10": 10}
-    assert fairness.of_nodes(RECORDS, "fused", "worst_class") == {"0": 0, "1": 0, "2": 0, "10": 0}
-    assert fairness.of_nodes([{"evaluated": {}}], "fused") == {}  # of a version that did not note it
+    assert fairness.per_node(RECORDS, "fused") == pytest.approx({"0": 0.5, "1": 0.7, "2": 0.2, "10": 0.8})
+    assert list(fairness.per_node(RECORDS, "fused")) == ["0", "1", "2", "10"]
+    assert fairness.per_node(RECORDS, "personal fused") == pytest.approx({"0": 0.7, "1": 0.7, "10": 0.7})
+    assert fairness.per_node(RECORDS, "fused", "samples") == {"0": 10, "1": 10, "2": 10, "10": 10}
+    assert fairness.per_node(RECORDS, "fused", "worst_class") == {"0": 0, "1": 0, "2": 0, "10": 0}
+    assert fairness.per_node([{"evaluated": {}}], "fused") == {}  # of a version that did not note it
 
 
 def test_figures_by_hand() -> None:
@@ -65,26 +65,26 @@ def test_without_nodes_there_are_figures_of_classes_alone() -> None:
 @pytest.mark.parametrize(("modality", "expected"), [("a", {"10": 0.3}), ("b", {"10": 0.6}), ("c", {})])
 def test_what_a_modality_gives_is_what_is_lost_without_it(modality: str, expected: dict[str, float]) -> None:
     """Node 10 has 0.8 with both, 0.5 with b and 0.2 with a; nodes 1 and 2 own one, and node 0 counted no pairs."""
-    assert fairness.given_by(RECORDS, modality, OWNED) == pytest.approx(expected)
+    assert fairness.ablation_gain(RECORDS, modality, OWNED) == pytest.approx(expected)
 
 
 def test_of_three_modalities_the_other_two_are_left() -> None:
     nodes = {0: {**_node(6), "b+c only": Counts(np.array([1, 0]), np.array([8, 2]))}}
-    assert fairness.given_by([_record((1, 1), nodes)], "a", OWNED) == pytest.approx({"0": 0.5})
+    assert fairness.ablation_gain([_record((1, 1), nodes)], "a", OWNED) == pytest.approx({"0": 0.5})
 
 
 def test_each_prediction_is_looked_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 50 nodes with both modalities: the main prediction, and that without the modality."""
     asked = []
-    of_nodes = fairness.of_nodes
+    per_node = fairness.per_node
 
     def noted(records: fairness.Records, prediction: str) -> dict[str, float]:
         asked.append(prediction)
-        return of_nodes(records, prediction)
+        return per_node(records, prediction)
 
-    monkeypatch.setattr(fairness, "of_nodes", noted)
+    monkeypatch.setattr(fairness, "per_node", noted)
     owned = {str(node): ["a", "b"] for node in range(50)}
-    assert fairness.given_by(RECORDS, "a", owned) == pytest.approx({"10": 0.3})
+    assert fairness.ablation_gain(RECORDS, "a", owned) == pytest.approx({"10": 0.3})
     assert sorted(asked) == ["b only", "fused"]
 
 
@@ -120,7 +120,7 @@ def test_the_section_has_classes_nodes_and_what_modalities_give() -> None:
     measured = {"dominant": "a", "ratio": {"b": [2.0, None]}, "temperature": {"b": [0.5, 1.0]}}
     config = {"dataset": {"classes": ["low", "<high>"], "modalities": ["a", "b", "c"]}}
     records = [RECORDS[0] | {"measured": measured}, RECORDS[1] | {"measured": measured | {"ratio": {"b": [3.0, None]}}}]
-    text = "".join(fairness_section(Run(Path(), config, records, "")))
+    text = "".join(fairness_section(RunFiles(Path(), config, records, "")))
     assert '<th scope="row">low</th><td>10</td><td>70.0%</td><td>2.50</td><td>0.50</td>' in text
     assert "&lt;high&gt;</th><td>20</td><td><strong>20.0%</strong></td><td>-</td><td>1.00</td>" in text
     assert (
@@ -133,6 +133,6 @@ def test_the_section_has_classes_nodes_and_what_modalities_give() -> None:
 
 def test_the_section_of_a_run_without_nodes_says_so() -> None:
     config = {"dataset": {"classes": ["low", "high"], "modalities": ["a"]}}
-    text = "".join(fairness_section(Run(Path(), config, [_record((6, 4), {})], "")))
+    text = "".join(fairness_section(RunFiles(Path(), config, [_record((6, 4), {})], "")))
     assert "No node evaluated on its own test samples" in text
     assert 'data-chart="fairness-nodes"' not in text

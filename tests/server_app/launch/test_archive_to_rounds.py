@@ -11,10 +11,10 @@ from safetensors.numpy import load_file
 from client_app.app import app as client_app
 from data_prep.sets import ave, cremad
 from fedcmi_flwr.data.schema import read_spec
-from server_app.launch import start as launch
+from server_app.bench.configs import RECIPES
+from server_app.launch.start import resolve, run_in_process
 from server_app.run.directory import read_metrics
 
-RECIPES = Path(launch.__file__).parents[1] / "recipes"
 SMALLER = {"num-server-rounds": 2, "lr-decay-start": 1, "local-epochs": 1, "batch-size": 8, "min-partition-size": 2,
            "embedding-dim": 16, "view-size": 32, "device": "cpu", "torch-threads": 2}  # fmt: skip
 
@@ -34,9 +34,9 @@ def test_two_rounds_of_the_recipe(
     write(tmp_path / "raw")
     data = prepare(tmp_path / "raw", tmp_path / "data", frame_size=40)
     options = {**SMALLER, "data": str(data), "run-dir": str(tmp_path / "run")}
-    raw = launch.resolve(RECIPES / f"{name}.toml", options, [])
+    raw = resolve(RECIPES / f"{name}.toml", options, [])
     assert (raw["encoder"], raw["augment"]) == ("resnet18", "visual")
-    launch.run_in_process(raw, nodes, client_app, lambda line: None)
+    run_in_process(raw, nodes, client_app, lambda line: None)
     records = read_metrics(tmp_path / "run")
     assert [record["round"] for record in records] == [0, 1, 2]
     assert [record["refused"] for record in records[1:]] == [[], []]

@@ -13,7 +13,7 @@ from fedcmi_flwr.simulation.ownership import owned_modalities
 from fedcmi_flwr.strategy.nodes import RoundFailedError
 from fedcmi_flwr.wire.packing import WireError
 from server_app.launch import gpu_share
-from server_app.launch import start as launch
+from server_app.launch.start import resolve
 
 GB = 10**9
 
@@ -46,7 +46,7 @@ def test_shares_never_add_up_to_more_than_a_gpu() -> None:
 @pytest.fixture
 def raw(tmp_path: Path) -> dict[str, str | int | float | bool]:
     data = oracle.prepare(tmp_path / "toy", dict.fromkeys(("audio", "visual"), np.ones(60, dtype=bool)))
-    return launch.resolve(None, {"data": str(data), "device": "cpu", "batch-size": 8}, ["local-epochs=2"])
+    return resolve(None, {"data": str(data), "device": "cpu", "batch-size": 8}, ["local-epochs=2"])
 
 
 def test_without_a_gpu_nothing_is_measured(raw: dict[str, str | int | float | bool]) -> None:

@@ -20,8 +20,8 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from client_app.app import app as client_app
-from server_app.launch import start as launch
 from server_app.launch.flower_cli import free_port, program
+from server_app.launch.start import resolve, run_in_process
 
 ROOT = Path(__file__).parents[3]
 READY = "Ray runtime started"
@@ -74,7 +74,7 @@ def test_nodes_train_on_all_machines_of_a_cluster(av_digits_dir: Path, tmp_path:
         actors = list(Path(short).glob("ray/session_2*/logs/worker-*-01000000-*.out"))  # of the cluster's first job
     assert f"of the Ray cluster {address}" in done.stdout
     assert len(actors) == 2
-    raw = launch.resolve(None, keys, [f"run-dir={tmp_path / 'local'}"])
-    launch.run_in_process(raw, 4, client_app, lambda line: None, plots=False)
+    raw = resolve(None, keys, [f"run-dir={tmp_path / 'local'}"])
+    run_in_process(raw, 4, client_app, lambda line: None, plots=False)
     found, expected = (load_file(tmp_path / name / "model.safetensors") for name in ("ray", "local"))
     assert {name for name in expected if not np.array_equal(found[name], expected[name])} == set()

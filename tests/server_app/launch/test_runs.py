@@ -14,7 +14,7 @@ from client_app.app import app as client_app
 from fedcmi_flwr.methods import METHODS
 from fedcmi_flwr.models.file import load_model
 from fedcmi_flwr.strategy.nodes import RoundFailedError
-from server_app.launch import start as launch
+from server_app.launch.start import resolve, run_in_process
 from server_app.run.directory import RunDirectoryError, read_metrics
 
 LIGHT = {"num-server-rounds": 2, "local-epochs": 1, "batch-size": 64, "fraction-train": 0.75}
@@ -22,8 +22,8 @@ LIGHT = {"num-server-rounds": 2, "local-epochs": 1, "batch-size": 64, "fraction-
 
 def _run(directory: Path, data: Path, nodes: int = 4, **changes: Any) -> Path:  # noqa: ANN401
     options = {**LIGHT, "data": str(data), **{key.replace("_", "-"): value for key, value in changes.items()}}
-    raw = launch.resolve(None, options, [])
-    return launch.run_in_process({**raw, "run-dir": str(directory)}, nodes, client_app, lambda line: None)
+    raw = resolve(None, options, [])
+    return run_in_process({**raw, "run-dir": str(directory)}, nodes, client_app, lambda line: None)
 
 
 def _same(first: Path, second: Path) -> bool:

@@ -13,14 +13,14 @@ from fedcmi_flwr.aggregation.mean import moving_average
 from fedcmi_flwr.evaluation.counts import evaluate
 from fedcmi_flwr.models.file import load_model
 from fedcmi_flwr.types import Votes
-from server_app.launch import start as launch
+from server_app.launch.start import resolve, run_in_process
 from server_app.run.directory import read_metrics
 
 
 def _run(directory: Path, data: Path, rounds: int, averaging: float) -> Path:
     options = {"data": str(data), "num-server-rounds": rounds, "local-epochs": 1, "method": "fedavg"}
-    raw = launch.resolve(None, {**options, "averaging": averaging}, [f"run-dir={directory}"])
-    return launch.run_in_process(raw, 4, client_app, lambda line: None)
+    raw = resolve(None, {**options, "averaging": averaging}, [f"run-dir={directory}"])
+    return run_in_process(raw, 4, client_app, lambda line: None)
 
 
 def test_moving_average_by_hand() -> None:
@@ -72,9 +72,9 @@ def test_votes_multiply_the_experts() -> None:
 
 @pytest.mark.parametrize("key", ["averaging", "self-head-votes", "infiltration-votes"])
 def test_the_checkpoint_says_how_to_predict(tmp_path: Path, av_digits_dir: Path, key: str) -> None:
-    raw = launch.resolve(None, {"data": str(av_digits_dir), "num-server-rounds": 1, "local-epochs": 1}, [f"{key}=0.5"])
+    raw = resolve(None, {"data": str(av_digits_dir), "num-server-rounds": 1, "local-epochs": 1}, [f"{key}=0.5"])
     raw["run-dir"] = str(tmp_path / "run")
-    launch.run_in_process(raw, 4, client_app, lambda line: None)
+    run_in_process(raw, 4, client_app, lambda line: None)
     notes = load_model(tmp_path / "run" / "model.safetensors")[1]["notes"]
     assert notes["self-head-votes"] == (0.5 if key == "self-head-votes" else 1.0)
     assert notes["infiltration-votes"] == (0.5 if key == "infiltration-votes" else 1.0)

@@ -22,7 +22,7 @@ from fedcmi_flwr.methods import METHODS, hyperparameters
 from fedcmi_flwr.models.file import load_model
 from fedcmi_flwr.simulation.partitions import training_parts
 from fedcmi_flwr.types import Votes
-from server_app.launch import start as launch
+from server_app.launch.start import resolve, run_in_process
 from server_app.run.directory import read_metrics
 from server_app.run.held_out import calibration_samples, reported_samples
 from server_app.run.matrix import read_matrix
@@ -33,14 +33,14 @@ LIGHT = {"num-server-rounds": 1, "local-epochs": 1, "batch-size": 64}
 
 
 def _raw(data: Path, **changes: Any) -> dict[str, Any]:  # noqa: ANN401
-    return launch.resolve(None, {**LIGHT, "data": str(data), **changes}, [])
+    return resolve(None, {**LIGHT, "data": str(data), **changes}, [])
 
 
 @pytest.fixture(scope="module")
 def calibrated(tmp_path_factory: pytest.TempPathFactory, av_digits_dir: Path) -> Path:
     """Return a run with a calibration part."""
     raw = {**_raw(av_digits_dir, **{"calibration-share": 0.2}), "run-dir": str(tmp_path_factory.mktemp("runs") / "run")}
-    return launch.run_in_process(raw, 4, client_app, lambda line: None)
+    return run_in_process(raw, 4, client_app, lambda line: None)
 
 
 def _part(directory: Path, data: Path) -> Samples:
@@ -115,7 +115,7 @@ def test_the_card_says_what_the_files_say(calibrated: Path) -> None:
 
 def test_without_validation_data_nothing_is_calibrated_and_all_say_so(tmp_path: Path, av_digits_dir: Path) -> None:
     raw = {**_raw(av_digits_dir, method="fedavg"), "run-dir": str(tmp_path / "run")}
-    directory = launch.run_in_process(raw, 4, client_app, lambda line: None)
+    directory = run_in_process(raw, 4, client_app, lambda line: None)
     _, metadata = load_model(directory / "model.safetensors")
     assert metadata["notes"]["decisions"] == {}
     assert [row["calibrated"] for row in read_matrix(directory / "matrix.json")] == [False] * 3
@@ -138,7 +138,7 @@ def _toy(directory: Path, val: int = 0) -> Path:
 
 
 def _data(**shares: float) -> DataConfig:
-    return read_section(DataConfig, launch.resolve(None, {key.replace("_", "-"): v for key, v in shares.items()}, []))
+    return read_section(DataConfig, resolve(None, {key.replace("_", "-"): v for key, v in shares.items()}, []))
 
 
 def test_a_validation_split_is_calibrated_on_and_the_test_split_never(tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_samples_that_are_reported_on_are_never_calibrated_on(tmp_path: Path) ->
 def _card(method: str = "fedcmi-plus", spent: dict[str, float] | None = None, **changes: Any) -> str:  # noqa: ANN401
     """Return the card of a toy run."""
     config = {
-        **launch.resolve(None, {"method": method, **changes}, []),
+        **resolve(None, {"method": method, **changes}, []),
         **hyperparameters(METHODS[method]),
         "dataset": {
             "name": "toy", "splits": {"train": 30, "test": 9}, "settings": {}, "classes": ["a", "b"],

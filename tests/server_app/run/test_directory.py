@@ -17,7 +17,8 @@ from server_app.run.directory import RunDirectory, RunDirectoryError, read_metri
 from server_app.run.records import final_accuracy, json_ready, round_line, round_record
 from server_app.run.summary import summary
 
-CONFIG = {"method": "fedcmi", "data": "toy", "seed": 4, "dataset": {"classes": ["low", "high"]}}
+DATASET = {"classes": ["low", "high"], "modalities": ["audio", "visual"]}
+CONFIG = {"method": "fedcmi", "data": "toy", "seed": 4, "dataset": DATASET}
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -135,7 +136,7 @@ def test_finish_writes_summary_and_pictures(tmp_path: Path) -> None:
     directory = RunDirectory(tmp_path)
     for record in _records([0, 1, 3]):
         directory.append(record)
-    directory.finish(CONFIG, ("low", "high"))
+    directory.finish(CONFIG)
     assert (tmp_path / "summary.md").read_text().startswith("# fedcmi on toy")
     for name in ("accuracy", "dominance", "temperature"):
         assert (tmp_path / f"{name}.png").read_bytes().startswith(PNG)
@@ -145,7 +146,7 @@ def test_finish_without_dominance_draws_accuracy_only(tmp_path: Path) -> None:
     directory = RunDirectory(tmp_path)
     for record in _records([0, 1]):
         directory.append({**record, "measured": {"dominant": None, "ratio": {}, "temperature": {}}})
-    directory.finish(CONFIG, ("low", "high"))
+    directory.finish(CONFIG)
     assert {path.name for path in tmp_path.glob("*.png")} == {"accuracy.png"}
     assert "not measured by this method" in (tmp_path / "summary.md").read_text()
 
@@ -156,7 +157,7 @@ def test_a_way_to_predict_without_test_samples_does_not_end_the_run(tmp_path: Pa
     for record in _records([0, 1, 3], touch=True):
         directory.append(record)
     assert "fused 37.5%" in round_line(read_metrics(tmp_path)[-1], 2)
-    directory.finish(CONFIG, ("low", "high"))
+    directory.finish(CONFIG)
     assert "| fused | 25.0% | 37.5% |" in (tmp_path / "summary.md").read_text()
     assert (tmp_path / "accuracy.png").read_bytes().startswith(PNG)
 

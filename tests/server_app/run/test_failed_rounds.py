@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 from client_app.app import app as client_app
 from fedcmi_flwr.simulation.local_grid import LocalGrid
 from fedcmi_flwr.strategy.nodes import RoundFailedError
-from server_app.launch import start as launch
+from server_app.launch.start import resolve, run_in_process
 from server_app.pages.run import run_page
 from server_app.run.directory import read_metrics
 from server_app.run.reader import read_run
@@ -49,8 +49,8 @@ def network_down(monkeypatch: pytest.MonkeyPatch) -> Callable[[Iterable[int]], N
 
 def run(directory: Path, data: Path, **changes: Any) -> list[str]:  # noqa: ANN401
     shown: list[str] = []
-    raw = launch.resolve(None, {**LIGHT, "data": str(data), "run-dir": str(directory), **changes}, [])
-    launch.run_in_process({**raw, "node-memory": "run-dir"}, NODES, client_app, shown.append)
+    raw = resolve(None, {**LIGHT, "data": str(data), "run-dir": str(directory), **changes}, [])
+    run_in_process({**raw, "node-memory": "run-dir"}, NODES, client_app, shown.append)
     return shown
 
 

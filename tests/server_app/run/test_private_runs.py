@@ -10,7 +10,7 @@ import pytest
 
 from client_app.app import app as client_app
 from fedcmi_flwr.aggregation.privacy import Privacy, PrivacyBudgetError
-from server_app.launch import start as launch
+from server_app.launch.start import resolve, run_in_process
 from server_app.pages.report import write_report
 from server_app.run.directory import RunDirectoryError, read_metrics
 
@@ -39,7 +39,7 @@ def run(directory: Path, data: Path, until: int | None = None, **changes: Any) -
             raise RoundsAreOverError
 
     keys = {**LIGHT, "data": str(data), "run-dir": str(directory), **changes}
-    launch.run_in_process(launch.resolve(None, keys, []), 3, client_app, show)
+    run_in_process(resolve(None, keys, []), 3, client_app, show)
     return lines
 
 

@@ -16,7 +16,7 @@ from client_app.app import app as client_app
 from fedcmi_flwr.config.sections import ConfigError
 from fedcmi_flwr.methods import METHODS
 from fedcmi_flwr.models.file import CheckpointError
-from server_app.launch import start as launch
+from server_app.launch.start import resolve, run_in_process
 from server_app.run import resume
 from server_app.run.checkpoint import CHECKPOINTS, newest_checkpoint, stored_checkpoints
 from server_app.run.directory import RunDirectoryError, read_metrics
@@ -47,7 +47,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def config(directory: Path, data: Path, **changes: Any) -> dict[str, Any]:  # noqa: ANN401
-    raw = launch.resolve(None, {**LIGHT, "data": str(data), "run-dir": str(directory), **changes}, [])
+    raw = resolve(None, {**LIGHT, "data": str(data), "run-dir": str(directory), **changes}, [])
     return {**raw, "node-memory": "run-dir"}
 
 
@@ -61,10 +61,10 @@ def run(raw: Mapping[str, Any], until: int | None = None) -> list[str]:
             raise RoundsAreOverError
 
     if until is None:
-        launch.run_in_process(raw, NODES, client_app, show)
+        run_in_process(raw, NODES, client_app, show)
     else:
         with pytest.raises(RoundsAreOverError):
-            launch.run_in_process(raw, NODES, client_app, show)
+            run_in_process(raw, NODES, client_app, show)
     return lines
 
 

@@ -13,8 +13,8 @@ from safetensors.numpy import load_file
 
 from client_app.app import app as client_app
 from fedcmi_flwr.config.sections import ConfigError
-from server_app.launch import record as launch_record
-from server_app.launch import start as launch
+from server_app.launch.record import go_on
+from server_app.launch.start import resolve, run_in_process
 from server_app.run.directory import read_metrics
 
 ROOT = Path(__file__).parents[3]
@@ -62,8 +62,8 @@ def assert_same(run_dir: Path, whole: Path, rounds: int) -> None:
 
 
 def uninterrupted(run_dir: Path, settings: dict[str, Any]) -> Path:
-    raw = launch.resolve(None, {**settings, "run-dir": str(run_dir)}, [])
-    return launch.run_in_process(raw, NODES, client_app, lambda line: None)
+    raw = resolve(None, {**settings, "run-dir": str(run_dir)}, [])
+    return run_in_process(raw, NODES, client_app, lambda line: None)
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_a_changed_run_is_refused(killed: Path, changes: dict[str, Any], reason:
     before = (killed / "metrics.jsonl").read_bytes()
     given = {"recipe": None, "options": {}, "assignments": [], "num_nodes": None, "engine": None}
     with pytest.raises(ConfigError, match=reason):
-        launch_record.go_on(killed, **{**given, **changes})
+        go_on(killed, **{**given, **changes})
     assert (killed / "metrics.jsonl").read_bytes() == before
 
 

@@ -16,9 +16,10 @@ from flwr.app import Array, Context, Message
 
 from client_app.app import app as client_app
 from fedcmi_flwr import wire
+from fedcmi_flwr.run_config import read_run_config
 from fedcmi_flwr.simulation.local_grid import LocalGrid
 from server_app.app import run
-from server_app.launch import start as launch
+from server_app.launch.start import resolve
 from server_app.run.directory import read_metrics
 
 ROUNDS, WARM_UP, NODES = 200, 50, 4
@@ -110,7 +111,7 @@ def test_two_hundred_rounds_with_failing_replies(tmp_path: Path, caplog: pytest.
     present = {name: np.ones(32, dtype=bool) for name in ("audio", "visual")}
     small = {name: np.ones(6, dtype=bool) for name in present}
     data = oracle.prepare(tmp_path / "toy", present, small)
-    raw = launch.resolve(None, {**SETTINGS, "data": str(data)}, [f"run-dir={tmp_path / 'run'}"])
+    raw = resolve(None, {**SETTINGS, "data": str(data)}, [f"run-dir={tmp_path / 'run'}"])
     configs = [{"partition-id": part, "num-partitions": NODES} for part in range(NODES)]
     grid = FlakyGrid(configs, raw)
     resident, handles, rounds = [], [], itertools.count()
@@ -120,7 +121,7 @@ def test_two_hundred_rounds_with_failing_replies(tmp_path: Path, caplog: pytest.
             resident.append(resident_bytes())
             handles.append(open_files_and_children())
 
-    run(launch.read_run_config(raw), grid, look, plots=False)
+    run(read_run_config(raw), grid, look, plots=False)
 
     records = read_metrics(tmp_path / "run")
     assert [record["round"] for record in records] == list(range(ROUNDS + 1))

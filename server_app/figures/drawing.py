@@ -1,62 +1,29 @@
-"""Charts as SVG to be put into a page: text stays text, equal data give equal bytes, colours suit colour-blind eyes."""
+"""Every picture of this project, drawn into an empty figure; ``savers.py`` puts it into a page or a file.
 
-import io
-import re
-import warnings
-from collections.abc import Callable, Sequence
+Colours suit colour-blind eyes, and nothing depends on the user's own style.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 
 import matplotlib.colors
-import matplotlib.style
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import FigureBase
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
-WIDTH = 5.0
-"""Inches of every chart; the page scales it."""
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 """Okabe and Ito's, without black and yellow."""
 BLACK, GREY, PALE = "#1b1b1b", "#bdbdbd", "#ececec"
-_STYLE = {
-    "svg.fonttype": "none",
-    "text.parse_math": False,  # names of classes may hold dollar signs
-    "path.simplify": False,
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": "#888888",
-    "legend.frameon": False,
-    "legend.fontsize": 8.5,
-    "lines.linewidth": 1.6,
-    "hatch.linewidth": 0.6,
-}
-_NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 _MOST_LABELS = 30
 """On one axis; of more rows or columns, every second, third, ... is labelled."""
 _LONGEST_LABEL = 34
 """Characters; longer ones end in an ellipsis."""
 
-
-@dataclass(frozen=True)
-class Chart:
-    """One figure of a page."""
-
-    kind: str
-    """What is drawn: "accuracy-over-rounds", ..."""
-    of: str
-    """Which of several of this kind, e.g. a modality; empty: there is one."""
-    title: str
-    caption: str
-    svg: str
-
-    @property
-    def id(self) -> str:
-        """The figure's id in the page."""
-        return "-".join([self.kind, *self.of.split()])
+Draw = Callable[[FigureBase], None]
+"""Draws into an empty figure."""
 
 
 @dataclass(frozen=True)
@@ -73,55 +40,35 @@ class Line:
     """Half-width of the band around the line."""
 
 
-def chart(kind: str, of: str, title: str, caption: str, height: float, draw: Callable[[Figure], None]) -> Chart:
-    """Draw a chart.
+def draw_panels(figure: FigureBase, panels: Mapping[str, Draw], side_by_side: bool = False) -> None:
+    """Draw several pictures, each under its title.
 
     Parameters
     ----------
-    kind
-        As in :class:`Chart`.
-    of
-        As in :class:`Chart`.
-    title
-        Plain text.
-    caption
-        Plain text.
-    height
-        Inches.
-    draw
-        Draws into an empty figure.
-
-    Returns
-    -------
-    The chart.
+    figure
+        Empty.
+    panels
+        Title -> picture, one or more.
+    side_by_side
+        Whether they stand beside each other instead of below each other.
     """
-    salted = {**_STYLE, "svg.hashsalt": f"{kind} {of}"}  # ids differ between the charts of a page, not between pages
-    buffer = io.StringIO()
-    with matplotlib.style.context(["default", salted]), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from")  # the browser has other fonts
-        figure = Figure(figsize=(WIDTH, height), layout="constrained")
-        draw(figure)
-        figure.savefig(buffer, format="svg", metadata=_NO_METADATA)
-    return Chart(kind, of, title, caption, _inline(buffer.getvalue(), f"{title}. {caption}"))
+    shape = (1, len(panels)) if side_by_side else (len(panels), 1)
+    parts = figure.subfigures(*shape, squeeze=False).flat
 
-
-def _inline(svg: str, label: str) -> str:
-    """Return an SVG file as an element of a page: scaled by the page, and without the ids that every chart has."""
-    found = re.search(r'<svg [^>]*viewBox="([^"]*)"[^>]*>', svg)
-    assert found is not None
-    body = re.sub(r'<g id="[^"]*"', "<g", svg[found.end() :])
-    return f'<svg viewBox="{found[1]}" role="img" aria-label="{escape(label)}">{body.strip()}'
+    for part, (title, draw) in zip(parts, panels.items(), strict=True):
+        part.suptitle(title)
+        draw(part)
 
 
 def draw_lines(
-    figure: Figure, lines: Sequence[Line], xlabel: str, ylabel: str, limits: tuple[float | None, float | None]
+    figure: FigureBase, lines: Sequence[Line], xlabel: str, ylabel: str, limits: tuple[float | None, float | None]
 ) -> None:
     """Draw lines with bands; the legend is below. Grey lines share one entry.
 
     Parameters
     ----------
     figure
-        An empty figure.
+        Empty.
     lines
         Drawn in reverse, so that the first is on top.
     xlabel
@@ -149,7 +96,7 @@ def draw_lines(
     _legend_below(figure, [handles[label] for label in labels], labels)
 
 
-def _legend_below(figure: Figure, handles: Sequence[object], labels: Sequence[str]) -> None:
+def _legend_below(figure: FigureBase, handles: Sequence[object], labels: Sequence[str]) -> None:
     if not labels:
         return
     columns = 3 if max(map(len, labels)) <= 16 else 2
@@ -163,7 +110,7 @@ def heat_map_height(rows: int) -> float:
 
 
 def draw_heat_map(
-    figure: Figure,
+    figure: FigureBase,
     values: NDArray[np.float64],
     rows: Sequence[str],
     xlabel: str,
@@ -178,7 +125,7 @@ def draw_heat_map(
     Parameters
     ----------
     figure
-        An empty figure.
+        Empty.
     values
         [rows, columns].
     rows
@@ -222,9 +169,9 @@ def _write_cells(axes: Axes, values: NDArray[np.float64], middle: float) -> None
 
 def _tick(axes: Axes, axis: str, names: Sequence[str]) -> None:
     """Name the rows or columns of a heat map; where there are many, every second, third, ..."""
-    places = range(0, len(names), -(-len(names) // _MOST_LABELS))
-    shown = [_short(names[place]) for place in places]
-    (axes.set_xticks if axis == "x" else axes.set_yticks)(list(places), shown)
+    indices = range(0, len(names), -(-len(names) // _MOST_LABELS))
+    shown = [_short(names[index]) for index in indices]
+    (axes.set_xticks if axis == "x" else axes.set_yticks)(list(indices), shown)
 
 
 def _short(text: str) -> str:
@@ -232,14 +179,18 @@ def _short(text: str) -> str:
 
 
 def draw_intervals(
-    figure: Figure, rows: Sequence[str], means: NDArray[np.float64], halves: NDArray[np.float64], names: Sequence[str]
+    figure: FigureBase,
+    rows: Sequence[str],
+    means: NDArray[np.float64],
+    halves: NDArray[np.float64],
+    names: Sequence[str],
 ) -> None:
     """Draw a row of dots with intervals for every method.
 
     Parameters
     ----------
     figure
-        An empty figure.
+        Empty.
     rows
         Methods, from the top.
     means
@@ -250,16 +201,16 @@ def draw_intervals(
         What the colours are; the first is black.
     """
     axes = figure.subplots()
-    places = np.arange(len(rows))
+    indices = np.arange(len(rows))
     offsets = np.linspace(-0.22, 0.22, len(names)) if len(names) > 1 else np.zeros(1)
     handles = []
     for index, offset in enumerate(offsets):
         colour = BLACK if index == 0 else COLOURS[(index - 1) % len(COLOURS)]
         shown = np.nan_to_num(halves[:, index])
         handles.append(
-            axes.errorbar(means[:, index], places + offset, xerr=shown, fmt="o", color=colour, markersize=4, capsize=2)
+            axes.errorbar(means[:, index], indices + offset, xerr=shown, fmt="o", color=colour, markersize=4, capsize=2)
         )
-    axes.set_yticks(places, [_short(row) for row in rows])
+    axes.set_yticks(indices, [_short(row) for row in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     low, high = axes.get_xlim()
     axes.set_xlim(max(low, 0), min(high, 100))
@@ -269,7 +220,7 @@ def draw_intervals(
 
 
 def draw_dominance(
-    figure: Figure,
+    figure: FigureBase,
     rounds: Sequence[int],
     strips: Sequence[tuple[str, Sequence[str | None]]],
     ratios: Sequence[tuple[str, NDArray[np.float64]]],
@@ -280,7 +231,7 @@ def draw_dominance(
     Parameters
     ----------
     figure
-        An empty figure.
+        Empty.
     rounds
         Without gaps.
     strips
@@ -298,9 +249,9 @@ def draw_dominance(
     top.axhline(0.5, color="white", linewidth=2)
     for name, values in ratios:
         known = ~np.isnan(values).all(axis=1)
-        places, kept = np.array(rounds)[known], values[known]
-        bottom.vlines(places, np.nanmin(kept, axis=1), np.nanmax(kept, axis=1), color=colours[name], alpha=0.35)
-        bottom.plot(places, np.nanmean(kept, axis=1), "o", color=colours[name], markersize=3)
+        indices, kept = np.array(rounds)[known], values[known]
+        bottom.vlines(indices, np.nanmin(kept, axis=1), np.nanmax(kept, axis=1), color=colours[name], alpha=0.35)
+        bottom.plot(indices, np.nanmean(kept, axis=1), "o", color=colours[name], markersize=3)
     bottom.axhline(0, color="#888888", linewidth=0.8)
     bottom.set(xlabel="round", ylabel="ln(p dominant / p weak)")
     bottom.grid(alpha=0.3)
@@ -309,7 +260,7 @@ def draw_dominance(
 
 
 def draw_nodes(
-    figure: Figure,
+    figure: FigureBase,
     nodes: Sequence[str],
     owned: Sequence[Sequence[str]],
     examples: Sequence[int | None],
@@ -320,7 +271,7 @@ def draw_nodes(
     Parameters
     ----------
     figure
-        An empty figure.
+        Empty.
     nodes
         Partition ids.
     owned
@@ -335,13 +286,13 @@ def draw_nodes(
     top.imshow(np.array(cells), aspect="auto", interpolation="none")
     top.set_yticks(range(len(colours)), [_short(name) for name in colours])
     top.hlines(np.arange(1, len(colours)) - 0.5, -0.5, len(nodes) - 0.5, color="white", linewidth=2)
-    places = np.arange(len(nodes))
-    top.vlines(places[1:] - 0.5, -0.5, len(colours) - 0.5, color="white", linewidth=min(2, 40 / len(nodes)))
+    indices = np.arange(len(nodes))
+    top.vlines(indices[1:] - 0.5, -0.5, len(colours) - 0.5, color="white", linewidth=min(2, 40 / len(nodes)))
     known = np.array([count is not None for count in examples])
     counts = np.array([count or 0 for count in examples], dtype=float)
     tallest = max(counts.max(initial=0.0), 1.0)
-    bottom.bar(places[known], counts[known], color="#555555")
-    bottom.bar(places[~known], tallest, color="white", edgecolor=GREY, hatch="////", linewidth=0)
+    bottom.bar(indices[known], counts[known], color="#555555")
+    bottom.bar(indices[~known], tallest, color="white", edgecolor=GREY, hatch="////", linewidth=0)
     _tick(bottom, "x", nodes)
     if not known.any():
         bottom.set_yticks([])

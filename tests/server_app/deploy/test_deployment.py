@@ -5,7 +5,7 @@ from pathlib import Path
 import edges
 import pytest
 
-from server_app.deploy.plan import PlanError, read_nodes_toml, read_plan, write_plan
+from server_app.deploy.deployment import DeploymentError, read_deployment, read_nodes_toml, write_deployment
 
 SERVER = '[superlink]\naddress = "hub.example.org:8000"\ndata = "/srv/data"\n'
 NODE = '[[node]]\nname = "edge-1"\nmodalities = ["audio"]\ndata = "/data/1"\n'
@@ -21,12 +21,15 @@ def test_a_deployment_is_read_and_kept(tmp_path: Path) -> None:
     parts = {name: tmp_path / name for name in edges.EDGES}
     path = tmp_path / "nodes.toml"
     path.write_text(edges.nodes_toml(tmp_path / "test data", parts, "hub.example.org:9000"), encoding="utf-8")
-    plan = read_nodes_toml(path, secure=True)
-    assert (plan.host, plan.port, plan.address) == ("hub.example.org", 9000, "hub.example.org:9000")
-    assert plan.processes == ("superlink", *edges.EDGES)
-    assert plan.node("edge-both-2").config == f'partition-id=1 modalities="audio+visual" data="{parts["edge-both-2"]}"'
-    write_plan(tmp_path, plan)
-    assert read_plan(tmp_path) == plan
+    deployment = read_nodes_toml(path, secure=True)
+    assert (deployment.host, deployment.port, deployment.address) == ("hub.example.org", 9000, "hub.example.org:9000")
+    assert deployment.processes == ("superlink", *edges.EDGES)
+    assert (
+        deployment.node("edge-both-2").config
+        == f'partition-id=1 modalities="audio+visual" data="{parts["edge-both-2"]}"'
+    )
+    write_deployment(tmp_path, deployment)
+    assert read_deployment(tmp_path) == deployment
 
 
 def test_a_node_may_differ_from_the_run(tmp_path: Path) -> None:
@@ -39,8 +42,8 @@ def test_a_node_may_differ_from_the_run(tmp_path: Path) -> None:
 def test_relative_paths_count_from_the_file(tmp_path: Path) -> None:
     path = tmp_path / "nodes.toml"
     path.write_text((SERVER + NODE).replace("/srv/data", "server").replace("/data/1", "one"), encoding="utf-8")
-    plan = read_nodes_toml(path, secure=True)
-    assert (plan.data, plan.nodes[0].data) == (str(tmp_path / "server"), str(tmp_path / "one"))
+    deployment = read_nodes_toml(path, secure=True)
+    assert (deployment.data, deployment.nodes[0].data) == (str(tmp_path / "server"), str(tmp_path / "one"))
 
 
 @pytest.mark.parametrize(
@@ -75,7 +78,7 @@ def test_relative_paths_count_from_the_file(tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_be_used_is_named(tmp_path: Path, text: str, reason: str) -> None:
-    with pytest.raises(PlanError) as caught:
+    with pytest.raises(DeploymentError) as caught:
         read(tmp_path, text)
     assert reason in str(caught.value)
     assert str(caught.value).startswith(str(tmp_path / "nodes.toml"))
@@ -83,7 +86,7 @@ def test_what_cannot_be_used_is_named(tmp_path: Path, text: str, reason: str) ->
 
 def test_a_public_key_must_be_one_that_flower_takes(tmp_path: Path) -> None:
     (tmp_path / "edge-1.pub").write_text("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIEeb edge-1\n")
-    with pytest.raises(PlanError, match=r"key 'public-key': .*edge-1.pub does not hold .* ECDSA P-384"):
+    with pytest.raises(DeploymentError, match=r"key 'public-key': .*edge-1.pub does not hold .* ECDSA P-384"):
         read(tmp_path, SERVER + NODE + 'public-key = "edge-1.pub"\n')
 
 
@@ -91,5 +94,5 @@ def test_a_public_key_must_be_one_that_flower_takes(tmp_path: Path) -> None:
 def test_a_directory_without_a_deployment_is_refused(tmp_path: Path, stored: str | None, reason: str) -> None:
     if stored is not None:
         (tmp_path / "deployment.json").write_text(stored)
-    with pytest.raises(PlanError, match=reason):
-        read_plan(tmp_path)
+    with pytest.raises(DeploymentError, match=reason):
+        read_deployment(tmp_path)

@@ -12,7 +12,7 @@ from typing import Any
 from fedcmi_flwr.config.sections import DEVICES
 from fedcmi_flwr.machine.atomic_files import write_atomically
 
-PLAN = "deployment.json"
+DESCRIPTION = "deployment.json"
 """In the kit's directory."""
 SUPERLINK = "superlink"
 """The server's process; no node can have this name."""
@@ -23,12 +23,12 @@ UNSAFE = re.compile(r"[\x00-\x1f'\"\\%$]")
 """Characters with a meaning of their own in the commands, units and tables that paths are written into."""
 
 
-class PlanError(ValueError):
+class DeploymentError(ValueError):
     """A description of a deployment that cannot be used; the text names file, table, key, found and expected."""
 
 
 @dataclass(frozen=True)
-class Node:
+class Device:
     """A device."""
 
     name: str
@@ -55,7 +55,7 @@ class Node:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Deployment:
     """A server and its devices."""
 
     host: str
@@ -67,7 +67,7 @@ class Plan:
     """More names and addresses for the server's certificate."""
     secure: bool
     """TLS and node authentication."""
-    nodes: tuple[Node, ...]
+    nodes: tuple[Device, ...]
 
     @property
     def address(self) -> str:
@@ -79,12 +79,12 @@ class Plan:
         """Return the names of all processes, the server's first."""
         return (SUPERLINK, *(node.name for node in self.nodes))
 
-    def node(self, name: str) -> Node:
+    def node(self, name: str) -> Device:
         """Return a node by its name."""
         return next(node for node in self.nodes if node.name == name)
 
 
-def read_nodes_toml(path: Path, secure: bool) -> Plan:
+def read_nodes_toml(path: Path, secure: bool) -> Deployment:
     """Read and check the user's description of a deployment.
 
     Parameters
@@ -101,7 +101,7 @@ def read_nodes_toml(path: Path, secure: bool) -> Plan:
 
     Raises
     ------
-    PlanError
+    DeploymentError
         Anything that cannot be used.
     OSError
         The file, or a public key, cannot be read.
@@ -109,31 +109,31 @@ def read_nodes_toml(path: Path, secure: bool) -> Plan:
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise PlanError(f"{path}: not a TOML file: {error}.") from error
+        raise DeploymentError(f"{path}: not a TOML file: {error}.") from error
     top = _Table(path, "the top level", tables)
     top.check_keys({"superlink", "node"})
     server = _Table(path, "[superlink]", top.take("superlink", "a table", lambda value: isinstance(value, dict)))
     server.check_keys({"address", "data", "names"})
     host, port = _host_and_port(server)
     entries = top.take("node", "one or more tables [[node]]", _is_list_of(dict))
-    nodes = tuple(_read_node(path, place, entry) for place, entry in enumerate(entries))
+    nodes = tuple(_read_device(path, place, entry) for place, entry in enumerate(entries))
     for key, found in (
         ("name", [n.name for n in nodes]),
         ("public-key", [n.public_key for n in nodes if n.public_key]),
     ):
         repeated = next((value for value in found if found.count(value) > 1), None)
         if repeated is not None:
-            raise PlanError(f"{path}, [[node]]: {key} = {repeated!r} stands there twice; every node has its own.")
+            raise DeploymentError(f"{path}, [[node]]: {key} = {repeated!r} stands there twice; every node has its own.")
     names = tuple(server.take("names", "a list of names and addresses", _is_list_of(str, _is_host), ()))
-    return Plan(host, port, server.path("data"), names, secure, nodes)
+    return Deployment(host, port, server.path("data"), names, secure, nodes)
 
 
-def write_plan(directory: Path, plan: Plan) -> None:
+def write_deployment(directory: Path, deployment: Deployment) -> None:
     """Keep the deployment in the kit's directory."""
-    write_atomically(directory / PLAN, (json.dumps(asdict(plan), indent=1) + "\n").encode())
+    write_atomically(directory / DESCRIPTION, json.dumps(asdict(deployment), indent=1) + "\n")
 
 
-def read_plan(directory: Path) -> Plan:
+def read_deployment(directory: Path) -> Deployment:
     """Return the deployment that a kit's directory is for.
 
     Parameters
@@ -147,18 +147,20 @@ def read_plan(directory: Path) -> Plan:
 
     Raises
     ------
-    PlanError
+    DeploymentError
         There is none, or it is broken.
     """
-    path = directory / PLAN
+    path = directory / DESCRIPTION
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
-        nodes = tuple(Node(**{**node, "modalities": tuple(node["modalities"])}) for node in stored.pop("nodes"))
-        return Plan(**{**stored, "names": tuple(stored["names"]), "nodes": nodes})
+        nodes = tuple(Device(**{**node, "modalities": tuple(node["modalities"])}) for node in stored.pop("nodes"))
+        return Deployment(**{**stored, "names": tuple(stored["names"]), "nodes": nodes})
     except FileNotFoundError as error:
-        raise PlanError(f"{directory}: no {PLAN}; make a deployment with `fedcmi deploy init` first.") from error
+        raise DeploymentError(
+            f"{directory}: no {DESCRIPTION}; make a deployment with `fedcmi deploy init` first."
+        ) from error
     except (ValueError, TypeError, LookupError, AttributeError) as error:
-        raise PlanError(f"{path}: not a deployment of this project ({error}).") from error
+        raise DeploymentError(f"{path}: not a deployment of this project ({error}).") from error
 
 
 class _Table:
@@ -170,7 +172,7 @@ class _Table:
     def check_keys(self, known: set[str]) -> None:
         unknown = sorted(set(self.values) - known)
         if unknown:
-            raise PlanError(
+            raise DeploymentError(
                 f"{self.file}, {self.name}: unknown key {unknown[0]!r}; expected are {', '.join(sorted(known))}."
             )
 
@@ -179,7 +181,7 @@ class _Table:
             return default
         if key not in self.values or not check(self.values[key]):
             found = repr(self.values[key]) if key in self.values else "nothing"
-            raise PlanError(f"{self.file}, {self.name}, key {key!r}: found {found}; expected {expected}.")
+            raise DeploymentError(f"{self.file}, {self.name}, key {key!r}: found {found}; expected {expected}.")
         return self.values[key]
 
     def path(self, key: str) -> str:
@@ -187,7 +189,7 @@ class _Table:
         text = self.take(key, expected, lambda value: isinstance(value, str) and bool(value))
         resolved = str((self.file.parent / Path(text).expanduser()).absolute())
         if UNSAFE.search(resolved):
-            raise PlanError(f"{self.file}, {self.name}, key {key!r}: found {resolved!r}; expected {expected}.")
+            raise DeploymentError(f"{self.file}, {self.name}, key {key!r}: found {resolved!r}; expected {expected}.")
         return resolved
 
 
@@ -202,7 +204,7 @@ def _host_and_port(server: _Table) -> tuple[str, int]:
     return host, int(port)
 
 
-def _read_node(path: Path, place: int, values: Mapping[str, Any]) -> Node:
+def _read_device(path: Path, place: int, values: Mapping[str, Any]) -> Device:
     table = _Table(path, f"[[node]] number {place + 1}", values)
     table.check_keys({"name", "modalities", "data", "device", "pretrained", "public-key"})
     expected = f"1 to 63 letters, digits, '-' or '_', not {SUPERLINK!r}"
@@ -213,7 +215,7 @@ def _read_node(path: Path, place: int, values: Mapping[str, Any]) -> Node:
     device = table.take("device", f"one of {', '.join(DEVICES)}", lambda value: value in DEVICES, None)
     pretrained = table.take("pretrained", "'modality=DIR modality=DIR'", _is_safe_text, None)
     public_key = _public_key(table) if "public-key" in values else None
-    return Node(name, place, tuple(modalities), table.path("data"), device, pretrained, public_key)
+    return Device(name, place, tuple(modalities), table.path("data"), device, pretrained, public_key)
 
 
 def _public_key(table: _Table) -> str:
@@ -222,7 +224,7 @@ def _public_key(table: _Table) -> str:
     path = Path(table.path("public-key"))
     text = path.read_text(encoding="utf-8").strip()
     if not is_node_key(text):
-        raise PlanError(
+        raise DeploymentError(
             f"{table.file}, {table.name}, key 'public-key': {path} does not hold what is expected, the public half of "
             "an OpenSSH key of kind ECDSA P-384 (ssh-keygen -t ecdsa -b 384 makes one)."
         )

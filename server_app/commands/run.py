@@ -1,0 +1,70 @@
+"""``fedcmi run``: one federation, simulated on this machine."""
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+
+from server_app.commands.engine import Engine
+from server_app.commands.terminal import console, end_with_what_was_started, fail
+
+if TYPE_CHECKING:
+    from server_app.launch.record import Launch
+
+
+def run(
+    recipe: Annotated[Path | None, typer.Option(help="TOML file that overrides run-config keys.")] = None,
+    method: Annotated[
+        str | None, typer.Option(help="fedavg, scaffold, late-fusion, fedcmi, ...; a wrong one lists them all.")
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="Built-in data set or prepared directory.")] = None,
+    rounds: Annotated[int | None, typer.Option(help="Rounds of training.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
+    num_nodes: Annotated[int | None, typer.Option(min=1, help="Simulated nodes; default 10.")] = None,
+    run_dir: Annotated[Path | None, typer.Option(help="Where to write; default: a new directory in runs/.")] = None,
+    engine: Annotated[
+        Engine | None, typer.Option(help="Ray processes, which is the default, or all in one process.")
+    ] = None,
+    clients_at_once: Annotated[int | None, typer.Option(min=1, help="Clients that share a GPU at a time.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="key=value of the run-config; repeatable.")] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="Go on with the unfinished run in this directory, as it was started.")
+    ] = None,
+) -> None:
+    """Train a federation and print one line a round; exit status 0 only if it completed."""
+    from server_app.launch.record import begin, go_on
+    from server_app.run.resume import RunFinishedError
+
+    end_with_what_was_started()
+    options = {"method": method, "data": data, "num-server-rounds": rounds, "seed": seed}
+    try:
+        if resume is not None and run_dir is not None:
+            raise ValueError("--resume goes on in its own directory; leave --run-dir out.")
+        if resume is None:
+            chosen = begin(recipe, options, set_ or [], run_dir, num_nodes, engine)
+        else:
+            chosen = go_on(resume, recipe, options, set_ or [], num_nodes, engine)
+        _simulate(chosen, clients_at_once)
+    except RunFinishedError as finished:
+        console.print(escape(str(finished)))
+    except (OSError, ValueError, RuntimeError, ArithmeticError) as error:
+        raise fail(error) from error
+
+
+def _simulate(chosen: "Launch", clients_at_once: int | None) -> None:
+    """Run a simulation; then show its summary."""
+    from rich.markdown import Markdown
+
+    from server_app.launch.start import load_client_app, run_in_process, run_with_flower
+
+    console.print(f"run directory: {chosen.run_dir}", markup=False)
+    if chosen.engine == Engine.FLOWER:
+        run_with_flower(chosen.raw, chosen.num_nodes, console.print, clients_at_once)
+    else:
+        logging.getLogger("flwr").setLevel(logging.ERROR)
+        run_in_process(chosen.raw, chosen.num_nodes, load_client_app(), console.print)
+
+    console.print(Markdown((chosen.run_dir / "summary.md").read_text(encoding="utf-8")))
+    console.print(f"run directory: {chosen.run_dir}", markup=False)
