@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.errors import PrepError, UnreadableFileError
-from data_prep.files.recipes import MEDIA, Source, make_sample, maker_of
+from data_prep.files.makers import MEDIA, Source, make_sample, maker_of
 from fedcmi_flwr.data.schema import ModalitySpec, Recipe
 from fedcmi_flwr.inference.predictions import Chunk
 from fedcmi_flwr.types import Modality

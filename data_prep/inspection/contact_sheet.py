@@ -13,6 +13,7 @@ from data_prep.media.text import decode_text
 from fedcmi_flwr.data.prepared import load_split
 from fedcmi_flwr.data.samples import Samples
 from fedcmi_flwr.data.schema import DatasetSpec, read_spec
+from fedcmi_flwr.machine.atomic_files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -69,7 +70,8 @@ def write_contact_sheet(directory: Path, path: Path) -> Path:
                 axis.set_axis_off()
         row[0].set_ylabel(textwrap.fill(spec.classes[label], 16))
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=100, format="png", metadata={"Software": None})
+    with replacing(path) as partial:
+        figure.savefig(partial, dpi=100, format="png", metadata={"Software": None})
     return path
 
 

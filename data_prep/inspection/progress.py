@@ -5,11 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from data_prep.pipeline.rows import Progress, Show
+from data_prep.pipeline.execution import DecodingProgress, Show
 from fedcmi_flwr.data.schema import read_spec
 
 
@@ -29,14 +28,14 @@ def prepare_visibly(console: Console, make: Callable[[Show], Path]) -> Path:
     console
         Where to; the bar shows only on a terminal.
     make
-        Given what :func:`data_prep.pipeline.prepare.prepare` takes as ``show``; returns the prepared directory.
+        Given the ``show`` of :class:`data_prep.pipeline.execution.Execution`; returns the prepared directory.
 
     Returns
     -------
     What ``make`` returned.
     """
     start = time.perf_counter()
-    last: Progress | None = None
+    last: DecodingProgress | None = None
     columns = (
         TextColumn("decoding"),
         BarColumn(),
@@ -45,10 +44,10 @@ def prepare_visibly(console: Console, make: Callable[[Show], Path]) -> Path:
         TimeRemainingColumn(),
         TextColumn("left"),
     )
-    with Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("", total=None)
 
-        def show(progress: Progress) -> None:
+        def show(progress: DecodingProgress) -> None:
             nonlocal last
             if last is None:  # what an earlier call made does not count for the speed
                 bar.reset(task, total=progress.total, completed=progress.done)
@@ -61,7 +60,7 @@ def prepare_visibly(console: Console, make: Callable[[Show], Path]) -> Path:
     return made
 
 
-def finished(made: Path, stored: int, progress: Progress | None, seconds: float) -> str:
+def finished(made: Path, stored: int, progress: DecodingProgress | None, seconds: float) -> str:
     """Return the line that says what was made.
 
     Parameters
@@ -81,8 +80,8 @@ def finished(made: Path, stored: int, progress: Progress | None, seconds: float)
 
     Examples
     --------
-    >>> finished(Path("cremad"), 90, Progress(100, 100, 20), 4.0)
-    'prepared cremad: 90 samples in 4.0 s (20.0 clips per second); 20 of them were there from an interrupted call'
+    >>> finished(Path("cremad"), 90, DecodingProgress(100, 100, 20), 4.0)
+    'prepared cremad: 90 samples in 4.0 s (20.0 samples per second); 20 of them were there from an interrupted call'
     >>> finished(Path("cremad"), 90, None, 0.1)
     'prepared cremad: 90 samples, there already with these settings'
     """
@@ -90,4 +89,4 @@ def finished(made: Path, stored: int, progress: Progress | None, seconds: float)
         return f"prepared {made}: {stored} samples, there already with these settings"
     rate = (progress.done - progress.resumed) / seconds
     resumed = f"; {progress.resumed} of them were there from an interrupted call" if progress.resumed else ""
-    return f"prepared {made}: {stored} samples in {seconds:.1f} s ({rate:.1f} clips per second){resumed}"
+    return f"prepared {made}: {stored} samples in {seconds:.1f} s ({rate:.1f} samples per second){resumed}"

@@ -14,7 +14,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from data_prep.pipeline.writer import EXCLUDED
+from data_prep.pipeline.tables import EXCLUDED
 from fedcmi_flwr.data.prepared import load_split
 from fedcmi_flwr.data.schema import DatasetSpec, array_path, read_spec, samples_path
 from fedcmi_flwr.types import Modality

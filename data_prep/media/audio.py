@@ -140,36 +140,33 @@ def fit_length(waveform: Float[Tensor, " samples"], length: int) -> Float[Tensor
 
 
 def add_noise(
-    waveform: Float[Tensor, "*batch samples"], snr_db: float, generator: torch.Generator
-) -> Float[Tensor, "*batch samples"]:
-    """Add white Gaussian noise at a signal-to-noise ratio relative to each clip's own mean power.
+    waveform: Float[Tensor, " samples"], noise: Float[Tensor, " samples"], snr_db: float
+) -> Float[Tensor, " samples"]:
+    """Add noise at a signal-to-noise ratio relative to the clip's own mean power.
 
     Parameters
     ----------
     waveform
-        One clip [samples] or many [batch, samples]. The mean power is taken over all samples, zero padding
-        included.
+        [samples]. The mean power is taken over all of them, zero padding included.
+    noise
+        [samples], of variance 1.
     snr_db
         10 log10(mean signal power / noise variance) in dB; 0 is as much noise as signal, negative is more.
-    generator
-        CPU generator that the noise is drawn from.
 
     Returns
     -------
-    The noisy clips, in the input's shape; not clipped to [-1, 1].
+    [samples], the noisy clip; not clipped to [-1, 1].
 
     Raises
     ------
     ValueError
-        ``snr_db`` is not finite, or a clip is silent: no noise level has this ratio to no signal.
+        ``snr_db`` is not finite, or the clip is silent: no noise level has this ratio to no signal.
     """
     if not math.isfinite(snr_db):
         raise ValueError(f"snr_db = {snr_db}: must be a finite number of dB.")
-    power = waveform.square().mean(dim=-1, keepdim=True)
-    if bool((power == 0).any()):
-        rows = (power.flatten() == 0).nonzero().flatten().tolist()
-        raise ValueError(f"clips {rows[:10]} are silent: a signal-to-noise ratio needs a signal; leave them out.")
-    noise = torch.randn(waveform.shape, generator=generator, dtype=waveform.dtype)
+    power = waveform.square().mean()
+    if not bool(power):
+        raise ValueError("the clip is silent: a signal-to-noise ratio needs a signal; leave it out.")
     return waveform + noise * (power * 10 ** (-snr_db / 10)).sqrt()
 
 

@@ -174,22 +174,22 @@ def upscale(images: Float[Tensor, "batch height width"], size: int = 28) -> Floa
 
 
 def add_pixel_noise(
-    images: Float[Tensor, "*batch height width"], sigma: float, generator: torch.Generator
-) -> Float[Tensor, "*batch height width"]:
-    """Add Gaussian noise of ``sigma`` in standardised units, that is ``sigma * PIXEL_STD`` in pixel units.
+    image: Float[Tensor, "height width"], noise: Float[Tensor, "height width"], sigma: float
+) -> Float[Tensor, "height width"]:
+    """Add noise of ``sigma`` in standardised units, that is ``sigma * PIXEL_STD`` in pixel units.
 
     Parameters
     ----------
-    images
-        [batch, height, width] in pixel units.
+    image
+        [height, width] in pixel units.
+    noise
+        [height, width], of variance 1.
     sigma
         Standard deviation of the noise once an image is standardised by PIXEL_STD; 0 or greater.
-    generator
-        CPU generator that the noise is drawn from.
 
     Returns
     -------
-    The noisy images in pixel units, in the input's shape; not clipped to [0, 1].
+    [height, width], the noisy image in pixel units; not clipped to [0, 1].
 
     Raises
     ------
@@ -198,4 +198,4 @@ def add_pixel_noise(
     """
     if not 0 <= sigma < math.inf:
         raise ValueError(f"sigma = {sigma}: must be a finite number, 0 or greater.")
-    return images + sigma * PIXEL_STD * torch.randn(images.shape, generator=generator, dtype=images.dtype)
+    return image + sigma * PIXEL_STD * noise

@@ -15,8 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.errors import PrepError
-from data_prep.pipeline.plan import Stream
-from data_prep.pipeline.writer import tool_versions
+from data_prep.pipeline.plan import Stream, tool_versions
 from fedcmi_flwr.types import Modality
 
 TOKENS = 40

@@ -10,13 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.errors import PrepError
-from data_prep.pipeline.plan import MeanStd, Stream
+from data_prep.pipeline.plan import MeanStd, Planned, Stream
 from data_prep.pipeline.rows import RowStore
-from data_prep.pipeline.writer import Row, write_table
+from data_prep.pipeline.tables import write_samples
 from fedcmi_flwr.data.schema import DatasetSpec, ModalitySpec, array_path, write_recipes
 
 CHUNK_BYTES = 1 << 24
 """What is read at a time where rows are copied or measured."""
+BY_FIRST_AXIS = ("series",)
+"""Kinds whose channels may have units of their own: each is measured by itself."""
 ROUNDING = 1e-10
 """Standard deviation of what never changes, relative to its mean: sums are rounded."""
 
@@ -48,20 +50,20 @@ def assemble(
     for row, sample in enumerate(plan.samples):
         if row not in dropped:
             kept[sample.split].append(row)
+
     names = [stream.name for stream in plan.streams]
     for split, rows in kept.items():
         if not rows:
             raise PrepError(f"split {split!r}: none of its {store.sizes[split]} samples can be used.")
         (directory / split).mkdir()
-        for stream in plan.streams:
-            positions = [store.positions[row] for row in rows]
-            _store(store.files[split, stream.name].path, array_path(directory, split, stream.name), positions)
-        samples = [plan.samples[row] for row in rows]
-        table = [Row(s.id, s.label, s.group, {m: s.sources[m] for m in names if m in s.jobs}) for s in samples]
-        write_table(directory, split, table)
+        positions = [store.positions[row] for row in rows]
+        for modality in names:
+            _store(store.files[split, modality].path, array_path(directory, split, modality), positions)
+        write_samples(directory, split, [plan.samples[row] for row in rows], names)
+
     write_recipes(directory, {stream.name: stream.recipe for stream in plan.streams})
-    has = {m: np.array([m in plan.samples[row].jobs for row in kept.get("train", [])]) for m in names}
-    modalities = tuple(_describe(directory, stream, has[stream.name]) for stream in plan.streams)
+    trained = [plan.samples[row] for row in kept.get("train", [])]
+    modalities = tuple(_describe(directory, stream, trained) for stream in plan.streams)
     sizes = {split: len(rows) for split, rows in kept.items()}
     return DatasetSpec(name, "classification", tuple(plan.classes), modalities, sizes, dict(settings), dict(plan.tools))
 
@@ -87,30 +89,36 @@ def _chunks(rows: NDArray[Any], positions: Sequence[int]) -> Iterator[NDArray[An
     return (rows[list(positions[start : start + step])] for start in range(0, len(positions), step))
 
 
-def _describe(directory: Path, stream: Stream, has: NDArray[np.bool_]) -> ModalitySpec:
-    mean, std = stream.mean_std or _measure(directory, stream, has)
+def _describe(directory: Path, stream: Stream, trained: Sequence[Planned]) -> ModalitySpec:
+    mean, std = stream.mean_std or _measure(directory, stream, trained)
     return ModalitySpec(stream.name, stream.kind, stream.shape, stream.dtype, mean, std)
 
 
-def _measure(directory: Path, stream: Stream, has: NDArray[np.bool_]) -> MeanStd:
-    """Return mean and standard deviation over the train samples that have the modality.
-
-    One of each over all values, but of a series, whose channels may have units of their own, one a channel.
-    """
-    if not has.any():
+def _measure(directory: Path, stream: Stream, trained: Sequence[Planned]) -> MeanStd:
+    """Return mean and standard deviation over the train samples that have the modality: one, or one a channel."""
+    positions = [position for position, sample in enumerate(trained) if stream.name in sample.jobs]
+    if not positions:
         raise PrepError(f"no train sample has {stream.name}: there is nothing to normalise it by.")
     rows = np.load(array_path(directory, "train", stream.name), mmap_mode="r")
-    positions = np.flatnonzero(has).tolist()
-    axes = (0, 2) if stream.kind == "series" else tuple(range(rows.ndim))
-    total = sum(chunk.sum(axes, np.float64, keepdims=True) for chunk in _chunks(rows, positions))
-    count = len(positions) * rows[0].size / np.size(total)
+    channels = stream.shape[0] if stream.kind in BY_FIRST_AXIS else 1
+    count = len(positions) * rows[0].size // channels
+
+    total = sum(_by_channel(chunk, channels).sum(axis=1, keepdims=True) for chunk in _chunks(rows, positions))
     mean = np.asarray(total) / count
-    square = sum(np.square(chunk - mean).sum(axes, keepdims=True) for chunk in _chunks(rows, positions))
-    std = np.sqrt(np.asarray(square) / count)
-    constant = std <= ROUNDING * np.abs(mean)
+    chunks = (_by_channel(chunk, channels) for chunk in _chunks(rows, positions))
+    squares = sum(np.square(values - mean).sum(axis=1) for values in chunks)
+    std = np.sqrt(np.asarray(squares) / count)
+
+    constant = std <= ROUNDING * np.abs(mean.ravel())
     if constant.all():
         raise PrepError(f"{stream.name} never changes in the train split: there is nothing to learn from.")
     std[constant] = 1  # a channel of many that never changes: fed to the encoder as 0
-    if std.size == 1:
+    if channels == 1:
         return mean.item(), std.item()
-    return tuple(mean.ravel().tolist()), tuple(std.ravel().tolist())
+    return tuple(mean.ravel().tolist()), tuple(std.tolist())
+
+
+def _by_channel(chunk: NDArray[Any], channels: int) -> NDArray[np.float64]:
+    """Return the values of a chunk of rows as [channels, values]."""
+    values = chunk.astype(np.float64).reshape(len(chunk), channels, -1)
+    return values.swapaxes(0, 1).reshape(channels, -1)

@@ -3,12 +3,13 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.pipeline.writer import Exclusion
+from data_prep.errors import PrepError
 from fedcmi_flwr.data.schema import Recipe
 from fedcmi_flwr.types import Modality
 
@@ -54,9 +55,23 @@ class Planned:
     """Actor, video, tweet: what must not stand in two splits, and what a natural federation deals by."""
     split: str
     jobs: Mapping[Modality, Any]
-    """What each modality is made of, in values that pickle; a modality that the sample lacks is left out."""
+    """What each modality is made of, in values that pickle and whose ``repr`` says all of them; a modality that the
+    sample lacks is left out."""
     sources: Mapping[Modality, str]
     """For the sample table: file within the raw archive, and place inside the file."""
+
+
+@dataclass(frozen=True)
+class Exclusion:
+    """Something of the raw archive that is not stored, and why; a row of ``excluded.csv``."""
+
+    id: str
+    """Of the sample."""
+    split: str
+    """Where it would have been; empty where that was not decided yet."""
+    source: str
+    """File or files."""
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -73,3 +88,62 @@ class Plan:
     """What the data set's own rules leave out; does not count as unreadable."""
     tools: Mapping[str, str] = field(default_factory=dict)
     """Versions of what decodes and transforms the media."""
+
+    def check(self) -> None:
+        """Raise PrepError for ids that are used twice, samples without any modality, and no samples at all."""
+        seen: set[tuple[str, str]] = set()
+        for sample in self.samples:
+            if (sample.split, sample.id) in seen:
+                raise PrepError(f"split {sample.split!r}: two samples are called {sample.id!r}; ids must differ.")
+            seen.add((sample.split, sample.id))
+            if not sample.jobs:
+                raise PrepError(f"sample {sample.id!r}: has none of {[stream.name for stream in self.streams]}.")
+        if not self.samples:
+            raise PrepError("no samples are left to prepare; look at the raw archive and the settings.")
+
+
+def select_modalities(available: Sequence[Modality], wanted: Sequence[Modality] | None) -> tuple[Modality, ...]:
+    """Check which modalities to store, for a device that owns only some.
+
+    Parameters
+    ----------
+    available
+        What the data set has, in stored order.
+    wanted
+        What to store; None is all.
+
+    Returns
+    -------
+    The wanted ones in stored order.
+
+    Raises
+    ------
+    PrepError
+        Nothing wanted, or something that the data set does not have.
+
+    Examples
+    --------
+    >>> select_modalities(("audio", "visual"), ["visual"])
+    ('visual',)
+    """
+    if wanted is None:
+        return tuple(available)
+    unknown = [name for name in wanted if name not in available]
+    if unknown or not wanted:
+        raise PrepError(f"modalities = {list(wanted)}: must be one or more of {', '.join(available)}.")
+    return tuple(name for name in available if name in wanted)
+
+
+def tool_versions(*distributions: str) -> dict[str, str]:
+    """Return the installed versions of what decodes and transforms the media.
+
+    Parameters
+    ----------
+    *distributions
+        Names as in the package index ("scikit-learn", not "sklearn").
+
+    Returns
+    -------
+    Name -> version.
+    """
+    return {name: version(name) for name in distributions}

@@ -2,7 +2,7 @@
 
 A data set says what is to be made (:class:`Plan`): each sample's label, group and split, and for each of its modalities
 a *job* (file, segment, ...) that the modality's *stream* turns into an array. Rows are decoded into files beside the
-final directory, ``.<name>.rows`` (``rows.py``), each row at its own place, and noted in a journal when they are there.
+final directory, ``.<name>.rows``, each row at its own position, and noted in a journal when they are there.
 A killed preparation goes on from the journal. What is stored depends on the plan alone: neither on the number of
 workers nor on their order. Memory stays flat: a worker holds one sample, and only its verdict travels back.
 """
@@ -12,33 +12,25 @@ import errno
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 from data_prep.errors import PrepError
 from data_prep.pipeline.assembly import assemble
-from data_prep.pipeline.plan import Plan, Planned
-from data_prep.pipeline.rows import RowStore, Show, decode_rows
-from data_prep.pipeline.writer import Exclusion, check_unreadable, write_excluded, write_prepared
+from data_prep.pipeline.decoding import decode_rows
+from data_prep.pipeline.execution import SERIAL, Execution
+from data_prep.pipeline.plan import Exclusion, Plan, Planned
+from data_prep.pipeline.rows import RowStore
+from data_prep.pipeline.tables import write_excluded
+from data_prep.pipeline.writer import write_prepared
 from fedcmi_flwr.data.schema import DatasetSpec
 
 
-class Execution(TypedDict, total=False):
-    """How a preparation is carried out; none of it changes what is stored. See :func:`prepare`."""
-
-    workers: int
-    max_bad: int
-    show: Show
-
-
-def prepare(
+def prepare_plan(
     out: Path,
     name: str,
     settings: Mapping[str, Any],
     make_plan: Callable[[], Plan],
-    *,
-    workers: int = 1,
-    max_bad: int = 0,
-    show: Show = lambda progress: None,
+    execution: Execution = SERIAL,
 ) -> Path:
     """Make a prepared directory, or go on where an interrupted call stopped.
 
@@ -49,15 +41,11 @@ def prepare(
     name
         The data set's name.
     settings
-        All that decides what is stored, JSON values; neither ``workers`` nor ``max_bad``.
+        All that decides what is stored, JSON values.
     make_plan
         Looks at the raw archive; not called when ``out`` is finished already.
-    workers
-        Processes that decode, 1 or more.
-    max_bad
-        How many samples may be left out because a source file cannot be used; they are listed in ``excluded.csv``.
-    show
-        Called in this process after each block.
+    execution
+        Workers, how many samples may be left out because a source file cannot be used, and who is told.
 
     Returns
     -------
@@ -68,36 +56,22 @@ def prepare(
     PrepError
         More unusable files than allowed, no space on the disk, a worker that died, or something else at ``out``.
     """
-    if workers < 1 or max_bad < 0:
-        raise PrepError(f"workers = {workers}, max_bad = {max_bad}: must be at least 1 and at least 0.")
     rows = out.resolve().with_name(f".{out.name}.rows")
 
     def build(directory: Path) -> DatasetSpec:
         plan = make_plan()
-        _check_plan(plan)
+        plan.check()
         with _disk_space(rows):
             store = RowStore(rows, plan, name, settings)
-            bad = decode_rows(store, workers, show)
+            bad = decode_rows(store, execution)
             unreadable = [_exclusion(plan.samples[row], reason) for row, reason in bad.items()]
-            check_unreadable(unreadable, max_bad)
+            execution.tolerate(unreadable)
             write_excluded(directory, [*plan.excluded, *unreadable])
             return assemble(store, list(bad), directory, name, settings)
 
     made = write_prepared(out, name, settings, build)
     shutil.rmtree(rows, ignore_errors=True)
     return made
-
-
-def _check_plan(plan: Plan) -> None:
-    seen: set[tuple[str, str]] = set()
-    for sample in plan.samples:
-        if (sample.split, sample.id) in seen:
-            raise PrepError(f"split {sample.split!r}: two samples are called {sample.id!r}; ids must differ.")
-        seen.add((sample.split, sample.id))
-        if not sample.jobs:
-            raise PrepError(f"sample {sample.id!r}: has none of {[stream.name for stream in plan.streams]}.")
-    if not plan.samples:
-        raise PrepError("no samples are left to prepare; look at the raw archive and the settings.")
 
 
 def _exclusion(sample: Planned, reason: str) -> Exclusion:

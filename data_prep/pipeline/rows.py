@@ -4,35 +4,15 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from data_prep.errors import PrepError, UnreadableFileError
-from data_prep.pipeline.plan import Plan, Planned, Stream
-from data_prep.pipeline.workers import run_tasks
+from data_prep.pipeline.plan import Plan, Stream
 from fedcmi_flwr.types import Modality
-
-BLOCK = 8
-"""Samples that a worker makes in one task."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a preparation is."""
-
-    done: int
-    """Samples decoded or refused, those of earlier calls included."""
-    total: int
-    resumed: int
-    """Samples that an earlier, interrupted call made."""
-
-
-Show = Callable[[Progress], None]
 
 
 @dataclass(frozen=True)
@@ -131,84 +111,3 @@ def _fingerprint(plan: Plan, name: str, settings: Mapping[str, Any]) -> str:
     for sample in plan.samples:
         digest.update(repr((sample.id, sample.split, sorted(sample.jobs.items()))).encode())
     return digest.hexdigest()
-
-
-def decode_rows(store: RowStore, workers: int, show: Show) -> dict[int, str]:
-    """Decode every row that is not there yet; rows that could not be decoded before are tried again.
-
-    Parameters
-    ----------
-    store
-        Where to.
-    workers
-        Processes, 1 or more.
-    show
-        Called after each block.
-
-    Returns
-    -------
-    Number of the sample -> why it cannot be made, in the order of the plan.
-    """
-    store.mend_journal()
-    there = store.finished()
-    todo = [row for row in range(len(store.plan.samples)) if row not in there]
-    work = partial(_make_block, {stream.name: stream for stream in store.plan.streams}, store.files)
-    bad: dict[int, str] = {}
-    done = len(there)
-    show(Progress(done, len(store.plan.samples), len(there)))
-    with store.journal.open("ab") as journal:
-        for verdicts in run_tasks(work, _blocks(store, todo), workers):
-            bad |= {row: reason for row, reason in verdicts if reason is not None}
-            journal.write(b"".join(b"%d\n" % row for row, reason in verdicts if reason is None))
-            journal.flush()
-            done += len(verdicts)
-            show(Progress(done, len(store.plan.samples), len(there)))
-    return dict(sorted(bad.items()))
-
-
-Block = Sequence[tuple[int, int, Planned]]
-"""Row number, position within the split, sample."""
-
-
-def _blocks(store: RowStore, todo: Sequence[int]) -> Iterator[Block]:
-    for start in range(0, len(todo), BLOCK):
-        rows = todo[start : start + BLOCK]
-        yield [(row, store.positions[row], store.plan.samples[row]) for row in rows]
-
-
-def _make_block(
-    streams: Mapping[Modality, Stream], files: Mapping[tuple[str, Modality], RowFile], block: Block
-) -> list[tuple[int, str | None]]:
-    """Decode and write the samples of a block; return why those that could not be decoded could not."""
-    verdicts: list[tuple[int, str | None]] = []
-    for row, position, sample in block:
-        try:
-            made = {name: _decode(streams[name], sample) for name in sample.jobs}
-        except UnreadableFileError as error:
-            verdicts.append((row, f"{error.path.name}: {error.reason}"))
-            continue
-        for name, content in made.items():
-            files[sample.split, name].write(position, content)
-        verdicts.append((row, None))
-    return verdicts
-
-
-def _decode(stream: Stream, sample: Planned) -> bytes:
-    """Return one modality of a sample as it is stored."""
-    try:
-        array = np.asarray(stream.decode(sample.jobs[stream.name]))
-    except (UnreadableFileError, OSError):
-        raise
-    except Exception as error:
-        raise PrepError(
-            f"{stream.name} of sample {sample.id!r} ({sample.sources.get(stream.name)}): the decoder failed with "
-            f"{type(error).__name__}: {error}"
-        ) from error
-    if array.shape != stream.shape:
-        raise PrepError(f"{stream.name} of sample {sample.id!r}: shape {array.shape}, planned was {stream.shape}.")
-    with np.errstate(over="ignore"):  # infinities are found below
-        stored = array.astype(stream.dtype)
-    if not np.isfinite(stored).all():
-        source = Path(sample.sources[stream.name])
-        raise UnreadableFileError(source, f"{stream.name} is not finite as {stream.dtype}; look at the file.")
-    return stored.tobytes()

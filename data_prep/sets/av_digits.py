@@ -11,25 +11,26 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
+from jaxtyping import Float
 from numpy.typing import NDArray
 from sklearn.datasets import load_digits
+from torch import Tensor
 
-from data_prep.media.grey import upscale
-from data_prep.pipeline.writer import select_modalities, tool_versions, write_prepared
+from data_prep.pipeline.execution import SERIAL, Execution
+from data_prep.pipeline.plan import Plan, select_modalities, tool_versions
+from data_prep.pipeline.prepare import prepare_plan
 from data_prep.sets.digits import (
     CLIP_SAMPLES,
-    IMAGE_SIZE,
     MODALITIES,
     RATE_HZ,
     STORED,
-    CleanDigits,
+    CleanDigit,
     Levels,
-    store_digits,
+    digit_streams,
+    plan_digits,
 )
-from data_prep.sets.keypad_tones import LINES, render_tones
+from data_prep.sets.keypad_tones import LINES, KeyPress, draw_presses, render_press
 from data_prep.sets.splitting import balanced_order
-from fedcmi_flwr.data.schema import DatasetSpec
 from fedcmi_flwr.seeding import numpy_generator
 from fedcmi_flwr.types import Modality
 
@@ -47,6 +48,7 @@ def prepare(
     audio_snr_db: float = -15.0,
     image_noise: float = 2.5,
     modalities: Sequence[Modality] | None = None,
+    execution: Execution = SERIAL,
 ) -> Path:
     """Prepare av-digits; the same settings give the same bytes.
 
@@ -62,6 +64,8 @@ def prepare(
         Standard deviation of the pixel noise in standardised units, 0 or greater.
     modalities
         What to store of "audio", "visual" and "contour"; None is the first two.
+    execution
+        Workers, and who is told.
 
     Returns
     -------
@@ -72,34 +76,33 @@ def prepare(
     PrepError
         A setting out of range, or something else at ``out``.
     """
-    levels = Levels(
-        seed, audio_snr_db, image_noise, select_modalities(MODALITIES, STORED if modalities is None else modalities)
-    )
+    stored = select_modalities(MODALITIES, STORED if modalities is None else modalities)
+    levels = Levels(seed, audio_snr_db, image_noise, stored)
     settings = {**levels.settings(), "train_size": TRAIN_SIZE, "test_size": TEST_SIZE, "lines": LINES}
 
-    def build(directory: Path) -> DatasetSpec:
+    def make_plan() -> Plan:
         tools = tool_versions("numpy", "torch", "torchaudio", "scikit-learn")
-        return store_digits(directory, NAME, _splits(seed), levels, settings, tools)
+        return plan_digits(NAME, _draw_splits(seed), levels, digit_streams(levels, _render, BRIGHTEST), tools)
 
-    return write_prepared(out, NAME, settings, build)
+    return prepare_plan(out, NAME, settings, make_plan, execution)
 
 
-def _splits(seed: int) -> dict[str, CleanDigits]:
+def _render(press: KeyPress) -> Float[Tensor, " samples"]:
+    return render_press(press, RATE_HZ, CLIP_SAMPLES)
+
+
+def _draw_splits(seed: int) -> dict[str, list[CleanDigit]]:
     digits = load_digits()
     labels: NDArray[np.int64] = digits.target.astype(np.int64)
+    images = digits.images.astype(np.uint8)
     lines = numpy_generator(seed, f"{NAME}/lines").integers(0, LINES, len(labels))
-    tones = render_tones(labels, lines, RATE_HZ, CLIP_SAMPLES, numpy_generator(seed, f"{NAME}/tones"))
-    images = upscale(torch.from_numpy(digits.images / BRIGHTEST).float(), IMAGE_SIZE)
+    presses = draw_presses(labels, lines, RATE_HZ, CLIP_SAMPLES, numpy_generator(seed, f"{NAME}/tones"))
 
-    def choose(rows: NDArray[np.int64]) -> CleanDigits:
-        sources = {
-            "audio": [f"ITU-T Q.23 key {labels[row]}" for row in rows],
-            "visual": [f"sklearn.datasets.load_digits#{row}" for row in rows],
-        }
-        ids = [f"digit-{row:04d}" for row in rows]
-        groups = [f"line-{lines[row]:02d}" for row in rows]
-        return CleanDigits(ids, labels[rows], groups, sources, tones[rows], images[rows])
+    def digit(row: int) -> CleanDigit:
+        raw = {"audio": presses[row], "visual": images[row].tobytes()}
+        sources = {"audio": f"ITU-T Q.23 key {labels[row]}", "visual": f"sklearn.datasets.load_digits#{row}"}
+        return CleanDigit(f"digit-{row:04d}", int(labels[row]), f"line-{lines[row]:02d}", raw, sources)
 
     order = balanced_order(labels, numpy_generator(seed, f"{NAME}/splits"))
     test, train = np.sort(order[:TEST_SIZE]), np.sort(order[TEST_SIZE : TEST_SIZE + TRAIN_SIZE])
-    return {"train": choose(train), "test": choose(test)}
+    return {"train": [digit(row) for row in train.tolist()], "test": [digit(row) for row in test.tolist()]}

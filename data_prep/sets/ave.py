@@ -9,14 +9,12 @@ Group: the video id.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Unpack
 
 from data_prep.errors import PrepError
 from data_prep.media.clips import FRAME_SIZE, MODALITIES, TOOLS, audio_stream, visual_stream
-from data_prep.pipeline import prepare as pipeline
-from data_prep.pipeline.plan import Plan, Planned
-from data_prep.pipeline.prepare import Execution
-from data_prep.pipeline.writer import Exclusion, select_modalities, tool_versions
+from data_prep.pipeline.execution import SERIAL, Execution
+from data_prep.pipeline.plan import Exclusion, Plan, Planned, select_modalities, tool_versions
+from data_prep.pipeline.prepare import prepare_plan
 from fedcmi_flwr.types import Modality
 
 NAME = "ave"
@@ -55,7 +53,7 @@ def prepare(
     keep_overlap: bool = False,
     frame_size: int = FRAME_SIZE,
     modalities: Sequence[Modality] | None = None,
-    **execution: Unpack[Execution],
+    execution: Execution = SERIAL,
 ) -> Path:
     """Prepare AVE; the same settings and raw data give the same bytes.
 
@@ -72,8 +70,8 @@ def prepare(
         Pixels of the stored frames.
     modalities
         What to store, "audio", "visual" or both; None is both.
-    **execution
-        ``workers``, ``max_bad`` and ``show`` of :func:`data_prep.pipeline.prepare.prepare`.
+    execution
+        Workers, how many samples may be left out because a file of theirs cannot be used, and who is told.
 
     Returns
     -------
@@ -109,7 +107,7 @@ def prepare(
         ]
         return Plan(classes, used, samples, excluded, tool_versions(*TOOLS))
 
-    return pipeline.prepare(out, NAME, settings, make_plan, **execution)
+    return prepare_plan(out, NAME, settings, make_plan, execution)
 
 
 def _read_events(path: Path) -> list[_Event]:

@@ -12,34 +12,28 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
 from data_prep.errors import PrepError, UnreadableFileError
 from data_prep.media.audio import fit_clip, read_wav
 from data_prep.media.grey import read_idx_images, read_idx_labels
-from data_prep.pipeline.writer import (
-    Exclusion,
-    check_unreadable,
-    select_modalities,
-    tool_versions,
-    write_excluded,
-    write_prepared,
-)
+from data_prep.pipeline.execution import SERIAL, Execution
+from data_prep.pipeline.plan import Exclusion, Plan, select_modalities, tool_versions
+from data_prep.pipeline.prepare import prepare_plan
 from data_prep.sets.digits import (
     CLIP_SAMPLES,
     IMAGE_SIZE,
     MODALITIES,
     RATE_HZ,
     STORED,
-    CleanDigits,
+    CleanDigit,
     Levels,
-    store_digits,
+    digit_streams,
+    plan_digits,
 )
 from data_prep.sets.splitting import balanced_order, pair_by_label
-from fedcmi_flwr.data.schema import DatasetSpec
 from fedcmi_flwr.seeding import numpy_generator
 from fedcmi_flwr.types import Modality
 
@@ -47,6 +41,8 @@ NAME = "avmnist"
 RECORDINGS = "recordings"
 IMAGES = "t10k-images-idx3-ubyte.gz"
 LABELS = "t10k-labels-idx1-ubyte.gz"
+BRIGHTEST = 255
+"""Largest pixel of MNIST."""
 TEST_INDICES = 10
 """Recordings with an index below this are the test split."""
 
@@ -55,13 +51,12 @@ _FILE_NAME = re.compile(r"(?P<digit>[0-9])_(?P<speaker>.+)_(?P<index>[0-9]+)\.wa
 
 @dataclass(frozen=True)
 class _Recording:
-    """One readable recording; sorted by file name."""
+    """One readable recording."""
 
-    name: str
+    path: Path
     digit: int
     speaker: str
     index: int
-    waveform: Float[Tensor, " samples"]
 
 
 def prepare(
@@ -72,8 +67,8 @@ def prepare(
     audio_snr_db: float = -5.0,
     image_noise: float = 2.5,
     train_size: int = 1000,
-    max_bad: int = 0,
     modalities: Sequence[Modality] | None = None,
+    execution: Execution = SERIAL,
 ) -> Path:
     """Prepare AV-MNIST; the same settings and raw data give the same bytes.
 
@@ -93,11 +88,11 @@ def prepare(
         Standard deviation of the pixel noise in standardised units, 0 or greater.
     train_size
         Number of train samples, 1 or greater.
-    max_bad
-        How many recordings may be unusable; they are left out and listed in ``excluded.csv``.
     modalities
         What to store of "audio", "visual" and "contour"; None is the first two. The raw archive must be complete all
         the same.
+    execution
+        Workers, how many recordings may be left out because they cannot be used, and who is told.
 
     Returns
     -------
@@ -110,28 +105,26 @@ def prepare(
     PrepError
         A setting out of range, raw data that cannot be used, or something else at ``out``.
     """
-    levels = Levels(
-        seed, audio_snr_db, image_noise, select_modalities(MODALITIES, STORED if modalities is None else modalities)
-    )
-    if train_size < 1 or max_bad < 0:
-        raise PrepError(f"train_size = {train_size}, max_bad = {max_bad}: must be at least 1 and at least 0.")
-    settings = {**levels.settings(), "train_size": train_size, "max_bad": max_bad}
+    stored = select_modalities(MODALITIES, STORED if modalities is None else modalities)
+    levels = Levels(seed, audio_snr_db, image_noise, stored)
+    if train_size < 1:
+        raise PrepError(f"train_size = {train_size}: must be at least 1.")
+    settings = {**levels.settings(), "train_size": train_size, "max_bad": execution.max_bad}
 
-    def build(directory: Path) -> DatasetSpec:
-        tools = tool_versions("numpy", "torch", "torchaudio", "soundfile")
+    def make_plan() -> Plan:
         images, labels = _read_mnist(raw)
-        recordings, bad = _read_recordings(raw / RECORDINGS)
+        recordings, bad = _read_recordings(raw.resolve() / RECORDINGS)
         excluded = [Exclusion(error.path.stem, "", error.path.name, error.reason) for error in bad]
-        check_unreadable(excluded, max_bad)
-        write_excluded(directory, excluded)
+        execution.tolerate(excluded)
         splits = _pair(_split(recordings, train_size, seed), images, labels, seed)
-        return store_digits(directory, NAME, splits, levels, settings, tools)
+        tools = tool_versions("numpy", "torch", "torchaudio", "soundfile")
+        return plan_digits(NAME, splits, levels, digit_streams(levels, read_clip, BRIGHTEST), tools, excluded)
 
-    return write_prepared(out, NAME, settings, build)
+    return prepare_plan(out, NAME, settings, make_plan, execution)
 
 
-def _read_mnist(raw: Path) -> tuple[UInt8[Tensor, "images height width"], NDArray[np.int64]]:
-    images, labels = read_idx_images(raw / IMAGES), read_idx_labels(raw / LABELS).numpy()
+def _read_mnist(raw: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    images, labels = read_idx_images(raw / IMAGES).numpy(), read_idx_labels(raw / LABELS).numpy()
     if len(images) != len(labels):
         raise PrepError(
             f"{raw}: {len(images)} images in {IMAGES} but {len(labels)} labels in {LABELS}; fetch both again."
@@ -145,7 +138,7 @@ def _read_mnist(raw: Path) -> tuple[UInt8[Tensor, "images height width"], NDArra
 
 
 def _read_recordings(folder: Path) -> tuple[list[_Recording], list[UnreadableFileError]]:
-    """Read every ``.wav`` of the folder that is not hidden; other files are none of the data set's."""
+    """Read every ``.wav`` of the folder that is not hidden, by name: which ones can be used decides the splits."""
     if not folder.is_dir():
         raise FileNotFoundError(
             f"{folder}: not found, expected a folder of <digit>_<speaker>_<index>.wav; "
@@ -166,11 +159,34 @@ def _read_recording(path: Path) -> _Recording:
     match = _FILE_NAME.fullmatch(path.name)
     if match is None:
         raise UnreadableFileError(path, "its name is not <digit>_<speaker>_<index>.wav; rename or remove it.")
+    read_clip(str(path))
+    return _Recording(path, int(match["digit"]), match["speaker"], int(match["index"]))
+
+
+def read_clip(file: str) -> Float[Tensor, " samples"]:
+    """Read a recording as a clip of the digit tasks.
+
+    Parameters
+    ----------
+    file
+        A WAV file of RATE_HZ.
+
+    Returns
+    -------
+    [CLIP_SAMPLES], not silent.
+
+    Raises
+    ------
+    UnreadableFileError
+        A file that cannot be used.
+    PrepError
+        Another rate.
+    """
+    path = Path(file)
     waveform, rate = read_wav(path)
     if rate != RATE_HZ:
         raise PrepError(f"{path}: {rate} Hz, expected {RATE_HZ} Hz; resample the recordings.")
-    clip = fit_clip(path, waveform, CLIP_SAMPLES)
-    return _Recording(path.name, int(match["digit"]), match["speaker"], int(match["index"]), clip)
+    return fit_clip(path, waveform, CLIP_SAMPLES)
 
 
 def _split(recordings: Sequence[_Recording], train_size: int, seed: int) -> dict[str, list[_Recording]]:
@@ -188,33 +204,19 @@ def _split(recordings: Sequence[_Recording], train_size: int, seed: int) -> dict
 
 
 def _pair(
-    splits: dict[str, list[_Recording]],
-    images: UInt8[Tensor, "images height width"],
-    image_labels: NDArray[np.int64],
-    seed: int,
-) -> dict[str, CleanDigits]:
+    splits: dict[str, list[_Recording]], images: NDArray[np.uint8], image_labels: NDArray[np.int64], seed: int
+) -> dict[str, list[CleanDigit]]:
     """Give each recording an image of its digit; test is served first, whatever the train split."""
     ordered = splits["test"] + splits["train"]
     digits = np.array([recording.digit for recording in ordered])
     rows = pair_by_label(digits, image_labels, numpy_generator(seed, f"{NAME}/pairs"))
+    paired = [_clean(recording, int(row), images) for recording, row in zip(ordered, rows, strict=True)]
     cut = len(splits["test"])
-    parts = {"train": rows[cut:], "test": rows[:cut]}
-    return {split: _clean(splits[split], parts[split], images) for split in splits}
+    return {"train": paired[cut:], "test": paired[:cut]}
 
 
-def _clean(
-    recordings: Sequence[_Recording],
-    image_rows: NDArray[np.int64],
-    images: UInt8[Tensor, "images height width"],
-) -> CleanDigits:
-    return CleanDigits(
-        ids=[Path(recording.name).stem for recording in recordings],
-        labels=np.array([recording.digit for recording in recordings], np.int64),
-        groups=[recording.speaker for recording in recordings],
-        sources={
-            "audio": [f"{RECORDINGS}/{recording.name}" for recording in recordings],
-            "visual": [f"{IMAGES}#{row}" for row in image_rows],
-        },
-        waveforms=torch.stack([recording.waveform for recording in recordings]),
-        images=images[torch.from_numpy(image_rows)].float() / 255,
-    )
+def _clean(recording: _Recording, image_row: int, images: NDArray[np.uint8]) -> CleanDigit:
+    path = recording.path
+    raw = {"audio": str(path), "visual": images[image_row].tobytes()}
+    sources = {"audio": f"{RECORDINGS}/{path.name}", "visual": f"{IMAGES}#{image_row}"}
+    return CleanDigit(path.stem, recording.digit, recording.speaker, raw, sources)

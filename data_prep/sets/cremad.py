@@ -10,16 +10,15 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any
 
 import numpy as np
 
 from data_prep.errors import PrepError
 from data_prep.media.clips import FRAME_SIZE, MODALITIES, TOOLS, audio_stream, visual_stream
-from data_prep.pipeline import prepare as pipeline
-from data_prep.pipeline.plan import Plan, Planned
-from data_prep.pipeline.prepare import Execution
-from data_prep.pipeline.writer import Exclusion, select_modalities, tool_versions
+from data_prep.pipeline.execution import SERIAL, Execution
+from data_prep.pipeline.plan import Exclusion, Plan, Planned, select_modalities, tool_versions
+from data_prep.pipeline.prepare import prepare_plan
 from data_prep.sets.splitting import group_part, stratified_part
 from fedcmi_flwr.seeding import numpy_generator
 from fedcmi_flwr.types import Modality
@@ -67,7 +66,7 @@ def prepare(
     seed: int = 0,
     frame_size: int = FRAME_SIZE,
     modalities: Sequence[Modality] | None = None,
-    **execution: Unpack[Execution],
+    execution: Execution = SERIAL,
 ) -> Path:
     """Prepare CREMA-D; the same settings and raw data give the same bytes.
 
@@ -89,8 +88,8 @@ def prepare(
         Pixels of the stored frames.
     modalities
         What to store, "audio", "visual" or both; None is both. The folder of the other one is not looked at.
-    **execution
-        ``workers``, ``max_bad`` and ``show`` of :func:`data_prep.pipeline.prepare.prepare`.
+    execution
+        Workers, how many samples may be left out because a file of theirs cannot be used, and who is told.
 
     Returns
     -------
@@ -125,7 +124,7 @@ def prepare(
         used = [stream for stream in streams if stream.name in wanted]
         return Plan(CLASSES, used, samples, excluded, tool_versions(*TOOLS))
 
-    return pipeline.prepare(out, NAME, settings, make_plan, **execution)
+    return prepare_plan(out, NAME, settings, make_plan, execution)
 
 
 def _find_clips(raw: Path, wanted: Sequence[Modality]) -> tuple[list[_Clip], list[Exclusion]]:

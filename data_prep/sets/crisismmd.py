@@ -10,15 +10,13 @@ rows with neither, and tweets that stand in a later split too.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Unpack
 
 from data_prep.errors import PrepError
 from data_prep.media.photo import PADDING, PHOTO_SIZE, photo_stream
 from data_prep.media.text import DEFAULT_TOKENIZER, TOKENS, clean_tweet, text_stream, text_tools, vocabulary
-from data_prep.pipeline.plan import Plan, Planned, Stream
-from data_prep.pipeline.prepare import Execution
-from data_prep.pipeline.prepare import prepare as prepare_plan
-from data_prep.pipeline.writer import Exclusion, select_modalities, tool_versions
+from data_prep.pipeline.execution import SERIAL, Execution
+from data_prep.pipeline.plan import Exclusion, Plan, Planned, Stream, select_modalities, tool_versions
+from data_prep.pipeline.prepare import prepare_plan
 from fedcmi_flwr.types import Modality
 
 NAME = "crisismmd"
@@ -58,7 +56,7 @@ def prepare(
     tokens: int = TOKENS,
     keep_overlap: bool = False,
     modalities: Sequence[Modality] | None = None,
-    **execution: Unpack[Execution],
+    execution: Execution = SERIAL,
 ) -> Path:
     """Prepare CrisisMMD; the same settings and raw data give the same bytes.
 
@@ -80,8 +78,8 @@ def prepare(
     modalities
         What to store, "image", "text" or both; None is both. Text is not looked at where it is not stored, and needs
         no tokenizer then.
-    **execution
-        ``workers``, ``max_bad`` and ``show`` of :func:`data_prep.pipeline.prepare.prepare`.
+    execution
+        Workers, how many samples may be left out because a file of theirs cannot be used, and who is told.
 
     Returns
     -------
@@ -110,7 +108,7 @@ def prepare(
         rows, excluded = _without_excluded(_read(raw), names, keep_overlap)
         return Plan(CLASSES, streams, [_plan(raw, row, names) for row in rows], excluded, tools)
 
-    return prepare_plan(out, NAME, settings, make_plan, **execution)
+    return prepare_plan(out, NAME, settings, make_plan, execution)
 
 
 def _read(raw: Path) -> list[_Tweet]:

@@ -1,4 +1,4 @@
-"""What the audio-visual digit tasks share: from clean waveforms and images to a noisy prepared directory.
+"""What the audio-visual digit tasks share: the plan that turns clean waveforms and images into noisy samples.
 
 Source of the numbers: method.md, "What to expect".
 """
@@ -6,22 +6,21 @@ Source of the numbers: method.md, "What to expect".
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from numpy.typing import NDArray
 from torch import Tensor
 
 from data_prep.errors import PrepError
 from data_prep.media import contour
 from data_prep.media.audio import add_noise, log_mel
-from data_prep.media.grey import PIXEL_MEAN, PIXEL_STD, add_pixel_noise
-from data_prep.pipeline.writer import Samples, write_split
-from fedcmi_flwr.data.schema import DatasetSpec, ModalitySpec, Recipe, write_recipes
-from fedcmi_flwr.seeding import torch_generator
+from data_prep.media.grey import PIXEL_MEAN, PIXEL_STD, add_pixel_noise, fit_square
+from data_prep.media.noise import NoiseRow
+from data_prep.pipeline.plan import MEASURED, Exclusion, Plan, Planned, Stream
+from fedcmi_flwr.data.schema import Recipe
 from fedcmi_flwr.types import Modality
 
 RATE_HZ = 8000
@@ -51,9 +50,17 @@ TRACE: Recipe = {
     "floor": MEL_FLOOR,
 }
 PICTURE: Recipe = {"maker": "grey-image", "size": IMAGE_SIZE}
-CONTOUR = "contour"
-Normalisation = float | tuple[float, ...]
-"""One number, or one per channel."""
+DTYPE = "float16"
+ORIGINS: Mapping[Modality, Modality] = {"audio": "audio", "visual": "visual", "contour": "audio"}
+"""Modality -> whose files and whose noise it is made of."""
+MODALITIES: tuple[Modality, ...] = tuple(ORIGINS)
+STORED: tuple[Modality, ...] = ("audio", "visual")
+"""What is stored unless told otherwise."""
+
+Job = tuple[Any, NoiseRow]
+"""What a clean sample is made of, and its noise."""
+ReadClip = Callable[[Any], Float[Tensor, " samples"]]
+"""Content of an audio job -> waveform at RATE_HZ, CLIP_SAMPLES long, not silent."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +90,7 @@ class Levels:
         constants = {"contour_frame": contour.FRAME, "contour_hz": [contour.LOWEST_HZ, contour.HIGHEST_HZ]}
         return {
             **asdict(self),
-            **(constants if CONTOUR in self.modalities else {}),
+            **(constants if "contour" in self.modalities else {}),
             "rate_hz": RATE_HZ,
             "clip_samples": CLIP_SAMPLES,
             "mel_bands": MEL_BANDS,
@@ -95,123 +102,107 @@ class Levels:
 
 
 @dataclass(frozen=True)
-class CleanDigits:
-    """One split before noise."""
+class CleanDigit:
+    """One sample before noise."""
 
-    ids: Sequence[str]
-    labels: NDArray[np.int64]
-    groups: Sequence[str]
-    sources: Mapping[Modality, Sequence[str]]
-    waveforms: Float[Tensor, "batch samples"]
-    """At RATE_HZ, CLIP_SAMPLES long, none silent."""
-    images: Float[Tensor, "batch height width"]
-    """0 to 1."""
-
-
-def _spectrograms(clean: CleanDigits, levels: Levels, generator: torch.Generator) -> Tensor:
-    noisy = add_noise(clean.waveforms, levels.audio_snr_db, generator)
-    return log_mel(noisy, RATE_HZ, MEL_BANDS, MEL_WINDOW, MEL_HOP, MEL_FLOOR)
+    id: str
+    label: int
+    group: str
+    raw: Mapping[Modality, Any]
+    """"audio": what the data set's ``ReadClip`` takes; "visual": the pixels of a square, row by row, a byte each."""
+    sources: Mapping[Modality, str]
+    """Where "audio" and "visual" came from: file in the raw archive, and place inside the file."""
 
 
-def _contours(clean: CleanDigits, levels: Levels, generator: torch.Generator) -> Tensor:
-    noisy = add_noise(clean.waveforms, levels.audio_snr_db, generator)
-    return contour.contour(noisy, RATE_HZ, MEL_HOP, MEL_FLOOR)
-
-
-def _images(clean: CleanDigits, levels: Levels, generator: torch.Generator) -> Tensor:
-    return add_pixel_noise(clean.images, levels.image_noise, generator).unsqueeze(1)
-
-
-@dataclass(frozen=True)
-class _Stream:
-    """How one modality is made."""
-
-    kind: str
-    render: Callable[[CleanDigits, Levels, torch.Generator], Tensor]
-    recipe: Recipe
-    """Of a file; what adds no noise."""
-    measure: Callable[[NDArray[np.float16]], tuple[Normalisation, Normalisation]]
-    """Mean and standard deviation in stored units, from the train split."""
-    origin: Modality
-    """Whose files and whose noise it is made of."""
-
-
-def _overall(train: NDArray[np.float16]) -> tuple[float, float]:
-    return float(train.mean(dtype=np.float64)), float(train.std(dtype=np.float64))
-
-
-def _by_channel(train: NDArray[np.float16]) -> tuple[Normalisation, Normalisation]:
-    channels = train.astype(np.float64).swapaxes(0, 1).reshape(train.shape[1], -1)
-    return tuple(channels.mean(axis=1).tolist()), tuple(channels.std(axis=1).tolist())
-
-
-def _of_pixels(train: NDArray[np.float16]) -> tuple[float, float]:
-    return PIXEL_MEAN, PIXEL_STD
-
-
-_STREAMS = {
-    "audio": _Stream("spectrogram", _spectrograms, SOUND, _overall, "audio"),
-    "visual": _Stream("image", _images, PICTURE, _of_pixels, "visual"),
-    CONTOUR: _Stream("series", _contours, TRACE, _by_channel, "audio"),
-}
-MODALITIES: tuple[Modality, ...] = tuple(_STREAMS)
-STORED: tuple[Modality, ...] = ("audio", "visual")
-"""What is stored unless told otherwise."""
-
-
-def store_digits(
-    directory: Path,
+def plan_digits(
     name: str,
-    splits: Mapping[str, CleanDigits],
+    splits: Mapping[str, Sequence[CleanDigit]],
     levels: Levels,
-    settings: Mapping[str, Any],
+    streams: Sequence[Stream],
     tools: Mapping[str, str],
-) -> DatasetSpec:
-    """Add the noise, write every split and the recipes, and describe the result.
+    excluded: Sequence[Exclusion] = (),
+) -> Plan:
+    """Plan the samples of a digit task, each with noise of its own.
 
-    The random stream of a modality's noise in a split does not depend on what else is stored.
+    Which noise a modality of a sample gets depends on its row in its split and on the seed, not on what else is stored.
 
     Parameters
     ----------
-    directory
-        Where to write.
     name
         The data set's name.
     splits
         Clean samples per split; "train" is one of them.
     levels
-        Noise, seed, and what to store.
-    settings
-        For the description: all settings.
+        Seed, and what to store.
+    streams
+        From :func:`digit_streams`.
     tools
-        For the description: versions.
+        Versions of what makes the samples.
+    excluded
+        What of the raw archive is left out.
 
     Returns
     -------
-    What ``dataset.json`` is to say; audio is normalised by the mean and standard deviation of the train
-    split as stored, the contour channel by channel.
+    The plan.
     """
-    arrays = {split: _render(name, split, clean, levels) for split, clean in splits.items()}
-    for split, clean in splits.items():
-        sources = {modality: clean.sources[_STREAMS[modality].origin] for modality in levels.modalities}
-        samples = Samples(clean.ids, clean.labels, clean.groups, sources, arrays[split])
-        write_split(directory, split, samples)
-    write_recipes(directory, {modality: _STREAMS[modality].recipe for modality in levels.modalities})
-    modalities = tuple(_describe(modality, arrays["train"][modality]) for modality in levels.modalities)
-    sizes = {split: len(clean.ids) for split, clean in splits.items()}
-    return DatasetSpec(name, "classification", CLASSES, modalities, sizes, dict(settings), dict(tools))
+    samples = []
+    for split, digits in splits.items():
+        for row, digit in enumerate(digits):
+            noise = {
+                origin: NoiseRow(levels.seed, f"{name}/{split}/{origin}-noise", row) for origin in ORIGINS.values()
+            }
+            origins = {modality: ORIGINS[modality] for modality in levels.modalities}
+            jobs = {modality: (digit.raw[origin], noise[origin]) for modality, origin in origins.items()}
+            sources = {modality: digit.sources[origin] for modality, origin in origins.items()}
+            samples.append(Planned(digit.id, digit.label, digit.group, split, jobs, sources))
+    return Plan(CLASSES, streams, samples, excluded, tools)
 
 
-def _render(name: str, split: str, clean: CleanDigits, levels: Levels) -> dict[Modality, NDArray[np.float16]]:
-    arrays = {}
-    for modality in levels.modalities:
-        stream = _STREAMS[modality]
-        rendered = stream.render(clean, levels, torch_generator(levels.seed, f"{name}/{split}/{stream.origin}-noise"))
-        arrays[modality] = rendered.numpy().astype(np.float16)
-    return arrays
+def digit_streams(levels: Levels, read_clip: ReadClip, brightest: int) -> list[Stream]:
+    """Describe how the modalities are stored.
+
+    Parameters
+    ----------
+    levels
+        Noise, and what to store.
+    read_clip
+        A module's function: it is called in a worker.
+    brightest
+        Byte of a pixel that is all ink.
+
+    Returns
+    -------
+    One stream for each modality; audio is normalised by the mean and standard deviation of the train split as stored,
+    the contour channel by channel.
+    """
+    frames = CLIP_SAMPLES // MEL_HOP + 1
+    mel, square, trace = (1, MEL_BANDS, frames), (1, IMAGE_SIZE, IMAGE_SIZE), (len(contour.CHANNELS), frames)
+    hear = partial(_hear, read_clip, levels.audio_snr_db)
+    see = partial(_see, brightest, levels.image_noise)
+    streams = {
+        "audio": Stream("audio", "spectrogram", mel, DTYPE, partial(_spectrogram, hear), SOUND, MEASURED),
+        "visual": Stream("visual", "image", square, DTYPE, see, PICTURE, (PIXEL_MEAN, PIXEL_STD)),
+        "contour": Stream("contour", "series", trace, DTYPE, partial(_contour, hear), TRACE, MEASURED),
+    }
+    return [streams[modality] for modality in levels.modalities]
 
 
-def _describe(modality: Modality, train: NDArray[np.float16]) -> ModalitySpec:
-    stream = _STREAMS[modality]
-    mean, std = stream.measure(train)
-    return ModalitySpec(modality, stream.kind, train.shape[1:], train.dtype.name, mean, std)
+def _hear(read_clip: ReadClip, snr_db: float, job: Job) -> Float[Tensor, "1 samples"]:
+    content, noise = job
+    return add_noise(read_clip(content), noise.draw(CLIP_SAMPLES), snr_db).unsqueeze(0)
+
+
+def _spectrogram(hear: Callable[[Job], Tensor], job: Job) -> Float[np.ndarray, "1 mels frames"]:
+    return log_mel(hear(job), RATE_HZ, MEL_BANDS, MEL_WINDOW, MEL_HOP, MEL_FLOOR).squeeze(0).numpy()
+
+
+def _contour(hear: Callable[[Job], Tensor], job: Job) -> Float[np.ndarray, "3 frames"]:
+    return contour.contour(hear(job), RATE_HZ, MEL_HOP, MEL_FLOOR).squeeze(0).numpy()
+
+
+def _see(brightest: int, sigma: float, job: Job) -> Float[np.ndarray, "1 height width"]:
+    pixels, noise = job
+    side = math.isqrt(len(pixels))
+    image = torch.from_numpy(np.frombuffer(pixels, np.uint8).reshape(side, side) / np.float32(brightest))
+    noisy = add_pixel_noise(fit_square(image, IMAGE_SIZE), noise.draw(IMAGE_SIZE, IMAGE_SIZE), sigma)
+    return noisy.unsqueeze(0).numpy()

@@ -4,6 +4,7 @@ Source: ITU-T Recommendation Q.23 (frequencies); datasets.md, "av-digits" (onset
 """
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -42,14 +43,24 @@ def tone_pair(digit: int) -> tuple[float, float]:
     return ROW_HZ[row], COLUMN_HZ[KEYPAD[row].index(str(digit))]
 
 
-def render_tones(
-    digits: NDArray[np.int64],
-    lines: NDArray[np.int64],
-    rate: int,
-    samples: int,
-    generator: np.random.Generator,
-) -> Float[Tensor, "batch samples"]:
-    """Render one key press per clip, silence around it, no noise.
+@dataclass(frozen=True)
+class KeyPress:
+    """One press of a key as it is heard; both tones, the row's first."""
+
+    onset: int
+    """First sample that sounds."""
+    length: int
+    """Samples that sound."""
+    gains: tuple[float, float]
+    hertz: tuple[float, float]
+    phases: tuple[float, float]
+    """Radians."""
+
+
+def draw_presses(
+    digits: NDArray[np.int64], lines: NDArray[np.int64], rate: int, samples: int, generator: np.random.Generator
+) -> list[KeyPress]:
+    """Draw one key press per clip, with silence around it.
 
     A press lasts 75 to 300 ms and starts anywhere that lets it end inside the clip. Half of what makes
     presses differ belongs to the line: each tone's gain is a line's factor times a press's factor, both
@@ -71,19 +82,47 @@ def render_tones(
 
     Returns
     -------
-    [batch, samples], within [-2, 2].
+    As many presses as there are digits.
     """
     factor = math.sqrt(LOWEST_GAIN)
     line_gains = generator.uniform(factor, 1, (LINES, 2))
     line_detuning = generator.uniform(-DETUNING / 2, DETUNING / 2, LINES)
-    clips = np.zeros((len(digits), samples), np.float32)
-    for clip, digit, line in zip(clips, digits, lines, strict=True):
+
+    presses = []
+    for digit, line in zip(digits, lines, strict=True):
         length = int(generator.integers(round(SHORTEST_S * rate), round(LONGEST_S * rate), endpoint=True))
         onset = int(generator.integers(0, samples - length, endpoint=True))
         gains = line_gains[line] * generator.uniform(factor, 1, 2)
         detuning = line_detuning[line] + generator.uniform(-DETUNING / 2, DETUNING / 2)
         phases = generator.uniform(0, 2 * math.pi, 2)
-        hz = np.array(tone_pair(int(digit))) * (1 + detuning)
-        angles = 2 * math.pi * hz[:, None] * np.arange(length) / rate + phases[:, None]
-        clip[onset : onset + length] = gains @ np.sin(angles)
-    return torch.from_numpy(clips)
+        hertz = np.array(tone_pair(int(digit))) * (1 + detuning)
+        presses.append(KeyPress(onset, length, _pair(gains), _pair(hertz), _pair(phases)))
+    return presses
+
+
+def _pair(values: NDArray[np.float64]) -> tuple[float, float]:
+    low, high = values.tolist()
+    return low, high
+
+
+def render_press(press: KeyPress, rate: int, samples: int) -> Float[Tensor, " samples"]:
+    """Render a key press without noise.
+
+    Parameters
+    ----------
+    press
+        From :func:`draw_presses`.
+    rate
+        Samples per second.
+    samples
+        Length of the clip, which the press does not reach beyond.
+
+    Returns
+    -------
+    [samples], within [-2, 2].
+    """
+    times = np.arange(press.length)
+    angles = 2 * math.pi * np.array(press.hertz)[:, None] * times / rate + np.array(press.phases)[:, None]
+    clip = np.zeros(samples, np.float32)
+    clip[press.onset : press.onset + press.length] = np.array(press.gains) @ np.sin(angles)
+    return torch.from_numpy(clip)

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any
 
 from data_prep.errors import PrepError, UnreadableFileError
 from data_prep.media.audio import libsndfile_reads
@@ -19,10 +19,9 @@ from data_prep.media.clips import audio_stream, visual_stream
 from data_prep.media.photo import PADDING, PHOTO_SIZE, photo_stream
 from data_prep.media.series import POINTS, read_series, series_stream
 from data_prep.media.text import DEFAULT_TOKENIZER, TOKENS, text_stream, text_tools, vocabulary
-from data_prep.pipeline.plan import Plan, Planned, Stream
-from data_prep.pipeline.prepare import Execution
-from data_prep.pipeline.prepare import prepare as prepare_plan
-from data_prep.pipeline.writer import tool_versions
+from data_prep.pipeline.execution import SERIAL, Execution
+from data_prep.pipeline.plan import Plan, Planned, Stream, tool_versions
+from data_prep.pipeline.prepare import prepare_plan
 from data_prep.sets.manifest_table import OWN_COLUMNS, Entry, class_names, find_file, read_manifest
 from fedcmi_flwr.data.prepared import check_modality_names
 from fedcmi_flwr.types import Modality
@@ -164,7 +163,7 @@ def prepare(
     *,
     sizes: Sizes | None = None,
     classes: Sequence[str] | None = None,
-    **execution: Unpack[Execution],
+    execution: Execution = SERIAL,
 ) -> Path:
     """Prepare what a manifest lists; the same settings, manifest and files give the same bytes.
 
@@ -182,8 +181,8 @@ def prepare(
         What is stored of each sample; None: the defaults.
     classes
         Labels in index order; None: sorted, as numbers where all are integers.
-    **execution
-        ``workers``, ``max_bad`` and ``show`` of :func:`data_prep.pipeline.prepare.prepare`.
+    execution
+        Workers, how many samples may be left out because a file of theirs cannot be used, and who is told.
 
     Returns
     -------
@@ -217,7 +216,7 @@ def prepare(
             tools |= kind.tools(sizes)
         return Plan(names, _streams(raw, entries, modalities, sizes), samples, (), tools)
 
-    return prepare_plan(out, NAME, settings, make_plan, **execution)
+    return prepare_plan(out, NAME, settings, make_plan, execution)
 
 
 def _plan(raw: Path, entry: Entry, modalities: Mapping[Modality, str], classes: Sequence[str]) -> Planned:

@@ -31,7 +31,7 @@ KINDS = tuple(AXES)
 
 
 Recipe = Mapping[str, Any]
-"""How one modality's samples are made of files: "maker", a name in ``data_prep/files/recipes.py``, and arguments."""
+"""How one modality's samples are made of files: "maker", a name in ``data_prep/files/makers.py``, and arguments."""
 
 
 class SchemaError(ValueError):

@@ -65,7 +65,7 @@ class Predictor:
         self.decisions = Decisions.from_notes(notes, model.spec.modalities)
         self.views = views_of(notes)
         self.recipes: Mapping[Modality, Recipe] = notes.get("recipes", {})
-        """How samples are made of files (``data_prep.files.recipes``); none if the data were prepared without."""
+        """How samples are made of files (``data_prep.files.makers``); none if the data were prepared without."""
 
     @classmethod
     def load(cls, path: Path | str, device: str = "auto", modalities: Sequence[Modality] | None = None) -> "Predictor":

@@ -4,11 +4,14 @@ import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from server_app.commands.terminal import console, end_with_what_was_started, fail
+
+if TYPE_CHECKING:
+    from data_prep.pipeline.execution import Execution, Show
 
 prep = typer.Typer(no_args_is_help=True, help="Prepare a data set: raw files -> prepared directory.")
 
@@ -16,6 +19,7 @@ RawOption = Annotated[Path, typer.Option(help="Directory of the raw archive, as 
 OutOption = Annotated[Path, typer.Option(help="Directory to make; a second call goes on where the first stopped.")]
 FrameSizeOption = Annotated[int, typer.Option(min=16, help="Pixels of the stored frames, which are squares.")]
 WorkersOption = Annotated[int | None, typer.Option(min=1, help="Processes that decode; default: one per core.")]
+FewWorkersOption = Annotated[int, typer.Option(min=1, help="Processes that decode; starting them takes seconds.")]
 MaxBadOption = Annotated[int, typer.Option(min=0, help="Samples with unusable files to put up with.")]
 TokenizerOption = Annotated[str, typer.Option(help="BERT's: directory with vocab.txt, or name on the hub.")]
 ModalityOption = Annotated[str | None, typer.Option("--modalities", help="Only these, joined by '+'.")]
@@ -25,17 +29,22 @@ DigitsOption = Annotated[
 ]
 
 
-def _prepare(make: Callable[..., Path], workers: int | None, max_bad: int) -> None:
+def _prepare(make: Callable[..., Path], workers: int | None, max_bad: int = 0) -> None:
     """Make a prepared directory under a progress bar; then say how fast it went and what is in it.
 
-    ``make`` takes the rest of ``data_prep.pipeline.prepare.Execution``.
+    ``make`` takes ``execution``, as the data sets' ``prepare`` does.
     """
     from data_prep.inspection.progress import prepare_visibly
+    from data_prep.pipeline.execution import Execution
 
     end_with_what_was_started()
     cores = len(os.sched_getaffinity(0))
+
+    def make_and_show(show: "Show") -> Path:
+        return make(execution=Execution(workers or cores, max_bad, show))
+
     try:
-        _show_summary(prepare_visibly(console, lambda show: make(workers=workers or cores, max_bad=max_bad, show=show)))
+        _show_summary(prepare_visibly(console, make_and_show))
     except (OSError, ValueError) as error:
         raise fail(error) from error
 
@@ -57,6 +66,7 @@ def prep_av_digits(
     audio_snr_db: Annotated[float | None, typer.Option(help="Default -15; another one needs --out.")] = None,
     image_noise: Annotated[float | None, typer.Option(help="Default 2.5; another one needs --out.")] = None,
     modalities: DigitsOption = None,
+    workers: FewWorkersOption = 1,
 ) -> None:
     """Handwritten digits (scikit-learn) with keypad tones: nothing to download."""
     from data_prep.sets import av_digits
@@ -66,45 +76,38 @@ def prep_av_digits(
     chosen: dict[str, Any] = {name: value for name, value in levels.items() if value is not None}
     if modalities:
         chosen["modalities"] = modalities.split("+")
-    try:
-        if chosen and out is None:
-            raise ValueError(f"{', '.join(chosen)}: give --out too; the cache directory holds the default settings.")
-        made = av_digits.prepare(out or cache_directory() / "av-digits", **chosen)
-    except (OSError, ValueError) as error:
-        raise fail(error) from error
-    console.print(f"prepared {made}")
-    _show_summary(made)
+    if chosen and out is None:
+        raise fail(f"{', '.join(chosen)}: give --out too; the cache directory holds the default settings.")
+
+    _prepare(partial(av_digits.prepare, out or cache_directory() / "av-digits", **chosen), workers)
 
 
 @prep.command("avmnist")
 def prep_avmnist(
     raw: Annotated[Path, typer.Option(help="Directory with recordings/ and t10k-*-ubyte.gz.")],
-    out: Annotated[Path, typer.Option(help="Directory to make.")],
+    out: OutOption,
     seed: Annotated[int, typer.Option(help="Seed of the pairing, the training sample and the noise.")] = 0,
     audio_snr_db: Annotated[float, typer.Option(help="Signal-to-noise ratio of the recordings in dB.")] = -5.0,
     image_noise: Annotated[float, typer.Option(help="Pixel noise in standard deviations of MNIST.")] = 2.5,
     train_size: Annotated[int, typer.Option(help="Training recordings.")] = 1000,
-    max_bad: Annotated[int, typer.Option(help="Unreadable recordings to put up with.")] = 0,
     modalities: DigitsOption = None,
+    workers: FewWorkersOption = 1,
+    max_bad: Annotated[int, typer.Option(min=0, help="Unreadable recordings to put up with.")] = 0,
 ) -> None:
     """Free Spoken Digit recordings paired with MNIST images."""
     from data_prep.sets import avmnist
 
-    try:
-        made = avmnist.prepare(
-            raw,
-            out,
-            seed=seed,
-            audio_snr_db=audio_snr_db,
-            image_noise=image_noise,
-            train_size=train_size,
-            max_bad=max_bad,
-            modalities=_names(modalities),
-        )
-    except (OSError, ValueError) as error:
-        raise fail(error) from error
-    console.print(f"prepared {made}")
-    _show_summary(made)
+    make = partial(
+        avmnist.prepare,
+        raw,
+        out,
+        seed=seed,
+        audio_snr_db=audio_snr_db,
+        image_noise=image_noise,
+        train_size=train_size,
+        modalities=_names(modalities),
+    )
+    _prepare(make, workers, max_bad)
 
 
 @prep.command("crisismmd")
@@ -154,7 +157,7 @@ def prep_manifest(
     """Prepare your own data: any two or more modalities; a text's cells hold the text, the others' paths."""
     from data_prep.sets import manifest as own_data
 
-    def make(**execution: Any) -> Path:  # noqa: ANN401 (Execution, of a package that is imported late)
+    def make(execution: "Execution") -> Path:
         return own_data.prepare(
             manifest,
             raw,
@@ -162,7 +165,7 @@ def prep_manifest(
             own_data.parse_modalities(modality),
             sizes=own_data.Sizes(image_size, seconds, frames, tokens, tokenizer, points),
             classes=classes.split(",") if classes is not None else None,
-            **execution,
+            execution=execution,
         )
 
     _prepare(make, workers, max_bad)

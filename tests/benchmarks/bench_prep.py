@@ -29,10 +29,11 @@ import torchaudio
 from PIL import Image
 
 ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "helpers")]
 
 from media import EMOTIONS, tone, write_video  # noqa: E402
 
+from data_prep.pipeline.execution import Execution  # noqa: E402
 from data_prep.sets import ave, cremad  # noqa: E402
 
 ORIGINALS = 6
@@ -126,12 +127,12 @@ def obvious_ave(raw: Path, out: Path) -> None:
 
 def our_cremad(raw: Path, out: Path, workers: int) -> None:
     """Prepare CREMA-D as `fedcmi prep cremad` does."""
-    cremad.prepare(raw, out, workers=workers)
+    cremad.prepare(raw, out, execution=Execution(workers))
 
 
 def our_ave(raw: Path, out: Path, workers: int) -> None:
     """Prepare AVE as `fedcmi prep ave` does."""
-    ave.prepare(raw, out, workers=workers)
+    ave.prepare(raw, out, execution=Execution(workers))
 
 
 def family(pid: int) -> Iterator[int]:

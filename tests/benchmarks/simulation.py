@@ -27,8 +27,8 @@ import psutil
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from data_prep.pipeline.writer import Samples, write_prepared, write_split  # noqa: E402
-from fedcmi_flwr.data.schema import DatasetSpec, ModalitySpec  # noqa: E402
+from data_prep.pipeline.plan import Plan, Planned, Stream  # noqa: E402
+from data_prep.pipeline.prepare import prepare_plan  # noqa: E402
 from server_app.run.directory import read_metrics  # noqa: E402
 
 MODALITIES, CLASSES, TEST_SAMPLES = ("audio", "visual"), 4, 64
@@ -78,22 +78,23 @@ class Watched:
 
 def made_up(folder: Path, train: int, size: int) -> Path:
     """Write a prepared directory of images and spectrograms with one channel and no sense."""
-    specs = tuple(
-        ModalitySpec(name, kind, (1, size, size), "float32")
-        for name, kind in zip(MODALITIES, ("spectrogram", "image"), strict=True)
-    )
+    shape = (1, size, size)
 
-    def build(directory: Path) -> DatasetSpec:
-        rng = np.random.default_rng(0)
-        counts = {"train": train, "test": TEST_SAMPLES}
-        for split, count in counts.items():
-            arrays = {name: rng.standard_normal((count, 1, size, size), dtype=np.float32) for name in MODALITIES}
-            ids, sources = [str(i) for i in range(count)], dict.fromkeys(MODALITIES, ["made up"] * count)
-            write_split(directory, split, Samples(ids, np.arange(count) % CLASSES, ids, sources, arrays))
-        names = tuple(str(label) for label in range(CLASSES))
-        return DatasetSpec("made-up", "classification", names, specs, counts, {"size": size}, {})
+    def noise(seed: tuple[int, ...]) -> np.ndarray:
+        return np.random.default_rng(seed).standard_normal(shape, np.float32)
 
-    return write_prepared(folder / f"made-up-{train}-{size}", "made-up", {"size": size}, build)
+    def plan() -> Plan:
+        kinds = zip(MODALITIES, ("spectrogram", "image"), strict=True)
+        streams = [Stream(name, kind, shape, "float32", noise, {}) for name, kind in kinds]
+        samples = []
+        for number, (split, count) in enumerate((("train", train), ("test", TEST_SAMPLES))):
+            for row in range(count):
+                jobs = {name: (number, row, column) for column, name in enumerate(MODALITIES)}
+                sources = dict.fromkeys(MODALITIES, "made up")
+                samples.append(Planned(str(row), row % CLASSES, str(row), split, jobs, sources))
+        return Plan([str(label) for label in range(CLASSES)], streams, samples)
+
+    return prepare_plan(folder / f"made-up-{train}-{size}", "made-up", {"size": size}, plan)
 
 
 def simulate(folder: Path, data: Path | str, nodes: int, rounds: int, keys: Keys) -> Watched:

@@ -6,9 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from stored import StoredSplit, store
 
-from data_prep.pipeline.writer import Samples, write_prepared, write_split
-from fedcmi_flwr.data.schema import DatasetSpec, array_path, labels_path, read_spec, samples_path
+from fedcmi_flwr.data.schema import array_path, labels_path, read_spec, samples_path
 
 EDGES = {
     "edge-both": ["audio", "visual"],
@@ -27,28 +27,19 @@ def cut(whole: Path, out: Path) -> dict[str, Path]:
 def _part(whole: Path, out: Path, place: int) -> Path:
     spec, owned = read_spec(whole), list(EDGES.values())[place]
     rows = slice(place, None, len(EDGES))
-
-    def build(directory: Path) -> DatasetSpec:
-        counts = {split: _write_rows(whole, directory, split, rows, owned) for split in spec.splits}
-        modalities = tuple(modality for modality in spec.modalities if modality.name in owned)
-        return replace(spec, modalities=modalities, splits=counts)
-
-    return write_prepared(out, spec.name, spec.settings, build)
+    modalities = tuple(modality for modality in spec.modalities if modality.name in owned)
+    splits = {split: _rows(whole, split, rows, owned) for split in spec.splits}
+    return store(out, replace(spec, modalities=modalities), splits)
 
 
-def _write_rows(whole: Path, directory: Path, split: str, rows: slice, owned: list[str]) -> int:
+def _rows(whole: Path, split: str, rows: slice, owned: list[str]) -> StoredSplit:
     stored = read_spec(whole).modality_names
     with samples_path(whole, split).open(encoding="utf-8", newline="") as file:
         table = list(csv.DictReader(file))[rows]
     sources = {name: [row["source"].split(";")[stored.index(name)] for row in table] for name in owned}
     arrays = {name: np.load(array_path(whole, split, name))[rows] for name in owned}
-    labels, ids, groups = (
-        np.load(labels_path(whole, split))[rows],
-        [r["id"] for r in table],
-        [r["group"] for r in table],
-    )
-    write_split(directory, split, Samples(ids, labels, groups, sources, arrays))
-    return len(table)
+    labels = np.load(labels_path(whole, split))[rows]
+    return StoredSplit([row["id"] for row in table], labels, [row["group"] for row in table], sources, arrays)
 
 
 def nodes_toml(data: Path, parts: dict[str, Path], address: str = "fedcmi.example.org:8000") -> str:

@@ -13,10 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.errors import UnreadableFileError
-from data_prep.pipeline.plan import MEASURED, Plan, Planned, Stream
-from data_prep.pipeline.prepare import prepare
-from data_prep.pipeline.rows import Show
-from data_prep.pipeline.writer import Exclusion
+from data_prep.pipeline.execution import SERIAL, Execution
+from data_prep.pipeline.plan import MEASURED, Exclusion, Plan, Planned, Stream
+from data_prep.pipeline.prepare import prepare_plan
 
 SPLITS = ("train", "train", "test")
 
@@ -65,10 +64,10 @@ def plan(raw: Path) -> Plan:
     return Plan(("even", "odd"), streams, samples, excluded, {"numpy": np.__version__})
 
 
-def prepare_toys(raw: Path, out: Path, workers: int = 1, max_bad: int = 0, show: Show = lambda progress: None) -> Path:
+def prepare_toys(raw: Path, out: Path, execution: Execution = SERIAL) -> Path:
     """Prepare the archive."""
-    return prepare(out, "toys", {"factor": 10}, lambda: plan(raw), workers=workers, max_bad=max_bad, show=show)
+    return prepare_plan(out, "toys", {"factor": 10}, lambda: plan(raw), execution)
 
 
 if __name__ == "__main__":
-    prepare_toys(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
+    prepare_toys(Path(sys.argv[1]), Path(sys.argv[2]), Execution(int(sys.argv[3]), int(sys.argv[4])))

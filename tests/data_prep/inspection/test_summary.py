@@ -6,12 +6,13 @@ from pathlib import Path
 import numpy as np
 from matplotlib.image import imread
 from rich.console import Console
+from stored import StoredSplit, store
 from toy_archive import prepare_toys, write_archive
 from typer.testing import CliRunner
 
 from data_prep.inspection.contact_sheet import choose_samples, write_contact_sheet
 from data_prep.inspection.summary import Excluded, Overlap, render, summarise
-from data_prep.pipeline.writer import Exclusion, Samples, write_excluded, write_prepared, write_split
+from data_prep.pipeline.plan import Exclusion
 from fedcmi_flwr.data.prepared import load_split
 from fedcmi_flwr.data.schema import KINDS, DatasetSpec, ModalitySpec
 from server_app.commands.main import app
@@ -31,22 +32,18 @@ def everything(out: Path) -> Path:
     present = {name: np.array([True, False, True, True]) for name in arrays if name != "image"}
     specs = [ModalitySpec(name, name, array.shape[1:], array.dtype.name) for name, array in arrays.items()]
 
-    def build(directory: Path) -> DatasetSpec:
-        for split, start in (("test", 4), ("train", 0)):
-            ids = [f"s{number}" for number in range(start, start + 4)]
-            sources = {name: ids for name in arrays}
-            groups = [f"g{number}" for number in range(start // 2, start // 2 + 4)]
-            labels = np.array([0, 0, 1, 0])
-            write_split(directory, split, Samples(ids, labels, groups, sources, arrays, present))
-        bad = [
-            Exclusion("a", "train", "x/a.wav;a.flv", "a.flv: cut off"),
-            Exclusion("b", "test", "x/b.wav;b.flv", "no good: a rule"),
-            Exclusion("c", "test", "x/c.wav;c.flv", "c.flv: cut off"),
-        ]
-        write_excluded(directory, bad)
-        return DatasetSpec("all", "classification", ("no", "yes"), tuple(specs), {"test": 4, "train": 4}, {}, {})
+    def split(start: int) -> StoredSplit:
+        ids = [f"s{number}" for number in range(start, start + 4)]
+        groups = [f"g{number}" for number in range(start // 2, start // 2 + 4)]
+        return StoredSplit(ids, np.array([0, 0, 1, 0]), groups, dict.fromkeys(arrays, ids), arrays, present)
 
-    return write_prepared(out, "all", {}, build)
+    bad = [
+        Exclusion("a", "train", "x/a.wav;a.flv", "a.flv: cut off"),
+        Exclusion("b", "test", "x/b.wav;b.flv", "no good: a rule"),
+        Exclusion("c", "test", "x/c.wav;c.flv", "c.flv: cut off"),
+    ]
+    spec = DatasetSpec("all", "classification", ("no", "yes"), tuple(specs), {}, {}, {})
+    return store(out, spec, {"test": split(4), "train": split(0)}, bad)
 
 
 def test_counts(tmp_path: Path) -> None:
@@ -94,14 +91,11 @@ def test_a_clean_directory_says_so(tmp_path: Path) -> None:
 
 
 def test_names_that_look_like_markup_are_shown_as_they_are(tmp_path: Path) -> None:
-    def build(directory: Path) -> DatasetSpec:
-        samples = Samples(["a", "b"], np.array([0, 1]), ["[bold]x[/]", "y"], {"m": ["", ""]}, {"m": np.ones((2, 1, 2))})
-        write_split(directory, "train", samples)
-        write_split(directory, "test", samples)
-        spec = ModalitySpec("m", "series", (1, 2), "float64")
-        return DatasetSpec("d", "classification", ("[red]", "b"), (spec,), {"train": 2, "test": 2}, {}, {})
-
-    text = shown(write_prepared(tmp_path / "out", "d", {}, build))
+    arrays = {"m": np.ones((2, 1, 2))}
+    split = StoredSplit(["a", "b"], np.array([0, 1]), ["[bold]x[/]", "y"], {"m": ["", ""]}, arrays)
+    modality = ModalitySpec("m", "series", (1, 2), "float64")
+    spec = DatasetSpec("d", "classification", ("[red]", "b"), (modality,), {}, {}, {})
+    text = shown(store(tmp_path / "out", spec, {"train": split, "test": split}))
     assert "[red]" in text
     assert "2 groups ([bold]x[/], y) in both train and test" in text
 

@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ import pytest
 from toy_archive import prepare_toys, write_archive
 
 from data_prep.errors import PrepError
-from data_prep.pipeline.rows import Progress
+from data_prep.pipeline.execution import DecodingProgress, Execution
 from fedcmi_flwr.data.prepared import load_split
 from fedcmi_flwr.data.schema import read_spec
 
@@ -61,8 +60,8 @@ def test_rows_stand_where_the_plan_says(raw: Path, tmp_path: Path) -> None:
 
 def test_four_workers_write_the_bytes_of_one(raw: Path, tmp_path: Path) -> None:
     (raw / "011.touch").write_text("eleven")
-    one = prepare_toys(raw, tmp_path / "one", workers=1, max_bad=1)
-    four = prepare_toys(raw, tmp_path / "four", workers=4, max_bad=1)
+    one = prepare_toys(raw, tmp_path / "one", Execution(max_bad=1))
+    four = prepare_toys(raw, tmp_path / "four", Execution(4, max_bad=1))
     assert contents(one) == contents(four)
     assert "011.touch: holds 'eleven', no number" in (one / "excluded.csv").read_text()
     assert 11 not in np.load(one / "test" / "sound.npy")[:, 0, 0]
@@ -83,33 +82,11 @@ def test_killed_and_called_again_it_writes_the_bytes_of_an_uninterrupted_run(
         assert "a worker process died" in ended.stderr
     assert not (tmp_path / "out").exists()
     (raw / "030.sound").write_text("30")
-    steps: list[Progress] = []
-    again = prepare_toys(raw, tmp_path / "out", show=steps.append)
+    steps: list[DecodingProgress] = []
+    again = prepare_toys(raw, tmp_path / "out", Execution(show=steps.append))
     assert contents(again) == contents(whole)
     assert 0 < steps[0].resumed == steps[0].done < steps[-1].done == steps[-1].total == 49
     assert not list(tmp_path.glob(".out*"))
-
-
-def test_workers_end_with_the_process_that_started_them(raw: Path, tmp_path: Path) -> None:
-    (raw / "000.sound").unlink()
-    os.mkfifo(raw / "000.sound")  # a worker that reads it waits for ever
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-    command = [sys.executable, str(SCRIPT), str(raw), str(tmp_path / "out"), "2", "0"]
-    process = subprocess.Popen(command, env=environment, start_new_session=True)
-    writer = os.open(raw / "000.sound", os.O_WRONLY)  # returns once a worker has the other end open
-    process.kill()
-    process.wait()
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        try:
-            os.write(writer, b"")
-            os.killpg(process.pid, 0)
-        except ProcessLookupError:
-            break
-        time.sleep(0.1)
-    os.close(writer)
-    with pytest.raises(ProcessLookupError):
-        os.killpg(process.pid, 0)
 
 
 def test_changed_settings_do_not_take_over_old_rows(raw: Path, tmp_path: Path) -> None:
@@ -122,35 +99,6 @@ def test_changed_settings_do_not_take_over_old_rows(raw: Path, tmp_path: Path) -
     (raw / "040.sound").write_text("40")
     fresh = contents(prepare_toys(raw, tmp_path / "fresh"))
     assert contents(prepare_toys(raw, tmp_path / "out")) == fresh
-
-
-def test_a_journal_line_that_was_cut_off_does_not_count(raw: Path, tmp_path: Path) -> None:
-    whole = contents(prepare_toys(raw, tmp_path / "whole"))
-    (raw / "049.sound").write_text("x")
-    with pytest.raises(PrepError, match=r"049\.sound"):
-        prepare_toys(raw, tmp_path / "out")
-    (raw / "049.sound").write_text("49")
-    with (tmp_path / ".out.rows" / "journal").open("ab") as journal:
-        journal.write(b"4")  # of a "48"; taken whole, row 4 would count twice and 48 stay empty
-    assert contents(prepare_toys(raw, tmp_path / "out")) == whole
-
-
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [("bug", r"touch of sample '003' \(003\.touch\): the decoder failed with KeyError: 'no such thing'"),
-     ("flat", r"touch of sample '003': shape \(3,\), planned was \(1, 2\)")],
-)  # fmt: skip
-def test_a_faulty_decoder_ends_the_preparation(raw: Path, tmp_path: Path, content: str, words: str) -> None:
-    (raw / "003.touch").write_text(content)
-    with pytest.raises(PrepError, match=words):
-        prepare_toys(raw, tmp_path / "out", workers=2, max_bad=50)
-    assert not (tmp_path / "out").exists()
-
-
-def test_values_too_large_for_the_stored_type_are_unusable(raw: Path, tmp_path: Path) -> None:
-    (raw / "003.touch").write_text("1e9")
-    with pytest.raises(PrepError, match=r"003\.touch: touch is not finite as float16"):
-        prepare_toys(raw, tmp_path / "out")
 
 
 def test_a_full_disk_says_so_and_leaves_nothing_that_looks_finished(raw: Path, tmp_path: Path) -> None:

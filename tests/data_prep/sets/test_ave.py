@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from data_prep.errors import PrepError
+from data_prep.pipeline.execution import Execution
 from data_prep.sets import ave
 from fedcmi_flwr.data.schema import array_path, read_spec, samples_path
 
@@ -180,7 +181,7 @@ def test_videos_that_cannot_be_used_are_named(raw: Path, tmp_path: Path) -> None
     for words in ("v0_02.mp4: not found", "v1_02.mp4: not decodable", "v2_00.mp4: holds no sound", "from 8 s to 10 s"):
         assert words in str(caught.value)
     assert not (tmp_path / "out").exists()
-    out = ave.prepare(raw, tmp_path / "out", frame_size=SIZE, max_bad=4)
+    out = ave.prepare(raw, tmp_path / "out", frame_size=SIZE, execution=Execution(max_bad=4))
     assert read_spec(out).splits == {"train": 5, "val": 1, "test": 4}
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from data_prep.errors import PrepError
+from data_prep.pipeline.execution import Execution
 from data_prep.sets import avmnist
 from fedcmi_flwr.data.schema import array_path, labels_path, read_spec, samples_path
 
@@ -140,7 +141,7 @@ def _spoil(raw: Path) -> None:
 def test_unreadable_recordings_are_an_error(raw_avmnist: Path, tmp_path: Path) -> None:
     _spoil(raw_avmnist)
     with pytest.raises(PrepError) as caught:
-        avmnist.prepare(raw_avmnist, tmp_path / "out", train_size=30, max_bad=2)
+        avmnist.prepare(raw_avmnist, tmp_path / "out", train_size=30, execution=Execution(max_bad=2))
     message = str(caught.value)
     assert message.startswith("3 source files cannot be used, max_bad = 2 allowed")
     for name in ("3_ann_10.wav: not decodable", "4_bob_11.wav: not decodable", "seven_ann_12.wav: its name"):
@@ -150,7 +151,7 @@ def test_unreadable_recordings_are_an_error(raw_avmnist: Path, tmp_path: Path) -
 
 def test_allowed_unreadable_recordings_are_listed(raw_avmnist: Path, tmp_path: Path) -> None:
     _spoil(raw_avmnist)
-    out = avmnist.prepare(raw_avmnist, tmp_path / "out", train_size=58, max_bad=3)
+    out = avmnist.prepare(raw_avmnist, tmp_path / "out", train_size=58, execution=Execution(max_bad=3))
     with (out / "excluded.csv").open(encoding="utf-8", newline="") as file:
         names = [row["source"] for row in csv.DictReader(file)]
     assert names == ["3_ann_10.wav", "4_bob_11.wav", "seven_ann_12.wav"]
@@ -168,7 +169,7 @@ def test_silent_recording_is_unusable(raw_avmnist: Path, tmp_path: Path, write_w
 def test_other_rate_is_refused(raw_avmnist: Path, tmp_path: Path, write_wav: Callable) -> None:
     write_wav(raw_avmnist / "recordings" / "5_ann_0.wav", rate=16000)
     with pytest.raises(PrepError, match=r"5_ann_0\.wav: 16000 Hz, expected 8000 Hz"):
-        avmnist.prepare(raw_avmnist, tmp_path / "out", train_size=30, max_bad=100)
+        avmnist.prepare(raw_avmnist, tmp_path / "out", train_size=30, execution=Execution(max_bad=100))
 
 
 def test_hidden_and_other_files_are_none_of_the_data(raw_avmnist: Path, tmp_path: Path) -> None:
@@ -230,7 +231,7 @@ def test_too_few_recordings_are_refused(raw_avmnist: Path, tmp_path: Path) -> No
         avmnist.prepare(raw_avmnist, tmp_path / "out", train_size=61)
 
 
-@pytest.mark.parametrize("settings", [{"train_size": 0}, {"max_bad": -1}, {"seed": -1}, {"modalities": []}])
+@pytest.mark.parametrize("settings", [{"train_size": 0}, {"seed": -1}, {"modalities": []}])
 def test_settings_out_of_range_are_refused(raw_avmnist: Path, tmp_path: Path, settings: dict[str, object]) -> None:
     with pytest.raises(PrepError, match=r"must be|at least"):
         avmnist.prepare(raw_avmnist, tmp_path / "out", **settings)  # type: ignore[arg-type]

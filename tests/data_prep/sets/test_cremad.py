@@ -11,6 +11,7 @@ import pytest
 import soundfile
 
 from data_prep.errors import PrepError
+from data_prep.pipeline.execution import Execution
 from data_prep.sets import cremad
 from fedcmi_flwr.data.prepared import load_split
 from fedcmi_flwr.data.schema import array_path, read_spec, samples_path
@@ -95,7 +96,7 @@ def test_an_odd_clip_whose_header_is_wrong_is_in_and_another_one_is_not(raw: Pat
         path = raw / "VideoFlash" / f"{clip}.flv"
         media.write_video(path, 30)
         media.cut_after(path, 1)
-    out = cremad.prepare(raw, tmp_path / "out", frame_size=SIZE, max_bad=1)
+    out = cremad.prepare(raw, tmp_path / "out", frame_size=SIZE, execution=Execution(max_bad=1))
     assert list(excluded(out)) == [media.NOT_A_CLIP, "1001_DFA_ANG_XX"]
     assert "cut off: ends at 0.00 s, its header says 3.00 s" in excluded(out)["1001_DFA_ANG_XX"]
 
@@ -186,11 +187,11 @@ def test_unusable_files_are_named_with_their_reasons(raw: Path, tmp_path: Path) 
     flv.write_bytes(flv.read_bytes()[: flv.stat().st_size // 2])
     soundfile.write(raw / "AudioWAV" / "1003_DFA_SAD_XX.wav", np.zeros(32000), 16000)
     with pytest.raises(PrepError, match=r"3 source files cannot be used, max_bad = 2") as caught:
-        cremad.prepare(raw, tmp_path / "out", frame_size=SIZE, max_bad=2)
+        cremad.prepare(raw, tmp_path / "out", frame_size=SIZE, execution=Execution(max_bad=2))
     for words in ("1001_DFA_ANG_XX.wav: not decodable as audio", "1002_DFA_SAD_XX.flv: cut off", "SAD_XX.wav: silent"):
         assert words in str(caught.value)
     assert not (tmp_path / "out").exists()
-    out = cremad.prepare(raw, tmp_path / "out", frame_size=SIZE, max_bad=3)
+    out = cremad.prepare(raw, tmp_path / "out", frame_size=SIZE, execution=Execution(max_bad=3))
     assert sum(read_spec(out).splits.values()) == 60
     assert len(excluded(out)) == 4
 

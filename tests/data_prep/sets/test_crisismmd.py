@@ -14,6 +14,7 @@ import pytest
 from tabular import COLORS, CRISISMMD_COLUMNS, WORDS, crisismmd_row, write_crisismmd, write_split, write_tokenizer
 
 from data_prep.errors import PrepError
+from data_prep.pipeline.execution import Execution
 from data_prep.sets import crisismmd
 from fedcmi_flwr.data.prepared import load_split
 from fedcmi_flwr.data.schema import read_spec, samples_path
@@ -180,7 +181,7 @@ def test_unusable_photographs_are_counted(raw: Path, tokenizer: str, tmp_path: P
     with pytest.raises(PrepError, match=rf"1 source files cannot be used.*\n.*{photo.name}"):
         crisismmd.prepare(raw, tmp_path / "out", tokenizer=tokenizer, image_size=8)
     assert not (tmp_path / "out").exists()
-    out = crisismmd.prepare(raw, tmp_path / "out", tokenizer=tokenizer, image_size=8, max_bad=1)
+    out = crisismmd.prepare(raw, tmp_path / "out", tokenizer=tokenizer, image_size=8, execution=Execution(max_bad=1))
     assert [(entry[0], entry[1]) for entry in excluded(out)] == [(row["image_id"], "train")]
     assert read_spec(out).splits["train"] == 29
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from data_prep.sets.keypad_tones import COLUMN_HZ, DETUNING, LINES, ROW_HZ, render_tones, tone_pair
+from data_prep.sets.keypad_tones import COLUMN_HZ, DETUNING, LINES, ROW_HZ, draw_presses, render_press, tone_pair
 
 RATE, SAMPLES = 8000, 6144
 
@@ -18,7 +18,8 @@ KEYS = {  # ITU-T Q.23, written out by hand
 
 def _render(digits: list[int], seed: int = 0, lines: list[int] | None = None) -> np.ndarray:
     chosen = np.array(lines if lines is not None else [digit % LINES for digit in digits])
-    return render_tones(np.array(digits), chosen, RATE, SAMPLES, np.random.default_rng(seed)).numpy()
+    presses = draw_presses(np.array(digits), chosen, RATE, SAMPLES, np.random.default_rng(seed))
+    return np.stack([render_press(press, RATE, SAMPLES).numpy() for press in presses])
 
 
 def _span(clip: np.ndarray) -> tuple[int, int]:
@@ -82,6 +83,7 @@ def test_rendering_repeats_with_its_generator() -> None:
 
 
 def test_result_is_a_float_tensor() -> None:
-    tones = render_tones(np.array([1]), np.array([0]), RATE, SAMPLES, np.random.default_rng(0))
+    (press,) = draw_presses(np.array([1]), np.array([0]), RATE, SAMPLES, np.random.default_rng(0))
+    tones = render_press(press, RATE, SAMPLES)
     assert tones.dtype == torch.float32
-    assert tones.shape == (1, SAMPLES)
+    assert tones.shape == (SAMPLES,)

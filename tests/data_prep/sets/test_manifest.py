@@ -17,6 +17,7 @@ from media import write_video
 from tabular import MANIFEST_MODALITIES, WORDS, write_manifest, write_tokenizer
 
 from data_prep.errors import PrepError
+from data_prep.pipeline.execution import Execution
 from data_prep.sets import manifest
 from data_prep.sets.manifest import Sizes, parse_modalities
 from fedcmi_flwr.data.prepared import DataError, load_split
@@ -288,8 +289,8 @@ def test_unusable_files_are_counted_and_do_not_say_how_many_channels_there_are(r
     (raw / "photos" / "001.png").write_bytes(b"")
     (raw / "voices" / "003.wav").write_text("no sound")
     with pytest.raises(PrepError, match="4 source files cannot be used"):
-        prepare(raw, tmp_path / "out", max_bad=3)
-    out = prepare(raw, tmp_path / "out", max_bad=4)
+        prepare(raw, tmp_path / "out", execution=Execution(max_bad=3))
+    out = prepare(raw, tmp_path / "out", execution=Execution(max_bad=4))
     with (out / "excluded.csv").open(newline="") as file:
         reasons = {row["id"]: row["reason"] for row in csv.DictReader(file)}
     assert sorted(reasons) == ["s000", "s001", "s003", "s008"]
@@ -301,7 +302,7 @@ def test_no_series_that_can_be_read_is_an_error(raw: Path, tmp_path: Path) -> No
     for path in (raw / "motion").iterdir():
         path.write_bytes(b"")
     with pytest.raises(PrepError, match=r"motion: none of its 54 files can be read, the last one because: .*059"):
-        prepare(raw, tmp_path / "out", max_bad=60)
+        prepare(raw, tmp_path / "out", execution=Execution(max_bad=60))
 
 
 def test_a_changed_manifest_needs_another_directory(raw: Path, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from typer.testing import CliRunner, Result
 
 from data_prep.errors import PrepError
 from data_prep.files import raw_samples
-from data_prep.files.recipes import Source
+from data_prep.files.makers import Source
 from fedcmi_flwr.data.schema import read_recipes
 from fedcmi_flwr.inference.predictor import Predictor
 from server_app.commands.main import app

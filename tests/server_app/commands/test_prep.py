@@ -66,7 +66,7 @@ def test_four_workers_write_the_bytes_of_one(archive: tuple[str, Path, Path], tm
     printed = finished(*arguments(name, raw, tmp_path / "four", "--workers", "4"))
     stored = sum(read_spec(one).splits.values())
     assert re.search(
-        rf"prepared {tmp_path / 'four'}: {stored} samples in [0-9.]+ s \([0-9.]+ clips per second\)", printed
+        rf"prepared {tmp_path / 'four'}: {stored} samples in [0-9.]+ s \([0-9.]+ samples per second\)", printed
     )
     assert contents(tmp_path / "four") == contents(one)
 

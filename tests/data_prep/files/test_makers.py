@@ -1,4 +1,4 @@
-"""data_prep.files.recipes: a raw file becomes exactly the array that the preparation stored of it."""
+"""data_prep.files.makers: a raw file becomes exactly the array that the preparation stored of it."""
 
 import csv
 import gzip
@@ -14,7 +14,7 @@ import tabular
 from PIL import Image
 
 from data_prep.errors import PrepError, UnreadableFileError
-from data_prep.files.recipes import MAKERS, Source, make_sample, maker_of
+from data_prep.files.makers import MAKERS, Source, make_sample, maker_of
 from data_prep.sets import av_digits, ave, avmnist, cremad, crisismmd, digits, manifest
 from fedcmi_flwr.data.schema import SchemaError, array_path, read_recipes, read_spec, samples_path
 
@@ -55,7 +55,7 @@ def test_ave_with_its_segments(tmp_path: Path) -> None:
 
 def test_avmnist_without_noise(raw_avmnist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Images are PNG files here, not rows of MNIST's file."""
-    monkeypatch.setattr(digits, "add_noise", lambda waveforms, snr_db, generator: waveforms)
+    monkeypatch.setattr(digits, "add_noise", lambda waveform, noise, snr_db: waveform)
     names = ["audio", "visual", "contour"]
     prepared = avmnist.prepare(raw_avmnist, tmp_path / "out", train_size=30, image_noise=0.0, modalities=names)
     content = gzip.decompress((raw_avmnist / avmnist.IMAGES).read_bytes())
@@ -163,7 +163,7 @@ def test_unknown_recipes_are_refused(recipe: dict) -> None:
 
 
 def test_every_maker_has_a_medium_that_files_are_told_by() -> None:
-    from data_prep.files.recipes import MEDIA
+    from data_prep.files.makers import MEDIA
 
     assert {medium for maker in MAKERS.values() for medium in maker.media} == MEDIA.keys()
 
