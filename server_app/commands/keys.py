@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fedcmi_flwr.machine.atomic_files import write_atomically
 from server_app.commands.terminal import console, fail
+from server_app.figures.markdown import markdown_table
 
 if TYPE_CHECKING:
     from fedcmi_flwr.key_table import Key, KeySection
@@ -125,7 +127,7 @@ def write_tables(path: Path, sections: "Iterable[KeySection]") -> None:
     _, end, after = rest.partition(END)
     if not begin or not end:
         raise ValueError(f"{path}: needs a line {BEGIN!r} and, after it, a line {END!r}; the tables go between them.")
-    path.write_text(f"{before}{BEGIN}\n\n{tables(sections)}\n\n{END}{after}", encoding="utf-8")
+    write_atomically(path, f"{before}{BEGIN}\n\n{tables(sections)}\n\n{END}{after}")
 
 
 def tables(sections: "Iterable[KeySection]") -> str:
@@ -134,13 +136,8 @@ def tables(sections: "Iterable[KeySection]") -> str:
 
 
 def _table(section: "KeySection") -> str:
-    rows = [COLUMNS, ["---"] * len(COLUMNS)]
+    rows = []
     for key in section.keys:
         default = "" if key.default is None else f"`{json.dumps(key.default)}`"
         rows.append([f"`{key.name}`", default, key.allowed, key.meaning, used_by(key)])
-
-    lines = [f"### {section.name}", "", section.meaning, ""]
-    for row in rows:
-        cells = [cell.replace("|", r"\|") for cell in row]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+    return "\n".join([f"### {section.name}", "", section.meaning, "", *markdown_table(COLUMNS, rows)])
