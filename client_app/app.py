@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import torch
 from flwr.app import Array, ArrayRecord, Context, Message
@@ -24,12 +23,12 @@ from fedcmi_flwr.data.samples import Samples
 from fedcmi_flwr.data.schema import ModalitySpec, read_spec
 from fedcmi_flwr.data.views import views_from
 from fedcmi_flwr.evaluation.counts import evaluate
-from fedcmi_flwr.methods import Method, make_method
+from fedcmi_flwr.methods import Method, method_from
 from fedcmi_flwr.models import pretrained
 from fedcmi_flwr.models.building import model_spec
 from fedcmi_flwr.models.multimodal import ModelSpec, MultimodalModel
 from fedcmi_flwr.models.placement import choose_device, place
-from fedcmi_flwr.run_config import HYPERPARAMETER_KEYS, RunConfig, read_run_config
+from fedcmi_flwr.run_config import RunConfig, read_run_config
 from fedcmi_flwr.simulation.node_memory import DIRECTORY, keep_file_memory, read_file_memory
 from fedcmi_flwr.simulation.own_distribution import draw_by_own_distribution
 from fedcmi_flwr.simulation.ownership import deal_modalities
@@ -261,5 +260,4 @@ def remember(context: Context, node: Node, server_round: int, memory: Mapping[st
 
 def method_of(task: wire.Task) -> Method:
     """Return the method that the server named, with the hyperparameters that it sent."""
-    overrides: dict[str, Any] = {key: task.config[key] for key in HYPERPARAMETER_KEYS if key in task.config}
-    return make_method(task.config["method"], overrides)
+    return method_from(task.config)

@@ -92,10 +92,8 @@ def train(
     model.train()
     with torch_global_seed(settings.seed, "dropout", server_round, partition_id):
         for epoch in range(settings.local_epochs):
-            chance = torch_generator(settings.seed, f"views, epoch {epoch}", server_round, partition_id)
-            for batch in samples.training_batches(
-                settings.batch_size, model.spec.modalities, generator, device, chance
-            ):
+            views = torch_generator(settings.seed, f"views, epoch {epoch}", server_round, partition_id)
+            for batch in samples.training_batches(settings.batch_size, model.spec.modalities, generator, device, views):
                 losses.add(step(model, batch, method, optimizer, local), len(batch.labels))
                 steps += 1
             losses.check(epoch, settings)
@@ -185,7 +183,7 @@ def begin_round(
         batches=batches,
         generator=torch_generator(settings.seed, "method", server_round, partition_id),
     )
-    return replace(local, own=method.prepare(model, local, received.from_server, received.memory))
+    return replace(local, method_state=method.prepare(model, local, received.from_server, received.memory))
 
 
 def log_prior(samples: Samples, rows: NDArray[np.int64], num_classes: int) -> torch.Tensor:

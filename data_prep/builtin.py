@@ -1,21 +1,50 @@
-"""Data sets that need no download: named in the ``data`` key, prepared on first use."""
+"""Data sets by name in the ``data`` key, prepared on first use: built in, without a download, or from outside."""
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from fedcmi_flwr.data.prepared import DataError
+from fedcmi_flwr.lookup import IMPORT_PATH, Kind, UnknownNameError, file_name, find
 from fedcmi_flwr.machine.cache import cache_directory
+from fedcmi_flwr.suggestions import did_you_mean
 
-BUILT_IN = ("av-digits",)
+Preparation = Callable[[Path], Path]
+"""Makes a prepared directory where it is told to, unless it is there already, and returns it."""
+
+
+def _av_digits(out: Path) -> Path:
+    from data_prep.sets import av_digits  # here: a device with data of its own need not have what it imports
+
+    return av_digits.prepare(out)
+
+
+def _accept(found: Any) -> Preparation:  # noqa: ANN401
+    if isinstance(found, type) or not callable(found):
+        raise TypeError("a preparation is a function that takes the directory to make, a Path, and returns it.")
+    return found  # type: ignore[no-any-return]  # what it returns is checked when it is read
+
+
+BUILT_IN: Mapping[str, Preparation] = {"av-digits": _av_digits}
 """Data sets that need no download; they are prepared on first use, in the cache directory."""
+PREPARATION = Kind("data", "fedcmi.preparations", BUILT_IN, _accept)
+
+
+def is_preparation(data: str) -> bool:
+    """Return whether the ``data`` key names a preparation; else it is the path of a directory."""
+    if data in BUILT_IN or IMPORT_PATH.fullmatch(data):
+        return True
+    return "/" not in data and data in PREPARATION.names
 
 
 def locate(data: str) -> Path:
-    """Return the prepared directory behind the ``data`` key, preparing a built-in data set on first use.
+    """Return the prepared directory behind the ``data`` key, preparing a data set on first use.
 
     Parameters
     ----------
     data
-        A name in BUILT_IN or the path of a prepared directory.
+        A name in BUILT_IN, an entry point of an installed package, "package.module:name", or the path of a prepared
+        directory.
 
     Returns
     -------
@@ -24,16 +53,19 @@ def locate(data: str) -> Path:
     Raises
     ------
     DataError
-        The path is not a directory.
+        The path is not a directory, or there is no such preparation.
     """
-    if data in BUILT_IN:
-        from data_prep.sets import av_digits
-
-        return av_digits.prepare(cache_directory() / data)
+    if is_preparation(data):
+        try:
+            prepare = find(PREPARATION, data)
+        except UnknownNameError as error:
+            raise DataError(str(error)) from error
+        return prepare(cache_directory() / file_name(data))
     directory = Path(data).expanduser()
     if not directory.is_dir():
+        names = PREPARATION.names
         raise DataError(
-            f"data = {data!r}: no such directory, and not a built-in data set ({', '.join(BUILT_IN)}); "
-            "give the absolute path of a directory made by `fedcmi prep`."
+            f"data = {data!r}: no such directory, and not a data set by name ({', '.join(names)}); give the absolute "
+            f"path of a directory made by `fedcmi prep`.{did_you_mean(directory.name, names)}"
         )
     return directory

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from fedcmi_flwr.aggregation.privacy import Privacy
     from fedcmi_flwr.aggregation.robust import RobustAggregation
     from fedcmi_flwr.inference import Predictor
-    from fedcmi_flwr.methods import METHODS, CrossModalInfiltration, LocalRound, Method
+    from fedcmi_flwr.methods import METHODS, CrossModalInfiltration, Kept, LocalRound, LocalSteps, Method
+    from fedcmi_flwr.models.encoders import Encoder
     from fedcmi_flwr.strategy import FedCMI, ModalityStrategy
     from fedcmi_flwr.strategy.guards import Guards
     from fedcmi_flwr.strategy.sampling import Sampling
@@ -24,9 +25,12 @@ __all__ = [
     "METHODS",
     "ClassStats",
     "CrossModalInfiltration",
+    "Encoder",
     "FedCMI",
     "Guards",
+    "Kept",
     "LocalRound",
+    "LocalSteps",
     "LossTerms",
     "Method",
     "ModalityStrategy",
@@ -45,9 +49,12 @@ __all__ = [
 _HOMES = {
     "ClassStats": "types",
     "CrossModalInfiltration": "methods",
+    "Encoder": "models.encoders",
     "FedCMI": "strategy",
     "Guards": "strategy.guards",
+    "Kept": "methods",
     "LocalRound": "methods",
+    "LocalSteps": "methods",
     "LossTerms": "types",
     "METHODS": "methods",
     "Method": "methods",

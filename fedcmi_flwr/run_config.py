@@ -25,15 +25,24 @@ from fedcmi_flwr.config.sections import (
     keys_of,
     read_section,
 )
+from fedcmi_flwr.config.texts import read_assignments
+from fedcmi_flwr.lookup import UnknownNameError, find
 from fedcmi_flwr.methods import METHODS, Method, hyperparameters, make_method
-from fedcmi_flwr.models.fusion import FUSIONS
+from fedcmi_flwr.methods.hyperparameters import with_hyperparameters
+from fedcmi_flwr.models.building import named_encoders
+from fedcmi_flwr.models.fusion import FUSION
 from fedcmi_flwr.strategy.guards import Guards
 from fedcmi_flwr.strategy.sampling import Sampling
 from fedcmi_flwr.strategy.tolerance import Tolerance
+from fedcmi_flwr.suggestions import did_you_mean
 from fedcmi_flwr.types import Scalar
 
 METHOD_DEFAULT = "default"
 """The value of a hyperparameter's key that leaves it to the method."""
+RUN_KEYS = ("run-dir", "method", "method-options")
+"""Keys that stand in no section."""
+RECORD_KEYS = ("server-round", "dominant", "classes", "dataset", "server")
+"""Other keys of the messages and records that hold hyperparameters too."""
 HYPERPARAMETER_KEYS = tuple(sorted({key for method in METHODS.values() for key in hyperparameters(method)}))
 
 
@@ -100,25 +109,53 @@ def read_run_config(raw: Mapping[str, Scalar]) -> RunConfig:
     ConfigError
         An unknown or missing key, or a value out of range.
     """
-    known = {"run-dir", "method", *HYPERPARAMETER_KEYS} | {key for kind in SECTIONS.values() for key in keys_of(kind)}
+    known = {*RUN_KEYS, *HYPERPARAMETER_KEYS, *_section_keys()}
     unknown = sorted(set(raw) - known)
     if unknown:
-        raise ConfigError(f"unknown key {unknown[0]!r} in the run-config; known are {', '.join(sorted(known))}.")
+        raise ConfigError(
+            f"unknown key {unknown[0]!r} in the run-config; known are {', '.join(sorted(known))}."
+            f"{did_you_mean(unknown[0], known)}"
+        )
     missing = sorted(known - set(raw))
     if missing:
         raise ConfigError(f"key {missing[0]!r} is missing in the run-config (in all: {', '.join(missing)}).")
     run_dir = _read_run_dir(raw)
-    overrides = {key: raw[key] for key in HYPERPARAMETER_KEYS if raw[key] != METHOD_DEFAULT}
-    name = str(raw["method"])
-    try:
-        method = make_method(name, overrides)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-    if raw["fusion"] in FUSIONS and raw["fusion"] not in method.fusions:
-        raise ConfigError(f"fusion = {raw['fusion']!r}: method {name!r} needs {' or '.join(method.fusions)}.")
     sections: dict[str, Any] = {part: read_section(kind, raw) for part, kind in SECTIONS.items()}
+    method = _read_method(raw)
+    name = str(raw["method"])
+    _check_names(sections["model"], name, method)
     _check_together(sections, method)
     return RunConfig(run_dir, name, method, raw=dict(raw), **sections)
+
+
+def _read_method(raw: Mapping[str, Scalar]) -> Method:
+    """Return the method with what its keys and ``method-options`` say of its hyperparameters."""
+    name, options = str(raw["method"]), raw["method-options"]
+    values = {key: raw[key] for key in HYPERPARAMETER_KEYS if raw[key] != METHOD_DEFAULT}
+    try:
+        method = make_method(name, values)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    for key in sorted(set(hyperparameters(method)) & {*RUN_KEYS, *RECORD_KEYS, *_section_keys()}):
+        raise ConfigError(f"method = {name!r}: its hyperparameter {key!r} has the name of another key; rename it.")
+    try:
+        chosen = read_assignments(str(options))
+        for key in sorted(set(chosen) & set(values)):
+            raise ValueError(f"{key} has a value already, {values[key]!r}.")
+        return with_hyperparameters(method, name, chosen)
+    except ValueError as error:
+        raise ConfigError(f"in method-options = {options!r}: {error}") from error
+
+
+def _check_names(model: ModelConfig, name: str, method: Method) -> None:
+    """Raise ConfigError unless the names of encoders and the fusion head stand for something that goes together."""
+    named_encoders(model.encoder)
+    try:
+        find(FUSION, model.fusion)
+    except UnknownNameError as error:
+        raise ConfigError(str(error)) from error
+    if method.fusions is not None and model.fusion not in method.fusions:
+        raise ConfigError(f"fusion = {model.fusion!r}: method {name!r} needs {' or '.join(method.fusions)}.")
 
 
 def _check_together(sections: Mapping[str, Any], method: Method) -> None:
@@ -146,6 +183,10 @@ def _read_run_dir(raw: Mapping[str, Scalar]) -> str:
         if needs and not run_dir:
             raise ConfigError(f"{key} = {raw[key]!r}: needs the run's directory, run-dir.")
     return run_dir
+
+
+def _section_keys() -> set[str]:
+    return {key for keys in section_keys().values() for key in keys}
 
 
 def section_keys() -> dict[str, list[str]]:

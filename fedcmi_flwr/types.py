@@ -38,14 +38,14 @@ class Batch:
     """Which modality each sample has, over all modalities of the federation."""
     complete: bool
     """True when every sample has every owned modality: then no row selection is needed."""
-    places: Int[Tensor, " batch"]
-    """The samples' places among the node's, by which something can be kept of each of them."""
+    indices: Int[Tensor, " batch"]
+    """The samples' indices among the node's, by which something can be kept of each of them."""
 
     def to(self, device: torch.device) -> "Batch":
         """Return the batch on ``device``."""
         inputs = {name: value.to(device, non_blocking=True) for name, value in self.inputs.items()}
-        labels, present, places = (x.to(device, non_blocking=True) for x in (self.labels, self.present, self.places))
-        return Batch(inputs, labels, present, self.complete, places)
+        labels, present, indices = (x.to(device, non_blocking=True) for x in (self.labels, self.present, self.indices))
+        return Batch(inputs, labels, present, self.complete, indices)
 
 
 @dataclass(frozen=True)

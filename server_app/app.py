@@ -8,6 +8,7 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+from fedcmi_flwr.lookup import file_name
 from fedcmi_flwr.machine.cache import cache_directory
 from fedcmi_flwr.run_config import RunConfig, read_run_config
 from fedcmi_flwr.strategy.arrivals import ArrivalGrid
@@ -73,4 +74,4 @@ def run(
 
 def _default_run_dir(config: RunConfig) -> Path:
     stamp = time.strftime("%Y%m%d-%H%M%S")
-    return cache_directory() / "runs" / f"{stamp}-{config.method_name}-seed{config.training.seed}"
+    return cache_directory() / "runs" / f"{stamp}-{file_name(config.method_name)}-seed{config.training.seed}"

@@ -12,7 +12,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fedcmi_flwr.config.fields import Settings, choice, number
+from fedcmi_flwr.config.fields import Settings, number, text
+from fedcmi_flwr.lookup import Kind, find
 
 Floats = NDArray[Any]
 """An array of any floating-point dtype."""
@@ -137,14 +138,26 @@ class FedYogi(_Adaptive):
 
 
 RULES: Mapping[str, type[UpdateRule]] = {"fedavgm": FedAvgM, "fedadam": FedAdam, "fedyogi": FedYogi}
+"""Name -> class; one from outside is found by its entry point or import path (``lookup.py``)."""
+
+
+def _accept(found: Any) -> type[UpdateRule]:  # noqa: ANN401
+    """Return a class of server optimisers."""
+    if not (isinstance(found, type) and issubclass(found, UpdateRule)) or not hasattr(found, "default_lr"):
+        raise TypeError("a server optimiser is a class derived from aggregation.optimizers.UpdateRule with default_lr.")
+    return found
+
+
+SERVER_OPTIMIZER = Kind("server-optimizer", "fedcmi.server_optimizers", RULES, _accept)
 
 
 @dataclass(frozen=True)
 class ServerOptimizer(Settings):
     """What the server does with each parameter group's average."""
 
-    name: str = choice("none", *RULES, key="server-optimizer", default="none")
-    """Takes the average as it is ("none"), or as a step of an optimiser."""
+    name: str = text("'none' or the name of a server optimiser", key="server-optimizer", default="none")
+    """Takes the average as it is ("none"), or as a step of an optimiser: one of RULES, an entry point of a package that
+    is installed on the server, or "package.module:Name"."""
     lr: float = number(0, key="server-lr", default=0.0)
     """Learning rate of the server's optimiser; 0: its own, 1 for fedavgm, 0.01 for fedadam and fedyogi."""
     momentum: float = number(0, 1, below=True, key="server-momentum", default=0.9)
@@ -155,5 +168,5 @@ class ServerOptimizer(Settings):
         """The optimiser; None where averages are the new weights."""
         if self.name == "none":
             return None
-        kind = RULES[self.name]
+        kind = find(SERVER_OPTIMIZER, self.name)
         return kind(self.lr or kind.default_lr, self.momentum)

@@ -4,5 +4,3 @@ WIRE_DTYPES = ("float32", "float16")
 """Values of the key ``wire-dtype``: what float32 weights travel in, ``wire/packing.py``."""
 INITIALIZATIONS = ("torch", "xavier-kaiming")
 """As each layer does by itself, or as the paper's authors do: Xavier for linear layers, Kaiming for convolutions."""
-FUSION_NAMES = ("concat", "sum", "film", "gated")
-"""Values of the key ``fusion``: the heads of ``models/fusion.py``."""

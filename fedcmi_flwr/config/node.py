@@ -6,6 +6,7 @@ from typing import Any
 
 from fedcmi_flwr.config.fields import ConfigError
 from fedcmi_flwr.config.sections import DEVICES
+from fedcmi_flwr.suggestions import did_you_mean
 
 
 def _key(allowed: str) -> Any:  # noqa: ANN401
@@ -51,7 +52,10 @@ def read_node_config(raw: Mapping[str, Any]) -> NodeConfig:
     known = [item.name.replace("_", "-") for item in fields(NodeConfig)]
     unknown = sorted(set(raw) - set(known))
     if unknown:
-        raise ConfigError(f"unknown key {unknown[0]!r} in the node-config; known are {', '.join(known)}.")
+        raise ConfigError(
+            f"unknown key {unknown[0]!r} in the node-config; known are {', '.join(known)}."
+            f"{did_you_mean(unknown[0], known)}"
+        )
     partition, parts = raw.get("partition-id"), raw.get("num-partitions")
     if type(partition) is not int or partition < 0:
         raise ConfigError(f"node-config partition-id = {partition!r}: must be an integer from 0.")

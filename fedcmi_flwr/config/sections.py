@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from fedcmi_flwr.config.fields import ConfigError, Settings, choice, flag, key_fields, key_of, number, text
-from fedcmi_flwr.config.names import FUSION_NAMES, INITIALIZATIONS, WIRE_DTYPES
+from fedcmi_flwr.config.names import INITIALIZATIONS, WIRE_DTYPES
 from fedcmi_flwr.types import Scalar
 
 __all__ = [
@@ -73,13 +73,14 @@ class ModelConfig(Settings):
     """What is trained."""
 
     encoder: str = text("an encoder's name, or 'modality=name modality=name'")
-    """One encoder for all modalities, or one per modality: "audio=resnet18 visual=small-cnn"."""
+    """One encoder for all modalities, or one per modality: "audio=resnet18 visual=small-cnn". A name is one of
+    ``models.encoders.ENCODERS``, an entry point of an installed package, or "package.module:Name"."""
     embedding_dim: int = number(1)
     """D."""
     projector: str = choice("linear", "mlp")
     """Kind of both projectors."""
-    fusion: str = choice(*FUSION_NAMES)
-    """Fusion head."""
+    fusion: str = text("the name of a fusion head")
+    """One of ``models.fusion.FUSIONS``, an entry point of an installed package, or "package.module:Name"."""
     initialization: str = choice(*INITIALIZATIONS)
     """How the server initialises what is not pretrained: as torch does ("torch"), or as the paper's authors do."""
     pretrained: str = text("'modality=DIR modality=DIR', or empty")

@@ -21,6 +21,7 @@ from fedcmi_flwr.data.schema import (
     read_spec,
     samples_path,
 )
+from fedcmi_flwr.suggestions import did_you_mean
 from fedcmi_flwr.types import SHARED, Modality
 
 REPAIR = "remove the directory and prepare it again."
@@ -80,8 +81,8 @@ def load_split(directory: Path, split: str, modalities: Sequence[Modality] | Non
             f"{REPAIR}"
         )
     has = np.array([[m.name in names for m in chosen] for names in owned], dtype=bool).reshape(len(table), len(chosen))
-    groups = table["group"].to_numpy(dtype=np.str_)
-    return Samples(chosen, arrays, labels, groups, has, np.flatnonzero(has.any(axis=1)))
+    sources = table["group"].to_numpy(dtype=np.str_)
+    return Samples(chosen, arrays, labels, sources, has, np.flatnonzero(has.any(axis=1)))
 
 
 def _chosen(directory: Path, spec: DatasetSpec, modalities: Sequence[Modality] | None) -> tuple[ModalitySpec, ...]:
@@ -89,7 +90,8 @@ def _chosen(directory: Path, spec: DatasetSpec, modalities: Sequence[Modality] |
     names = tuple(stored) if modalities is None else tuple(modalities)
     absent = [name for name in names if name not in stored]
     if absent:
-        raise DataError(f"{directory}: modality {absent[0]!r} is not stored there, only {list(stored)}.")
+        near = did_you_mean(absent[0], stored)
+        raise DataError(f"{directory}: modality {absent[0]!r} is not stored there, only {list(stored)}.{near}")
     return tuple(stored[name] for name in names)
 
 

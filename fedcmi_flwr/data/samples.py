@@ -26,7 +26,7 @@ RESIDENT_SHARE = 1 / 4
 class Samples:
     """Some rows of one split, seen through some of its modalities; arrays stay where they are until a batch needs them.
 
-    A sample's place is its position in ``rows``.
+    A sample's index is its position in ``rows``.
     """
 
     modalities: tuple[ModalitySpec, ...]
@@ -34,8 +34,8 @@ class Samples:
     """[all samples, *shape] per modality."""
     labels: NDArray[np.int64]
     """[all samples]."""
-    groups: NDArray[np.str_]
-    """[all samples]: actor, speaker, ..."""
+    sources: NDArray[np.str_]
+    """[all samples]: whom each comes from, an actor, a speaker, ..."""
     has: NDArray[np.bool_]
     """[all samples, modalities]."""
     rows: NDArray[np.int64]
@@ -75,7 +75,7 @@ class Samples:
 
         Returns
         -------
-        Samples at the same places that give the same batches; these ones themselves where the room is too small.
+        Samples at the same indices that give the same batches; these ones themselves where the room is too small.
         """
         sizes = [math.prod(array.shape[1:]) * array.dtype.itemsize for array in self.arrays.values()]
         if len(self.rows) * sum(sizes) > room:
@@ -84,46 +84,46 @@ class Samples:
             self,
             arrays={name: _copied(array, self.rows, device) for name, array in self.arrays.items()},
             labels=self.labels[self.rows],
-            groups=self.groups[self.rows],
+            sources=self.sources[self.rows],
             has=self.has[self.rows],
             rows=np.arange(len(self.rows)),
         )
 
     def batch(
         self,
-        places: NDArray[np.int64],
+        indices: NDArray[np.int64],
         federation: Sequence[Modality],
         device: torch.device = CPU,
-        chance: torch.Generator | None = None,
+        generator: torch.Generator | None = None,
     ) -> Batch:
         """Read samples into a normalised batch.
 
         Parameters
         ----------
-        places
+        indices
             Which ones, from 0 to below their number.
         federation
             The columns of ``present``.
         device
             Where the batch goes in its stored dtype, to be cropped and normalised there.
-        chance
+        generator
             Draws a training view of each sample; None: the evaluation views.
 
         Returns
         -------
         The batch on ``device``.
         """
-        inputs, rows = {}, self.rows[places]
+        inputs, rows = {}, self.rows[indices]
         present = torch.zeros(len(rows), len(federation), dtype=torch.bool)
         for column, modality in enumerate(self.modalities):
-            moments = self.views.moments(modality, len(rows), chance)
-            stored = take(self.arrays[modality.name], rows, moments, device)
-            inputs[modality.name] = self.views.show(stored, modality, chance)
+            frame_indices = self.views.frame_indices(modality, len(rows), generator)
+            stored = take(self.arrays[modality.name], rows, frame_indices, device)
+            inputs[modality.name] = self.views.show(stored, modality, generator)
             present[:, federation.index(modality.name)] = torch.from_numpy(self.has[rows, column])
         complete = bool(self.has[rows].all())
         if not complete:
             self._blank(inputs, rows)
-        labels, numbers = torch.from_numpy(self.labels[rows]), torch.from_numpy(np.asarray(places))
+        labels, numbers = torch.from_numpy(self.labels[rows]), torch.from_numpy(np.asarray(indices))
         return Batch(inputs, labels, present, complete, numbers).to(device)
 
     def _blank(self, inputs: dict[Modality, torch.Tensor], rows: NDArray[np.int64]) -> None:
@@ -137,7 +137,7 @@ class Samples:
         federation: Sequence[Modality],
         generator: torch.Generator,
         device: torch.device = CPU,
-        chance: torch.Generator | None = None,
+        view_generator: torch.Generator | None = None,
     ) -> Iterator[Batch]:
         """Yield one epoch in random order; a last batch of one sample joins the batch before it.
 
@@ -151,8 +151,8 @@ class Samples:
             Draws the order.
         device
             As for :meth:`batch`.
-        chance
-            As for :meth:`batch`.
+        view_generator
+            The ``generator`` of :meth:`batch`.
 
         Yields
         ------
@@ -163,7 +163,7 @@ class Samples:
         if len(order) - starts[-1] == 1 and len(starts) > 1:
             starts.pop()
         for start, end in zip(starts, [*starts[1:], len(order)], strict=True):
-            yield self.batch(order[start:end], federation, device, chance)
+            yield self.batch(order[start:end], federation, device, view_generator)
 
     def batches(self, batch_size: int, federation: Sequence[Modality], device: torch.device = CPU) -> Iterator[Batch]:
         """Yield the samples in stored order, in their evaluation views."""
@@ -176,7 +176,7 @@ class Samples:
 
 
 def take(
-    array: StoredArray, rows: NDArray[np.int64], moments: NDArray[np.int64] | None, device: torch.device
+    array: StoredArray, rows: NDArray[np.int64], frame_indices: NDArray[np.int64] | None, device: torch.device
 ) -> torch.Tensor:
     """Bring rows of an array to a device; to a GPU through pinned memory, so that nothing waits for the copy.
 
@@ -186,7 +186,7 @@ def take(
         [samples, *shape].
     rows
         Which samples.
-    moments
+    frame_indices
         [rows, frames]: which frames of each; None: all of each sample.
     device
         Where to; a resident array must be there already.
@@ -197,10 +197,11 @@ def take(
     """
     if isinstance(array, torch.Tensor):
         chosen = torch.from_numpy(rows).to(device, non_blocking=True)
-        if moments is None:
+        if frame_indices is None:
             return array.index_select(0, chosen)
-        return array[chosen.unsqueeze(1), torch.from_numpy(moments).to(device, non_blocking=True)]
-    wanted = torch.from_numpy(np.asarray(array[rows] if moments is None else array[rows[:, None], moments]))
+        return array[chosen.unsqueeze(1), torch.from_numpy(frame_indices).to(device, non_blocking=True)]
+    found = array[rows] if frame_indices is None else array[rows[:, None], frame_indices]
+    wanted = torch.from_numpy(np.asarray(found))
     if device.type == "cuda":
         wanted = wanted.pin_memory()
     return wanted.to(device, non_blocking=True)

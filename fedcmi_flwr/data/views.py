@@ -19,6 +19,7 @@ from torch import Tensor
 
 from fedcmi_flwr.config.sections import ConfigError, ViewConfig
 from fedcmi_flwr.data.schema import AXES, ModalitySpec
+from fedcmi_flwr.suggestions import did_you_mean
 from fedcmi_flwr.types import Modality
 
 VISUAL = ("image", "frames")
@@ -49,7 +50,9 @@ class Views:
     frames: int = 0
     """Frames of a view; 0: all that are stored."""
 
-    def moments(self, modality: ModalitySpec, samples: int, chance: torch.Generator | None) -> NDArray[np.int64] | None:
+    def frame_indices(
+        self, modality: ModalitySpec, samples: int, generator: torch.Generator | None
+    ) -> NDArray[np.int64] | None:
         """Return the stored frames that a view shows: one of each of ``frames`` equal segments.
 
         Parameters
@@ -58,7 +61,7 @@ class Views:
             What is looked at.
         samples
             Number of samples.
-        chance
+        generator
             Draws one frame of each segment, for each sample; None: the middle one, the first of two.
 
         Returns
@@ -68,19 +71,19 @@ class Views:
         Examples
         --------
         >>> clip = ModalitySpec("visual", "frames", (10, 3, 8, 8), "uint8")
-        >>> Views(frames=4).moments(clip, 1, None)
+        >>> Views(frames=4).frame_indices(clip, 1, None)
         array([[0, 3, 5, 8]])
         """
         if modality.kind != "frames" or self.frames == 0:
             return None
         bounds = np.arange(self.frames + 1) * modality.shape[0] // self.frames
         first, count = bounds[:-1], np.diff(bounds)
-        if chance is None:
+        if generator is None:
             return np.tile(first + (count - 1) // 2, (samples, 1))
-        drawn = torch.rand(samples, self.frames, generator=chance, dtype=torch.float64).numpy()
+        drawn = torch.rand(samples, self.frames, generator=generator, dtype=torch.float64).numpy()
         return np.asarray(first + np.floor(drawn * count), dtype=np.int64)
 
-    def show(self, stored: Tensor, modality: ModalitySpec, chance: torch.Generator | None) -> Tensor:
+    def show(self, stored: Tensor, modality: ModalitySpec, generator: torch.Generator | None) -> Tensor:
         """Return what the encoder sees of a batch.
 
         Parameters
@@ -89,7 +92,7 @@ class Views:
             [batch, *shape] in stored units, on any device.
         modality
             What it is.
-        chance
+        generator
             Draws a training view, on the CPU; None: the evaluation view.
 
         Returns
@@ -99,9 +102,9 @@ class Views:
         if modality.kind in VISUAL:
             height, width = stored.shape[-2:]
             size = (self.size or height, self.size or width)
-            if chance is not None and modality.name in self.augmented:
-                boxes = random_boxes(len(stored), height, width, chance).to(stored.device, non_blocking=True)
-                mirrored = (torch.rand(len(stored), generator=chance) < 0.5).to(stored.device, non_blocking=True)
+            if generator is not None and modality.name in self.augmented:
+                boxes = random_boxes(len(stored), height, width, generator).to(stored.device, non_blocking=True)
+                mirrored = (torch.rand(len(stored), generator=generator) < 0.5).to(stored.device, non_blocking=True)
                 stored = cut_out(stored.float(), boxes, mirrored, size)
             elif size != (height, width):
                 planes = stored.float().flatten(0, -4)  # frames beside samples
@@ -150,7 +153,8 @@ def check_views(views: Views, modalities: Sequence[ModalitySpec]) -> None:
     for name in views.augmented:
         if kinds.get(name) not in VISUAL:
             fit = [known for known, kind in kinds.items() if kind in VISUAL]
-            raise ConfigError(f"augment: {name!r} is not one of the modalities of images or frames, {fit}.")
+            near = did_you_mean(name, fit)
+            raise ConfigError(f"augment: {name!r} is not one of the modalities of images or frames, {fit}.{near}")
     for modality in modalities:
         if modality.kind == "frames" and views.frames > modality.shape[0]:
             raise ConfigError(
@@ -179,7 +183,7 @@ def _along_channels(value: float | tuple[float, ...], modality: ModalitySpec, li
     return torch.tensor(value).reshape(-1, *[1] * behind).to(like.device, non_blocking=True)
 
 
-def random_boxes(count: int, height: int, width: int, chance: torch.Generator) -> Int[Tensor, "batch 4"]:
+def random_boxes(count: int, height: int, width: int, generator: torch.Generator) -> Int[Tensor, "batch 4"]:
     """Draw crops as torchvision's RandomResizedCrop does, one for each sample.
 
     Parameters
@@ -190,16 +194,16 @@ def random_boxes(count: int, height: int, width: int, chance: torch.Generator) -
         Of the stored image, in pixels.
     width
         Of the stored image, in pixels.
-    chance
+    generator
         On the CPU.
 
     Returns
     -------
     Top, left, height and width in pixels, inside the image.
     """
-    area = height * width * torch.empty(count, ATTEMPTS).uniform_(*CROP_SHARE, generator=chance)
+    area = height * width * torch.empty(count, ATTEMPTS).uniform_(*CROP_SHARE, generator=generator)
     bounds = [math.log(bound) for bound in CROP_RATIO]
-    ratio = torch.empty(count, ATTEMPTS).uniform_(*bounds, generator=chance).exp()
+    ratio = torch.empty(count, ATTEMPTS).uniform_(*bounds, generator=generator).exp()
     heights, widths = (area / ratio).sqrt().round(), (area * ratio).sqrt().round()
     fits = (heights >= 1) & (heights <= height) & (widths >= 1) & (widths <= width)
     first = fits.int().argmax(dim=1, keepdim=True)
@@ -208,7 +212,7 @@ def random_boxes(count: int, height: int, width: int, chance: torch.Generator) -
     central = torch.tensor([min(height, round(width / low)), min(width, round(height * high))])
     sizes = torch.where(fits.any(dim=1, keepdim=True), sizes, central)
     room = torch.tensor([height, width]) - sizes
-    corner = (torch.rand(count, 2, generator=chance) * (room + 1)).floor().minimum(room)
+    corner = (torch.rand(count, 2, generator=generator) * (room + 1)).floor().minimum(room)
     corner = torch.where(fits.any(dim=1, keepdim=True), corner, (room / 2).floor())
     return torch.cat([corner, sizes], dim=1).long()
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedcmi_flwr.evaluation.decision import Decision, Decisions, Subset, rules, scores, subsets, uncalibrated
-from fedcmi_flwr.models.multimodal import MultimodalModel, look_at
+from fedcmi_flwr.models.multimodal import MultimodalModel, mask_for
 from fedcmi_flwr.types import Batch, Votes
 
 NUM_BINS = 15
@@ -174,7 +174,7 @@ def calibrate(model: MultimodalModel, batches: Iterable[Batch], own: Votes) -> t
     for batch in (batch.to(device) for batch in batches):
         output = model(batch)
         for subset in labels:
-            mask, rows = look_at(subset, model.spec.modalities, batch.present)
+            mask, rows = mask_for(subset, model.spec.modalities, batch.present)
             labels[subset].append(batch.labels[rows].cpu())
             for rule, votes in offered.items():
                 found[subset][rule].append(scores(model, output, mask, votes)[rows].cpu())

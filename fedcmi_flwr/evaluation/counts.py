@@ -14,7 +14,7 @@ from fedcmi_flwr.evaluation.calibration import Bins
 from fedcmi_flwr.evaluation.decision import Decisions, Subset, scores, subset_name, subsets
 from fedcmi_flwr.methods.losses import true_class_probability
 from fedcmi_flwr.models.encoders import Encoder
-from fedcmi_flwr.models.multimodal import MultimodalModel, look_at, scatter
+from fedcmi_flwr.models.multimodal import MultimodalModel, mask_for, scatter
 from fedcmi_flwr.types import Batch, ClassStats, Modality, Votes
 
 Name = TypeVar("Name", bound=Hashable)
@@ -175,7 +175,7 @@ def accuracy_matrix(model: MultimodalModel, batches: Iterable[Batch], decisions:
     def predictions(batch: Batch) -> Iterator[tuple[Subset, Tensor, Tensor]]:
         output = model(batch)
         for subset in subsets(model.spec.modalities):
-            mask, rows = look_at(subset, model.spec.modalities, batch.present)
+            mask, rows = mask_for(subset, model.spec.modalities, batch.present)
             decision = decisions.of(subset)
             yield subset, decision.log_probabilities(scores(model, output, mask, decision.votes)), rows
 
@@ -203,7 +203,7 @@ def _predictions(model: MultimodalModel, batch: Batch, votes: Votes) -> Iterator
     output, modalities = model(batch), model.spec.modalities
     yield "fused", scores(model, output, batch.present, votes), batch.present.any(dim=1)
     for subset in (subset for subset in subsets(modalities) if set(subset) <= set(model.owned)):
-        mask, rows = look_at(subset, modalities, batch.present)
+        mask, rows = mask_for(subset, modalities, batch.present)
         if len(subset) == 1 or len(subset) < len(modalities):
             yield only_name(subset_name(subset)), scores(model, output, mask, votes), rows
         if len(subset) == 1 and subset[0] in output.self_logits:

@@ -9,13 +9,14 @@ ONNX files hold no code. A ``.pt2`` file of ``torch.export`` holds its sample in
 unpickles them: load only those of people you trust. Here only files are loaded that were written a moment before.
 """
 
+import contextlib
 import hashlib
 import importlib.util
 import json
 import logging
 import shutil
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,9 +84,9 @@ def show(views: Views, stored: Tensor, spec: ModalitySpec) -> Tensor:
     """Return what :meth:`Views.show` does for an evaluation, in operations that every runtime has."""
     if spec.kind == "tokens":
         return stored.long()
-    moments = views.moments(spec, 1, None)
-    if moments is not None:
-        stored = stored.index_select(1, torch.from_numpy(moments[0]))
+    indices = views.frame_indices(spec, 1, None)
+    if indices is not None:
+        stored = stored.index_select(1, torch.from_numpy(indices[0]))
     values = stored.float()
     if spec.kind in VISUAL and views.size and spec.shape[-2:] != (views.size, views.size):
         values = _scaled(values, views.size)
@@ -185,15 +186,15 @@ def _export_subset(predictor: Predictor, subset: Subset, kind: str, directory: P
     return {"file": path.name, **about, "largest_difference": _check(predictor, subset, path, read)}
 
 
-class _quiet:  # noqa: N801 (a context, as in contextlib)
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
     """Silence the exporters' progress messages."""
-
-    def __enter__(self) -> None:
-        self.before = logging.root.manager.disable
-        logging.disable(logging.WARNING)
-
-    def __exit__(self, *error: object) -> None:
-        logging.disable(self.before)
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def random_samples(spec: ModalitySpec, predictor: Predictor, count: int, seed: int) -> Tensor:
@@ -214,15 +215,15 @@ def random_samples(spec: ModalitySpec, predictor: Predictor, count: int, seed: i
     -------
     [count, *shape] in the stored dtype.
     """
-    chance = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
     shape, dtype = (count, *spec.shape), getattr(torch, spec.dtype)
     if spec.kind == "tokens":
         branch = predictor.model.branch(spec.name)
         words = max(layer.num_embeddings for layer in branch.modules() if isinstance(layer, nn.Embedding))
-        return torch.randint(0, words, shape, generator=chance).to(dtype)
+        return torch.randint(0, words, shape, generator=generator).to(dtype)
     behind = AXES[spec.kind][::-1].index("channels")
     mean, std = (torch.tensor(value).reshape(-1, *[1] * behind) for value in (spec.mean, spec.std))
-    noise = mean + std * torch.randn(shape, generator=chance)
+    noise = mean + std * torch.randn(shape, generator=generator)
     return noise.to(dtype) if dtype.is_floating_point else noise.clamp(0, 255).to(dtype)
 
 

@@ -50,19 +50,20 @@ class Prediction:
 
     def line(self) -> str:
         """Return one line for a reader."""
-        (first, chance), (second, rest) = list(self.probabilities.items())[:2]
+        (first, confidence), (second, rest) = list(self.probabilities.items())[:2]
         doubt = "" if self.calibrated else ", uncalibrated"
-        return f"{first} ({chance:.1%}{doubt}), then {second} ({rest:.1%}): {self.sample} [{'+'.join(self.modalities)}]"
+        seen = "+".join(self.modalities)
+        return f"{first} ({confidence:.1%}{doubt}), then {second} ({rest:.1%}): {self.sample} [{seen}]"
 
     def to_json(self) -> dict[str, Any]:
         """Return all of it as JSON holds it."""
-        (first, chance), (second, rest) = list(self.probabilities.items())[:2]
+        (first, confidence), (second, rest) = list(self.probabilities.items())[:2]
         known = {} if self.label is None else {"label": self.label}
         return {
             "sample": self.sample,
             "modalities": list(self.modalities),
             "class": first,
-            "confidence": chance,
+            "confidence": confidence,
             "calibrated": self.calibrated,
             "runner_up": second,
             "runner_up_confidence": rest,

@@ -22,6 +22,7 @@ from fedcmi_flwr.evaluation.decision import Decisions
 from fedcmi_flwr.models.file import MODEL_FILE, load_model
 from fedcmi_flwr.models.multimodal import MultimodalModel
 from fedcmi_flwr.models.placement import choose_device
+from fedcmi_flwr.suggestions import did_you_mean
 from fedcmi_flwr.types import Batch, Modality
 
 Stored = NDArray[Any] | Tensor
@@ -105,7 +106,8 @@ class Predictor:
         for spec in self.inputs:
             if spec.name == modality:
                 return spec
-        raise InputError(f"modality {modality!r}: the model has {list(self.modalities)}.")
+        near = did_you_mean(modality, self.modalities)
+        raise InputError(f"modality {modality!r}: the model has {list(self.modalities)}.{near}")
 
     def predict(
         self,
@@ -182,9 +184,9 @@ class Predictor:
                     f"inputs[{spec.name!r}]: sample {row} holds NaN or infinity; mend it, or say in present that the "
                     "sample lacks the modality."
                 )
-        moments = self.views.moments(spec, len(values), None)
-        if moments is not None:
-            values = values[:, torch.from_numpy(moments[0]).to(values.device)]
+        indices = self.views.frame_indices(spec, len(values), None)
+        if indices is not None:
+            values = values[:, torch.from_numpy(indices[0]).to(values.device)]
         shown = self.views.show(values.to(self.device), spec, None)
         if bool(there.all()):
             return shown

@@ -1,20 +1,25 @@
 """The methods side by side, one file each; a file joins by being here and naming its methods in ``METHODS``.
 
 ``base.py`` says what a method is asked. Whatever is in this directory is imported, so that a new method costs one
-file, one recipe and one test.
+file, one recipe and one test. A method from outside is found by its entry point or import path (``lookup.py``).
 """
 
 from collections.abc import Mapping
-from dataclasses import fields, replace
 from importlib import import_module
+from inspect import get_annotations
 from pkgutil import iter_modules
+from typing import Any
 
-from fedcmi_flwr.methods.base import Kept, LocalRound, LocalSteps, Method, hyperparameters, key_of
+from fedcmi_flwr.lookup import Kind, find
+from fedcmi_flwr.methods.base import Method
 from fedcmi_flwr.methods.fedavg import FedAvg
 from fedcmi_flwr.methods.fedcmi import CrossModalInfiltration
+from fedcmi_flwr.methods.hyperparameters import hyperparameters, with_hyperparameters
+from fedcmi_flwr.methods.local import Kept, LocalRound, LocalSteps
 from fedcmi_flwr.types import Scalar
 
 __all__ = [
+    "METHOD",
     "METHODS",
     "CrossModalInfiltration",
     "FedAvg",
@@ -25,6 +30,7 @@ __all__ = [
     "Scalar",
     "hyperparameters",
     "make_method",
+    "method_from",
 ]
 
 
@@ -39,8 +45,30 @@ def _all_methods() -> dict[str, Method]:
     return found
 
 
+def _accept(found: Any) -> Method:  # noqa: ANN401
+    """Return a method, or that of a class with its defaults."""
+    if isinstance(found, type) and issubclass(found, Method):
+        found = found()  # a TypeError names the arguments without a default
+    if not isinstance(found, Method):
+        raise TypeError("a method is a dataclass derived from fedcmi_flwr.Method, or an object of one.")
+    undeclared = list(get_annotations(type(found)))
+    if undeclared and "__dataclass_fields__" not in vars(type(found)):
+        raise TypeError(f"without @dataclass(frozen=True, kw_only=True) {undeclared} are no hyperparameters; add it.")
+    for key, value in hyperparameters(found).items():
+        if not isinstance(value, bool | int | float | str):
+            raise TypeError(f"{key} = {value!r}: a hyperparameter is a number, a truth value or a text.")
+    return found
+
+
 METHODS: dict[str, Method] = _all_methods()
 """Name -> method with its defaults."""
+METHOD = Kind("method", "fedcmi.methods", METHODS, _accept)
+
+
+def method_from(config: Mapping[str, Any]) -> Method:
+    """Return the method that a message names under "method", with the hyperparameters that it holds."""
+    keys = hyperparameters(find(METHOD, config["method"]))
+    return make_method(config["method"], {key: config[key] for key in keys if key in config})
 
 
 def make_method(name: str, overrides: Mapping[str, Scalar]) -> Method:
@@ -49,7 +77,7 @@ def make_method(name: str, overrides: Mapping[str, Scalar]) -> Method:
     Parameters
     ----------
     name
-        One of METHODS.
+        One of METHODS, an entry point of an installed package, or "package.module:Name".
     overrides
         Configuration key ("lambda", "kd-temperature-scaling", ...) -> value.
 
@@ -62,22 +90,4 @@ def make_method(name: str, overrides: Mapping[str, Scalar]) -> Method:
     ValueError
         Unknown name; a hyperparameter that the method does not have; a value of the wrong type or out of range.
     """
-    if name not in METHODS:
-        raise ValueError(f"method = {name!r}: not one of {sorted(METHODS)}.")
-    method = METHODS[name]
-    names = {key_of(item.name): item.name for item in fields(method)}
-    values: dict[str, Scalar] = {}
-    for key, value in overrides.items():
-        if key not in names:
-            raise ValueError(f"{key} = {value!r}: method {name!r} has no such hyperparameter, only {sorted(names)}.")
-        values[names[key]] = _coerced(key, value, getattr(method, names[key]))
-    return replace(method, **values)  # type: ignore[arg-type]  # checked against the fields' types above
-
-
-def _coerced(key: str, value: Scalar, example: Scalar) -> Scalar:
-    """Return ``value`` as the type of ``example``; an integer may stand for a float, nothing else for anything."""
-    if isinstance(example, float) and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if type(value) is not type(example):
-        raise ValueError(f"{key} = {value!r}: must be of type {type(example).__name__}.")
-    return value
+    return with_hyperparameters(find(METHOD, name), name, overrides)

@@ -5,8 +5,8 @@ are all that a run configuration may override. All methods run in the same model
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,81 +15,11 @@ from torch import Tensor
 
 from fedcmi_flwr.methods import losses
 from fedcmi_flwr.methods.dominance import NOBODY, Dominance
+from fedcmi_flwr.methods.hyperparameters import key_of
+from fedcmi_flwr.methods.local import Kept, LocalRound, LocalSteps
 from fedcmi_flwr.models.encoders import NORMALIZATIONS
-from fedcmi_flwr.models.fusion import FUSIONS
-from fedcmi_flwr.models.multimodal import Branch, MultimodalModel, parameter_groups
-from fedcmi_flwr.types import AnyArray, Batch, ClassStats, LossTerms, Modality, ModelOutput, Scalar, Votes
-
-
-@dataclass(frozen=True)
-class LocalRound:
-    """What a node knows in one round besides its batches."""
-
-    owned: tuple[Modality, ...]
-    unimodal: bool
-    """True when the node owns one modality of several."""
-    global_parameters: Sequence[Tensor]
-    """Parameters of the received model, in the order of ``model.trained_parameters()``, detached copies."""
-    teachers: Mapping[Modality, Branch]
-    """Frozen branches of the received model, in eval mode, for the modalities that may teach."""
-    dominance: Dominance
-    stats: ClassStats | None
-    """Own statistics of this round on the received model."""
-    log_prior: Float[Tensor, " classes"]
-    """ln of the share of each class among the node's samples, one half sample added to each."""
-    batches: Callable[[], Iterator[Batch]]
-    """The node's samples once, in stored order, on the model's device."""
-    generator: torch.Generator
-    """The method's own random numbers of this round and node, on the CPU."""
-    features: Mapping[Modality, Float[Tensor, "samples features"]] = field(default_factory=dict)
-    """What a teacher's encoder makes of each sample, by place: of the teachers to which a sample is always the same."""
-    log_prior_of: Mapping[Modality, Float[Tensor, " classes"]] = field(default_factory=dict)
-    """``log_prior`` among the samples that have a modality, for each modality that some of them lack."""
-    own: Any = None
-    """What :meth:`Method.prepare` made for the method itself."""
-
-    @torch.no_grad()
-    def teacher_logits(self, modality: Modality, batch: Batch) -> Float[Tensor, "batch classes"]:
-        """Return a teacher's self logits of a batch.
-
-        Features that are known already are not computed again. The layers behind them are: they take no time, and their
-        last bits depend on the batch's size, those of convolutions do not.
-
-        Parameters
-        ----------
-        modality
-            One of ``teachers``.
-        batch
-            Training samples.
-
-        Returns
-        -------
-        [batch, classes]; of no meaning for samples without the modality.
-        """
-        teacher = self.teachers[modality]
-        if modality not in self.features:
-            return teacher.self_logits(batch.inputs[modality])
-        return teacher.self_logits_of(self.features[modality][batch.places])
-
-
-@dataclass(frozen=True)
-class LocalSteps:
-    """What was done in a round, as far as a method has to know."""
-
-    count: int
-    """Optimiser steps."""
-    lr: float
-    momentum: float
-
-
-@dataclass(frozen=True)
-class Kept:
-    """What a method keeps of a round: some for the server, some for the node's next turn."""
-
-    to_server: Mapping[str, Tensor] = field(default_factory=dict)
-    """Arrays for :meth:`Method.combine`: of the size of weights, or summed statistics; never samples."""
-    memory: Mapping[str, Tensor] = field(default_factory=dict)
-    """Arrays that stay on the node until it is sampled again."""
+from fedcmi_flwr.models.multimodal import MultimodalModel, parameter_groups
+from fedcmi_flwr.types import AnyArray, Batch, ClassStats, LossTerms, Modality, ModelOutput, Votes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,9 +66,9 @@ class Method:
         return "fusion"
 
     @property
-    def fusions(self) -> tuple[str, ...]:
-        """The fusion heads that the method works with."""
-        return tuple(FUSIONS)
+    def fusions(self) -> tuple[str, ...] | None:
+        """The fusion heads that the method works with; None: any, those from outside too."""
+        return None
 
     @property
     def votes(self) -> Votes:
@@ -290,14 +220,14 @@ class Method:
     def prepare(
         self, model: MultimodalModel, local: LocalRound, received: Mapping[str, Tensor], memory: Mapping[str, Tensor]
     ) -> Any:  # noqa: ANN401
-        """Return whatever the method needs in this round, before the first step; it becomes ``local.own``.
+        """Return whatever the method needs in this round, before the first step; it becomes ``local.method_state``.
 
         Parameters
         ----------
         model
             The received model.
         local
-            The round, without ``own``.
+            The round, without ``method_state``.
         received
             What :meth:`for_node` gave.
         memory
@@ -394,28 +324,3 @@ def add_proximal_gradient(model: MultimodalModel, global_parameters: Sequence[Te
 def present_rows(model: MultimodalModel, batch: Batch) -> dict[Modality, Bool[Tensor, " batch"]]:
     """Return the samples that have each modality that the model has a branch for."""
     return {name: batch.present[:, model.spec.modalities.index(name)] for name in model.owned}
-
-
-def key_of(field_name: str) -> str:
-    """Return the configuration key of a hyperparameter: ``lambda_`` -> "lambda"."""
-    return field_name.rstrip("_").replace("_", "-")
-
-
-def hyperparameters(method: Method) -> dict[str, Scalar]:
-    """Return a method's hyperparameters under their configuration keys.
-
-    Parameters
-    ----------
-    method
-        Any method.
-
-    Returns
-    -------
-    Key ("lambda", "kd-temperature-scaling", ...) -> value.
-
-    Examples
-    --------
-    >>> hyperparameters(Method(mu=1.0))
-    {'mu': 1.0, 'averaging': 0.0, 'prior-adjustment': 0.0, 'max-gradient-norm': 0.0, 'normalization': 'batch'}
-    """
-    return {key_of(item.name): getattr(method, item.name) for item in fields(method)}

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fedcmi_flwr.methods.base import LocalRound, Method, present_rows
+from fedcmi_flwr.methods.base import Method, present_rows
 from fedcmi_flwr.methods.dominance import NOBODY, Dominance, decide_dominance
+from fedcmi_flwr.methods.local import LocalRound
 from fedcmi_flwr.methods.losses import knowledge_distillation, true_class_probability
-from fedcmi_flwr.models.multimodal import MultimodalModel, look_at
+from fedcmi_flwr.models.multimodal import MultimodalModel, mask_for
 from fedcmi_flwr.types import Batch, ClassStats, LossTerms, Modality, ModelOutput, Votes
 
 DOMINANCES = ("global", "client", "batch")
@@ -152,7 +153,7 @@ class CrossModalInfiltration(Method):
     ) -> Tensor:
         losses = []
         for name, rows in present.items():
-            mask, _ = look_at((name,), model.spec.modalities, batch.present)
+            mask, _ = mask_for((name,), model.spec.modalities, batch.present)
             logits = model.fuse(output.self_embeddings, output.infiltration_embeddings, mask)
             losses.append(self.cross_entropy(logits, batch, rows, local, name))
         return torch.stack(losses).sum()

@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fedcmi_flwr.methods.base import LocalRound, WeightedMethod, present_rows
+from fedcmi_flwr.methods.base import WeightedMethod, present_rows
+from fedcmi_flwr.methods.local import LocalRound
 from fedcmi_flwr.methods.losses import true_class_probability
 from fedcmi_flwr.models.fusion import ConcatFusion
 from fedcmi_flwr.models.multimodal import MultimodalModel
@@ -51,13 +52,13 @@ class FedOGM(WeightedMethod):
     def loss_terms(self, model: MultimodalModel, batch: Batch, output: ModelOutput, local: LocalRound) -> LossTerms:
         """Return CE(F), and note the batch's coefficients."""
         if len(model.owned) > 1 and self.weight > 0:
-            local.own.update(self._coefficients(model, batch, output))
+            local.method_state.update(self._coefficients(model, batch, output))
         return super().loss_terms(model, batch, output, local)
 
     def adjust_gradients(self, model: MultimodalModel, local: LocalRound) -> None:
         """Modulate the convolutions' gradients and add the noise."""
         super().adjust_gradients(model, local)
-        for name, coefficient in local.own.items():
+        for name, coefficient in local.method_state.items():
             for parameter in model.branch(name).encoder.parameters():
                 if parameter.grad is not None and parameter.ndim > 2:  # convolutions of any dimension
                     noise = torch.randn(parameter.shape, generator=local.generator).to(parameter)

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fedcmi_flwr.methods.base import LocalRound, WeightedMethod, present_rows
+from fedcmi_flwr.methods.base import WeightedMethod, present_rows
+from fedcmi_flwr.methods.local import LocalRound
 from fedcmi_flwr.methods.losses import true_class_probability
 from fedcmi_flwr.methods.prototypes import class_means, embedding_sums, prototype_cross_entropy, prototype_logits
 from fedcmi_flwr.models.multimodal import MultimodalModel
@@ -39,7 +40,7 @@ class FedPMR(WeightedMethod):
     def loss_terms(self, model: MultimodalModel, batch: Batch, output: ModelOutput, local: LocalRound) -> LossTerms:
         """Return CE(F) and the weaker modalities' term."""
         terms = {"fused": self.fused_cross_entropy(batch, output, local)}
-        prototypes: dict[Modality, Tensor] = local.own
+        prototypes: dict[Modality, Tensor] = local.method_state
         rows = present_rows(model, batch)
         every = torch.stack(list(rows.values())).all(dim=0)
         if prototypes and bool(every.any()):

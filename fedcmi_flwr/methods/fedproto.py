@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedcmi_flwr.methods.base import Kept, LocalRound, LocalSteps, WeightedMethod, present_rows
+from fedcmi_flwr.methods.base import WeightedMethod, present_rows
+from fedcmi_flwr.methods.local import Kept, LocalRound, LocalSteps
 from fedcmi_flwr.methods.prototypes import class_means, embedding_sums, prototype_cross_entropy
 from fedcmi_flwr.models.multimodal import MultimodalModel
 from fedcmi_flwr.types import AnyArray, Batch, LossTerms, Modality, ModelOutput
@@ -45,7 +46,7 @@ class FedProto(WeightedMethod):
     def loss_terms(self, model: MultimodalModel, batch: Batch, output: ModelOutput, local: LocalRound) -> LossTerms:
         """Return CE(F) and the prototypes' term, once there are prototypes."""
         terms = {"fused": self.fused_cross_entropy(batch, output, local)}
-        prototypes: dict[Modality, Tensor] = local.own
+        prototypes: dict[Modality, Tensor] = local.method_state
         rows = present_rows(model, batch)
         pulls = [
             prototype_cross_entropy(output.self_embeddings[name], prototypes[name], batch.labels, rows[name])

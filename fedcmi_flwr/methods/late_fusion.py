@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
-from fedcmi_flwr.methods.base import LocalRound, Method, present_rows
+from fedcmi_flwr.methods.base import Method, present_rows
+from fedcmi_flwr.methods.local import LocalRound
 from fedcmi_flwr.models.multimodal import MultimodalModel
 from fedcmi_flwr.types import Batch, LossTerms, ModelOutput
 

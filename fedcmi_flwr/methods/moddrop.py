@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from fedcmi_flwr.methods.base import LocalRound, Method
+from fedcmi_flwr.methods.base import Method
+from fedcmi_flwr.methods.local import LocalRound
 from fedcmi_flwr.models.multimodal import MultimodalModel
 from fedcmi_flwr.types import Batch, LossTerms, ModelOutput
 
@@ -55,8 +56,8 @@ def kept_modalities(
     -------
     A mask that leaves every sample at least one of its modalities.
     """
-    chance = torch.rand(present.shape, generator=generator).to(present.device)
-    first = chance.masked_fill(~present, -1).argmax(dim=1, keepdim=True)
+    drawn = torch.rand(present.shape, generator=generator).to(present.device)
+    first = drawn.masked_fill(~present, -1).argmax(dim=1, keepdim=True)
     alone = torch.zeros_like(present).scatter(1, first, True) & present
     dropped = torch.rand(len(present), 1, generator=generator).to(present.device) < share
     return torch.where(dropped, alone, present)

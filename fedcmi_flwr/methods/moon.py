@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from fedcmi_flwr.methods.base import Kept, LocalRound, LocalSteps, WeightedMethod
+from fedcmi_flwr.methods.base import WeightedMethod
+from fedcmi_flwr.methods.local import Kept, LocalRound, LocalSteps
 from fedcmi_flwr.models.multimodal import MultimodalModel
 from fedcmi_flwr.types import Batch, LossTerms, ModelOutput
 
@@ -53,7 +54,7 @@ class Moon(WeightedMethod):
     def loss_terms(self, model: MultimodalModel, batch: Batch, output: ModelOutput, local: LocalRound) -> LossTerms:
         """Return CE(F) and the contrast."""
         terms = {"fused": self.fused_cross_entropy(batch, output, local)}
-        others: Others = local.own
+        others: Others = local.method_state
         if others.previous is not None and self.weight > 0:
             with torch.no_grad():
                 towards = representation(others.received, batch, others.received(batch))

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedcmi_flwr.methods.base import Kept, LocalRound, LocalSteps, Method
+from fedcmi_flwr.methods.base import Method
+from fedcmi_flwr.methods.local import Kept, LocalRound, LocalSteps
 from fedcmi_flwr.models.multimodal import MultimodalModel
 from fedcmi_flwr.types import AnyArray, Modality
 
@@ -49,18 +50,18 @@ class Scaffold(Method):
     def adjust_gradients(self, model: MultimodalModel, local: LocalRound) -> None:
         """Add c - c_k."""
         super().adjust_gradients(model, local)
-        for parameter, server, node in zip(model.trained_parameters().values(), *local.own, strict=True):
+        for parameter, server, node in zip(model.trained_parameters().values(), *local.method_state, strict=True):
             if parameter.grad is not None:
                 parameter.grad += server - node
 
     def finish(self, model: MultimodalModel, local: LocalRound, steps: LocalSteps) -> Kept:
         """Keep c_k+; the server gets c_k+ - c_k. A round at lr 0 says nothing about gradients: c_k stays."""
         if steps.lr == 0:
-            node = dict(zip(model.trained_parameters(), local.own.node, strict=True))
+            node = dict(zip(model.trained_parameters(), local.method_state.node, strict=True))
             return Kept({name: torch.zeros_like(value) for name, value in node.items()}, node)
         scale = 1 / (effective_steps(steps) * steps.lr)
         delta, memory = {}, {}
-        rows = zip(model.trained_parameters().items(), local.global_parameters, *local.own, strict=True)
+        rows = zip(model.trained_parameters().items(), local.global_parameters, *local.method_state, strict=True)
         for (name, parameter), start, server, node in rows:
             delta[name] = (start - parameter.detach()) * scale - server
             memory[name] = node + delta[name]

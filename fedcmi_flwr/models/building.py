@@ -4,8 +4,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from fedcmi_flwr.config.sections import ConfigError, ModelConfig
-from fedcmi_flwr.models.encoders import ENCODERS
+from fedcmi_flwr.lookup import UnknownNameError, find
+from fedcmi_flwr.models.encoders import ENCODER
 from fedcmi_flwr.models.multimodal import ModelSpec
+from fedcmi_flwr.suggestions import did_you_mean
 from fedcmi_flwr.types import Modality
 
 
@@ -75,9 +77,9 @@ def split_names(text: str) -> tuple[str, ...]:
 
 def check_stored(key: str, names: Iterable[Modality], stored: Sequence[Modality]) -> None:
     """Raise ConfigError when a key names a modality that is not stored; one that this run leaves out is no error."""
-    unknown = [name for name in names if name not in stored]
-    if unknown:
-        raise ConfigError(f"{key}: {unknown[0]!r} is not stored, only {list(stored)}.")
+    for name in names:
+        if name not in stored:
+            raise ConfigError(f"{key}: {name!r} is not stored, only {list(stored)}.{did_you_mean(name, stored)}")
 
 
 def chosen_modalities(text: str, stored: Sequence[Modality]) -> tuple[Modality, ...]:
@@ -105,9 +107,7 @@ def chosen_modalities(text: str, stored: Sequence[Modality]) -> tuple[Modality, 
     (('visual',), ('audio', 'visual'))
     """
     names = split_names(text) or tuple(stored)
-    unknown = [name for name in names if name not in stored]
-    if unknown:
-        raise ConfigError(f"modalities = {text!r}: {unknown[0]!r} is not stored, only {list(stored)}.")
+    check_stored(f"modalities = {text!r}", names, stored)
     return tuple(name for name in stored if name in names)
 
 
@@ -135,13 +135,44 @@ def encoder_names(text: str, modalities: tuple[Modality, ...]) -> dict[Modality,
     >>> encoder_names("audio=resnet18 visual=small-cnn", ("audio", "visual"))
     {'audio': 'resnet18', 'visual': 'small-cnn'}
     """
-    pairs = [item.partition("=") for item in text.split()]
-    if len(pairs) == 1 and not pairs[0][1]:
-        found = dict.fromkeys(modalities, pairs[0][0])
-    else:
-        found = {modality: name for modality, _, name in pairs}
-    if set(found) != set(modalities) or not set(found.values()) <= set(ENCODERS):
-        raise ConfigError(
-            f"encoder = {text!r}: need one of {sorted(ENCODERS)}, or 'modality=name' for each of {list(modalities)}."
-        )
+    named = _read_encoders(text)
+    found = dict.fromkeys(modalities, named[""]) if "" in named else named
+    for modality in {**found, **dict.fromkeys(modalities)}:
+        if modality not in modalities or modality not in found:
+            problem = "is not one of the modalities" if modality in found else "has no encoder"
+            raise ConfigError(
+                f"encoder = {text!r}: {modality!r} {problem}; {_needed(modalities)}{did_you_mean(modality, modalities)}"
+            )
+    for name in found.values():
+        _check_encoder(text, name)
     return {modality: found[modality] for modality in modalities}
+
+
+def named_encoders(text: str) -> list[str]:
+    """Return the encoders that the ``encoder`` key names, whatever the modalities; ConfigError for an unknown one."""
+    names = sorted(set(_read_encoders(text).values()))
+    for name in names:
+        _check_encoder(text, name)
+    return names
+
+
+def _read_encoders(text: str) -> dict[Modality, str]:
+    """Return modality -> name, or "" -> the name for all of them."""
+    words = text.split()
+    if len(words) == 1 and "=" not in text:
+        return {"": text.strip()}
+    pairs = [word.partition("=") for word in words]
+    if not pairs or not all(modality and name for modality, _, name in pairs):
+        raise ConfigError(f"encoder = {text!r}: {_needed(['each modality'])}")
+    return {modality: name for modality, _, name in pairs}
+
+
+def _check_encoder(text: str, name: str) -> None:
+    try:
+        find(ENCODER, name)
+    except UnknownNameError as error:
+        raise ConfigError(f"in encoder = {text!r}: {error}") from error
+
+
+def _needed(modalities: Sequence[Modality]) -> str:
+    return f"need one of {ENCODER.names}, or 'modality=name' for each of {list(modalities)}."

@@ -10,8 +10,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from fedcmi_flwr.data.schema import ModalitySpec
+from fedcmi_flwr.lookup import UnknownNameError, package_of
 from fedcmi_flwr.machine.atomic_files import replacing
+from fedcmi_flwr.models.encoders import ENCODER
+from fedcmi_flwr.models.fusion import FUSION
 from fedcmi_flwr.models.multimodal import ModelSpec, MultimodalModel
+from fedcmi_flwr.suggestions import did_you_mean
 from fedcmi_flwr.types import AnyArray, Modality
 
 MODEL_FILE = "model.safetensors"
@@ -49,7 +53,10 @@ def save_model(
     notes
         Anything that JSON can hold: run configuration, round.
     """
-    described = {"model": asdict(spec), "inputs": [asdict(item) for item in inputs], "classes": list(classes)}
+    described: dict[str, Any] = {"model": asdict(spec), "inputs": [asdict(item) for item in inputs]}
+    described["classes"] = list(classes)
+    if packages := outside_packages(spec):
+        described["packages"] = packages
     metadata = {key: json.dumps(value) for key, value in {**described, "notes": dict(notes)}.items()}
     with replacing(path) as partial:
         save_file(dict(arrays), partial, metadata=metadata)
@@ -72,7 +79,8 @@ def load_model(path: Path, modalities: Sequence[Modality] | None = None) -> tupl
     Raises
     ------
     CheckpointError
-        Not a safetensors file, without this project's metadata, without one of the modalities, or none is asked for.
+        Not a safetensors file, without this project's metadata, without one of the modalities, or none is asked for;
+        or a part of the model comes from a package that is not installed here.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -94,9 +102,25 @@ def load_model(path: Path, modalities: Sequence[Modality] | None = None) -> tupl
         spec, inputs = ModelSpec(**described), [ModalitySpec.from_fields(item) for item in wanted]
         model = MultimodalModel(spec, inputs)
         model.load_state_dict(arrays)
+    except UnknownNameError as error:
+        raise _incomplete(path, metadata, error) from error
     except (SafetensorError, LookupError, TypeError, ValueError, RuntimeError) as error:
         raise _foreign(path, error) from error
     return model.eval(), metadata
+
+
+def outside_packages(spec: ModelSpec) -> list[str]:
+    """Return what a model needs besides this project, "my-package 0.1.0"."""
+    found = {package_of(ENCODER, name) for name in spec.encoders.values()} | {package_of(FUSION, spec.fusion)}
+    return sorted(found - {""})
+
+
+def _incomplete(path: Path, metadata: Mapping[str, Any], error: UnknownNameError) -> CheckpointError:
+    """Say which package the model of a file needs; without a package it names what this project does not know."""
+    if "packages" not in metadata:
+        return _foreign(path, error)
+    packages = ", ".join(map(str, metadata["packages"]))
+    return CheckpointError(f"{path}: this model was trained with {packages}; install that here. {error}")
 
 
 def _foreign(path: Path, error: Exception) -> CheckpointError:
@@ -109,4 +133,7 @@ def _check_asked(path: Path, asked: Sequence[Modality], stored: Sequence[Modalit
         raise CheckpointError(f"{path}: asked for no modality; ask for one or more of {list(stored)}.")
     for name in asked:
         if name not in stored:
-            raise CheckpointError(f"{path}: asked for modality {name!r}, the model has {list(stored)}; ask for those.")
+            raise CheckpointError(
+                f"{path}: asked for modality {name!r}, the model has {list(stored)}; ask for those."
+                f"{did_you_mean(name, stored)}"
+            )

@@ -3,9 +3,13 @@
 Shapes: slots, u and q [batch, modalities, dim]; logits [batch, classes].
 """
 
+from typing import Any
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+
+from fedcmi_flwr.lookup import Kind
 
 
 class ConcatFusion(nn.Module):
@@ -69,12 +73,23 @@ class GatedFusion(nn.Module):
         return logits
 
 
-FUSIONS: dict[str, type[ConcatFusion | SumFusion | FilmFusion | GatedFusion]] = {
+FUSIONS: dict[str, type[nn.Module]] = {
     "concat": ConcatFusion,
     "sum": SumFusion,
     "film": FilmFusion,
     "gated": GatedFusion,
 }
+"""Name -> class that takes the number of modalities, D and C."""
+
+
+def _accept(found: Any) -> type[nn.Module]:  # noqa: ANN401
+    """Return a class of modules."""
+    if not (isinstance(found, type) and issubclass(found, nn.Module)):
+        raise TypeError("a fusion head is a class derived from torch.nn.Module, as those in models/fusion.py.")
+    return found
+
+
+FUSION = Kind("fusion", "fedcmi.fusions", FUSIONS, _accept)
 
 
 def fill_slots(

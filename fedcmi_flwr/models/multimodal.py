@@ -14,8 +14,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from fedcmi_flwr.data.schema import ModalitySpec
+from fedcmi_flwr.lookup import find
 from fedcmi_flwr.models.encoders import Encoder, build_encoder
-from fedcmi_flwr.models.fusion import FUSIONS, fill_slots
+from fedcmi_flwr.models.fusion import FUSION, fill_slots
 from fedcmi_flwr.types import SHARED, Batch, Modality, ModelOutput
 
 
@@ -29,11 +30,11 @@ class ModelSpec:
     embedding_dim: int
     """D."""
     encoders: Mapping[Modality, str]
-    """Encoder name per modality."""
+    """Encoder name per modality: built in, an entry point, or an import path."""
     projector: str
     """"linear" or "mlp"."""
     fusion: str
-    """One of FUSIONS."""
+    """One of FUSIONS, an entry point, or an import path."""
     structure: str
     """One of STRUCTURES."""
     normalization: str = "batch"
@@ -143,8 +144,7 @@ class MultimodalModel(nn.Module):
         unknown = [modality.name for modality in inputs if modality.name not in spec.modalities]
         if unknown or not inputs:
             raise ValueError(f"modalities {unknown}: need one or more, all of {list(spec.modalities)}.")
-        if spec.fusion not in FUSIONS:
-            raise ValueError(f"fusion {spec.fusion!r}: not one of {sorted(FUSIONS)}.")
+        fusion = find(FUSION, spec.fusion)
         if spec.structure not in STRUCTURES:
             raise ValueError(f"structure {spec.structure!r}: not one of {sorted(STRUCTURES)}.")
         self.spec = spec
@@ -156,7 +156,7 @@ class MultimodalModel(nn.Module):
             encoder = build_encoder(spec.encoders[name], modality, dim, spec.normalization, options, frozen)
             self.branches[name] = Branch(encoder, dim, spec.num_classes, spec.projector, spec.structure)
         if spec.structure != "unimodal":
-            self.fusion = FUSIONS[spec.fusion](len(spec.modalities), dim, spec.num_classes)
+            self.fusion = fusion(len(spec.modalities), dim, spec.num_classes)
 
     @property
     def owned(self) -> tuple[Modality, ...]:
@@ -253,7 +253,7 @@ class MultimodalModel(nn.Module):
         return torch.stack(votes).sum(0)
 
 
-def look_at(
+def mask_for(
     subset: Sequence[Modality], modalities: Sequence[Modality], present: Bool[Tensor, "batch modalities"]
 ) -> tuple[Bool[Tensor, "batch modalities"], Bool[Tensor, " batch"]]:
     """Return what is present of a subset, with everything else hidden, and which samples have the whole subset."""

@@ -111,7 +111,7 @@ def partition(samples: Samples, config: DataConfig, num_partitions: int, partiti
     """
     key = (config.partition, config.dirichlet_alpha, config.min_partition_size)
     pool = training_parts(samples.labels, config, seed).training
-    labels, groups = samples.labels[pool], samples.groups[pool]
+    labels, groups = samples.labels[pool], samples.sources[pool]
     rows = pool[_deal(labels.tobytes(), tuple(groups.tolist()), key, num_partitions, seed)[partition_id]]
     usable = rows[samples.has[rows].any(axis=1)]
     if len(usable) < 2:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fedcmi_flwr.config.sections import ConfigError
+from fedcmi_flwr.suggestions import did_you_mean
 from fedcmi_flwr.types import Scalar
 from server_app.launch.start import combine, read_recipe
 
@@ -73,7 +74,7 @@ def _stem(path: Path) -> str:
 def _own_file(what: str, name: str, known: Mapping[str, object]) -> Path:
     path = Path(name).absolute()
     if not path.is_file():
-        raise ConfigError(f"{what} {name!r}: neither a file nor one of {', '.join(known)}.")
+        raise ConfigError(f"{what} {name!r}: neither a file nor one of {', '.join(known)}.{did_you_mean(name, known)}")
     return path
 
 
@@ -108,7 +109,7 @@ def choose_baseline(name: str | None, rows: Sequence[Path]) -> str:
     if name is None:
         return BASELINE if BASELINE in names else names[0]
     if name not in names:
-        raise ConfigError(f"--baseline {name!r}: not one of the rows, {', '.join(names)}.")
+        raise ConfigError(f"--baseline {name!r}: not one of the rows, {', '.join(names)}.{did_you_mean(name, names)}")
     return name
 
 

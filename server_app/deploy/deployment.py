@@ -11,6 +11,7 @@ from typing import Any
 
 from fedcmi_flwr.config.sections import DEVICES
 from fedcmi_flwr.machine.atomic_files import write_atomically
+from fedcmi_flwr.suggestions import did_you_mean
 
 DESCRIPTION = "deployment.json"
 """In the kit's directory."""
@@ -174,6 +175,7 @@ class _Table:
         if unknown:
             raise DeploymentError(
                 f"{self.file}, {self.name}: unknown key {unknown[0]!r}; expected are {', '.join(sorted(known))}."
+                f"{did_you_mean(unknown[0], known)}"
             )
 
     def take(self, key: str, expected: str, check: Callable[[Any], bool], default: Any = ...) -> Any:  # noqa: ANN401

@@ -11,7 +11,7 @@ from fedcmi_flwr.types import Scalar
 from server_app.deploy.rehearsal import Rehearsal
 from server_app.launch.flower_cli import FlowerRunError, connection_file, is_healthy, run_app, stop_run
 from server_app.launch.progress import RoundProgress, Show
-from server_app.launch.start import combine, named_run_dir, read_recipe
+from server_app.launch.start import check_modalities, combine, named_run_dir, read_recipe
 from server_app.pyproject import project_directory
 from server_app.run.checkpoint import newest_checkpoint
 from server_app.run.directory import RunDirectory
@@ -83,6 +83,7 @@ def train(
 
 def _begin(run_dir: Path | None, layers: Sequence[dict[str, Scalar]], assignments: Sequence[str]) -> dict[str, Scalar]:
     raw = combine(layers, {}, assignments)
+    check_modalities(read_run_config(raw))
     chosen = run_dir or (Path(str(raw["run-dir"])) if raw["run-dir"] else named_run_dir(raw))
     return raw | {"run-dir": str(RunDirectory(chosen).path)}  # refuses one that holds a run
 

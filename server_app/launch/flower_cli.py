@@ -10,7 +10,7 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +31,24 @@ class FlowerRunError(RuntimeError):
     """A Flower run that did not complete; the text holds the server's reason."""
 
 
-def flower_environment(home: Path) -> dict[str, str]:
-    """Return the environment that Flower's processes need: a home of their own, no installations, no telemetry."""
+def flower_environment(home: Path, import_roots: Sequence[str] = ()) -> dict[str, str]:
+    """Return the environment that Flower's processes need: a home of their own, no installations, no telemetry.
+
+    Parameters
+    ----------
+    home
+        Flower's home.
+    import_roots
+        Directories with Python packages that the app needs besides the installed ones.
+
+    Returns
+    -------
+    Variable -> value.
+    """
+    known = os.environ.get("PYTHONPATH", "")
     return {
         **os.environ,
+        "PYTHONPATH": os.pathsep.join([*([known] if known else []), *import_roots]),
         "FLWR_HOME": str(home),
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
         "FLWR_TELEMETRY_ENABLED": "0",
@@ -211,7 +225,13 @@ def free_port() -> int:
 
 def to_toml(values: Mapping[str, Scalar]) -> str:
     """Return flat values as one line of TOML, as ``flwr run --run-config`` takes it."""
-    return " ".join(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in values.items())
+    return " ".join(f"{key}={_to_toml(value)}" for key, value in values.items())
+
+
+def _to_toml(value: Scalar) -> str:
+    """Return a value in TOML; a text that holds double quotes in single ones, since Flower ends it at the first."""
+    quoted = isinstance(value, str) and '"' in value and "'" not in value
+    return f"'{value}'" if quoted else json.dumps(value, ensure_ascii=False)
 
 
 def tail(log: Path, lines: int = 25) -> str:

@@ -8,7 +8,7 @@ import contextlib
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from fedcmi_flwr.types import Scalar
@@ -29,6 +29,7 @@ def run_on_flower(
     num_nodes: int,
     num_gpus: float,
     while_running: Callable[[], None],
+    import_roots: Sequence[str] = (),
 ) -> None:
     """Run the app in ``project`` in a Ray simulation and wait for its end.
 
@@ -44,6 +45,8 @@ def run_on_flower(
         GPU share of each client, 0 for none.
     while_running
         Called a few times a second, and once after the end, to show progress.
+    import_roots
+        Directories with Python packages that the app needs besides the installed ones.
 
     Raises
     ------
@@ -52,7 +55,7 @@ def run_on_flower(
     """
     with tempfile.TemporaryDirectory(prefix="fedcmi-flower-", ignore_cleanup_errors=True) as name:
         home = Path(name)
-        with superlink(home, flower_environment(home)):
+        with superlink(home, flower_environment(home, import_roots)):
             federation = f"num-supernodes={num_nodes} client-resources-num-cpus=1 client-resources-num-gpus={num_gpus}"
             run_app(project, run_config, home, while_running, "--federation-config", federation)
 

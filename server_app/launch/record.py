@@ -7,8 +7,9 @@ from pathlib import Path
 
 from fedcmi_flwr.config.sections import ConfigError
 from fedcmi_flwr.machine.atomic_files import write_atomically
+from fedcmi_flwr.run_config import read_run_config
 from fedcmi_flwr.types import Scalar
-from server_app.launch.start import combine, named_run_dir, read_recipe, resolve
+from server_app.launch.start import check_modalities, combine, named_run_dir, read_recipe, resolve
 from server_app.run.directory import LAUNCH, RunDirectory
 from server_app.run.resume import alone_in_run, check_unchanged, check_unfinished, prepare_resume
 
@@ -64,6 +65,7 @@ def begin(
     What to start; nodes remember below the run directory where there are checkpoints.
     """
     raw = resolve(recipe, options, assignments)
+    check_modalities(read_run_config(raw))
     chosen = run_dir or (Path(str(raw["run-dir"])) if raw["run-dir"] else named_run_dir(raw))
     directory = RunDirectory(chosen)  # refuses one that holds a run
     memory = "run-dir" if raw["checkpoint-every"] else "context"

@@ -8,15 +8,22 @@ from pathlib import Path
 
 from flwr.clientapp import ClientApp
 
-from data_prep.builtin import BUILT_IN
+from data_prep.builtin import is_preparation, locate
 from fedcmi_flwr.config.sections import ConfigError
+from fedcmi_flwr.config.texts import read_value
+from fedcmi_flwr.data.schema import read_spec
+from fedcmi_flwr.data.views import check_views, views_from
+from fedcmi_flwr.lookup import file_name
+from fedcmi_flwr.models.building import check_stored, chosen_modalities, encoder_names, split_names
 from fedcmi_flwr.models.placement import choose_device
+from fedcmi_flwr.models.pretrained import read_locations
 from fedcmi_flwr.run_config import RunConfig, read_run_config
 from fedcmi_flwr.simulation.local_grid import LocalGrid
 from fedcmi_flwr.types import Scalar
 from server_app.app import run as run_server
 from server_app.launch.flower_run import run_on_flower
 from server_app.launch.gpu_share import gpu_share
+from server_app.launch.outside import from_outside, import_roots
 from server_app.launch.progress import RoundProgress, Show, StartUp
 from server_app.pyproject import client_app_reference, default_run_config, project_directory
 
@@ -64,13 +71,37 @@ def combine(
         key, equals, value = text.partition("=")
         if not equals:
             raise ConfigError(f"--set {text!r}: must be key=value.")
-        raw[key.strip()] = _value(value.strip())
-    if raw["data"] not in BUILT_IN:
+        raw[key.strip()] = read_value(value.strip())
+    if not is_preparation(str(raw["data"])):
         raw["data"] = str(Path(str(raw["data"])).expanduser().absolute())  # a simulation runs elsewhere
     if raw["run-dir"]:
         raw["run-dir"] = str(Path(str(raw["run-dir"])).expanduser().absolute())
-    read_run_config(raw)
+    from_outside(read_run_config(raw))
     return raw
+
+
+def check_modalities(config: RunConfig) -> None:
+    """Check what a run-config says of modalities against the data, before anything is written.
+
+    Parameters
+    ----------
+    config
+        The checked run-config.
+
+    Raises
+    ------
+    ConfigError
+        A key names a modality that is not stored, or one that it does not fit.
+    DataError
+        The data are not there.
+    """
+    stored = read_spec(locate(config.data.data))
+    names = stored.modality_names
+    chosen = chosen_modalities(config.data.modalities, names)
+    check_stored("freeze", split_names(config.model.freeze), names)
+    check_stored("pretrained", read_locations(config.model.pretrained), names)
+    encoder_names(config.model.encoder, chosen)
+    check_views(views_from(config.views), stored.modalities)
 
 
 def read_recipe(recipe: Path) -> dict[str, Scalar]:
@@ -82,18 +113,10 @@ def read_recipe(recipe: Path) -> dict[str, Scalar]:
         raise ConfigError(f"recipe {recipe}: {error}.") from error
 
 
-def _value(text: str) -> Scalar:
-    try:
-        value: Scalar = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
-    return value
-
-
 def named_run_dir(raw: Mapping[str, Scalar]) -> Path:
     """Return a new directory name below ``runs/`` of the working directory."""
     stamp = time.strftime("%Y%m%d-%H%M%S")
-    return Path("runs").absolute() / f"{stamp}-{raw['method']}-seed{raw['seed']}"
+    return Path("runs").absolute() / f"{stamp}-{file_name(str(raw['method']))}-seed{raw['seed']}"
 
 
 def run_in_process(
@@ -155,7 +178,7 @@ def run_with_flower(raw: Mapping[str, Scalar], num_nodes: int, show: Show, clien
     share, text = gpu_share(raw, num_nodes, load_client_app(), clients_at_once)
     show(text)
     progress = RoundProgress(Path(config.run_dir), config, show, StartUp())
-    run_on_flower(project_directory(), raw, num_nodes, share, progress.update)
+    run_on_flower(project_directory(), raw, num_nodes, share, progress.update, import_roots(config))
     return Path(config.run_dir)
 
 

@@ -23,7 +23,7 @@ def settings_tables(config: Config) -> list[str]:
     -------
     HTML.
     """
-    groups = {"method": ("method", *HYPERPARAMETER_KEYS), **section_keys()}
+    groups = {"method": ("method", "method-options", *HYPERPARAMETER_KEYS), **section_keys()}
     placed: set[str] = set(_ELSEWHERE)
     tables = []
     for name, keys in groups.items():

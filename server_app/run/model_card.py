@@ -5,9 +5,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fedcmi_flwr.lookup import find
 from fedcmi_flwr.machine.atomic_files import write_atomically
-from fedcmi_flwr.methods import METHODS, hyperparameters, make_method
-from fedcmi_flwr.run_config import HYPERPARAMETER_KEYS
+from fedcmi_flwr.methods import METHOD, hyperparameters, method_from
 from server_app.figures.markdown import markdown_table
 from server_app.pyproject import run_command
 from server_app.run.directory import LAUNCH, RunDirectory, read_metrics
@@ -138,8 +138,7 @@ def _dealt(config: Config) -> str:
 
 
 def _method(config: Config) -> list[str]:
-    own = hyperparameters(METHODS[config["method"]])
-    keys = [*TRAINING_KEYS, *(key for key in HYPERPARAMETER_KEYS if key in own)]
+    keys = [*TRAINING_KEYS, *sorted(hyperparameters(find(METHOD, config["method"])))]
     rows = [[key, json.dumps(config[key])] for key in keys]
     return markdown_table(["setting", "value"], [["method", config["method"]], *rows])
 
@@ -164,8 +163,7 @@ def _decisions(config: Config) -> list[str]:
         if source
         else "By the method's own votes; the confidences are what the scores give, not calibrated."
     )
-    own = {key: config[key] for key in hyperparameters(METHODS[config["method"]])}
-    return [how, RULES[make_method(config["method"], own).structure]]
+    return [how, RULES[method_from(config).structure]]
 
 
 def _limits(config: Config, trained: Records, matrix: Sequence[MatrixRow]) -> list[str]:

@@ -110,5 +110,5 @@ def test_features_are_by_place_and_zeros_where_absent(monkeypatch: pytest.Monkey
         expected = encoder.features(whole.inputs[name]).detach() * whole.present[:, column].unsqueeze(1)
         assert torch.equal(found[name], expected)
     shuffled = next(samples.training_batches(13, TWO, torch.Generator().manual_seed(1)))
-    assert torch.equal(shuffled.labels, whole.labels[shuffled.places])
-    assert torch.equal(shuffled.inputs["audio"], whole.inputs["audio"][shuffled.places])
+    assert torch.equal(shuffled.labels, whole.labels[shuffled.indices])
+    assert torch.equal(shuffled.inputs["audio"], whole.inputs["audio"][shuffled.indices])

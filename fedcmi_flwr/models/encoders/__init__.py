@@ -1,17 +1,21 @@
-"""Encoders E_m: one sample of a modality -> z_m in R^D, by the name a run configuration gives."""
+"""Encoders E_m: one sample of a modality -> z_m in R^D, by the name a run configuration gives.
 
-from collections.abc import Mapping
+One from outside is found by its entry point or import path (``lookup.py``) and gets the same arguments.
+"""
+
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from fedcmi_flwr.data.schema import AXES, ModalitySpec
+from fedcmi_flwr.lookup import Kind, find
 from fedcmi_flwr.models.encoders.base import NORMALIZATIONS, Encoder
 from fedcmi_flwr.models.encoders.series import CNN1d
 from fedcmi_flwr.models.encoders.text import Bert
 from fedcmi_flwr.models.encoders.vision import DenseNet121, ResNet18, SmallCNN
 
-__all__ = ["ENCODERS", "NORMALIZATIONS", "Encoder", "build_encoder"]
+__all__ = ["ENCODER", "ENCODERS", "NORMALIZATIONS", "Encoder", "build_encoder"]
 
-ENCODERS: dict[str, type[SmallCNN | ResNet18 | DenseNet121 | Bert | CNN1d]] = {
+ENCODERS: dict[str, type[Encoder]] = {
     "small-cnn": SmallCNN,
     "resnet18": ResNet18,
     "densenet121": DenseNet121,
@@ -19,6 +23,18 @@ ENCODERS: dict[str, type[SmallCNN | ResNet18 | DenseNet121 | Bert | CNN1d]] = {
     "cnn-1d": CNN1d,
 }
 """Name -> class; its ``kinds`` say what it reads."""
+
+
+def _accept(found: Any) -> type[Encoder]:  # noqa: ANN401
+    """Return a class of encoders that says what it reads."""
+    if not (isinstance(found, type) and issubclass(found, Encoder)):
+        raise TypeError("an encoder is a class derived from fedcmi_flwr.Encoder.")
+    if not found.kinds or not set(found.kinds) <= set(AXES):
+        raise TypeError(f"its kinds are {found.kinds!r}, and must say what it reads: one or more of {list(AXES)}.")
+    return found
+
+
+ENCODER = Kind("encoder", "fedcmi.encoders", ENCODERS, _accept)
 
 
 def build_encoder(
@@ -34,7 +50,7 @@ def build_encoder(
     Parameters
     ----------
     name
-        One of ENCODERS.
+        One of ENCODERS, an entry point of an installed package, or "package.module:Name".
     modality
         What it reads.
     embedding_dim
@@ -57,19 +73,18 @@ def build_encoder(
         Unknown name, normalization or options, an encoder that cannot read this kind of modality, or one whose package
         is missing.
     """
-    if name not in ENCODERS:
-        raise ValueError(f"encoder {name!r} for modality {modality.name!r}: not one of {sorted(ENCODERS)}.")
+    found = find(ENCODER, name)
     if normalization not in NORMALIZATIONS:
         raise ValueError(f"normalization {normalization!r}: not one of {sorted(NORMALIZATIONS)}.")
-    kinds = ENCODERS[name].kinds
-    if modality.kind not in kinds or len(modality.shape) != len(AXES[modality.kind]):
-        shapes = " or ".join(f"{kind} [{', '.join(AXES[kind])}]" for kind in kinds)
+    if modality.kind not in found.kinds or len(modality.shape) != len(AXES[modality.kind]):
+        shapes = " or ".join(f"{kind} [{', '.join(AXES[kind])}]" for kind in found.kinds)
         raise ValueError(
             f"encoder {name!r} reads samples of {shapes}; modality {modality.name!r} is {modality.kind} of shape "
             f"{list(modality.shape)}."
         )
+    build: Callable[..., Encoder] = found
     try:
-        encoder = ENCODERS[name](modality, embedding_dim, normalization, dict(options or {}), frozen)
+        encoder = build(modality, embedding_dim, normalization, dict(options or {}), frozen)
     except TypeError as error:
         raise ValueError(f"encoder {name!r} of modality {modality.name!r}: options {options}: {error}.") from error
     if frozen:

@@ -11,7 +11,7 @@ GROUPS = 8
 """Of group norm at most."""
 
 
-def groups_of(width: int) -> int:
+def norm_groups(width: int) -> int:
     """Return the largest number of groups, up to GROUPS, that divides a layer's width.
 
     Parameters
@@ -25,7 +25,7 @@ def groups_of(width: int) -> int:
 
     Examples
     --------
-    >>> [groups_of(width) for width in (64, 12, 15, 7, 1)]
+    >>> [norm_groups(width) for width in (64, 12, 15, 7, 1)]
     [8, 6, 5, 7, 1]
     """
     return max(groups for groups in range(1, GROUPS + 1) if width % groups == 0)
@@ -33,7 +33,7 @@ def groups_of(width: int) -> int:
 
 def group_norm(width: int) -> nn.Module:
     """Return the group norm of a layer of this width."""
-    return nn.GroupNorm(groups_of(width), width)
+    return nn.GroupNorm(norm_groups(width), width)
 
 
 NORMALIZATIONS = ("batch", "group")

@@ -151,7 +151,7 @@ def test_integer_labels_are_sorted_as_numbers(raw: Path, tmp_path: Path, dtype: 
     out = manifest.prepare(raw / "samples.parquet", raw, tmp_path / "out", MANIFEST_MODALITIES, sizes=SMALL)
     assert read_spec(out).classes == ("-1", "2", "10")
     assert load_split(out, "train").labels[:3].tolist() == [1, 2, 0]
-    assert load_split(out, "train").groups[:2].tolist() == ["s000", "s001"]
+    assert load_split(out, "train").sources[:2].tolist() == ["s000", "s001"]
 
 
 def test_classes_in_the_order_that_is_asked_for(raw: Path, tmp_path: Path) -> None:

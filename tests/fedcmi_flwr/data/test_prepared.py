@@ -136,7 +136,7 @@ def test_a_split_knows_who_has_what(prepared: Path) -> None:
     assert len(samples) == COUNT - 1
     assert samples.has.tolist() == np.stack([_present()[name] for name in TWO], axis=1).tolist()
     assert len(load_split(prepared, "train", ("visual",))) == COUNT - 3
-    assert samples.groups.tolist()[:6] == ["g0", "g1", "g2", "g3", "g4", "g0"]
+    assert samples.sources.tolist()[:6] == ["g0", "g1", "g2", "g3", "g4", "g0"]
 
 
 def test_batches_are_normalised_and_blank_where_absent(prepared: Path) -> None:

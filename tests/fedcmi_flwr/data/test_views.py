@@ -74,14 +74,14 @@ def test_samples_have_their_own_crop_and_the_frames_of_one_sample_share_it() -> 
     assert len({tuple(sample.flatten().tolist()) for sample in seen[:, 0]}) == 4
 
 
-@pytest.mark.parametrize("chance", [None, torch.Generator().manual_seed(0)])
-def test_what_is_not_augmented_is_scaled_the_same_way_every_time(chance: torch.Generator | None) -> None:
+@pytest.mark.parametrize("generator", [None, torch.Generator().manual_seed(0)])
+def test_what_is_not_augmented_is_scaled_the_same_way_every_time(generator: torch.Generator | None) -> None:
     plain = replace(kinds.FRAMES, mean=0.0, std=1.0)
     images = _images(2, 6, 3, 40, 40)
-    seen = Views(("other",), size=24).show(images, plain, chance)
+    seen = Views(("other",), size=24).show(images, plain, generator)
     assert torch.allclose(seen, torch.stack([reference.resize(x, [24, 24]) for x in images]), atol=1e-3)
-    assert torch.equal(Views(size=40).show(images, plain, chance), images)
-    assert torch.equal(AS_STORED.show(images, plain, chance), images)
+    assert torch.equal(Views(size=40).show(images, plain, generator), images)
+    assert torch.equal(AS_STORED.show(images, plain, generator), images)
 
 
 def test_an_augmented_modality_is_seen_whole_in_evaluation() -> None:
@@ -96,12 +96,12 @@ def test_an_augmented_modality_is_seen_whole_in_evaluation() -> None:
 def test_moments_by_hand() -> None:
     """Ten frames in four parts: 0-1, 2-4, 5-6, 7-9, whose middles (the first of two) are 0, 3, 5, 8."""
     clip = ModalitySpec("visual", "frames", (10, 3, 8, 8), "uint8")
-    assert Views(frames=4).moments(clip, 2, None).tolist() == [[0, 3, 5, 8]] * 2
-    assert Views(frames=10).moments(clip, 1, None).tolist() == [list(range(10))]
-    assert Views(frames=1).moments(clip, 1, None).tolist() == [[4]]
-    assert AS_STORED.moments(clip, 1, None) is None
-    assert Views(frames=4).moments(kinds.IMAGE, 1, None) is None
-    drawn = Views(frames=4).moments(clip, 500, torch.Generator().manual_seed(0))
+    assert Views(frames=4).frame_indices(clip, 2, None).tolist() == [[0, 3, 5, 8]] * 2
+    assert Views(frames=10).frame_indices(clip, 1, None).tolist() == [list(range(10))]
+    assert Views(frames=1).frame_indices(clip, 1, None).tolist() == [[4]]
+    assert AS_STORED.frame_indices(clip, 1, None) is None
+    assert Views(frames=4).frame_indices(kinds.IMAGE, 1, None) is None
+    drawn = Views(frames=4).frame_indices(clip, 500, torch.Generator().manual_seed(0))
     assert [sorted(set(part.tolist())) for part in drawn.T] == [[0, 1], [2, 3, 4], [5, 6], [7, 8, 9]]
     share = [float((part == low).mean()) for part, low in zip(drawn.T, (0, 2, 5, 7), strict=True)]
     assert share == pytest.approx([1 / 2, 1 / 3, 1 / 2, 1 / 3], abs=0.07)
@@ -151,9 +151,11 @@ def test_views_read_only_their_frames_in_stored_dtype(prepared: Path, monkeypatc
     came: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {}
     show = Views.show
 
-    def note(self: Views, stored: torch.Tensor, modality: ModalitySpec, chance: torch.Generator | None) -> torch.Tensor:
+    def note(
+        self: Views, stored: torch.Tensor, modality: ModalitySpec, generator: torch.Generator | None
+    ) -> torch.Tensor:
         came[modality.name] = (stored.dtype, tuple(stored.shape))
-        return show(self, stored, modality, chance)
+        return show(self, stored, modality, generator)
 
     monkeypatch.setattr(Views, "show", note)
     batch = samples.batch(np.array([0, 4]), ("audio", "visual", "text"))

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fedcmi_flwr.evaluation.decision import Decision, Decisions, rules, scores, subsets
-from fedcmi_flwr.models.multimodal import look_at
+from fedcmi_flwr.models.multimodal import mask_for
 from fedcmi_flwr.types import Votes
 
 THREE = ("audio", "visual", "touch")
@@ -21,7 +21,7 @@ def test_scores_are_the_oracles(rule: str, subset: tuple[str, ...]) -> None:
     """By sample: ln F over slots filled by the subset's q, and the heads of the subset, as the rule says."""
     model, batch = oracle.model(THREE).eval(), oracle.batch([[1, 1, 1]] * 8, range(3))
     output = model(batch)
-    mask, _ = look_at(subset, THREE, batch.present)
+    mask, _ = mask_for(subset, THREE, batch.present)
     votes = rules(model.spec, Votes(2.0, 0.5))[rule]
     found = scores(model, output, mask, votes)
     has = np.array([[name in subset for name in THREE]])
@@ -52,7 +52,7 @@ def test_without_votes_of_its_own_a_method_combines_fusion_and_self_heads() -> N
 
 def test_what_is_looked_at_of_a_subset() -> None:
     present = torch.tensor([[True, True, True], [True, False, True], [True, False, False], [False, True, False]])
-    mask, rows = look_at(("audio", "touch"), THREE, present)
+    mask, rows = mask_for(("audio", "touch"), THREE, present)
     assert mask.tolist() == [[True, False, True], [True, False, True], [True, False, False], [False, False, False]]
     assert rows.tolist() == [True, True, False, False]
 
@@ -84,7 +84,7 @@ def test_each_sample_is_decided_by_what_it_has() -> None:
     for i, expected in enumerate((by_default, by_audio, by_default, by_default)):
         assert torch.allclose(found[i], expected[i])
     with pytest.raises(ValueError, match=r"modalities \[\]: need one or more of \['audio', 'visual'\]"):
-        decisions.log_probabilities(model, output, batch.present & (batch.places != 1).unsqueeze(1))
+        decisions.log_probabilities(model, output, batch.present & (batch.indices != 1).unsqueeze(1))
 
 
 @pytest.mark.parametrize("subset", [(), ("audio", "audio"), ("smell",)])

@@ -106,8 +106,8 @@ def test_every_subset_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_graphs_show_what_evaluations_show(path: Path, modality: kinds.ModalitySpec, views: Views) -> None:
     predictor = Predictor.load(path, "cpu", [modality.name])
     stored = random_samples(modality, predictor, 3, 0)
-    moments = views.moments(modality, 3, None)
-    chosen = stored if moments is None else stored[:, torch.from_numpy(moments[0])]
+    indices = views.frame_indices(modality, 3, None)
+    chosen = stored if indices is None else stored[:, torch.from_numpy(indices[0])]
     expected = views.show(chosen, modality, None)
     torch.testing.assert_close(export.show(views, stored, modality), expected, atol=1e-5, rtol=0)
 

@@ -50,9 +50,9 @@ def expected(predictor: Predictor, samples: dict[str, np.ndarray], subset: tuple
     views, shown = Views(size=32, frames=3), {}
     for modality in INPUTS:
         if modality.name in subset:
-            moments = views.moments(modality, 7, None)
+            indices = views.frame_indices(modality, 7, None)
             array = samples[modality.name]
-            array = array if moments is None else array[np.arange(7)[:, None], moments]
+            array = array if indices is None else array[np.arange(7)[:, None], indices]
             shown[modality.name] = views.show(torch.from_numpy(array), modality, None)
     present = torch.tensor([[name in subset for name in NAMES]]).expand(7, -1)
     zeros = torch.zeros(7, dtype=torch.int64)

@@ -44,7 +44,7 @@ def test_only_convolutions_shrink_and_by_the_oracles_coefficient(complete: bool,
         present[1, 0] = present[4, 1] = 0
     method, model = FedOGM(weight=0.4), oracle.model(modalities, structure="fusion")
     batch = oracle.batch(present.tolist(), range(len(modalities)))
-    local = oracle.local_round(model, own={}, generator=torch.Generator().manual_seed(7))
+    local = oracle.local_round(model, method_state={}, generator=torch.Generator().manual_seed(7))
     output = model(batch)
     z = {name: value.detach().numpy() for name, value in output.self_embeddings.items()}
     terms = method.loss_terms(model, batch, output, local)
@@ -53,7 +53,7 @@ def test_only_convolutions_shrink_and_by_the_oracles_coefficient(complete: bool,
     before = {name: w.grad.clone() for name, w in model.named_parameters()}
     method.adjust_gradients(model, local)
     expected = _coefficients(model, batch, z, 0.4)
-    assert local.own == pytest.approx(expected)
+    assert local.method_state == pytest.approx(expected)
     assert 1 <= sum(value < 1 for value in expected.values()) < len(modalities)
     numbers = torch.Generator().manual_seed(7)
     for name, w in model.named_parameters():
@@ -75,7 +75,7 @@ def test_the_noise_has_the_gradients_own_standard_deviation() -> None:
     model = oracle.model(structure="fusion")
     for w in model.parameters():
         w.grad = 0.01 * torch.randn(w.shape, generator=torch.Generator().manual_seed(1)).double() + 0.5
-    local = oracle.local_round(model, own={"audio": 1.0, "visual": 1.0})
+    local = oracle.local_round(model, method_state={"audio": 1.0, "visual": 1.0})
     before = {name: w.grad.clone() for name, w in model.named_parameters()}
     FedOGM().adjust_gradients(model, local)
     noises = [w.grad - before[name] for name, w in model.named_parameters() if w.ndim == 4]

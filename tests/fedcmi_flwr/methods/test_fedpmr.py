@@ -72,7 +72,7 @@ def test_the_term_is_the_oracles_on_all_but_the_strongest(
     prototypes[modalities[winner - 1]][2] = np.nan
     own = {name: torch.from_numpy(value) for name, value in prototypes.items()}
     method, output = FedPMR(weight=0.7), model(batch)
-    terms = method.loss_terms(model, batch, output, oracle.local_round(model, own=own))
+    terms = method.loss_terms(model, batch, output, oracle.local_round(model, method_state=own))
     strongest, expected = _oracle(z, prototypes, batch)
     assert strongest == modalities[winner]
     assert terms.values["prototype"].item() == pytest.approx(expected)
@@ -87,13 +87,13 @@ def test_prototypes_are_class_means_under_the_received_model() -> None:
     """In eval mode, over all of the node's samples; class 2 has none."""
     model, samples = oracle.model(structure="fusion").float(), oracle.samples(14)
     samples = replace(samples, rows=np.flatnonzero(samples.labels != 2))
-    own = begin_round(model, samples, FedPMR(), SETTINGS, 1, 0, Received()).own
+    prototypes = begin_round(model, samples, FedPMR(), SETTINGS, 1, 0, Received()).method_state
     assert model.training
     batch = next(samples.batches(100, TWO))
     for name, z in _z(model.eval(), batch).items():
         labels = batch.labels.numpy()
         expected = np.array([*(z[labels == c].mean(axis=0) for c in (0, 1)), np.full(4, np.nan)])
-        assert own[name].numpy() == pytest.approx(expected, abs=1e-5, nan_ok=True)
+        assert prototypes[name].numpy() == pytest.approx(expected, abs=1e-5, nan_ok=True)
 
 
 def test_nodes_with_one_modality_train_plainly(tmp_path: Path, toy: Path) -> None:

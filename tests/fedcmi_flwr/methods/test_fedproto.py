@@ -46,7 +46,7 @@ def test_the_term_is_the_oracles_and_classes_nobody_had_are_left_out(
     prototypes = {"audio": _prototypes(1, known), "visual": _prototypes(2, (0, 1, 2))}
     sent = {f"prototype.{name}": torch.from_numpy(value) for name, value in prototypes.items()}
     local = oracle.local_round(model, log_prior=torch.zeros(3).double())
-    local = oracle.local_round(model, own=method.prepare(model, local, sent, {}))
+    local = oracle.local_round(model, method_state=method.prepare(model, local, sent, {}))
     output = model(batch)
     terms = method.loss_terms(model, batch, output, local)
     expected = sum(
@@ -66,7 +66,7 @@ def test_there_is_no_term_before_there_are_prototypes() -> None:
     only_visual = {"prototype.visual": torch.from_numpy(_prototypes(1, (0, 1, 2)))}
     for sent, names in (({}, {"fused"}), (only_visual, {"fused", "prototype"})):
         local = oracle.local_round(model, log_prior=torch.zeros(3).double())
-        local = oracle.local_round(model, own=FedProto().prepare(model, local, sent, {}))
+        local = oracle.local_round(model, method_state=FedProto().prepare(model, local, sent, {}))
         assert set(FedProto().loss_terms(model, batch, model(batch), local).values) == names
 
 

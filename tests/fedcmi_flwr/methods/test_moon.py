@@ -67,7 +67,7 @@ def test_the_contrast_is_the_oracles(owned: tuple[str, ...], present: list[list[
     local = oracle.local_round(received)
     own = method.prepare(received, local, {}, previous.state_dict())
     batch = oracle.batch(present, [TWO.index(name) for name in owned])
-    terms = method.loss_terms(model, batch, model(batch), oracle.local_round(received, own=own))
+    terms = method.loss_terms(model, batch, model(batch), oracle.local_round(received, method_state=own))
     towards, away = (_representations(other, batch, training=False) for other in (received, previous))
     expected = _contrast(_representations(model, batch, training=True), towards, away)
     assert terms.values["contrast"].item() == pytest.approx(expected)
@@ -78,7 +78,8 @@ def test_the_gradient_flows_into_the_trained_model_only() -> None:
     method, received, model = Moon(), _model(0), _model(9)
     own = method.prepare(received, oracle.local_round(received), {}, _model(5).state_dict())
     batch = oracle.batch([[1, 1]] * 5)
-    method.loss_terms(model, batch, model(batch), oracle.local_round(received, own=own)).values["contrast"].backward()
+    terms = method.loss_terms(model, batch, model(batch), oracle.local_round(received, method_state=own))
+    terms.values["contrast"].backward()
     for other in (own.received, own.previous):
         assert not other.training
         assert not any(w.requires_grad or w.grad is not None for w in other.parameters())
@@ -152,5 +153,5 @@ def test_a_memory_of_another_model_is_no_previous_model() -> None:
     own = Moon().prepare(received, oracle.local_round(received), {}, _model(5, ("audio",)).state_dict())
     assert own.previous is None
     batch = oracle.batch([[1, 1]] * 3)
-    terms = Moon().loss_terms(received, batch, received(batch), oracle.local_round(received, own=own))
+    terms = Moon().loss_terms(received, batch, received(batch), oracle.local_round(received, method_state=own))
     assert set(terms.values) == {"fused"}

@@ -13,7 +13,7 @@ from federated import federate, sends
 from client_app.train import Received, begin_round, train
 from fedcmi_flwr.config.sections import TrainingConfig
 from fedcmi_flwr.methods import METHODS, CrossModalInfiltration, FedAvg, Method
-from fedcmi_flwr.models.multimodal import look_at
+from fedcmi_flwr.models.multimodal import mask_for
 
 TWO = ("audio", "visual")
 SETTINGS = TrainingConfig(
@@ -54,7 +54,7 @@ def test_every_cross_entropy_sees_the_prior_and_distillation_does_not(strength: 
         return oracle.cross_entropy(logits.detach().numpy() + shift, labels, rows)
 
     u, q = output.self_embeddings, output.infiltration_embeddings
-    alone = [model.fuse(u, q, look_at((name,), TWO, batch.present)[0]) for name in TWO]
+    alone = [model.fuse(u, q, mask_for((name,), TWO, batch.present)[0]) for name in TWO]
     expected = {
         "fused": adjusted(output.fused_logits, every),
         "self": sum(adjusted(output.self_logits[name], has[:, m]) for m, name in enumerate(TWO)),

@@ -68,7 +68,7 @@ def _after(model: MultimodalModel, method: Method, batch: Batch) -> tuple[dict[s
     if method is METHODS["moon"]:
         memory = _model(method).trained_state()
     local = oracle.local_round(model, **fields)
-    local = replace(local, own=method.prepare(model, local, received, memory))
+    local = replace(local, method_state=method.prepare(model, local, received, memory))
     terms = method.loss_terms(model, batch, model(batch), local)
     model.zero_grad()
     terms.total().backward()
@@ -98,7 +98,7 @@ def _of(batch: Batch, rows: Tensor, names: Sequence[str]) -> Batch:
     """Return these samples as if they had nothing but ``names``."""
     known = torch.tensor([name in names for name in THREE])
     inputs = {name: batch.inputs[name][rows] for name in THREE}
-    return Batch(inputs, batch.labels[rows], batch.present[rows] & known, False, batch.places[rows])
+    return Batch(inputs, batch.labels[rows], batch.present[rows] & known, False, batch.indices[rows])
 
 
 @pytest.mark.parametrize("present", [MIXED, NO_AUDIO], ids=["mixed", "no audio"])

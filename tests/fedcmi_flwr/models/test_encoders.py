@@ -11,7 +11,7 @@ from torch import nn
 
 from fedcmi_flwr.data.schema import ModalitySpec
 from fedcmi_flwr.models.encoders import ENCODERS, Encoder, build_encoder
-from fedcmi_flwr.models.encoders.base import groups_of
+from fedcmi_flwr.models.encoders.base import norm_groups
 
 READS = [
     ("small-cnn", kinds.SPECTROGRAM),
@@ -124,7 +124,7 @@ def test_a_frozen_trunk_ignores_the_mode_and_forgets_nothing() -> None:
 
 @pytest.mark.parametrize(("width", "groups"), [(64, 8), (8, 8), (16, 8), (12, 6), (20, 5), (15, 5), (7, 7), (11, 1)])
 def test_groups_divide_every_width(width: int, groups: int) -> None:
-    assert groups_of(width) == groups
+    assert norm_groups(width) == groups
 
 
 @pytest.mark.parametrize(

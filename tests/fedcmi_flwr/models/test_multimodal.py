@@ -10,7 +10,7 @@ import torch
 from fedcmi_flwr.data.schema import ModalitySpec
 from fedcmi_flwr.models.encoders import build_encoder
 from fedcmi_flwr.models.fusion import FUSIONS, fill_slots
-from fedcmi_flwr.models.multimodal import STRUCTURES, MultimodalModel, build_projector, look_at, parameter_groups
+from fedcmi_flwr.models.multimodal import STRUCTURES, MultimodalModel, build_projector, mask_for, parameter_groups
 from fedcmi_flwr.types import ModelOutput
 
 THREE = ("audio", "visual", "touch")
@@ -169,7 +169,7 @@ def test_plain_model_fills_with_zeros() -> None:
 
 
 def test_one_modality_is_looked_at_without_the_others() -> None:
-    mask, rows = look_at(("visual",), THREE, torch.tensor([[1, 1, 1], [0, 1, 1], [1, 0, 0]], dtype=torch.bool))
+    mask, rows = mask_for(("visual",), THREE, torch.tensor([[1, 1, 1], [0, 1, 1], [1, 0, 0]], dtype=torch.bool))
     assert mask.int().tolist() == [[0, 1, 0], [0, 1, 0], [0, 0, 0]]
     assert rows.tolist() == [True, True, False]
 
@@ -253,7 +253,7 @@ def test_one_projector_infiltrates_with_what_it_knows_itself() -> None:
         assert torch.equal(output.infiltration_embeddings[name], output.self_embeddings[name])
         assert torch.equal(output.infiltration_logits[name], output.self_logits[name])
     u = output.self_embeddings["audio"]
-    mask, _ = look_at(("audio",), model.spec.modalities, batch.present)
+    mask, _ = mask_for(("audio",), model.spec.modalities, batch.present)
     alone = model.fuse(output.self_embeddings, output.infiltration_embeddings, mask)
     assert torch.allclose(alone, model.fusion(torch.stack([u, u], dim=1)))
     both = {name for name in oracle.model().state_dict() if "infiltration_projector" not in name}

@@ -10,7 +10,7 @@ import torch
 from fedcmi_flwr.data import samples as samples_module
 from fedcmi_flwr.data.samples import Samples, room_on
 from fedcmi_flwr.data.views import Views
-from fedcmi_flwr.models import building as model_from_config
+from fedcmi_flwr.models import placement
 from fedcmi_flwr.models.multimodal import MultimodalModel
 from fedcmi_flwr.models.placement import has_bfloat16, place
 from fedcmi_flwr.wire.packing import to_arrays
@@ -36,7 +36,7 @@ def _model() -> MultimodalModel:
 def test_which_encoders_compute_in_bfloat16(
     precision: str, native: bool, expected: tuple[bool, bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(model_from_config, "has_bfloat16", lambda device: native)
+    monkeypatch.setattr(placement, "has_bfloat16", lambda device: native)
     model = _model()
     place(model, CPU, precision)
     assert tuple(model.branch(name).encoder.in_bfloat16 for name in TWO) == expected
@@ -114,7 +114,7 @@ def test_resident_samples_give_the_same_batches(monkeypatch: pytest.MonkeyPatch)
 
 
 def _tensors(batch: object) -> list[torch.Tensor]:
-    return [*batch.inputs.values(), batch.labels, batch.present, batch.places]
+    return [*batch.inputs.values(), batch.labels, batch.present, batch.indices]
 
 
 def test_resident_frames_are_drawn_as_stored_ones_are() -> None:
