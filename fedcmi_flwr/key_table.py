@@ -7,15 +7,15 @@ fields, and the methods' defaults the methods' own.
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import Field, dataclass, fields
-from difflib import get_close_matches
 from typing import Any
 
 from fedcmi_flwr.config import fields as settings
 from fedcmi_flwr.config.docstrings import field_docstrings
 from fedcmi_flwr.config.node import NodeConfig
 from fedcmi_flwr.methods import METHODS, hyperparameters
-from fedcmi_flwr.methods.base import key_of
-from fedcmi_flwr.run_config import METHOD_DEFAULT, SECTIONS, RunConfig
+from fedcmi_flwr.methods.hyperparameters import key_of
+from fedcmi_flwr.run_config import METHOD_DEFAULT, RUN_KEYS, SECTIONS
+from fedcmi_flwr.suggestions import did_you_mean
 from fedcmi_flwr.types import Scalar
 
 _STRUCTURES = {
@@ -100,18 +100,19 @@ def find_keys(sections: Iterable[KeySection], name: str) -> list[Key]:
     every = [key for section in sections for key in section.keys]
     found = [key for key in every if key.name == name]
     if not found:
-        names = sorted({key.name for key in every})
-        near = get_close_matches(name, names, n=3, cutoff=0.5)
-        raise ValueError(f"no key {name!r}; " + (f"near are {', '.join(near)}." if near else "`fedcmi keys` has all."))
+        names = [key.name for key in every]
+        raise ValueError(f"no key {name!r}; `fedcmi keys` shows all.{did_you_mean(name, names)}")
     return found
 
 
 def _run_section(defaults: Mapping[str, Scalar]) -> KeySection:
-    meanings = _meanings(RunConfig)
-    named = ", ".join(METHODS)
-    run_dir = Key("run-dir", defaults["run-dir"], "an absolute path, or empty (str)", meanings["run_dir"], _ALL, {})
-    method = Key("method", defaults["method"], f"one of {named} (str)", meanings["method_name"], _ALL, {})
-    return KeySection("run", "What is run, and where its results go.", [run_dir, method])
+    allowed = {
+        "run-dir": "an absolute path, or empty (str)",
+        "method": f"one of {', '.join(METHODS)}, an entry point, or package.module:Name (str)",
+        "method-options": "key=value key=value, or a TOML inline table; empty for none (str)",
+    }
+    keys = [Key(key, defaults[key], allowed[key], meaning, _ALL, {}) for key, meaning in RUN_KEYS.items()]
+    return KeySection("run", "What is run, and where its results go.", keys)
 
 
 def _hyperparameters(defaults: Mapping[str, Scalar]) -> KeySection:

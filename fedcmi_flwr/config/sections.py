@@ -73,14 +73,16 @@ class ModelConfig(Settings):
     """What is trained."""
 
     encoder: str = text("an encoder's name, or 'modality=name modality=name'")
-    """One encoder for all modalities, or one per modality: "audio=resnet18 visual=small-cnn". A name is one of
-    ``models.encoders.ENCODERS``, an entry point of an installed package, or "package.module:Name"."""
+    """One encoder for all modalities, or one per modality: "audio=resnet18 visual=small-cnn". A name is built in, an
+    entry point of an installed package, or "package.module:Name"."""
     embedding_dim: int = number(1)
-    """D."""
+    """D, how many numbers an embedding has: what encoders and projectors give, and fusion heads take."""
     projector: str = choice("linear", "mlp")
-    """Kind of both projectors."""
+    """What self- and infiltration projectors are: one linear layer ("linear"), or three with ReLU between them
+    ("mlp")."""
     fusion: str = text("the name of a fusion head")
-    """One of ``models.fusion.FUSIONS``, an entry point of an installed package, or "package.module:Name"."""
+    """Head that predicts from all modalities together: built in, an entry point of an installed package, or
+    "package.module:Name"."""
     initialization: str = choice(*INITIALIZATIONS)
     """How the server initialises what is not pretrained: as torch does ("torch"), or as the paper's authors do."""
     pretrained: str = text("'modality=DIR modality=DIR', or empty")

@@ -58,7 +58,7 @@ def test_an_unknown_name_ends_with_the_nearest(capsys: pytest.CaptureFixture[str
     with pytest.raises(typer.Exit) as ended:
         command.keys("lambdas")
     assert ended.value.exit_code == 1
-    assert "no key 'lambdas'; near are lambda" in capsys.readouterr().err
+    assert "no key 'lambdas'; `fedcmi keys` shows all. Did you mean 'lambda'" in capsys.readouterr().err
 
 
 def test_a_file_without_markers_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
