@@ -9,11 +9,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import Field, dataclass, fields
 from typing import Any
 
+from fedcmi_flwr.aggregation.optimizers import SERVER_OPTIMIZER
 from fedcmi_flwr.config import fields as settings
 from fedcmi_flwr.config.docstrings import field_docstrings
 from fedcmi_flwr.config.node import NodeConfig
 from fedcmi_flwr.methods import METHODS, hyperparameters
 from fedcmi_flwr.methods.hyperparameters import key_of
+from fedcmi_flwr.models.encoders import ENCODER
+from fedcmi_flwr.models.fusion import FUSION
 from fedcmi_flwr.run_config import METHOD_DEFAULT, RUN_KEYS, SECTIONS
 from fedcmi_flwr.suggestions import did_you_mean
 from fedcmi_flwr.types import Scalar
@@ -22,7 +25,9 @@ _STRUCTURES = {
     "fusion": ("fusion", "one-projector", "two-projectors"),
     "projector": ("one-projector", "two-projectors"),
 }
-"""Keys that only some models have a use for, and those models' structures."""
+"""Keys that only some models have a use for, and the structures of these."""
+_BUILT_IN = {kind.key: tuple(kind.built_in) for kind in (ENCODER, FUSION, SERVER_OPTIMIZER)}
+"""Keys whose value may come from outside, and the names that are here."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +144,8 @@ def _node_section() -> KeySection:
 
 
 def _key(name: str, item: "Field[Any]", meaning: str, defaults: Mapping[str, Scalar]) -> Key:
+    if name in _BUILT_IN:
+        meaning = f"{meaning} Built in: {', '.join(_BUILT_IN[name])}."
     structures = _STRUCTURES.get(name)
     users = [user for user, method in METHODS.items() if structures is None or method.structure in structures]
     return Key(name, defaults.get(name), _allowed(item), meaning, tuple(users), {})

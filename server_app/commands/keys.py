@@ -60,7 +60,7 @@ def listed(section: "KeySection") -> str:
 def described(key: "Key") -> str:
     """Return what there is to say of a key, a line for each fact."""
     title = key.name if key.default is None else f"{key.name} = {json.dumps(key.default)}"
-    facts = {"allowed": key.allowed, "meaning": key.meaning.replace("``", ""), "used by": used_by(key)}
+    facts = {"allowed": key.allowed, "meaning": key.meaning, "used by": used_by(key)}
     return "\n".join([title, *(_fact(name, text) for name, text in facts.items())])
 
 
@@ -101,7 +101,9 @@ def used_by(key: "Key") -> str:
 
 def _fact(name: str, text: str) -> str:
     indent = " " * 4
-    return textwrap.fill(f"{name}: {text}", WIDTH, initial_indent=indent, subsequent_indent=indent * 2)
+    return textwrap.fill(
+        f"{name}: {text.replace('``', '')}", WIDTH, initial_indent=indent, subsequent_indent=indent * 2
+    )
 
 
 # ---- for the README

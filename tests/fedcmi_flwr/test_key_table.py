@@ -32,7 +32,7 @@ def test_every_key_of_pyproject_is_there_with_its_default() -> None:
 @pytest.mark.parametrize("key", [*KEYS, *NODE_KEYS], ids=lambda key: key.name)
 def test_no_key_goes_without_range_meaning_and_method(key: Key) -> None:
     assert key.allowed
-    assert re.fullmatch(r"[A-Z\"\d].{20,}\.", key.meaning)
+    assert re.fullmatch(r".{20,}\.", key.meaning)
     assert set(key.methods) <= set(METHODS)
     assert key.methods
 
