@@ -123,7 +123,10 @@ def read_run_config(raw: Mapping[str, Scalar]) -> RunConfig:
     if missing:
         raise ConfigError(f"key {missing[0]!r} is missing in the run-config (in all: {', '.join(missing)}).")
     run_dir = _read_run_dir(raw)
-    sections: dict[str, Any] = {part: read_section(kind, raw) for part, kind in SECTIONS.items()}
+    try:
+        sections: dict[str, Any] = {part: read_section(kind, raw) for part, kind in SECTIONS.items()}
+    except ModuleNotFoundError as error:  # of an extra that the configuration needs
+        raise ConfigError(str(error)) from error
     method = _read_method(raw)
     name = str(raw["method"])
     _check_names(sections["model"], name, method)
@@ -193,5 +196,5 @@ def _section_keys() -> set[str]:
 
 
 def section_keys() -> dict[str, list[str]]:
-    """Return the keys of every section of the run-config; a key may be in two of them."""
-    return {part: keys_of(kind) for part, kind in SECTIONS.items()}
+    """Return the keys of every section of the run-config by its name in words; a key may be in two of them."""
+    return {part.replace("_", " "): keys_of(kind) for part, kind in SECTIONS.items()}

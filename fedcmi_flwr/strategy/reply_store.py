@@ -51,11 +51,11 @@ class ReplyStore:
         OSError
             The disk is full, or the temporary directory cannot be written.
         """
-        places = {}
+        stored = {}
         try:
             self._file.seek(self._end)
             for name, array in arrays.items():
-                places[name] = (self._end, array.dtype, array.shape)
+                stored[name] = (self._end, array.dtype, array.shape)
                 self._file.write(_as_bytes(np.ascontiguousarray(array)).data)
                 self._end += array.nbytes
         except OSError as error:
@@ -66,14 +66,14 @@ class ReplyStore:
             ) from error
 
         def read(name: str) -> AnyArray:
-            place, dtype, shape = places[name]
+            offset, dtype, shape = stored[name]
             array = np.empty(shape, dtype)
-            self._file.seek(place)
+            self._file.seek(offset)
             if self._file.readinto(_as_bytes(array).data) != array.nbytes:
                 raise OSError(f"the temporary file of the round's replies was cut short at {name!r}.")
             return array
 
-        return LazyArrays(places, read)
+        return LazyArrays(stored, read)
 
 
 def _as_bytes(array: AnyArray) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:

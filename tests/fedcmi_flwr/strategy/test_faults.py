@@ -11,7 +11,7 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message
 
 from fedcmi_flwr.simulation.local_grid import LocalGrid
-from fedcmi_flwr.strategy import FedCMI
+from fedcmi_flwr.strategy import ModalityStrategy
 from fedcmi_flwr.strategy.nodes import RoundFailedError
 
 BOTH = ("audio", "visual")
@@ -23,7 +23,7 @@ Change = Callable[[list[Message]], list[Message]]
 class Rounds:
     """Plays rounds as Flower's ``start`` does: a failed one leaves the weights as they were."""
 
-    def __init__(self, strategy: FedCMI, grid: LocalGrid) -> None:
+    def __init__(self, strategy: ModalityStrategy, grid: LocalGrid) -> None:
         self.strategy, self.grid, self.done, self.arrays = strategy, grid, 0, dict(START)
 
     def play(self, change: Change = list) -> dict[str, list[float]]:

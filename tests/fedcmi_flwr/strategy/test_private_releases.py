@@ -188,6 +188,9 @@ def test_a_missing_accountant_says_what_to_install(monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(sys.modules, "dp_accounting", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'fedcmi-flwr\[privacy\]'"):
         quiet()
+    with pytest.raises(ConfigError, match=r"pip install 'fedcmi-flwr\[privacy\]'"):
+        launch.resolve(None, {"dp-noise-multiplier": 1.0}, [])
+    assert not launch.read_run_config(launch.resolve(None, {}, [])).privacy.enabled
 
 
 @pytest.mark.parametrize("values", [[0.0, 0.0], [1e300, 1e300], [np.inf, 1.0], [np.nan, 1.0]])
