@@ -8,7 +8,12 @@ import pytest
 
 from server_app.launch import companion
 
-ACCOMPANY = "import sys; from server_app import companion as c; c.GRACE = 0.5; sys.exit(c.accompany(sys.argv[1:]))"
+ACCOMPANY = """
+import sys
+from server_app.launch import companion
+companion.GRACE = 0.5
+sys.exit(companion.accompany(sys.argv[1:]))
+"""
 STUBBORN = """
 import os, signal, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
