@@ -99,7 +99,7 @@ class LossTerms:
 class ClassStats:
     """Sums and counts per class and modality; they add up over nodes and only the receiver divides.
 
-    Source: method.md, "Who decides dominance and temperatures".
+    What they decide is in "The equations of FedCMI" of ``methods/README.md``.
     """
 
     probability_sum: Mapping[Modality, NDArray[np.float64]]

@@ -2,6 +2,7 @@
 
 import re
 import tomllib
+from collections.abc import Mapping
 
 from fedcmi_flwr.types import Scalar
 
@@ -78,3 +79,29 @@ def _inline_table(text: str) -> dict[str, Scalar]:
         if key not in scalars:
             raise ValueError(f"{key} = {table[key]!r}: must be a number, true or false, or a text.")
     return scalars
+
+
+def write_assignments(values: Mapping[str, Scalar]) -> str:
+    """Return a text that :func:`read_assignments` reads back.
+
+    Parameters
+    ----------
+    values
+        Key -> value; a text must not hold single quotes.
+
+    Returns
+    -------
+    key=value, separated by spaces.
+
+    Examples
+    --------
+    >>> write_assignments({"depth": 3, "on": True, "mode": "mean"})
+    "depth=3 on=true mode='mean'"
+    """
+    return " ".join(f"{key}={_written(value)}" for key, value in values.items())
+
+
+def _written(value: Scalar) -> str:
+    if isinstance(value, str):
+        return f"'{value}'"
+    return str(value).lower() if isinstance(value, bool) else repr(value)

@@ -1,4 +1,4 @@
-"""The equations of method.md as pure functions of tensors; every one is vectorised over the batch.
+"""The equations of this room's README as pure functions of tensors; every one is vectorised over the batch.
 
 Source: arXiv 2401.00894, sections 3.2 (cross-modal infiltration) and 3.3 (class-wise temperature adaptation).
 """

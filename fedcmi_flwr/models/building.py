@@ -141,7 +141,7 @@ def encoder_names(text: str, modalities: tuple[Modality, ...]) -> dict[Modality,
         if modality not in modalities or modality not in found:
             problem = "is not one of the modalities" if modality in found else "has no encoder"
             raise ConfigError(
-                f"encoder = {text!r}: {modality!r} {problem}; {_needed(modalities)}{did_you_mean(modality, modalities)}"
+                f"encoder = {text!r}: {modality!r} {problem}; {_needed(f'of {list(modalities)}')}{did_you_mean(modality, modalities)}"
             )
     for name in found.values():
         _check_encoder(text, name)
@@ -163,7 +163,7 @@ def _read_encoders(text: str) -> dict[Modality, str]:
         return {"": text.strip()}
     pairs = [word.partition("=") for word in words]
     if not pairs or not all(modality and name for modality, _, name in pairs):
-        raise ConfigError(f"encoder = {text!r}: {_needed(['each modality'])}")
+        raise ConfigError(f"encoder = {text!r}: {_needed('modality')}")
     return {modality: name for modality, _, name in pairs}
 
 
@@ -171,8 +171,8 @@ def _check_encoder(text: str, name: str) -> None:
     try:
         find(ENCODER, name)
     except UnknownNameError as error:
-        raise ConfigError(f"in encoder = {text!r}: {error}") from error
+        raise ConfigError(str(error) if name == text else f"in encoder = {text!r}: {error}") from error
 
 
-def _needed(modalities: Sequence[Modality]) -> str:
-    return f"need one of {ENCODER.names}, or 'modality=name' for each of {list(modalities)}."
+def _needed(which: str) -> str:
+    return f"need one of {ENCODER.names}, or 'modality=name' for each {which}."

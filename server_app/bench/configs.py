@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fedcmi_flwr.config.sections import ConfigError
+from fedcmi_flwr.run_config import read_run_config
 from fedcmi_flwr.suggestions import did_you_mean
 from fedcmi_flwr.types import Scalar
-from server_app.launch.start import combine, read_recipe
+from server_app.launch.start import check_modalities, combine, read_recipe
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 """Settings are the files in it, rows those in its directories."""
@@ -171,6 +172,27 @@ def bench_configs(
             raw = combine([base, overrides[row], tuned.get(row.stem, {})], options, assignments)
             of_rows[row.stem] = {key: value for key, value in raw.items() if key not in DECIDED}
     return configs
+
+
+def check_data(configs: RunConfigs) -> None:
+    """Check what every run says of modalities against its data, before anything is written.
+
+    Parameters
+    ----------
+    configs
+        From :func:`bench_configs`.
+
+    Raises
+    ------
+    ConfigError
+        As for :func:`server_app.launch.start.check_modalities`.
+    DataError
+        The data are not there.
+    """
+    decided: dict[str, Scalar] = {"seed": 0, "run-dir": ""}
+    for rows in configs.values():
+        for raw in rows.values():
+            check_modalities(read_run_config({**raw, **decided}))
 
 
 def _overrides(path: Path, decided: Sequence[str]) -> dict[str, Scalar]:

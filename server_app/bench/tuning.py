@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 
 from fedcmi_flwr.config.sections import ConfigError
+from fedcmi_flwr.config.texts import read_assignments, write_assignments
 from fedcmi_flwr.machine.atomic_files import write_atomically
 from fedcmi_flwr.methods import hyperparameters
-from fedcmi_flwr.run_config import read_run_config
+from fedcmi_flwr.run_config import HYPERPARAMETER_KEYS, read_run_config
 from fedcmi_flwr.types import Scalar
 from server_app.bench.configs import RunConfigs
 from server_app.bench.experiments import Experiment, plan, reserve, run_all
@@ -163,8 +164,10 @@ def other_weights(leader: Score | None, config: Mapping[str, Scalar]) -> list[Ca
     return [Candidate(leader.candidate.row, (("lr", lr), (key, value))) for value in others]
 
 
-def own_weight(config: Mapping[str, Scalar]) -> tuple[str, Scalar, tuple[float, ...]] | None:
+def own_weight(config: Mapping[str, Scalar]) -> tuple[str, Scalar, tuple[Scalar, ...]] | None:
     """Return the key, value and other values to try of the weight that the method declares as ``tuning``.
+
+    The key is ``method-options`` where a run-config has none for it, as for a method from outside.
 
     Parameters
     ----------
@@ -180,7 +183,12 @@ def own_weight(config: Mapping[str, Scalar]) -> tuple[str, Scalar, tuple[float, 
         return None
     key, others = method.tuning
     value = hyperparameters(method)[key]
-    return key, value, tuple(other for other in others if other != value)[:2]
+    remaining = tuple(other for other in others if other != value)[:2]
+    if key in HYPERPARAMETER_KEYS:
+        return key, value, remaining
+    chosen = read_assignments(str(config["method-options"]))
+    first, *more = (write_assignments({**chosen, key: number}) for number in (value, *remaining))
+    return "method-options", first, tuple(more)
 
 
 def diverged(experiment: Experiment) -> bool:

@@ -37,7 +37,14 @@ def bench(
     """Run rows x settings x seeds, and write results.csv, table.md and plots."""
     from rich.markdown import Markdown
 
-    from server_app.bench.configs import bench_configs, choose_baseline, find_rows, find_settings, read_tuned
+    from server_app.bench.configs import (
+        bench_configs,
+        check_data,
+        choose_baseline,
+        find_rows,
+        find_settings,
+        read_tuned,
+    )
     from server_app.bench.experiments import plan, reserve, run_all
     from server_app.bench.jobs import alone_in
     from server_app.bench.table import write_results
@@ -54,6 +61,7 @@ def bench(
         found = find_settings(settings)
         options = {"data": data, "checkpoint-every": 0}  # an unfinished run of a bench is made anew
         configs = bench_configs(found, rows, values, options, set_ or [])
+        check_data(configs)
         with alone_in(out):
             reserve(out, num_nodes, configs)
             planned = plan(configs, seeds, num_nodes, out)
@@ -77,7 +85,7 @@ def tune(
     set_: Annotated[list[str] | None, typer.Option("--set", help="key=value for all runs; repeatable.")] = None,
 ) -> None:
     """Choose learning rate and own weight of each row on a part of the training split; write tuned.toml."""
-    from server_app.bench.configs import bench_configs, find_rows, find_settings
+    from server_app.bench.configs import bench_configs, check_data, find_rows, find_settings
     from server_app.bench.jobs import alone_in
     from server_app.bench.tuning import VALIDATION_SHARE, Tuning
 
@@ -86,6 +94,7 @@ def tune(
     try:
         found, rows = find_settings(settings), find_rows(methods.split(","))
         configs = bench_configs(found, rows, {}, options, set_ or [])
+        check_data(configs)
         with alone_in(out):
             Tuning(configs, seeds, num_nodes, jobs, out, console.print).run()
     except (OSError, ValueError) as error:

@@ -24,8 +24,9 @@ def save(path: Path, inputs: Sequence[ModalitySpec], notes: Mapping[str, Any] | 
     names = tuple(modality.name for modality in inputs)
     encoders = {name: ENCODERS[name] for name in names}
     options = {name: kinds.TINY[encoder] for name, encoder in encoders.items() if encoder in kinds.TINY}
-    plain = {"projector": "linear", "fusion": "concat", "structure": "two-projectors", "options": options}
-    described = ModelSpec(names, len(CLASSES), 6, encoders, **{**plain, **spec})
+    plain: dict[str, Any] = {"encoders": encoders, "options": options, "projector": "linear"}
+    plain |= {"fusion": "concat", "structure": "two-projectors"}
+    described = ModelSpec(names, len(CLASSES), 6, **{**plain, **spec})
     torch.manual_seed(0)
     model = MultimodalModel(described, inputs)
     for name, buffer in model.named_buffers():  # what batch norm has seen

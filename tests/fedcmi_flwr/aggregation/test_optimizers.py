@@ -1,5 +1,6 @@
 """Server optimisers, one per group: the papers' formulas in NumPy, and Flower's own strategies to the bit."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAdam, FedAvgM, FedYogi
 
 from fedcmi_flwr.aggregation.group_optimizers import GroupOptimizers
-from fedcmi_flwr.aggregation.optimizers import ServerOptimizer
+from fedcmi_flwr.aggregation.optimizers import Arrays, Moments, ServerOptimizer, UpdateRule
 from fedcmi_flwr.simulation.local_grid import LocalGrid
 
 GROUPS = {"audio": ("ear.w", "ear.running_mean", "ear.running_var", "ear.num_batches_tracked"), "shared": ("head.w",)}
@@ -97,7 +98,6 @@ def test_fedavgm_of_learning_rate_one_without_momentum_is_the_average() -> None:
 @pytest.mark.parametrize(
     ("name", "lr", "momentum"),
     [
-        ("sgd", 1.0, 0.9),
         ("fedadam", -1.0, 0.9),
         ("fedadam", np.inf, 0.9),
         ("fedadam", 1.0, 1.0),
@@ -107,6 +107,27 @@ def test_fedavgm_of_learning_rate_one_without_momentum_is_the_average() -> None:
 def test_bad_settings_are_refused(name: str, lr: float, momentum: float) -> None:
     with pytest.raises(ValueError, match="server-"):
         ServerOptimizer(name, lr, momentum)
+
+
+class HalfWay(UpdateRule):
+    """A server optimiser of somebody else: goes a share of the way to the average."""
+
+    default_lr = 0.5
+
+    def step(self, count: int, old: Arrays, averaged: Arrays, moments: Moments) -> tuple[Arrays, Moments]:
+        return {name: old[name] + self.lr * (averaged[name] - old[name]) for name in old}, moments
+
+
+def test_an_optimiser_from_outside_is_found_by_its_import_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mine", sys.modules[__name__])
+    before, averaged = {"w": np.array([1.0, 2.0])}, {"w": np.array([3.0, 0.0])}
+    for lr, expected in ((0.0, [2.0, 1.0]), (0.25, [1.5, 1.5])):
+        stepped = GroupOptimizers(ServerOptimizer("mine:HalfWay", lr)).step(before, averaged, {"shared": ("w",)})
+        assert stepped["w"].tolist() == expected
+    with pytest.raises(ValueError, match=r"server-optimizer = 'fedadm': not one of .*Did you mean 'fedadam'"):
+        GroupOptimizers(ServerOptimizer("fedadm"))
+    with pytest.raises(ValueError, match=r"a server optimiser is a class derived from .*UpdateRule"):
+        GroupOptimizers(ServerOptimizer("mine:GroupOptimizers"))
 
 
 @pytest.fixture(scope="module")
