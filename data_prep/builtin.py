@@ -9,20 +9,20 @@ from fedcmi_flwr.lookup import IMPORT_PATH, Kind, UnknownNameError, file_name, f
 from fedcmi_flwr.machine.cache import cache_directory
 from fedcmi_flwr.suggestions import did_you_mean
 
-Preparation = Callable[[Path], Path]
-"""Makes a prepared directory where it is told to, unless it is there already, and returns it."""
+Preparation = Callable[[Path], object]
+"""Makes a prepared directory where it is told to, unless it is there already, whole or not at all."""
 
 
-def _av_digits(out: Path) -> Path:
+def _av_digits(out: Path) -> None:
     from data_prep.sets import av_digits  # here: a device with data of its own need not have what it imports
 
-    return av_digits.prepare(out)
+    av_digits.prepare(out)
 
 
 def _accept(found: Any) -> Preparation:  # noqa: ANN401
     if isinstance(found, type) or not callable(found):
-        raise TypeError("a preparation is a function that takes the directory to make, a Path, and returns it.")
-    return found  # type: ignore[no-any-return]  # what it returns is checked when it is read
+        raise TypeError("a preparation is a function that takes the directory to make, a Path.")
+    return found  # type: ignore[no-any-return]  # a callable of whatever kind; what it makes is checked
 
 
 BUILT_IN: Mapping[str, Preparation] = {"av-digits": _av_digits}
@@ -53,14 +53,18 @@ def locate(data: str) -> Path:
     Raises
     ------
     DataError
-        The path is not a directory, or there is no such preparation.
+        The path is not a directory, there is no such preparation, or it made nothing.
     """
     if is_preparation(data):
         try:
             prepare = find(PREPARATION, data)
         except UnknownNameError as error:
             raise DataError(str(error)) from error
-        return prepare(cache_directory() / file_name(data))
+        out = cache_directory() / file_name(data)
+        prepare(out)
+        if not out.is_dir():
+            raise DataError(f"data = {data!r}: it made no directory {out}, as it was told to.")
+        return out
     directory = Path(data).expanduser()
     if not directory.is_dir():
         names = PREPARATION.names

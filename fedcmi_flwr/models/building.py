@@ -140,9 +140,8 @@ def encoder_names(text: str, modalities: tuple[Modality, ...]) -> dict[Modality,
     for modality in {**found, **dict.fromkeys(modalities)}:
         if modality not in modalities or modality not in found:
             problem = "is not one of the modalities" if modality in found else "has no encoder"
-            raise ConfigError(
-                f"encoder = {text!r}: {modality!r} {problem}; {_needed(f'of {list(modalities)}')}{did_you_mean(modality, modalities)}"
-            )
+            advice = _needed(f"of {list(modalities)}") + did_you_mean(modality, modalities)
+            raise ConfigError(f"encoder = {text!r}: {modality!r} {problem}; {advice}")
     for name in found.values():
         _check_encoder(text, name)
     return {modality: found[modality] for modality in modalities}

@@ -115,6 +115,7 @@ class HalfWay(UpdateRule):
     default_lr = 0.5
 
     def step(self, count: int, old: Arrays, averaged: Arrays, moments: Moments) -> tuple[Arrays, Moments]:
+        """Return w + lr (average - w)."""
         return {name: old[name] + self.lr * (averaged[name] - old[name]) for name in old}, moments
 
 

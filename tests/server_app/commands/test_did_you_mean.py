@@ -23,7 +23,7 @@ def _fails(arguments: list[str | Path], words: str) -> None:
         (["--set", "encoder=resnet"], "encoder = 'resnet': not one of .* Did you mean 'resnet18'"),
         (["--set", "encoder=audi=resnet18 visual=resnet18"], "'audi' is not one of .* Did you mean 'audio'"),
         (["--set", "modalities=audio+vsual"], "'vsual' is not stored, .* Did you mean 'visual'"),
-        (["--set", "augment=visul"], "'visul' is not one of .* Did you mean 'visual'"),
+        (["--set", "augment=vsual"], "'vsual' is not one of .* Did you mean 'visual'"),
         (["--set", "fusion=conct"], "fusion = 'conct': not one of .* Did you mean 'concat'"),
         (["--set", "server-optimizer=fedadm"], "'fedadm': not one of .* Did you mean 'fedadam'"),
         (["--data", "av-digit"], "no such directory, and not a data set by name .* Did you mean 'av-digits'"),

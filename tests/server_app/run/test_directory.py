@@ -12,6 +12,7 @@ import torch
 from fedcmi_flwr import wire
 from fedcmi_flwr.evaluation.counts import Counts
 from fedcmi_flwr.methods.dominance import Dominance
+from fedcmi_flwr.strategy.round_plan import RoundPlan
 from fedcmi_flwr.strategy.round_report import RoundReport
 from server_app.run.directory import RunDirectory, RunDirectoryError, read_metrics
 from server_app.run.records import final_accuracy, json_ready, round_line, round_record
@@ -25,15 +26,12 @@ PNG = b"\x89PNG\r\n\x1a\n"
 def _report(server_round: int) -> RoundReport:
     info = wire.NodeInfo(("audio", "visual"), 2)
     measured = Dominance("audio", {"visual": torch.tensor([2.0, math.nan])}, {"visual": torch.tensor([0.5, 1.0])})
+    sent = {77: (info, ("audio", "visual", "shared"))}
     return RoundReport(
-        server_round,
-        0.0,
-        sent={77: (info, ("audio", "visual", "shared"))},
-        used=Dominance("visual", {}, {}),
+        RoundPlan(server_round, used=Dominance("visual", {}, {}), sent=sent),
         measured=measured,
         losses={"fused": 1.25, "kd": 0.5},
         owners={"audio": [2], "visual": [], "shared": [2]},
-        num_examples=9,
         examples={2: 9},
         refused=["Reply of node 5 refused: no."],
         bytes_down={2: 3_000_000},
