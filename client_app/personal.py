@@ -56,15 +56,18 @@ def personalise(
     model.eval().requires_grad_(False)
     for head in _heads(model):
         head.requires_grad_(True)
+
     device = next(model.parameters()).device
     optimizer = new_optimizer(model, settings, settings.lr)
     generator = torch_generator(settings.seed, "personal", server_round, partition_id)
+
     for _ in range(epochs):
         for batch in samples.training_batches(settings.batch_size, model.spec.modalities, generator, device):
             output, rows = model(batch), present_rows(model, batch)
             loss = cross_entropy(output.fused_logits, batch.labels, batch.present.any(dim=1))
             for name, logits in output.self_logits.items():
                 loss = loss + cross_entropy(logits, batch.labels, rows[name])
+
             optimizer.zero_grad()
             torch.autograd.backward(loss)
             optimizer.step()
@@ -73,5 +76,5 @@ def personalise(
 
 def _heads(model: MultimodalModel) -> list[nn.Module]:
     """Return the classifiers H_m and the fusion head F, as far as the model has them."""
-    owners = [model, *(model.branch(name) for name in model.owned)]
+    owners: list[nn.Module] = [model, *map(model.branch, model.owned)]
     return [getattr(owner, name) for owner in owners for name in ("fusion", "classifier") if hasattr(owner, name)]

@@ -85,10 +85,12 @@ def train(
     device = next(model.parameters()).device
     samples = samples.resident(device, room_on(device))
     local = begin_round(model, samples, method, settings, server_round, partition_id, received)
+
     lr, steps = settings.learning_rate(server_round), 0
     optimizer = new_optimizer(model, settings, lr)
     generator = torch_generator(settings.seed, "batches", server_round, partition_id)
     losses = RunningLosses()
+
     model.train()
     with torch_global_seed(settings.seed, "dropout", server_round, partition_id):
         for epoch in range(settings.local_epochs):
@@ -97,6 +99,7 @@ def train(
                 losses.add(step(model, batch, method, optimizer, local), len(batch.labels))
                 steps += 1
             losses.check(epoch, settings)
+
     check_weights(model, settings)
     kept = method.finish(model, local, LocalSteps(steps, lr, settings.momentum))
     return LocalResult(local.stats, losses.sums(), losses.counts, kept)
@@ -161,7 +164,7 @@ def begin_round(
     received: Received,
 ) -> LocalRound:
     """Measure the received model and keep what the method needs of it; the parameters are those of :func:`train`."""
-    device = next(model.parameters()).device
+    device, num_classes = next(model.parameters()).device, model.spec.num_classes
 
     def batches() -> Iterator[Batch]:
         return samples.evaluation_batches(model.spec.modalities, device)
@@ -169,17 +172,23 @@ def begin_round(
     measured = measure(model, batches()) if method.measures else None
     stats, features = (measured.stats, measured.features) if measured else (None, {})
     dominance, teachers = method.teaching(model.owned, server_round, received.dominance, stats)
-    unchanging = {modality.name for modality in samples.modalities if samples.views.repeat(modality)}
+
+    # a teacher need not look again at samples that are the same in every epoch
+    same = {modality.name for modality in samples.modalities if samples.views.repeat(modality)}
+    kept_features = {name: features[name] for name in teachers if name in features and name in same}
+    trained = model.trained_parameters().values()
+    log_prior_of = {name: value.to(device) for name, value in _log_prior_of(samples, num_classes).items()}
+
     local = LocalRound(
         owned=model.owned,
         unimodal=len(model.owned) < len(model.spec.modalities) and len(model.owned) == 1,
-        global_parameters=[parameter.detach().clone() for parameter in model.trained_parameters().values()],
+        global_parameters=[parameter.detach().clone() for parameter in trained],
         teachers={name: _frozen(model.branch(name)) for name in teachers},
-        features={name: features[name] for name in teachers if name in features and name in unchanging},
+        features=kept_features,
         dominance=dominance.to(device),
         stats=stats,
-        log_prior=log_prior(samples, samples.rows, model.spec.num_classes).to(device),
-        log_prior_of={name: value.to(device) for name, value in _log_prior_of(samples, model.spec.num_classes).items()},
+        log_prior=log_prior(samples, samples.rows, num_classes).to(device),
+        log_prior_of=log_prior_of,
         batches=batches,
         generator=torch_generator(settings.seed, "method", server_round, partition_id),
     )
@@ -200,6 +209,7 @@ def _log_prior_of(samples: Samples, num_classes: int) -> dict[Modality, torch.Te
 
 
 def _frozen(branch: Branch) -> Branch:
+    """Return a copy of a branch that teaches: in eval mode, without gradients."""
     teacher = copy.deepcopy(branch).eval()
     for parameter in teacher.parameters():
         parameter.requires_grad_(False)

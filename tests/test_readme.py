@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import arrays
 import click
 import media
 import numpy as np
@@ -22,13 +23,14 @@ import pytest
 import soundfile
 import tabular
 import typer
-from server_app.deploy.plan import read_nodes_toml
 
 from fedcmi_flwr.run_config import read_run_config
 from fedcmi_flwr.types import Scalar
-from server_app.bench.configs import bench_configs, choose_baseline, find_rows, find_settings, read_tuned
+from server_app.bench.configs import combined_configs, read_tuned
 from server_app.bench.experiments import plan
+from server_app.bench.suite import choose_settings
 from server_app.commands.main import app
+from server_app.deploy.deployment import read_nodes_toml
 from server_app.launch.flower_cli import free_port
 
 
@@ -50,6 +52,7 @@ TUNED_BEFORE = {
 RUN_ELSEWHERE = {
     "make demo": ROOT / ".ci" / "run",
     "make test": ROOT / ".ci" / "run",
+    "fedcmi bench --suite": ROOT / "tests" / "server_app" / "bench" / "test_suite.py",
     "fedcmi deploy": ROOT / "tests" / "server_app" / "deploy" / "test_rehearsal.py",
     "ray start": ROOT / "tests" / "server_app" / "launch" / "test_ray_cluster.py",
     "RAY_ADDRESS=": ROOT / "tests" / "server_app" / "launch" / "test_ray_cluster.py",
@@ -116,6 +119,7 @@ def avmnist_raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def archives(tmp_path_factory: pytest.TempPathFactory, avmnist_raw: Path) -> dict[str, Path]:
     """Return what stands in the README for directories of the reader's."""
     own, crisismmd, videos = (tmp_path_factory.mktemp(name) for name in ("own", "crisismmd", "videos"))
+    arrays.write_arrays(own / "toys.npz")
     tabular.write_manifest(own)
     tabular.write_crisismmd(crisismmd)
     media.write_cremad(videos / "cremad")
@@ -123,7 +127,7 @@ def archives(tmp_path_factory: pytest.TempPathFactory, avmnist_raw: Path) -> dic
     tokenizer = tabular.write_tokenizer(tmp_path_factory.mktemp("tokenizer"))
     return {
         "AVMNIST": avmnist_raw, "OWNDATA": own, "CRISISMMD": crisismmd, "BERT": tokenizer,
-        "CREMAD": videos / "cremad", "AVE": videos / "ave",
+        "ARRAYS": own, "CREMAD": videos / "cremad", "AVE": videos / "ave",
         "DIGIT.wav": avmnist_raw / "recordings" / "7_ann_8.wav",
     }  # fmt: skip
 
@@ -199,21 +203,22 @@ def test_command(command: str, checkout: Path, environment: dict[str, str], arch
         assert "(2 seeds, target" in done.stdout
 
 
-@pytest.mark.parametrize("command", [command for command in COMMANDS if re.match("fedcmi (bench|tune) ", command)])
+@pytest.mark.parametrize("command", [c for c in COMMANDS if re.match("fedcmi (bench (?!--suite)|tune )", c)])
 def test_benches_can_be_planned_as_they_stand(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Settings, rows, tuned values, baseline and keys: what :func:`shortened` puts in the place of some is not run."""
     monkeypatch.chdir(ROOT)
     name, *arguments = shlex.split(command)[1:]
     given = parsed(name, arguments)
-    settings, rows = find_settings(given["settings"]), find_rows(given["methods"].split(","))
-    assert choose_baseline(given.get("baseline"), rows) in {row.stem for row in rows}
+    chosen = choose_settings(given["settings"], given["methods"], given.get("baseline"), given["num_nodes"])
+    rows = chosen.rows
+    assert chosen.baseline in {row.stem for row in rows}
     tuned: dict[str, dict[str, Scalar]] = {}
     if given.get("tuned") is not None and Path(given["tuned"]) not in TUNED_BEFORE:
         tuned = read_tuned(Path(given["tuned"]))
         assert {row.stem for row in rows} & set(tuned)
-    configs = bench_configs(settings, rows, tuned, {"data": given["data"]}, given["set_"] or [])
-    planned = plan(configs, given["seeds"], given["num_nodes"], Path(given["out"]))
-    assert len(planned) == len(settings) * len(rows) * given["seeds"]
+    configs = combined_configs(chosen.values, rows, tuned, {"data": given["data"]}, given["set_"] or [])
+    planned = plan(configs, given["seeds"], chosen.num_nodes, Path(given["out"]))
+    assert len(planned) == len(chosen.values) * len(rows) * given["seeds"]
     assert all(read_run_config(experiment.config) for experiment in planned)
 
 

@@ -27,7 +27,7 @@ MEDIA = {
     "image": (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"),
     "video": (".mp4", ".m4v", ".mov", ".flv", ".avi", ".mkv", ".webm", ".mpg", ".mpeg"),
     "text": (".txt",),
-    "series": (".csv", ".npy"),
+    "numbers": (".csv", ".npy"),
 }
 """What a file holds -> how its name ends."""
 
@@ -148,6 +148,25 @@ def _series(source: Source, *, channels: int, points: int) -> NDArray[Any]:
     return decode_series(str(source.path), channels, points)
 
 
+def _vector(source: Source, *, features: int, columns: list[str] | None) -> NDArray[Any]:
+    from data_prep.media.vector import decode_vector
+
+    return decode_vector(str(source.path), features, columns)
+
+
+def _array(source: Source, *, shape: list[int], dtype: str) -> NDArray[Any]:
+    from data_prep.sets.npz import channels_first
+
+    try:
+        sample = np.load(source.path, allow_pickle=False)
+        found = f"{sample.dtype} {list(sample.shape)}"
+    except (ValueError, EOFError, AttributeError) as error:
+        raise UnreadableFileError(source.path, f"not an NPY file ({error}); write it again.") from error
+    if list(sample.shape) != shape or sample.dtype.name != dtype:
+        raise UnreadableFileError(source.path, f"holds {found}, expected {dtype} {shape}.")
+    return channels_first(sample)
+
+
 MAKERS = {
     "log-mel": Maker(("sound", "video"), _log_mel),
     "contour": Maker(("sound", "video"), _contour),
@@ -156,7 +175,9 @@ MAKERS = {
     "grey-image": Maker(("image",), _grey_image),
     "photo": Maker(("image",), _photo),
     "tokens": Maker(("text",), _tokens),
-    "series": Maker(("series",), _series),
+    "series": Maker(("numbers",), _series),
+    "vector": Maker(("numbers",), _vector),
+    "array": Maker(("numbers",), _array),
 }
 """A recipe's "maker" -> what makes its samples."""
 

@@ -127,6 +127,11 @@ def _draw_series(axis: "Axes", series: NDArray[Any], spec: DatasetSpec) -> None:
     axis.plot(series.T, linewidth=0.8)
 
 
+def _draw_vector(axis: "Axes", vector: NDArray[Any], spec: DatasetSpec) -> None:
+    """Draw a bar for each feature, in stored units."""
+    axis.bar(np.arange(len(vector)), vector.astype(np.float32), width=1.0)
+
+
 def _draw_tokens(axis: "Axes", tokens: NDArray[Any], spec: DatasetSpec) -> None:
     count = f"{np.count_nonzero(tokens)} tokens"
     try:
@@ -143,6 +148,7 @@ _DRAWN: dict[str, Callable[["Axes", NDArray[Any], DatasetSpec], None]] = {
     "frames": _draw_frames,
     "spectrogram": _draw_spectrogram,
     "series": _draw_series,
+    "vector": _draw_vector,
     "tokens": _draw_tokens,
 }
 """Kind -> how a stored sample is drawn."""

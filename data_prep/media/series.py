@@ -1,15 +1,14 @@
 """Numeric series from file to stored array: read numbers, bring them to one length."""
 
-import csv
 import functools
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Float32
-from numpy.typing import NDArray
 
 from data_prep.errors import PrepError, UnreadableFileError
+from data_prep.media.numbers import read_numbers
 from data_prep.pipeline.plan import MEASURED, Stream
 from fedcmi_flwr.types import Modality
 
@@ -34,33 +33,8 @@ def read_series(path: Path) -> Float[np.ndarray, "time channels"]:
     UnreadableFileError
         There is no such file, or it is empty, ragged, not numbers, or not finite.
     """
-    if not path.is_file():
-        raise UnreadableFileError(path, "not found; complete the archive.")
-    try:
-        numbers = np.load(path, allow_pickle=False) if path.suffix == ".npy" else _read_csv(path)
-        if numbers.ndim not in (1, 2) or not numbers.size or numbers.dtype.kind not in "fiub":
-            raise ValueError(f"{numbers.dtype} of shape {numbers.shape}, expected numbers [time, channels]")
-        series = numbers.astype(np.float64).reshape(len(numbers), -1)
-        if not np.isfinite(series).all():
-            raise ValueError("holds numbers that are infinite or missing")
-    except (ValueError, EOFError, csv.Error) as error:
-        raise UnreadableFileError(path, f"not a series ({error}); write it again.") from error
-    return series
-
-
-def _read_csv(path: Path) -> NDArray[np.float64]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = [row for row in csv.reader(file) if row]
-    if rows and not _is_numeric(rows[0]):
-        rows = rows[1:]
-    return np.array([[float(cell) for cell in row] for row in rows])
-
-
-def _is_numeric(row: list[str]) -> bool:
-    try:
-        return [float(cell) for cell in row] != []
-    except ValueError:
-        return False
+    _, numbers = read_numbers(path, "series", "[time, channels]")
+    return numbers.reshape(len(numbers), -1)
 
 
 def resample_points(series: Float[np.ndarray, "time channels"], points: int) -> Float32[np.ndarray, "channels points"]:

@@ -17,8 +17,8 @@ from fedcmi_flwr.data.schema import DatasetSpec, ModalitySpec, array_path, write
 
 CHUNK_BYTES = 1 << 24
 """What is read at a time where rows are copied or measured."""
-BY_FIRST_AXIS = ("series",)
-"""Kinds whose channels may have units of their own: each is measured by itself."""
+BY_FIRST_AXIS = ("series", "vector")
+"""Kinds whose channels or features may have units of their own: each is measured by itself."""
 ROUNDING = 1e-10
 """Standard deviation of what never changes, relative to its mean: sums are rounded."""
 
@@ -95,7 +95,7 @@ def _describe(directory: Path, stream: Stream, trained: Sequence[Planned]) -> Mo
 
 
 def _measure(directory: Path, stream: Stream, trained: Sequence[Planned]) -> MeanStd:
-    """Return mean and standard deviation over the train samples that have the modality: one, or one a channel."""
+    """Return mean and standard deviation of the train samples that have the modality; one each, or one a channel."""
     positions = [position for position, sample in enumerate(trained) if stream.name in sample.jobs]
     if not positions:
         raise PrepError(f"no train sample has {stream.name}: there is nothing to normalise it by.")
@@ -112,7 +112,7 @@ def _measure(directory: Path, stream: Stream, trained: Sequence[Planned]) -> Mea
     constant = std <= ROUNDING * np.abs(mean.ravel())
     if constant.all():
         raise PrepError(f"{stream.name} never changes in the train split: there is nothing to learn from.")
-    std[constant] = 1  # a channel of many that never changes: fed to the encoder as 0
+    std[constant] = 1  # a channel or feature of many that never changes: fed to the encoder as 0
     if channels == 1:
         return mean.item(), std.item()
     return tuple(mean.ravel().tolist()), tuple(std.tolist())

@@ -36,7 +36,8 @@ class Stream:
     recipe: Recipe
     """The same for a file that stands alone, for ``recipes.json``."""
     mean_std: MeanStd | None = (0.0, 1.0)
-    """Normalisation; MEASURED: mean and standard deviation over the train split as stored, of series by channel."""
+    """Normalisation; MEASURED: mean and standard deviation over the train split as stored, of series by
+    channel, of vectors by feature."""
 
     @property
     def row_bytes(self) -> int:

@@ -4,6 +4,10 @@ The table (``manifest_table.py``) has the columns ``id``, ``label``, ``split`` (
 the person, device or place that a sample comes from; the id if left out) and one column for each modality. Its cells
 are paths relative to the raw directory; those of a text modality hold the text itself. An empty cell is a modality
 that the sample lacks.
+
+A modality of the kind "vector:age,bmi" is made of several columns of numbers. A sample whose cells there are all empty,
+or NaN, lacks the modality; one of which some are empty cannot be used: it is counted against ``max_bad`` and listed in
+``excluded.csv``. Nothing is filled in.
 """
 
 import hashlib
@@ -19,6 +23,7 @@ from data_prep.media.clips import audio_stream, visual_stream
 from data_prep.media.photo import PADDING, PHOTO_SIZE, photo_stream
 from data_prep.media.series import POINTS, read_series, series_stream
 from data_prep.media.text import DEFAULT_TOKENIZER, TOKENS, text_stream, text_tools, vocabulary
+from data_prep.media.vector import read_cells, read_vector, vector_stream
 from data_prep.pipeline.execution import SERIAL, Execution
 from data_prep.pipeline.plan import Plan, Planned, Stream, tool_versions
 from data_prep.pipeline.prepare import prepare_plan
@@ -71,6 +76,16 @@ def _series(name: Modality, sizes: Sizes, files: Sequence[Path]) -> Stream:
     raise PrepError(f"{name}: none of its {len(files)} files can be read, the last one because: {reason}")
 
 
+def _vector(name: Modality, sizes: Sizes, files: Sequence[Path]) -> Stream:
+    """All vectors have the features of the first one that can be read."""
+    for file in files:
+        try:
+            return vector_stream(name, len(read_vector(file)))
+        except UnreadableFileError as error:
+            reason = error
+    raise PrepError(f"{name}: none of its {len(files)} files can be read, the last one because: {reason}")
+
+
 def _audio(name: Modality, sizes: Sizes, files: Sequence[Path]) -> Stream:
     if not 0.1 <= sizes.seconds < math.inf:
         raise PrepError(f"seconds = {sizes.seconds}: must be 0.1 or more.")
@@ -107,6 +122,7 @@ KINDS = {
         lambda sizes: text_tools(sizes.tokenizer),
         job=None,
     ),
+    "vector": Kind(_vector, lambda sizes: {}, lambda sizes: {}),
     "video": Kind(
         _video,
         lambda sizes: {"frames": sizes.frames, "image_size": sizes.image_size},
@@ -123,29 +139,30 @@ def parse_modalities(options: Sequence[str]) -> dict[Modality, str]:
     Parameters
     ----------
     options
-        "NAME=KIND", in stored order.
+        "NAME=KIND" or "NAME=vector:COLUMN,COLUMN", in stored order.
 
     Returns
     -------
-    Name -> kind.
+    Name -> kind, with the columns where they are given.
 
     Raises
     ------
     PrepError
-        Something else, a name twice, less than two, or a kind that is not in KINDS.
+        Something else, a name twice, less than two, a kind that is not in KINDS, or columns that cannot be features.
     DataError
         A name that cannot be a modality's.
 
     Examples
     --------
-    >>> parse_modalities(["photo=image", "caption=text"])
-    {'photo': 'image', 'caption': 'text'}
+    >>> parse_modalities(["photo=image", "lab=vector:age,bmi"])
+    {'photo': 'image', 'lab': 'vector:age,bmi'}
     """
     modalities: dict[Modality, str] = {}
     for option in options:
         name, _, kind = option.partition("=")
-        if kind not in KINDS:
+        if kind_of(kind) not in KINDS:
             raise PrepError(f"modality {option!r}: must be NAME=KIND with one of the kinds {', '.join(sorted(KINDS))}.")
+        _check_columns(option, kind)
         if name in modalities or name in OWN_COLUMNS:
             raise PrepError(f"modality {option!r}: {name!r} is given twice, or no modality's name.")
         modalities[name] = kind
@@ -153,6 +170,26 @@ def parse_modalities(options: Sequence[str]) -> dict[Modality, str]:
     if len(modalities) < 2:
         raise PrepError(f"modalities {list(modalities)}: there must be two or more.")
     return modalities
+
+
+def kind_of(kind: str) -> str:
+    """Return the kind alone: "vector" of "vector:age,bmi"."""
+    return kind.partition(":")[0]
+
+
+def features_of(kind: str) -> tuple[str, ...]:
+    """Return the columns that a kind is made of: ("age", "bmi") of "vector:age,bmi", none of a kind of files."""
+    listed = kind.partition(":")[2]
+    return tuple(column.strip() for column in listed.split(",")) if listed else ()
+
+
+def _check_columns(option: str, kind: str) -> None:
+    columns = features_of(kind)
+    if ":" in kind and (kind_of(kind) != "vector" or not all(columns) or not columns):
+        raise PrepError(f"modality {option!r}: only a vector has columns, such as vector:age,bmi.")
+    wrong = [column for column in columns if column in OWN_COLUMNS or columns.count(column) > 1]
+    if wrong:
+        raise PrepError(f"modality {option!r}: {wrong[0]!r} is given twice, or says what the sample is.")
 
 
 def prepare(
@@ -199,7 +236,7 @@ def prepare(
     for what, path, there in (("manifest", manifest, manifest.is_file()), ("directory", raw, raw.is_dir())):
         if not there:
             raise FileNotFoundError(f"{path}: not found, expected a {what}.")
-    used = {kind: KINDS[kind] for kind in sorted(set(modalities.values()))}
+    used = {kind: KINDS[kind] for kind in sorted({kind_of(kind) for kind in modalities.values()})}
     settings = {
         "modalities": dict(modalities),
         "classes": None if classes is None else list(classes),
@@ -208,7 +245,8 @@ def prepare(
     }
 
     def make_plan() -> Plan:
-        entries = read_manifest(manifest, list(modalities))
+        needed = [column for name, kind in modalities.items() for column in features_of(kind) or (name,)]
+        entries = read_manifest(manifest, list(dict.fromkeys(needed)))
         names = class_names(entries, classes)
         samples = [_plan(raw, entry, modalities, names) for entry in entries]
         tools = tool_versions("numpy")
@@ -221,18 +259,28 @@ def prepare(
 
 def _plan(raw: Path, entry: Entry, modalities: Mapping[Modality, str], classes: Sequence[str]) -> Planned:
     jobs, sources = dict[str, Any](), dict[str, str]()
-    for name, cell in entry.cells.items():
-        job = KINDS[modalities[name]].job
-        jobs[name] = cell if job is None else job(find_file(raw, entry, name))
-        sources[name] = entry.place if job is None else cell
+    for name, kind in modalities.items():
+        columns = features_of(kind)
+        if columns:
+            cells = read_cells(entry.where, entry.place, [(column, entry.cells.get(column, "")) for column in columns])
+            if cells is not None:
+                jobs[name], sources[name] = cells, entry.place
+        elif name in entry.cells:
+            job, cell = KINDS[kind].job, entry.cells[name]
+            jobs[name] = cell if job is None else job(find_file(raw, entry, name))
+            sources[name] = entry.place if job is None else cell
     return Planned(entry.id, classes.index(entry.label), entry.group, entry.split, jobs, sources)
 
 
 def _streams(raw: Path, entries: Sequence[Entry], modalities: Mapping[Modality, str], sizes: Sizes) -> list[Stream]:
-    streams = []
-    for name, kind in modalities.items():
-        cells = [entry.cells[name] for entry in entries if name in entry.cells]
-        if not cells:
-            raise PrepError(f"column {name!r}: all cells are empty; leave it out.")
-        streams.append(KINDS[kind].stream(name, sizes, [raw / cell for cell in cells]))
-    return streams
+    return [_stream(raw, entries, name, kind, sizes) for name, kind in modalities.items()]
+
+
+def _stream(raw: Path, entries: Sequence[Entry], name: Modality, kind: str, sizes: Sizes) -> Stream:
+    columns = features_of(kind)
+    if columns:
+        return vector_stream(name, len(columns), columns)
+    cells = [entry.cells[name] for entry in entries if name in entry.cells]
+    if not cells:
+        raise PrepError(f"column {name!r}: all cells are empty; leave it out.")
+    return KINDS[kind].stream(name, sizes, [raw / cell for cell in cells])

@@ -31,44 +31,44 @@ class Entry:
     label: str
     split: str
     group: str
-    cells: Mapping[Modality, str]
-    """Of the modalities that the sample has: a path, or the text itself."""
+    cells: Mapping[str, str]
+    """Column -> what stands there, of those that are not empty: a path, the text itself, or a number."""
 
 
-def read_manifest(path: Path, modalities: Sequence[Modality]) -> list[Entry]:
+def read_manifest(path: Path, needed: Sequence[str]) -> list[Entry]:
     """Read a manifest and check everything that can be checked row by row.
 
     Parameters
     ----------
     path
         ``.parquet``, or anything else as CSV: commas, UTF-8, a header. Rows are counted from 1, below the header.
-    modalities
-        Names of the columns that hold paths or texts. A cell that is empty or blank is a modality that the sample
-        lacks.
+    needed
+        Names of the columns that hold paths, texts or numbers. A cell that is empty or blank is something that the
+        sample lacks.
 
     Returns
     -------
-    The rows in the order of the file; columns that are neither known nor a modality are not looked at.
+    The rows in the order of the file; columns that are neither known nor needed are not looked at.
 
     Raises
     ------
     FileNotFoundError
         There is no such file.
     PrepError
-        Missing columns, empty cells where there must be none, ids that occur twice, unknown splits, samples without
-        any modality, or a file that cannot be read.
+        Missing columns, empty cells where there must be none, ids that occur twice, unknown splits, samples that
+        lack everything, or a file that cannot be read.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: not found, expected a manifest, CSV or Parquet.")
     columns, rows = _read_parquet(path) if path.suffix == ".parquet" else _read_csv(path)
-    for column in (*REQUIRED, *modalities):
+    for column in (*REQUIRED, *needed):
         if columns.count(column) != 1:
             found = "is missing" if column not in columns else "occurs more than once"
             raise PrepError(f"{path}: column {column!r} {found}, found {columns}.")
     seen: dict[str, int] = {}
     entries = []
     for number, cells in enumerate(rows, start=1):
-        entry = _entry(path, number, dict(zip(columns, cells, strict=True)), modalities)
+        entry = _entry(path, number, dict(zip(columns, cells, strict=True)), needed)
         if entry.id in seen:
             raise PrepError(f"{entry.where}, column 'id': row {seen[entry.id]} has this id too; ids must differ.")
         seen[entry.id] = number
@@ -112,7 +112,7 @@ def _to_text(value: Any) -> str:  # noqa: ANN401 (any type that Parquet has)
     return "" if value is None or value != value else str(value)  # not equal to itself: not a number
 
 
-def _entry(path: Path, number: int, cells: Mapping[str, str], modalities: Sequence[Modality]) -> Entry:
+def _entry(path: Path, number: int, cells: Mapping[str, str], needed: Sequence[str]) -> Entry:
     where = f"{path}: row {number} (id {cells['id'].strip()!r})"
     own = {column: cells.get(column, "").strip() for column in OWN_COLUMNS}
     for column in REQUIRED:
@@ -120,9 +120,9 @@ def _entry(path: Path, number: int, cells: Mapping[str, str], modalities: Sequen
             raise PrepError(f"{where}, column {column!r}: empty, must be given for every sample.")
     if own["split"] not in SPLITS:
         raise PrepError(f"{where}, column 'split': {own['split']!r} is not one of {', '.join(SPLITS)}.")
-    has = {name: cells[name].strip() for name in modalities if cells[name].strip()}
+    has = {name: cells[name].strip() for name in needed if cells[name].strip()}
     if not has:
-        raise PrepError(f"{where}: has none of {', '.join(modalities)}; remove the row.")
+        raise PrepError(f"{where}: has none of {', '.join(needed)}; remove the row.")
     place = f"{path.name}:{number}"
     return Entry(where, place, own["id"], own["label"], own["split"], own["group"] or own["id"], has)
 

@@ -60,8 +60,9 @@ class DataConfig(Settings):
     """Of a simulated node's training samples with two or more of the modalities it trains on, the share that loses one
     of them, drawn by seed and partition."""
     validation_share: float = number(0, 0.5)
-    """Share of the training split that is cut off, class by class, for the server to evaluate on instead of the test
-    split; in simulations only. Groups (speakers) may stand on both sides of the cut."""
+    """Share of the training split that is cut off for the server to evaluate on instead of the test split; in
+    simulations only. Whole groups (person, device) are cut off where the data has two or more, with shares of each
+    class as near to this one as groups allow, and one group at least; else samples, class by class."""
     calibration_share: float = number(0, 0.5)
     """Share of what is left that is cut off in the same way, for the server to choose at the end of the run how the
     model decides (``evaluation/calibration.py``); in simulations only. 0 where the data has a split of its own for

@@ -25,9 +25,12 @@ AXES = {
     "frames": ("time", "channels", "height", "width"),
     "tokens": ("time",),
     "series": ("channels", "time"),
+    "vector": ("features",),
 }
 """Kind -> axes of one sample. Tokens are integers, 0 is padding."""
 KINDS = tuple(AXES)
+VECTOR_DTYPES = ("float32", "float16")
+"""What features may be stored in."""
 
 
 Recipe = Mapping[str, Any]
@@ -54,9 +57,9 @@ class ModalitySpec:
     dtype: str
     """NumPy name of the stored dtype."""
     mean: float | tuple[float, ...] = 0.0
-    """Subtracted after loading, in stored units; one value, or one per channel."""
+    """Subtracted after loading, in stored units; one value, or one per channel, or per feature of a vector."""
     std: float | tuple[float, ...] = 1.0
-    """Divided by after loading, in stored units; greater than 0, one value or one per channel."""
+    """Divided by after loading, in stored units; greater than 0, as many values as ``mean`` may have."""
 
     @property
     def channels(self) -> int:
@@ -64,6 +67,15 @@ class ModalitySpec:
         if "channels" not in AXES[self.kind]:
             raise SchemaError(f"modality {self.name!r}: {self.kind} have no channels.")
         return self.shape[AXES[self.kind].index("channels")]
+
+    @property
+    def axes_behind(self) -> int:
+        """Axes after the one along which mean and std may differ: channels, or features; SchemaError: there is none."""
+        if self.kind == "vector":
+            return 0
+        if "channels" not in AXES[self.kind]:
+            raise SchemaError(f"modality {self.name!r}: {self.kind} have neither channels nor features.")
+        return AXES[self.kind][::-1].index("channels")
 
     def to_json(self) -> str:
         """Return the description as JSON."""
@@ -219,6 +231,8 @@ def _check(path: Path, spec: DatasetSpec) -> None:
 
 def _check_normalisation(path: Path, modality: ModalitySpec) -> None:
     where = f"{path}: modality {modality.name!r}"
+    if modality.kind == "vector" and modality.dtype not in VECTOR_DTYPES:
+        raise SchemaError(f"{where}: a vector must be {' or '.join(VECTOR_DTYPES)}, found {modality.dtype}.")
     if modality.kind == "tokens":
         if not modality.dtype.startswith(("int", "uint")) or (modality.mean, modality.std) != (0, 1):
             raise SchemaError(
@@ -227,7 +241,8 @@ def _check_normalisation(path: Path, modality: ModalitySpec) -> None:
             )
         return
     for name, value in (("mean", modality.mean), ("std", modality.std)):
-        if isinstance(value, tuple) and len(value) != modality.channels:
-            raise SchemaError(f"{where} has {len(value)} values of {name}, must be one, or {modality.channels}.")
+        expected = modality.shape[-1 - modality.axes_behind]
+        if isinstance(value, tuple) and len(value) != expected:
+            raise SchemaError(f"{where} has {len(value)} values of {name}, must be one, or {expected}.")
     if not all(std > 0 for std in (modality.std if isinstance(modality.std, tuple) else (modality.std,))):
         raise SchemaError(f"{where} has std {modality.std}, must be above 0.")

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedcmi_flwr.config.sections import ConfigError, ViewConfig
-from fedcmi_flwr.data.schema import AXES, ModalitySpec
+from fedcmi_flwr.data.schema import ModalitySpec
 from fedcmi_flwr.suggestions import did_you_mean
 from fedcmi_flwr.types import Modality
 
@@ -179,8 +179,7 @@ def normalise(stored: Tensor, modality: ModalitySpec) -> Tensor:
 def _along_channels(value: float | tuple[float, ...], modality: ModalitySpec, like: Tensor) -> float | Tensor:
     if not isinstance(value, tuple):
         return value
-    behind = AXES[modality.kind][::-1].index("channels")
-    return torch.tensor(value).reshape(-1, *[1] * behind).to(like.device, non_blocking=True)
+    return torch.tensor(value).reshape(-1, *[1] * modality.axes_behind).to(like.device, non_blocking=True)
 
 
 def random_boxes(count: int, height: int, width: int, generator: torch.Generator) -> Int[Tensor, "batch 4"]:

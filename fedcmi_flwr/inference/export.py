@@ -27,7 +27,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fedcmi_flwr.data.schema import AXES, ModalitySpec
+from fedcmi_flwr.data.schema import ModalitySpec
 from fedcmi_flwr.data.views import VISUAL, Views
 from fedcmi_flwr.evaluation.decision import Subset, scores, subset_name, subsets
 from fedcmi_flwr.inference.predictor import Predictor, find_model
@@ -90,8 +90,7 @@ def show(views: Views, stored: Tensor, spec: ModalitySpec) -> Tensor:
     values = stored.float()
     if spec.kind in VISUAL and views.size and spec.shape[-2:] != (views.size, views.size):
         values = _scaled(values, views.size)
-    behind = AXES[spec.kind][::-1].index("channels")
-    mean, std = (torch.tensor(value).reshape(-1, *[1] * behind) for value in (spec.mean, spec.std))
+    mean, std = (torch.tensor(value).reshape(-1, *[1] * spec.axes_behind) for value in (spec.mean, spec.std))
     return (values - mean) / std
 
 
@@ -221,8 +220,7 @@ def random_samples(spec: ModalitySpec, predictor: Predictor, count: int, seed: i
         branch = predictor.model.branch(spec.name)
         words = max(layer.num_embeddings for layer in branch.modules() if isinstance(layer, nn.Embedding))
         return torch.randint(0, words, shape, generator=generator).to(dtype)
-    behind = AXES[spec.kind][::-1].index("channels")
-    mean, std = (torch.tensor(value).reshape(-1, *[1] * behind) for value in (spec.mean, spec.std))
+    mean, std = (torch.tensor(value).reshape(-1, *[1] * spec.axes_behind) for value in (spec.mean, spec.std))
     noise = mean + std * torch.randn(shape, generator=generator)
     return noise.to(dtype) if dtype.is_floating_point else noise.clamp(0, 255).to(dtype)
 

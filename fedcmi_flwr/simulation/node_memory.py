@@ -11,7 +11,7 @@ import torch
 from safetensors.numpy import load_file, save
 
 from fedcmi_flwr.machine.atomic_files import write_atomically
-from fedcmi_flwr.wire.packing import to_arrays, to_state_dict
+from fedcmi_flwr.wire.tensors import to_arrays, to_state_dict
 
 DIRECTORY = "node-memory"
 """Below the run directory."""

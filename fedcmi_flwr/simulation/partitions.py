@@ -1,7 +1,7 @@
 """Who gets which samples (flwr-datasets' partitioners)."""
 
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -12,76 +12,7 @@ from fedcmi_flwr.config.sections import DataConfig
 from fedcmi_flwr.data.prepared import DataError
 from fedcmi_flwr.data.samples import Samples
 from fedcmi_flwr.seeding import derive_seed, numpy_generator
-
-
-def cut_validation(
-    labels: NDArray[np.int64], share: float, seed: int, purpose: str = "validation"
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Cut a part off a training split: this share of each class, chosen by seed.
-
-    Samples of one group (speaker, actor) may stand on both sides of the cut.
-
-    Parameters
-    ----------
-    labels
-        [samples], of the whole split.
-    share
-        In [0, 0.5]; rounded in each class such that at least one sample stays for training.
-    seed
-        The run's seed.
-    purpose
-        What the part is for; parts for different purposes are chosen independently.
-
-    Returns
-    -------
-    Positions to train on and positions of the part, both ascending.
-
-    Examples
-    --------
-    >>> training, validation = cut_validation(np.array([0, 0, 0, 0, 1, 2, 2]), 0.5, seed=0)
-    >>> [int((validation < 4).sum()), int((validation > 4).sum()), len(training)]
-    [2, 1, 4]
-    """
-    generator = numpy_generator(seed, purpose)
-    chosen = [np.empty(0, dtype=np.int64)]
-    for label in np.unique(labels) if share > 0 else ():
-        order = generator.permutation(np.flatnonzero(labels == label))
-        chosen.append(order[: min(round(share * len(order)), len(order) - 1)])
-    part = np.sort(np.concatenate(chosen))
-    return np.setdiff1d(np.arange(len(labels)), part), part
-
-
-@dataclass(frozen=True)
-class TrainingParts:
-    """A training split in parts that have no sample in common, each as ascending positions."""
-
-    training: NDArray[np.int64]
-    """What :func:`partition` deals to the nodes."""
-    validation: NDArray[np.int64]
-    """What is evaluated on instead of the test split; empty with ``validation-share`` 0."""
-    calibration: NDArray[np.int64]
-    """What decisions are chosen on; empty with ``calibration-share`` 0."""
-
-
-def training_parts(labels: NDArray[np.int64], config: DataConfig, seed: int) -> TrainingParts:
-    """Cut a training split as the configuration asks: the validation part first, calibration from what is left.
-
-    Parameters
-    ----------
-    labels
-        [samples], of the whole split.
-    config
-        Gives ``validation-share`` and ``calibration-share``.
-    seed
-        The run's seed.
-
-    Returns
-    -------
-    The parts.
-    """
-    rest, validation = cut_validation(labels, config.validation_share, seed)
-    training, calibration = cut_validation(labels[rest], config.calibration_share, seed, "calibration")
-    return TrainingParts(rest[training], validation, rest[calibration])
+from fedcmi_flwr.simulation.parts import training_parts
 
 
 def partition(samples: Samples, config: DataConfig, num_partitions: int, partition_id: int, seed: int) -> Samples:
@@ -110,7 +41,7 @@ def partition(samples: Samples, config: DataConfig, num_partitions: int, partiti
         The data cannot be dealt like that, or a partition is smaller than ``min-partition-size``.
     """
     key = (config.partition, config.dirichlet_alpha, config.min_partition_size)
-    pool = training_parts(samples.labels, config, seed).training
+    pool = training_parts(samples, config, seed).training
     labels, groups = samples.labels[pool], samples.sources[pool]
     rows = pool[_deal(labels.tobytes(), tuple(groups.tolist()), key, num_partitions, seed)[partition_id]]
     usable = rows[samples.has[rows].any(axis=1)]

@@ -12,8 +12,8 @@ from flwr.serverapp import Grid
 from fedcmi_flwr import wire
 from fedcmi_flwr.seeding import numpy_generator
 from fedcmi_flwr.types import Modality
-from fedcmi_flwr.wire.checks import one_line
 from fedcmi_flwr.wire.packing import WireError
+from fedcmi_flwr.wire.text import one_line
 
 logger = logging.getLogger("flwr.fedcmi")
 LONGEST_PAUSE = 8

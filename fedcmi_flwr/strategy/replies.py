@@ -14,8 +14,8 @@ from fedcmi_flwr.strategy.reply_store import ReplyStore
 from fedcmi_flwr.strategy.round_plan import RoundPlan
 from fedcmi_flwr.strategy.round_report import RoundReport
 from fedcmi_flwr.types import AnyArray
-from fedcmi_flwr.wire.checks import one_line
 from fedcmi_flwr.wire.packing import WireError
+from fedcmi_flwr.wire.text import one_line
 
 logger = logging.getLogger("flwr.fedcmi")
 

@@ -7,7 +7,7 @@ from fedcmi_flwr.evaluation.counts import Counts
 from fedcmi_flwr.methods.dominance import NOBODY, Dominance
 from fedcmi_flwr.strategy.round_plan import RoundPlan
 from fedcmi_flwr.types import ClassStats
-from fedcmi_flwr.wire.checks import one_line
+from fedcmi_flwr.wire.text import one_line
 
 logger = logging.getLogger("flwr.fedcmi")
 

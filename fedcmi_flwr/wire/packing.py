@@ -1,8 +1,8 @@
 """Parameter groups as flat arrays: one per group and dtype, with the layout that cuts them up again.
 
-A deployed round's time follows the number of arrays more than their bytes, so a group travels as one array per dtype.
-Keys and layout name the dtype that an array has on both machines; float32 may travel as float16, which the flat array's
-own dtype shows.
+A deployed round's time follows the number of arrays more than their bytes, so a group travels as
+one array per dtype. Keys and layout name the dtype that an array has on both machines; float32 may
+travel as float16, which the flat array's own dtype shows.
 """
 
 import json
@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord
 
 from fedcmi_flwr.types import AnyArray
@@ -49,7 +48,10 @@ def pack(
         absent = [name for name in names if name not in arrays]
         if absent:
             raise WireError(f"group {group!r}: array {absent[0]!r} is missing ({len(absent)} missing in all).")
-        layout[group] = json.dumps([[name, str(arrays[name].dtype), list(arrays[name].shape)] for name in names])
+
+        entries = [[name, str(arrays[name].dtype), list(arrays[name].shape)] for name in names]
+        layout[group] = json.dumps(entries)
+
         for dtype in sorted({str(arrays[name].dtype) for name in names}):
             chosen = {name: arrays[name].ravel() for name in names if str(arrays[name].dtype) == dtype}
             if dtype == "float32" and wire_dtype == "float16":
@@ -87,19 +89,23 @@ def unpack(packed: ArrayRecord, layout: ConfigRecord) -> tuple[dict[str, AnyArra
             key = f"{group}/{dtype}"
             expected.add(key)
             arrays |= _cut(packed, key, [(name, shape) for name, found, shape in entries if found == dtype])
-    if set(packed) - expected:
-        raise WireError(
-            f"arrays: unexpected {sorted(set(packed) - expected)}, the layout speaks of {sorted(expected)}."
-        )
+
+    unexpected = sorted(set(packed) - expected)
+    if unexpected:
+        raise WireError(f"arrays: unexpected {unexpected}, the layout speaks of {sorted(expected)}.")
     return {name: arrays[name] for names in groups.values() for name in names}, groups
 
 
 def layout_groups(layout: ConfigRecord) -> dict[str, tuple[str, ...]]:
     """Return group -> names of a ``layout`` record; WireError if it is not the codec's."""
-    return {group: tuple(name for name, _, _ in _layout_entries(group, text)) for group, text in layout.items()}
+    groups: dict[str, tuple[str, ...]] = {}
+    for group, text in layout.items():
+        groups[group] = tuple(name for name, _, _ in _layout_entries(group, text))
+    return groups
 
 
 def _layout_entries(group: str, text: Any) -> list[tuple[str, str, tuple[int, ...]]]:  # noqa: ANN401
+    """Return the [name, dtype, shape] of a group's arrays, whatever another machine wrote there."""
     try:
         entries = [(str(name), str(dtype), tuple(map(int, shape))) for name, dtype, shape in json.loads(text)]
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
@@ -122,16 +128,19 @@ def _half(name: str, flat: AnyArray) -> AnyArray:
 
 
 def _cut(packed: ArrayRecord, key: str, entries: list[tuple[str, tuple[int, ...]]]) -> dict[str, AnyArray]:
+    """Return the arrays [name, shape] of one flat array; raise WireError where it does not hold just these."""
     if key not in packed:
         raise WireError(f"arrays: {key!r} is missing, found {sorted(packed)}.")
-    sizes = [math.prod(shape) for _, shape in entries]
     flat = _decode(packed[key], key)
     if key.endswith("/float32") and flat.dtype == np.float16:
         flat = flat.astype(np.float32)
+
+    sizes = [math.prod(shape) for _, shape in entries]
     if flat.ndim != 1 or flat.size != sum(sizes) or str(flat.dtype) != key.rpartition("/")[2]:
         raise WireError(
             f"arrays: {key!r} is {flat.dtype} of shape {list(flat.shape)}, the layout needs [{sum(sizes)}]."
         )
+
     pieces = np.split(flat, np.cumsum(sizes)[:-1])
     return {name: piece.reshape(shape) for (name, shape), piece in zip(entries, pieces, strict=True)}
 
@@ -145,13 +154,3 @@ def _decode(array: Array, key: str) -> AnyArray:
     if not isinstance(flat, np.ndarray):
         raise WireError(f"arrays: {key!r} holds a {type(flat).__name__}, not an array.")
     return flat
-
-
-def to_arrays(state_dict: Mapping[str, torch.Tensor]) -> dict[str, AnyArray]:
-    """Return copies of a state_dict's tensors as NumPy arrays, so that later training does not change them."""
-    return {name: tensor.detach().cpu().numpy().copy() for name, tensor in state_dict.items()}
-
-
-def to_state_dict(arrays: Mapping[str, AnyArray]) -> dict[str, torch.Tensor]:
-    """Return arrays as a state_dict of their own memory."""
-    return {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}

@@ -158,6 +158,23 @@ def bench_configs(
     ConfigError
         As for :func:`server_app.launch.start.combine`, a row without a method, or a key that a bench decides.
     """
+    bases = {setting.stem: setting_values(setting) for setting in settings}
+    return combined_configs(bases, rows, tuned, options, assignments)
+
+
+def setting_values(recipe: Path) -> dict[str, Scalar]:
+    """Return the keys of a setting's recipe, which leaves to the bench what a bench decides."""
+    return _overrides(recipe, (*DECIDED, "method"))
+
+
+def combined_configs(
+    bases: Mapping[str, Mapping[str, Scalar]],
+    rows: Sequence[Path],
+    tuned: Mapping[str, Mapping[str, Scalar]],
+    options: Mapping[str, Scalar | None],
+    assignments: Sequence[str],
+) -> RunConfigs:
+    """Do what :func:`bench_configs` does, with the values of each setting, by its name, instead of their recipes."""
     keys = [text.partition("=")[0].strip() for text in assignments]
     _leave_to_the_bench("--set", keys, (*DECIDED, "method"))
     overrides = {path: _overrides(path, DECIDED) for path in rows}
@@ -165,9 +182,8 @@ def bench_configs(
         if "method" not in overrides[path]:
             raise ConfigError(f'row {path}: must say its method, such as method = "fedavg".')
     configs: dict[str, dict[str, Mapping[str, Scalar]]] = {}
-    for setting in settings:
-        base = _overrides(setting, (*DECIDED, "method"))
-        of_rows = configs[setting.stem] = {}
+    for setting, base in bases.items():
+        of_rows = configs[setting] = {}
         for row in rows:
             raw = combine([base, overrides[row], tuned.get(row.stem, {})], options, assignments)
             of_rows[row.stem] = {key: value for key, value in raw.items() if key not in DECIDED}

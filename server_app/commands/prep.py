@@ -142,7 +142,12 @@ def prep_manifest(
     raw: Annotated[Path, typer.Option(help="Directory that the paths are relative to.")],
     out: OutOption,
     modality: Annotated[
-        list[str], typer.Option(help="NAME=KIND, two or more times: audio, image, video, text or series.")
+        list[str],
+        typer.Option(
+            help="NAME=KIND, two or more times: audio, image, video, text, series or vector. NAME=vector:COLUMN,COLUMN "
+            "takes numbers from the manifest: a sample with all of them empty (or NaN) lacks the modality, one with "
+            "some of them empty counts against --max-bad; nothing is filled in."
+        ),
     ],
     classes: Annotated[str | None, typer.Option(help="Labels in index order, joined by ','; default: sorted.")] = None,
     image_size: Annotated[int, typer.Option(help="Height and width of images and of a video's frames.")] = 224,
@@ -154,7 +159,7 @@ def prep_manifest(
     workers: WorkersOption = None,
     max_bad: MaxBadOption = 0,
 ) -> None:
-    """Prepare your own data: any two or more modalities; a text's cells hold the text, the others' paths."""
+    """Prepare your own data, any two or more modalities: cells are paths, or hold a text, or a number of a vector."""
     from data_prep.sets import manifest as own_data
 
     def make(execution: "Execution") -> Path:
@@ -169,6 +174,33 @@ def prep_manifest(
         )
 
     _prepare(make, workers, max_bad)
+
+
+@prep.command("npz")
+def prep_npz(
+    file: Annotated[Path, typer.Argument(help="An array [samples, ...] a modality, and y, split and perhaps group.")],
+    out: OutOption,
+    modalities: Annotated[str | None, typer.Option(help="Only these arrays, joined by ','; default: all.")] = None,
+    label: Annotated[str, typer.Option(help="Array with the classes: y, or another one, y_...")] = "y",
+    classes: Annotated[str | None, typer.Option(help="Names of the sorted labels, joined by ','.")] = None,
+    max_bad: Annotated[int, typer.Option(min=0, help="Samples with some values missing to put up with.")] = 0,
+) -> None:
+    """Arrays of one NPZ file: [features] is a vector, [time, channels] a series, [height, width, 1 or 3] an image.
+
+    uint8 [height, width] is an image too. A group of -1 is unknown. A sample whose values of a modality are all NaN
+    lacks it; one with some NaN counts against --max-bad; nothing is filled in.
+    """
+    from data_prep.sets import npz
+
+    make = partial(
+        npz.prepare,
+        file,
+        out,
+        modalities=modalities.split(",") if modalities is not None else None,
+        label=label,
+        classes=classes.split(",") if classes is not None else None,
+    )
+    _prepare(make, 1, max_bad)  # rows are cut, not decoded: processes would take longer to start
 
 
 def inspect(

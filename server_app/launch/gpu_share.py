@@ -17,7 +17,7 @@ from fedcmi_flwr.simulation.local_grid import LocalGrid
 from fedcmi_flwr.simulation.ownership import deal_modalities
 from fedcmi_flwr.strategy.nodes import RoundFailedError, content_of
 from fedcmi_flwr.types import Modality, Scalar
-from fedcmi_flwr.wire.packing import to_arrays
+from fedcmi_flwr.wire.tensors import to_arrays
 from server_app.run.directory import RunDirectory
 from server_app.run.federation import Federation
 

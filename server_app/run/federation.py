@@ -33,7 +33,7 @@ from fedcmi_flwr.strategy import ModalityStrategy
 from fedcmi_flwr.strategy.nodes import RoundFailedError
 from fedcmi_flwr.strategy.state import ServerState
 from fedcmi_flwr.types import SHARED, AnyArray
-from fedcmi_flwr.wire.packing import to_arrays, to_state_dict
+from fedcmi_flwr.wire.tensors import to_arrays, to_state_dict
 from server_app.run.checkpoint import CHECKPOINTS, Checkpoint, round_of, stored_checkpoints, write_checkpoint
 from server_app.run.conclusion import conclude
 from server_app.run.directory import RunDirectory

@@ -11,7 +11,7 @@ from fedcmi_flwr.config.sections import ConfigError, DataConfig
 from fedcmi_flwr.data.prepared import load_split
 from fedcmi_flwr.data.samples import Samples
 from fedcmi_flwr.data.schema import read_spec
-from fedcmi_flwr.simulation.partitions import training_parts
+from fedcmi_flwr.simulation.parts import training_parts
 from fedcmi_flwr.types import Modality
 
 VALIDATION_SPLIT = "val"
@@ -39,7 +39,7 @@ def reported_samples(prepared: Path, modalities: Sequence[Modality], config: Dat
     if config.validation_share == 0:
         return load_split(prepared, "test", modalities)
     train = load_split(prepared, "train", modalities)
-    chosen = training_parts(train.labels, config, seed).validation
+    chosen = training_parts(train, config, seed).validation
     return _part(train, chosen)
 
 
@@ -79,7 +79,7 @@ def calibration_samples(
     if share == 0:
         return None
     train = load_split(prepared, "train", modalities)
-    chosen = training_parts(train.labels, config, seed).calibration
+    chosen = training_parts(train, config, seed).calibration
     return _part(train, chosen)
 
 

@@ -8,8 +8,8 @@ from flwr.serverapp import Grid, ServerApp
 from torch.nn.functional import cross_entropy
 
 from fedcmi_flwr import ClassStats, CrossModalInfiltration, FedCMI, wire
-from fedcmi_flwr.methods.losses import knowledge_distillation, true_class_probability
-from fedcmi_flwr.wire.packing import to_arrays
+from fedcmi_flwr.losses import knowledge_distillation, true_class_probability
+from fedcmi_flwr.packing import to_arrays
 
 SENSORS = ("acc", "gyro")
 client = ClientApp()

@@ -86,9 +86,8 @@ class ToyFederation:
         if stats is None:
             names = self.owned[part]
             stats = ClassStats(dict.fromkeys(names, np.array([0.5, 0.0])), dict.fromkeys(names, np.array([1, 0])))
-        loss = {"fused": float(10 * (part + 1))}
-        counts = {"fused": self.examples[part]}
-        return wire.train_reply(message, arrays, self.examples[part], stats, loss, counts, seconds=part + 0.5)
+        loss = {"loss_sum": {"fused": float(10 * (part + 1))}, "loss_count": {"fused": self.examples[part]}}
+        return wire.train_reply(message, arrays, self.examples[part], stats, **loss, seconds=part + 0.5)
 
 
 def run_round(

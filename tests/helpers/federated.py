@@ -9,11 +9,12 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message
 
 from client_app.app import app as client_app
-from client_app.app import read_memory
+from client_app.memory import read_memory
 from fedcmi_flwr import wire
 from fedcmi_flwr.simulation.local_grid import LocalGrid
 from fedcmi_flwr.strategy.groups import group_names
-from fedcmi_flwr.wire.packing import pack, to_arrays, unpack
+from fedcmi_flwr.wire.packing import pack, unpack
+from fedcmi_flwr.wire.tensors import to_arrays
 from server_app.launch import start as launch
 from server_app.run.directory import RunDirectory
 from server_app.run.federation import Federation

@@ -20,6 +20,7 @@ FRAMES = ModalitySpec("visual", "frames", (6, 3, 40, 40), "uint8", IMAGENET_MEAN
 IMAGE = ModalitySpec("image", "image", (3, 36, 40), "uint8", IMAGENET_MEAN, IMAGENET_STD)
 TOKENS = ModalitySpec("text", "tokens", (8,), "int32")
 SERIES = ModalitySpec("motion", "series", (6, 50), "float32", (0.0,) * 6, (2.0,) * 6)
+VECTOR = ModalitySpec("lab", "vector", (5,), "float32", (1.0, 0.0, 0.0, 0.0, -1.0), (2.0, 1.0, 1.0, 1.0, 0.5))
 TINY: dict[str, dict[str, Any]] = {
     "resnet18": {"layers": [1, 1, 1, 1]},
     "densenet121": {"growth_rate": 4, "block_config": [1, 1, 1, 1], "num_init_features": 8, "num_classes": 12},

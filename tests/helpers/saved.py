@@ -10,9 +10,10 @@ import torch
 from fedcmi_flwr.data.schema import ModalitySpec
 from fedcmi_flwr.models.file import save_model
 from fedcmi_flwr.models.multimodal import ModelSpec, MultimodalModel
-from fedcmi_flwr.wire.packing import to_arrays
+from fedcmi_flwr.wire.tensors import to_arrays
 
-ENCODERS = {"audio": "small-cnn", "motion": "cnn-1d", "visual": "resnet18", "text": "bert", "image": "densenet121"}
+ENCODERS = {"audio": "small-cnn", "motion": "cnn-1d", "visual": "resnet18", "text": "bert", "image": "densenet121",
+            "lab": "mlp"}  # fmt: skip
 """Of the modalities of ``kinds``."""
 CLASSES = ("no", "yes")
 NOTES: dict[str, Any] = {"round": 3, "run-config": {"view-size": 0, "view-frames": 0}, "self-head-votes": 1.0,

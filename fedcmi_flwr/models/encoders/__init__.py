@@ -11,6 +11,7 @@ from fedcmi_flwr.lookup import Kind, find
 from fedcmi_flwr.models.encoders.base import NORMALIZATIONS, Encoder
 from fedcmi_flwr.models.encoders.series import CNN1d
 from fedcmi_flwr.models.encoders.text import Bert
+from fedcmi_flwr.models.encoders.vector import MLP, Linear
 from fedcmi_flwr.models.encoders.vision import DenseNet121, ResNet18, SmallCNN
 
 __all__ = ["ENCODER", "ENCODERS", "NORMALIZATIONS", "Encoder", "build_encoder"]
@@ -21,6 +22,8 @@ ENCODERS: dict[str, type[Encoder]] = {
     "densenet121": DenseNet121,
     "bert": Bert,
     "cnn-1d": CNN1d,
+    "mlp": MLP,
+    "linear": Linear,
 }
 """Name -> class; its ``kinds`` say what it reads."""
 

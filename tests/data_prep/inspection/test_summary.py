@@ -28,6 +28,7 @@ def everything(out: Path) -> Path:
         "frames": np.arange(4 * 5 * 3 * 64, dtype=np.uint8).reshape(4, 5, 3, 8, 8),
         "tokens": np.tile(TOKENS, (4, 1)),
         "series": np.zeros((4, 2, 9), np.float32),
+        "vector": np.ones((4, 3), np.float32),
     }
     present = {name: np.array([True, False, True, True]) for name in arrays if name != "image"}
     specs = [ModalitySpec(name, name, array.shape[1:], array.dtype.name) for name, array in arrays.items()]
@@ -51,7 +52,14 @@ def test_counts(tmp_path: Path) -> None:
     summary = summarise(everything(tmp_path / "out"))
     assert list(summary.counts) == ["train", "test"]
     assert {split: counts.tolist() for split, counts in summary.counts.items()} == {"train": [3, 1], "test": [3, 1]}
-    assert summary.missing["train"] == {"spectrogram": 1, "image": 0, "frames": 1, "tokens": 1, "series": 1}
+    assert summary.missing["train"] == {
+        "spectrogram": 1,
+        "image": 0,
+        "frames": 1,
+        "tokens": 1,
+        "series": 1,
+        "vector": 1,
+    }
     assert summary.groups == {"train": 4, "test": 4}
     assert summary.overlaps == [Overlap(("train", "test"), ["g2", "g3"])]
     assert summary.excluded == [Excluded("cut off", ["a", "c"]), Excluded("no good: a rule", ["b"])]

@@ -233,7 +233,6 @@ def test_one_actor_cannot_be_split(tmp_path: Path) -> None:
         {"split": "paper"},
         {"list_file": Path("x")},
         {"frame_size": 8},
-        {"workers": 0},
     ],
 )
 def test_settings_out_of_range_are_refused(archive: Path, tmp_path: Path, settings: dict[str, object]) -> None:

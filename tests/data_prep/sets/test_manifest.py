@@ -255,7 +255,7 @@ def test_what_is_not_there_or_no_parquet_is_named(raw: Path, tmp_path: Path) -> 
         (["photo=image"], r"modalities \['photo'\]: there must be two or more"),
         (["photo=image", "photo=audio"], "'photo' is given twice"),
         (["photo=image", "label=text"], "'label' is given twice, or no modality's name"),
-        (["photo=image", "voice=sound"], "NAME=KIND with one of the kinds audio, image, series, text, video"),
+        (["photo=image", "voice=sound"], "NAME=KIND with one of the kinds audio, image, series, text, vector, video"),
         (["photo=image", "voice"], "must be NAME=KIND"),
         (["photo=image", "a+b=audio"], r"modality 'a\+b'"),
         (["photo=image", "=audio"], "modality ''"),
@@ -274,7 +274,6 @@ def test_faulty_modalities_are_named(options: list[str], words: str) -> None:
         ({"sizes": Sizes(points=1)}, "points = 1"),
         ({"sizes": Sizes(seconds=0.0)}, r"seconds = 0\.0"),
         ({"sizes": Sizes(image_size=0)}, "image size 0"),
-        ({"workers": 0}, "workers = 0"),
     ],
 )
 def test_faulty_options_are_named(raw: Path, tmp_path: Path, changes: dict[str, object], words: str) -> None:

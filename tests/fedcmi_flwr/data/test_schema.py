@@ -117,6 +117,9 @@ def _spoil(copied: Path, **changes: object) -> None:
         ({"kind": "frames"}, r"frames of shape \[1, 16, 16\], must be \[time, channels, height, width\]"),
         ({"kind": "tokens", "shape": [8]}, "tokens must be integers with mean 0 and std 1, found float32, 0.5 and 2.0"),
         ({"kind": "tokens", "shape": [8], "dtype": "int32", "mean": 0.0}, "found int32, 0.0 and 2.0"),
+        ({"kind": "vector", "shape": [8], "dtype": "int32"}, "a vector must be float32 or float16, found int32"),
+        ({"kind": "vector", "shape": [8], "std": [1.0] * 7}, "has 7 values of std, must be one, or 8"),
+        ({"kind": "vector", "shape": [8, 1]}, r"vector of shape \[8, 1\], must be \[features\]"),
     ],
 )
 def test_a_modality_out_of_range_is_refused(copied: Path, changes: dict[str, object], words: str) -> None:
@@ -131,6 +134,7 @@ def test_a_modality_out_of_range_is_refused(copied: Path, changes: dict[str, obj
         ModalitySpec("visual", "frames", (4, 3, 8, 8), "uint8", (1.0, 2.0, 3.0), (4.0, 5.0, 6.0)),
         ModalitySpec("visual", "image", (3, 8, 8), "uint8", (1.0, 2.0, 3.0), 4.0),
         ModalitySpec("text", "tokens", (40,), "int32"),
+        ModalitySpec("lab", "vector", (3,), "float16", (1.0, 2.0, 3.0), (4.0, 5.0, 6.0)),
     ],
 )
 def test_values_by_channel_read_back(copied: Path, modality: ModalitySpec) -> None:
@@ -142,5 +146,9 @@ def test_values_by_channel_read_back(copied: Path, modality: ModalitySpec) -> No
 def test_channels_are_the_channel_axis() -> None:
     assert ModalitySpec("m", "frames", (4, 3, 8, 9), "uint8").channels == 3
     assert ModalitySpec("m", "series", (6, 50), "float32").channels == 6
+    assert ModalitySpec("m", "frames", (4, 3, 8, 9), "uint8").axes_behind == 2
+    assert ModalitySpec("m", "vector", (4,), "float32").axes_behind == 0
+    with pytest.raises(SchemaError, match="'m': tokens have neither channels nor features"):
+        _ = ModalitySpec("m", "tokens", (4,), "int32").axes_behind
     with pytest.raises(SchemaError, match="'m': tokens have no channels"):
         _ = ModalitySpec("m", "tokens", (4,), "int32").channels

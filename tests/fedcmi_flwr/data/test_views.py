@@ -115,6 +115,8 @@ def test_normalisation_by_channel_by_hand() -> None:
     assert normalise(stored.unsqueeze(1).expand(1, 3, 2, 1, 2), frames).tolist() == [[[[[0, 1]], [[0, 2]]]] * 3]
     series = replace(image, kind="series", shape=(2, 2))
     assert normalise(stored.squeeze(2), series).tolist() == [[[0, 1], [0, 2]]]
+    vector = replace(image, kind="vector", shape=(2,), dtype="float32")
+    assert normalise(torch.tensor([[12.0, 24.0], [10.0, 12.0]]), vector).tolist() == [[1, 1], [0, -2]]
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from fedcmi_flwr.inference import export
 from fedcmi_flwr.inference.export import ExportError, export_model, random_samples
 from fedcmi_flwr.inference.predictor import Predictor
 
-ALL = (kinds.SPECTROGRAM, kinds.FRAMES, kinds.IMAGE, kinds.TOKENS, kinds.SERIES)
+ALL = (kinds.SPECTROGRAM, kinds.FRAMES, kinds.IMAGE, kinds.TOKENS, kinds.SERIES, kinds.VECTOR)
 NAMES = tuple(modality.name for modality in ALL)
 DECISIONS = {"+".join(NAMES): {"fusion": 1.0, "self-heads": 0.5, "infiltration-heads": 0.0, "temperature": 2.0,
                         "calibrated": True}}  # fmt: skip

@@ -8,14 +8,16 @@ import pytest
 import torch
 from federated import Federated, federate
 
-from client_app.app import method_of, node_samples, read_node
+from client_app.model import method_of
+from client_app.node import read_node
+from client_app.samples import node_samples
 from client_app.train import Received, train
 from fedcmi_flwr import wire
 from fedcmi_flwr.config.sections import TrainingConfig, read_section
 from fedcmi_flwr.methods.moon import Moon
 from fedcmi_flwr.models.multimodal import MultimodalModel
 from fedcmi_flwr.types import Batch
-from fedcmi_flwr.wire.packing import to_arrays, to_state_dict
+from fedcmi_flwr.wire.tensors import to_arrays, to_state_dict
 
 NODES = ("audio+visual", "audio", "visual")
 TWO = ("audio", "visual")

@@ -23,6 +23,7 @@ READS = [
     ("densenet121", kinds.FRAMES),
     ("bert", kinds.TOKENS),
     ("cnn-1d", kinds.SERIES),
+    ("mlp", kinds.VECTOR),
 ]
 
 
@@ -54,8 +55,28 @@ def test_every_encoder_reads_its_kinds(name: str, modality: ModalitySpec, normal
 
 def test_every_kind_has_an_encoder() -> None:
     assert {kind for encoder in ENCODERS.values() for kind in encoder.kinds} == {
-        "spectrogram", "image", "frames", "tokens", "series",
+        "spectrogram", "image", "frames", "tokens", "series", "vector",
     }  # fmt: skip
+
+
+def test_linear_is_one_layer_and_an_mlp_has_the_widths_that_it_is_given() -> None:
+    """5 features to 4 numbers by hand; 5 x 7 + 7 weights, those of a norm of 7, and 7 x 4 + 4."""
+    encoder = _build("linear", kinds.VECTOR, options=None)
+    x = _inputs(kinds.VECTOR)
+    assert torch.allclose(encoder(x), x @ encoder.output.weight.T + encoder.output.bias)
+    assert sum(weight.numel() for weight in encoder.parameters()) == 5 * 4 + 4
+    assert [name for name, weight in _build("linear", kinds.VECTOR, frozen=True).named_parameters()
+            if weight.requires_grad] == ["output.weight", "output.bias"]  # fmt: skip
+    mlp = _build("mlp", kinds.VECTOR, options={"widths": [7]})
+    assert sum(weight.numel() for weight in mlp.parameters()) == 5 * 7 + 7 + 2 * 7 + 7 * 4 + 4
+    with pytest.raises(ValueError, match=r"encoder 'mlp' has no options, found \{'depth': 3\}"):
+        _build("mlp", kinds.VECTOR, options={"depth": 3})
+
+
+def test_an_mlp_without_batch_norm_reads_samples_alone() -> None:
+    encoder, x = _build("mlp", kinds.VECTOR, normalization="group").train(), _inputs(kinds.VECTOR, 4)
+    alone = torch.cat([encoder(row) for row in x.split(1)])
+    assert torch.allclose(encoder(x), alone, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["small-cnn", "resnet18", "densenet121"])

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from fedcmi_flwr.models.file import CheckpointError, load_model, save_model
 from fedcmi_flwr.types import Batch
-from fedcmi_flwr.wire.packing import to_arrays
+from fedcmi_flwr.wire.tensors import to_arrays
 
 CLASSES = ("no", "yes", "maybe")
 

@@ -13,7 +13,7 @@ from fedcmi_flwr.data.views import Views
 from fedcmi_flwr.models import placement
 from fedcmi_flwr.models.multimodal import MultimodalModel
 from fedcmi_flwr.models.placement import has_bfloat16, place
-from fedcmi_flwr.wire.packing import to_arrays
+from fedcmi_flwr.wire.tensors import to_arrays
 
 TWO = ("audio", "visual")
 CPU = torch.device("cpu")

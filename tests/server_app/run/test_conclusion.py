@@ -20,7 +20,7 @@ from fedcmi_flwr.evaluation.calibration import calibrate
 from fedcmi_flwr.evaluation.decision import Decision, Decisions
 from fedcmi_flwr.methods import METHODS, hyperparameters
 from fedcmi_flwr.models.file import load_model
-from fedcmi_flwr.simulation.partitions import training_parts
+from fedcmi_flwr.simulation.parts import training_parts
 from fedcmi_flwr.types import Votes
 from server_app.launch.start import resolve, run_in_process
 from server_app.run.directory import read_metrics
@@ -46,7 +46,7 @@ def calibrated(tmp_path_factory: pytest.TempPathFactory, av_digits_dir: Path) ->
 def _part(directory: Path, data: Path) -> Samples:
     config = read_section(DataConfig, json.loads((directory / "config.json").read_text()))
     train = load_split(data, "train", TWO)
-    return train.select(training_parts(train.labels, config, seed=0).calibration)
+    return train.select(training_parts(train, config, seed=0).calibration)
 
 
 def test_decisions_are_chosen_on_the_calibration_part(calibrated: Path, av_digits_dir: Path) -> None:

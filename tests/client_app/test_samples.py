@@ -1,4 +1,4 @@
-"""A device's own data against the federation's description, and data that is too little to train on."""
+"""A node's samples: its part of a split, a device's own data against the federation's, and data that is too little."""
 
 import json
 import shutil
@@ -9,10 +9,13 @@ from typing import Any
 import numpy as np
 import oracle
 import pytest
-from federated import federate
+from digits import Parts, node_configs, node_of
+from federated import federate as federate_small
+from flwr.app import ConfigRecord
 from safetensors.numpy import load_file
 
 from client_app.app import app
+from client_app.samples import node_samples
 from fedcmi_flwr.data.schema import read_spec
 from fedcmi_flwr.simulation.local_grid import LocalGrid
 from fedcmi_flwr.strategy.nodes import RoundFailedError
@@ -114,7 +117,7 @@ def test_a_device_whose_modalities_change_is_asked_again(tmp_path: Path) -> None
     both = dict.fromkeys(("audio", "visual"), np.ones(60, dtype=bool))
     whole, device = (oracle.prepare(tmp_path / name, both) for name in ("whole", "device"))
     blind = oracle.prepare(tmp_path / "blind", {**both, "visual": np.zeros(60, dtype=bool)}, test_present=both)
-    federated = federate(tmp_path / "run", whole, ["audio+visual"] * 2)
+    federated = federate_small(tmp_path / "run", whole, ["audio+visual"] * 2)
     for context, data in zip(federated.grid.contexts.values(), (whole, device), strict=True):
         del context.node_config["num-partitions"]
         context.node_config["data"] = str(data)
@@ -129,22 +132,38 @@ def test_a_device_whose_modalities_change_is_asked_again(tmp_path: Path) -> None
     assert federated.strategy.report.owners == {"audio": [0, 1], "visual": [0], "shared": [0, 1]}
 
 
-def test_a_device_whose_data_is_gone_is_back_when_the_data_is(tmp_path: Path) -> None:
-    """It fails in round 2, cannot be used in round 3, where it is asked, and trains when it is asked in round 4."""
-    both = dict.fromkeys(("audio", "visual"), np.ones(60, dtype=bool))
-    whole, device = (oracle.prepare(tmp_path / name, both) for name in ("whole", "device"))
-    federated = federate(tmp_path / "run", whole, ["audio+visual"] * 2)
-    federated.grid.contexts[1002].node_config["data"] = str(device)
-    federated.round(1)
-    device.rename(tmp_path / "away")
-    federated.round(2)
-    (line,) = federated.strategy.report.refused
-    assert "node 1002" in line
-    assert str(device) in line
-    federated.round(3)
-    assert list(federated.strategy.report.plan.sent) == [1001]
-    assert str(device) in federated.strategy.nodes.unusable[1002].reason
-    (tmp_path / "away").rename(device)
-    federated.round(4)
-    assert federated.strategy.report.owners["audio"] == [0, 1]
-    assert federated.strategy.nodes.unusable == {}
+def test_nodes_share_the_test_split_out(federate: Callable[..., Parts]) -> None:
+    federation, grid, arrays = federate(
+        [{"partition-id": part, "num-partitions": 3} for part in range(3)], fraction_evaluate=1.0
+    )
+    strategy = federation.strategy
+    messages = list(strategy.configure_evaluate(1, arrays, ConfigRecord(federation.task_config()), grid))
+    replies = list(grid.send_and_receive(messages))
+    assert [sum(reply.content["metrics"]["count.fused"]) for reply in replies] == [167, 167, 166]
+    metrics = strategy.aggregate_evaluate(1, replies)
+    central = federation.evaluate(0, arrays)
+    assert metrics is not None
+    assert dict(metrics) == pytest.approx(dict(central))
+
+
+def test_nodes_evaluate_on_samples_of_their_own_class_shares(federate: Callable[..., Parts]) -> None:
+    """The counts are those of the training samples, scaled so that one class gives all of its test samples."""
+    nodes = [{"partition-id": part, "num-partitions": 3} for part in range(3)]
+    federation, grid, arrays = federate(
+        nodes, fraction_evaluate=1.0, node_test="own-distribution", partition="dirichlet", dirichlet_alpha=0.3
+    )
+    messages = list(federation.strategy.configure_evaluate(1, arrays, ConfigRecord(federation.task_config()), grid))
+    every = np.bincount(federation.test_samples.labels, minlength=10)
+    for node, reply in zip(nodes, grid.send_and_receive(messages), strict=True):
+        own = node_samples(node_of(dict(federation.config.raw), node), "train", ("audio", "visual"))
+        trained = np.bincount(own.labels[own.rows], minlength=10)
+        scale = min(every[trained > 0] / trained[trained > 0])
+        assert reply.content["metrics"]["count.fused"] == [round(value) for value in scale * trained]
+
+
+def test_a_device_with_data_of_its_own_trains_on_all_of_it(federate: Callable[..., Parts], av_digits_dir: Path) -> None:
+    node = {"partition-id": 3, "modalities": "visual", "data": str(av_digits_dir)}
+    federation, _, _ = federate(node_configs("audio"))
+    alone = node_of({**federation.config.raw, "data": "/nowhere"}, node)
+    assert alone.modalities == ("visual",)
+    assert [len(node_samples(alone, split, alone.modalities)) for split in ("train", "test")] == [1200, 500]

@@ -1,4 +1,4 @@
-"""Federations of the paper's encoders in tiny: two rounds of each kind, and trunks that nobody trains or sends."""
+"""The received model: two rounds of the paper's encoders in tiny, frozen trunks, and one model object for all nodes."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -10,12 +10,14 @@ import kinds
 import numpy as np
 import pytest
 import torch
-from flwr.app import Message
+from digits import Parts, node_configs
+from flwr.app import ConfigRecord, Message
 from safetensors.torch import load_file
 
 from fedcmi_flwr.config.sections import ConfigError
 from fedcmi_flwr.data.schema import ModalitySpec
 from fedcmi_flwr.models.file import load_model
+from fedcmi_flwr.models.multimodal import MultimodalModel
 from fedcmi_flwr.strategy.nodes import content_of
 from fedcmi_flwr.wire.packing import WireError, layout_groups
 
@@ -224,3 +226,30 @@ def test_two_rounds_of_every_task_and_again_the_same_bits(tmp_path: Path, task: 
         assert json.loads(json.dumps(metadata["inputs"])) == metadata["inputs"]
         assert model.spec.options.keys() == places.keys()
     assert all(np.array_equal(ends[0][name], ends[1][name]) for name in ends[0])
+
+
+@pytest.mark.parametrize("method", ["fedcmi-plus", "moon"])
+def test_nodes_that_take_turns_on_a_process_do_not_meet(
+    federate: Callable[..., Parts], monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """The model's object is kept from node to node: they reply the same bits as with one of their own."""
+    replies = []
+    for kept in (True, False):
+        if not kept:
+            monkeypatch.setattr("client_app.model._models", Forgetful())
+        federation, grid, arrays = federate(node_configs("audio+visual", "audio+visual", "audio"), method=method)
+        for server_round in (1, 2):
+            task = ConfigRecord(federation.task_config())
+            messages = list(federation.strategy.configure_train(server_round, arrays, task, grid))
+            found = [reply.content["arrays"] for reply in grid.send_and_receive(messages)]
+        replies.append([{key: array.data for key, array in record.items()} for record in found])
+    assert len(replies[0]) == 3
+    assert replies[0] == replies[1]
+
+
+class Forgetful(dict[str, MultimodalModel]):
+    """Keeps what it is given once for one look."""
+
+    def __contains__(self, key: object) -> bool:
+        """Say that nothing is there."""
+        return False

@@ -1,0 +1,67 @@
+"""A node as its configurations describe it: its run, itself, and its prepared directory."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from flwr.app import Context
+
+from data_prep.builtin import locate
+from fedcmi_flwr.config.node import NodeConfig, read_node_config
+from fedcmi_flwr.data.prepared import DataError
+from fedcmi_flwr.data.schema import DatasetSpec, read_spec
+from fedcmi_flwr.run_config import RunConfig, read_run_config
+from fedcmi_flwr.simulation.ownership import deal_modalities
+from fedcmi_flwr.types import Modality
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node."""
+
+    run: RunConfig
+    config: NodeConfig
+    """What it is told about itself."""
+    directory: Path
+    """Its prepared directory."""
+    stored: DatasetSpec
+    """What lies there."""
+    modalities: tuple[Modality, ...]
+    """What the node owns of the run's modalities."""
+
+
+def read_node(context: Context) -> Node:
+    """Check both configurations and find the node's data.
+
+    Parameters
+    ----------
+    context
+        Flower's, of the node.
+
+    Returns
+    -------
+    The node.
+
+    Raises
+    ------
+    ConfigError
+        A key of the run-config or node-config that is unknown, missing or out of range.
+    DataError
+        No prepared directory, or the node owns none of the run's modalities.
+    """
+    run, config = read_run_config(context.run_config), read_node_config(context.node_config)
+    torch.set_num_threads(run.machine.torch_threads)
+
+    directory = locate(config.data or run.data.data)
+    stored = read_spec(directory)
+    owned = config.modalities
+    if owned is None:
+        partitions = config.num_partitions or 1
+        dealt = deal_modalities(stored.modality_names, run.data, partitions, run.training.seed)
+        owned = dealt[config.partition_id]
+
+    wanted = run.data.modalities.split("+") if run.data.modalities else owned
+    used = tuple(name for name in owned if name in wanted)
+    if not used:
+        raise DataError(f"this node owns {list(owned)}, none of the run's modalities {wanted}: it takes no part.")
+    return Node(run, config, directory, stored, used)

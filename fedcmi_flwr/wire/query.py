@@ -1,0 +1,62 @@
+"""The query: the server asks a node what it owns, and reads the answer."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from flwr.app import ConfigRecord, Message, RecordDict
+
+from fedcmi_flwr.types import Modality
+from fedcmi_flwr.wire.packing import WireError
+from fedcmi_flwr.wire.records import record
+
+LARGEST_PARTITION_ID = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class NodeInfo:
+    """What a node says about itself."""
+
+    modalities: tuple[Modality, ...]
+    partition_id: int
+
+
+def query_message(node_id: int, server_round: int) -> Message:
+    """Ask a node which modalities it owns (on the server)."""
+    content = RecordDict({"config": ConfigRecord({"server-round": server_round})})
+    return Message(content, dst_node_id=node_id, message_type="query")
+
+
+def query_reply(message: Message, info: NodeInfo) -> Message:
+    """Answer a query (on the node)."""
+    node = ConfigRecord({"modalities": list(info.modalities), "partition-id": info.partition_id})
+    return Message(RecordDict({"node": node}), reply_to=message)
+
+
+def read_query_reply(message: Message, modalities: Sequence[Modality]) -> NodeInfo:
+    """Check and decode a node's answer (on the server).
+
+    Parameters
+    ----------
+    message
+        The reply.
+    modalities
+        All modalities of the federation.
+
+    Returns
+    -------
+    The node's modalities in the federation's order, and its partition id.
+
+    Raises
+    ------
+    WireError
+        No modality, one that the federation does not know, or no partition id.
+    """
+    node = record(message, "node", ConfigRecord)
+    names, partition = node.get("modalities"), node.get("partition-id")
+
+    if not isinstance(names, list) or not names or not set(names) <= set(modalities):
+        raise WireError(f"node: modalities = {names!r}, need one or more of {list(modalities)}.")
+
+    if not isinstance(partition, int) or isinstance(partition, bool) or not 0 <= partition <= LARGEST_PARTITION_ID:
+        raise WireError(f"node: partition-id = {partition!r}, need an integer from 0 (to {LARGEST_PARTITION_ID}).")
+    return NodeInfo(tuple(name for name in modalities if name in names), partition)

@@ -1,0 +1,46 @@
+"""Which files a call visits, in order: what a reader opens who follows one message through the code."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+
+
+def visited(call: Callable[[], object], *rooms: str) -> list[str]:
+    """Return the files of some rooms in the order in which a call enters them from other files.
+
+    Parameters
+    ----------
+    call
+        What is followed.
+    rooms
+        Directories below the checkout ("fedcmi_flwr/wire").
+
+    Returns
+    -------
+    Paths below the checkout; several entries in a row are one visit. A return to a file is none, nor is what a file
+    calls of itself, nor a comprehension.
+    """
+    files: list[str] = []
+    prefixes = tuple(f"{ROOT / room}/" for room in rooms)
+
+    def note(frame: FrameType, event: str, _: Any) -> None:  # noqa: ANN401
+        code, caller = frame.f_code, frame.f_back
+        if event != "call" or not code.co_filename.startswith(prefixes) or code.co_name.startswith("<"):
+            return
+        if caller is not None and caller.f_code.co_filename == code.co_filename:
+            return
+        name = Path(code.co_filename).relative_to(ROOT).as_posix()
+        if files[-1:] != [name]:
+            files.append(name)
+
+    before = sys.getprofile()
+    sys.setprofile(note)
+    try:
+        call()
+    finally:
+        sys.setprofile(before)
+    return files
