@@ -3,19 +3,19 @@
 SHELL := bash
 BIN := .venv/bin
 
-.PHONY: help install demo test check lint bench clean
+.PHONY: help install demo test check lint bench wheel lock clean
 
 help: ## list what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
-install: .venv/installed ## make .venv and install the project with its development tools
+install: .venv/installed ## make .venv with the versions of requirements.lock: the project and its development tools
 
-.venv/installed: pyproject.toml
+.venv/installed: pyproject.toml requirements.lock
 	@if command -v uv >/dev/null; then uv venv --quiet --allow-existing --python '>=3.11,<3.14' .venv; \
 	else python3 -m venv .venv; fi
 	@echo "installing (about 5 GB, mostly torch) ..."
-	@if command -v uv >/dev/null; then uv pip install --quiet --python .venv/bin/python -e '.[dev]'; \
-	else $(BIN)/python -m pip install --quiet -e '.[dev]'; fi
+	@if command -v uv >/dev/null; then uv pip install --quiet --python .venv/bin/python -c requirements.lock -e '.[dev]'; \
+	else $(BIN)/python -m pip install --quiet -c requirements.lock -e '.[dev]'; fi
 	@touch $@
 
 demo: .venv/installed ## train FedCMI+ on av-digits, 10 simulated nodes, 20 rounds (ARGS='--seed 1' for more options)
@@ -33,7 +33,7 @@ lint: .venv/installed ## ruff, pydoclint, codespell
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pydoclint --config=pyproject.toml fedcmi_flwr client_app server_app data_prep
-	$(BIN)/codespell fedcmi_flwr client_app server_app data_prep tests README.md CHANGELOG.md Makefile .ci
+	$(BIN)/codespell fedcmi_flwr client_app server_app data_prep tests README.md CHANGELOG.md Makefile hatch_build.py .ci
 
 bench: .venv/installed ## print speeds as ratios: training step, local epoch, reading, preparation, aggregation, network, simulation
 	$(BIN)/python tests/benchmarks/step.py
@@ -43,6 +43,13 @@ bench: .venv/installed ## print speeds as ratios: training step, local epoch, re
 	$(BIN)/python tests/benchmarks/aggregation.py
 	$(BIN)/python tests/benchmarks/network.py
 	$(BIN)/python tests/benchmarks/simulation.py
+
+wheel: .venv/installed ## build dist/fedcmi_flwr-VERSION-py3-none-any.whl
+	$(BIN)/python -m hatchling build -t wheel
+
+lock: ## write requirements.lock anew, with the newest versions that pyproject.toml allows (needs uv)
+	uv pip compile --quiet --upgrade --universal --python-version 3.11 --no-header --no-annotate --extra dev \
+		pyproject.toml -o requirements.lock
 
 clean: ## remove the virtual environment and caches
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -1,32 +1,41 @@
 """The app's table in ``pyproject.toml``: what a run-config starts from, and the command that leads to one."""
 
+import contextlib
 import json
 import shlex
+import shutil
+import tempfile
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from fedcmi_flwr.config.sections import ConfigError
+import fedcmi_flwr
 from fedcmi_flwr.types import Scalar
 
+HOME = Path(__file__).resolve().parents[1]
+"""The checkout or Flower's copy of it; of an installed wheel its package ``_apps`` (see ``hatch_build.py``)."""
+INSTALLED = HOME / "app.toml"
+"""What a wheel has instead of ``pyproject.toml``, a name that Flower would not let into its copy."""
 
-def project_directory() -> Path:
-    """Return the directory with the app's ``pyproject.toml``: this checkout.
 
-    Returns
-    -------
-    Absolute path.
+@contextlib.contextmanager
+def flower_app() -> Iterator[Path]:
+    """Lend a directory with the app, as ``flwr run`` takes it.
 
-    Raises
+    Yields
     ------
-    ConfigError
-        The package was installed without it.
+    The checkout; of a wheel a temporary directory with a copy of its sources.
     """
-    root = Path(__file__).resolve().parents[1]
-    if not (root / "pyproject.toml").is_file():
-        raise ConfigError(f"{root}: no pyproject.toml; install from a checkout (pip install -e .) to run the app.")
-    return root
+    if not INSTALLED.is_file():
+        yield HOME
+        return
+    with tempfile.TemporaryDirectory(prefix="fedcmi-app-") as name:
+        app = Path(name) / "fedcmi-flwr"  # Flower checks the name
+        package = Path(fedcmi_flwr.__file__).parent
+        shutil.copytree(package, app / package.name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copyfile(INSTALLED, app / "pyproject.toml")
+        yield app
 
 
 def default_run_config() -> dict[str, Scalar]:
@@ -41,8 +50,8 @@ def client_app_reference() -> str:
 
 
 def _app_table() -> dict[str, Any]:
-    text = (project_directory() / "pyproject.toml").read_text(encoding="utf-8")
-    table: dict[str, Any] = tomllib.loads(text)["tool"]["flwr"]["app"]
+    path = INSTALLED if INSTALLED.is_file() else HOME / "pyproject.toml"
+    table: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))["tool"]["flwr"]["app"]
     return table
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from data_prep.errors import PrepError
 from data_prep.pipeline.plan import Stream, tool_versions
+from fedcmi_flwr.machine.extras import needs
 from fedcmi_flwr.types import Modality
 
 TOKENS = 40
@@ -71,14 +72,12 @@ def load_tokenizer(source: str, local_only: bool = False) -> Any:  # noqa: ANN40
     Raises
     ------
     PrepError
-        transformers is not installed, there is no such tokenizer, or its padding is not token 0.
+        There is no such tokenizer, or its padding is not token 0.
+    MissingExtraError
+        transformers is not installed.
     """
-    try:
+    with needs("text"):
         from transformers import BertTokenizerFast
-    except ImportError as error:
-        raise PrepError(
-            "text needs the package transformers, which is missing; pip install 'fedcmi-flwr[text]'."
-        ) from error
     advice = "give a directory with vocab.txt or tokenizer.json, such as a copy of bert-base-uncased."
     directory = Path(source).expanduser()
     if directory.is_dir() and not any((directory / name).is_file() for name in ("vocab.txt", "tokenizer.json")):
@@ -133,12 +132,8 @@ def described(tokenizer: str) -> str:
 
 @functools.lru_cache(maxsize=2)
 def _cutter(described: str, tokens: int) -> Any:  # noqa: ANN401 (tokenizers comes with the optional transformers)
-    try:
+    with needs("text"):
         from tokenizers import Tokenizer
-    except ImportError as error:
-        raise PrepError(
-            "text needs the package tokenizers, which is missing; pip install 'fedcmi-flwr[text]'."
-        ) from error
     cutter = Tokenizer.from_str(described)
     cutter.enable_truncation(tokens)
     cutter.enable_padding(length=tokens)

@@ -13,6 +13,8 @@ from data_prep.errors import PrepError
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
+PRELOADED = f"{__package__.rpartition('.')[0]}.media.preloaded"
+"""Module that the server imports before workers are forked from it."""
 IN_FLIGHT = 3
 """Tasks for each worker that are handed out at a time."""
 
@@ -43,7 +45,7 @@ def run_tasks(work: Callable[[Task], Result], tasks: Iterable[Task], workers: in
             yield from map(work, tasks)
         return
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["data_prep.media.preloaded"])
+    context.set_forkserver_preload([PRELOADED])
     with ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(work,)) as pool:
         try:
             yield from _results(pool, tasks, IN_FLIGHT * workers)

@@ -27,10 +27,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtri
 
 from fedcmi_flwr.aggregation.group_optimizers import BUFFERS
 from fedcmi_flwr.config.fields import Settings, number
+from fedcmi_flwr.machine.extras import needs
 from fedcmi_flwr.methods import Method
 from fedcmi_flwr.types import AnyArray, ClassStats, Modality
 
@@ -49,6 +49,9 @@ def system_noise(size: int) -> Vector:
     The inverse distribution function of 52 random bits each, so none is beyond +-8.2. The rounding of double precision
     is not hidden (Mironov, 2012).
     """
+    with needs("privacy"):
+        from scipy.special import ndtri
+
     bits = np.frombuffer(os.urandom(8 * size), dtype=np.uint64) >> np.uint64(12)
     normal: Vector = ndtri((bits.astype(np.float64) + 0.5) / 2**52)
     return normal
@@ -177,15 +180,11 @@ class Privacy(Settings):
 
         Raises
         ------
-        ModuleNotFoundError
+        MissingExtraError
             dp-accounting is not installed.
         """
-        try:
+        with needs("privacy"):
             from dp_accounting import get_epsilon_gaussian
-        except ModuleNotFoundError as error:
-            raise ModuleNotFoundError(
-                "privacy: the account needs dp-accounting; pip install 'fedcmi-flwr[privacy]'."
-            ) from error
         if releases == 0:
             return 0.0
         return float(get_epsilon_gaussian(self.noise_multiplier / (2 * math.sqrt(releases)), self.delta))

@@ -6,7 +6,6 @@ from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 from torch.nn import ModuleDict
 
@@ -21,6 +20,7 @@ from fedcmi_flwr.data.schema import (
     read_spec,
     samples_path,
 )
+from fedcmi_flwr.machine.extras import needs
 from fedcmi_flwr.suggestions import did_you_mean
 from fedcmi_flwr.types import SHARED, Modality
 
@@ -58,6 +58,9 @@ def load_split(directory: Path, split: str, modalities: Sequence[Modality] | Non
     if split not in spec.splits:
         raise DataError(f"{directory}: no split {split!r}, only {sorted(spec.splits)}.")
     chosen = _chosen(directory, spec, modalities)
+    with needs("prep"):  # here: the library does without until it reads a prepared directory
+        import pandas as pd
+
     try:
         labels = np.load(labels_path(directory, split), allow_pickle=False)
         arrays = {m.name: np.load(array_path(directory, split, m.name), mmap_mode="r") for m in chosen}

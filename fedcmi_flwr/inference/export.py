@@ -11,7 +11,7 @@ unpickles them: load only those of people you trust. Here only files are loaded 
 
 import contextlib
 import hashlib
-import importlib.util
+import importlib
 import json
 import logging
 import shutil
@@ -32,6 +32,7 @@ from fedcmi_flwr.data.views import VISUAL, Views
 from fedcmi_flwr.evaluation.decision import Subset, scores, subset_name, subsets
 from fedcmi_flwr.inference.predictor import Predictor, find_model
 from fedcmi_flwr.machine.atomic_files import new_directory
+from fedcmi_flwr.machine.extras import needs
 from fedcmi_flwr.models.file import CARD
 from fedcmi_flwr.types import Batch, Modality
 
@@ -128,7 +129,9 @@ def export_model(
     Raises
     ------
     ExportError
-        A package is missing, the model has an operation that cannot be exported, or a graph differs from the model.
+        The model has an operation that cannot be exported, or a graph differs from the model.
+    MissingExtraError
+        A package of the extra ``export`` is not installed.
     FileExistsError
         There is something at ``out``.
     ValueError
@@ -136,9 +139,9 @@ def export_model(
     """
     if kind not in WRITERS:
         raise ValueError(f"format {kind!r}: must be one of {', '.join(WRITERS)}.")
-    absent = [name for name in PACKAGES if kind == "onnx" and importlib.util.find_spec(name) is None]
-    if absent:
-        raise ExportError(f"ONNX needs the package {absent[0]}, which is missing; pip install 'fedcmi-flwr[export]'.")
+    with needs("export"):
+        for name in PACKAGES if kind == "onnx" else ():
+            importlib.import_module(name)
     if out.exists():
         raise FileExistsError(f"{out}: is there already; remove it, or choose another directory.")
     predictor = Predictor.load(path, "cpu")

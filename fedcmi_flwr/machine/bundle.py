@@ -9,17 +9,14 @@ import os
 import sys
 from pathlib import Path
 
+ROOT = Path(__file__).resolve().parents[2]
+"""The directory that ``fedcmi_flwr`` is imported from."""
 
-def enter_bundle(root: Path) -> None:
-    """Change to the bundle's root inside Flower's simulation process; do nothing anywhere else.
 
-    Parameters
-    ----------
-    root
-        The directory that holds ``client_app`` and ``server_app``.
-    """
+def enter_bundle() -> None:
+    """Change to the bundle's root inside Flower's simulation process; do nothing anywhere else."""
     if Path(sys.argv[0]).name != "flwr-simulation":
         return
-    os.chdir(root)
+    os.chdir(ROOT)
     # Without it, Ray hides the GPUs from actors that ask for none, and a GPU box would silently train on its CPU.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")

@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from fedcmi_flwr.config.sections import ConfigError
+from fedcmi_flwr.machine.extras import needs
 from fedcmi_flwr.models.encoders import Encoder
 from fedcmi_flwr.models.multimodal import MultimodalModel
 from fedcmi_flwr.types import Modality
@@ -101,7 +102,8 @@ def directory_of(modality: Modality, location: str) -> Path:
         return path
     if path.is_absolute():
         raise PretrainedError(f"pretrained {modality}={location}: no such directory.")
-    from huggingface_hub import snapshot_download
+    with needs("vision"):
+        from huggingface_hub import snapshot_download
 
     try:
         return Path(snapshot_download(location, allow_patterns=[WEIGHTS, OPTIONS]))

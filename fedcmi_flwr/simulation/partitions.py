@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from fedcmi_flwr.config.sections import DataConfig
 from fedcmi_flwr.data.prepared import DataError
 from fedcmi_flwr.data.samples import Samples
+from fedcmi_flwr.machine.extras import needs
 from fedcmi_flwr.seeding import derive_seed, numpy_generator
 from fedcmi_flwr.simulation.parts import training_parts
 
@@ -133,8 +134,9 @@ def _deal(
     label_bytes: bytes, groups: tuple[str, ...], key: tuple[str, float, int], num_partitions: int, seed: int
 ) -> list[NDArray[np.int64]]:
     """Deal positions 0 .. N - 1; cached, since every simulated node of a process asks for the same deal."""
-    import datasets
-    from flwr_datasets import partitioner as flower
+    with needs("simulation"):
+        import datasets
+        from flwr_datasets import partitioner as flower
 
     kind, alpha, min_size = key
     labels = np.frombuffer(label_bytes, dtype=np.int64)

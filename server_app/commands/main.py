@@ -3,6 +3,9 @@
 Those functions are imported when a command runs, so that ``fedcmi --help`` need not wait for torch.
 """
 
+from importlib.metadata import version
+from typing import Annotated
+
 import typer
 
 from server_app.commands.bench import bench, tune
@@ -12,8 +15,9 @@ from server_app.commands.predict import export, predict
 from server_app.commands.prep import inspect, prep
 from server_app.commands.report import report
 from server_app.commands.run import run
+from server_app.commands.terminal import Commands
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(cls=Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(prep, name="prep")
 app.add_typer(deploy, name="deploy")
 app.command()(run)
@@ -24,6 +28,22 @@ app.command()(predict)
 app.command()(export)
 app.command()(inspect)
 app.command()(keys)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"fedcmi-flwr {version('fedcmi-flwr')}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    _: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """FedCMI: balanced multi-modal federated learning via cross-modal infiltration, on Flower."""
+
 
 if __name__ == "__main__":
     app()

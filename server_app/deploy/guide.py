@@ -77,8 +77,8 @@ They stay in `{files / services.DATABASE}` and need no second time after a resta
 """
     return f"""## Server
 
-It needs Linux, Python 3.11, this project (`make install` in a checkout), its prepared test data of all modalities at
-`{deployment.data}`, and one open port, {deployment.port}.
+It needs Linux, Python 3.11, this project (`make install` in a checkout, or its wheel with the extra `all`), its
+prepared test data of all modalities at `{deployment.data}`, and one open port, {deployment.port}.
 {secrets if deployment.secure else ""}
 ```sh
 sudo cp {quote(f"{files}/fedcmi-superlink.service")} /etc/systemd/system/
@@ -103,8 +103,8 @@ It owns {", ".join(node.modalities)}. On the server:
 scp -r {quote(str(directory / "nodes" / node.name))} {node.name}:fedcmi-node
 ```
 
-On the device, with a checkout of this project at `/opt/fedcmi`, `make install` run in it, and the prepared data at
-`{node.data}`, readable for the user `fedcmi`:
+On the device, with this project in `/opt/fedcmi/.venv` (`make install` in a checkout at `/opt/fedcmi`, or its wheel
+with the extra `all`), and the prepared data at `{node.data}`, readable for the user `fedcmi`:
 
 ```sh
 sudo useradd --system --home-dir {services.DEVICE_STATE} fedcmi

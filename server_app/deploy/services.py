@@ -152,18 +152,14 @@ def containerfile(role: str, command: Sequence[str], mounts: Sequence[str], port
     options = [option for volume in volumes for option in ("-v", volume)]
     options += [] if port is None else ["-p", f"{port}:{port}"]
     quoted = ", ".join('"' + argument.replace('"', '\\"') + '"' for argument in command)
-    return f"""# {role}. Build in the project's checkout, on a machine of the same kind (x86-64, ARM64):
-#     podman build -t fedcmi -f THIS_FILE .
+    return f"""# {role}. Build from the directory with the project's wheel (`make wheel` leaves it in dist),
+# on a machine of the same kind (x86-64, ARM64):
+#     podman build -t fedcmi -f THIS_FILE dist
 #     podman run -d --restart=always {shlex.join(options)} fedcmi
 FROM python:3.11-slim
 WORKDIR /opt/fedcmi
-# not all of the checkout: a deployment's keys may lie in it
-COPY pyproject.toml README.md LICENSE ./
-COPY fedcmi_flwr fedcmi_flwr
-COPY client_app client_app
-COPY server_app server_app
-COPY data_prep data_prep
-RUN pip install --no-cache-dir -e .
+COPY fedcmi_flwr-*.whl ./
+RUN pip install --no-cache-dir "$(ls fedcmi_flwr-*.whl)[all]"
 ENV {" ".join(f"{name}={value}" for name, value in QUIET.items())} FLWR_HOME={DEVICE_STATE}
 VOLUME {DEVICE_STATE}
 CMD [{quoted}]

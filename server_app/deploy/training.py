@@ -12,7 +12,7 @@ from server_app.deploy.rehearsal import Rehearsal
 from server_app.launch.flower_cli import FlowerRunError, connection_file, is_healthy, run_app, stop_run
 from server_app.launch.progress import RoundProgress, Show
 from server_app.launch.start import check_modalities, combine, named_run_dir, read_recipe
-from server_app.pyproject import project_directory
+from server_app.pyproject import flower_app
 from server_app.run.checkpoint import newest_checkpoint
 from server_app.run.directory import RunDirectory
 from server_app.run.resume import alone_in_run, check_unchanged, check_unfinished, prepare_resume
@@ -66,7 +66,8 @@ def train(
         home = Path(name)
         (home / "config.toml").write_text(connection_file(address, rehearsal.authority), encoding="utf-8")
         try:
-            run_app(project_directory(), raw, home, progress.update)
+            with flower_app() as project:
+                run_app(project, raw, home, progress.update)
         except FlowerRunError as error:
             if is_healthy(address, rehearsal.authority):
                 raise

@@ -25,7 +25,7 @@ from server_app.launch.flower_run import run_on_flower
 from server_app.launch.gpu_share import gpu_share
 from server_app.launch.outside import from_outside, import_roots
 from server_app.launch.progress import RoundProgress, Show, StartUp
-from server_app.pyproject import client_app_reference, default_run_config, project_directory
+from server_app.pyproject import client_app_reference, default_run_config, flower_app
 
 
 def load_client_app() -> ClientApp:
@@ -178,7 +178,8 @@ def run_with_flower(raw: Mapping[str, Scalar], num_nodes: int, show: Show, clien
     share, text = gpu_share(raw, num_nodes, load_client_app(), clients_at_once)
     show(text)
     progress = RoundProgress(Path(config.run_dir), config, show, StartUp())
-    run_on_flower(project_directory(), raw, num_nodes, share, progress.update, import_roots(config))
+    with flower_app() as project:
+        run_on_flower(project, raw, num_nodes, share, progress.update, import_roots(config))
     return Path(config.run_dir)
 
 

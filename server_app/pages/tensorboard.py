@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from fedcmi_flwr.machine.extras import needs
 from server_app.figures.statistics import cumulative_megabytes
 from server_app.pages.report import is_bench
 from server_app.run.reader import Record, ReportError, RunFiles, read_run
@@ -28,7 +29,9 @@ def export_scalars(directory: Path, logs: Path) -> list[Path]:
     Raises
     ------
     ReportError
-        TensorBoard is not installed, the directory cannot be read, or ``logs`` holds events already.
+        The directory cannot be read, or ``logs`` holds events already.
+    MissingExtraError
+        TensorBoard is not installed.
     """
     if is_bench(directory):
         paths = sorted(path.parent for path in directory.glob("*/*/seed*/summary.md"))
@@ -43,12 +46,8 @@ def export_scalars(directory: Path, logs: Path) -> list[Path]:
 
 
 def _write(run: RunFiles, target: Path) -> None:
-    try:
+    with needs("tracking"):
         from torch.utils.tensorboard import SummaryWriter
-    except ModuleNotFoundError as error:
-        raise ReportError(
-            f"TensorBoard is not installed ({error.name}): pip install 'fedcmi-flwr[tracking]'."
-        ) from error
     # TensorBoard's relative time is then the training time, and its wall time about that of the run.
     clock = (run.path / "metrics.jsonl").stat().st_mtime - sum(record["seconds"] for record in run.records)
     with SummaryWriter(str(target)) as writer:

@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fedcmi_flwr.data.schema import ModalitySpec
+from fedcmi_flwr.machine.extras import needs
 from fedcmi_flwr.models.encoders.base import Encoder, output_layer
 
 
@@ -41,13 +42,8 @@ class Bert(Encoder):
     def __init__(
         self, modality: ModalitySpec, embedding_dim: int, normalization: str, options: Mapping[str, Any], frozen: bool
     ) -> None:
-        try:
+        with needs("text"):
             from transformers import BertConfig, BertModel
-        except ImportError as error:
-            raise ValueError(
-                f"modality {modality.name!r}: encoder 'bert' needs the package transformers, which is missing; "
-                "pip install 'fedcmi-flwr[text]'."
-            ) from error
         config = BertConfig.from_dict(dict(options))
         if modality.shape[0] > config.max_position_embeddings:
             raise ValueError(

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fedcmi_flwr.data.schema import ModalitySpec
+from fedcmi_flwr.machine.extras import needs
 from fedcmi_flwr.models.encoders.base import Encoder, group_norm, no_options, output_layer
 
 LAYERS: dict[str, Callable[[int], nn.Module]] = {"batch": nn.BatchNorm2d, "group": group_norm}
@@ -81,8 +82,8 @@ class ResNet18(ImageEncoder):
     def __init__(
         self, modality: ModalitySpec, embedding_dim: int, normalization: str, options: Mapping[str, Any], frozen: bool
     ) -> None:
-        from torchvision.models.resnet import BasicBlock, ResNet  # here: it takes a second, which every message on a
-        # device would pay
+        with needs("vision"):  # here: it takes a second, which every message on a device would pay
+            from torchvision.models.resnet import BasicBlock, ResNet
 
         chosen = {"layers": [2, 2, 2, 2], **options}
         trunk = ResNet(BasicBlock, **chosen, norm_layer=LAYERS[normalization])
@@ -121,7 +122,8 @@ class DenseNet121(ImageEncoder):
     def __init__(
         self, modality: ModalitySpec, embedding_dim: int, normalization: str, options: Mapping[str, Any], frozen: bool
     ) -> None:
-        from torchvision.models.densenet import DenseNet  # here: see ResNet18
+        with needs("vision"):  # here: see ResNet18
+            from torchvision.models.densenet import DenseNet
 
         own = {"growth_rate": 32, "block_config": (6, 12, 24, 16), "num_init_features": 64}
         trunk = DenseNet(**{**own, **options})

@@ -99,7 +99,7 @@ def test_a_tokenizer_that_cannot_be_used_says_why(tmp_path: Path, monkeypatch: p
 
 def test_without_transformers_the_extra_is_named(tokenizer: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(PrepError, match=r"pip install 'fedcmi-flwr\[text\]'"):
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'fedcmi-flwr\[text\]'"):
         encode_text("flood", tokenizer + "/", 8)  # with a slash: not in the cache
 
 

@@ -169,5 +169,5 @@ def test_what_does_not_fit_is_refused(
 
 def test_without_transformers_bert_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(ValueError, match=r"'text': encoder 'bert' .* pip install 'fedcmi-flwr\[text\]'"):
+    with pytest.raises(ModuleNotFoundError, match=r"package transformers .* pip install 'fedcmi-flwr\[text\]'"):
         build_encoder("bert", kinds.TOKENS, 4)

@@ -58,6 +58,6 @@ def test_without_tensorboard_it_says_what_to_install(
     for name in [name for name in sys.modules if name.startswith("torch.utils.tensorboard")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "tensorboard", None)
-    with pytest.raises(ReportError, match=r"pip install 'fedcmi-flwr\[tracking\]'"):
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'fedcmi-flwr\[tracking\]'"):
         export_scalars(fedavg_run, tmp_path / "logs")
     assert not (tmp_path / "logs").exists()
