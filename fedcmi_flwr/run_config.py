@@ -39,8 +39,12 @@ from fedcmi_flwr.types import Scalar
 
 METHOD_DEFAULT = "default"
 """The value of a hyperparameter's key that leaves it to the method."""
-RUN_KEYS = ("run-dir", "method", "method-options")
-"""Keys that stand in no section."""
+RUN_KEYS = {
+    "run-dir": "Where the server writes the run's results; empty: a new directory below the cache directory.",
+    "method": "What nodes and server do beside averaging: FedAvg, FedCMI or another method.",
+    "method-options": "Hyperparameters of the method; those of a method from outside have no keys of their own.",
+}
+"""Keys that stand in no section -> what they mean."""
 RECORD_KEYS = ("server-round", "dominant", "classes", "dataset", "server")
 """Other keys of the messages and records that hold hyperparameters too."""
 HYPERPARAMETER_KEYS = tuple(sorted({key for method in METHODS.values() for key in hyperparameters(method)}))

@@ -156,8 +156,8 @@ class ServerOptimizer(Settings):
     """What the server does with each parameter group's average."""
 
     name: str = text("'none' or the name of a server optimiser", key="server-optimizer", default="none")
-    """Takes the average as it is ("none"), or as a step of an optimiser: one of RULES, an entry point of a package that
-    is installed on the server, or "package.module:Name"."""
+    """Takes the average as it is ("none"), or as a step of an optimiser: built in, an entry point of a package that is
+    installed on the server, or "package.module:Name"."""
     lr: float = number(0, key="server-lr", default=0.0)
     """Learning rate of the server's optimiser; 0: its own, 1 for fedavgm, 0.01 for fedadam and fedyogi."""
     momentum: float = number(0, 1, below=True, key="server-momentum", default=0.9)

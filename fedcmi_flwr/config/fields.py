@@ -89,7 +89,7 @@ class Settings:
     def __post_init__(self) -> None:
         """Check every field; an integer stands for a float."""
         for item in key_fields(type(self)):
-            object.__setattr__(self, item.name, _checked(item, getattr(self, item.name)))
+            object.__setattr__(self, item.name, checked(item, getattr(self, item.name)))
 
 
 def key_fields(kind: type) -> list["Field[Any]"]:
@@ -103,7 +103,8 @@ def key_of(item: "Field[Any]") -> str:
     return key or item.name.replace("_", "-")
 
 
-def _checked(item: "Field[Any]", value: Any) -> Any:  # noqa: ANN401
+def checked(item: "Field[Any]", value: Any) -> Any:  # noqa: ANN401
+    """Return the value of a field that has a key; raise ConfigError for a wrong type or one that is not allowed."""
     kind: Any = item.type
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)

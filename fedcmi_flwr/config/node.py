@@ -1,7 +1,7 @@
 """What a node is told about itself: the only reader of node-config."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from fedcmi_flwr.config.fields import ConfigError
@@ -9,26 +9,31 @@ from fedcmi_flwr.config.sections import DEVICES
 from fedcmi_flwr.suggestions import did_you_mean
 
 
+def _key(allowed: str) -> Any:  # noqa: ANN401
+    return field(default=None, metadata={"allowed": allowed})
+
+
 @dataclass(frozen=True)
 class NodeConfig:
     """What a node is told about itself: by Ray in a simulation, by ``--node-config`` on a device."""
 
-    partition_id: int
-    """Number of the node, 0 or greater; nodes are sampled by it, so it must differ between nodes."""
-    num_partitions: int | None
-    """Parts that the data is dealt into; None: all of the node's data is its own."""
-    modalities: tuple[str, ...] | None
-    """Modalities that the device owns; None: decided by ``ownership``."""
-    data: str | None
-    """The device's prepared directory; None: the run-config's."""
-    device: str | None
-    """"auto", "cpu" or "cuda" on this device; None: the run-config's."""
-    pretrained: str = ""
-    """Where this device has the weights of frozen trunks, as in ModelConfig; the run-config's where it says nothing."""
+    partition_id: int = field(metadata={"allowed": "an integer from 0"})
+    """Number of the node; nodes are sampled by it, so it must differ between nodes. The only key that is needed."""
+    num_partitions: int | None = _key("an integer above partition-id")
+    """Parts that the data is dealt into, as in a simulation; left out: all of the node's data is its own."""
+    modalities: tuple[str, ...] | None = _key("different names joined by '+'")
+    """Modalities that the device owns, "audio+visual"; left out: decided by ``ownership``."""
+    data: str | None = _key("the path of a prepared directory")
+    """The device's prepared directory; left out: the run-config's."""
+    device: str | None = _key(f"one of {', '.join(DEVICES)}")
+    """What this device computes on; left out: the run-config's."""
+    pretrained: str = field(default="", metadata={"allowed": "'modality=DIR modality=DIR'"})
+    """Where this device has the weights of frozen trunks, for the modalities that it names; of the others the
+    run-config's."""
 
 
 def read_node_config(raw: Mapping[str, Any]) -> NodeConfig:
-    """Check a node-config: partition-id is needed, the other keys of NodeConfig are not; modalities: "audio+visual".
+    """Check a node-config: partition-id is needed, the other keys of NodeConfig are not.
 
     Parameters
     ----------
@@ -44,7 +49,7 @@ def read_node_config(raw: Mapping[str, Any]) -> NodeConfig:
     ConfigError
         An unknown or missing key, or a value out of range.
     """
-    known = ("partition-id", "num-partitions", "modalities", "data", "device", "pretrained")
+    known = [item.name.replace("_", "-") for item in fields(NodeConfig)]
     unknown = sorted(set(raw) - set(known))
     if unknown:
         raise ConfigError(

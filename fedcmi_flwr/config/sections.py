@@ -65,7 +65,8 @@ class DataConfig(Settings):
     class as near to this one as groups allow, and one group at least; else samples, class by class."""
     calibration_share: float = number(0, 0.5)
     """Share of what is left that is cut off in the same way, for the server to choose at the end of the run how the
-    model decides (``calibration.py``); in simulations only. 0 where the data has a split of its own for that."""
+    model decides (``evaluation/calibration.py``); in simulations only. 0 where the data has a split of its own for
+    that."""
 
 
 @dataclass(frozen=True)
@@ -73,14 +74,16 @@ class ModelConfig(Settings):
     """What is trained."""
 
     encoder: str = text("an encoder's name, or 'modality=name modality=name'")
-    """One encoder for all modalities, or one per modality: "audio=resnet18 visual=small-cnn". A name is one of
-    ``models.encoders.ENCODERS``, an entry point of an installed package, or "package.module:Name"."""
+    """One encoder for all modalities, or one per modality: "audio=resnet18 visual=small-cnn". A name is built in, an
+    entry point of an installed package, or "package.module:Name"."""
     embedding_dim: int = number(1)
-    """D."""
+    """D, how many numbers an embedding has: what encoders and projectors give, and fusion heads take."""
     projector: str = choice("linear", "mlp")
-    """Kind of both projectors."""
+    """What self- and infiltration projectors are: one linear layer ("linear"), or three with ReLU between them
+    ("mlp")."""
     fusion: str = text("the name of a fusion head")
-    """One of ``models.fusion.FUSIONS``, an entry point of an installed package, or "package.module:Name"."""
+    """Head that predicts from all modalities together: built in, an entry point of an installed package, or
+    "package.module:Name"."""
     initialization: str = choice(*INITIALIZATIONS)
     """How the server initialises what is not pretrained: as torch does ("torch"), or as the paper's authors do."""
     pretrained: str = text("'modality=DIR modality=DIR', or empty")
@@ -107,7 +110,7 @@ class FederationConfig(Settings):
     """How many rounds there are, how long one may take, and what weights travel in."""
 
     num_server_rounds: int = number(1)
-    """Rounds of training."""
+    """Rounds of training; one that fails counts."""
     round_timeout: float = number(0, above=True)
     """Seconds to wait for the replies of a round before it goes on without the missing ones."""
     wire_dtype: str = choice(*WIRE_DTYPES)
@@ -133,7 +136,7 @@ class TrainingConfig(Settings):
     """Local training; travels to the nodes with every message."""
 
     seed: int = number(0)
-    """Seed of everything random."""
+    """Seed of everything random: with purpose, round and partition it decides every draw."""
     num_server_rounds: int = number(1)
     """The same key as in FederationConfig: where the learning rate's decay ends."""
     local_epochs: int = number(1)
@@ -141,15 +144,15 @@ class TrainingConfig(Settings):
     batch_size: int = number(2)
     """Samples in a mini-batch."""
     lr: float = number(0, above=True)
-    """Learning rate of SGD until ``lr_decay_start``."""
+    """Learning rate of the nodes' SGD until ``lr_decay_start``."""
     lr_min: float = number(0)
     """Learning rate of the last round, where it decays."""
     lr_decay_start: int = number(-1)
     """Last round, counted from 1, at the full learning rate; -1: no decay."""
     momentum: float = number(0, 1)
-    """Momentum of SGD."""
+    """Momentum of the nodes' SGD: the share of the last step that goes into the next."""
     weight_decay: float = number(0)
-    """Weight decay of SGD."""
+    """Weight decay of the nodes' SGD: this many times the weight is added to its gradient."""
 
     def __post_init__(self) -> None:
         """Check each key, and keys against each other."""

@@ -4,7 +4,6 @@ A method is a frozen dataclass. Its fields are its hyperparameters: they travel 
 are all that a run configuration may override. All methods run in the same model code, loop and aggregation.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,9 +12,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from fedcmi_flwr.config.fields import Settings, choice, number
 from fedcmi_flwr.methods import losses
 from fedcmi_flwr.methods.dominance import NOBODY, Dominance
-from fedcmi_flwr.methods.hyperparameters import key_of
 from fedcmi_flwr.methods.local import Kept, LocalRound, LocalSteps
 from fedcmi_flwr.models.encoders import NORMALIZATIONS
 from fedcmi_flwr.models.multimodal import MultimodalModel, parameter_groups
@@ -23,39 +22,25 @@ from fedcmi_flwr.types import AnyArray, Batch, ClassStats, LossTerms, Modality, 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Method:
+class Method(Settings):
     """A method that adds nothing to the loss but what all methods share."""
 
-    mu: float = 0.0
-    """Weight of FedProx's proximal term mu/2 ||w - w_global||^2 (Li et al., MLSys 2020), 0 or greater."""
-    averaging: float = 0.0
-    """What is evaluated and saved is a moving average of the global weights, a <- averaging a + (1 - averaging) w
-    after each round; training goes on from w. In [0, 1); 0: off."""
-    prior_adjustment: float = 0.0
-    """Every cross-entropy of a head or the fusion head sees logits + prior_adjustment * ln(share of the class among the
-    node's samples), so that a node's label skew does not go into the weights (Menon et al., ICLR 2021), 0 or greater;
+    mu: float = number(0, default=0.0)
+    """Weight mu of FedProx's proximal term mu/2 ||w - w_global||^2 (Li et al., MLSys 2020); 0: off."""
+    averaging: float = number(0, 1, below=True, default=0.0)
+    """Decay of the moving average of the global weights that is evaluated and saved, a <- averaging a +
+    (1 - averaging) w after each round; training goes on from w. 0: off."""
+    prior_adjustment: float = number(0, default=0.0)
+    """Weight of ln(share of the class among the node's samples), which every cross-entropy of a head or the fusion head
+    adds to the logits, so that a node's label skew does not go into the weights (Menon et al., ICLR 2021);
     0: off."""
-    max_gradient_norm: float = 0.0
-    """Before each step the gradient of each parameter group (a modality's branch, the fusion head) is scaled down to at
-    most this Euclidean norm, so that one modality's steep batch neither undoes nor slows the others, 0 or
-    greater; 0: off. The norm is that of the loss alone, before proximal gradients and control variates."""
-    normalization: str = "batch"
-    """Of the encoders: one of ``encoders.NORMALIZATIONS``."""
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        self.check_weights("mu", "prior_adjustment", "max_gradient_norm")
-        if self.normalization not in NORMALIZATIONS:
-            raise ValueError(f"normalization = {self.normalization!r}: not one of {sorted(NORMALIZATIONS)}.")
-        if not 0 <= self.averaging < 1:
-            raise ValueError(f"averaging = {self.averaging!r}: must be from 0 to below 1.")
-
-    def check_weights(self, *names: str) -> None:
-        """Raise ValueError unless these fields are finite and 0 or greater."""
-        for name in names:
-            value = getattr(self, name)
-            if not 0 <= value < math.inf:
-                raise ValueError(f"{key_of(name)} = {value!r}: must be 0 or greater, and finite.")
+    max_gradient_norm: float = number(0, default=0.0)
+    """Euclidean norm to which the gradient of each parameter group (a modality's branch, the fusion head) is scaled
+    down where it is longer, so that one modality's steep batch neither undoes nor slows the others; 0: off.
+    The norm is that of the loss alone, before proximal gradients and control variates."""
+    normalization: str = choice(*NORMALIZATIONS, default="batch")
+    """What normalises inside the encoders: "batch" norm, whose statistics are those of a node's own batches, or "group"
+    norm, which has none."""
 
     # ---- what kind of method it is
 
@@ -301,13 +286,8 @@ class Method:
 class WeightedMethod(Method):
     """A method with one weight of its own."""
 
-    weight: float = 1.0
-    """Weight of the method's own term, 0 or greater; at 0 the method is FedAvg."""
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        super().__post_init__()
-        self.check_weights("weight")
+    weight: float = number(0, default=1.0)
+    """Weight of what the method adds to FedAvg's loss; at 0 the method is FedAvg."""
 
 
 def add_proximal_gradient(model: MultimodalModel, global_parameters: Sequence[Tensor], mu: float) -> None:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from fedcmi_flwr.config.fields import number
 from fedcmi_flwr.methods.base import Method
 
 
@@ -14,7 +15,7 @@ class FedAvg(Method):
 class FedProx(FedAvg):
     """FedAvg whose own weight is ``mu``."""
 
-    mu: float = 1.0
+    mu: float = number(0, default=1.0)
 
     @property
     def tuning(self) -> tuple[str, tuple[float, ...]]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fedcmi_flwr.config.fields import choice, flag, number
 from fedcmi_flwr.methods.base import Method, present_rows
 from fedcmi_flwr.methods.dominance import NOBODY, Dominance, decide_dominance
 from fedcmi_flwr.methods.local import LocalRound
@@ -23,37 +24,35 @@ class CrossModalInfiltration(Method):
     L = CE(F(u)) + gamma sum_m CE(H_m(u_m)) + lambda sum_{m != d} KD_m; proximal gradient mu (w - w_global).
     """
 
-    gamma: float = 2.0
-    """Weight of the self heads' cross-entropy, 0 or greater."""
-    lambda_: float = 1.0
-    """Weight of the distillation from the dominant modality, 0 or greater."""
-    mu: float = 1.0
-    """Weight of the proximal term, 0 or greater."""
-    kappa: float = 2.0
-    """Strength of the class-wise temperature, 0 or greater."""
-    warmup: int = 1
-    """Rounds without distillation, 0 or greater."""
-    dominance: str = "global"
-    """Who decides d and T: "global" (server), "client" (each node, each round) or "batch" (d per batch)."""
-    surrogate: float = 0.0
-    """FedCMI+ 1: weight of CE(F with every other slot filled by q_m) on multimodal nodes, 0 or greater."""
-    kd_temperature_scaling: bool = False
-    """FedCMI+ 2: multiply KD by T^2."""
-    unimodal_auxiliary: bool = False
-    """FedCMI+ 3: unimodal nodes train their self head with weight gamma too."""
-    self_head_votes: float = 0.0
-    """FedCMI+ 4: weight of the self heads beside the fusion head when a class is predicted, 0 or greater; see Votes."""
-    infiltration_votes: float = 0.0
-    """FedCMI+ 5: the same for the infiltration heads."""
-    infiltration: bool = True
-    """False: no infiltration projector, q_m = u_m; the student's logits are the self logits (an ablation)."""
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        super().__post_init__()
-        self.check_weights("gamma", "lambda_", "kappa", "warmup", "surrogate", "self_head_votes", "infiltration_votes")
-        if self.dominance not in DOMINANCES:
-            raise ValueError(f"dominance = {self.dominance!r}: not one of {DOMINANCES}.")
+    gamma: float = number(0, default=2.0)
+    """Weight gamma of the self heads' cross-entropy, sum_m CE(H_m(u_m))."""
+    lambda_: float = number(0, key="lambda", default=1.0)
+    """Weight lambda of the distillation from the dominant modality d into the others, sum_{m != d} KD_m."""
+    mu: float = number(0, default=1.0)
+    kappa: float = number(0, default=2.0)
+    """Strength kappa of the class-wise temperature T_{m,c}, which sharpens the teacher for classes where a modality
+    lags; at 0 it is 1 for every class."""
+    warmup: int = number(0, default=1)
+    """First rounds of a run, in which nothing is distilled."""
+    dominance: str = choice(*DOMINANCES, default="global")
+    """Who decides the dominant modality d and the temperatures T: the server ("global"), each node in each round
+    ("client"), or each batch for d and the node for T ("batch")."""
+    surrogate: float = number(0, default=0.0)
+    """FedCMI+ 1: weight of CE(F with every other slot filled by q_m) on multimodal nodes, which trains what the fusion
+    head sees where modalities are missing; 0: off."""
+    kd_temperature_scaling: bool = flag(default=False)
+    """FedCMI+ 2: multiply KD by T^2, so that a low temperature does not make its gradient larger."""
+    unimodal_auxiliary: bool = flag(default=False)
+    """FedCMI+ 3: nodes that own one modality train its self head too, with weight gamma."""
+    self_head_votes: float = number(0, default=0.0)
+    """FedCMI+ 4: weight of the self heads' log-probabilities, beside 1 for the fusion head's, when a class is
+    predicted; 0: off."""
+    infiltration_votes: float = number(0, default=0.0)
+    """FedCMI+ 5: weight of the infiltration heads' log-probabilities, beside 1 for the fusion head's, when a class is
+    predicted; 0: off."""
+    infiltration: bool = flag(default=True)
+    """Whether there are infiltration projectors; without them q_m = u_m, and what learns from the teacher are the self
+    logits (an ablation)."""
 
     @property
     def structure(self) -> str:

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from fedcmi_flwr.config.fields import number
 from fedcmi_flwr.methods.base import WeightedMethod, present_rows
 from fedcmi_flwr.methods.local import LocalRound
 from fedcmi_flwr.methods.losses import true_class_probability
@@ -28,8 +29,8 @@ class FedOGM(WeightedMethod):
     alone. Needs the concat fusion head, which alone has the W_m.
     """
 
-    weight: float = 0.5
-    """alpha of the modulation, 0 or greater; 0 turns modulation and noise off."""
+    weight: float = number(0, default=0.5)
+    """Strength alpha of the gradients' modulation; 0 turns modulation and noise off."""
 
     @property
     def fusions(self) -> tuple[str, ...]:

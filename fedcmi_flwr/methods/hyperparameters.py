@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, TypeVar
 
+from fedcmi_flwr.config.fields import checked
 from fedcmi_flwr.suggestions import did_you_mean
 from fedcmi_flwr.types import Scalar
 
@@ -60,15 +61,17 @@ def with_hyperparameters(method: "MethodLike", name: str, values: Mapping[str, S
     ValueError
         A hyperparameter that the method does not have; a value of the wrong type or out of range.
     """
-    names = {key_of(item.name): item.name for item in fields(method)}
+    items = {key_of(item.name): item for item in fields(method)}
     chosen: dict[str, Scalar] = {}
     for key, value in values.items():
-        if key not in names:
+        if key not in items:
             raise ValueError(
-                f"{key} = {value!r}: method {name!r} has no such hyperparameter, only {sorted(names)}."
-                f"{did_you_mean(key, names)}"
+                f"{key} = {value!r}: method {name!r} has no such hyperparameter, only {sorted(items)}."
+                f"{did_you_mean(key, items)}"
             )
-        chosen[names[key]] = _coerced(key, value, getattr(method, names[key]))
+        item = items[key]
+        has_range = "check" in item.metadata
+        chosen[item.name] = checked(item, value) if has_range else _coerced(key, value, getattr(method, item.name))
     return replace(method, **chosen)
 
 

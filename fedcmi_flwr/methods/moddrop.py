@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from fedcmi_flwr.config.fields import number
 from fedcmi_flwr.methods.base import Method
 from fedcmi_flwr.methods.local import LocalRound
 from fedcmi_flwr.models.multimodal import MultimodalModel
@@ -16,14 +17,8 @@ from fedcmi_flwr.types import Batch, LossTerms, ModelOutput
 class ModDrop(Method):
     """CE(F) in which some samples show the fusion head only one of their modalities, chosen evenly."""
 
-    weight: float = 0.5
-    """Share of the samples that show one modality only, in [0, 1]."""
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        super().__post_init__()
-        if not 0 <= self.weight <= 1:
-            raise ValueError(f"weight = {self.weight!r}: must be from 0 to 1.")
+    weight: float = number(0, 1, default=0.5)
+    """Share of the samples that show the fusion head one modality only."""
 
     @property
     def tuning(self) -> tuple[str, tuple[float, ...]]:

@@ -10,6 +10,7 @@ import typer
 
 from server_app.commands.bench import bench, tune
 from server_app.commands.deploy import deploy
+from server_app.commands.keys import keys
 from server_app.commands.predict import export, predict
 from server_app.commands.prep import inspect, prep
 from server_app.commands.report import report
@@ -26,6 +27,7 @@ app.command()(report)
 app.command()(predict)
 app.command()(export)
 app.command()(inspect)
+app.command()(keys)
 
 
 def _print_version(wanted: bool) -> None:

@@ -110,7 +110,7 @@ def test_overrides_reach_the_method_and_integers_stand_for_floats() -> None:
         ("resume", "yes", "true or false .bool."),
         ("resume", True, "needs the run's directory"),
         ("method", "fedsgd", "fedavg.*fedcmi-plus"),
-        ("gamma", -1.0, "0 or greater"),
+        ("gamma", -1.0, "a number from 0"),
         ("gamma", "high", "float"),
         ("warmup", 0.5, "int"),
         ("kd-temperature-scaling", "yes", "bool"),

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from torch.nn.functional import cross_entropy
 
 from fedcmi_flwr import LocalRound, LossTerms, Method
+from fedcmi_flwr.config.fields import number
 from fedcmi_flwr.models.multimodal import MultimodalModel
 from fedcmi_flwr.types import Batch, ModelOutput
 
@@ -13,13 +14,8 @@ from fedcmi_flwr.types import Batch, ModelOutput
 class Focal(Method):
     """The mean of (1 - p)^focusing CE(F), where p is the probability of the true class."""
 
-    focusing: float = 2.0
-    """0 or greater; at 0 the method is FedAvg."""
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        super().__post_init__()
-        self.check_weights("focusing")
+    focusing: float = number(0, default=2.0)
+    """How much less they count; at 0 the method is FedAvg."""
 
     @property
     def tuning(self) -> tuple[str, tuple[float, ...]]:
