@@ -26,7 +26,7 @@ import typer
 
 from fedcmi_flwr.run_config import read_run_config
 from fedcmi_flwr.types import Scalar
-from server_app.bench.configs import combined_configs, read_tuned
+from server_app.bench.configs import bench_configs, read_tuned
 from server_app.bench.experiments import plan
 from server_app.bench.suite import choose_settings
 from server_app.commands.main import app
@@ -216,7 +216,7 @@ def test_benches_can_be_planned_as_they_stand(command: str, monkeypatch: pytest.
     if given.get("tuned") is not None and Path(given["tuned"]) not in TUNED_BEFORE:
         tuned = read_tuned(Path(given["tuned"]))
         assert {row.stem for row in rows} & set(tuned)
-    configs = combined_configs(chosen.values, rows, tuned, {"data": given["data"]}, given["set_"] or [])
+    configs = bench_configs(chosen.values, rows, tuned, {"data": given["data"]}, given["set_"] or [])
     planned = plan(configs, given["seeds"], chosen.num_nodes, Path(given["out"]))
     assert len(planned) == len(chosen.values) * len(rows) * given["seeds"]
     assert all(read_run_config(experiment.config) for experiment in planned)

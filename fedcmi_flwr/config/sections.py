@@ -12,21 +12,6 @@ from fedcmi_flwr.config.fields import ConfigError, Settings, choice, flag, key_f
 from fedcmi_flwr.config.names import INITIALIZATIONS, WIRE_DTYPES
 from fedcmi_flwr.types import Scalar
 
-__all__ = [
-    "CheckpointConfig",
-    "ConfigError",
-    "DataConfig",
-    "EvaluationConfig",
-    "FederationConfig",
-    "MachineConfig",
-    "ModelConfig",
-    "TrainingConfig",
-    "ViewConfig",
-    "keys_of",
-    "read_section",
-    "section_items",
-]
-
 OWNERSHIPS = ("multimodal-ratio", "random-subsets")
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("fp32", "bf16", "auto")

@@ -17,7 +17,8 @@ from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedcmi_flwr.config.sections import ConfigError, ViewConfig
+from fedcmi_flwr.config.fields import ConfigError
+from fedcmi_flwr.config.sections import ViewConfig
 from fedcmi_flwr.data.schema import ModalitySpec
 from fedcmi_flwr.suggestions import did_you_mean
 from fedcmi_flwr.types import Modality

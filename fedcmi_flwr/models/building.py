@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
-from fedcmi_flwr.config.sections import ConfigError, ModelConfig
+from fedcmi_flwr.config.fields import ConfigError
+from fedcmi_flwr.config.sections import ModelConfig
 from fedcmi_flwr.lookup import UnknownNameError, find
 from fedcmi_flwr.models.encoders import ENCODER
 from fedcmi_flwr.models.multimodal import ModelSpec

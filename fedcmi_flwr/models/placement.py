@@ -2,7 +2,7 @@
 
 import torch
 
-from fedcmi_flwr.config.sections import ConfigError
+from fedcmi_flwr.config.fields import ConfigError
 from fedcmi_flwr.models.multimodal import MultimodalModel
 
 

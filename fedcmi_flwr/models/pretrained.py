@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from fedcmi_flwr.config.sections import ConfigError
+from fedcmi_flwr.config.fields import ConfigError
 from fedcmi_flwr.machine.extras import needs
 from fedcmi_flwr.models.encoders import Encoder
 from fedcmi_flwr.models.multimodal import MultimodalModel

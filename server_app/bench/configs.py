@@ -4,7 +4,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from fedcmi_flwr.config.sections import ConfigError
+from fedcmi_flwr.config.fields import ConfigError
 from fedcmi_flwr.run_config import read_run_config
 from fedcmi_flwr.suggestions import did_you_mean
 from fedcmi_flwr.types import Scalar
@@ -127,8 +127,18 @@ def read_tuned(path: Path) -> dict[str, dict[str, Scalar]]:
     return tables
 
 
+def setting_values(recipe: Path) -> dict[str, Scalar]:
+    """Return the keys of a setting's recipe, which leaves to the bench what a bench decides."""
+    return _overrides(recipe, (*DECIDED, "method"))
+
+
+def values_by_setting(recipes: Sequence[Path]) -> dict[str, dict[str, Scalar]]:
+    """Return the keys of several settings, each by its recipe's name."""
+    return {recipe.stem: setting_values(recipe) for recipe in recipes}
+
+
 def bench_configs(
-    settings: Sequence[Path],
+    settings: Mapping[str, Mapping[str, Scalar]],
     rows: Sequence[Path],
     tuned: Mapping[str, Mapping[str, Scalar]],
     options: Mapping[str, Scalar | None],
@@ -139,7 +149,7 @@ def bench_configs(
     Parameters
     ----------
     settings
-        From :func:`find_settings`.
+        Name -> values, of each setting; see :func:`values_by_setting`.
     rows
         From :func:`find_rows`; each names its method.
     tuned
@@ -158,23 +168,6 @@ def bench_configs(
     ConfigError
         As for :func:`server_app.launch.start.combine`, a row without a method, or a key that a bench decides.
     """
-    bases = {setting.stem: setting_values(setting) for setting in settings}
-    return combined_configs(bases, rows, tuned, options, assignments)
-
-
-def setting_values(recipe: Path) -> dict[str, Scalar]:
-    """Return the keys of a setting's recipe, which leaves to the bench what a bench decides."""
-    return _overrides(recipe, (*DECIDED, "method"))
-
-
-def combined_configs(
-    bases: Mapping[str, Mapping[str, Scalar]],
-    rows: Sequence[Path],
-    tuned: Mapping[str, Mapping[str, Scalar]],
-    options: Mapping[str, Scalar | None],
-    assignments: Sequence[str],
-) -> RunConfigs:
-    """Do what :func:`bench_configs` does, with the values of each setting, by its name, instead of their recipes."""
     keys = [text.partition("=")[0].strip() for text in assignments]
     _leave_to_the_bench("--set", keys, (*DECIDED, "method"))
     overrides = {path: _overrides(path, DECIDED) for path in rows}
@@ -182,7 +175,7 @@ def combined_configs(
         if "method" not in overrides[path]:
             raise ConfigError(f'row {path}: must say its method, such as method = "fedavg".')
     configs: dict[str, dict[str, Mapping[str, Scalar]]] = {}
-    for setting, base in bases.items():
+    for setting, base in settings.items():
         of_rows = configs[setting] = {}
         for row in rows:
             raw = combine([base, overrides[row], tuned.get(row.stem, {})], options, assignments)

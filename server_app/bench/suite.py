@@ -15,10 +15,17 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.builtin import BUILT_IN
-from fedcmi_flwr.config.sections import ConfigError
+from fedcmi_flwr.config.fields import ConfigError
 from fedcmi_flwr.machine.cache import cache_directory
 from fedcmi_flwr.types import Scalar
-from server_app.bench.configs import RECIPES, choose_baseline, find_rows, find_settings, setting_values
+from server_app.bench.configs import (
+    RECIPES,
+    choose_baseline,
+    find_rows,
+    find_settings,
+    setting_values,
+    values_by_setting,
+)
 from server_app.launch.progress import Show
 
 SUITES = RECIPES / "suites"
@@ -249,7 +256,7 @@ def choose_settings(names: Sequence[str], rows: str | None, baseline: str | None
     """
     if not names:
         raise ConfigError("no setting: name one or more, or a --suite.")
-    values = {path.stem: setting_values(path) for path in find_settings(names)}
+    values = values_by_setting(find_settings(names))
     found = find_rows((rows or "methods").split(","))
     return Chosen(values, found, choose_baseline(baseline, found), num_nodes or NUM_NODES, {})
 

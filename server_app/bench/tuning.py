@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from fedcmi_flwr.config.sections import ConfigError
+from fedcmi_flwr.config.fields import ConfigError
 from fedcmi_flwr.config.texts import read_assignments, write_assignments
 from fedcmi_flwr.machine.atomic_files import write_atomically
 from fedcmi_flwr.methods import hyperparameters

@@ -74,7 +74,7 @@ def bench(
     """Run rows x settings x seeds, and write results.csv, table.md and plots; of a suite, suite.md over its sets."""
     from rich.markdown import Markdown
 
-    from server_app.bench.configs import check_data, combined_configs, read_tuned
+    from server_app.bench.configs import bench_configs, check_data, read_tuned
     from server_app.bench.experiments import plan, reserve, run_all
     from server_app.bench.jobs import alone_in
     from server_app.bench.suite_table import write_suite
@@ -89,7 +89,7 @@ def bench(
         if untuned:
             console.print(f"not in {tuned}, so with their own values: {', '.join(untuned)}")
         options = {"data": data, "checkpoint-every": 0}  # an unfinished run of a bench is made anew
-        configs = combined_configs(chosen.values, chosen.rows, values, options, set_ or [])
+        configs = bench_configs(chosen.values, chosen.rows, values, options, set_ or [])
         check_data(configs)
         with alone_in(out):
             reserve(out, chosen.num_nodes, configs)
@@ -119,7 +119,7 @@ def tune(
     set_: Annotated[list[str] | None, typer.Option("--set", help="key=value for all runs; repeatable.")] = None,
 ) -> None:
     """Choose learning rate and own weight of each row on a part of the training split; write tuned.toml."""
-    from server_app.bench.configs import check_data, combined_configs
+    from server_app.bench.configs import bench_configs, check_data
     from server_app.bench.jobs import alone_in
     from server_app.bench.tuning import VALIDATION_SHARE, Tuning
 
@@ -127,7 +127,7 @@ def tune(
     options = {"data": data, "validation-share": VALIDATION_SHARE, "checkpoint-every": 0}
     try:
         chosen = _chosen(suite, settings, methods, None, num_nodes, data, data_root)
-        configs = combined_configs(chosen.values, chosen.rows, {}, options, set_ or [])
+        configs = bench_configs(chosen.values, chosen.rows, {}, options, set_ or [])
         check_data(configs)
         with alone_in(out):
             Tuning(configs, seeds, chosen.num_nodes, jobs, out, console.print).run()

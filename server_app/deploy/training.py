@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from fedcmi_flwr.config.sections import ConfigError
+from fedcmi_flwr.config.fields import ConfigError
 from fedcmi_flwr.run_config import read_run_config
 from fedcmi_flwr.types import Scalar
 from server_app.deploy.rehearsal import Rehearsal

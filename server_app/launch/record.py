@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from fedcmi_flwr.config.sections import ConfigError
+from fedcmi_flwr.config.fields import ConfigError
 from fedcmi_flwr.machine.atomic_files import write_atomically
 from fedcmi_flwr.run_config import read_run_config
 from fedcmi_flwr.types import Scalar

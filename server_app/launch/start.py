@@ -9,7 +9,7 @@ from pathlib import Path
 from flwr.clientapp import ClientApp
 
 from data_prep.builtin import is_preparation, locate
-from fedcmi_flwr.config.sections import ConfigError
+from fedcmi_flwr.config.fields import ConfigError
 from fedcmi_flwr.config.texts import read_value
 from fedcmi_flwr.data.schema import read_spec
 from fedcmi_flwr.data.views import check_views, views_from

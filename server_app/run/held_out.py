@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedcmi_flwr.config.sections import ConfigError, DataConfig
+from fedcmi_flwr.config.fields import ConfigError
+from fedcmi_flwr.config.sections import DataConfig
 from fedcmi_flwr.data.prepared import load_split
 from fedcmi_flwr.data.samples import Samples
 from fedcmi_flwr.data.schema import read_spec

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 
-from fedcmi_flwr.config.sections import ConfigError
+from fedcmi_flwr.config.fields import ConfigError
 from fedcmi_flwr.machine.locks import LockedError, locked
 from fedcmi_flwr.simulation import node_memory
 from fedcmi_flwr.types import Scalar

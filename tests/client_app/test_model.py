@@ -14,7 +14,7 @@ from digits import Parts, node_configs
 from flwr.app import ConfigRecord, Message
 from safetensors.torch import load_file
 
-from fedcmi_flwr.config.sections import ConfigError
+from fedcmi_flwr.config.fields import ConfigError
 from fedcmi_flwr.data.schema import ModalitySpec
 from fedcmi_flwr.models.file import load_model
 from fedcmi_flwr.models.multimodal import MultimodalModel

@@ -14,7 +14,8 @@ from torch.nn.functional import cross_entropy
 
 from client_app.app import app as client_app
 from client_app.personal import personalise
-from fedcmi_flwr.config.sections import ConfigError, TrainingConfig
+from fedcmi_flwr.config.fields import ConfigError
+from fedcmi_flwr.config.sections import TrainingConfig
 from server_app.launch import start as launch
 from server_app.run.directory import read_metrics
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from fedcmi_flwr.config.fields import ConfigError
 from fedcmi_flwr.config.node import read_node_config
-from fedcmi_flwr.config.sections import ConfigError
 from fedcmi_flwr.data.schema import ModalitySpec
 from fedcmi_flwr.key_table import Key, find_keys, key_sections
 from fedcmi_flwr.methods import METHODS, hyperparameters

@@ -12,7 +12,7 @@ import pytest
 import saved
 import torch
 
-from fedcmi_flwr.config.sections import ConfigError
+from fedcmi_flwr.config.fields import ConfigError
 from fedcmi_flwr.inference import Predictor
 from fedcmi_flwr.inference.export import export_model
 from fedcmi_flwr.lookup import find

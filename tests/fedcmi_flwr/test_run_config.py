@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from fedcmi_flwr import run_config as config
+from fedcmi_flwr.config.fields import ConfigError
 from fedcmi_flwr.config.node import NodeConfig, read_node_config
-from fedcmi_flwr.config.sections import ConfigError, TrainingConfig, keys_of, read_section, section_items
+from fedcmi_flwr.config.sections import TrainingConfig, keys_of, read_section, section_items
 from fedcmi_flwr.machine.cache import cache_directory
 from fedcmi_flwr.methods import METHODS, CrossModalInfiltration, FedAvg, Method
 from fedcmi_flwr.models.building import chosen_modalities, encoder_names, model_spec

@@ -11,7 +11,8 @@ from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms import functional as reference
 
 from client_app.train import Received, train
-from fedcmi_flwr.config.sections import ConfigError, TrainingConfig, ViewConfig
+from fedcmi_flwr.config.fields import ConfigError
+from fedcmi_flwr.config.sections import TrainingConfig, ViewConfig
 from fedcmi_flwr.data.prepared import load_split
 from fedcmi_flwr.data.samples import Samples
 from fedcmi_flwr.data.schema import ModalitySpec

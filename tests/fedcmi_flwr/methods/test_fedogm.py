@@ -8,7 +8,7 @@ import pytest
 import torch
 from federated import federate
 
-from fedcmi_flwr.config.sections import ConfigError
+from fedcmi_flwr.config.fields import ConfigError
 from fedcmi_flwr.methods import METHODS
 from fedcmi_flwr.methods.fedogm import FedOGM, unimodal_logits
 from fedcmi_flwr.models.multimodal import MultimodalModel

@@ -8,7 +8,8 @@ import numpy as np
 import oracle
 import pytest
 
-from fedcmi_flwr.config.sections import ConfigError, DataConfig
+from fedcmi_flwr.config.fields import ConfigError
+from fedcmi_flwr.config.sections import DataConfig
 from fedcmi_flwr.data.prepared import DataError, load_split
 from fedcmi_flwr.data.samples import Samples
 from fedcmi_flwr.simulation.ownership import deal_modalities, owned_modalities, random_subsets

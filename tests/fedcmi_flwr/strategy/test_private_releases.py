@@ -16,7 +16,7 @@ from noiseless import quiet
 from fedcmi_flwr import wire
 from fedcmi_flwr.aggregation.privacy import check_arrays, clipped
 from fedcmi_flwr.aggregation.robust import RobustAggregation
-from fedcmi_flwr.config.sections import ConfigError
+from fedcmi_flwr.config.fields import ConfigError
 from fedcmi_flwr.methods import METHODS
 from fedcmi_flwr.run_config import read_run_config
 from fedcmi_flwr.strategy.guards import Guards

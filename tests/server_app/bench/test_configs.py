@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fedcmi_flwr.config.sections import ConfigError
+from fedcmi_flwr.config.fields import ConfigError
 from fedcmi_flwr.methods import METHODS
 from server_app.bench.configs import (
     RECIPES,
@@ -14,6 +14,7 @@ from server_app.bench.configs import (
     find_rows,
     find_settings,
     read_tuned,
+    values_by_setting,
 )
 from server_app.launch.start import resolve
 
@@ -65,7 +66,7 @@ def test_later_values_count(tmp_path: Path) -> None:
     setting = _file(tmp_path / "s.toml", "lr = 1.1\nmu = 1.1\nmomentum = 0.1\nweight-decay = 1.1\nkappa = 1.1\n")
     row = _file(tmp_path / "r.toml", 'method = "fedcmi"\nlr = 1.2\nmu = 1.2\nmomentum = 0.2\nweight-decay = 1.2\n')
     tuned = read_tuned(_file(tmp_path / "tuned.toml", "[r]\nlr = 1.3\nmu = 1.3\nmomentum = 0.3\n[other]\nlr = 9.0\n"))
-    [raw] = bench_configs([setting], [row], tuned, {"mu": 1.4, "lr": 1.4}, ["lr=1.5"])["s"].values()
+    [raw] = bench_configs(values_by_setting([setting]), [row], tuned, {"mu": 1.4, "lr": 1.4}, ["lr=1.5"])["s"].values()
     keys = ("lr", "mu", "momentum", "weight-decay", "kappa", "gamma", "method")
     assert [raw[key] for key in keys] == [1.5, 1.4, 0.3, 1.2, 1.1, "default", "fedcmi"]
 
@@ -73,22 +74,26 @@ def test_later_values_count(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["method=fedavg", "seed=3", "run-dir=/tmp/x"])
 def test_what_a_bench_decides_cannot_be_set(text: str) -> None:
     with pytest.raises(ConfigError, match=r"--set: '.*' must not stand here; a bench decides seed, run-dir, method"):
-        bench_configs(find_settings(["av-digits"]), find_rows(["fedavg"]), {}, {}, [text])
+        bench_configs(values_by_setting(find_settings(["av-digits"])), find_rows(["fedavg"]), {}, {}, [text])
 
 
 def test_nor_can_it_stand_in_a_file(tmp_path: Path) -> None:
     settings, rows = find_settings(["av-digits"]), find_rows(["fedavg"])
     with pytest.raises(ConfigError, match=r"s\.toml: 'method' must not stand here"):
-        bench_configs([_file(tmp_path / "s.toml", 'method = "fedavg"\n')], rows, {}, {}, [])
+        bench_configs(values_by_setting([_file(tmp_path / "s.toml", 'method = "fedavg"\n')]), rows, {}, {}, [])
     with pytest.raises(ConfigError, match=r"r\.toml: 'seed' must not stand here"):
-        bench_configs(settings, [_file(tmp_path / "r.toml", 'method = "fedavg"\nseed = 1\n')], {}, {}, [])
+        bench_configs(
+            values_by_setting(settings), [_file(tmp_path / "r.toml", 'method = "fedavg"\nseed = 1\n')], {}, {}, []
+        )
     with pytest.raises(ConfigError, match=r"t\.toml, \[fedavg\]: 'seed' must not stand here"):
         read_tuned(_file(tmp_path / "t.toml", "[fedavg]\nseed = 1\n"))
 
 
 def test_a_row_says_its_method(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"row .*r\.toml: must say its method"):
-        bench_configs(find_settings(["av-digits"]), [_file(tmp_path / "r.toml", "lr = 0.1\n")], {}, {}, [])
+        bench_configs(
+            values_by_setting(find_settings(["av-digits"])), [_file(tmp_path / "r.toml", "lr = 0.1\n")], {}, {}, []
+        )
 
 
 @pytest.mark.parametrize(

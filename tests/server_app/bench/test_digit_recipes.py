@@ -6,7 +6,7 @@ import pytest
 from fedcmi_flwr.methods import METHODS, hyperparameters
 from fedcmi_flwr.models.building import encoder_names
 from fedcmi_flwr.models.encoders import ENCODERS
-from server_app.bench.configs import RECIPES, bench_configs, find_rows, find_settings, read_tuned
+from server_app.bench.configs import RECIPES, bench_configs, find_rows, find_settings, read_tuned, values_by_setting
 from server_app.launch.start import read_recipe
 
 DIRICHLET = {"dirichlet-alpha": 0.3}
@@ -24,7 +24,7 @@ SWITCHES = {"averaging", "prior-adjustment", "max-gradient-norm", "normalization
 
 @pytest.mark.parametrize(("one", "other"), DIFFERENCES, ids=lambda name: name)
 def test_settings_differ_in_what_they_are_called_by(one: str, other: str) -> None:
-    rows = bench_configs(find_settings([one, other]), find_rows(["fedcmi-plus"]), {}, {}, [])
+    rows = bench_configs(values_by_setting(find_settings([one, other])), find_rows(["fedcmi-plus"]), {}, {}, [])
     (before,), (after,) = (rows[name].values() for name in (one, other))
     assert {key: value for key, value in after.items() if before[key] != value} == DIFFERENCES[one, other]
 
@@ -38,7 +38,7 @@ def test_the_encoders_read_the_three_modalities() -> None:
 @pytest.mark.parametrize("name", ["audio-alone", "visual-alone", "fedavg", "late-fusion"])
 def test_with_switches_is_the_same_row_with_the_switches_of_fedcmi_plus(name: str) -> None:
     plain, switched, plus = (
-        bench_configs(find_settings(["avmnist"]), [path], {}, {}, [])["avmnist"][path.stem]
+        bench_configs(values_by_setting(find_settings(["avmnist"])), [path], {}, {}, [])["avmnist"][path.stem]
         for path in find_rows([name, f"{name}-with-switches", "fedcmi-plus"])
     )
     assert {key for key in plain if plain[key] != switched[key]} == SWITCHES

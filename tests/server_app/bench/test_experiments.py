@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from server_app.bench import experiments, jobs
-from server_app.bench.configs import RunConfigs, bench_configs, find_rows, find_settings
+from server_app.bench.configs import RunConfigs, bench_configs, find_rows, find_settings, values_by_setting
 
 SMALL = ["--num-nodes", "4", "--seeds", "2", "--set", "num-server-rounds=2", "--set", "local-epochs=1"]
 ROWS = ("fedavg", "fedprox")
@@ -21,7 +21,7 @@ ROWS = ("fedavg", "fedprox")
 def _configs(*rows: str, data: Path | None = None, **changes: object) -> RunConfigs:
     assignments = [f"{key.replace('_', '-')}={value}" for key, value in changes.items()]
     options = {"data": str(data) if data else None}
-    return bench_configs(find_settings(["av-digits"]), find_rows(rows), {}, options, assignments)
+    return bench_configs(values_by_setting(find_settings(["av-digits"])), find_rows(rows), {}, options, assignments)
 
 
 def _command(data: Path, out: Path, *more: str) -> list[str]:

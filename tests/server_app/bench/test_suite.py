@@ -14,13 +14,13 @@ import pytest
 from arrays import write_arrays
 from typer.testing import CliRunner
 
-from fedcmi_flwr.config.sections import ConfigError
+from fedcmi_flwr.config.fields import ConfigError
 from fedcmi_flwr.data.schema import read_spec
 from fedcmi_flwr.models.building import encoder_names
 from fedcmi_flwr.models.encoders import ENCODERS
 from fedcmi_flwr.run_config import read_run_config
 from server_app.bench import tuning
-from server_app.bench.configs import combined_configs
+from server_app.bench.configs import bench_configs
 from server_app.bench.suite import Suite, choose_settings, choose_suite, locate_sets, read_suite
 from server_app.commands import bench
 from server_app.commands.main import app
@@ -140,7 +140,7 @@ def test_what_is_not_asked_for_is_as_the_suite_says(folder: Path) -> None:
 def _configs(suite: Suite) -> dict[str, dict[str, dict[str, object]]]:
     data = dict.fromkeys(suite.sets, "/data")
     rows = choose_settings(["av-digits"], ",".join(suite.rows), None, None).rows
-    return combined_configs(suite.values(list(suite.settings), data), rows, {}, {}, [])
+    return bench_configs(suite.values(list(suite.settings), data), rows, {}, {}, [])
 
 
 MODALITIES = {

@@ -12,11 +12,19 @@ import pandas as pd
 import pytest
 
 from fedcmi_flwr import methods
-from fedcmi_flwr.config.sections import ConfigError
+from fedcmi_flwr.config.fields import ConfigError
 from fedcmi_flwr.data.schema import labels_path
 from fedcmi_flwr.methods import METHODS, FedAvg
 from server_app.bench import tuning
-from server_app.bench.configs import ROW_DIRECTORIES, RunConfigs, bench_configs, find_rows, find_settings, read_tuned
+from server_app.bench.configs import (
+    ROW_DIRECTORIES,
+    RunConfigs,
+    bench_configs,
+    find_rows,
+    find_settings,
+    read_tuned,
+    values_by_setting,
+)
 from server_app.bench.experiments import Experiment, plan
 from server_app.bench.tuning import Candidate, Score, Tuning
 
@@ -32,7 +40,7 @@ class Weighted(FedAvg):
 def _configs(*rows: str, data: Path | None = None, **changes: object) -> RunConfigs:
     assignments = [f"{key.replace('_', '-')}={value}" for key, value in changes.items()]
     options = {"data": str(data) if data else None, "validation-share": tuning.VALIDATION_SHARE}
-    return bench_configs(find_settings(["av-digits"]), find_rows(rows), {}, options, assignments)
+    return bench_configs(values_by_setting(find_settings(["av-digits"])), find_rows(rows), {}, options, assignments)
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from client_app.app import app as client_app
-from fedcmi_flwr.config.sections import ConfigError
+from fedcmi_flwr.config.fields import ConfigError
 from server_app.launch.progress import StartUp
 from server_app.launch.start import resolve, run_in_process
 

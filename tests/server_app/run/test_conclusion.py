@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from client_app.app import app as client_app
-from fedcmi_flwr.config.sections import ConfigError, DataConfig, read_section
+from fedcmi_flwr.config.fields import ConfigError
+from fedcmi_flwr.config.sections import DataConfig, read_section
 from fedcmi_flwr.data.prepared import load_split
 from fedcmi_flwr.data.samples import Samples
 from fedcmi_flwr.data.schema import read_spec, write_spec

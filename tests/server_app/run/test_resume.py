@@ -13,7 +13,7 @@ import pytest
 from safetensors import safe_open
 
 from client_app.app import app as client_app
-from fedcmi_flwr.config.sections import ConfigError
+from fedcmi_flwr.config.fields import ConfigError
 from fedcmi_flwr.methods import METHODS
 from fedcmi_flwr.models.file import CheckpointError
 from server_app.launch.start import resolve, run_in_process

@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from client_app.app import app as client_app
-from fedcmi_flwr.config.sections import ConfigError
+from fedcmi_flwr.config.fields import ConfigError
 from server_app.launch.record import go_on
 from server_app.launch.start import resolve, run_in_process
 from server_app.run.directory import read_metrics
