@@ -20,7 +20,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
     Examples
     --------
-    >>> did_you_mean("fedxvg", ["fedavg", "fedprox", "moon"])
+    >>> did_you_mean("fedagv", ["fedavg", "scaffold", "moon"])
     " Did you mean 'fedavg'?"
     >>> did_you_mean("learning-rate", ["lr"])
     ''
