@@ -66,8 +66,8 @@ def test_keys_of_the_run_config_and_options_go_together(installed: Path) -> None
     ("options", "words"),
     [
         ("focussing=1", r"'focussing=1': focussing = 1: method 'focal' has no such .*Did you mean 'focusing'\?"),
-        ("focusing=high", "focusing = 'high': must be of type float"),
-        ("focusing=-1", "focusing = -1.0: must be 0 or greater"),
+        ("focusing=high", "focusing = 'high': must be a number from 0"),
+        ("focusing=-1", "focusing = -1.0: must be a number from 0"),
         ("focusing", "at 'focusing': must be key=value"),
     ],
 )

@@ -108,6 +108,12 @@ def test_a_command_says_in_one_sentence_what_to_install(arguments: list[str], ex
     assert done.stderr.endswith(f"pip install 'fedcmi-flwr[{extra}]'.\n")
 
 
+def test_keys_are_told_without_any_extra() -> None:
+    done = without_extras("from server_app.commands.main import app; app()", "keys", "lr")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("lr = 0.05\n")
+
+
 def test_all_brings_every_extra_but_the_tools() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]

@@ -58,5 +58,5 @@ def test_a_weight_of_zero_is_fedavg(tmp_path: Path, toy: Path) -> None:
 
 
 def test_a_share_above_one_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"weight = 1\.5: must be from 0 to 1"):
+    with pytest.raises(ValueError, match=r"weight = 1\.5: must be a number from 0 to 1"):
         ModDrop(weight=1.5)
