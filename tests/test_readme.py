@@ -53,7 +53,7 @@ RUN_ELSEWHERE = {
     "make demo": ROOT / ".ci" / "run",
     "make test": ROOT / ".ci" / "run",
     "fedcmi bench --suite": ROOT / "tests" / "server_app" / "bench" / "test_suite.py",
-    "fedcmi deploy": ROOT / "tests" / "server_app" / "deploy" / "test_rehearsal.py",
+    "fedcmi deploy": ROOT / "tests" / "helpers" / "story.py",
     "ray start": ROOT / "tests" / "server_app" / "launch" / "test_ray_cluster.py",
     "RAY_ADDRESS=": ROOT / "tests" / "server_app" / "launch" / "test_ray_cluster.py",
     "make bench": ROOT / "tests" / "test_benchmarks.py",

@@ -142,7 +142,10 @@ def _cut(packed: ArrayRecord, key: str, entries: list[tuple[str, tuple[int, ...]
         )
 
     pieces = np.split(flat, np.cumsum(sizes)[:-1])
-    return {name: piece.reshape(shape) for (name, shape), piece in zip(entries, pieces, strict=True)}
+    try:
+        return {name: piece.reshape(shape) for (name, shape), piece in zip(entries, pieces, strict=True)}
+    except (ValueError, OverflowError) as error:  # of no numbers, but of more or larger axes than an array may have
+        raise WireError(f"arrays: {key!r} has a shape in its layout that no array can have: {error}.") from error
 
 
 def _decode(array: Array, key: str) -> AnyArray:

@@ -117,3 +117,12 @@ def test_an_array_whose_bytes_are_no_array_is_refused(stype: str, data: bytes) -
     packed["ear/float32"] = Array(dtype="float32", shape=(6,), stype=stype, data=data)
     with pytest.raises(WireError, match="ear/float32"):
         unpack(packed, layout)
+
+
+@pytest.mark.parametrize("shape", [[0, 10**20], [0, 2**40, 2**40], [0] * 100])
+def test_a_shape_that_no_array_can_have_is_refused(shape: list[int]) -> None:
+    """Such an array has no numbers, so that it fits the flat array."""
+    packed = ArrayRecord({"ear/float32": Array(np.zeros(6, np.float32))})
+    layout = ConfigRecord({"ear": json.dumps([["ear.w", "float32", [6]], ["ear.none", "float32", shape]])})
+    with pytest.raises(WireError, match="ear/float32"):
+        unpack(packed, layout)

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from fedcmi_flwr.evaluation.counts import Counts
+from fedcmi_flwr.strategy.round_plan import RoundPlan
 from fedcmi_flwr.strategy.round_report import RoundReport
 from server_app.bench.fairness import fairness_cells
 from server_app.bench.table import COLUMNS
@@ -26,7 +27,7 @@ def _node(fused: int, **others: int) -> dict[str, Counts]:
 
 
 def _record(classes: tuple[int, int], nodes: dict[int, dict[str, Counts]], number: int = 1) -> dict[str, Any]:
-    report = RoundReport(number, 0.0, evaluated_by=nodes)
+    report = RoundReport(RoundPlan(number), evaluated_by=nodes)
     record = round_record(number, {"fused": Counts(np.array(classes), np.array([10, 20]))}, report)
     return record | {"known_nodes": OWNED}
 
