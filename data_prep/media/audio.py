@@ -289,7 +289,7 @@ def spectrogram_shape(seconds: float) -> tuple[int, int, int]:
 def log_spectrogram(
     path: Path, waveform: Float[Tensor, " samples"], rate: int, seconds: float
 ) -> Float16[np.ndarray, "1 frequencies windows"]:
-    """Return the standardised log-power spectrogram of a clip (datasets.md, "CREMA-D" and "AVE").
+    """Return the standardised log-power spectrogram of a clip.
 
     16 kHz, tiled to a length and cut, clipped to [-1, 1]; periodic Hann windows of 512 samples, 159 apart, none of
     them reaching past an end; ln(power + 1e-7); mean 0 and standard deviation 1 over the clip.

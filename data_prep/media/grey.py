@@ -18,7 +18,7 @@ from torch import Tensor
 from data_prep.errors import UnreadableFileError
 
 PIXEL_MEAN = 0.13
-"""Mean pixel of MNIST, in pixel units; what stored images are centred by (method.md, "What to expect")."""
+"""Mean pixel of MNIST, in pixel units; what stored images are centred by."""
 PIXEL_STD = 0.31
 """Standard deviation of MNIST's pixels, in pixel units; what stored images are divided by (same source)."""
 

@@ -14,7 +14,7 @@ from data_prep.pipeline.plan import Stream
 from fedcmi_flwr.types import Modality
 
 PHOTO_SIZE = 224
-"""Height and width of the stored square in pixels (datasets.md, CrisisMMD)."""
+"""Height and width of the stored square in pixels."""
 CENTRE = 127.5
 """Mean and standard deviation 0.5 of what is stored as 0 to 255: normalised values are in [-1, 1]."""
 PADDING = (128, 128, 128)

@@ -20,7 +20,7 @@ from fedcmi_flwr.machine.extras import needs
 from fedcmi_flwr.types import Modality
 
 TOKENS = 40
-"""Tokens of a text at most, [CLS] and [SEP] included (datasets.md, CrisisMMD)."""
+"""Tokens of a text at most, [CLS] and [SEP] included."""
 DEFAULT_TOKENIZER = "google-bert/bert-base-uncased"
 """On the hub."""
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")

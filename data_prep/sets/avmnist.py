@@ -2,7 +2,7 @@
 
 Raw archive: ``recordings/<digit>_<speaker>_<index>.wav`` (the Free Spoken Digit Dataset, 8 kHz) beside
 ``t10k-images-idx3-ubyte.gz`` and ``t10k-labels-idx1-ubyte.gz`` (MNIST's test half). The test split is the
-recordings with index below 10 (method.md, "What to expect"); the train split is drawn from the others,
+recordings with index below 10; the train split is drawn from the others,
 equally many of each digit as far as they reach. Every image is used at most once. Group: the speaker.
 """
 

@@ -1,6 +1,6 @@
 """What the audio-visual digit tasks share: the plan that turns clean waveforms and images into noisy samples.
 
-Source of the numbers: method.md, "What to expect".
+The numbers are choices of this project, by which neither modality is easy.
 """
 
 import math

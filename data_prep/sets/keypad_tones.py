@@ -1,6 +1,6 @@
 """Telephone keypad tones: each digit is a pair of tones, heard over a line of its own.
 
-Source: ITU-T Recommendation Q.23 (frequencies); datasets.md, "av-digits" (onset, length, gain, detuning).
+Source of the frequencies: ITU-T Recommendation Q.23. Onset, length, gain and detuning are choices of this project.
 """
 
 import math
