@@ -60,12 +60,16 @@ def test_what_does_not_end_politely_is_killed(tmp_path: Path, monkeypatch: pytes
 
 
 def test_a_number_that_another_process_got_is_left_alone(tmp_path: Path) -> None:
-    other = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    (tmp_path / "a.pid").write_text(f"{other.pid}\n")
-    assert processes.pid_of(tmp_path / "a") is None
-    processes.stop(tmp_path / "a")
-    assert other.poll() is None
-    other.communicate(b"\n")
+    command = [sys.executable, "-c", "print('ready', flush=True); input()"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout and other.stdout.readline() == b"ready\n"  # before that it has no environment to be seen
+        (tmp_path / "a.pid").write_text(f"{other.pid}\n")
+
+        assert processes.pid_of(tmp_path / "a") is None
+        processes.stop(tmp_path / "a")
+
+        assert other.poll() is None
+        other.communicate(b"\n")
     assert other.returncode == 0
 
 
