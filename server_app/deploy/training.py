@@ -8,7 +8,9 @@ from pathlib import Path
 from fedcmi_flwr.config.fields import ConfigError
 from fedcmi_flwr.run_config import read_run_config
 from fedcmi_flwr.types import Scalar
-from server_app.deploy.rehearsal import Rehearsal
+from server_app.deploy import audit, server_check
+from server_app.deploy.rehearsal import REHEARSAL, site_of
+from server_app.deploy.site import Site
 from server_app.launch.flower_cli import FlowerRunError, connection_file, is_healthy, run_app, stop_run
 from server_app.launch.progress import RoundProgress, Show
 from server_app.launch.start import check_modalities, combine, named_run_dir, read_recipe
@@ -49,37 +51,55 @@ def train(
     FlowerRunError
         The run did not complete.
     """
-    rehearsal = Rehearsal(directory)
-    rehearsed = rehearsal.is_up()
-    address = rehearsal.address if rehearsed else rehearsal.deployment.address
-    if not is_healthy(address, rehearsal.authority):
-        raise FlowerRunError(
-            f"no SuperLink of this deployment answers at {address}; start its service, or `fedcmi deploy up`."
-        )
-    layers = [read_recipe(path) for path in (rehearsal.kit / "server" / "run.toml", recipe) if path is not None]
+    site = site_of(directory)
+    rehearsed = site.state.name == REHEARSAL
+    check_superlink(site)
+    layers = [read_recipe(path) for path in (site.kit / "server" / "run.toml", recipe) if path is not None]
     raw = _go_on(run_dir, layers[1:], assignments) if resume else _begin(run_dir, layers, assignments)
     chosen = Path(str(raw["run-dir"]))
-    show(f"SuperLink: {address}{' (rehearsal on this machine)' if rehearsed else ''}")
+    show(f"server: {site.address}{' (rehearsal on this machine)' if rehearsed else ''}")
     show(f"run directory: {chosen}")
+    audit.note(site.state, "run", run_dir=str(chosen), resume=resume)
     progress = RoundProgress(chosen, read_run_config(raw), show)
     with tempfile.TemporaryDirectory(prefix="fedcmi-flower-", ignore_cleanup_errors=True) as name:
         home = Path(name)
-        (home / "config.toml").write_text(connection_file(address, rehearsal.authority), encoding="utf-8")
+        (home / "config.toml").write_text(connection_file(site.superlink, site.inner_authority), encoding="utf-8")
         try:
             with flower_app() as project:
                 run_app(project, raw, home, progress.update)
         except FlowerRunError as error:
-            if is_healthy(address, rehearsal.authority):
+            if is_healthy(site.superlink, site.inner_authority):
                 raise
             raise FlowerRunError(
-                f"the SuperLink at {address} does not answer any more. When it is back, go on with `fedcmi deploy run "
-                f"{directory} --run-dir {chosen} --resume`."
+                f"the SuperLink at {site.superlink} does not answer any more. When it is back, go on with `fedcmi "
+                f"deploy run {directory} --run-dir {chosen} --resume`."
             ) from error
         except BaseException:
             with contextlib.suppress(FlowerRunError):  # it ended meanwhile
                 stop_run(home)
             raise
     return chosen
+
+
+def check_superlink(site: Site) -> None:
+    """Raise what is wrong when a SuperLink does not answer.
+
+    Parameters
+    ----------
+    site
+        Where it should be.
+
+    Raises
+    ------
+    FlowerRunError
+        It does not answer, or its certificate has expired.
+    """
+    try:
+        server_check.ask(site.superlink, "/health", site.inner_authority)
+    except server_check.UnreachableError as error:
+        raise FlowerRunError(
+            f"no SuperLink of this deployment on this machine: {error} Start its service, or `fedcmi deploy up`."
+        ) from error
 
 
 def _begin(run_dir: Path | None, layers: Sequence[dict[str, Scalar]], assignments: Sequence[str]) -> dict[str, Scalar]:

@@ -1,0 +1,44 @@
+"""How `fedcmi deploy status` shows processes."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from server_app.deploy.status import Status
+
+HEAD = ("process", "pid", "registered", "online", "seen", "version", "clock", "disk free", "data", "what it says")
+
+
+def status_table(found: Sequence["Status"]) -> Table:
+    """Return a table with a line for each process.
+
+    Parameters
+    ----------
+    found
+        The processes.
+
+    Returns
+    -------
+    The table; what others wrote stands in it as it is, never as markup.
+    """
+    table = Table(*HEAD)
+    words = {True: "yes", False: "no", None: "-"}
+    for each in found:
+        said = "; ".join(text for text in (each.note, each.refusal) if text)
+        cells = [
+            each.name,
+            str(each.pid or "-"),
+            words[each.registered],
+            words[each.online],
+            "-" if each.seen is None else f"{each.seen:.0f} s ago",
+            each.version or "-",
+            "-" if each.clock_difference is None else f"{each.clock_difference:+.1f} s",
+            "-" if each.disk_free is None else f"{each.disk_free / 1e9:.0f} GB",
+            each.data or "-",
+            "".join(sign if sign.isprintable() else "?" for sign in said),
+        ]
+        table.add_row(*map(Text, cells))
+    return table
