@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from server_app.commands.deploy_status import status_table
+from server_app.commands.deploy_status import status_notes, status_table
 from server_app.commands.terminal import console, end_with_what_was_started, errors, fail
 
 deploy = typer.Typer(no_args_is_help=True, help="Train on real devices; rehearse that on this machine.")
@@ -71,6 +71,8 @@ def status(
         typer.echo(json.dumps([asdict(process) for process in found], indent=1))
     else:
         console.print(status_table(found))
+        for line in status_notes(found):
+            console.print(line, markup=False)
     for problem in problems:
         errors.print(f"[bold yellow]warning:[/] {escape(problem)}")
 

@@ -9,7 +9,7 @@ from rich.text import Text
 if TYPE_CHECKING:
     from server_app.deploy.status import Status
 
-HEAD = ("process", "pid", "registered", "online", "seen", "version", "clock", "disk free", "data", "what it says")
+HEAD = ("process", "pid", "registered", "online", "seen", "version", "clock", "disk free", "data")
 
 
 def status_table(found: Sequence["Status"]) -> Table:
@@ -27,7 +27,6 @@ def status_table(found: Sequence["Status"]) -> Table:
     table = Table(*HEAD)
     words = {True: "yes", False: "no", None: "-"}
     for each in found:
-        said = "; ".join(text for text in (each.note, each.refusal) if text)
         cells = [
             each.name,
             str(each.pid or "-"),
@@ -38,7 +37,12 @@ def status_table(found: Sequence["Status"]) -> Table:
             "-" if each.clock_difference is None else f"{each.clock_difference:+.1f} s",
             "-" if each.disk_free is None else f"{each.disk_free / 1e9:.0f} GB",
             each.data or "-",
-            "".join(sign if sign.isprintable() else "?" for sign in said),
         ]
         table.add_row(*map(Text, cells))
     return table
+
+
+def status_notes(found: Sequence["Status"]) -> list[str]:
+    """Return what processes say, a line each; signs that a terminal would obey are replaced."""
+    said = [f"{each.name}: {text}" for each in found for text in (each.note, each.refusal) if text]
+    return ["".join(sign if sign.isprintable() else "?" for sign in line) for line in said]

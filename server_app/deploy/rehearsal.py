@@ -121,7 +121,7 @@ class Rehearsal:
         found = [Status(name, online=self._answers(name)) for name in self.deployment.server_processes]
         found += device_statuses(site, up)
         return [
-            replace(status, pid=processes.pid_of(self._path(status.name)), note=self._note(status.name))
+            replace(status, pid=processes.pid_of(self._path(status.name)), note=status.note or self._note(status.name))
             for status in found
         ]
 

@@ -1,5 +1,6 @@
 """How each process of a deployment is: seen by the SuperLink, by the device itself, and in the last run's rounds."""
 
+import json
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,6 @@ from server_app.deploy import audit
 from server_app.deploy.deployment import Device
 from server_app.deploy.reports import read_reports
 from server_app.deploy.site import Site
-from server_app.run.directory import read_metrics
 
 
 @dataclass(frozen=True)
@@ -83,9 +83,11 @@ def last_records(site: Site) -> list[dict[str, Any]]:
     """Return the records of the rounds of the run that was last begun here."""
     runs = [entry["run_dir"] for entry in audit.entries(site.state) if entry["what"] == "run"]
     try:
-        return read_metrics(Path(runs[-1])) if runs else []
-    except (OSError, ValueError):  # it has been moved away, or has no round yet
+        text = (Path(runs[-1]) / "metrics.jsonl").read_text(encoding="utf-8") if runs else ""
+    except OSError:  # it has been moved away, or has no round yet
         return []
+    whole = text[: text.rfind("\n") + 1]  # without a line that is still being written
+    return [json.loads(line) for line in whole.splitlines()]
 
 
 def last_refusal(records: Sequence[Mapping[str, Any]], node: Device) -> str | None:

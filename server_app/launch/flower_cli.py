@@ -12,11 +12,12 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from fedcmi_flwr.types import Scalar
+if TYPE_CHECKING:  # torch, which comes with it, takes longer to import than all else
+    from fedcmi_flwr.types import Scalar
 
 START_TIMEOUT = 60.0
 """Seconds that a SuperLink may take to answer."""
@@ -164,7 +165,7 @@ def ask(environment: Mapping[str, str], *arguments: str) -> dict[str, Any]:
 
 def run_app(
     project: Path,
-    run_config: Mapping[str, Scalar],
+    run_config: "Mapping[str, Scalar]",
     home: Path,
     while_running: Callable[[], None],
     *more: str,
@@ -223,12 +224,12 @@ def free_port() -> int:
     return port
 
 
-def to_toml(values: Mapping[str, Scalar]) -> str:
+def to_toml(values: "Mapping[str, Scalar]") -> str:
     """Return flat values as one line of TOML, as ``flwr run --run-config`` takes it."""
     return " ".join(f"{key}={_to_toml(value)}" for key, value in values.items())
 
 
-def _to_toml(value: Scalar) -> str:
+def _to_toml(value: "Scalar") -> str:
     """Return a value in TOML; a text that holds double quotes in single ones, since Flower ends it at the first."""
     quoted = isinstance(value, str) and '"' in value and "'" not in value
     return f"'{value}'" if quoted else json.dumps(value, ensure_ascii=False)
