@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from client_app.sgd import SGD
 from fedcmi_flwr.config.sections import TrainingConfig
 from fedcmi_flwr.data.samples import Samples, room_on
 from fedcmi_flwr.evaluation.counts import measure
@@ -105,18 +106,12 @@ def train(
     return LocalResult(local.stats, losses.sums(), losses.counts, kept)
 
 
-def new_optimizer(model: MultimodalModel, settings: TrainingConfig, lr: float) -> torch.optim.Optimizer:
+def new_optimizer(model: MultimodalModel, settings: TrainingConfig, lr: float) -> SGD:
     """Return SGD over the trained parameters."""
-    parameters = list(model.trained_parameters().values())
-    on_gpu = parameters[0].device.type == "cuda"  # on a CPU the fused one rounds otherwise
-    return torch.optim.SGD(
-        parameters, lr=lr, momentum=settings.momentum, weight_decay=settings.weight_decay, fused=on_gpu
-    )
+    return SGD(model.trained_parameters().values(), lr, settings.momentum, settings.weight_decay)
 
 
-def step(
-    model: MultimodalModel, batch: Batch, method: Method, optimizer: torch.optim.Optimizer, local: LocalRound
-) -> LossTerms:
+def step(model: MultimodalModel, batch: Batch, method: Method, optimizer: SGD, local: LocalRound) -> LossTerms:
     """Take one optimiser step; on a GPU nothing in it waits for the device, unless the method asks for a number.
 
     Parameters

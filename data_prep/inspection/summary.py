@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 from rich import filesize
 from rich.console import Group, RenderableType
@@ -17,6 +16,7 @@ from rich.text import Text
 from data_prep.pipeline.tables import EXCLUDED
 from fedcmi_flwr.data.prepared import load_split
 from fedcmi_flwr.data.schema import DatasetSpec, array_path, read_spec, samples_path
+from fedcmi_flwr.data.table import read_columns
 from fedcmi_flwr.types import Modality
 
 NAMED = 3
@@ -89,7 +89,7 @@ def summarise(directory: Path) -> Summary:
         counts[split] = np.bincount(samples.labels, minlength=len(spec.classes))
         lacking = (~samples.has).sum(axis=0).tolist()
         missing[split] = dict(zip(spec.modality_names, lacking, strict=True))
-        groups[split] = set(pd.read_csv(samples_path(directory, split), dtype=str, keep_default_na=False)["group"])
+        groups[split] = set(read_columns(samples_path(directory, split))["group"])
     stored = {
         name: sum(array_path(directory, split, name).stat().st_size for split in splits) for name in spec.modality_names
     }

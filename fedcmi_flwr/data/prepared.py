@@ -20,7 +20,7 @@ from fedcmi_flwr.data.schema import (
     read_spec,
     samples_path,
 )
-from fedcmi_flwr.machine.extras import needs
+from fedcmi_flwr.data.table import read_columns
 from fedcmi_flwr.suggestions import did_you_mean
 from fedcmi_flwr.types import SHARED, Modality
 
@@ -58,13 +58,10 @@ def load_split(directory: Path, split: str, modalities: Sequence[Modality] | Non
     if split not in spec.splits:
         raise DataError(f"{directory}: no split {split!r}, only {sorted(spec.splits)}.")
     chosen = _chosen(directory, spec, modalities)
-    with needs("prep"):  # here: the library does without until it reads a prepared directory
-        import pandas as pd
-
     try:
         labels = np.load(labels_path(directory, split), allow_pickle=False)
         arrays = {m.name: np.load(array_path(directory, split, m.name), mmap_mode="r") for m in chosen}
-        table = pd.read_csv(samples_path(directory, split), dtype=str, keep_default_na=False)
+        table = read_columns(samples_path(directory, split))
     except FileNotFoundError as error:
         raise DataError(f"{error.filename}: missing; {REPAIR}") from error
     except (ValueError, EOFError, BadZipFile) as error:
@@ -74,17 +71,17 @@ def load_split(directory: Path, split: str, modalities: Sequence[Modality] | Non
     absent = [column for column in SAMPLE_COLUMNS if column not in table]
     if absent:
         raise SchemaError(f"{samples_path(directory, split)}: column {absent[0]!r} is missing; {REPAIR}")
-    _check_sizes(directory, split, spec, {"labels": labels, "samples": table, **arrays})
+    _check_sizes(directory, split, spec, {"labels": labels, "samples": table["modalities"], **arrays})
     _check_values(directory, split, spec, labels)
-    owned = table["modalities"].str.split("+")
+    owned = [names.split("+") for names in table["modalities"]]
     strange = sorted({name for names in owned for name in names} - {*spec.modality_names, ""})
     if strange:
         raise SchemaError(
             f"{samples_path(directory, split)}: modality {strange[0]!r} is not one of {list(spec.modality_names)}; "
             f"{REPAIR}"
         )
-    has = np.array([[m.name in names for m in chosen] for names in owned], dtype=bool).reshape(len(table), len(chosen))
-    sources = table["group"].to_numpy(dtype=np.str_)
+    has = np.array([[m.name in names for m in chosen] for names in owned], dtype=bool).reshape(len(owned), len(chosen))
+    sources = np.array(table["group"], dtype=np.str_)
     return Samples(chosen, arrays, labels, sources, has, np.flatnonzero(has.any(axis=1)))
 
 

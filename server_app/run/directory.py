@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from fedcmi_flwr.machine.atomic_files import write_atomically
+from fedcmi_flwr.machine.extras import require
 from fedcmi_flwr.models.file import CARD, MODEL_FILE
-from server_app.figures.plots import plot_run
 from server_app.run.records import json_ready
 from server_app.run.summary import summary
 
@@ -46,6 +46,8 @@ class RunDirectory:
     """
 
     def __init__(self, path: Path, plots: bool = True, resumed: bool = False) -> None:
+        if plots:
+            require("report", "matplotlib", "scipy")
         self.path = path.absolute()
         self.plots = plots
         if not resumed:
@@ -145,6 +147,8 @@ class RunDirectory:
         records = read_metrics(self.path)
         dataset = config["dataset"]
         if self.plots:
+            from server_app.figures.plots import plot_run  # here: it takes seconds, which every start would pay
+
             plot_run(records, dataset["modalities"], dataset["classes"], self.path)
         names = [path.name for path in sorted(self.path.glob("*.png"))]
         write_atomically(self.path / "summary.md", summary(records, config, names, more))
