@@ -21,8 +21,10 @@ install: .venv/installed ## make .venv with the versions of requirements.lock: t
 demo: .venv/installed ## train FedCMI+ on av-digits, 10 simulated nodes, 20 rounds (ARGS='--seed 1' for more options)
 	@$(BIN)/fedcmi run $(ARGS)
 
+# A file stays with one worker, since its tests share what they made; those that take minutes come first, in the order
+# that tests/conftest.py gives, so that both workers end together. Doctests are part of `make check`.
 test: .venv/installed ## run all tests, Ray and deployment included, two files at a time
-	@$(BIN)/python -m pytest -n 2 --dist loadfile --durations 25 $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 25 $(or $(ARGS),tests)
 
 check: lint ## lint, types, import rules, docstrings, doctests
 	$(BIN)/mypy

@@ -9,9 +9,11 @@ import sys
 import time
 from pathlib import Path
 
+import commands
 import numpy as np
 import pytest
 from tabular import COLORS, CRISISMMD_COLUMNS, WORDS, crisismmd_row, write_crisismmd, write_split, write_tokenizer
+from typer.testing import Result
 
 from data_prep.errors import PrepError
 from data_prep.pipeline.execution import Execution
@@ -274,17 +276,17 @@ def command(raw: Path, out: Path, tokenizer: str, workers: int) -> list[str]:
     ]
 
 
-def run_cli(raw: Path, out: Path, tokenizer: str, workers: int) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-    line = command(raw, out, tokenizer, workers)
-    return subprocess.run(line, env=environment, capture_output=True, text=True, timeout=120, check=False)
+def run_cli(raw: Path, out: Path, tokenizer: str, workers: int) -> Result:
+    """Do in this process what the command line does in one of its own."""
+    _, _, _, *arguments = command(raw, out, tokenizer, workers)
+    return commands.fedcmi(*arguments)
 
 
 def test_two_workers_and_kill_9_give_the_bytes_of_one(raw: Path, tokenizer: str, tmp_path: Path) -> None:
     """The 21st photograph is a pipe that nobody writes to: a worker waits there for ever, until all is killed."""
     photo = raw / rows_of(raw, "train")[20]["image"]
     one = run_cli(raw, tmp_path / "one", tokenizer, 1)
-    assert one.returncode == 0, one.stderr
+    assert one.exit_code == 0, one.output
     whole = photo.read_bytes()
     photo.unlink()
     os.mkfifo(photo)
@@ -302,7 +304,7 @@ def test_two_workers_and_kill_9_give_the_bytes_of_one(raw: Path, tokenizer: str,
     done = journal.read_bytes().count(b"\n")
     assert 0 < done < 47
     two = run_cli(raw, tmp_path / "two", tokenizer, 2)
-    assert two.returncode == 0, two.stderr
+    assert two.exit_code == 0, two.output
     assert "47 samples in" in two.stdout
     assert f"{done} of them were there from an interrupted call" in two.stdout
     assert files(tmp_path / "one") == files(tmp_path / "two")
@@ -313,7 +315,7 @@ def test_two_workers_and_kill_9_give_the_bytes_of_one(raw: Path, tokenizer: str,
 def test_the_command_names_what_is_wrong(raw: Path, tokenizer: str, tmp_path: Path) -> None:
     (raw / "task_informative_text_img_test.tsv").write_bytes(b"")
     failed = run_cli(raw, tmp_path / "out", tokenizer, 2)
-    assert failed.returncode == 1
+    assert failed.exit_code == 1
     assert "error:" in failed.stderr
     assert "task_informative_text_img_test.tsv: holds no rows" in failed.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.lock", "raw"]
