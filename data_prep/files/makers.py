@@ -90,18 +90,20 @@ class Maker:
 def _log_mel(
     source: Source, *, rate_hz: int, samples: int, bands: int, window: int, hop: int, floor: float
 ) -> NDArray[Any]:
-    from data_prep.media.audio import fit_clip, log_mel, read_sound, resample
+    from data_prep.media.audio import fit_clip, log_mel, read_sound
+    from data_prep.media.resampling import resample
 
-    waveform, rate = read_sound(source.path, source.segment)
+    waveform, rate = read_sound(source.path, source.segment, seconds=samples / rate_hz)
     clip = fit_clip(source.path, resample(waveform, rate, rate_hz), samples)
     return log_mel(clip.unsqueeze(0), rate_hz, bands, window, hop, floor).squeeze(0).numpy()
 
 
 def _contour(source: Source, *, rate_hz: int, samples: int, hop: int, floor: float) -> NDArray[Any]:
-    from data_prep.media.audio import fit_clip, read_sound, resample
+    from data_prep.media.audio import fit_clip, read_sound
     from data_prep.media.contour import contour
+    from data_prep.media.resampling import resample
 
-    waveform, rate = read_sound(source.path, source.segment)
+    waveform, rate = read_sound(source.path, source.segment, seconds=samples / rate_hz)
     clip = fit_clip(source.path, resample(waveform, rate, rate_hz), samples)
     return contour(clip.unsqueeze(0), rate_hz, hop, floor).squeeze(0).numpy()
 
@@ -109,7 +111,7 @@ def _contour(source: Source, *, rate_hz: int, samples: int, hop: int, floor: flo
 def _log_spectrogram(source: Source, *, seconds: float) -> NDArray[Any]:
     from data_prep.media.audio import log_spectrogram, read_sound
 
-    waveform, rate = read_sound(source.path, source.segment)
+    waveform, rate = read_sound(source.path, source.segment, seconds=seconds)
     with one_torch_thread():
         return log_spectrogram(source.path, waveform, rate, seconds)
 

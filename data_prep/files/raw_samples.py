@@ -189,7 +189,7 @@ def _add_sound(source: Source, recipes: Recipes, found: dict[Modality, Source]) 
 
 
 def _has_sound(source: Source) -> bool:
-    from data_prep.media.video import has_sound
+    from data_prep.media.soundtrack import has_sound
 
     try:
         return has_sound(source.path)

@@ -33,9 +33,10 @@ def true_reason(path: Path, otherwise: str) -> str:
     -------
     What the file is instead, and what to do.
     """
-    head = path.open("rb").read(512)
+    with path.open("rb") as file:
+        head = file.read(512)
     if not head:
-        return "an empty file; fetch it again."
+        return "an empty file; fetch the file again."
     for start, what in _KNOWN:
         if head.startswith(start):
             return f"{what}."
