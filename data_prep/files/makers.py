@@ -23,12 +23,15 @@ Segment = tuple[float, float]
 """Start and end in seconds since the start of the file."""
 
 MEDIA = {
-    "sound": (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au"),
-    "image": (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"),
-    "video": (".mp4", ".m4v", ".mov", ".flv", ".avi", ".mkv", ".webm", ".mpg", ".mpeg"),
+    "sound": (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2", ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf",
+              ".w64", ".rf64", ".m4a", ".m4b", ".aac", ".ac3", ".mka", ".wma", ".amr", ".alac", ".tta", ".wv"),
+    "image": (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".jp2", ".ppm",
+              ".pgm", ".pnm", ".tga", ".avif"),
+    "video": (".mp4", ".m4v", ".mov", ".flv", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".wmv",
+              ".asf", ".3gp", ".3g2", ".ogv", ".vob", ".h264", ".mxf"),
     "text": (".txt",),
     "numbers": (".csv", ".npy"),
-}
+}  # fmt: skip
 """What a file holds -> how its name ends."""
 
 _PART = re.compile(r"(?P<path>.+)#(?P<start>[0-9.]+)-(?P<end>[0-9.]+)s")

@@ -136,5 +136,6 @@ def check_modality_names(names: Sequence[Modality]) -> None:
         taken = name == SHARED or name.lower() in FILES or hasattr(ModuleDict, name)
         if taken or not name.replace("-", "").replace("_", "").isalnum():
             raise DataError(
-                f"modality {name!r}: use letters, digits, '-' and '_', and no word of torch, {SHARED!r}, or {' or '.join(FILES)}."
+                f"modality {name!r}: use letters, digits, '-' and '_', and no word of torch, {SHARED!r}, or "
+                f"{' or '.join(FILES)}."
             )

@@ -234,20 +234,20 @@ def _check(path: Path, spec: DatasetSpec) -> None:
 def _check_types(path: Path, spec: DatasetSpec) -> None:
     """Raise SchemaError for values of other types than the fields have: files may be written by hand."""
     texts = {"name": spec.name, "task": spec.task, **{f"class {n}": name for n, name in enumerate(spec.classes)}}
-    wrong = {where: value for where, value in texts.items() if not isinstance(value, str)}
-    counts = {f"split {split!r}": count for split, count in spec.splits.items()}
+    wrong: dict[str, object] = {where: value for where, value in texts.items() if not isinstance(value, str)}
+    counts: dict[str, object] = {f"split {split!r}": count for split, count in spec.splits.items()}
     for modality in spec.modalities:
         where = f"modality {modality.name!r}"
-        words = {f"{where}, {key}": getattr(modality, key) for key in ("name", "kind", "dtype")}
+        words: dict[str, object] = {f"{where}, {key}": getattr(modality, key) for key in ("name", "kind", "dtype")}
         wrong |= {key: value for key, value in words.items() if not isinstance(value, str)}
         counts |= {f"{where}, shape[{n}]": side for n, side in enumerate(modality.shape)}
         for key, value in (("mean", modality.mean), ("std", modality.std)):
-            values = value if isinstance(value, tuple) else (value,)
-            wrong |= {f"{where}, {key}": value for each in values if not _is_number(each)}
+            values: tuple[object, ...] = value if isinstance(value, tuple) else (value,)
+            wrong |= {f"{where}, {key}": each for each in values if not _is_number(each)}
     wrong |= {where: n for where, n in counts.items() if isinstance(n, bool) or not isinstance(n, int) or n < 0}
     if wrong:
-        place, value = next(iter(wrong.items()))
-        raise SchemaError(f"{path}: {place} is {value!r}; names are text, sizes integers, mean and std finite numbers.")
+        place, strange = next(iter(wrong.items()))
+        raise SchemaError(f"{path}: {place} is {strange!r}; names are text, sizes integers, mean and std finite numbers.")
     if len(set(spec.classes)) < len(spec.classes):
         raise SchemaError(f"{path}: classes {list(spec.classes)} must differ.")
 

@@ -218,7 +218,7 @@ def inspect(
         written = write_contact_sheet(directory, sheet or plain.with_name(f"{plain.name}.png"))
     except (OSError, ValueError) as error:
         raise fail(error) from error
-    console.print(f"contact sheet: {written}")
+    console.print(f"contact sheet: {written}", markup=False)
 
 
 @prep.command("cremad")
