@@ -247,7 +247,9 @@ def _check_types(path: Path, spec: DatasetSpec) -> None:
     wrong |= {where: n for where, n in counts.items() if isinstance(n, bool) or not isinstance(n, int) or n < 0}
     if wrong:
         place, strange = next(iter(wrong.items()))
-        raise SchemaError(f"{path}: {place} is {strange!r}; names are text, sizes integers, mean and std finite numbers.")
+        raise SchemaError(
+            f"{path}: {place} is {strange!r}; names are text, sizes integers, mean and std finite numbers."
+        )
     if len(set(spec.classes)) < len(spec.classes):
         raise SchemaError(f"{path}: classes {list(spec.classes)} must differ.")
 
