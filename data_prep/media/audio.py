@@ -63,14 +63,12 @@ def read_sound(
 
     Raises
     ------
-    FileNotFoundError
-        There is no such file.
     UnreadableFileError
-        The file is not audio, cut off, holds no samples, or holds samples that are no sound: not finite, or far from
-        [-1, 1].
+        There is no such file, or it is not audio, cut off, holds no samples, or samples that are no sound: not finite,
+        or far from [-1, 1].
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: not found, expected an audio file; check the raw archive's layout.")
+        raise UnreadableFileError(path, "not found; complete the raw archive.")
     if segment is None and stream in (None, 1) and is_sound_file(path):
         try:
             return _checked(path, *_read_sound_file(path, seconds))

@@ -42,7 +42,7 @@ def test_averages_channels(tmp_path: Path) -> None:
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"gone\.wav: not found"):
+    with pytest.raises(UnreadableFileError, match=r"gone\.wav: not found"):
         read_sound(tmp_path / "gone.wav")
 
 

@@ -35,7 +35,7 @@ def test_ave(tmp_path: Path) -> None:
     chosen = list(dict.fromkeys(cells[1] for cells in listed if cells[3] == "0"))[:: len(listed) // CLIPS][:CLIPS]
     put_stubs(stub, [raw / "AVE" / f"{video}.mp4" for video in chosen])
 
-    out = ave.prepare(raw, tmp_path / "out", **FEW, modalities=["visual"])
+    out = ave.prepare(raw, tmp_path / "out", **FEW)
     spec, reasons = read_spec(out), summarise(out).excluded
     assert len(spec.classes) == 28
     assert all(spec.splits.values())
