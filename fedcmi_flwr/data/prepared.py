@@ -24,6 +24,8 @@ from fedcmi_flwr.data.table import read_columns
 from fedcmi_flwr.suggestions import did_you_mean
 from fedcmi_flwr.types import SHARED, Modality
 
+FILES = ("labels", "samples")
+"""Names of files beside the arrays of modalities."""
 REPAIR = "remove the directory and prepare it again."
 
 
@@ -128,6 +130,9 @@ def _check_values(directory: Path, split: str, spec: DatasetSpec, labels: NDArra
 def check_modality_names(names: Sequence[Modality]) -> None:
     """Raise DataError for a modality name that cannot be part of a parameter's name or a group's name."""
     for name in names:
-        taken = name == SHARED or hasattr(ModuleDict, name)
+        taken = name == SHARED or name.lower() in FILES or hasattr(ModuleDict, name)
         if taken or not name.replace("-", "").replace("_", "").isalnum():
-            raise DataError(f"modality {name!r}: use letters, digits, '-' and '_', and no word of torch or {SHARED!r}.")
+            raise DataError(
+                f"modality {name!r}: use letters, digits, '-' and '_', and no word of torch, {SHARED!r}, or "
+                f"{' or '.join(FILES)}."
+            )

@@ -227,8 +227,8 @@ def test_faulty_rows_are_named(raw: Path, tmp_path: Path, change: Change, words:
         (b"id,label,split,photo,motion,voice\n", "column 'split': no row is 'train'"),
         (b"id,label,split,photo,motion,voice\na,b,train,c.png\n", "row 1 has 4 cells, the header 6; quote cells"),
         (b"id,label,split,photo,photo,motion,voice\n", "column 'photo' occurs more than once"),
-        (b"id,label\n\xff\xfe", "not readable as CSV in UTF-8"),
-        (b'id,label\n"a', "not readable as CSV in UTF-8"),
+        (b"id,label\n\xff\xfe", "not UTF-8 at byte 9"),
+        (b'id,label\n"a', "the row that begins at line 2 is no CSV"),
     ],
 )
 def test_faulty_tables_are_named(raw: Path, tmp_path: Path, content: bytes, words: str) -> None:
