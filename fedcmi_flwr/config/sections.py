@@ -178,7 +178,7 @@ class MachineConfig(Settings):
     precision: str = choice(*PRECISIONS)
     """What nodes' encoders compute in: float32, bfloat16 ("bf16"; weights, heads and losses stay float32), or bfloat16
     for large encoders on a GPU or CPU that has it ("auto")."""
-    torch_threads: int = number(1)
+    torch_threads: int = number(1, 1024)
     """CPU threads of torch in each process; another number may change the last bits of the weights."""
 
 

@@ -15,6 +15,9 @@ from fedcmi_flwr.machine.extras import needs
 from fedcmi_flwr.seeding import derive_seed, numpy_generator
 from fedcmi_flwr.simulation.parts import training_parts
 
+TINY = 1e-300
+"""A share of a class that is as good as none."""
+
 
 def partition(samples: Samples, config: DataConfig, num_partitions: int, partition_id: int, seed: int) -> Samples:
     """Return one partition of the training split, of which the parts that nobody trains on are cut off first.
@@ -45,6 +48,11 @@ def partition(samples: Samples, config: DataConfig, num_partitions: int, partiti
     pool = training_parts(samples, config, seed).training
     labels, groups = samples.labels[pool], samples.sources[pool]
     rows = pool[_deal(labels.tobytes(), tuple(groups.tolist()), key, num_partitions, seed)[partition_id]]
+    if config.partition == "natural" and len(rows) < config.min_partition_size:
+        raise DataError(
+            f"natural partition {partition_id} has {len(rows)} samples, fewer than min-partition-size = "
+            f"{config.min_partition_size}: too small to train on, so this node takes no part."
+        )
     usable = rows[samples.has[rows].any(axis=1)]
     if len(usable) < 2:
         names = [modality.name for modality in samples.modalities]
@@ -129,6 +137,18 @@ def own_samples(samples: Samples, config: DataConfig, split: str) -> Samples:
     return samples
 
 
+class _FlooredDirichlet(np.random.Generator):
+    """Draws the numbers that NumPy's does, but no share of a class that is 0.
+
+    Flower divides a node's shares by their sum whenever a class is used up, and where all that is left of them is 0,
+    which a small alpha makes of most, by 0. A share of ``TINY`` changes no draw while there are larger ones.
+    """
+
+    def dirichlet(self, alpha: Any, size: Any = None) -> NDArray[np.float64]:  # noqa: ANN401 (as NumPy has it)
+        shares = np.nan_to_num(super().dirichlet(alpha, size), nan=1.0 / len(alpha))
+        return np.maximum(shares, TINY)
+
+
 @lru_cache(maxsize=8)
 def _deal(
     label_bytes: bytes, groups: tuple[str, ...], key: tuple[str, float, int], num_partitions: int, seed: int
@@ -149,11 +169,13 @@ def _deal(
     elif kind == "dirichlet":
         sizes = [len(rows) for rows in np.array_split(labels, num_partitions)]
         dealer = flower.InnerDirichletPartitioner(sizes, "label", alpha, seed=chance)
+        dealer._rng = _FlooredDirichlet(np.random.PCG64(chance))
     else:
         dealer = flower.NaturalIdPartitioner("group")
     dealer.dataset = table
     parts = _positions(dealer, kind, num_partitions, f"{kind} partition of {len(labels)} samples")
-    _check_partitions(parts, kind, min_size)
+    if kind != "natural":  # of natural groups, a small one is its own node's matter
+        _check_partitions(parts, kind, min_size)
     return parts
 
 
