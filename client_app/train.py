@@ -141,10 +141,10 @@ def step(model: MultimodalModel, batch: Batch, method: Method, optimizer: SGD, l
 
 
 def check_weights(model: MultimodalModel, settings: TrainingConfig) -> None:
-    """Raise FloatingPointError when a weight is no longer finite, which the last step can do after its loss was."""
-    parameters = model.trained_parameters()
-    finite = torch.stack([parameter.isfinite().all() for parameter in parameters.values()]).tolist()
-    broken = [name for name, fine in zip(parameters, finite, strict=True) if not fine]
+    """Raise FloatingPointError when a weight or running statistic is no longer finite, though the last loss was."""
+    state = model.trained_state()
+    finite = torch.stack([value.isfinite().all() for value in state.values()]).tolist()
+    broken = [name for name, fine in zip(state, finite, strict=True) if not fine]
     if broken:
         raise FloatingPointError(f"training diverged: weight {broken[0]!r} is not finite. Lower lr ({settings.lr}).")
 

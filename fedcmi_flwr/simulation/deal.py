@@ -31,6 +31,8 @@ Key = tuple[str, float, int]
 """Partitioner, alpha of the Dirichlet distribution, and the fewest samples of a partition."""
 Positions = list[NDArray[np.int64]]
 """Of each partition, [samples]."""
+TINY = 1e-300
+"""A share of a class that is as good as none."""
 
 
 @lru_cache(maxsize=8)
@@ -113,12 +115,26 @@ def _dealt(labels: NDArray[np.int64], groups: Sequence[str], key: Key, num_parti
     elif kind == "dirichlet":
         sizes = [len(rows) for rows in np.array_split(labels, num_partitions)]
         dealer = flower.InnerDirichletPartitioner(sizes, "label", alpha, seed=generator_seed)
+        dealer._rng = _FlooredDirichlet(np.random.PCG64(generator_seed))
     else:
         dealer = flower.NaturalIdPartitioner("group")
     dealer.dataset = table
     parts = _positions(dealer, kind, num_partitions, f"{kind} partition of {len(labels)} samples")
-    _check_partitions(parts, kind, min_size)
+    if kind != "natural":  # of natural groups, a small one is its own node's matter
+        _check_partitions(parts, kind, min_size)
     return parts
+
+
+class _FlooredDirichlet(np.random.Generator):
+    """Draws the numbers that NumPy's does, but no share of a class that is 0.
+
+    Flower divides a node's shares by their sum whenever a class is used up, and where all that is left of them is 0,
+    which a small alpha makes of most, by 0. A share of ``TINY`` changes no draw while there are larger ones.
+    """
+
+    def dirichlet(self, alpha: Any, size: Any = None) -> NDArray[np.float64]:  # noqa: ANN401 (as NumPy has it)
+        shares = np.nan_to_num(super().dirichlet(alpha, size), nan=1.0 / len(alpha))
+        return np.maximum(shares, TINY)
 
 
 def _check_enough(kind: str, samples: int, groups: int, num_partitions: int, min_size: int) -> None:

@@ -41,6 +41,11 @@ def partition(samples: Samples, config: DataConfig, num_partitions: int, partiti
     pool = training_parts(samples, config, seed).training
     labels, groups = samples.labels[pool], samples.sources[pool]
     rows = pool[deal(labels.tobytes(), tuple(groups.tolist()), key, num_partitions, seed)[partition_id]]
+    if config.partition == "natural" and len(rows) < config.min_partition_size:
+        raise DataError(
+            f"natural partition {partition_id} has {len(rows)} samples, fewer than min-partition-size = "
+            f"{config.min_partition_size}: too small to train on, so this node takes no part."
+        )
     usable = rows[samples.has[rows].any(axis=1)]
     if len(usable) < 2:
         names = [modality.name for modality in samples.modalities]

@@ -1,12 +1,15 @@
 """What a run leaves: config.json, metrics.jsonl, summary.md and plots, all below one directory."""
 
+import itertools
 import json
 import os
+import time
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fedcmi_flwr.lookup import file_name
 from fedcmi_flwr.machine.atomic_files import write_atomically
 from fedcmi_flwr.machine.extras import require
 from fedcmi_flwr.models.file import CARD, MODEL_FILE
@@ -25,6 +28,33 @@ def check_new(path: Path) -> None:
     """Raise RunDirectoryError if a directory already holds a run."""
     if (path / "metrics.jsonl").exists():
         raise RunDirectoryError(f"{path}: already holds a run; give another run-dir, or resume it.")
+
+
+def new_run_dir(parent: Path, method: str, seed: int) -> Path:
+    """Make a directory for a run that nobody has named; of runs that begin in the same second, each gets its own.
+
+    Parameters
+    ----------
+    parent
+        Where to; made when missing.
+    method
+        Name of the method.
+    seed
+        The run's.
+
+    Returns
+    -------
+    The new, empty directory: time, method and seed, and a number where that is taken.
+    """
+    stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{file_name(method)}-seed{seed}"
+    for number in itertools.count(1):
+        path = parent / (stem if number == 1 else f"{stem}-{number}")
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return path
+    raise AssertionError("numbers do not end")
 
 
 class RunDirectory:
