@@ -14,7 +14,7 @@ install: .venv/installed ## make .venv with the versions of requirements.lock: t
 	@if command -v uv >/dev/null; then uv venv --quiet --allow-existing --python '>=3.11,<3.14' .venv; \
 	else python3 -m venv .venv; fi
 	@echo "installing (about 5 GB, mostly torch) ..."
-	@if command -v uv >/dev/null; then uv pip install --quiet --python .venv/bin/python -c requirements.lock -e '.[dev]'; \
+	@if command -v uv >/dev/null; then uv pip install --quiet --compile-bytecode --python .venv/bin/python -c requirements.lock -e '.[dev]'; \
 	else $(BIN)/python -m pip install --quiet -c requirements.lock -e '.[dev]'; fi
 	@touch $@
 
