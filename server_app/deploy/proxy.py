@@ -46,6 +46,7 @@ def nginx_configuration(
     listen: str,
     superlink: str,
     registrar: str,
+    workers: str = "",
 ) -> str:
     """Return the proxy's configuration.
 
@@ -63,6 +64,8 @@ def nginx_configuration(
         "host:port" of the SuperLink.
     registrar
         "host:port" of the registrar.
+    workers
+        User that its workers run as, where it is started by root; empty: whoever starts it.
 
     Returns
     -------
@@ -73,6 +76,7 @@ def nginx_configuration(
     temporary = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     folders = "\n".join(f'    {kind}_temp_path "{state}/nginx/{kind}";' for kind in temporary)
     return f"""# Written by `fedcmi deploy`. Whatever is not named here is refused.
+{f"user {workers};" if workers else ""}
 pid "{state}/{PID}";
 error_log stderr warn;
 worker_processes auto;
@@ -127,7 +131,7 @@ def _enrolment() -> str:
         }}
         location = /fedcmi/join {{
             client_max_body_size {LARGEST_ENROLMENT};
-            limit_req zone=joins burst=30;
+            limit_req zone=joins burst=30 nodelay;
             limit_req_status 429;
             proxy_pass http://registrar/fedcmi/join;
         }}

@@ -1,6 +1,7 @@
 """A deployment rehearsed on this machine: all of its processes, over loopback, with its own keys and certificates."""
 
 import json
+import os
 import shutil
 import sys
 import time
@@ -161,7 +162,9 @@ class Rehearsal:
         elif name == REGISTRAR:
             command = [*FEDCMI, "deploy", "registrar", str(self.kit), "--rehearsal"]
         else:
-            text = nginx_configuration(self.deployment, files, self.home, site.address, site.superlink, site.registrar)
+            workers = "root" if os.geteuid() == 0 else ""  # others may not enter root's directories
+            places = (files, self.home, site.address, site.superlink, site.registrar)
+            text = nginx_configuration(self.deployment, *places, workers)
             (self.home / CONFIGURATION).write_text(text, encoding="utf-8")
             (self.home / "nginx").mkdir(exist_ok=True)
             command = [nginx_program(), *nginx_command(self.home)[1:]]
