@@ -33,9 +33,11 @@ HEAVY = ("flwr", "ray", "pandas", "sklearn", "scipy", "torchvision", "transforme
 
 @pytest.fixture(scope="module")
 def run_dir(av_digits_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the directory of a run on av-digits before its first round."""
+    """Return the directory of a run on av-digits after its first round."""
     directory = tmp_path_factory.mktemp("run")
-    federated.federate(directory, av_digits_dir, ["", ""]).evaluate(0)
+    run = federated.federate(directory, av_digits_dir, ["", ""])
+    run.round(1)
+    run.evaluate(1)
     return directory
 
 
