@@ -94,7 +94,7 @@ def test_smaller_alpha_is_more_skewed_and_sizes_are_balanced(prepared: Path) -> 
         ("iid", 10, 7, "min-partition-size = 7"),
         ("dirichlet", 10, 7, "min-partition-size = 7"),
         ("natural", 5, 13, "min-partition-size = 13"),
-        ("natural", 4, 13, "1 has 12 samples.*min-partition-size = 13, .*this node takes no part"),
+        ("natural", 4, 13, "1 has 12 samples.*min-partition-size = 13: .*this node takes no part"),
         ("iid", 61, 2, "61 nodes"),
         ("dirichlet", 61, 2, "61 nodes"),
     ],
