@@ -63,6 +63,7 @@ OWN_PROCESS = ("fedcmi run --method fedcmi", "flwr run")
 """Commands that start Flower's processes run in a new one, in a new user's environment; the others in the test's."""
 SMALL = "--num-nodes 4 --set num-server-rounds=1 --set local-epochs=1"
 SHORTER = {
+    "fedcmi prep npz": "",
     "fedcmi prep": "--workers 1",
     "fedcmi inspect": "",
     "fedcmi predict": "",

@@ -16,11 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.errors import PrepError, UnreadableFileError
+from data_prep.media.segment import Segment
 from data_prep.pipeline.workers import one_torch_thread
 from fedcmi_flwr.data.schema import ModalitySpec, Recipe
-
-Segment = tuple[float, float]
-"""Start and end in seconds since the start of the file."""
 
 MEDIA = {
     "sound": (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2", ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf",

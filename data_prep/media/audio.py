@@ -16,6 +16,7 @@ from torch import Tensor
 
 from data_prep.errors import UnreadableFileError
 from data_prep.media.resampling import resample
+from data_prep.media.segment import Segment
 from data_prep.media.signature import true_reason
 from data_prep.media.wholeness import check_whole, is_sound_file
 
@@ -26,8 +27,6 @@ _MARGIN = 1.0
 """Seconds that are read beyond what is needed: resampling looks ahead."""
 _BLOCK = 1 << 20
 """Samples of all channels that are decoded at a time."""
-Segment = tuple[float, float]
-"""Start and end in seconds since the start of the file."""
 SPECTROGRAM_RATE_HZ = 16000
 """Rate that clips are resampled to before :func:`log_spectrogram`."""
 SPECTROGRAM_WINDOW = 512

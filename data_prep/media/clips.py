@@ -8,7 +8,7 @@ from jaxtyping import Float16, UInt8
 
 from data_prep.errors import PrepError
 from data_prep.media.audio import log_spectrogram, read_sound, spectrogram_shape
-from data_prep.media.container import Segment
+from data_prep.media.segment import Segment
 from data_prep.media.video import frames_at_even_times
 from data_prep.pipeline.plan import Stream
 from fedcmi_flwr.types import Modality

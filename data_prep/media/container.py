@@ -13,13 +13,10 @@ from typing import Any
 
 import av
 from av.container import InputContainer
-from av.stream import Disposition
+from av.stream import Disposition, Stream
 
 from data_prep.errors import UnreadableFileError
 from data_prep.media.signature import true_reason
-
-Segment = tuple[float, float]
-"""Start and end in seconds since the start of the file."""
 
 _THUMBNAIL = Disposition.attached_pic | Disposition.timed_thumbnails
 _MEASURED = ("mov", "matroska", "flv", "avi", "asf", "wav", "aiff", "flac", "caf", "au", "w64", "mxf", "wv", "tta")
@@ -114,7 +111,7 @@ class Scan:
         return self.tells_all_times and self.packets[0].is_key
 
 
-def scan_packets(path: Path, container: InputContainer, stream: Any, trust_duration: bool) -> Scan:  # noqa: ANN401
+def scan_packets(path: Path, container: InputContainer, stream: Stream, trust_duration: bool) -> Scan:
     """Read all packets, and decode none; refuse a file that is cut off.
 
     Parameters

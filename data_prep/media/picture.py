@@ -3,7 +3,7 @@
 import contextlib
 import struct
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +99,7 @@ def is_deep(image: Image.Image) -> bool:
     return image.mode.startswith(("I", "F"))
 
 
-def unit_range(path: Path, image: Image.Image, tags: Any) -> Float[np.ndarray, "height width"]:  # noqa: ANN401
+def unit_range(path: Path, image: Image.Image, tags: Mapping[int, Any]) -> Float[np.ndarray, "height width"]:
     """Return a deep grey image from 0 (black) to 1 (white), by what the format says is white.
 
     Parameters

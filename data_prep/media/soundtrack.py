@@ -7,12 +7,14 @@ from typing import Any
 
 import av
 import torch
+from av.audio.stream import AudioStream
 from av.container import InputContainer
 from jaxtyping import Float
 from torch import Tensor
 
 from data_prep.errors import UnreadableFileError
-from data_prep.media.container import Segment, choose_stream, opened, scan_packets
+from data_prep.media.container import choose_stream, opened, scan_packets
+from data_prep.media.segment import Segment
 
 _PREROLL = 0.5
 """Seconds of sound decoded before a segment, for codecs whose packets overlap."""
@@ -63,7 +65,7 @@ def has_sound(path: Path) -> bool:
 def _decode_sound(
     path: Path,
     container: InputContainer,
-    stream: Any,  # noqa: ANN401 (as choose_stream gives it)
+    stream: AudioStream,
     start: float,
     end: float,
 ) -> tuple[Float[Tensor, " samples"], int]:

@@ -17,10 +17,12 @@ from av.container import InputContainer
 from av.sidedata.sidedata import Type as SideData
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
+from av.video.stream import VideoStream
 from jaxtyping import UInt8
 
 from data_prep.errors import UnreadableFileError
-from data_prep.media.container import Scan, Segment, choose_stream, opened, scan_packets
+from data_prep.media.container import Scan, choose_stream, opened, scan_packets
+from data_prep.media.segment import Segment
 
 Pixels = UInt8[np.ndarray, "3 size size"]
 _DECODED_SHARE = 0.8
@@ -119,7 +121,7 @@ def _key_before(scan: Scan, place: int) -> int:
     return 0
 
 
-def _runs_of(container: InputContainer, stream: Any, scan: Scan, wanted: set[int]) -> Iterator[VideoFrame]:  # noqa: ANN401
+def _runs_of(container: InputContainer, stream: VideoStream, scan: Scan, wanted: set[int]) -> Iterator[VideoFrame]:
     """Decode the runs of packets that lead to the wanted frames."""
     decoder = stream.codec_context
     decoder.thread_count = 1
@@ -169,7 +171,7 @@ def _after_first(scan: Scan) -> int:
     return len(scan.packets) - keys[0] if keys else 0
 
 
-def _every(container: InputContainer, stream: Any) -> Iterator[VideoFrame]:  # noqa: ANN401
+def _every(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
     stream.codec_context.thread_count = 1
     for packet in container.demux(stream):
         yield from packet.decode()

@@ -139,7 +139,7 @@ def _read_parquet(path: Path, needed: Sequence[str]) -> tuple[list[str], list[li
     return list(table.column_names), [list(row) for row in zip(*columns, strict=True)]
 
 
-def _to_text(where: str, value: Any) -> str:  # noqa: ANN401 (any type that Parquet has)
+def _to_text(where: str, value: object) -> str:
     """Return a cell as CSV would hold it."""
     if value is None or value != value:  # not equal to itself: not a number
         return ""

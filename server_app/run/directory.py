@@ -1,5 +1,6 @@
 """What a run leaves: config.json, metrics.jsonl, summary.md and plots, all below one directory."""
 
+import contextlib
 import itertools
 import json
 import os
@@ -47,14 +48,12 @@ def new_run_dir(parent: Path, method: str, seed: int) -> Path:
     The new, empty directory: time, method and seed, and a number where that is taken.
     """
     stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{file_name(method)}-seed{seed}"
-    for number in itertools.count(1):
-        path = parent / (stem if number == 1 else f"{stem}-{number}")
-        try:
-            path.mkdir(parents=True)
-        except FileExistsError:
-            continue
-        return path
-    raise AssertionError("numbers do not end")
+    numbered = (f"{stem}-{number}" for number in itertools.count(2))
+    for name in itertools.chain([stem], numbered):  # the numbers do not end
+        with contextlib.suppress(FileExistsError):
+            (parent / name).mkdir(parents=True)
+            break
+    return parent / name
 
 
 class RunDirectory:

@@ -128,7 +128,7 @@ def test_weights_made_as_they_are_needed_are_those_of_the_kernel(rate: int, want
     divisor = math.gcd(rate, wanted)
     expected = torchaudio.functional.resample(waveform, rate, wanted)
     found = _by_blocks(waveform, rate // divisor, wanted // divisor)
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(found, expected, atol=5e-5, rtol=0)  # its kernel is of single precision
 
 
 def test_an_odd_rate_and_a_long_file_take_little_memory(tmp_path: Path) -> None:

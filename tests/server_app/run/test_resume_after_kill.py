@@ -54,7 +54,7 @@ def assert_same(run_dir: Path, whole: Path, rounds: int) -> None:
     assert records == others
     assert [record["round"] for record in records] == list(range(rounds + 1))
     names = {path.name for path in run_dir.iterdir()}
-    assert names == {path.name for path in whole.iterdir()} | {"launch.json"}
+    assert names == {path.name for path in whole.iterdir()} | {"launch.json", "launch.lock"}
 
 
 def uninterrupted(run_dir: Path, settings: dict[str, Any]) -> Path:
@@ -138,8 +138,8 @@ def killed(tmp_path_factory: pytest.TempPathFactory, av_digits_dir: Path) -> Pat
 def test_a_changed_run_is_refused(killed: Path, changes: dict[str, Any], reason: str) -> None:
     before = (killed / "metrics.jsonl").read_bytes()
     given = {"recipe": None, "options": {}, "assignments": [], "num_nodes": None, "engine": None}
-    with pytest.raises(ConfigError, match=reason):
-        go_on(killed, **{**given, **changes})
+    with pytest.raises(ConfigError, match=reason), go_on(killed, **{**given, **changes}):
+        pass
     assert (killed / "metrics.jsonl").read_bytes() == before
 
 
