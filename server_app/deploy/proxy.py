@@ -78,7 +78,7 @@ def nginx_configuration(
     return f"""# Written by `fedcmi deploy`. Whatever is not named here is refused.
 {f"user {workers};" if workers else ""}
 pid "{state}/{PID}";
-error_log stderr warn;
+error_log stderr error;
 worker_processes auto;
 worker_rlimit_nofile 16384;
 events {{ worker_connections 8192; }}
