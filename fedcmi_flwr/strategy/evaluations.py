@@ -39,7 +39,7 @@ def read_evaluations(
                 raise wire.WireError("it was not asked in this round, or answered before.")
             found[info.partition_id] = wire.read_evaluate_reply(content, report.plan.num_classes)
         except wire.WireError as error:
-            report.refuse(node, f"Evaluation of node {node} refused: {error}")
+            report.refuse(node, f"Evaluation of {report.plan.describe(node)} refused: {error}")
 
     for node in sorted(silent):
         report.refuse(node, f"No evaluation of {report.plan.describe(node)}. The round's time is over.")

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from fedcmi_flwr import wire
+from fedcmi_flwr.machine.node_names import called
 from fedcmi_flwr.methods.dominance import NOBODY, Dominance
 from fedcmi_flwr.types import AnyArray
 
@@ -38,8 +39,8 @@ class RoundPlan:
         return {name: self.arrays[name] for group in groups for name in self.names[group]}
 
     def describe(self, node: int) -> str:
-        """Return the node's id and, where it was sent something, its partition and modalities."""
+        """Return what the node is called and, where it was sent something, its partition and modalities."""
         if node not in self.sent:
-            return f"node {node}"
+            return called(node)
         info, _ = self.sent[node]
-        return f"node {node} (partition {info.partition_id}, {'+'.join(info.modalities)})"
+        return f"{called(node)} (partition {info.partition_id}, {'+'.join(info.modalities)})"

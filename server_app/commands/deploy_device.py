@@ -1,5 +1,6 @@
 """``fedcmi deploy ...`` on a device: join, check, serve."""
 
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -16,14 +17,16 @@ HomeArgument = Annotated[Path, typer.Argument(metavar="[HOME]", help="The device
 
 @deploy_device.command()
 def join(
-    token: Annotated[str, typer.Argument(help="What `fedcmi deploy token` printed on the server.")],
+    token: Annotated[
+        str, typer.Argument(help="What `fedcmi deploy token` printed on the server; `-`: it is read from the terminal.")
+    ],
     home: Annotated[Path, typer.Option(help="Where the device's key and files go.")] = HOME,
 ) -> None:
     """Make this device's key, here, and have the server know it."""
     from server_app.deploy import join as joining
 
     try:
-        written = joining.join(token, home)
+        written = joining.join(sys.stdin.readline() if token == "-" else token, home)
     except (OSError, ValueError) as error:
         raise fail(error) from error
     console.print(f"joined: {', '.join(path.name for path in written)} in {home}", markup=False)

@@ -103,8 +103,10 @@ def round_samples(records: list[dict[str, Any]]) -> list[Sample]:
 
 def reason_of(line: str) -> str:
     """Return what kind of refusal a line of ``refused`` tells of: one of ``REASONS``."""
-    words = {"error": ": error", "missing": "no reply", "norm": "norm", "layout": "layout"}
-    return next((reason for reason, word in words.items() if word in line), "other")
+    if line.startswith("No "):  # reply, or evaluation, of a node
+        return "missing"
+    said = line.partition(" refused: ")[2]  # before it a name stands, which may be anything
+    return next((reason for reason in ("error", "layout", "norm") if reason in said), "other")
 
 
 def _certificates(site: Site) -> list[Sample]:

@@ -48,7 +48,7 @@ def for_a_device(deployment: Deployment, node: Device) -> str:
     Markdown.
     """
     home, programs = services.DEVICE_HOME, services.DEVICE_PROGRAMS
-    join = f"sudo -u fedcmi {programs}/fedcmi deploy join TOKEN --home {home}"
+    join = f"sudo -u fedcmi {programs}/fedcmi deploy join - --home {home}"
     if not deployment.secure:
         join = f"sudo install -o fedcmi -m 600 fedcmi-node/* {home}"
     elif node.public_key is not None:
@@ -56,7 +56,9 @@ def for_a_device(deployment: Deployment, node: Device) -> str:
             f"sudo install -o fedcmi -m 600 fedcmi-node/* {home}\n"
             f"sudo install -o fedcmi -m 600 PATH_OF_THE_PRIVATE_KEY {home}/key"
         )
-    copied = "" if "TOKEN" in join else "Copy this directory to the device, as `fedcmi-node`.\n\n"
+    copied = "Copy this directory to the device, as `fedcmi-node`.\n\n"
+    if "deploy join" in join:
+        copied = "`deploy join -` waits for the device's token, which so gets into no history and no log.\n\n"
     return f"""# Device {node.name}
 
 It owns {", ".join(node.modalities)} and trains for the server `{deployment.address}`. It needs Linux, this

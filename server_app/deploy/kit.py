@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from fedcmi_flwr.machine.atomic_files import new_directory
+from fedcmi_flwr.machine.node_names import VARIABLE
 from server_app.deploy import audit, guide, monitoring, services
 from server_app.deploy.certificates import (
     AUTHORITY_DAYS,
@@ -138,7 +139,7 @@ def _write_certificates(server: Path, names: tuple[str, ...]) -> None:
 def _server_units(final: Path, deployment: Deployment) -> dict[str, Unit]:
     """Return file name -> unit, of the server's processes."""
     user = service_user()
-    home = {"FLWR_HOME": str(final / "flwr")}
+    home = {"FLWR_HOME": str(final / "flwr"), VARIABLE: str(final / "names.json")}
     programs = services.programs()
     superlink = services.superlink_command(deployment.secure, final, final, SUPERLINK_ADDRESS)
     nginx = nginx_command(final)

@@ -1,5 +1,6 @@
 """A device's service: it starts the SuperNode, watches clock, certificate and server, and reports to the server."""
 
+import os
 import shutil
 import subprocess
 import time
@@ -23,6 +24,10 @@ TURN = 30.0
 """Seconds between two looks at clock, certificate and server."""
 PATIENCE = 10.0
 """Seconds that the SuperNode may take to end politely."""
+
+
+KEPT_BUNDLES = 3
+"""The newest ones, of runs that may go on."""
 
 
 class NodeService:
@@ -89,7 +94,10 @@ class NodeService:
             self._renew_authority()
         self._report(difference)
         notify("WATCHDOG=1")
-        if self._restart and not _trains(child):
+        if _trains(child):
+            return child
+        remove_old_bundles(Path(os.environ.get("FLWR_HOME", Path.home() / ".flwr")))
+        if self._restart:
             self._restart = False
             _stop(child)
             return self._start()
@@ -144,6 +152,13 @@ class NodeService:
         except UnreachableError as error:
             if not self._note:
                 self._show(f"no report: {error}")
+
+
+def remove_old_bundles(flower_home: Path) -> None:
+    """Remove what this project's earlier runs brought along; each version of the code is a directory of its own."""
+    bundles = sorted((flower_home / "apps").glob("fedcmi.fedcmi-flwr.*"), key=lambda path: path.stat().st_mtime)
+    for bundle in bundles[:-KEPT_BUNDLES]:
+        shutil.rmtree(bundle, ignore_errors=True)
 
 
 def _trains(child: subprocess.Popen[bytes]) -> bool:

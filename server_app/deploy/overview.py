@@ -1,5 +1,7 @@
 """What `fedcmi deploy status` tells: of the rehearsal while it is up, else of the real server and its devices."""
 
+from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 from server_app.deploy import renewal
@@ -18,7 +20,7 @@ def overview(directory: Path) -> tuple[list[Status], list[str]]:
 
     Returns
     -------
-    The processes, and a sentence for each certificate that ends soon.
+    The processes, and a sentence for each certificate that ends soon and each device of another version.
     """
     rehearsal, site = Rehearsal(directory), real_site(directory)
     real = is_healthy(site.superlink, site.inner_authority)
@@ -27,4 +29,11 @@ def overview(directory: Path) -> tuple[list[Status], list[str]]:
     else:
         answering = is_healthy(site.address, site.authority)
         found = [Status("superlink", online=True), Status("proxy", online=answering), *device_statuses(site, True)]
-    return found, renewal.problems(site)
+    return found, [*renewal.problems(site), *other_versions(found)]
+
+
+def other_versions(found: Sequence[Status]) -> list[str]:
+    """Return a sentence for each device that runs another version of this project than the server."""
+    here = version("fedcmi-flwr")
+    differing = [status for status in found if status.version not in (None, here)]
+    return [f"{status.name} runs version {status.version}, the server {here}: upgrade it." for status in differing]

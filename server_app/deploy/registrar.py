@@ -5,6 +5,7 @@ It listens on loopback. Devices reach ``/fedcmi/`` through the proxy; ``/metrics
 
 import itertools
 import json
+import re
 import sys
 import threading
 import time
@@ -132,7 +133,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _body(self) -> bytes:
         size = self.headers.get("Content-Length", "")
-        if not size.isdigit() or int(size) > LARGEST:
+        if not re.fullmatch("[0-9]{1,5}", size) or int(size) > LARGEST:
+            self.close_connection = True  # what was sent is not read, and is no next request
             raise TokenError(f"a request of at most {LARGEST} bytes is expected.")
         return self.rfile.read(int(size))
 

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import socket
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -11,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from fedcmi_flwr.machine.atomic_files import write_atomically
+from fedcmi_flwr.machine.node_names import VARIABLE
 from server_app.deploy import processes, services
 from server_app.deploy.deployment import (
     PROXY,
@@ -95,6 +97,10 @@ class Rehearsal:
         self.home.mkdir(exist_ok=True, mode=0o700)
         servers = [name for name in chosen if name in self.deployment.server_processes]
         nodes = [name for name in chosen if name not in servers]
+        for name in servers:
+            self._check_port(self._place(name)[0])
+        for name in nodes:
+            self._check_own_key(self.deployment.node(name))
         with self._stopped_on_failure() as started:
             for name in servers:
                 started.append(name)
@@ -208,13 +214,21 @@ class Rehearsal:
 
     def _hand_over(self, node: Device) -> None:
         """Copy what a device without a token is brought, as its guide says."""
-        files = self.files(node.name)
-        if node.public_key is not None and not (files / "key").is_file():
+        shutil.copytree(self.kit / "nodes" / node.name, self.files(node.name), dirs_exist_ok=True)
+
+    def _check_own_key(self, node: Device) -> None:
+        key = self.files(node.name) / "key"
+        if node.public_key is not None and not key.is_file():
             raise DeploymentError(
-                f"{node.name}: its private key is on the device; put a copy at {files / 'key'} to rehearse it, or "
-                f"leave it out (`--without {node.name}`)."
+                f"{node.name}: its private key is on the device; put a copy at {key} to rehearse it, or leave it out "
+                f"(`--without {node.name}`)."
             )
-        shutil.copytree(self.kit / "nodes" / node.name, files, dirs_exist_ok=True)
+
+    def _check_port(self, address: str) -> None:
+        host, _, port = address.rpartition(":")
+        with socket.socket() as probe:
+            if probe.connect_ex((host, int(port))) == 0:
+                raise DeploymentError(f"{address}: another program listens there; stop it, or choose another port.")
 
     def _start_node(self, name: str) -> int:
         """Start a node and return where its log goes on."""
@@ -227,6 +241,7 @@ class Rehearsal:
     def _start(self, name: str, command: list[str]) -> None:
         processes.stop(self._path(name))  # what a killed one left
         environment = {**flower_cli.flower_environment(self._path(name)), **services.QUIET}
+        environment[VARIABLE] = str(self.site.names)
         processes.start(self._path(name), command, environment)
 
     def _wait_until_joined(self, name: str, begin: int) -> str:

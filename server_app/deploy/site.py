@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from fedcmi_flwr.machine.atomic_files import write_atomically
 from fedcmi_flwr.machine.locks import locked
+from fedcmi_flwr.machine.node_names import read_names, write_names
 from server_app.deploy import audit, tokens
 from server_app.deploy.certificates import fingerprint
 from server_app.deploy.deployment import Deployment, DeploymentError, Device
@@ -54,6 +55,11 @@ class Site:
         from server_app.deploy.control import Control
 
         return Control(self.superlink, self.inner_authority)
+
+    @property
+    def names(self) -> Path:
+        """Return the file of node ids and names, for lines about nodes; devices of the past stay in it."""
+        return self.state / "names.json"
 
     def key_file(self, name: str) -> Path:
         """Return where a registered device's public key is."""
@@ -106,6 +112,7 @@ class Site:
             node_id = self.control.register(public_key, node.name)
             self.key_file(node.name).parent.mkdir(exist_ok=True)
             write_atomically(self.key_file(node.name), public_key + "\n")
+            write_names(self.names, read_names(self.names) | {node_id: node.name})
         known_by = fingerprint(public_key.encode())
         audit.note(self.state, "register", who=who, node=node.name, node_id=node_id, key=known_by)
 

@@ -1,13 +1,16 @@
 """Sites of a deployment for tests: a kit on free ports, a SuperLink that is a list, and the kit's own proxy."""
 
 import os
+import shutil
 import socket
 import ssl
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
@@ -16,12 +19,21 @@ import pytest
 from server_app.deploy.control import RegisteredNode, pem
 from server_app.deploy.deployment import Deployment, Device
 from server_app.deploy.kit import write_kit
-from server_app.deploy.proxy import CONFIGURATION, nginx_command, nginx_configuration, nginx_program
+from server_app.deploy.proxy import CONFIGURATION, INNER, nginx_command, nginx_configuration, nginx_program
 from server_app.deploy.site import Site
 from server_app.launch.flower_cli import FlowerRunError, free_port
 
 PATIENCE = 30.0
 """Seconds."""
+SYSTEM = "/usr/sbin"
+"""Not on everybody's path."""
+
+
+def require(program: str, package: str) -> None:
+    """Skip a test that needs a program which this machine lacks; fail it where all tests have to run."""
+    if shutil.which(program, path=f"{os.environ['PATH']}:{SYSTEM}") is None:
+        say = pytest.fail if os.environ.get("CI") else pytest.skip
+        say(f"{program} is not installed: apt-get install {package}")
 
 
 def make_site(root: Path, secure: bool = True, nodes: int = 2) -> Site:
@@ -66,6 +78,26 @@ class FakeControl:
         del self._nodes[node_id]
 
 
+class SuperLink(BaseHTTPRequestHandler):
+    """Says which path it was asked for, and how much it got."""
+
+    protocol_version = "HTTP/1.1"
+
+    def answer(self) -> None:
+        """Answer any request."""
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        said = f"{self.path} {len(body)}".encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(said)))
+        self.end_headers()
+        self.wfile.write(said)
+
+    do_GET = do_POST = answer  # noqa: N815 (as http.server has it)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Be quiet."""
+
+
 @dataclass(frozen=True)
 class Proxied:
     """A site whose proxy runs."""
@@ -98,7 +130,8 @@ class Proxied:
 
 @contextmanager
 def proxied(root: Path, secure: bool = True, nodes: int = 2) -> Iterator[Proxied]:
-    """Start a site's proxy as its unit does; it is stopped at the end."""
+    """Start a site's proxy as its unit does, with security before a stand-in of the SuperLink; both stop at the end."""
+    require("nginx", "nginx-light")
     site = make_site(root, secure, nodes)
     places = (site.state, site.state, site.address, site.superlink, site.registrar)
     text = nginx_configuration(site.deployment, *places, workers="root" if os.geteuid() == 0 else "")
@@ -109,7 +142,10 @@ def proxied(root: Path, secure: bool = True, nodes: int = 2) -> Iterator[Proxied
     trust = ssl.create_default_context(cafile=site.authority) if secure else True
     scheme = "https" if secure else "http"
     try:
-        with httpx.Client(base_url=f"{scheme}://{site.address}", verify=trust, trust_env=False) as client:
+        with (
+            httpx.Client(base_url=f"{scheme}://{site.address}", verify=trust, trust_env=False) as client,
+            _stand_in(site) if secure else nullcontext(),
+        ):
             started = Proxied(site, client)
             started.wait(lambda: _listens(started.port) or process.poll() is not None)
             assert process.poll() is None, log.read_text()
@@ -117,6 +153,19 @@ def proxied(root: Path, secure: bool = True, nodes: int = 2) -> Iterator[Proxied
     finally:
         process.terminate()
         process.wait(PATIENCE)
+
+
+@contextmanager
+def _stand_in(site: Site) -> Iterator[None]:
+    host, _, port = site.superlink.rpartition(":")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    inner = site.kit / "server" / INNER
+    context.load_cert_chain(inner / "server.crt", inner / "server.key")
+    with ThreadingHTTPServer((host, int(port)), SuperLink) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield
+        server.shutdown()
 
 
 def _listens(port: int) -> bool:

@@ -175,7 +175,7 @@ def test_the_guides_have_a_command_for_every_step(kit: Path) -> None:
     for name in edges.EDGES:
         guide = (kit / "nodes" / name / "README.md").read_text(encoding="utf-8")
         assert f"`/data/{name}`" in guide
-        assert "deploy join TOKEN --home /etc/fedcmi" in guide
+        assert "deploy join - --home /etc/fedcmi" in guide
         assert "deploy check /etc/fedcmi" in guide
 
 

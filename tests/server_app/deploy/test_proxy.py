@@ -2,9 +2,7 @@
 
 import socket
 import ssl
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
@@ -12,43 +10,14 @@ import pytest
 from sites import Proxied, proxied
 
 from server_app.deploy import renewal
-from server_app.deploy.proxy import FLEET_CALLS, INNER, OPEN_CALLS
-
-
-class SuperLink(BaseHTTPRequestHandler):
-    """Says which path it was asked for, and how much it got."""
-
-    protocol_version = "HTTP/1.1"
-
-    def answer(self) -> None:
-        """Answer any request."""
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        said = f"{self.path} {len(body)}".encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(said)))
-        self.end_headers()
-        self.wfile.write(said)
-
-    do_GET = do_POST = answer  # noqa: N815 (as http.server has it)
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Be quiet."""
+from server_app.deploy.proxy import FLEET_CALLS, OPEN_CALLS
 
 
 @pytest.fixture(scope="module")
 def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxied]:
     """Return a proxy in front of a stand-in of the SuperLink."""
     with proxied(tmp_path_factory.mktemp("proxy")) as started:
-        host, _, port = started.site.superlink.rpartition(":")
-        server = ThreadingHTTPServer((host, int(port)), SuperLink)
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        inner = started.site.kit / "server" / INNER
-        context.load_cert_chain(inner / "server.crt", inner / "server.key")
-        server.socket = context.wrap_socket(server.socket, server_side=True)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
         yield started
-        server.shutdown()
-        server.server_close()
 
 
 @pytest.mark.parametrize("call", FLEET_CALLS)

@@ -1,22 +1,19 @@
 """A device's life, over the kit's own proxy and registrar; only the SuperLink's list of nodes is a stand-in."""
 
 import json
-import threading
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import httpx
 import pytest
-from sites import FakeControl, Proxied, proxied
+from sites import Proxied
 
 from server_app.deploy import audit, life, tokens
 from server_app.deploy.certificates import fingerprint, make_node_key, new_authority
 from server_app.deploy.deployment import DeploymentError, read_deployment
 from server_app.deploy.join import FILES, join
 from server_app.deploy.node_settings import read_settings
-from server_app.deploy.registrar import Registrar
 from server_app.deploy.reports import Report, read_reports, send_form
 from server_app.deploy.server_check import UnreachableError
 from server_app.deploy.site import Site
@@ -24,18 +21,6 @@ from server_app.deploy.status import device_statuses
 from server_app.deploy.tokens import Token, TokenError, read_token
 
 REPORT = Report(0.25, 5e9, "0.1.0", "1.41.0", "0123456789abcdef", "00", "")
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxied]:
-    """Return a site whose proxy and registrar run, with eight devices that have not joined."""
-    with pytest.MonkeyPatch.context() as patch, proxied(tmp_path_factory.mktemp("site"), nodes=8) as started:
-        FakeControl.install(patch)
-        registrar = Registrar(started.site)
-        threading.Thread(target=registrar.serve_forever, daemon=True).start()
-        yield started
-        registrar.shutdown()
-        registrar.server_close()
 
 
 def fresh(server: Proxied) -> Site:
@@ -194,7 +179,7 @@ def test_a_signed_report_may_still_be_none(server: Proxied, tmp_path: Path, chan
 
 def test_metrics_are_there_for_this_machine_alone(server: Proxied) -> None:
     text = httpx.get(f"http://{server.site.registrar}/metrics", trust_env=False).text
-    assert "fedcmi_superlink_up 0\n" in text
+    assert "fedcmi_superlink_up 1\n" in text
     assert 'fedcmi_certificate_days{file="server.pem"} 82' in text
     assert server.client.get("/metrics").status_code == 403
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import edges
 import pytest
+from sites import require
 from story import ROUNDS, SETTINGS, Story, left_running
 
 from client_app.app import app as client_app
@@ -29,6 +30,7 @@ from their undisturbed runs (at 90 to 95 %): this is three of their standard dev
 @pytest.fixture(scope="module")
 def story(tmp_path_factory: pytest.TempPathFactory, av_digits_dir: Path) -> Iterator[Story]:
     """Return the rehearsal, over."""
+    require("nginx", "nginx-light")
     story = Story(tmp_path_factory.mktemp("deployment with a space"), av_digits_dir)
     try:
         story.tell()
@@ -84,14 +86,14 @@ def test_a_device_that_joins_late_trains(records: list[dict[str, Any]]) -> None:
 
 def test_a_lost_device_is_missed_by_name_and_another_takes_its_place(records: list[dict[str, Any]]) -> None:
     (line,) = [line for line in records[2]["refused"] if "partition 2" in line]
-    assert "(partition 2, audio)" in line
+    assert "No reply of edge-audio (partition 2, audio)" in line
     assert records[2]["owners"]["audio"] == [1]
     assert 2 in records[ROUNDS]["owners"]["audio"]
 
 
 def test_a_killed_client_is_refused_by_name_and_its_node_trains_on(records: list[dict[str, Any]]) -> None:
     (line,) = [line for line in records[2]["refused"] if "partition 0" in line]
-    assert re.search(r"Reply of node \d+ \(partition 0, audio\+visual\) refused: error 8: ", line)
+    assert re.search(r"Reply of edge-both \(partition 0, audio\+visual\) refused: error 8: ", line)
     assert 0 in records[3]["owners"]["shared"]
 
 

@@ -1,12 +1,11 @@
 """The kit's units, judged by systemd's own tools, and its containers."""
 
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
-from sites import make_site
+from sites import make_site, require
 
 from server_app.deploy.kit import NODE_UNIT, PROXY_UNIT, REGISTRAR_UNIT, SUPERLINK_UNIT
 from server_app.deploy.services import DEVICE_PROGRAMS
@@ -19,6 +18,7 @@ LARGEST_EXPOSURE = 4.0
 @pytest.fixture(scope="module")
 def units(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a directory with all units, their programs where this machine has some."""
+    require("systemd-analyze", "systemd")
     root = tmp_path_factory.mktemp("units")
     kit = make_site(root).kit
     for path in [*(kit / "server").glob("*.service"), kit / "nodes" / "edge-0" / NODE_UNIT]:
@@ -27,11 +27,9 @@ def units(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not here")
 UNITS = [SUPERLINK_UNIT, PROXY_UNIT, REGISTRAR_UNIT, NODE_UNIT]
 
 
-@needs_systemd
 @pytest.mark.parametrize("name", UNITS)
 def test_systemd_takes_a_unit_without_a_word(units: Path, name: str) -> None:
     done = subprocess.run(["systemd-analyze", "verify", str(units / name)], capture_output=True, text=True)
@@ -39,7 +37,6 @@ def test_systemd_takes_a_unit_without_a_word(units: Path, name: str) -> None:
     assert (done.returncode, said) == (0, [])
 
 
-@needs_systemd
 @pytest.mark.parametrize("name", UNITS)
 def test_a_service_is_exposed_little(units: Path, name: str) -> None:
     command = ["systemd-analyze", "security", "--offline=true", str(units / name)]
