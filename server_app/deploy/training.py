@@ -1,14 +1,17 @@
 """Hands the app to a deployment's SuperLink, shows the rounds as they come, and says how it ended."""
 
 import contextlib
+import shlex
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from fedcmi_flwr.config.fields import ConfigError
+from fedcmi_flwr.machine.locks import LockedError, locked
 from fedcmi_flwr.run_config import read_run_config
 from fedcmi_flwr.types import Scalar
 from server_app.deploy import audit, server_check
+from server_app.deploy.deployment import DeploymentError
 from server_app.deploy.rehearsal import REHEARSAL, site_of
 from server_app.deploy.site import Site
 from server_app.launch.flower_cli import FlowerRunError, connection_file, is_healthy, run_app, stop_run
@@ -48,19 +51,26 @@ def train(
     ------
     ConfigError
         A key is wrong, or differs from what the run has.
+    DeploymentError
+        Another run trains on these devices.
     FlowerRunError
         The run did not complete.
     """
     site = site_of(directory)
-    rehearsed = site.state.name == REHEARSAL
     check_superlink(site)
-    layers = [read_recipe(path) for path in (site.kit / "server" / "run.toml", recipe) if path is not None]
-    raw = _go_on(run_dir, layers[1:], assignments) if resume else _begin(run_dir, layers, assignments)
-    chosen = Path(str(raw["run-dir"]))
-    show(f"server: {site.address}{' (rehearsal on this machine)' if rehearsed else ''}")
-    show(f"run directory: {chosen}")
-    audit.note(site.state, "run", run_dir=str(chosen), resume=resume)
-    progress = RoundProgress(chosen, read_run_config(raw), show)
+    with _alone(site):
+        layers = [read_recipe(path) for path in (site.kit / "server" / "run.toml", recipe) if path is not None]
+        raw = _go_on(run_dir, layers[1:], assignments) if resume else _begin(run_dir, layers, assignments)
+        chosen = Path(str(raw["run-dir"]))
+        show(f"server: {site.address}{' (rehearsal on this machine)' if site.state.name == REHEARSAL else ''}")
+        show(f"run directory: {chosen}")
+        audit.note(site.state, "run", run_dir=str(chosen), resume=resume)
+        _run(site, raw, show, _resuming(directory, chosen))
+    return chosen
+
+
+def _run(site: Site, raw: dict[str, Scalar], show: Show, command: str) -> None:
+    progress = RoundProgress(Path(str(raw["run-dir"])), read_run_config(raw), show)
     with tempfile.TemporaryDirectory(prefix="fedcmi-flower-", ignore_cleanup_errors=True) as name:
         home = Path(name)
         (home / "config.toml").write_text(connection_file(site.superlink, site.inner_authority), encoding="utf-8")
@@ -71,14 +81,29 @@ def train(
             if is_healthy(site.superlink, site.inner_authority):
                 raise
             raise FlowerRunError(
-                f"the SuperLink at {site.superlink} does not answer any more. When it is back, go on with `fedcmi "
-                f"deploy run {directory} --run-dir {chosen} --resume`."
+                f"the SuperLink at {site.superlink} does not answer any more. When it is back, go on with `{command}`."
             ) from error
         except BaseException:
+            show(f"stopping the run; `{command}` goes on with it.")
             with contextlib.suppress(FlowerRunError):  # it ended meanwhile
                 stop_run(home)
             raise
-    return chosen
+
+
+def _resuming(directory: Path, run_dir: Path) -> str:
+    return shlex.join(["fedcmi", "deploy", "run", str(directory), "--run-dir", str(run_dir), "--resume"])
+
+
+@contextlib.contextmanager
+def _alone(site: Site) -> Iterator[None]:
+    """Be the only command that trains on the devices, whose memory is for one run."""
+    try:
+        with locked(site.state / "run.lock", 0.0):
+            yield
+    except LockedError as error:
+        raise DeploymentError(
+            "another `fedcmi deploy run` trains on these devices; wait for its end, or stop it."
+        ) from error
 
 
 def check_superlink(site: Site) -> None:

@@ -131,6 +131,8 @@ class Story:
         """Begin another run and end its command while it trains."""
         run = self.begin("fedcmi deploy run deployment --run-dir runs/interrupted", "interrupted-run")
         self.wait("the other run", (self.root / "runs" / "interrupted" / "metrics.jsonl").is_file)
+        second = self.begin("fedcmi deploy run deployment --run-dir runs/second", "second-run")
+        self.end(second, 1)
         run.terminate()
         self.end(run, 143)
         self.runs = ask(flower_environment(self.home / "superlink"), "list", CONNECTION)["runs"]

@@ -121,7 +121,13 @@ def test_a_resumed_run_shows_the_rounds_that_are_left(story: Story) -> None:
     assert shown in (["5/6", "6/6"], ["6/6"])  # round 5 may have ended before the SuperLink was killed
 
 
+def test_a_second_run_at_once_is_refused(story: Story) -> None:
+    assert "another `fedcmi deploy run` trains on these devices" in story.printed("second-run").replace("\n", " ")
+    assert not (story.root / "runs" / "second").exists()
+
+
 def test_an_interrupted_command_stops_its_run(story: Story) -> None:
+    assert "runs/interrupted' --resume` goes on with it." in story.printed("interrupted-run").replace("\n", "")
     ends = [run["status"] for run in story.runs]
     assert sorted(ends) == ["finished:completed", "finished:failed", "finished:stopped"]
 

@@ -53,7 +53,7 @@ def test_a_low_port_is_the_only_right_that_is_given() -> None:
 
 def test_containers_run_without_root_and_rights(tmp_path: Path) -> None:
     text = (make_site(tmp_path).kit / "nodes" / "edge-0" / "Containerfile").read_text(encoding="utf-8")
-    for option in ("--read-only", "--cap-drop=all", "--security-opt=no-new-privileges"):
+    for option in ("--read-only", "--cap-drop=all", "--security-opt=no-new-privileges", "--user"):
         assert option in text
     lines = text.splitlines()
     assert [line for line in lines if line.startswith("USER ")] == ["USER 10001"]
