@@ -83,9 +83,7 @@ worker_processes auto;
 worker_rlimit_nofile 16384;
 events {{ worker_connections 8192; }}
 http {{
-    log_format refusals 'refused: $remote_addr "$request_method $uri" $status';
-    map $status $is_refused {{ ~^4 1; default 0; }}
-    access_log /dev/stdout refusals if=$is_refused;
+    access_log off;
     server_tokens off;
 {folders}
     client_header_timeout 20s;
@@ -103,7 +101,7 @@ http {{
         proxy_http_version 1.1;
         proxy_read_timeout 300s;
         proxy_set_header X-Real-IP $remote_addr;
-        location / {{ return 403; }}
+        location / {{ deny all; }}
         location = /health {{ proxy_pass {scheme}://superlink/health; }}
         location ~ ^/v1/fleet/({"|".join(calls)})$ {{
             client_max_body_size {LARGEST_MESSAGE};

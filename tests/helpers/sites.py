@@ -104,6 +104,7 @@ class Proxied:
 
     site: Site
     client: httpx.Client
+    log: Path
 
     @property
     def port(self) -> int:
@@ -146,7 +147,7 @@ def proxied(root: Path, secure: bool = True, nodes: int = 2) -> Iterator[Proxied
             httpx.Client(base_url=f"{scheme}://{site.address}", verify=trust, trust_env=False) as client,
             _stand_in(site) if secure else nullcontext(),
         ):
-            started = Proxied(site, client)
+            started = Proxied(site, client, log)
             started.wait(lambda: _listens(started.port) or process.poll() is not None)
             assert process.poll() is None, log.read_text()
             yield started

@@ -61,6 +61,14 @@ def test_everything_else_is_refused(proxy: Proxied, path: str) -> None:
     assert proxy.raw(f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n") == 403
 
 
+def test_what_is_refused_is_logged_with_its_sender(proxy: Proxied) -> None:
+    """On stderr: under systemd the standard output is a socket, which nginx cannot open."""
+    proxy.client.post("/v1/control/start-run")
+    refused = [line for line in proxy.log.read_text().splitlines() if "start-run" in line]
+    assert "access forbidden by rule, client: 127.0.0.1" in refused[-1]
+    assert "/dev/std" not in (proxy.site.state / "nginx.conf").read_text()
+
+
 def test_a_second_request_hidden_in_the_first_is_seen(proxy: Proxied) -> None:
     hidden = "POST /v1/control/start-run HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"
     head = "POST /v1/fleet/pull-messages HTTP/1.1\r\nHost: x\r\n"
