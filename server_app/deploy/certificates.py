@@ -24,6 +24,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 AUTHORITY_DAYS, SERVER_DAYS = 3650, 825
 """How long certificates are valid; what they sign is void with the authority."""
+INNER_DAYS = 36500
+"""The same between the server's own processes, on loopback, where nothing is renewed."""
 WARNING_DAYS = 30
 """So long before its end a certificate is reported."""
 LOOPBACK = ("localhost", "127.0.0.1")
@@ -52,13 +54,15 @@ class Authority:
         return self.certificate.public_bytes(Encoding.PEM)
 
 
-def new_authority(now: datetime | None = None) -> Authority:
+def new_authority(now: datetime | None = None, days: int = AUTHORITY_DAYS) -> Authority:
     """Make an authority.
 
     Parameters
     ----------
     now
         When; None: now.
+    days
+        How long it is valid.
 
     Returns
     -------
@@ -67,7 +71,7 @@ def new_authority(now: datetime | None = None) -> Authority:
     key, name = ec.generate_private_key(ec.SECP384R1()), _name("FedCMI deployment authority")
     usage = _key_usage(key_cert_sign=True, crl_sign=True)
     certificate = (
-        _builder(AUTHORITY_DAYS, now)
+        _builder(days, now)
         .subject_name(name)
         .issuer_name(name)
         .public_key(key.public_key())

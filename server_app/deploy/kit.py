@@ -10,7 +10,7 @@ from fedcmi_flwr.machine.atomic_files import new_directory
 from fedcmi_flwr.machine.node_names import VARIABLE
 from server_app.deploy import audit, guide, monitoring, services
 from server_app.deploy.certificates import (
-    AUTHORITY_DAYS,
+    INNER_DAYS,
     LOOPBACK,
     new_authority,
     server_certificate,
@@ -128,8 +128,8 @@ def _write_certificates(server: Path, names: tuple[str, ...]) -> None:
     write_private(server / CERTIFICATE, server_certificate(authority, names))
     inner = server / INNER
     inner.mkdir(mode=0o700)
-    own = new_authority()  # its key is not kept: it signs this one certificate
-    both = server_certificate(own, LOOPBACK, AUTHORITY_DAYS - 1)
+    own = new_authority(days=INNER_DAYS)  # its key is not kept: it signs this one certificate
+    both = server_certificate(own, LOOPBACK, INNER_DAYS - 1)
     (inner / "ca.crt").write_bytes(own.text)
     key, begin, certificate = both.partition(b"-----BEGIN CERTIFICATE")
     write_private(inner / "server.key", key)

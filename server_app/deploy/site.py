@@ -75,12 +75,12 @@ class Site:
 
         Returns
         -------
-        A device that was revoked is not among them.
+        One that is being revoked is among them until the SuperLink has heard of it.
         """
         from server_app.deploy.control import pem
 
         found = {node.public_key: node for node in self.control.nodes()}
-        keys = {node.name: self.key(node.name) for node in self.deployment.active}
+        keys = {node.name: self.key(node.name) for node in self.deployment.nodes}
         known = {name: found.get(pem(key)) for name, key in keys.items() if key is not None}
         return {name: node for name, node in known.items() if node is not None}
 

@@ -51,6 +51,8 @@ class FakeControl:
 
     known: dict[str, dict[int, str]]
     used: set[str]
+    away = False
+    """The SuperLink does not answer."""
 
     def __init__(self, address: str, authority: Path | None) -> None:
         self._nodes = self.known.setdefault(address, {})
@@ -63,6 +65,8 @@ class FakeControl:
 
     def nodes(self) -> list[RegisteredNode]:
         """Return all, online."""
+        if self.away:
+            raise FlowerRunError("the SuperLink does not answer")
         return [RegisteredNode(number, key, True, time.time()) for number, key in self._nodes.items()]
 
     def register(self, public_key: str, name: str) -> int:

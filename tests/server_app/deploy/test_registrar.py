@@ -7,7 +7,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from sites import Proxied
+from sites import FakeControl, Proxied
 
 from server_app.deploy import audit, life, tokens
 from server_app.deploy.certificates import fingerprint, make_node_key, new_authority
@@ -19,6 +19,7 @@ from server_app.deploy.server_check import UnreachableError
 from server_app.deploy.site import Site
 from server_app.deploy.status import device_statuses
 from server_app.deploy.tokens import Token, TokenError, read_token
+from server_app.launch.flower_cli import FlowerRunError
 
 REPORT = Report(0.25, 5e9, "0.1.0", "1.41.0", "0123456789abcdef", "00", "")
 
@@ -129,6 +130,21 @@ def test_a_revoked_device_comes_back_by_no_key_and_no_token(server: Proxied, tmp
     with pytest.raises(DeploymentError, match="edge-4: revoked"):
         site.register(site.deployment.node("edge-4"), make_node_key(tmp_path, "x"))
     assert "edge-4" not in [status.name for status in device_statuses(site, True)]
+
+
+def test_a_revocation_that_the_superlink_did_not_hear_of_is_made_up_for(
+    server: Proxied, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    join(str(fresh(server).issue_token("edge-3")), tmp_path / "device")
+    monkeypatch.setattr(FakeControl, "away", True)
+    with pytest.raises(FlowerRunError, match="does not answer"):
+        life.revoke(fresh(server), "edge-3")
+    with pytest.raises(DeploymentError, match="edge-3: revoked"):
+        fresh(server).issue_token("edge-3")
+    monkeypatch.setattr(FakeControl, "away", False)
+    assert "edge-3" in fresh(server).registered()
+    life.revoke(fresh(server), "edge-3")
+    assert "edge-3" not in fresh(server).registered()
 
 
 def test_another_device_takes_the_place_of_one(server: Proxied, tmp_path: Path) -> None:
