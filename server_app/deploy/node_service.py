@@ -20,7 +20,7 @@ from server_app.deploy.server_check import UnreachableError
 from server_app.deploy.systemd import notify
 from server_app.launch.flower_cli import program
 
-TURN = 30.0
+TURN = 60.0
 """Seconds between two looks at clock, certificate and server."""
 PATIENCE = 10.0
 """Seconds that the SuperNode may take to end politely."""

@@ -9,13 +9,14 @@ import re
 import sys
 import threading
 import time
+from dataclasses import replace
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from server_app.deploy import audit, renewal, tokens
 from server_app.deploy.certificates import is_node_key
-from server_app.deploy.deployment import DeploymentError, read_deployment
+from server_app.deploy.deployment import DESCRIPTION, DeploymentError, read_deployment
 from server_app.deploy.join import FILES
 from server_app.deploy.reports import NODE_HEADER, SIGNATURE_HEADER, keep_report
 from server_app.deploy.site import Site
@@ -45,19 +46,15 @@ class Registrar(ThreadingHTTPServer):
     def __init__(self, site: Site) -> None:
         host, _, port = site.registrar.rpartition(":")
         super().__init__((host, int(port)), _Handler)
-        self._site, self._joining = site, threading.Lock()
+        self._site, self._read, self._joining = site, 0, threading.Lock()
 
     @property
     def site(self) -> Site:
         """Return the site, with the deployment as it is on the disk now: devices come and go."""
-        return Site(
-            read_deployment(self._site.kit),
-            self._site.kit,
-            self._site.state,
-            self._site.address,
-            self._site.superlink,
-            self._site.registrar,
-        )
+        changed = (self._site.kit / DESCRIPTION).stat().st_mtime_ns
+        if changed != self._read:
+            self._site, self._read = replace(self._site, deployment=read_deployment(self._site.kit)), changed
+        return self._site
 
     def enrol(self, request: dict[str, Any], peer: str) -> dict[str, str]:
         """Let a device in.

@@ -84,6 +84,10 @@ class Site:
         known = {name: found.get(pem(key)) for name, key in keys.items() if key is not None}
         return {name: node for name, node in known.items() if node is not None}
 
+    def _registered(self, name: str) -> "RegisteredNode | None":
+        """Return what the SuperLink says of one device; a new one, of which there may be a thousand, costs no call."""
+        return self.registered().get(name) if self.key(name) is not None else None
+
     def register(self, node: Device, public_key: str, who: str | None = None) -> None:
         """Let a device in by a key; one that it had before is shut out.
 
@@ -104,7 +108,7 @@ class Site:
         if node.revoked:
             raise DeploymentError(f"{node.name}: revoked; `fedcmi deploy replace DIR {node.name}` lets a new one in.")
         with self.locked():
-            registered = self.registered().get(node.name)
+            registered = self._registered(node.name)
             if registered is not None and self.key(node.name) == public_key:
                 return
             if registered is not None:
@@ -120,7 +124,7 @@ class Site:
         """Unregister a device, and make its token void; harmless where it is not registered."""
         tokens.withdraw(self.state, name)
         with self.locked():
-            registered = self.registered().get(name)
+            registered = self._registered(name)
             if registered is not None:
                 self.control.unregister(registered.node_id)
             self.key_file(name).unlink(missing_ok=True)
