@@ -49,7 +49,7 @@ REPOSITORY = Path(__file__).parents[2]
 ROUNDS = 6
 SETTINGS = {"num-server-rounds": ROUNDS, "local-epochs": 3, "batch-size": 4, "lr": 0.005, "round-timeout": 300.0}
 """Steps enough that a process can be killed while it trains."""
-LONG = 600.0
+LONG = 900.0
 """Seconds that nothing takes, on a busy machine either."""
 EVIL_PROJECT = """
 [project]
