@@ -97,7 +97,7 @@ def keep_report(site: Site, name: str, signature: str, body: bytes) -> None:
             raise TypeError("not a key of kind ECDSA")
         key.verify(b64decode(signature, validate=True), body, ec.ECDSA(hashes.SHA384()))
         report = _report(json.loads(body))
-    except (InvalidSignature, ValueError, TypeError) as error:
+    except (InvalidSignature, ValueError, TypeError, RecursionError) as error:
         raise DeploymentError(f"{name}: a report that is not signed with its key, or is none.") from error
     folder = site.state / FOLDER
     folder.mkdir(exist_ok=True)

@@ -142,7 +142,7 @@ def _locked(state: Path) -> AbstractContextManager[None]:
 
 
 def _hash(secret: str) -> str:
-    return hashlib.sha256(secret.encode()).hexdigest()
+    return hashlib.sha256(secret.encode(errors="surrogatepass")).hexdigest()
 
 
 def _read(state: Path) -> dict[str, dict[str, Any]]:

@@ -1,6 +1,7 @@
 """A device's life, over the kit's own proxy and registrar; only the SuperLink's list of nodes is a stand-in."""
 
 import json
+import socket
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -100,6 +101,10 @@ def test_what_is_no_token_is_said_to_be_none(text: str, tmp_path: Path) -> None:
     [
         (b"", "JSON is expected"),
         (b"[]", "a JSON object is expected"),
+        (b"[" * 60_000, "JSON is expected"),
+        (b"\xff\x00", "JSON is expected"),
+        (b"1" * 60_000, "JSON is expected"),
+        (b'{"name": "edge-3", "secret": "\\ud800", "public_key": "\\ud800"}', "none of kind ECDSA"),
         (b"{}", "name, secret and public_key are expected"),
         (json.dumps({"name": "edge-3", "secret": "x", "public_key": "ssh-rsa AAAA"}).encode(), "none of kind ECDSA"),
     ],
@@ -107,6 +112,27 @@ def test_what_is_no_token_is_said_to_be_none(text: str, tmp_path: Path) -> None:
 def test_a_request_that_is_none_is_refused(server: Proxied, body: bytes, said: str) -> None:
     answer = server.client.post("/fedcmi/join", content=body)
     assert (answer.status_code, said in answer.text) == (403, True)
+
+
+def test_a_secret_may_be_any_text(server: Proxied, tmp_path: Path) -> None:
+    request = {"name": "edge-3", "secret": "\ud800", "public_key": make_node_key(tmp_path, "x")}
+    answer = server.client.post("/fedcmi/join", content=json.dumps(request))
+    assert (answer.status_code, "this token is not known" in answer.text) == (403, True)
+
+
+@pytest.mark.parametrize("size", ["-1", "1e3", "\u00b2", "99999", "123456789"])
+def test_a_size_that_is_none_is_refused(server: Proxied, size: str) -> None:
+    """At the registrar itself, behind the proxy."""
+    host, _, port = server.site.registrar.rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=10.0) as channel:
+        channel.sendall(f"POST /fedcmi/join HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n\r\n".encode("latin-1"))
+        assert channel.recv(100).startswith(b"HTTP/1.1 403 ")
+
+
+def test_refused_reports_do_not_fill_the_audit_log(server: Proxied) -> None:
+    before = (server.site.state / audit.FILE).stat().st_size
+    assert server.client.post("/fedcmi/report", content=b"{}").status_code == 403
+    assert (server.site.state / audit.FILE).stat().st_size == before
 
 
 @pytest.mark.parametrize("name", ["edge-99", "../edge-3", "superlink", ""])
