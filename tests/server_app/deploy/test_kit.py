@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import socket
 import ssl
 import tomllib
 from pathlib import Path
@@ -210,6 +211,19 @@ def test_a_device_may_keep_its_key(tmp_path: Path) -> None:
     assert (made / "key.pub").read_text() == f"{public}\n"
     assert not (made / "key").exists()
     assert "PATH_OF_THE_PRIVATE_KEY" in (made / "README.md").read_text(encoding="utf-8")
+    done = CliRunner().invoke(app, ["deploy", "up", str(tmp_path / "kit")])
+    assert done.exit_code == 1
+    assert "own: its private key is on the device" in done.output
+
+
+def test_a_port_that_is_taken_is_said_before_anything_starts(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        assert init(tmp_path / "kit", address=address).exit_code == 0
+        done = CliRunner().invoke(app, ["deploy", "up", str(tmp_path / "kit")])
+    assert done.exit_code == 1
+    assert f"{address}: another program listens there" in done.output
+    assert list((tmp_path / "kit" / "rehearsal").glob("*.pid")) == []
 
 
 def test_a_directory_in_use_is_left_alone(tmp_path: Path) -> None:
