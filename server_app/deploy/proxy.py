@@ -184,6 +184,11 @@ def reload(state: Path) -> bool:
     Returns
     -------
     Whether it runs.
+
+    Raises
+    ------
+    DeploymentError
+        It is somebody else's.
     """
     try:
         process = psutil.Process(int((state / PID).read_text(encoding="utf-8")))
@@ -191,5 +196,11 @@ def reload(state: Path) -> bool:
         return False
     if "nginx" not in process.name():  # it died, and somebody else has its number now
         return False
-    process.send_signal(signal.SIGHUP)
+    try:
+        process.send_signal(signal.SIGHUP)
+    except psutil.AccessDenied as error:
+        raise DeploymentError(
+            f"the certificate is new, but the proxy (process {process.pid}) runs as {process.username()} and takes no "
+            "signal from you: `sudo systemctl reload fedcmi-proxy`."
+        ) from error
     return True

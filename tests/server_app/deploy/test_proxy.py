@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 from sites import Proxied, proxied
 
 from server_app.deploy import renewal
+from server_app.deploy.deployment import DeploymentError
 from server_app.deploy.proxy import FLEET_CALLS, OPEN_CALLS
 
 
@@ -92,6 +94,15 @@ def test_a_new_certificate_is_shown_without_a_restart(proxy: Proxied) -> None:
     renewal.renew(proxy.site)
     proxy.wait(lambda: shown() != before)
     assert proxy.client.get("/health").is_success
+
+
+def test_a_proxy_of_somebody_else_is_said_to_be_one(proxy: Proxied, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(process: psutil.Process, signal: int) -> None:
+        raise psutil.AccessDenied(process.pid)
+
+    monkeypatch.setattr(psutil.Process, "send_signal", refuse)
+    with pytest.raises(DeploymentError, match="the certificate is new, .* `sudo systemctl reload fedcmi-proxy`"):
+        renewal.renew(proxy.site)
 
 
 def test_no_encryption_is_no_way_in(proxy: Proxied) -> None:
