@@ -72,6 +72,7 @@ def renew(site: Site, authority_key: Path | None = None, now: datetime | None = 
     authority = read_authority(authority_key or server / KEY, server / "ca.crt")
     _certify(site, authority, now)
     audit.note(site.state, "renew")
+    proxy.reload(site.state)
 
 
 def begin_rotation(site: Site, now: datetime | None = None) -> None:
@@ -129,6 +130,7 @@ def end_rotation(site: Site, force: bool = False, now: datetime | None = None) -
     _trust(site, following.text)
     (server / NEXT_KEY).replace(server / KEY)
     audit.note(site.state, "switch authority", left_behind=behind)
+    proxy.reload(site.state)
 
 
 def unaware(site: Site) -> list[str]:
@@ -143,7 +145,6 @@ def _certify(site: Site, authority: Authority, now: datetime | None) -> None:
     deployment = site.deployment
     names = (deployment.host, *deployment.names, *LOOPBACK)
     replace_private(site.kit / "server" / proxy.CERTIFICATE, server_certificate(authority, names, now=now))
-    proxy.reload(site.state)
 
 
 def _trust(site: Site, content: bytes) -> None:

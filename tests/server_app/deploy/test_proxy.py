@@ -101,7 +101,7 @@ def test_a_proxy_of_somebody_else_is_said_to_be_one(proxy: Proxied, monkeypatch:
         raise psutil.AccessDenied(process.pid)
 
     monkeypatch.setattr(psutil.Process, "send_signal", refuse)
-    with pytest.raises(DeploymentError, match="the certificate is new, .* `sudo systemctl reload fedcmi-proxy`"):
+    with pytest.raises(DeploymentError, match=r"the certificate is new, .* `sudo systemctl reload fedcmi-proxy`"):
         renewal.renew(proxy.site)
 
 
