@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
     from server_app.deploy.status import Status
 
-HEAD = ("process", "pid", "registered", "online", "seen", "version", "clock", "disk free", "data")
+HEAD = ("process", "registered", "online", "seen", "version", "clock", "free", "data")
 
 
 def status_table(found: Sequence["Status"]) -> Table:
@@ -24,19 +25,18 @@ def status_table(found: Sequence["Status"]) -> Table:
     -------
     The table; what others wrote stands in it as it is, never as markup.
     """
-    table = Table(*HEAD)
+    table = Table(*HEAD, box=SIMPLE_HEAD)
     words = {True: "yes", False: "no", None: "-"}
     for each in found:
         cells = [
             each.name,
-            str(each.pid or "-"),
             words[each.registered],
             words[each.online],
-            "-" if each.seen is None else f"{each.seen:.0f} s ago",
+            "-" if each.seen is None else f"{each.seen:.0f} s",
             each.version or "-",
             "-" if each.clock_difference is None else f"{each.clock_difference:+.1f} s",
             "-" if each.disk_free is None else f"{each.disk_free / 1e9:.0f} GB",
-            each.data or "-",
+            (each.data or "-")[:8],
         ]
         table.add_row(*map(Text, cells))
     return table

@@ -121,6 +121,7 @@ class Story:
         self.end(resumed, 0)
         self.status = self.fedcmi("fedcmi deploy status deployment --json")
         self.fedcmi("fedcmi deploy revoke deployment edge-both-2")
+        self.wait("the revoked device's end", lambda: "the SuperNode ended" in self.log("edge-both-2"))
         self.attack()
         self.interrupt_a_run()
         self.stranger_ended = processes.pid_of(self.home / "stranger") is None
