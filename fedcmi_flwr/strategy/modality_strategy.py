@@ -7,11 +7,11 @@ over the nodes that own it; add up the statistics for the next round.
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
@@ -20,9 +20,12 @@ from fedcmi_flwr.aggregation.group_optimizers import GroupOptimizers
 from fedcmi_flwr.aggregation.optimizers import ServerOptimizer
 from fedcmi_flwr.aggregation.privacy import NO_PRIVACY, Privacy, check_arrays, check_protected
 from fedcmi_flwr.aggregation.robust import RobustAggregation
-from fedcmi_flwr.methods import METHODS, Method
+from fedcmi_flwr.lookup import find
+from fedcmi_flwr.methods import METHOD, Method
 from fedcmi_flwr.methods import hyperparameters as hyperparameters_of
 from fedcmi_flwr.methods.dominance import NOBODY
+from fedcmi_flwr.strategy.applied import name_of
+from fedcmi_flwr.strategy.averages import MetricsAggregation, ModelAverage, mean_metrics, own_metrics
 from fedcmi_flwr.strategy.averaging import average_updates
 from fedcmi_flwr.strategy.evaluations import add_up, read_evaluations
 from fedcmi_flwr.strategy.failure import why_failed
@@ -36,9 +39,10 @@ from fedcmi_flwr.strategy.round_plan import RoundPlan
 from fedcmi_flwr.strategy.round_report import RoundReport
 from fedcmi_flwr.strategy.sampling import Sampling
 from fedcmi_flwr.strategy.state import ServerState
+from fedcmi_flwr.strategy.statistics import decide
 from fedcmi_flwr.strategy.tasks import TaskMessages
 from fedcmi_flwr.strategy.tolerance import Tolerance
-from fedcmi_flwr.types import SHARED, AnyArray, ClassStats, Modality
+from fedcmi_flwr.types import SHARED, AnyArray, Modality
 
 logger = logging.getLogger("flwr.fedcmi")
 
@@ -56,7 +60,7 @@ class ModalityStrategy(FedAvg):
     num_classes
         C, the length of the class statistics.
     method
-        The hyperparameters of the local objective; they are sent to the nodes under their configuration keys.
+        The local objective, by name or with hyperparameters; they are sent to the nodes under their configuration keys.
     seed
         Seed of the sampling of partitions.
     sampling
@@ -74,6 +78,11 @@ class ModalityStrategy(FedAvg):
         released, and :class:`PrivacyBudgetError` ends ``start`` before a round that would exceed the budget.
     wire_dtype
         What float32 weights travel in, "float32" or "float16"; nodes are told.
+    weighted_by_key
+        Key of a reply's number of samples, its weight.
+    train_metrics_aggr_fn, evaluate_metrics_aggr_fn
+        From the nodes' own numbers, one RecordDict a node, and the weight's key to what a round reports of them, as
+        Flower's FedAvg takes them; None: weighted means.
 
     Raises
     ------
@@ -86,7 +95,7 @@ class ModalityStrategy(FedAvg):
         self,
         groups: Mapping[Modality, Sequence[str]],
         num_classes: int,
-        method: Method = METHODS["fedcmi"],
+        method: Method | str = "fedcmi",
         *,
         seed: int = 0,
         sampling: Sampling = Sampling(),
@@ -96,13 +105,20 @@ class ModalityStrategy(FedAvg):
         server_optimizer: ServerOptimizer = ServerOptimizer(),
         privacy: Privacy = NO_PRIVACY,
         wire_dtype: str = "float32",
+        weighted_by_key: str = wire.NUM_EXAMPLES,
+        train_metrics_aggr_fn: MetricsAggregation | None = None,
+        evaluate_metrics_aggr_fn: MetricsAggregation | None = None,
     ) -> None:
+        method = find(METHOD, method) if isinstance(method, str) else method
         super().__init__(
             fraction_train=sampling.fraction_train,
             fraction_evaluate=sampling.fraction_evaluate,
             min_train_nodes=sampling.min_train_nodes,
             min_evaluate_nodes=1,
             min_available_nodes=sampling.min_available_nodes,
+            weighted_by_key=weighted_by_key,
+            train_metrics_aggr_fn=train_metrics_aggr_fn or mean_metrics,
+            evaluate_metrics_aggr_fn=evaluate_metrics_aggr_fn or mean_metrics,
         )
         if not groups or SHARED in groups:
             raise ValueError(
@@ -115,6 +131,7 @@ class ModalityStrategy(FedAvg):
         self.groups = {name: tuple(prefixes) for name, prefixes in groups.items()}
         self.num_classes = num_classes
         self.method = method
+        self.method_name = name_of(method)
         self.evaluate_from = sampling.evaluate_from
         self.tolerance = tolerance
         self.guards = guards
@@ -132,9 +149,8 @@ class ModalityStrategy(FedAvg):
         """Failed rounds that may follow now; none before the first success, where waiting would not help."""
         self.rounds_done = 0
         """Rounds of an earlier process; Flower's ``start`` counts from 1 again, the hooks below go on from here."""
-        self.to_evaluate: Callable[[int, Mapping[str, AnyArray]], Mapping[str, AnyArray]] = lambda _, values: values
-        """From a round and its global model to the one that nodes evaluate: an average over rounds, where that is
-        what will be used."""
+        self.model_average = ModelAverage(method.averaging)
+        """What a round returns, and the weights behind it that the next one trains on."""
         self.report = RoundReport(RoundPlan(0, num_classes))
         self._started = time.monotonic()
         self._evaluating: dict[int, wire.NodeInfo] = {}
@@ -175,8 +191,9 @@ class ModalityStrategy(FedAvg):
     ) -> Iterable[Message]:
         """Sample nodes and send each the groups it can use; nothing where too few nodes can be used."""
         self._started = time.monotonic()
+        self.nodes.learn(self.report.learned)
         self.nodes.ask_again(self.report.to_ask_again)
-        plan = self._plan(server_round + self.rounds_done, arrays)
+        plan = self._plan(server_round + self.rounds_done, self.model_average.behind(arrays), config)
         spent = self.privacy.spent(self.releases) if self.privacy.enabled else None
         self.report = report = RoundReport(plan, privacy=spent)
         try:
@@ -236,16 +253,22 @@ class ModalityStrategy(FedAvg):
             return None, self._fail(reason)
 
         ordered = [updates[partition] for partition in sorted(updates)]
-        arrays = self._step(ordered)
-        self._decide(ordered)
+        shown = self.model_average.add(self._step(ordered))
+        decide(ordered, report, self.method, self.privacy)
+        self.dominance = self.method.broadcast(report.measured)
         if not self.privacy.enabled:
             note_training(updates, report)
         self.failures_left = self.tolerance.failure_budget
         self._close()
 
-        metrics: dict[str, int | float] = {f"loss.{name}": value for name, value in report.losses.items()}
-        metrics |= {"num-examples": report.num_examples, "refused": len(report.refused)} | (report.privacy or {})
-        return ArrayRecord({name: Array(value) for name, value in arrays.items()}), MetricRecord(dict(metrics))
+        metrics = MetricRecord()
+        if not self.privacy.enabled:
+            weighted = [(update.metrics, update.num_examples) for update in ordered]
+            metrics.update(own_metrics(weighted, self.weighted_by_key, self.train_metrics_aggr_fn))
+        metrics.update({f"loss.{name}": value for name, value in report.losses.items()})
+        metrics.update({"num-examples": report.num_examples, "refused": len(report.refused)})
+        metrics.update(report.privacy or {})
+        return shown, metrics
 
     def _step(self, updates: Sequence[wire.NodeUpdate]) -> dict[str, AnyArray]:
         """Return the new global model and take the method's new state; what would not be finite keeps its value."""
@@ -305,40 +328,25 @@ class ModalityStrategy(FedAvg):
             return []
 
         self._evaluating = {node: self.nodes.known[node] for node in chosen}
-        plan = self._plan(server_round, arrays)
-        shown = replace(plan, arrays=self.to_evaluate(server_round, plan.arrays))
-        tasks = TaskMessages(shown, self.method, config, self.wire_dtype)
+        plan = self._plan(server_round, {name: array.numpy() for name, array in arrays.items()}, config)
+        tasks = TaskMessages(plan, self.method, config, self.wire_dtype)
         return [tasks.evaluate(node, info) for node, info in self._evaluating.items()]
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Add up correct predictions and samples over nodes, then divide; malformed and missing replies are noted."""
         asked, self._evaluating = self._evaluating, {}
-        self.report.evaluated_by = read_evaluations(replies, asked, self.report)
-        self.report.evaluated = add_up(self.report.evaluated_by.values())
-        if not self.report.evaluated:
-            return None
-        return MetricRecord({f"accuracy.{name}": found.accuracy for name, found in self.report.evaluated.items()})
-
-    def _plan(self, server_round: int, arrays: ArrayRecord) -> RoundPlan:
-        """Return a round's plan before anybody is chosen."""
-        values = {name: array.numpy() for name, array in arrays.items()}
-        names = group_names(tuple(values), self.groups)
-        return RoundPlan(server_round, self.num_classes, self.dominance, values, names)
-
-    def _decide(self, updates: Sequence[wire.NodeUpdate]) -> None:
-        """Add up the class statistics; the dominant modality and temperatures go out with the next round's model."""
         report = self.report
-        parts = [update.stats for update in updates if update.stats is not None]
-        counting = [modality for modality in self.groups if report.owners[modality]]
-        if self.privacy.enabled:
-            stats = self.privacy.statistics(parts, counting if self.method.measures else [], self.num_classes)
-        else:
-            stats = report.stats = sum(parts, start=ClassStats({}, {})).only(counting)
+        report.evaluated_by = read_evaluations(replies, asked, report)
+        report.evaluated = add_up(report.evaluated_by.values())
+        if not report.evaluated_by:
+            return None
+        weighted = [(report.node_metrics[p], report.node_weights[p]) for p in sorted(report.evaluated_by)]
+        metrics = own_metrics(weighted, self.weighted_by_key, self.evaluate_metrics_aggr_fn)
+        metrics.update({f"accuracy.{name}": found.accuracy for name, found in report.evaluated.items()})
+        return metrics
 
-        report.measured = self.method.decide(stats)
-        if self.method.measures and report.measured.dominant is None:
-            logger.warning(
-                "round %d: nobody teaches in the next round: no class was measured in two modalities",
-                report.plan.server_round,
-            )
-        self.dominance = self.method.broadcast(report.measured)
+    def _plan(self, server_round: int, arrays: Mapping[str, AnyArray], config: ConfigRecord) -> RoundPlan:
+        """Return a round's plan before anybody is chosen; ``config`` may have a name of its own for the method."""
+        names = group_names(tuple(arrays), self.groups)
+        plan = RoundPlan(server_round, self.num_classes, self.dominance, arrays, names)
+        return replace(plan, method=str(config.get("method", self.method_name)), weight_key=self.weighted_by_key)

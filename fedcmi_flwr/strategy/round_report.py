@@ -3,6 +3,7 @@
 import logging
 from dataclasses import dataclass, field
 
+from fedcmi_flwr import wire
 from fedcmi_flwr.evaluation.counts import Counts
 from fedcmi_flwr.methods.dominance import NOBODY, Dominance
 from fedcmi_flwr.strategy.round_plan import RoundPlan
@@ -44,6 +45,13 @@ class RoundReport:
     """Partition id -> what that node counted."""
     privacy: dict[str, float] | None = None
     """"epsilon" and "delta" after the round; None: no differential privacy."""
+
+    node_metrics: dict[int, dict[str, float | list[float]]] = field(default_factory=dict)
+    """Partition id -> numbers of the node's own, from the last evaluation; the strategy averages them."""
+    node_weights: dict[int, int] = field(default_factory=dict)
+    """Partition id -> samples that it evaluated."""
+    learned: dict[int, wire.NodeInfo] = field(default_factory=dict)
+    """Node id -> what it turned out to own, of the nodes that declared nothing."""
 
     bytes_down: dict[int, int] = field(default_factory=dict)
     """Partition id -> bytes of the train message."""

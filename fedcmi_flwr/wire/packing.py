@@ -3,6 +3,9 @@
 A deployed round's time follows the number of arrays more than their bytes, so a group travels as
 one array per dtype. Keys and layout name the dtype that an array has on both machines; float32 may
 travel as float16, which the flat array's own dtype shows.
+
+A node may speak "plain" instead, Flower's own habit: one array per tensor, under the names of the model's state_dict.
+Then ``arrays.to_torch_state_dict()`` loads it, and ``ArrayRecord(model.state_dict())`` answers.
 """
 
 import json
@@ -14,6 +17,9 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord
 
 from fedcmi_flwr.types import AnyArray
+
+FLAT, PLAIN = "flat", "plain"
+"""How a node's arrays are packed."""
 
 
 class WireError(ValueError):
@@ -94,6 +100,20 @@ def unpack(packed: ArrayRecord, layout: ConfigRecord) -> tuple[dict[str, AnyArra
     if unexpected:
         raise WireError(f"arrays: unexpected {unexpected}, the layout speaks of {sorted(expected)}.")
     return {name: arrays[name] for names in groups.values() for name in names}, groups
+
+
+def pack_plain(arrays: Mapping[str, AnyArray], groups: Mapping[str, Sequence[str]]) -> ArrayRecord:
+    """Return the arrays of these groups one by one, under their own names; WireError where one is missing."""
+    names = [name for members in groups.values() for name in members]
+    absent = [name for name in names if name not in arrays]
+    if absent:
+        raise WireError(f"array {absent[0]!r} is missing ({len(absent)} missing in all).")
+    return ArrayRecord({name: Array(arrays[name]) for name in names})
+
+
+def unpack_plain(packed: ArrayRecord) -> dict[str, AnyArray]:
+    """Reverse :func:`pack_plain`; WireError where an array cannot be read."""
+    return {name: _decode(packed[name], name) for name in packed}
 
 
 def layout_groups(layout: ConfigRecord) -> dict[str, tuple[str, ...]]:

@@ -11,7 +11,6 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord
 from flwr.serverapp import Grid
 
 from data_prep.builtin import locate
-from fedcmi_flwr.aggregation.mean import moving_average
 from fedcmi_flwr.aggregation.privacy import PrivacyBudgetError, check_arrays
 from fedcmi_flwr.config.sections import section_items
 from fedcmi_flwr.data.prepared import check_modality_names
@@ -70,11 +69,8 @@ class Federation:
         self.after_round = after_round
         self._read_data()
         self._build_model()
-        self.average: Mapping[str, AnyArray] | None = None
         self.server_round = 0
         """The round whose (averaged) weights the model has."""
-        self.averaged = 0
-        """The last round that is part of the average."""
         self.unsaved: tuple[int, Mapping[str, AnyArray]] | None = None
         """The last round and its weights, while no checkpoint holds them."""
         self.strategy = ModalityStrategy(
@@ -90,7 +86,6 @@ class Federation:
             privacy=config.privacy,
             wire_dtype=config.federation.wire_dtype,
         )
-        self.strategy.to_evaluate = self._shown
         if self.strategy.privacy.enabled:
             check_arrays(to_arrays(self.model.trained_state()))
 
@@ -143,18 +138,17 @@ class Federation:
         """
         resolved = self.resolved_config()
         self.directory.write_config(resolved)
-        arrays: Mapping[str, AnyArray] = to_arrays(self.model.trained_state())
+        initial = _record(to_arrays(self.model.trained_state()))
         if checkpoint is not None:
-            arrays, self.average = checkpoint.arrays, checkpoint.average or None
-            self._load(checkpoint.server_round, self.average or arrays)
-            self.averaged = checkpoint.server_round
+            initial = self.strategy.model_average.restore(checkpoint.arrays, checkpoint.average)
+            self._load(checkpoint.server_round, checkpoint.average or checkpoint.arrays)
             nodes_remember = self.config.checkpoints.node_memory == "run-dir"
             self.strategy.resume(checkpoint.server_round, self._with_account(checkpoint.state), nodes_remember)
 
         try:
             self.strategy.start(
                 grid=grid,
-                initial_arrays=_record(arrays),
+                initial_arrays=initial,
                 num_rounds=self.config.federation.num_server_rounds - self.strategy.rounds_done,
                 timeout=self.config.federation.round_timeout,
                 train_config=ConfigRecord(self.task_config()),
@@ -202,7 +196,7 @@ class Federation:
         server_round
             Counted by Flower's ``start``: 0 before the first round, which a run that goes on has behind it.
         arrays
-            The global model.
+            The (averaged) global model.
 
         Returns
         -------
@@ -212,8 +206,7 @@ class Federation:
             return None
         server_round += self.strategy.rounds_done
         method = self.config.method
-        current = {name: array.numpy() for name, array in arrays.items()}
-        values = self._shown(server_round, current)
+        values = {name: array.numpy() for name, array in arrays.items()}
         if self.strategy.privacy.enabled:
             self.directory.write_account(self.strategy.releases)  # before anything that it accounts for
         self._load(server_round, values)
@@ -225,7 +218,7 @@ class Federation:
         self.directory.append(record)
         logger.info(round_line(record, self.config.federation.num_server_rounds))
 
-        self.unsaved = (server_round, current) if server_round > 0 else None
+        self.unsaved = (server_round, self.strategy.model_average.trained) if server_round > 0 else None
         every = self.config.checkpoints.checkpoint_every
         if every > 0 and server_round % every == 0:
             self._write_checkpoint()
@@ -245,13 +238,6 @@ class Federation:
         write_matrix(self.directory.matrix_path, rows)
         write_card(self.directory)
         return ["## Accuracy matrix", "", *matrix_lines(rows), ""]
-
-    def _shown(self, server_round: int, current: Mapping[str, AnyArray]) -> Mapping[str, AnyArray]:
-        """Return what is evaluated after a round and saved: the (averaged) global model."""
-        if server_round > self.averaged and not self.strategy.report.failed:  # round 0's random weights are no part
-            self.average = moving_average(self.average, current, self.config.method.averaging)
-            self.averaged = server_round
-        return self.average or current
 
     def _load(self, server_round: int, arrays: Mapping[str, AnyArray]) -> None:
         self.server_round = server_round
@@ -276,7 +262,7 @@ class Federation:
         if self.unsaved is None or self.config.checkpoints.checkpoint_every == 0:
             return
         (server_round, arrays), self.unsaved = self.unsaved, None
-        average = self.average if self.average is not None and self.config.method.averaging > 0 else {}
+        average = self.strategy.model_average.average if self.config.method.averaging > 0 else {}
         state, raw = self.strategy.state(), self.config.raw
         checkpoint = Checkpoint(server_round, arrays, average, state, raw, package_versions())
 
