@@ -82,7 +82,9 @@ def new_optimizer(model: MultimodalModel, settings: TrainingConfig, lr: float) -
     )
 
 
-def step(model: MultimodalModel, batch: Batch, objective: LocalObjective, optimizer: torch.optim.Optimizer) -> None:
+def step(
+    model: MultimodalModel, batch: Batch, objective: LocalObjective, optimizer: torch.optim.Optimizer
+) -> torch.Tensor:
     """Take one optimiser step; on a GPU nothing in it waits for the device, unless the method asks for a number.
 
     Parameters
@@ -95,11 +97,16 @@ def step(model: MultimodalModel, batch: Batch, objective: LocalObjective, optimi
         The method's, of this round.
     optimizer
         From :func:`new_optimizer`.
+
+    Returns
+    -------
+    The batch's loss, on the device.
     """
     loss = objective(model(batch), batch.labels)
     optimizer.zero_grad()
     loss.backward()
     objective.step(optimizer)
+    return loss.detach()
 
 
 def begin_round(

@@ -24,8 +24,6 @@ NUM_EXAMPLES = "num-examples"
 def sample_count(metrics: MetricRecord, key: str = NUM_EXAMPLES) -> int:
     """Return a reply's weight; raise WireError for anything but a number of samples."""
     count = metrics.get(key)
-    if isinstance(count, float) and count.is_integer():
-        count = int(count)
     if not isinstance(count, int) or not 1 <= count <= MOST_SAMPLES:
         raise WireError(f"metrics: {key} = {count!r}, need an integer from 1 (to {MOST_SAMPLES:.0e}).")
     return count

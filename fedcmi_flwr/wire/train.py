@@ -130,9 +130,19 @@ def train_reply(
     WireError
         An array that was sent is missing, or holds a number beyond the range that it travels in.
     """
+    said, values = applied_record(applied), as_arrays(arrays)
+    config = record(message, "config", ConfigRecord)
+    groups = plain_groups(config)
+    layout = ConfigRecord() if groups is not None else record(message, "layout", ConfigRecord)
     of_method = method_records(from_method or {})
+
     content = RecordDict()
-    content.update(_array_records(message, as_arrays(arrays)))
+    if groups is not None:
+        owned = {group: names for group, names in groups.items() if any(name in values for name in names)}
+        content["arrays"] = pack_plain(values, owned)
+    else:
+        wire_dtype = str(config.get("wire-dtype", "float32"))
+        content["arrays"], content["layout"] = pack(values, layout_groups(layout), wire_dtype)
 
     found: dict[str, Any] = {NUM_EXAMPLES: num_examples}
     if seconds is not None:
@@ -148,21 +158,9 @@ def train_reply(
         found |= {f"class-count.{name}": row.tolist() for name, row in counts.items()}
 
     content["metrics"] = MetricRecord(dict(metrics or {}) | found)
-    content.update(applied_record(applied))
+    content.update(said)
     content.update(of_method)
     return Message(content, reply_to=message)
-
-
-def _array_records(message: Message, arrays: Mapping[str, AnyArray]) -> dict[str, ArrayRecord | ConfigRecord]:
-    """Return the arrays packed as the message's were; of plain ones the groups that the node has."""
-    config = record(message, "config", ConfigRecord)
-    groups = plain_groups(config)
-    if groups is not None:
-        owned = {group: names for group, names in groups.items() if any(name in arrays for name in names)}
-        return {"arrays": pack_plain(arrays, owned)}
-    wire_dtype = str(config.get("wire-dtype", "float32"))
-    packed, layout = pack(arrays, layout_groups(record(message, "layout", ConfigRecord)), wire_dtype)
-    return {"arrays": packed, "layout": layout}
 
 
 def reply_names(message: Message) -> set[str]:
@@ -205,13 +203,12 @@ def read_train_reply(
         Missing or extra arrays, another shape or dtype, NaN or Inf, a count or time out of range,
         statistics out of range or of more samples than there are.
     """
+    applied = read_applied(message)
     packed = record(message, "arrays", ArrayRecord)
     metrics = record(message, "metrics", MetricRecord)
+    layout = record(message, "layout", ConfigRecord) if "layout" in message.content else None
     from_method = method_arrays(message)
-    if "layout" in message.content:
-        arrays, _ = unpack(packed, record(message, "layout", ConfigRecord))
-    else:
-        arrays = unpack_plain(packed)
+    arrays = unpack_plain(packed) if layout is None else unpack(packed, layout)[0]
 
     num_examples = sample_count(metrics, weight_key)
     examples = numbers_below(metrics, EXAMPLES_OF)
@@ -235,7 +232,7 @@ def read_train_reply(
         from_method=from_method,
         modality_examples=modality_examples,
         seconds=_checked_seconds(seconds),
-        applied=read_applied(message),
+        applied=applied,
         metrics=free_metrics(metrics, (*KNOWN, weight_key)),
     )
 

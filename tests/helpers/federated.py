@@ -9,8 +9,8 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message
 
 from client_app.app import app as client_app
-from client_app.memory import read_memory
 from fedcmi_flwr import wire
+from fedcmi_flwr.client.memory import read_memory
 from fedcmi_flwr.simulation.local_grid import LocalGrid
 from fedcmi_flwr.strategy.groups import group_names
 from fedcmi_flwr.wire.packing import pack, unpack
