@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fedcmi_flwr.client.calls import Call
 from fedcmi_flwr.client.outputs import as_model_output
 from fedcmi_flwr.methods.losses import true_class_probability
+from fedcmi_flwr.models.fusion import ConcatFusion
 from fedcmi_flwr.models.multimodal import ModelSpec, MultimodalModel
 from fedcmi_flwr.types import Batch, ClassStats, Modality, ModelOutput
 
@@ -149,6 +150,8 @@ def measure_adapted(model: AdaptedModel, batches: Iterable[Batch]) -> ClassStats
     return ClassStats(total, count)
 
 
-def adapted_spec(modalities: Sequence[Modality], num_classes: int, structure: str) -> ModelSpec:
-    """Return the description of a model of which nothing else is known."""
-    return ModelSpec(tuple(modalities), num_classes, 0, {}, "own", "own", structure)
+def adapted_spec(module: nn.Module, modalities: Sequence[Modality], num_classes: int, structure: str) -> ModelSpec:
+    """Return the description of a module: of its insides only the width of a concatenating fusion head is known."""
+    fusion = getattr(module, "fusion", None)
+    dim = fusion.output.in_features // len(modalities) if isinstance(fusion, ConcatFusion) else 0
+    return ModelSpec(tuple(modalities), num_classes, dim, {}, "own", "own", structure)

@@ -47,7 +47,8 @@ def as_methods_see_it(model: nn.Module, task: Task, method: Method) -> Multimoda
     if isinstance(model, MultimodalModel):
         return model
     num_classes = _num_classes(task.config)
-    return AdaptedModel(model, task.groups, adapted_spec(task.modalities, num_classes, method.structure))
+    spec = adapted_spec(model, task.modalities, num_classes, method.structure)
+    return AdaptedModel(model, task.groups, spec)
 
 
 def _num_classes(config: dict[str, Any]) -> int:
