@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from fedcmi_flwr.aggregation.optimizers import ServerOptimizer
     from fedcmi_flwr.aggregation.privacy import Privacy
     from fedcmi_flwr.aggregation.robust import RobustAggregation
+    from fedcmi_flwr.client import LocalObjective
     from fedcmi_flwr.inference import Predictor
     from fedcmi_flwr.methods import METHODS, CrossModalInfiltration, Kept, LocalRound, LocalSteps, Method
     from fedcmi_flwr.models.encoders import Encoder
@@ -29,6 +30,7 @@ __all__ = [
     "FedCMI",
     "Guards",
     "Kept",
+    "LocalObjective",
     "LocalRound",
     "LocalSteps",
     "LossTerms",
@@ -53,6 +55,7 @@ _HOMES = {
     "FedCMI": "strategy",
     "Guards": "strategy.guards",
     "Kept": "methods",
+    "LocalObjective": "client",
     "LocalRound": "methods",
     "LocalSteps": "methods",
     "LossTerms": "types",

@@ -37,7 +37,9 @@ def train_round(
         On the device where it is trained: one of :func:`wrap`, or any module that a method can read.
     samples
         As for :meth:`LocalObjective.from_message`.
-    lr, momentum
+    lr
+        Learning rate of SGD.
+    momentum
         Of SGD.
     epochs
         Passes over the samples, 1 or more.

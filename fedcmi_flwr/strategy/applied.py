@@ -17,7 +17,7 @@ def name_of(method: Method) -> str:
     Parameters
     ----------
     method
-        Any; one of METHODS with other values has the name of the nearest one.
+        Any; one of METHODS with other values has the name of that with its class's own values.
 
     Returns
     -------
@@ -29,14 +29,13 @@ def name_of(method: Method) -> str:
     >>> name_of(METHODS["fedprox"]), name_of(CrossModalInfiltration(gamma=1.0))
     ('fedprox', 'fedcmi')
     """
-    kind, values = type(method), hyperparameters(method)
-    differing: dict[str, int] = {}
-    for name, known in METHODS.items():
-        if type(known) is kind:
-            differing[name] = sum(values[key] != value for key, value in hyperparameters(known).items())
-    if differing:
-        return min(differing, key=lambda name: differing[name])
-    return f"{kind.__module__}:{kind.__qualname__}"
+    kind = type(method)
+    same_class = {name: known for name, known in METHODS.items() if type(known) is kind}
+    for wanted in (method, kind()):  # the very one, else the one with the class's own values
+        for name, known in same_class.items():
+            if known == wanted:
+                return name
+    return next(iter(same_class), f"{kind.__module__}:{kind.__qualname__}")
 
 
 def check_applied(applied: Applied | None, name: str, method: Method) -> None:

@@ -80,9 +80,11 @@ class ModalityStrategy(FedAvg):
         What float32 weights travel in, "float32" or "float16"; nodes are told.
     weighted_by_key
         Key of a reply's number of samples, its weight.
-    train_metrics_aggr_fn, evaluate_metrics_aggr_fn
+    train_metrics_aggr_fn
         From the nodes' own numbers, one RecordDict a node, and the weight's key to what a round reports of them, as
-        Flower's FedAvg takes them; None: weighted means.
+        Flower's FedAvg takes it; None: weighted means.
+    evaluate_metrics_aggr_fn
+        The same for evaluations.
 
     Raises
     ------
@@ -261,13 +263,9 @@ class ModalityStrategy(FedAvg):
         self.failures_left = self.tolerance.failure_budget
         self._close()
 
-        metrics = MetricRecord()
-        if not self.privacy.enabled:
-            weighted = [(update.metrics, update.num_examples) for update in ordered]
-            metrics.update(own_metrics(weighted, self.weighted_by_key, self.train_metrics_aggr_fn))
-        metrics.update({f"loss.{name}": value for name, value in report.losses.items()})
-        metrics.update({"num-examples": report.num_examples, "refused": len(report.refused)})
-        metrics.update(report.privacy or {})
+        own = [] if self.privacy.enabled else [(update.metrics, update.num_examples) for update in ordered]
+        metrics = own_metrics(own, self.weighted_by_key, self.train_metrics_aggr_fn)
+        metrics.update(report.numbers)
         return shown, metrics
 
     def _step(self, updates: Sequence[wire.NodeUpdate]) -> dict[str, AnyArray]:

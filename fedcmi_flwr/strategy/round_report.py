@@ -72,6 +72,13 @@ class RoundReport:
         """Training samples of the nodes whose updates were averaged."""
         return sum(self.examples.values())
 
+    @property
+    def numbers(self) -> dict[str, int | float]:
+        """What Flower's history gets of the round: mean losses, samples, refused replies, and the privacy spent."""
+        losses = {f"loss.{name}": value for name, value in self.losses.items()}
+        counts = {"num-examples": self.num_examples, "refused": len(self.refused)}
+        return {**losses, **counts, **(self.privacy or {})}
+
     def refuse(self, node: int, line: str) -> None:
         """Note and log that a node's reply cannot be used; ``line`` says which node and why."""
         self.to_ask_again.add(node)
