@@ -108,7 +108,7 @@ def pack_plain(arrays: Mapping[str, AnyArray], groups: Mapping[str, Sequence[str
     absent = [name for name in names if name not in arrays]
     if absent:
         raise WireError(f"array {absent[0]!r} is missing ({len(absent)} missing in all).")
-    return ArrayRecord({name: Array(arrays[name]) for name in names})
+    return ArrayRecord({name: Array(np.asarray(arrays[name])) for name in names})
 
 
 def unpack_plain(packed: ArrayRecord) -> dict[str, AnyArray]:
