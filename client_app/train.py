@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from fedcmi_flwr.client import LocalObjective, LocalResult, begin
 from fedcmi_flwr.client.begin import Received
 from fedcmi_flwr.client.samples import NodeSamples, Tally
+from fedcmi_flwr.client.sgd import SGD
 from fedcmi_flwr.config.sections import TrainingConfig
 from fedcmi_flwr.data.samples import Samples, room_on
 from fedcmi_flwr.methods import LocalRound, Method
@@ -73,18 +74,12 @@ def train(
     return objective.finish()
 
 
-def new_optimizer(model: MultimodalModel, settings: TrainingConfig, lr: float) -> torch.optim.Optimizer:
+def new_optimizer(model: MultimodalModel, settings: TrainingConfig, lr: float) -> SGD:
     """Return SGD over the trained parameters."""
-    parameters = list(model.trained_parameters().values())
-    on_gpu = parameters[0].device.type == "cuda"  # on a CPU the fused one rounds otherwise
-    return torch.optim.SGD(
-        parameters, lr=lr, momentum=settings.momentum, weight_decay=settings.weight_decay, fused=on_gpu
-    )
+    return SGD(model.trained_parameters().values(), lr, settings.momentum, settings.weight_decay)
 
 
-def step(
-    model: MultimodalModel, batch: Batch, objective: LocalObjective, optimizer: torch.optim.Optimizer
-) -> torch.Tensor:
+def step(model: MultimodalModel, batch: Batch, objective: LocalObjective, optimizer: SGD) -> torch.Tensor:
     """Take one optimiser step; on a GPU nothing in it waits for the device, unless the method asks for a number.
 
     Parameters

@@ -11,7 +11,7 @@ return objective.reply(len(loader.dataset))
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from flwr.app import Context, Message
@@ -31,6 +31,15 @@ from fedcmi_flwr.models.multimodal import MultimodalModel
 from fedcmi_flwr.seeding import torch_generator
 from fedcmi_flwr.types import ClassStats, Modality
 from fedcmi_flwr.wire import read_task, to_arrays, to_state_dict, train_reply
+
+
+class Optimizer(Protocol):
+    """What is asked of an optimiser; torch's have it."""
+
+    param_groups: list[dict[str, Any]]
+
+    def step(self) -> Any:  # noqa: ANN401
+        """Take a step."""
 
 
 class NotAppliedError(RuntimeError):
@@ -187,7 +196,7 @@ class LocalObjective:
         self._lossless = False
         return terms.total()
 
-    def step(self, optimizer: torch.optim.Optimizer) -> None:
+    def step(self, optimizer: Optimizer) -> None:
         """Do to the gradients what the method says (clip, proximal term, control variates), then step.
 
         Parameters
@@ -297,9 +306,9 @@ class LocalObjective:
 
 
 def check_weights(model: MultimodalModel, lr: float) -> None:
-    """Raise FloatingPointError when a weight is no longer finite, which the last step can do after its loss was."""
-    parameters = model.trained_parameters()
-    finite = torch.stack([parameter.isfinite().all() for parameter in parameters.values()]).tolist()
-    broken = [name for name, fine in zip(parameters, finite, strict=True) if not fine]
+    """Raise FloatingPointError when a weight or running statistic is no longer finite, though the last loss was."""
+    state = model.trained_state()
+    finite = torch.stack([value.isfinite().all() for value in state.values()]).tolist()
+    broken = [name for name, fine in zip(state, finite, strict=True) if not fine]
     if broken:
         raise FloatingPointError(f"training diverged: weight {broken[0]!r} is not finite. Lower lr ({lr}).")

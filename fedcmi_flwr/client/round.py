@@ -10,6 +10,7 @@ from torch import nn
 
 from fedcmi_flwr.client.calls import moved
 from fedcmi_flwr.client.objective import LocalObjective
+from fedcmi_flwr.client.sgd import SGD
 from fedcmi_flwr.client.wrapped import WrappedModel
 
 
@@ -54,7 +55,7 @@ def train_round(
     """
     objective = LocalObjective.from_message(message, model, context, samples=samples)
     trained = list(objective.model.trained_parameters().values())
-    chosen = optimizer(trained) if optimizer else torch.optim.SGD(trained, lr=lr, momentum=momentum)
+    chosen = optimizer(trained) if optimizer else SGD(trained, lr=lr, momentum=momentum)
     device = trained[0].device
 
     model.train()

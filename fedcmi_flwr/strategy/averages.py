@@ -1,6 +1,6 @@
 """Averages that the strategy keeps: of the global model over rounds, and of the nodes' own numbers."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict
@@ -8,6 +8,7 @@ from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict
 from fedcmi_flwr.aggregation.mean import moving_average
 from fedcmi_flwr.types import AnyArray
 
+Arrays = Mapping[str, AnyArray]
 MetricsAggregation = Callable[[list[RecordDict], str], MetricRecord]
 """From the nodes' numbers, one RecordDict a node, and the key of their weight to what is reported of them."""
 
@@ -26,33 +27,70 @@ class ModelAverage:
 
     def __init__(self, decay: float) -> None:
         self.decay = decay
-        self.average: Mapping[str, AnyArray] = {}
+        self.average: Arrays = {}
         """a; empty before the first round."""
-        self.trained: Mapping[str, AnyArray] = {}
+        self.trained: Arrays = {}
         """w, which the next round starts from."""
+        self._before: Arrays = {}
+        """a without the last round, whose model nodes may still find unusable."""
         self._shown: ArrayRecord | None = None
 
-    def add(self, trained: Mapping[str, AnyArray]) -> ArrayRecord:
-        """Take the model after a round and return the average, as :meth:`show` does."""
-        self.trained = trained
+    def add(self, trained: Arrays, gone_back: Collection[str] = ()) -> ArrayRecord:
+        """Take the model after a round that succeeded.
+
+        Parameters
+        ----------
+        trained
+            Name -> array.
+        gone_back
+            Names of arrays that went back to their last good values.
+
+        Returns
+        -------
+        The average, as the round's model.
+        """
+        self.go_back(trained, gone_back)
+        self._before = self.average
         self.average = moving_average(self.average or None, trained, self.decay)
-        return self.show()
+        return self._show()
 
-    def show(self) -> ArrayRecord:
-        """Return the average as the round's model; given back to :meth:`behind`, it stands for the one behind it."""
-        self._shown = ArrayRecord({name: Array(value) for name, value in (self.average or self.trained).items()})
-        return self._shown
+    def go_back(self, trained: Arrays, names: Collection[str]) -> ArrayRecord:
+        """Take arrays that went back to their last good values out of the average; the rest is as for :meth:`add`."""
+        self.trained = trained
+        if self.average:
+            before = self._before or trained
+            self.average = {**self.average, **{name: before[name] for name in names}}
+        return self._show()
 
-    def restore(self, trained: Mapping[str, AnyArray], average: Mapping[str, AnyArray]) -> ArrayRecord:
-        """Go on with the two of an earlier process; return what its last round returned."""
-        self.trained, self.average = trained, average
-        return self.show()
+    def restore(self, trained: Arrays, average: Arrays, before: Arrays) -> ArrayRecord:
+        """Go on with the models of an earlier process; return what its last round returned.
 
-    def behind(self, arrays: ArrayRecord) -> Mapping[str, AnyArray]:
-        """Return the weights that training goes on from; what somebody else changed counts as it is."""
+        Parameters
+        ----------
+        trained
+            w after its last round.
+        average
+            a after it; empty: there is none.
+        before
+            a before it, where that is known.
+
+        Returns
+        -------
+        The model to begin with.
+        """
+        self.trained, self.average, self._before = trained, average, before
+        return self._show()
+
+    def behind(self, arrays: ArrayRecord) -> Arrays:
+        """Return the weights that training goes on from: w, where a round of this object returned ``arrays``."""
         if self.decay > 0 and arrays is self._shown:
             return self.trained
         return {name: array.numpy() for name, array in arrays.items()}
+
+    def _show(self) -> ArrayRecord:
+        shown = self.average if self.decay > 0 and self.average else self.trained
+        self._shown = ArrayRecord({name: Array(value) for name, value in shown.items()})
+        return self._shown
 
 
 def mean_metrics(records: Sequence[RecordDict], weight_key: str) -> MetricRecord:

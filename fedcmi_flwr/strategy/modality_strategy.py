@@ -7,7 +7,7 @@ over the nodes that own it; add up the statistics for the next round.
 
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -18,19 +18,21 @@ from flwr.serverapp.strategy import FedAvg
 from fedcmi_flwr import wire
 from fedcmi_flwr.aggregation.group_optimizers import GroupOptimizers
 from fedcmi_flwr.aggregation.optimizers import ServerOptimizer
-from fedcmi_flwr.aggregation.privacy import NO_PRIVACY, Privacy, check_arrays, check_protected
+from fedcmi_flwr.aggregation.privacy import NO_PRIVACY, Privacy, check_protected
 from fedcmi_flwr.aggregation.robust import RobustAggregation
 from fedcmi_flwr.lookup import find
 from fedcmi_flwr.methods import METHOD, Method
 from fedcmi_flwr.methods import hyperparameters as hyperparameters_of
 from fedcmi_flwr.methods.dominance import NOBODY
+from fedcmi_flwr.strategy.account import charge
 from fedcmi_flwr.strategy.applied import name_of
 from fedcmi_flwr.strategy.averages import MetricsAggregation, ModelAverage, mean_metrics, own_metrics
 from fedcmi_flwr.strategy.averaging import average_updates
-from fedcmi_flwr.strategy.evaluations import add_up, read_evaluations
+from fedcmi_flwr.strategy.evaluations import evaluation_metrics
 from fedcmi_flwr.strategy.failure import why_failed
-from fedcmi_flwr.strategy.groups import group_names, groups_for
-from fedcmi_flwr.strategy.guards import Guards, bound_updates, keep_finite, keep_finite_state
+from fedcmi_flwr.strategy.groups import checked_groups, group_names, groups_for
+from fedcmi_flwr.strategy.guards import Guards, bound_updates, finite_or_kept
+from fedcmi_flwr.strategy.last_good import LastGood, unusable_groups
 from fedcmi_flwr.strategy.nodes import NodeRegistry, RoundFailedError
 from fedcmi_flwr.strategy.owners import known_owners, owners_by_group
 from fedcmi_flwr.strategy.replies import note_training, read_updates
@@ -39,10 +41,10 @@ from fedcmi_flwr.strategy.round_plan import RoundPlan
 from fedcmi_flwr.strategy.round_report import RoundReport
 from fedcmi_flwr.strategy.sampling import Sampling
 from fedcmi_flwr.strategy.state import ServerState
-from fedcmi_flwr.strategy.statistics import decide
 from fedcmi_flwr.strategy.tasks import TaskMessages
+from fedcmi_flwr.strategy.teaching import next_teacher
 from fedcmi_flwr.strategy.tolerance import Tolerance
-from fedcmi_flwr.types import SHARED, AnyArray, Modality
+from fedcmi_flwr.types import AnyArray, Modality
 
 logger = logging.getLogger("flwr.fedcmi")
 
@@ -122,21 +124,16 @@ class ModalityStrategy(FedAvg):
             train_metrics_aggr_fn=train_metrics_aggr_fn or mean_metrics,
             evaluate_metrics_aggr_fn=evaluate_metrics_aggr_fn or mean_metrics,
         )
-        if not groups or SHARED in groups:
-            raise ValueError(
-                f"groups = {dict(groups)!r}: name the parameter prefixes of at least one modality, none called "
-                f"{SHARED!r}; what no prefix matches is shared."
-            )
+        self.groups = checked_groups(groups)
         if privacy.enabled:
             check_protected(method, sampling.fraction_evaluate, aggregation.name, guards.max_example_ratio)
 
-        self.groups = {name: tuple(prefixes) for name, prefixes in groups.items()}
         self.num_classes = num_classes
         self.method = method
         self.method_name = name_of(method)
         self.evaluate_from = sampling.evaluate_from
         self.tolerance = tolerance
-        self.guards = guards
+        self.guards = replace(guards, max_norm_ratio=0.0) if privacy.enabled else guards
         self.aggregation = aggregation
         self.privacy = privacy
         self.wire_dtype = wire_dtype
@@ -153,6 +150,9 @@ class ModalityStrategy(FedAvg):
         """Rounds of an earlier process; Flower's ``start`` counts from 1 again, the hooks below go on from here."""
         self.model_average = ModelAverage(method.averaging)
         """What a round returns, and the weights behind it that the next one trains on."""
+        self.why_unusable: Callable[[Mapping[str, AnyArray]], str] = lambda _: ""
+        """From a new global model to what is wrong with it; such a round fails, and the model stays as it was."""
+        self.good = LastGood()
         self.report = RoundReport(RoundPlan(0, num_classes))
         self._started = time.monotonic()
         self._evaluating: dict[int, wire.NodeInfo] = {}
@@ -161,7 +161,7 @@ class ModalityStrategy(FedAvg):
         """Return what the next round needs besides the weights."""
         return ServerState(self.dominance, dict(self.method_state), self.optimizers.state(), dict(self.releases))
 
-    def resume(self, rounds_done: int, state: ServerState, nodes_remember: bool) -> None:
+    def resume(self, rounds_done: int, state: ServerState, nodes_remember: bool, good: LastGood | None = None) -> None:
         """Go on after a round of an earlier process; call it before ``start``, with the weights after that round.
 
         Parameters
@@ -173,14 +173,22 @@ class ModalityStrategy(FedAvg):
         nodes_remember
             Whether nodes still have what the method kept on them; where they do not, as after a new run id on real
             devices, the method drops what makes no sense without it.
+        good
+            Where the first round goes back to if all nodes find its model unusable; None: nowhere.
         """
+        self.good = good or self.good
         self.rounds_done = rounds_done
         self.failures_left = self.tolerance.failure_budget
-        self.dominance = state.dominance
         self.releases = dict(state.releases)
-        self.method_state = dict(state.method) if nodes_remember else self.method.without_memory(state.method)
-        self.optimizers.restore(state.optimizer)
+        method = dict(state.method) if nodes_remember else self.method.without_memory(state.method)
+        self._restore(replace(state, method=method))
         logger.info("resumed after round %d; Flower's own lines count from 1 again", rounds_done)
+
+    def _restore(self, state: ServerState) -> None:
+        """Take a state over, but for the account: what was released stays released."""
+        self.dominance = state.dominance
+        self.method_state = dict(state.method)
+        self.optimizers.restore(state.optimizer)
 
     def summary(self) -> None:
         """Log the strategy's settings."""
@@ -209,7 +217,7 @@ class ModalityStrategy(FedAvg):
         sent = {node: (known[node], groups_for(known[node].modalities, plan.names)) for node in chosen}
         report.plan = replace(plan, known=known, sent=sent)
         if self.privacy.enabled:
-            self._charge(report)
+            self.releases = charge(report, self.privacy, self.releases, self.method)
 
         tasks = TaskMessages(plan, self.method, config, self.wire_dtype)
         messages = [tasks.train(node, known[node], self.method_state) for node in chosen]
@@ -250,14 +258,26 @@ class ModalityStrategy(FedAvg):
     def _aggregate_train(self, updates: Mapping[int, wire.NodeUpdate]) -> tuple[ArrayRecord | None, MetricRecord]:
         report = self.report
         report.owners = owners_by_group(report.plan, updates, self.tolerance, self.aggregation)
+        before = self.state()
+        back = self.good.go_back(report, unusable_groups(report, updates))
         reason = why_failed(report, len(updates), self.tolerance, self.aggregation)
         if reason:
-            return None, self._fail(reason)
+            if report.rolled_back == list(report.plan.names) and self.good.state is not None:
+                self._restore(self.good.state)
+            arrays = {**report.plan.arrays, **back}  # before the round is closed, which lets go of them
+            failed = self._fail(reason)
+            return (self.model_average.go_back(arrays, back) if back else None), failed
 
         ordered = [updates[partition] for partition in sorted(updates)]
-        shown = self.model_average.add(self._step(ordered))
-        decide(ordered, report, self.method, self.privacy)
-        self.dominance = self.method.broadcast(report.measured)
+        arrays = {**self._step(ordered), **back}
+        reason = self.why_unusable(arrays)
+        if reason:
+            self._restore(before)
+            return None, self._fail(f"round {report.plan.server_round}: {reason}")
+
+        self.good.note(report.plan, report.owners, before)
+        self.dominance = next_teacher(report, ordered, self.method, self.privacy)
+        shown = self.model_average.add(arrays, back)
         if not self.privacy.enabled:
             note_training(updates, report)
         self.failures_left = self.tolerance.failure_budget
@@ -278,24 +298,8 @@ class ModalityStrategy(FedAvg):
             from_method = [update.from_method for update in updates]
             state = self.method.combine(self.method_state, from_method, known_owners(plan))
 
-        arrays, lost_groups = keep_finite(stepped, plan)
-        for group in lost_groups:
-            report.bound(f"Group {group!r} would not be finite; it keeps its value.")
-            report.owners[group] = []
-        self.method_state, lost_names = keep_finite_state(state, self.method_state)
-        for name in lost_names:
-            report.bound(f"The method's {name!r} would not be finite; it keeps its value.")
+        arrays, self.method_state = finite_or_kept(stepped, state, self.method_state, report)
         return arrays
-
-    def _charge(self, report: RoundReport) -> None:
-        """Book what the round will release of the nodes it asks, before they are asked."""
-        plan = report.plan
-        check_arrays(plan.arrays)
-        asked = {
-            partition: len(groups) + self.method.measures for partition, groups in plan.groups_by_partition.items()
-        }
-        self.releases = self.privacy.charge(self.releases, asked)
-        report.privacy = self.privacy.spent(self.releases)
 
     def _fail(self, reason: str) -> MetricRecord:
         """Note that the round failed; raise where that was one too many."""
@@ -333,15 +337,7 @@ class ModalityStrategy(FedAvg):
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Add up correct predictions and samples over nodes, then divide; malformed and missing replies are noted."""
         asked, self._evaluating = self._evaluating, {}
-        report = self.report
-        report.evaluated_by = read_evaluations(replies, asked, report)
-        report.evaluated = add_up(report.evaluated_by.values())
-        if not report.evaluated_by:
-            return None
-        weighted = [(report.node_metrics[p], report.node_weights[p]) for p in sorted(report.evaluated_by)]
-        metrics = own_metrics(weighted, self.weighted_by_key, self.evaluate_metrics_aggr_fn)
-        metrics.update({f"accuracy.{name}": found.accuracy for name, found in report.evaluated.items()})
-        return metrics
+        return evaluation_metrics(replies, asked, self.report, self.weighted_by_key, self.evaluate_metrics_aggr_fn)
 
     def _plan(self, server_round: int, arrays: Mapping[str, AnyArray], config: ConfigRecord) -> RoundPlan:
         """Return a round's plan before anybody is chosen; ``config`` may have a name of its own for the method."""

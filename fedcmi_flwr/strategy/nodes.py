@@ -171,9 +171,9 @@ class NodeRegistry:
         self.known[node] = info
         self.unusable.pop(node, None)
 
-    def learn(self, found: Mapping[int, wire.NodeInfo]) -> None:
+    def learn(self, found: Mapping[int, tuple[wire.NodeInfo, tuple[str, ...]]]) -> None:
         """Take what the replies of nodes without a query handler showed."""
-        self.known |= {node: info for node, info in found.items() if node in self.known}
+        self.known |= {node: info for node, (info, _) in found.items() if node in self.known}
 
     def _take_partition(self, node: int, info: wire.NodeInfo) -> None:
         holder = self.holders.get(info.partition_id, node)

@@ -10,7 +10,9 @@ from flwr.app import Message
 from fedcmi_flwr import wire
 from fedcmi_flwr.methods import Method
 from fedcmi_flwr.strategy.applied import check_applied
+from fedcmi_flwr.strategy.last_good import DIVERGED
 from fedcmi_flwr.strategy.nodes import content_of
+from fedcmi_flwr.strategy.outliers import extents
 from fedcmi_flwr.strategy.reply_store import ReplyStore
 from fedcmi_flwr.strategy.round_plan import RoundPlan
 from fedcmi_flwr.strategy.round_report import RoundReport
@@ -64,12 +66,14 @@ def read_updates(
             content = content_of(message)
             if info is None:
                 raise WireError("it was not asked in this round, or answered before.")
-            updates[info.partition_id] = _put_away(_read_update(content, report, method, node), store)
+            update = _read_update(content, report, method, node)
+            report.extents[info.partition_id] = extents(update, report.plan)
+            updates[info.partition_id] = _put_away(update, store)
         except WireError as error:
             if info is None and message.has_error():
                 lost.append(str(error))  # of a node that left: Flower does not say which
             else:
-                report.refuse(node, f"Reply of {report.plan.describe(node)} refused: {error}")
+                _refuse(report, node, str(error))
     because = f"Flower says: {'; '.join(lost)}" if lost else "The round's time is over."
     if lost and not silent:
         logger.warning(
@@ -77,6 +81,7 @@ def read_updates(
         )
     for node in silent:
         report.refuse(node, f"No reply of {report.plan.describe(node)}. {because}")
+    report.learn()
     return _without_incompatible(updates, report, method, method_state)
 
 
@@ -86,7 +91,7 @@ def _read_update(content: Message, report: RoundReport, method: Method, node: in
     sent = plan.sent_to(node)
     if not info.declared:
         info, groups = _shown_by(content, plan, node)
-        report.learned[node] = info
+        report.learned[node] = (info, groups)
         sent = {name: sent[name] for group in groups for name in plan.names[group]}
     measured = info.modalities if method.measures else ()
     update = wire.read_train_reply(content, sent, measured, plan.num_classes, plan.weight_key)
@@ -98,8 +103,7 @@ def _read_update(content: Message, report: RoundReport, method: Method, node: in
         method.check_reply(update.from_method, sent, info.modalities, plan.num_classes, update.num_examples)
     except ValueError as error:
         raise WireError(f"method-arrays: {error}") from error
-    trained_by_others = {name: 0 for name in plan.sent[node][0].modalities if name not in info.modalities}
-    return replace(update, modality_examples={**update.modality_examples, **trained_by_others})
+    return update
 
 
 def _shown_by(content: Message, plan: RoundPlan, node: int) -> tuple[wire.NodeInfo, tuple[str, ...]]:
@@ -112,6 +116,13 @@ def _shown_by(content: Message, plan: RoundPlan, node: int) -> tuple[wire.NodeIn
             "ArrayRecord(model.state_dict()); or answer the query, client_app.query()."
         )
     return info, groups
+
+
+def _refuse(report: RoundReport, node: int, reason: str) -> None:
+    report.refuse(node, f"Reply of {report.plan.describe(node)} refused: {reason}")
+    if node in report.plan.sent and any(word in reason for word in DIVERGED):
+        info, _ = report.plan.sent[node]
+        report.diverged.add(info.partition_id)
 
 
 def _put_away(update: wire.NodeUpdate, store: ReplyStore) -> wire.NodeUpdate:

@@ -1,11 +1,12 @@
 """What a round found: filled by the strategy, written down by the server."""
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from fedcmi_flwr import wire
 from fedcmi_flwr.evaluation.counts import Counts
 from fedcmi_flwr.methods.dominance import NOBODY, Dominance
+from fedcmi_flwr.strategy.outliers import Extent
 from fedcmi_flwr.strategy.round_plan import RoundPlan
 from fedcmi_flwr.types import ClassStats
 from fedcmi_flwr.wire.text import one_line
@@ -28,6 +29,12 @@ class RoundReport:
     to_ask_again: set[int] = field(default_factory=set)
     """Ids of the nodes that were refused: they may no longer be what they said they were."""
 
+    diverged: set[int] = field(default_factory=set)
+    """Partition ids of the nodes that say that training on the received model diverged."""
+    rolled_back: list[str] = field(default_factory=list)
+    """Groups that all nodes found unusable, and that went back to the weights before."""
+    extents: dict[int, dict[str, Extent]] = field(default_factory=dict)
+    """Partition id -> how far each group of its reply goes; not written down."""
     owners: dict[str, list[int]] = field(default_factory=dict)
     """Group -> partition ids whose updates were averaged."""
     examples: dict[int, int] = field(default_factory=dict)
@@ -50,8 +57,8 @@ class RoundReport:
     """Partition id -> numbers of the node's own, from the last evaluation; the strategy averages them."""
     node_weights: dict[int, int] = field(default_factory=dict)
     """Partition id -> samples that it evaluated."""
-    learned: dict[int, wire.NodeInfo] = field(default_factory=dict)
-    """Node id -> what it turned out to own, of the nodes that declared nothing."""
+    learned: dict[int, tuple[wire.NodeInfo, tuple[str, ...]]] = field(default_factory=dict)
+    """Node id -> what it turned out to own, and the groups, of the nodes that declared nothing."""
 
     bytes_down: dict[int, int] = field(default_factory=dict)
     """Partition id -> bytes of the train message."""
@@ -78,6 +85,10 @@ class RoundReport:
         losses = {f"loss.{name}": value for name, value in self.losses.items()}
         counts = {"num-examples": self.num_examples, "refused": len(self.refused)}
         return {**losses, **counts, **(self.privacy or {})}
+
+    def learn(self) -> None:
+        """Take what nodes turned out to own for what they were sent: nobody waits for the rest of them."""
+        self.plan = replace(self.plan, sent={**self.plan.sent, **self.learned})
 
     def refuse(self, node: int, line: str) -> None:
         """Note and log that a node's reply cannot be used; ``line`` says which node and why."""

@@ -16,7 +16,7 @@ from fedcmi_flwr.config.sections import section_items
 from fedcmi_flwr.data.prepared import check_modality_names
 from fedcmi_flwr.data.schema import DatasetSpec, read_recipes, read_spec
 from fedcmi_flwr.data.views import check_views, views_from
-from fedcmi_flwr.evaluation.counts import evaluate
+from fedcmi_flwr.evaluation.counts import evaluate, gives_numbers
 from fedcmi_flwr.evaluation.decision import Decisions, uncalibrated
 from fedcmi_flwr.methods import hyperparameters
 from fedcmi_flwr.models import pretrained
@@ -29,11 +29,20 @@ from fedcmi_flwr.run_config import RunConfig
 from fedcmi_flwr.seeding import torch_global_seed
 from fedcmi_flwr.simulation import node_memory
 from fedcmi_flwr.strategy import ModalityStrategy
+from fedcmi_flwr.strategy.last_good import LastGood
 from fedcmi_flwr.strategy.nodes import RoundFailedError
 from fedcmi_flwr.strategy.state import ServerState
 from fedcmi_flwr.types import SHARED, AnyArray
 from fedcmi_flwr.wire.tensors import to_arrays, to_state_dict
-from server_app.run.checkpoint import CHECKPOINTS, Checkpoint, round_of, stored_checkpoints, write_checkpoint
+from server_app.run.checkpoint import (
+    CHECKPOINTS,
+    Checkpoint,
+    checkpoint_before,
+    remove_from,
+    round_of,
+    stored_checkpoints,
+    write_checkpoint,
+)
 from server_app.run.conclusion import conclude
 from server_app.run.directory import RunDirectory
 from server_app.run.held_out import calibration_samples, reported_samples
@@ -71,6 +80,10 @@ class Federation:
         self._build_model()
         self.server_round = 0
         """The round whose (averaged) weights the model has."""
+        self.succeeded = 0
+        """The last round that succeeded."""
+        self.saved = 0
+        """The round of the newest checkpoint."""
         self.unsaved: tuple[int, Mapping[str, AnyArray]] | None = None
         """The last round and its weights, while no checkpoint holds them."""
         self.strategy = ModalityStrategy(
@@ -86,6 +99,7 @@ class Federation:
             privacy=config.privacy,
             wire_dtype=config.federation.wire_dtype,
         )
+        self.strategy.why_unusable = self._why_unusable
         if self.strategy.privacy.enabled:
             check_arrays(to_arrays(self.model.trained_state()))
 
@@ -140,10 +154,7 @@ class Federation:
         self.directory.write_config(resolved)
         initial = _record(to_arrays(self.model.trained_state()))
         if checkpoint is not None:
-            initial = self.strategy.model_average.restore(checkpoint.arrays, checkpoint.average)
-            self._load(checkpoint.server_round, checkpoint.average or checkpoint.arrays)
-            nodes_remember = self.config.checkpoints.node_memory == "run-dir"
-            self.strategy.resume(checkpoint.server_round, self._with_account(checkpoint.state), nodes_remember)
+            initial = self._go_on(checkpoint)
 
         try:
             self.strategy.start(
@@ -156,6 +167,8 @@ class Federation:
                 evaluate_fn=self.evaluate,
             )
         except RoundFailedError:
+            if self.strategy.report.rolled_back == list(self.strategy.report.plan.names):
+                self._remove_unusable()
             self._write_checkpoint()  # with checkpoint-every above 1 the newest may be older than what is computed
             raise
         except PrivacyBudgetError as error:
@@ -218,10 +231,7 @@ class Federation:
         self.directory.append(record)
         logger.info(round_line(record, self.config.federation.num_server_rounds))
 
-        self.unsaved = (server_round, self.strategy.model_average.trained) if server_round > 0 else None
-        every = self.config.checkpoints.checkpoint_every
-        if every > 0 and server_round % every == 0:
-            self._write_checkpoint()
+        self._note_outcome(server_round)
         if self.after_round is not None:
             self.after_round()
         return MetricRecord({f"accuracy.{name}": found.accuracy for name, found in counts.items()})
@@ -238,6 +248,15 @@ class Federation:
         write_matrix(self.directory.matrix_path, rows)
         write_card(self.directory)
         return ["## Accuracy matrix", "", *matrix_lines(rows), ""]
+
+    def _why_unusable(self, arrays: Mapping[str, AnyArray]) -> str:
+        """Return what is wrong with a new global model; empty where it gives numbers for samples."""
+        self.model.load_trained_state(to_state_dict(arrays))
+        device = choose_device(self.config.machine.device)
+        batch = next(iter(self.test_samples.evaluation_batches(self.spec.modalities, device)), None)
+        if batch is None or gives_numbers(self.model, batch):
+            return ""
+        return "the new global model gives NaN or Inf for samples that the server has"
 
     def _load(self, server_round: int, arrays: Mapping[str, AnyArray]) -> None:
         self.server_round = server_round
@@ -257,11 +276,43 @@ class Federation:
         """Return a checkpoint's state with the account as it is: rounds that are done again were released already."""
         return replace(state, releases=self.directory.read_account()) if self.strategy.privacy.enabled else state
 
+    def _go_on(self, checkpoint: Checkpoint) -> ArrayRecord:
+        """Take over a checkpoint, and from the one before where to go back to; return the model that was shown."""
+        done = self.succeeded = self.saved = checkpoint.server_round
+        self._load(done, checkpoint.average or checkpoint.arrays)
+        before = checkpoint_before(self.directory.path, done)
+        good = None if before is None else LastGood(before.arrays, before.state)
+        nodes_remember = self.config.checkpoints.node_memory == "run-dir"
+        self.strategy.resume(done, self._with_account(checkpoint.state), nodes_remember, good)
+        average_before = {} if before is None else before.average
+        return self.strategy.model_average.restore(checkpoint.arrays, checkpoint.average, average_before)
+
+    def _note_outcome(self, server_round: int) -> None:
+        """Write a checkpoint where one is due, of a round that succeeded only; remove those of an unusable model."""
+        report = self.strategy.report
+        if server_round == 0:
+            return
+        if report.failed:
+            if report.rolled_back == list(report.plan.names):
+                self._remove_unusable()
+            return
+        self.succeeded = server_round
+        self.unsaved = (server_round, self.strategy.model_average.trained)
+        every = self.config.checkpoints.checkpoint_every
+        if every > 0 and server_round // every > self.saved // every:
+            self._write_checkpoint()
+
+    def _remove_unusable(self) -> None:
+        """Remove what was saved of the last round that succeeded, since no node can train on it."""
+        self.unsaved = None
+        remove_from(self.directory.path / CHECKPOINTS, self.succeeded)
+
     def _write_checkpoint(self) -> None:
         """Leave what the run can go on from, where it is new; the round's record is written already."""
         if self.unsaved is None or self.config.checkpoints.checkpoint_every == 0:
             return
         (server_round, arrays), self.unsaved = self.unsaved, None
+        self.saved = server_round
         average = self.strategy.model_average.average if self.config.method.averaging > 0 else {}
         state, raw = self.strategy.state(), self.config.raw
         checkpoint = Checkpoint(server_round, arrays, average, state, raw, package_versions())

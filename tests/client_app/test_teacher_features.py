@@ -11,6 +11,7 @@ from federated import federate
 
 from client_app.train import Received, begin_round, step, train
 from fedcmi_flwr.client import LocalObjective
+from fedcmi_flwr.client.sgd import SGD
 from fedcmi_flwr.config.sections import TrainingConfig
 from fedcmi_flwr.data import views
 from fedcmi_flwr.data.samples import Samples
@@ -73,7 +74,7 @@ def test_a_federation_comes_to_the_same_weights(tmp_path: Path, monkeypatch: pyt
 
 
 def _steps(local: LocalRound, samples: Samples, model: torch.nn.Module) -> None:
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    optimizer = SGD(model.parameters(), lr=0.0)
     objective = LocalObjective(model, TEACHING, local, "fedcmi")
     for batch in samples.batches(4, TWO):
         step(model, batch, objective, optimizer)

@@ -1,4 +1,4 @@
-"""From the class statistics of a round's updates to the decision that goes out with the next model."""
+"""From the class statistics of a round to the modality that teaches in the next one."""
 
 import logging
 from collections.abc import Sequence
@@ -6,25 +6,32 @@ from collections.abc import Sequence
 from fedcmi_flwr import wire
 from fedcmi_flwr.aggregation.privacy import Privacy
 from fedcmi_flwr.methods import Method
+from fedcmi_flwr.methods.dominance import Dominance
 from fedcmi_flwr.strategy.round_report import RoundReport
 from fedcmi_flwr.types import SHARED, ClassStats
 
 logger = logging.getLogger("flwr.fedcmi")
 
 
-def decide(updates: Sequence[wire.NodeUpdate], report: RoundReport, method: Method, privacy: Privacy) -> None:
-    """Add up the class statistics and put into the report what they say.
+def next_teacher(
+    report: RoundReport, updates: Sequence[wire.NodeUpdate], method: Method, privacy: Privacy
+) -> Dominance:
+    """Add up the class statistics, and decide the dominant modality and temperatures that go out with the next model.
 
     Parameters
     ----------
+    report
+        The round's, with the owners of each group; gets the statistics and what they say.
     updates
         In the order of the partition ids.
-    report
-        The round's, with the owners of each group; gets the statistics and the decision.
     method
-        Decides.
+        It decides.
     privacy
-        Where it is enabled: clips the statistics, adds noise, and keeps them to itself.
+        Where it is enabled, the sums are noisy, and not released.
+
+    Returns
+    -------
+    What is sent in the next round.
     """
     parts = [update.stats for update in updates if update.stats is not None]
     counting = [group for group in report.plan.names if group != SHARED and report.owners[group]]
@@ -39,3 +46,4 @@ def decide(updates: Sequence[wire.NodeUpdate], report: RoundReport, method: Meth
             "round %d: nobody teaches in the next round: no class was measured in two modalities",
             report.plan.server_round,
         )
+    return method.broadcast(report.measured)
