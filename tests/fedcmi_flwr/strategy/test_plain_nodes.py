@@ -1,6 +1,6 @@
 """Nodes that speak Flower's own way: no query handler, one array a tensor, numbers of their own."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -9,12 +9,17 @@ from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordD
 from flwr.clientapp import ClientApp
 
 from fedcmi_flwr.simulation.local_grid import LocalGrid
+from fedcmi_flwr.strategy.guards import Guards
 
 Maker = Callable[..., Any]
+NOTHING: Mapping[int, float] = {}
 
 
-def plain_grid(*left_out: str, nodes: int = 2, **metrics: float) -> LocalGrid:
-    """Return nodes that add their number + 1; the last one does not send what starts with ``left_out``."""
+def plain_grid(*left_out: str, nodes: int = 2, damage: Mapping[int, float] = NOTHING, **metrics: float) -> LocalGrid:
+    """Return nodes that add their number + 1; the last one does not send what starts with ``left_out``.
+
+    ``damage`` is added to the ear of some.
+    """
     app = ClientApp()
 
     @app.train()
@@ -26,6 +31,8 @@ def plain_grid(*left_out: str, nodes: int = 2, **metrics: float) -> LocalGrid:
         added = ArrayRecord(
             {n: Array(np.asarray(value + np.asarray(part + 1, value.dtype))) for n, value in arrays.items()}
         )
+        if part in damage:
+            added["ear.w"] = Array(added["ear.w"].numpy() + np.float32(damage[part]))
         numbers = MetricRecord({"num-examples": part + 1, **{key: value * part for key, value in metrics.items()}})
         return Message(RecordDict({"arrays": added, "metrics": numbers}), reply_to=message)
 
@@ -58,3 +65,23 @@ def test_a_reply_without_a_whole_modality_is_refused_with_what_to_do(make_strate
     train_round(strategy, plain_grid("e"))
     (line,) = strategy.report.refused
     assert "no query handler" in line and "ArrayRecord(model.state_dict())" in line
+
+
+def test_a_damaged_plain_reply_is_refused_by_default(make_strategy: Maker, train_round: Maker) -> None:
+    """The last of four nodes sends one number of 1e30 and no eye: its ear is a hundred times too far."""
+    strategy = make_strategy(method="fedavg")
+    grid = plain_grid("eye.", nodes=4, damage={3: 1e30})
+    found, _ = train_round(strategy, grid)
+    (line,) = strategy.report.refused
+    assert "max-norm-ratio" in line and "'audio'" in line
+    assert strategy.report.owners == {"audio": [0, 1, 2], "visual": [0, 1, 2], "shared": [0, 1, 2]}
+    assert found["head.w"].tolist() == pytest.approx([4 + (1 + 4 + 9) / 6])
+
+
+def test_a_plain_node_with_one_modality_is_bounded_like_any_other(make_strategy: Maker, train_round: Maker) -> None:
+    """Node 0's ear goes sqrt(2) far, node 1's ear and head more; node 1's two samples count as one."""
+    strategy = make_strategy(method="fedavg", guards=Guards(max_update_norm=1.0, max_example_ratio=1.0))
+    train_round(strategy, plain_grid("eye."))
+    assert strategy.report.refused == []
+    assert sum("max-update-norm" in line for line in strategy.report.bounded) == 3
+    assert sum("count as 1 " in line for line in strategy.report.bounded) == 1
