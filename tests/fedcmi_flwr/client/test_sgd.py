@@ -52,7 +52,7 @@ def test_steps_are_those_of_torch(momentum: float, weight_decay: float) -> None:
 
 def test_a_node_trains_without_what_takes_seconds_to_import(tmp_path: Path) -> None:
     """On a device every message starts a process: see :mod:`fedcmi_flwr.client.sgd`."""
-    helpers = Path(__file__).parents[1] / "helpers"
+    helpers = Path(__file__).parents[2] / "helpers"
     done = subprocess.run(
         [sys.executable, "-c", f"import sys; sys.path[:0] = [{str(helpers)!r}]\n{TRAIN}", str(tmp_path)],
         capture_output=True, text=True, check=False, timeout=300,
