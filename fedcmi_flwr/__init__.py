@@ -7,6 +7,8 @@ modality they belong to. The parts load when they are first used.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from fedcmi_flwr.machine.bundle import enter_bundle
+
 if TYPE_CHECKING:
     from fedcmi_flwr.aggregation.optimizers import ServerOptimizer
     from fedcmi_flwr.aggregation.privacy import Privacy
@@ -73,6 +75,8 @@ _HOMES = {
     "read_task": "wire",
     "train_reply": "wire",
 }
+
+enter_bundle()
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401

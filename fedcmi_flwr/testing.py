@@ -3,15 +3,22 @@
 run_in_process(server_app, client_app, num_nodes=4, run_config={"num-server-rounds": 3})
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flwr.app import Context, RecordDict
+from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import ServerApp
 
 from fedcmi_flwr.simulation.local_grid import LocalGrid
+
+
+class _ListedReplies(LocalGrid):
+    """The grid as Flower has it: replies come as a list, which strategies go through more than once."""
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        return list(super().send_and_receive(messages, timeout=timeout))
 
 
 @dataclass(frozen=True)
@@ -62,7 +69,7 @@ def run_in_process(
     config = dict(run_config or {})
     numbered = [{"partition-id": part, "num-partitions": num_nodes, **each} for part, each in enumerate(own)]
 
-    grid = LocalGrid(client_app, numbered, config)
+    grid = _ListedReplies(client_app, numbered, config)
     context = Context(1, 1, {}, RecordDict(), config)
     server_app(grid=grid, context=context)
     return Finished(context, grid.contexts)

@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import inspect
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,8 +10,6 @@ from types import ModuleType
 
 import pytest
 import torch
-from flwr.clientapp.mod import LocalDpMod
-from flwr.serverapp.strategy import DifferentialPrivacyServerSideFixedClipping
 
 from fedcmi_flwr.methods import METHODS
 from fedcmi_flwr.methods.applied import needs_client
@@ -46,19 +45,36 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
         sys.modules.pop(name, None)
 
 
+@pytest.mark.parametrize("app", ["quickstart", "advanced"])
 @pytest.mark.parametrize(("half", "most"), [("client", 15), ("server", 5)])
-def test_few_lines_make_fedcmi_of_a_plain_app(half: str, most: int) -> None:
-    texts = [(APPS / "quickstart" / f"{half}_{when}.py").read_text("utf-8") for when in ("before", "after")]
+def test_few_lines_make_fedcmi_of_a_plain_app(load: object, app: str, half: str, most: int) -> None:
+    """The client's lines are those of its file and of ``fedcmi_net`` in task.py, with what it imports."""
+    texts = [(APPS / app / f"{half}_{when}.py").read_text("utf-8") for when in ("before", "after")]
     changes = list(difflib.ndiff(*(text.splitlines() for text in texts)))
     added = [line for line in changes if line.startswith("+ ") and line[2:].strip()]
+    if half == "client":
+        (task,) = load(f"example_apps/{app}", "task")
+        added += ["from fedcmi_flwr.client import wrap", *inspect.getsource(task.fedcmi_net).splitlines()]
     assert 0 < len(added) <= most, added
 
 
-def test_the_quickstart_learns_with_fedcmi_and_without(load: object) -> None:
+@pytest.mark.parametrize("app", ["quickstart", "advanced"])
+def test_an_app_learns_with_fedcmi_and_without(load: object, app: str) -> None:
+    config = {"num-server-rounds": 3, "local-epochs": 2, "batch-size": 16}
     for when in ("before", "after"):
-        client, server = load("example_apps/quickstart", f"client_{when}", f"server_{when}")
-        done = run_in_process(server.app, client.app, 3, {"num-server-rounds": 3})
-        assert done.server.state["measured"]["eval_acc"] > 0.7  # chance is 1/4
+        client, server = load(f"example_apps/{app}", f"client_{when}", f"server_{when}")
+        done = run_in_process(server.app, client.app, 3, config)
+        measured = done.server.state["measured"]
+        assert measured["eval_acc" if app == "quickstart" else "accuracy"] > 0.7  # chance is 1/4 and 1/3
+    assert app == "quickstart" or done.server.state["turns"]["of-each"] == [3, 3, 3]
+
+
+@pytest.mark.parametrize("method", ["fedcmi", "moon"])
+def test_the_hugging_face_app_learns_with_any_method(load: object, method: str) -> None:
+    pytest.importorskip("transformers")
+    (app,) = load("example_apps/hugging_face", "app")
+    done = run_in_process(app.server, app.client, 2, {"rounds": 4, "method": method})
+    assert done.server.state["measured"]["accuracy"] > 0.6  # chance is 1/3
 
 
 def test_the_regression_app_learns(load: object) -> None:
@@ -87,22 +103,3 @@ def test_the_example_app_is_refused_with_every_method_but_its_own(load: object, 
         return
     with pytest.raises(RoundFailedError, match=r"node 1001 .*method '.*was asked for, .*LocalObjective"):
         run_in_process(app.server, app.client, 2, config)
-
-
-def test_flowers_local_privacy_works_on_a_plain_client(load: object) -> None:
-    (app,) = load("example_apps/regression", "app")
-    app.client._mods.append(LocalDpMod(5.0, 0.001, 1.0, 1e-5))
-    done = run_in_process(app.server, app.client, 2, {"rounds": 3})
-    assert done.server.state["measured"]["mse"] < 1.0
-
-
-def test_flowers_privacy_wrapper_works_on_plain_clients(load: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    (app,) = load("example_apps/regression", "app")
-    strategy = app.FedCMI
-
-    def wrapped(*args: object, **options: object) -> DifferentialPrivacyServerSideFixedClipping:
-        return DifferentialPrivacyServerSideFixedClipping(strategy(*args, **options), 0.001, 5.0, 2)
-
-    monkeypatch.setattr(app, "FedCMI", wrapped)
-    done = run_in_process(app.server, app.client, 2, {"rounds": 3})
-    assert done.server.state["measured"]["mse"] < 1.0

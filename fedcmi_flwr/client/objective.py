@@ -22,7 +22,7 @@ from fedcmi_flwr.client.begin import Received, begin_round
 from fedcmi_flwr.client.calls import Call, LastCall
 from fedcmi_flwr.client.memory import keep_memory, read_memory
 from fedcmi_flwr.client.outputs import as_model_output
-from fedcmi_flwr.client.received import as_methods_see_it, load, partition_of
+from fedcmi_flwr.client.received import as_methods_see_it, declared, load, partition_of
 from fedcmi_flwr.client.running_losses import RunningLosses
 from fedcmi_flwr.client.samples import LoaderSamples, NodeSamples, as_batch
 from fedcmi_flwr.methods import Kept, LocalRound, LocalSteps, Method, method_from
@@ -109,7 +109,8 @@ class LocalObjective:
             Any torch module with the parameter names of the server's model, or one of :func:`wrap`; on the device
             where it is trained.
         context
-            Flower's, of the node: gives the node's number, and keeps what the method remembers there.
+            Flower's, of the node: gives the node's number and, where the node-config has them, the modalities that it
+            trains ("image+text"), and keeps what the method remembers there.
         samples
             The node's training samples, each once: (inputs, labels) or (inputs, labels, present) of batches, where
             ``inputs`` is what the model is called with (a tuple: more than one argument), or a function that returns
@@ -130,6 +131,7 @@ class LocalObjective:
         """
         task = read_task(message)
         load(model, task)
+        task = declared(task, context)
         method = method_from(task.config)
         seen = as_methods_see_it(model, task, method)
         loader = LoaderSamples(seen, samples, str(task.config["method"]))

@@ -1,6 +1,7 @@
 """A received task and a user's model: the arrays are loaded, and the model gets the face that methods know."""
 
 import zlib
+from dataclasses import replace
 from typing import Any
 
 from flwr.app import Context
@@ -10,6 +11,7 @@ from fedcmi_flwr.client.adapted import AdaptedModel, adapted_spec
 from fedcmi_flwr.client.wrapped import WrappedModel
 from fedcmi_flwr.methods import Method
 from fedcmi_flwr.models.multimodal import MultimodalModel
+from fedcmi_flwr.types import SHARED
 from fedcmi_flwr.wire import Task, WireError
 
 
@@ -37,6 +39,40 @@ def load(model: nn.Module, task: Task) -> None:
                 f"{type(model).__name__} it is {found}. Build the same model on the server and on every node."
             )
     model.load_state_dict(received, strict=False)
+
+
+def declared(task: Task, context: Context | None) -> Task:
+    """Return the part of a task that a node trains which says in its node-config what it owns.
+
+    Parameters
+    ----------
+    task
+        What the server sent: everything, to a node that has no query handler.
+    context
+        Flower's, of the node; its node-config may have ``modalities``, "image+text".
+
+    Returns
+    -------
+    The task with the groups of these modalities; the reply shows the server what the node owns.
+
+    Raises
+    ------
+    WireError
+        Modalities that were not sent.
+    """
+    text = None if context is None else context.node_config.get("modalities")
+    if text is None:
+        return task
+    names = str(text).split("+")
+    unknown = [name for name in names if name not in task.groups or name == SHARED]
+    if unknown:
+        raise WireError(
+            f"node-config modalities = {text!r}: {unknown[0]!r} was not sent to this node, which got "
+            f"{[name for name in task.groups if name != SHARED]}; join names by '+'."
+        )
+    groups = {group: members for group, members in task.groups.items() if group in (*names, SHARED)}
+    arrays = {name: task.arrays[name] for members in groups.values() for name in members}
+    return replace(task, groups=groups, arrays=arrays)
 
 
 def as_methods_see_it(model: nn.Module, task: Task, method: Method) -> MultimodalModel:

@@ -74,10 +74,11 @@ def read_evaluations(
             content = content_of(message)
             if info is None:
                 raise wire.WireError("it was not asked in this round, or answered before.")
-            plan = report.plan
-            found[info.partition_id] = wire.read_evaluate_reply(content, plan.num_classes, plan.weight_key)
-            report.node_metrics[info.partition_id] = wire.evaluate_metrics(content, plan.weight_key)
-            report.node_weights[info.partition_id] = wire.evaluate_weight(content, plan.weight_key)
+            plan, partition = report.plan, info.partition_id
+            counts = wire.read_evaluate_reply(content, plan.num_classes, plan.weight_key)
+            report.node_metrics[partition] = wire.evaluate_metrics(content, plan.weight_key)
+            report.node_weights[partition] = wire.evaluate_weight(content, plan.weight_key)
+            found[partition] = counts
         except wire.WireError as error:
             report.refuse(node, f"Evaluation of node {node} refused: {error}")
 

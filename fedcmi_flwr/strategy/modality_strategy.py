@@ -9,11 +9,12 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import FedAvg
+from flwr.serverapp.strategy import FedAvg, Result
 
 from fedcmi_flwr import wire
 from fedcmi_flwr.aggregation.group_optimizers import GroupOptimizers
@@ -29,7 +30,7 @@ from fedcmi_flwr.strategy.applied import name_of
 from fedcmi_flwr.strategy.averages import MetricsAggregation, ModelAverage, mean_metrics, own_metrics
 from fedcmi_flwr.strategy.averaging import average_updates
 from fedcmi_flwr.strategy.evaluations import evaluation_metrics
-from fedcmi_flwr.strategy.failure import why_failed
+from fedcmi_flwr.strategy.failure import FailureBudget, why_failed
 from fedcmi_flwr.strategy.groups import checked_groups, group_names, groups_for
 from fedcmi_flwr.strategy.guards import Guards, bound_updates, finite_or_kept
 from fedcmi_flwr.strategy.last_good import LastGood, unusable_groups
@@ -44,6 +45,7 @@ from fedcmi_flwr.strategy.state import ServerState
 from fedcmi_flwr.strategy.tasks import TaskMessages
 from fedcmi_flwr.strategy.teaching import next_teacher
 from fedcmi_flwr.strategy.tolerance import Tolerance
+from fedcmi_flwr.strategy.wrappers import Around
 from fedcmi_flwr.types import AnyArray, Modality
 
 logger = logging.getLogger("flwr.fedcmi")
@@ -87,6 +89,8 @@ class ModalityStrategy(FedAvg):
         Flower's FedAvg takes it; None: weighted means.
     evaluate_metrics_aggr_fn
         The same for evaluations.
+    **options
+        Fields of ``sampling`` by name, as FedAvg takes them: ``fraction_train=0.5``.
 
     Raises
     ------
@@ -112,8 +116,10 @@ class ModalityStrategy(FedAvg):
         weighted_by_key: str = wire.NUM_EXAMPLES,
         train_metrics_aggr_fn: MetricsAggregation | None = None,
         evaluate_metrics_aggr_fn: MetricsAggregation | None = None,
+        **options: Any,  # noqa: ANN401
     ) -> None:
         method = find(METHOD, method) if isinstance(method, str) else method
+        sampling = sampling.changed(options)
         super().__init__(
             fraction_train=sampling.fraction_train,
             fraction_evaluate=sampling.fraction_evaluate,
@@ -144,8 +150,7 @@ class ModalityStrategy(FedAvg):
         self.method_state: dict[str, AnyArray] = {}
         self.releases: dict[int, int] = {}
         """The account: partition id -> vectors of the node that went into noisy sums."""
-        self.failures_left = 0
-        """Failed rounds that may follow now; none before the first success, where waiting would not help."""
+        self.failures = FailureBudget(tolerance.failure_budget)
         self.rounds_done = 0
         """Rounds of an earlier process; Flower's ``start`` counts from 1 again, the hooks below go on from here."""
         self.model_average = ModelAverage(method.averaging)
@@ -154,6 +159,7 @@ class ModalityStrategy(FedAvg):
         """From a new global model to what is wrong with it; such a round fails, and the model stays as it was."""
         self.good = LastGood()
         self.report = RoundReport(RoundPlan(0, num_classes))
+        self._around = Around(tuple(self.groups))
         self._started = time.monotonic()
         self._evaluating: dict[int, wire.NodeInfo] = {}
 
@@ -178,7 +184,7 @@ class ModalityStrategy(FedAvg):
         """
         self.good = good or self.good
         self.rounds_done = rounds_done
-        self.failures_left = self.tolerance.failure_budget
+        self.failures.renew()
         self.releases = dict(state.releases)
         method = dict(state.method) if nodes_remember else self.method.without_memory(state.method)
         self._restore(replace(state, method=method))
@@ -190,8 +196,14 @@ class ModalityStrategy(FedAvg):
         self.method_state = dict(state.method)
         self.optimizers.restore(state.optimizer)
 
+    def start(self, *args: Any, **options: Any) -> Result:  # noqa: ANN401
+        """Run the rounds; arguments and result are those of Flower's strategies."""
+        self._around.nothing = True
+        return super().start(*args, **options)
+
     def summary(self) -> None:
-        """Log the strategy's settings."""
+        """Log the strategy's settings; ``start`` calls it first, be it that of a wrapper, which is checked here."""
+        self._around.check(self.method)
         super().summary()
         logger.info("\t├──> Modalities: %s", ", ".join(self.groups))
         logger.info("\t└──> Method: %s", hyperparameters_of(self.method))
@@ -213,7 +225,7 @@ class ModalityStrategy(FedAvg):
             return []
         report.asking_seconds = time.monotonic() - self._started
 
-        known = dict(self.nodes.known)
+        known = self._around.seen(self.nodes.known)
         sent = {node: (known[node], groups_for(known[node].modalities, plan.names)) for node in chosen}
         report.plan = replace(plan, known=known, sent=sent)
         if self.privacy.enabled:
@@ -221,9 +233,7 @@ class ModalityStrategy(FedAvg):
 
         tasks = TaskMessages(plan, self.method, config, self.wire_dtype)
         messages = [tasks.train(node, known[node], self.method_state) for node in chosen]
-        for message in messages:
-            info = known[message.metadata.dst_node_id]
-            report.bytes_down[info.partition_id] = wire.content_bytes(message)
+        report.note_sent(messages)
         return messages
 
     def aggregate_train(
@@ -280,7 +290,7 @@ class ModalityStrategy(FedAvg):
         shown = self.model_average.add(arrays, back)
         if not self.privacy.enabled:
             note_training(updates, report)
-        self.failures_left = self.tolerance.failure_budget
+        self.failures.renew()
         self._close()
 
         own = [] if self.privacy.enabled else [(update.metrics, update.num_examples) for update in ordered]
@@ -304,10 +314,7 @@ class ModalityStrategy(FedAvg):
     def _fail(self, reason: str) -> MetricRecord:
         """Note that the round failed; raise where that was one too many."""
         self.report.failed = reason
-        if self.failures_left == 0:
-            raise RoundFailedError(reason)
-        self.failures_left -= 1
-        logger.warning("%s The model stays as it was; %d more such rounds may follow.", reason, self.failures_left)
+        self.failures.spend(reason)
         self._close()
         return MetricRecord({"refused": len(self.report.refused)})
 
@@ -323,13 +330,9 @@ class ModalityStrategy(FedAvg):
         server_round += self.rounds_done
         if self.fraction_evaluate == 0.0 or self.report.failed or server_round < self.evaluate_from:
             return []
-        try:
-            chosen = self.nodes.sample(grid, server_round, self.fraction_evaluate, self.min_evaluate_nodes, "evaluate")
-        except RoundFailedError as error:
-            logger.warning("nobody evaluates: %s", error)
-            return []
-
-        self._evaluating = {node: self.nodes.known[node] for node in chosen}
+        chosen = self.nodes.sample_evaluators(grid, server_round, self.fraction_evaluate)
+        known = self._around.seen(self.nodes.known)
+        self._evaluating = {node: known[node] for node in chosen}
         plan = self._plan(server_round, {name: array.numpy() for name, array in arrays.items()}, config)
         tasks = TaskMessages(plan, self.method, config, self.wire_dtype)
         return [tasks.evaluate(node, info) for node, info in self._evaluating.items()]

@@ -105,6 +105,14 @@ class NodeRegistry:
         logger.info("configure_%s: sampled %d of %d nodes", purpose, size, len(ready))
         return [by_partition[int(partition)] for partition in sorted(partitions)]
 
+    def sample_evaluators(self, grid: Grid, server_round: int, fraction: float) -> list[int]:
+        """Return the nodes that evaluate, as :meth:`sample` does; none where too few nodes can be used."""
+        try:
+            return self.sample(grid, server_round, fraction, 1, "evaluate")
+        except RoundFailedError as error:
+            logger.warning("nobody evaluates: %s", error)
+            return []
+
     def _available(self, grid: Grid, server_round: int) -> list[int]:
         """Return connected nodes that said what they own; wait for ``min_available_nodes`` of them, with a bound."""
         deadline = time.monotonic() + self.wait_timeout

@@ -1,7 +1,10 @@
 """What a round found: filled by the strategy, written down by the server."""
 
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+
+from flwr.app import Message
 
 from fedcmi_flwr import wire
 from fedcmi_flwr.evaluation.counts import Counts
@@ -85,6 +88,12 @@ class RoundReport:
         losses = {f"loss.{name}": value for name, value in self.losses.items()}
         counts = {"num-examples": self.num_examples, "refused": len(self.refused)}
         return {**losses, **counts, **(self.privacy or {})}
+
+    def note_sent(self, messages: Iterable[Message]) -> None:
+        """Take the bytes of the train messages."""
+        for message in messages:
+            info = self.plan.known[message.metadata.dst_node_id]
+            self.bytes_down[info.partition_id] = wire.content_bytes(message)
 
     def learn(self) -> None:
         """Take what nodes turned out to own for what they were sent: nobody waits for the rest of them."""

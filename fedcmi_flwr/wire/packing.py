@@ -150,15 +150,20 @@ def _half(name: str, flat: AnyArray) -> AnyArray:
 def _cut(packed: ArrayRecord, key: str, entries: list[tuple[str, tuple[int, ...]]]) -> dict[str, AnyArray]:
     """Return the arrays [name, shape] of one flat array; raise WireError where it does not hold just these."""
     if key not in packed:
-        raise WireError(f"arrays: {key!r} is missing, found {sorted(packed)}.")
+        raise WireError(
+            f"arrays: {key!r}, which the layout has {entries[0][0]!r} in, is missing; found {sorted(packed)}."
+        )
     flat = _decode(packed[key], key)
     if key.endswith("/float32") and flat.dtype == np.float16:
         flat = flat.astype(np.float32)
 
     sizes = [math.prod(shape) for _, shape in entries]
     if flat.ndim != 1 or flat.size != sum(sizes) or str(flat.dtype) != key.rpartition("/")[2]:
+        name, shape = entries[0]
         raise WireError(
-            f"arrays: {key!r} is {flat.dtype} of shape {list(flat.shape)}, the layout needs [{sum(sizes)}]."
+            f"arrays: {key!r} is {flat.dtype} of shape {list(flat.shape)}, the layout needs [{sum(sizes)}] of "
+            f"{key.rpartition('/')[2]}: {name!r} {list(shape)} and {len(entries) - 1} more. "
+            "train_reply(message, model.state_dict(), num_examples) packs them."
         )
 
     pieces = np.split(flat, np.cumsum(sizes)[:-1])

@@ -4,7 +4,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context
 from flwr.serverapp import Grid, ServerApp
 from task import fedcmi_net
 
-from fedcmi_flwr import FedCMI, Sampling
+from fedcmi_flwr import FedCMI
 
 app = ServerApp()
 
@@ -13,7 +13,7 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """Run the rounds, and leave what the nodes measured."""
     net = fedcmi_net()
-    strategy = FedCMI(net.groups, num_classes=4, sampling=Sampling(fraction_evaluate=1.0))
+    strategy = FedCMI(net.groups, num_classes=4, fraction_evaluate=1.0)
     result = strategy.start(
         grid=grid,
         initial_arrays=ArrayRecord(net.state_dict()),

@@ -5,7 +5,7 @@ from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
-from fedcmi_flwr import FedCMI, Sampling
+from fedcmi_flwr import FedCMI
 
 client, server = ClientApp(), ServerApp()
 
@@ -55,7 +55,7 @@ def evaluate(message: Message, context: Context) -> Message:
 @server.main()
 def main(grid: Grid, context: Context) -> None:
     """Average each sensor's layer over the nodes, and leave what they measured."""
-    sampling = Sampling(fraction_evaluate=1.0)
-    strategy = FedCMI({"left": ["left."], "right": ["right."]}, num_classes=1, method="fedavg", sampling=sampling)
+    groups = {"left": ["left."], "right": ["right."]}
+    strategy = FedCMI(groups, num_classes=1, method="fedavg", fraction_evaluate=1.0)
     result = strategy.start(grid, ArrayRecord(new_model().state_dict()), num_rounds=int(context.run_config["rounds"]))
     context.state["measured"] = result.evaluate_metrics_clientapp[max(result.evaluate_metrics_clientapp)]
