@@ -28,7 +28,8 @@ def start(path: Path, command: Sequence[str], environment: Mapping[str, str]) ->
     Parameters
     ----------
     path
-        Absolute; a directory, made if it is missing, to work in. ``PATH.pid`` gets its id and ``PATH.log`` what it prints, after what is there already.
+        Absolute; a directory, made if it is missing, to work in. ``PATH.pid`` gets its id and ``PATH.log`` what it
+        prints, after what is there already.
     command
         Program and arguments.
     environment
