@@ -62,7 +62,7 @@ class Around:
         for node, info in known.items():
             if len(info.modalities) < len(self.modalities):
                 raise RoundFailedError(
-                    f"a wrapper round FedCMI: {called(node)} owns {list(info.modalities)} only, but the wrapper compares "
-                    f"each reply with the whole model, and its noise is for averages over all nodes. {INSTEAD}"
+                    f"a wrapper round FedCMI: {called(node)} owns {list(info.modalities)} only, but the wrapper "
+                    f"compares each reply with the whole model, and its noise is for averages over all nodes. {INSTEAD}"
                 )
         return {node: replace(info, packing=wire.PLAIN) for node, info in known.items()}
