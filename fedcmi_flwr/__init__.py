@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from fedcmi_flwr.aggregation.privacy import Privacy
     from fedcmi_flwr.aggregation.robust import RobustAggregation
     from fedcmi_flwr.inference import Predictor
-    from fedcmi_flwr.methods import METHODS, CrossModalInfiltration, Kept, LocalRound, LocalSteps, Method
+    from fedcmi_flwr.methods import METHODS, CrossModalInfiltration, FedCMIPlus, Kept, LocalRound, LocalSteps, Method
     from fedcmi_flwr.models.encoders import Encoder
     from fedcmi_flwr.strategy import FedCMI, ModalityStrategy
     from fedcmi_flwr.strategy.guards import Guards
@@ -27,6 +27,7 @@ __all__ = [
     "CrossModalInfiltration",
     "Encoder",
     "FedCMI",
+    "FedCMIPlus",
     "Guards",
     "Kept",
     "LocalRound",
@@ -51,6 +52,7 @@ _HOMES = {
     "CrossModalInfiltration": "methods",
     "Encoder": "models.encoders",
     "FedCMI": "strategy",
+    "FedCMIPlus": "methods",
     "Guards": "strategy.guards",
     "Kept": "methods",
     "LocalRound": "methods",
