@@ -14,15 +14,17 @@ install: .venv/installed ## make .venv with the versions of requirements.lock: t
 	@if command -v uv >/dev/null; then uv venv --quiet --allow-existing --python '>=3.11,<3.14' .venv; \
 	else python3 -m venv .venv; fi
 	@echo "installing (about 5 GB, mostly torch) ..."
-	@if command -v uv >/dev/null; then uv pip install --quiet --python .venv/bin/python -c requirements.lock -e '.[dev]'; \
+	@if command -v uv >/dev/null; then uv pip install --quiet --compile-bytecode --python .venv/bin/python -c requirements.lock -e '.[dev]'; \
 	else $(BIN)/python -m pip install --quiet -c requirements.lock -e '.[dev]'; fi
 	@touch $@
 
 demo: .venv/installed ## train FedCMI+ on av-digits, 10 simulated nodes, 20 rounds (ARGS='--seed 1' for more options)
 	@$(BIN)/fedcmi run $(ARGS)
 
+# A file stays with one worker, since its tests share what they made; those that take minutes come first, in the order
+# that tests/conftest.py gives, so that both workers end together. Doctests are part of `make check`.
 test: .venv/installed ## run all tests, Ray and deployment included, two files at a time
-	@$(BIN)/python -m pytest -n 2 --dist loadfile --durations 25 $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 25 $(or $(ARGS),tests)
 
 check: lint ## lint, types, import rules, docstrings, doctests
 	$(BIN)/mypy

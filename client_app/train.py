@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from client_app.sgd import SGD
 from fedcmi_flwr.config.sections import TrainingConfig
 from fedcmi_flwr.data.samples import Samples, room_on
 from fedcmi_flwr.evaluation.counts import measure
@@ -105,18 +106,12 @@ def train(
     return LocalResult(local.stats, losses.sums(), losses.counts, kept)
 
 
-def new_optimizer(model: MultimodalModel, settings: TrainingConfig, lr: float) -> torch.optim.Optimizer:
+def new_optimizer(model: MultimodalModel, settings: TrainingConfig, lr: float) -> SGD:
     """Return SGD over the trained parameters."""
-    parameters = list(model.trained_parameters().values())
-    on_gpu = parameters[0].device.type == "cuda"  # on a CPU the fused one rounds otherwise
-    return torch.optim.SGD(
-        parameters, lr=lr, momentum=settings.momentum, weight_decay=settings.weight_decay, fused=on_gpu
-    )
+    return SGD(model.trained_parameters().values(), lr, settings.momentum, settings.weight_decay)
 
 
-def step(
-    model: MultimodalModel, batch: Batch, method: Method, optimizer: torch.optim.Optimizer, local: LocalRound
-) -> LossTerms:
+def step(model: MultimodalModel, batch: Batch, method: Method, optimizer: SGD, local: LocalRound) -> LossTerms:
     """Take one optimiser step; on a GPU nothing in it waits for the device, unless the method asks for a number.
 
     Parameters
@@ -146,10 +141,10 @@ def step(
 
 
 def check_weights(model: MultimodalModel, settings: TrainingConfig) -> None:
-    """Raise FloatingPointError when a weight is no longer finite, which the last step can do after its loss was."""
-    parameters = model.trained_parameters()
-    finite = torch.stack([parameter.isfinite().all() for parameter in parameters.values()]).tolist()
-    broken = [name for name, fine in zip(parameters, finite, strict=True) if not fine]
+    """Raise FloatingPointError when a weight or running statistic is no longer finite, though the last loss was."""
+    state = model.trained_state()
+    finite = torch.stack([value.isfinite().all() for value in state.values()]).tolist()
+    broken = [name for name, fine in zip(state, finite, strict=True) if not fine]
     if broken:
         raise FloatingPointError(f"training diverged: weight {broken[0]!r} is not finite. Lower lr ({settings.lr}).")
 

@@ -1,18 +1,16 @@
 """The ServerApp: build the global model, run the strategy, evaluate after every round, write the run directory."""
 
 import logging
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from fedcmi_flwr.lookup import file_name
 from fedcmi_flwr.machine.cache import cache_directory
 from fedcmi_flwr.run_config import RunConfig, read_run_config
 from fedcmi_flwr.strategy.arrivals import ArrivalGrid
-from server_app.run.directory import RunDirectory, check_new
+from server_app.run.directory import RunDirectory, check_new, new_run_dir
 from server_app.run.federation import Federation
 from server_app.run.resume import alone_in_run, check_unfinished, prepare_resume
 
@@ -73,5 +71,4 @@ def run(
 
 
 def _default_run_dir(config: RunConfig) -> Path:
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    return cache_directory() / "runs" / f"{stamp}-{file_name(config.method_name)}-seed{config.training.seed}"
+    return new_run_dir(cache_directory() / "runs", config.method_name, config.training.seed)

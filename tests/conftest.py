@@ -5,12 +5,29 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from jaxtyping import install_import_hook
 
 TENSOR_MODULES = [f"fedcmi_flwr.{name}" for name in ("types", "data.views", "models", "methods", "evaluation")]
 install_import_hook([*TENSOR_MODULES, "client_app.train", "data_prep"], "beartype.beartype")
 
 from data_prep.sets import av_digits  # noqa: E402 (after the hook)
+
+torch.set_num_threads(1)  # two workers share the cores; runs set their own number
+
+LONGEST = (
+    "test_rehearsal.py", "test_readme.py", "test_resume_after_kill.py", "test_flower_run.py", "test_wheel.py",
+    "test_benchmarks.py", "test_outside.py", "test_ray_cluster.py", "test_experiments.py", "test_suite.py",
+    "test_tuning.py", "test_in_browser.py", "test_bench.py", "test_prep.py", "test_two_hundred_rounds.py",
+    "test_runs.py", "test_resume.py",
+)  # fmt: skip
+"""Files that take longest, which begin: two workers end together when what comes last is short."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let the longest files begin."""
+    place = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(LONGEST)))
 
 
 @pytest.fixture(scope="session")

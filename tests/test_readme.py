@@ -17,6 +17,7 @@ from typing import Any
 
 import arrays
 import click
+import commands
 import media
 import numpy as np
 import pytest
@@ -58,8 +59,12 @@ RUN_ELSEWHERE = {
     "RAY_ADDRESS=": ROOT / "tests" / "server_app" / "launch" / "test_ray_cluster.py",
     "make bench": ROOT / "tests" / "test_benchmarks.py",
 }
+OWN_PROCESS = ("fedcmi run --method fedcmi", "flwr run")
+"""Commands that start Flower's processes run in a new one, in a new user's environment; the others in the test's."""
+SMALL = "--num-nodes 4 --set num-server-rounds=1 --set local-epochs=1"
 SHORTER = {
-    "fedcmi prep": "",
+    "fedcmi prep npz": "",
+    "fedcmi prep": "--workers 1",
     "fedcmi inspect": "",
     "fedcmi predict": "",
     "fedcmi export": "",
@@ -67,17 +72,15 @@ SHORTER = {
         "--rounds 1 --num-nodes 8 --set local-epochs=1 --set min-partition-size=2 --set batch-size=8 "
         "--set lr-decay-start=-1 --set view-size=32"
     ),
-    "fedcmi run": "--rounds 1 --num-nodes 4",
-    "fedcmi bench av-digits --methods fedcmi-plus --set dp": "--seeds 2 --set num-server-rounds=2 --set local-epochs=1",
+    "fedcmi run --resume": "",
+    "fedcmi run": "--rounds 1 --num-nodes 4 --set local-epochs=1 --set wait-timeout=400",
+    "fedcmi bench av-digits --methods fedcmi-plus --set dp": f"--seeds 2 {SMALL}",
     "fedcmi bench avmnist-half-skewed --methods fedcmi,": (
-        "--seeds 2 --num-nodes 4 --methods fedcmi,fedcmi-plus --set num-server-rounds=2 --set local-epochs=1 "
-        "--set evaluate-from=2"
+        f"--seeds 2 --methods fedcmi,fedcmi-plus {SMALL} --set num-server-rounds=2 --set evaluate-from=2"
     ),
-    "fedcmi bench avmnist": (
-        "--seeds 2 --methods fedcmi-plus --num-nodes 4 --set num-server-rounds=1 --set local-epochs=1"
-    ),
-    "fedcmi bench": "--seeds 2 --methods fedavg,fedcmi-plus --set num-server-rounds=2 --set local-epochs=1",
-    "fedcmi tune": "--num-nodes 4 --methods fedavg --set num-server-rounds=1 --set local-epochs=1",
+    "fedcmi bench avmnist": f"--seeds 2 --methods fedcmi-plus {SMALL}",
+    "fedcmi bench": f"--seeds 2 --methods fedavg,fedcmi-plus {SMALL}",
+    "fedcmi tune": f"--methods fedavg {SMALL}",
     "fedcmi report": "",
     "export ": "",
     "flwr run": "--run-config 'num-server-rounds=1 local-epochs=1'",
@@ -178,29 +181,48 @@ def elsewhere(command: str) -> Path | None:
 
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if elsewhere(command) is None])
-def test_command(command: str, checkout: Path, environment: dict[str, str], archives: dict[str, Path]) -> None:
+def test_command(
+    command: str,
+    checkout: Path,
+    environment: dict[str, str],
+    archives: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     line = shortened(command, archives)
     if command.startswith("export "):
         assert environment[line.removeprefix("export ").partition("=")[0]] == "1"
         return
-    done = subprocess.run(
-        line, shell=True, cwd=checkout, env=environment, capture_output=True, text=True, timeout=400, check=False
-    )
-    assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
-    if command.startswith("flwr run"):
-        output = done.stdout + done.stderr
-        assert "round 1/1 | loss fused" in output, output
-        assert "sampled 2 of 2 nodes" in output
-    if command.startswith("fedcmi predict"):
-        assert ("[audio]" if command.endswith(".wav") else "by audio)") in done.stdout
-    if command.startswith("fedcmi export"):
-        assert "export.json" in done.stdout
-    if command.startswith("fedcmi report"):
-        assert f"report: {Path(command.split()[-1]) / 'report.html'}" in done.stdout
+    if command.startswith(OWN_PROCESS):
+        output = in_new_process(line, checkout, environment)
+    else:
+        monkeypatch.chdir(checkout)
+        output = commands.line(line).output
+    assert [words for words in expected(command) if words not in output] == [], output
     if command.startswith("fedcmi inspect"):
         assert (checkout / f"{command.split()[-1]}.png").is_file()
-    if command.startswith("fedcmi bench"):
-        assert "(2 seeds, target" in done.stdout
+
+
+def expected(command: str) -> list[str]:
+    """Return what a command must print."""
+    last = command.split()[-1]
+    words = {
+        "flwr run": ["round 1/1 | loss fused", "sampled 2 of 2 nodes"],
+        "fedcmi run --method": ["round 1/1 | loss fused"],
+        "fedcmi predict": ["[audio]" if last.endswith(".wav") else "by audio)"],
+        "fedcmi export": ["export.json"],
+        "fedcmi report": [f"report: {last}/report.html"],
+        "fedcmi bench": ["(2 seeds, target"],
+    }
+    return next((said for start, said in words.items() if command.startswith(start)), [])
+
+
+def in_new_process(line: str, directory: Path, environment: dict[str, str]) -> str:
+    """Run a line of the shell, which must succeed; return all that it prints."""
+    done = subprocess.run(
+        line, shell=True, cwd=directory, env=environment, capture_output=True, text=True, timeout=400, check=False
+    )
+    assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+    return done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if re.match("fedcmi (bench (?!--suite)|tune )", c)])
@@ -244,15 +266,12 @@ def test_the_deployment_of_the_readme_is_one(tmp_path: Path) -> None:
     ]
 
 
-def test_python_snippets(checkout: Path, environment: dict[str, str]) -> None:
+def test_python_snippets(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     predicting, strategy = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     names: dict[str, object] = {}
     exec(strategy, names)
     assert type(names["strategy"]).__name__ == "ModalityStrategy"
-    program = (
-        f"import numpy\nspectrograms = numpy.load('data/avmnist/test/audio.npy')\n{predicting}\nprint(chances.shape)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=checkout, env=environment, capture_output=True, text=True, check=True
-    )
-    assert done.stdout == "(60, 10)\n"
+    monkeypatch.chdir(checkout)
+    names["spectrograms"] = np.load("data/avmnist/test/audio.npy")
+    exec(predicting, names)
+    assert np.shape(names["chances"]) == (60, 10)

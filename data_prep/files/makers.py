@@ -16,19 +16,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.errors import PrepError, UnreadableFileError
+from data_prep.media.segment import Segment
 from data_prep.pipeline.workers import one_torch_thread
 from fedcmi_flwr.data.schema import ModalitySpec, Recipe
 
-Segment = tuple[float, float]
-"""Start and end in seconds since the start of the file."""
-
 MEDIA = {
-    "sound": (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au"),
-    "image": (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"),
-    "video": (".mp4", ".m4v", ".mov", ".flv", ".avi", ".mkv", ".webm", ".mpg", ".mpeg"),
+    "sound": (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2", ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf",
+              ".w64", ".rf64", ".m4a", ".m4b", ".aac", ".ac3", ".mka", ".wma", ".amr", ".alac", ".tta", ".wv"),
+    "image": (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".jp2", ".ppm",
+              ".pgm", ".pnm", ".tga", ".avif"),
+    "video": (".mp4", ".m4v", ".mov", ".flv", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".wmv",
+              ".asf", ".3gp", ".3g2", ".ogv", ".vob", ".h264", ".mxf"),
     "text": (".txt",),
     "numbers": (".csv", ".npy"),
-}
+}  # fmt: skip
 """What a file holds -> how its name ends."""
 
 _PART = re.compile(r"(?P<path>.+)#(?P<start>[0-9.]+)-(?P<end>[0-9.]+)s")
@@ -90,18 +91,20 @@ class Maker:
 def _log_mel(
     source: Source, *, rate_hz: int, samples: int, bands: int, window: int, hop: int, floor: float
 ) -> NDArray[Any]:
-    from data_prep.media.audio import fit_clip, log_mel, read_sound, resample
+    from data_prep.media.audio import fit_clip, log_mel, read_sound
+    from data_prep.media.resampling import resample
 
-    waveform, rate = read_sound(source.path, source.segment)
+    waveform, rate = read_sound(source.path, source.segment, seconds=samples / rate_hz)
     clip = fit_clip(source.path, resample(waveform, rate, rate_hz), samples)
     return log_mel(clip.unsqueeze(0), rate_hz, bands, window, hop, floor).squeeze(0).numpy()
 
 
 def _contour(source: Source, *, rate_hz: int, samples: int, hop: int, floor: float) -> NDArray[Any]:
-    from data_prep.media.audio import fit_clip, read_sound, resample
+    from data_prep.media.audio import fit_clip, read_sound
     from data_prep.media.contour import contour
+    from data_prep.media.resampling import resample
 
-    waveform, rate = read_sound(source.path, source.segment)
+    waveform, rate = read_sound(source.path, source.segment, seconds=samples / rate_hz)
     clip = fit_clip(source.path, resample(waveform, rate, rate_hz), samples)
     return contour(clip.unsqueeze(0), rate_hz, hop, floor).squeeze(0).numpy()
 
@@ -109,7 +112,7 @@ def _contour(source: Source, *, rate_hz: int, samples: int, hop: int, floor: flo
 def _log_spectrogram(source: Source, *, seconds: float) -> NDArray[Any]:
     from data_prep.media.audio import log_spectrogram, read_sound
 
-    waveform, rate = read_sound(source.path, source.segment)
+    waveform, rate = read_sound(source.path, source.segment, seconds=seconds)
     with one_torch_thread():
         return log_spectrogram(source.path, waveform, rate, seconds)
 

@@ -1,7 +1,7 @@
 """From files as a user gives them to samples as a model takes them: which file is which modality, of which sample."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +52,11 @@ def match(arguments: Sequence[str], recipes: Recipes) -> Matched:
     """Tell which modality of which sample each file is.
 
     The kind of a file says its modality; a video is frames, and sound too where nothing else is. What is made of
-    another modality's files takes those. "NAME=FILE" says what the kind does not. Files are one sample as long as there
-    is one for each modality at most. More files, and those of directories, are one sample for each name without ending:
-    ``a.wav`` and ``a.jpg`` belong together. Files of directories that no recipe takes are skipped.
+    another modality's files takes those. "NAME=FILE" and "NAME=DIRECTORY" say what the kind does not. Files are one
+    sample as long as there is one for each modality at most. More files, and those of directories and what is below
+    them, are one sample for each name without ending, whatever folder they are in: ``photos/a.jpg`` and
+    ``motion/a.csv`` belong together. Where a name comes again, those of one folder do. Files of directories that no
+    recipe takes are skipped.
 
     Parameters
     ----------
@@ -75,45 +77,79 @@ def match(arguments: Sequence[str], recipes: Recipes) -> Matched:
         A file that is given and is none of the modalities, a file that may be several, a second one for the same, or
         a directory without any that is taken.
     """
-    named, plain, skipped, many = _read(arguments, recipes)
-    for source in [*named.values(), *plain]:
+    given = _read(arguments, recipes)
+    for source in [*given.named.values(), *given.plain]:
         if not source.path.is_file():
             raise FileNotFoundError(f"{source.path}: no such file or directory.")
-    if not many:
+    if not given.many:
         try:
-            return Matched([RawSample(_assign(plain, recipes, named))])
+            return Matched([RawSample(_assign(given.plain, recipes, given.named))])
         except _TakenError:
-            if named:
+            if given.named:
                 raise
-    by_name: dict[tuple[Path, str], list[Source]] = {}
-    for source in plain:
-        by_name.setdefault((source.path.parent, source.path.stem), []).append(source)
-    return Matched([RawSample(_assign(sources, recipes, {})) for sources in by_name.values()], skipped)
+    by_name: dict[str, list[Source]] = {}
+    for source in given.plain:
+        by_name.setdefault(source.path.stem, []).append(source)
+    samples = [each for sources in by_name.values() for each in _of_one_name(sources, recipes, given.said)]
+    return Matched(samples, given.skipped)
 
 
-def _read(arguments: Sequence[str], recipes: Recipes) -> tuple[dict[Modality, Source], list[Source], list[Path], bool]:
-    """Return the files given by name, the others, those skipped, and whether any argument is a directory."""
-    named: dict[Modality, Source] = {}
-    plain: list[Source] = []
-    skipped: list[Path] = []
+def _of_one_name(sources: Sequence[Source], recipes: Recipes, said: Mapping[Source, Modality]) -> Iterator[RawSample]:
+    """Yield the samples of files that have the same name: one, or one for each folder."""
+    try:
+        yield RawSample(_assign(sources, recipes, {}, said))
+        return
+    except _TakenError:
+        folders: dict[Path, list[Source]] = {}
+        for source in sources:
+            folders.setdefault(source.path.parent, []).append(source)
+        parts = [_assign(files, recipes, {}, said) for files in folders.values()]
+        owned = {name for part in parts for name in part}
+        if len(folders) < 2 or (len(owned) > 1 and all(len(part) == 1 for part in parts)):
+            raise  # which of them belong together, nothing says
+    yield from map(RawSample, parts)
+
+
+@dataclass
+class _Given:
+    """Arguments, read."""
+
+    named: dict[Modality, Source] = field(default_factory=dict)
+    """Single files that were given with their modality."""
+    plain: list[Source] = field(default_factory=list)
+    skipped: list[Path] = field(default_factory=list)
+    said: dict[Source, Modality] = field(default_factory=dict)
+    """Files of directories that were given with their modality."""
+    many: bool = False
+    """Whether any argument is a directory."""
+
+
+def _read(arguments: Sequence[str], recipes: Recipes) -> _Given:
+    given = _Given()
     for argument in arguments:
         name, equals, file = argument.partition("=")
-        if equals and name in named:
-            raise PrepError(f"{argument}: {name!r} is {named[name].path} already; give one file for it.")
-        if equals and name in recipes:
-            named[name] = _fitting(name, Source.parse(file), recipes)
+        if equals and name in given.named:
+            raise PrepError(f"{argument}: {name!r} is {given.named[name].path} already; give one file for it.")
+        if equals and name in recipes and Path(file).is_dir():
+            taken, others = _files(Path(file), {name: recipes[name]})
+            given.said |= dict.fromkeys(taken, name)
+            given.plain += taken
+            given.skipped += others
+            given.many = True
+        elif equals and name in recipes:
+            given.named[name] = _fitting(name, Source.parse(file), recipes)
         elif equals and not Path(argument).exists():
             raise PrepError(f"{argument}: there is no modality {name!r} to predict from, only {list(recipes)}.")
         elif Path(argument).is_dir():
             taken, others = _files(Path(argument), recipes)
-            plain += taken
-            skipped += others
+            given.plain += taken
+            given.skipped += others
+            given.many = True
         else:
-            plain.append(Source.parse(argument))
-    many = any(Path(argument).is_dir() for argument in arguments)
-    if named and many:
+            given.plain.append(Source.parse(argument))
+    if given.named and given.many:
         raise PrepError("NAME=FILE is one sample, a directory is many: give one or the other.")
-    return named, plain, skipped, many
+    return given
 
 
 def _fitting(modality: Modality, source: Source, recipes: Recipes) -> Source:
@@ -128,23 +164,31 @@ def _fitting(modality: Modality, source: Source, recipes: Recipes) -> Source:
 
 
 def _files(directory: Path, recipes: Recipes) -> tuple[list[Source], list[Path]]:
-    """Return the files of a directory that a recipe takes, and the others."""
-    found = sorted(path for path in directory.iterdir() if path.is_file() and not path.name.startswith("."))
+    """Return the files of a directory, and of those below it, that a recipe takes; and the others."""
+    below = (path for path in directory.rglob("*") if path.is_file())
+    found = sorted(
+        path for path in below if not any(part.startswith(".") for part in path.relative_to(directory).parts)
+    )
     media = {medium for name, recipe in recipes.items() for medium in maker_of(name, recipe).media}
     taken = [source for source in map(Source, found) if source.medium in media]
     if not taken:
         endings = " ".join(ending for medium in sorted(media) for ending in MEDIA[medium])
         raise PrepError(f"{directory}: holds no file to predict from, of {len(found)}; need one of {endings}.")
-    return taken, [path for path in found if Source(path) not in taken]
+    return taken, [path for path in found if Source(path).medium not in media]
 
 
-def _assign(sources: Sequence[Source], recipes: Recipes, named: Mapping[Modality, Source]) -> dict[Modality, Source]:
+def _assign(
+    sources: Sequence[Source],
+    recipes: Recipes,
+    named: Mapping[Modality, Source],
+    said: Mapping[Source, Modality] | None = None,
+) -> dict[Modality, Source]:
     """Return the source of each modality of one sample, in the order of the recipes."""
     found = dict(named)
     shared = {name: recipe["of"] for name, recipe in recipes.items() if recipe.get("of") in recipes}
     own = {name: recipe for name, recipe in recipes.items() if name not in shared}
     for source in sources:
-        name = _modality_of(source, own)
+        name = (said or {}).get(source) or _modality_of(source, own)
         if name in found:
             raise _TakenError(
                 f"{source.path} and {found[name].path} are both {name!r} of one sample; leave one of them out, or give "
@@ -189,7 +233,7 @@ def _add_sound(source: Source, recipes: Recipes, found: dict[Modality, Source]) 
 
 
 def _has_sound(source: Source) -> bool:
-    from data_prep.media.video import has_sound
+    from data_prep.media.soundtrack import has_sound
 
     try:
         return has_sound(source.path)

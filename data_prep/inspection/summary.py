@@ -4,34 +4,25 @@ import csv
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 from rich import filesize
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from data_prep.pipeline.plan import Exclusion
+from data_prep.pipeline.reasons import Reason, by_reason, named
 from data_prep.pipeline.tables import EXCLUDED
 from fedcmi_flwr.data.prepared import load_split
 from fedcmi_flwr.data.schema import DatasetSpec, array_path, read_spec, samples_path
+from fedcmi_flwr.data.table import read_columns
 from fedcmi_flwr.types import Modality
-
-NAMED = 3
-"""Examples that are named where there are more."""
 
 _ORDER = {"train": 0, "val": 1, "test": 2}
 """Splits as they are shown; others come after them."""
-
-
-@dataclass(frozen=True)
-class Excluded:
-    """What was left out for one reason."""
-
-    reason: str
-    ids: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -56,7 +47,7 @@ class Summary:
     """Split -> different groups."""
     overlaps: Sequence[Overlap]
     """Of every two splits that share a group."""
-    excluded: Sequence[Excluded]
+    excluded: Sequence[Reason]
     """Most frequent reason first."""
     stored: Mapping[Modality, int]
     """Bytes of the arrays of all splits."""
@@ -89,7 +80,7 @@ def summarise(directory: Path) -> Summary:
         counts[split] = np.bincount(samples.labels, minlength=len(spec.classes))
         lacking = (~samples.has).sum(axis=0).tolist()
         missing[split] = dict(zip(spec.modality_names, lacking, strict=True))
-        groups[split] = set(pd.read_csv(samples_path(directory, split), dtype=str, keep_default_na=False)["group"])
+        groups[split] = set(read_columns(samples_path(directory, split))["group"])
     stored = {
         name: sum(array_path(directory, split, name).stat().st_size for split in splits) for name in spec.modality_names
     }
@@ -102,18 +93,12 @@ def summarise(directory: Path) -> Summary:
     return Summary(spec, counts, missing, sizes, overlaps, _excluded(directory), stored)
 
 
-def _excluded(directory: Path) -> list[Excluded]:
-    """Group ``excluded.csv`` by reason; a reason that begins with a file's name is the same for another file."""
+def _excluded(directory: Path) -> list[Reason]:
     path = directory / EXCLUDED
     if not path.is_file():
         return []
-    ids: dict[str, list[str]] = {}
     with path.open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            names = {PurePath(source).name for source in row["source"].split(";")}
-            first, colon, rest = row["reason"].partition(": ")
-            ids.setdefault(rest if colon and first in names else row["reason"], []).append(row["id"])
-    return [Excluded(reason, found) for reason, found in sorted(ids.items(), key=lambda item: -len(item[1]))]
+        return by_reason(Exclusion(**row) for row in csv.DictReader(file))
 
 
 def render(summary: Summary) -> RenderableType:
@@ -122,20 +107,20 @@ def render(summary: Summary) -> RenderableType:
 
 
 def _modalities(summary: Summary) -> Table:
-    table = Table(title=f"{summary.spec.name}: what a sample is")
+    table = Table(title=Text(f"{summary.spec.name}: what a sample is"))
     for column in ("modality", "kind", "shape", "dtype", "size"):
         table.add_column(column, justify="right" if column == "size" else "left")
     for modality in summary.spec.modalities:
         shape = " x ".join(str(side) for side in modality.shape)
         size = filesize.decimal(summary.stored[modality.name])
-        table.add_row(modality.name, modality.kind, shape, modality.dtype, size)
+        table.add_row(Text(modality.name), modality.kind, shape, modality.dtype, size)
     return table
 
 
 def _splits(summary: Summary) -> Table:
     table = Table(title="samples")
     for column in ("", *summary.counts):
-        table.add_column(column, justify="right" if column else "left")
+        table.add_column(Text(column), justify="right" if column else "left")
     for row in _counted(summary):
         table.add_row(*(Text(cell) for cell in row))
     return table
@@ -158,31 +143,8 @@ def _remarks(summary: Summary) -> Iterator[str]:
         yield "no group is in two splits"
     for overlap in summary.overlaps:
         first, second = overlap.splits
-        yield f"{_named(overlap.groups, 'group')} in both {first} and {second}"
+        yield f"{named(overlap.groups, 'group')} in both {first} and {second}"
     if not summary.excluded:
         yield "nothing was excluded"
     for excluded in summary.excluded:
-        yield f"excluded: {_named(excluded.ids, 'sample')}: {excluded.reason}"
-
-
-def _named(names: Sequence[str], what: str) -> str:
-    """Return a number and some examples.
-
-    Parameters
-    ----------
-    names
-        One or more.
-    what
-        They are, one of them.
-
-    Returns
-    -------
-    "2 dogs (Rex, Bello)".
-
-    Examples
-    --------
-    >>> _named(["a", "b", "c", "d"], "group"), _named(["a"], "sample")
-    ('4 groups (a, b, c, ...)', '1 sample (a)')
-    """
-    more = ", ..." if len(names) > NAMED else ""
-    return f"{len(names)} {what}{'s' if len(names) > 1 else ''} ({', '.join(names[:NAMED])}{more})"
+        yield f"excluded: {named(excluded.ids, 'sample')}: {excluded.text}"

@@ -1,11 +1,10 @@
-"""Audio from file to stored array: read WAV, resample, fit the length, add noise, spectrograms.
+"""Audio from file to stored array: read, fit the length, add noise, spectrograms.
 
 Waveforms are float32 in [-1, 1] as read; ``samples`` in a shape counts points in time.
 """
 
 import functools
 import math
-import struct
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +15,18 @@ from jaxtyping import Float, Float16
 from torch import Tensor
 
 from data_prep.errors import UnreadableFileError
+from data_prep.media.resampling import resample
+from data_prep.media.segment import Segment
+from data_prep.media.signature import true_reason
+from data_prep.media.wholeness import check_whole, is_sound_file
 
-_RIFF_SIZE_UNKNOWN = (0, 0xFFFFFFFF)
+LOUDEST = 4.0
+"""Largest sample that counts as an overshoot of full scale, 1; it is clipped."""
+HIGHEST_RATE_HZ = 1_000_000
+_MARGIN = 1.0
+"""Seconds that are read beyond what is needed: resampling looks ahead."""
+_BLOCK = 1 << 20
+"""Samples of all channels that are decoded at a time."""
 SPECTROGRAM_RATE_HZ = 16000
 """Rate that clips are resampled to before :func:`log_spectrogram`."""
 SPECTROGRAM_WINDOW = 512
@@ -28,49 +37,13 @@ TOO_QUIET = "trim the silence at its start, take another recording, or fetch a d
 """What to do about a recording of which nothing is heard."""
 
 
-def read_wav(path: Path) -> tuple[Float[Tensor, " samples"], int]:
-    """Read an audio file; more than one channel is averaged to mono.
+def read_sound(
+    path: Path, segment: Segment | None = None, *, seconds: float | None = None, stream: int | None = None
+) -> tuple[Float[Tensor, " samples"], int]:
+    """Read a sound file, or the soundtrack of a video; more than one channel is averaged to mono.
 
-    Parameters
-    ----------
-    path
-        A WAV file, or any other file that libsndfile decodes.
-
-    Returns
-    -------
-    The waveform [samples], float32 in [-1, 1], and its rate in Hz.
-
-    Raises
-    ------
-    FileNotFoundError
-        There is no such file.
-    UnreadableFileError
-        The file is not audio, cut off, holds no samples, or holds samples that are not finite.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: not found, expected an audio file; check the raw archive's layout.")
-    _check_riff_size(path)
-    try:
-        data, rate = soundfile.read(path, dtype="float32", always_2d=True)
-    except soundfile.LibsndfileError as error:
-        raise UnreadableFileError(
-            path, f"not decodable as audio ({error.error_string}); fetch the file again."
-        ) from error
-    if not len(data):
-        raise UnreadableFileError(path, "audio file without samples; fetch the file again.")
-    waveform = torch.from_numpy(data).mean(dim=1)
-    if not bool(waveform.isfinite().all()):
-        raise UnreadableFileError(path, "holds samples that are infinite or not a number; fetch the file again.")
-    return waveform, int(rate)
-
-
-def libsndfile_reads(path: Path) -> bool:
-    """Return whether a file's ending is one of libsndfile's formats."""
-    return path.suffix[1:].upper() in soundfile.available_formats()
-
-
-def read_sound(path: Path, segment: tuple[float, float] | None = None) -> tuple[Float[Tensor, " samples"], int]:
-    """Read an audio file, or the soundtrack of a video.
+    What the file is, its first bytes say, not its name. libsndfile reads what it knows, FFmpeg all else, segments, and
+    what libsndfile gives up.
 
     Parameters
     ----------
@@ -78,40 +51,74 @@ def read_sound(path: Path, segment: tuple[float, float] | None = None) -> tuple[
         Any file that libsndfile or FFmpeg decodes.
     segment
         Start and end in seconds; None is all of it.
+    seconds
+        How much is needed from the start; no more is decoded. None is all of it.
+    stream
+        Number of the sound stream, from 1; None: the one flagged default, else the first.
 
     Returns
     -------
-    The waveform [samples], float32, channels averaged to mono, and its rate in Hz.
+    The waveform [samples], float32, in [-1, 1] but for overshoots, and its rate in Hz.
 
     Raises
     ------
-    FileNotFoundError
-        There is no such file.
     UnreadableFileError
-        The file is not audio, cut off, or holds no sound.
+        There is no such file, or it is not audio, cut off, holds no samples, or samples that are no sound: not finite,
+        or far from [-1, 1].
     """
-    if segment is None and libsndfile_reads(path):
-        return read_wav(path)
-    from data_prep.media.video import read_soundtrack
+    if not path.is_file():
+        raise UnreadableFileError(path, "not found; complete the raw archive.")
+    if segment is None and stream in (None, 1) and is_sound_file(path):
+        try:
+            return _checked(path, *_read_sound_file(path, seconds))
+        except soundfile.LibsndfileError as error:
+            reason = f"not decodable as audio ({error.error_string}); fetch the file again."
+        try:
+            return _checked(path, *_read_soundtrack(path, None, seconds, stream))
+        except UnreadableFileError as error:
+            raise UnreadableFileError(path, true_reason(path, reason)) from error
+    return _checked(path, *_read_soundtrack(path, segment, seconds, stream))
 
-    return read_soundtrack(path, segment)
+
+def _read_sound_file(path: Path, seconds: float | None) -> tuple[Float[Tensor, " samples"], int]:
+    """Read a file by libsndfile, some samples at a time, so that its channels are never all in memory."""
+    check_whole(path)
+    with soundfile.SoundFile(path) as file:
+        left = file.frames if seconds is None else min(file.frames, math.ceil((seconds + _MARGIN) * file.samplerate))
+        blocks = []
+        while left > 0:
+            block = file.read(min(left, max(_BLOCK // file.channels, 1)), dtype="float32", always_2d=True)
+            if not len(block):
+                break
+            blocks.append(torch.from_numpy(block).mean(dim=1))
+            left -= len(block)
+        return torch.cat(blocks) if blocks else torch.zeros(0), int(file.samplerate)
 
 
-def _check_riff_size(path: Path) -> None:
-    """Refuse a WAV file shorter than its header says; libsndfile would return the part there is.
+def _read_soundtrack(
+    path: Path, segment: Segment | None, seconds: float | None, stream: int | None
+) -> tuple[Float[Tensor, " samples"], int]:
+    from data_prep.media.soundtrack import read_soundtrack  # here: FFmpeg is loaded where it is needed
 
-    One byte less is accepted, since some writers leave out the last padding byte.
-    """
-    with path.open("rb") as file:
-        head = file.read(8)
-    if len(head) < 8 or head[:4] != b"RIFF":
-        return
-    (declared,) = struct.unpack("<I", head[4:])
-    size = path.stat().st_size
-    if declared not in _RIFF_SIZE_UNKNOWN and declared + 8 > size + 1:
+    if segment is None and seconds is not None:
+        segment = (0.0, seconds + _MARGIN)
+    return read_soundtrack(path, segment, stream)
+
+
+def _checked(path: Path, waveform: Float[Tensor, " samples"], rate: int) -> tuple[Float[Tensor, " samples"], int]:
+    """Refuse what is no sound."""
+    if not len(waveform):
+        raise UnreadableFileError(path, "audio file without samples; fetch the file again.")
+    if not bool(waveform.isfinite().all()):
+        raise UnreadableFileError(path, "holds samples that are infinite or not a number; fetch the file again.")
+    peak = float(waveform.abs().max())
+    if peak > LOUDEST:
         raise UnreadableFileError(
-            path, f"cut off: {size} bytes found, its header says {declared + 8}; fetch the file again."
+            path, f"samples of up to {peak:.4g}, but full scale is 1: integers stored as floats? Scale them to [-1, 1]."
         )
+    if rate > HIGHEST_RATE_HZ:
+        raise UnreadableFileError(path, f"its header says {rate} Hz, which no recording has; look at the file.")
+    return waveform, rate
 
 
 def fit_length(waveform: Float[Tensor, " samples"], length: int) -> Float[Tensor, " length"]:
@@ -216,30 +223,6 @@ def log_mel(
 @functools.lru_cache(maxsize=8)
 def _mel_transform(rate: int, n_mels: int, n_fft: int, hop: int) -> torchaudio.transforms.MelSpectrogram:
     return torchaudio.transforms.MelSpectrogram(rate, n_fft=n_fft, hop_length=hop, n_mels=n_mels)
-
-
-def resample(waveform: Float[Tensor, " samples"], rate: int, wanted: int) -> Float[Tensor, " resampled"]:
-    """Resample a waveform (windowed sinc); the kernel of each pair of rates is computed once per process.
-
-    Parameters
-    ----------
-    waveform
-        [samples].
-    rate
-        Its samples per second.
-    wanted
-        Samples per second of the result.
-
-    Returns
-    -------
-    [resampled], the least whole number at or above samples * wanted / rate.
-    """
-    return waveform if rate == wanted else _resampler(rate, wanted)(waveform)
-
-
-@functools.lru_cache(maxsize=8)
-def _resampler(rate: int, wanted: int) -> torchaudio.transforms.Resample:
-    return torchaudio.transforms.Resample(rate, wanted)
 
 
 def tile(waveform: Float[Tensor, " samples"], length: int) -> Float[Tensor, " length"]:

@@ -7,8 +7,9 @@ import numpy as np
 from jaxtyping import Float16, UInt8
 
 from data_prep.errors import PrepError
-from data_prep.media.audio import log_spectrogram, read_wav, spectrogram_shape
-from data_prep.media.video import Segment, frames_at_even_times, read_soundtrack
+from data_prep.media.audio import log_spectrogram, read_sound, spectrogram_shape
+from data_prep.media.segment import Segment
+from data_prep.media.video import frames_at_even_times
 from data_prep.pipeline.plan import Stream
 from fedcmi_flwr.types import Modality
 
@@ -74,7 +75,7 @@ def visual_stream(name: Modality, count: int, frame_size: int) -> Stream:
 
 def _spectrogram(seconds: float, job: Job) -> Float16[np.ndarray, "1 frequencies windows"]:
     path, segment = Path(job[0]), job[1]
-    waveform, rate = read_wav(path) if segment is None else read_soundtrack(path, segment)
+    waveform, rate = read_sound(path, segment, seconds=seconds)
     return log_spectrogram(path, waveform, rate, seconds)
 
 

@@ -116,17 +116,13 @@ def read_grey(path: Path) -> Float[Tensor, "height width"]:
     UnreadableFileError
         There is no such file, or it is no image.
     """
-    from PIL import Image  # here: a preparation of digits needs no decoder
+    from data_prep.media.picture import decoding, is_deep, load_upright, open_picture, unit_range  # here: needs Pillow
 
-    if not path.is_file():
-        raise UnreadableFileError(path, "not found; give an image.")
-    try:
-        with Image.open(path) as image:
-            of_16_bits = image.mode.startswith("I")
-            pixels = np.array(image if of_16_bits else image.convert("L"), dtype=np.float32)
-    except (OSError, ValueError, SyntaxError, struct.error, Image.DecompressionBombError) as error:
-        raise UnreadableFileError(path, f"not decodable as an image ({error}); fetch the file again.") from error
-    return torch.from_numpy(pixels) / (65535 if of_16_bits else 255)
+    with decoding(path), open_picture(path) as image:
+        upright = load_upright(path, image, max(image.size))
+        if is_deep(upright):
+            return torch.from_numpy(unit_range(path, upright, getattr(image, "tag_v2", {})))
+        return torch.from_numpy(np.array(upright.convert("L"), dtype=np.float32)) / 255
 
 
 def fit_square(image: Float[Tensor, "height width"], size: int) -> Float[Tensor, "size size"]:

@@ -1,15 +1,14 @@
 """Photographs from file to stored array: decode, turn upright, pad to a square, scale."""
 
 import functools
-import struct
-import warnings
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from data_prep.errors import PrepError, UnreadableFileError
+from data_prep.errors import PrepError
+from data_prep.media.picture import decoding, is_deep, load_upright, open_picture, unit_range
 from data_prep.pipeline.plan import Stream
 from fedcmi_flwr.types import Modality
 
@@ -19,18 +18,6 @@ CENTRE = 127.5
 """Mean and standard deviation 0.5 of what is stored as 0 to 255: normalised values are in [-1, 1]."""
 PADDING = (128, 128, 128)
 """Colour of padding, and of what is transparent: grey, the middle, which is fed to an encoder as about 0."""
-
-_ORIENTATION_TAG = 0x0112
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-"""EXIF orientation -> what makes the image upright."""
 
 
 def read_photo(path: Path, size: int = PHOTO_SIZE) -> UInt8[np.ndarray, "3 size size"]:
@@ -52,34 +39,18 @@ def read_photo(path: Path, size: int = PHOTO_SIZE) -> UInt8[np.ndarray, "3 size 
     UnreadableFileError
         There is no such file, or it is empty, cut off, or no image.
     """
-    try:
-        with warnings.catch_warnings(action="ignore"), Image.open(path) as image:  # what matters is raised
-            scale = 2 * size / max(image.size)  # twice: the exact scaling below smooths what the decoder drops
-            image.draft(None, (max(1, int(image.width * scale)), max(1, int(image.height * scale))))
-            upright = _turn(image)
-            return np.array(_centre(_to_rgb(upright), size)).transpose(2, 0, 1).copy()
-    except FileNotFoundError as error:
-        raise UnreadableFileError(path, "not found; complete the archive.") from error
-    except (OSError, ValueError, SyntaxError, struct.error, Image.DecompressionBombError) as error:
-        empty = path.stat().st_size == 0
-        found = "an empty file" if empty else f"not decodable as an image ({error})"
-        raise UnreadableFileError(path, f"{found}; fetch the file again.") from error
+    with decoding(path), open_picture(path) as image:
+        upright = load_upright(path, image, size)
+        return np.array(_centre(_to_rgb(path, upright, image), size)).transpose(2, 0, 1).copy()
 
 
-def _turn(image: Image.Image) -> Image.Image:
-    """Turn an image as its EXIF data say; broken EXIF data say nothing."""
-    try:
-        orientation = image.getexif().get(_ORIENTATION_TAG)
-    except (OSError, ValueError, SyntaxError, struct.error):
-        orientation = None
-    image.load()
-    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """Convert from any mode: 16 bits to 8, and what is transparent to the colour of padding."""
-    if image.mode.startswith("I"):  # grey, 16 bits
-        return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8)).convert("RGB")
+def _to_rgb(path: Path, image: Image.Image, opened: Image.Image) -> Image.Image:
+    """Convert from any mode: more than 8 bits to 8, and what is transparent to the colour of padding."""
+    if is_deep(image):
+        levels = unit_range(path, image, getattr(opened, "tag_v2", {})) * 256
+        return Image.fromarray(levels.clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.mode == "RGB" and not image.has_transparency_data:
+        return image
     if not image.has_transparency_data:
         return image.convert("RGB")
     behind = Image.new("RGBA", image.size, PADDING)

@@ -5,6 +5,7 @@ The tokenizer is BERT's, from the optional package transformers; it is loaded on
 
 import functools
 import hashlib
+import html
 import json
 import re
 from collections.abc import Mapping
@@ -33,6 +34,8 @@ _RETWEET = re.compile(r"\brt\b")
 def clean_tweet(tweet: str) -> str:
     """Lower-case a tweet and take out its URLs, user names and the word "rt"; the words between them stay.
 
+    What HTML writes as ``&amp;`` is read as the character that it means.
+
     Parameters
     ----------
     tweet
@@ -47,7 +50,7 @@ def clean_tweet(tweet: str) -> str:
     >>> clean_tweet("RT @RedCross: Flood in #Houston https://t.co/aB1 Please help")
     ': flood in #houston please help'
     """
-    text = tweet.lower()
+    text = html.unescape(tweet).lower()
     for pattern in (_URL, _USER, _RETWEET):
         text = pattern.sub(" ", text)
     return " ".join(text.split())

@@ -34,6 +34,7 @@ def decode_rows(store: RowStore, execution: Execution) -> dict[int, str]:
     Number of the sample -> why it cannot be made, in the order of the plan.
     """
     store.mend_journal()
+    stamps = {row: store.line(row) for row in range(len(store.plan.samples))}  # before decoding: what changes is redone
     there, total = store.finished(), len(store.plan.samples)
     todo = [row for row in range(total) if row not in there]
     work = partial(_make_block, {stream.name: stream for stream in store.plan.streams}, store.files)
@@ -44,7 +45,7 @@ def decode_rows(store: RowStore, execution: Execution) -> dict[int, str]:
     with store.journal.open("ab") as journal:
         for verdicts in run_tasks(work, _blocks(store, todo), execution.workers):
             bad |= {row: reason for row, reason in verdicts if reason is not None}
-            journal.write(b"".join(b"%d\n" % row for row, reason in verdicts if reason is None))
+            journal.write(b"".join(stamps[row] for row, reason in verdicts if reason is None))
             journal.flush()
             done += len(verdicts)
             execution.show(DecodingProgress(done, total, len(there)))

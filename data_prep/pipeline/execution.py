@@ -2,12 +2,11 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from data_prep.errors import PrepError
 from data_prep.pipeline.plan import Exclusion
-
-NAMED = 20
-"""Unusable files that an error names; of the others it says how many there are."""
+from data_prep.pipeline.reasons import by_reason, named
 
 
 @dataclass(frozen=True)
@@ -50,27 +49,33 @@ class Execution:
         if self.workers < 1 or self.max_bad < 0:
             raise PrepError(f"workers = {self.workers}, max_bad = {self.max_bad}: must be at least 1 and at least 0.")
 
-    def tolerate(self, bad: Sequence[Exclusion]) -> None:
+    def tolerate(self, bad: Sequence[Exclusion], listed: Path | None = None) -> None:
         """Refuse more unusable samples than allowed.
 
         Parameters
         ----------
         bad
             What is left out because a source file cannot be used.
+        listed
+            Where all of them are listed; None: nowhere.
 
         Raises
         ------
         PrepError
-            There are more than ``max_bad``; the message names them.
+            There are more than ``max_bad``; the message says why, with examples.
         """
         if len(bad) <= self.max_bad:
             return
-        shown = "\n".join(f"  {entry.source}: {entry.reason}" for entry in bad[:NAMED])
-        more = f"\n  and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
+        shown = "\n".join(f"  {_files(reason.sources)}: {reason.text}" for reason in by_reason(bad))
+        where = "" if listed is None else f"\nAll of them are listed in {listed}"
         raise PrepError(
             f"{len(bad)} source files cannot be used, max_bad = {self.max_bad} allowed; "
-            f"fetch them again, or raise max_bad to go on without them:\n{shown}{more}"
+            f"mend them, or raise max_bad to go on without them:\n{shown}{where}"
         )
+
+
+def _files(sources: Sequence[str]) -> str:
+    return sources[0] if len(sources) == 1 else named(sources, "file")
 
 
 SERIAL = Execution()

@@ -60,6 +60,8 @@ class Planned:
     sample lacks is left out."""
     sources: Mapping[Modality, str]
     """For the sample table: file within the raw archive, and place inside the file."""
+    files: Sequence[str] = ()
+    """Paths of all that it is decoded from: a call that goes on decodes again what has changed since."""
 
 
 @dataclass(frozen=True)

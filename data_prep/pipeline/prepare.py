@@ -20,7 +20,7 @@ from data_prep.pipeline.decoding import decode_rows
 from data_prep.pipeline.execution import SERIAL, Execution
 from data_prep.pipeline.plan import Exclusion, Plan, Planned
 from data_prep.pipeline.rows import RowStore
-from data_prep.pipeline.tables import write_excluded
+from data_prep.pipeline.tables import EXCLUDED, write_excluded
 from data_prep.pipeline.writer import write_prepared
 from fedcmi_flwr.data.schema import DatasetSpec
 
@@ -65,8 +65,10 @@ def prepare_plan(
             store = RowStore(rows, plan, name, settings)
             bad = decode_rows(store, execution)
             unreadable = [_exclusion(plan.samples[row], reason) for row, reason in bad.items()]
-            execution.tolerate(unreadable)
-            write_excluded(directory, [*plan.excluded, *unreadable])
+            excluded = [*plan.excluded, *unreadable]
+            write_excluded(rows, excluded)  # for whoever is told that they are too many
+            execution.tolerate(unreadable, rows / EXCLUDED)
+            write_excluded(directory, excluded)
             return assemble(store, list(bad), directory, name, settings)
 
     made = write_prepared(out, name, settings, build)

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,17 +91,35 @@ class RowStore:
 
     @property
     def journal(self) -> Path:
-        """One line for each row that is there: its number."""
+        """One line for each row that is there: its number, and the stamp of the files that it was decoded from."""
         return self.directory / "journal"
 
+    def line(self, row: int) -> bytes:
+        """Return the journal's line for a row, as its files are now."""
+        return f"{row} {_stamp(self.plan.samples[row].files)}\n".encode()
+
     def finished(self) -> set[int]:
-        """Return the numbers of the samples that are there."""
-        return {int(line) for line in self.journal.read_bytes().splitlines()}
+        """Return the numbers of the samples that are there, and whose files have not changed since."""
+        lines = set(self.journal.read_bytes().splitlines(keepends=True))
+        return {row for row in range(len(self.plan.samples)) if self.line(row) in lines}
 
     def mend_journal(self) -> None:
         """Remove a last line that was cut off."""
         content = self.journal.read_bytes() if self.journal.is_file() else b""
         self.journal.write_bytes(content[: content.rfind(b"\n") + 1])
+
+
+def _stamp(files: Sequence[str]) -> str:
+    """Return a hash of the sizes and modification times of files; a file that is not there has neither."""
+    found: list[tuple[int, int] | None] = []
+    for file in files:
+        try:
+            status = Path(file).stat()
+        except OSError:
+            found.append(None)
+        else:
+            found.append((status.st_size, status.st_mtime_ns))
+    return hashlib.sha256(repr(found).encode()).hexdigest()[:16]
 
 
 def _fingerprint(plan: Plan, name: str, settings: Mapping[str, Any]) -> str:

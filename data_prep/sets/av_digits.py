@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
-from sklearn.datasets import load_digits
 from torch import Tensor
 
 from data_prep.pipeline.execution import SERIAL, Execution
@@ -92,6 +91,8 @@ def _render(press: KeyPress) -> Float[Tensor, " samples"]:
 
 
 def _draw_splits(seed: int) -> dict[str, list[CleanDigit]]:
+    from sklearn.datasets import load_digits  # here: it takes seconds, which every node of a prepared run would pay
+
     digits = load_digits()
     labels: NDArray[np.int64] = digits.target.astype(np.int64)
     images = digits.images.astype(np.uint8)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data_prep.errors import PrepError, UnreadableFileError
-from data_prep.media.audio import fit_clip, read_wav
+from data_prep.media.audio import fit_clip, read_sound
 from data_prep.media.grey import read_idx_images, read_idx_labels
 from data_prep.pipeline.execution import SERIAL, Execution
 from data_prep.pipeline.plan import Exclusion, Plan, select_modalities, tool_versions
@@ -183,7 +183,7 @@ def read_clip(file: str) -> Float[Tensor, " samples"]:
         Another rate.
     """
     path = Path(file)
-    waveform, rate = read_wav(path)
+    waveform, rate = read_sound(path)
     if rate != RATE_HZ:
         raise PrepError(f"{path}: {rate} Hz, expected {RATE_HZ} Hz; resample the recordings.")
     return fit_clip(path, waveform, CLIP_SAMPLES)

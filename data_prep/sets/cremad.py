@@ -16,9 +16,12 @@ import numpy as np
 
 from data_prep.errors import PrepError
 from data_prep.media.clips import FRAME_SIZE, MODALITIES, TOOLS, audio_stream, visual_stream
+from data_prep.media.signature import refuse_pointers
 from data_prep.pipeline.execution import SERIAL, Execution
 from data_prep.pipeline.plan import Exclusion, Plan, Planned, select_modalities, tool_versions
 from data_prep.pipeline.prepare import prepare_plan
+from data_prep.sets.cremad_lists import find_lists, read_lists
+from data_prep.sets.finding import by_stem
 from data_prep.sets.splitting import group_part, stratified_part
 from fedcmi_flwr.seeding import numpy_generator
 from fedcmi_flwr.types import Modality
@@ -37,6 +40,7 @@ NOT_CLIPS = {"1076_MTI_SAD_XX": "has no sound and an error picture, says the dat
 ODD_DURATIONS = ("1076_MTI_NEU_XX", "1064_TIE_SAD_XX", "1064_IEO_DIS_MD")
 """Very short, without a stated duration, a minute long, says the page: their headers are not held against them."""
 
+_NAMED = f"<actor>_<sentence>_<emotion>_<level> with an emotion of {', '.join(CLASSES)}"
 _CLIP = re.compile(rf"(?P<actor>[0-9]{{4}})_[A-Z]{{3}}_(?P<emotion>{'|'.join(CLASSES)})_[A-Z]+")
 
 
@@ -62,7 +66,7 @@ def prepare(
     out: Path,
     *,
     split: str = "actor",
-    list_file: Path | None = None,
+    lists: Sequence[Path] = (),
     seed: int = 0,
     frame_size: int = FRAME_SIZE,
     modalities: Sequence[Modality] | None = None,
@@ -78,10 +82,10 @@ def prepare(
         The prepared directory to make.
     split
         "actor": a tenth of the actors are for testing; "random": a tenth of each emotion's clips; "paper": what
-        ``list_file`` says.
-    list_file
-        For "paper": a text file of lines ``<clip>,train`` or ``<clip>,test``; empty lines and lines that begin with #
-        do not count. Clips that it does not name are left out.
+        the lists say.
+    lists
+        For "paper", as ``cremad_lists.py`` reads them; none: ``train.csv`` and ``test.csv`` in ``raw``. Clips that
+        they do not name are left out.
     seed
         Seed of the split, 0 or greater.
     frame_size
@@ -98,26 +102,29 @@ def prepare(
     Raises
     ------
     FileNotFoundError
-        A part of the raw archive, or the list file, is missing.
+        A part of the raw archive, or a list, is missing.
     PrepError
         A setting out of range, raw data that cannot be used, or something else at ``out``.
     """
     wanted = select_modalities(MODALITIES, modalities)
     if split not in SPLITS or seed < 0:
         raise PrepError(f"split = {split!r}, seed = {seed}: must be one of {', '.join(SPLITS)}, and at least 0.")
-    if (split == "paper") != (list_file is not None):
-        raise PrepError("a list file and split = 'paper' need each other: give both, or neither.")
+    if lists and split != "paper":
+        raise PrepError(f"split = {split!r}: only 'paper' goes by lists; leave them out, or choose it.")
     streams = [audio_stream("audio", SECONDS), visual_stream("visual", FRAMES, frame_size)]
     settings: dict[str, Any] = {"split": split, "seed": seed, "frame_size": frame_size, "modalities": list(wanted)}
-    if list_file is not None:
-        settings["list_sha256"] = hashlib.sha256(list_file.read_bytes()).hexdigest()
+    found = find_lists(raw, lists) if split == "paper" else []
+    if found:
+        settings["list_sha256"] = [hashlib.sha256(path.read_bytes()).hexdigest() for path in found]
 
     def make_plan() -> Plan:
         clips, excluded = _find_clips(raw.resolve(), wanted)
-        if list_file is not None:
-            splits = _read_list(list_file, {clip.name for clip in clips})
+        refuse_pointers((path for clip in clips for path in clip.files.values()), execution.max_bad)
+        if found:
+            splits, left_out = read_lists(found, {clip.name for clip in clips}, NOT_CLIPS)
             unlisted = [clip for clip in clips if clip.name not in splits]
-            excluded += [Exclusion(c.name, "", _sources(c), f"not in {list_file.name}") for c in unlisted]
+            excluded += left_out
+            excluded += [Exclusion(clip.name, "", _sources(clip), "in none of the lists") for clip in unlisted]
         else:
             splits = _draw_splits(clips, split, seed)
         samples = [_plan_clip(clip, splits[clip.name]) for clip in clips if clip.name in splits]
@@ -130,25 +137,24 @@ def prepare(
 def _find_clips(raw: Path, wanted: Sequence[Modality]) -> tuple[list[_Clip], list[Exclusion]]:
     """List the clips that have a file of a wanted modality, by name."""
     files: dict[str, dict[Modality, Path]] = {}
+    strange: list[Exclusion] = []
     for modality in wanted:
         folder, ending = FOLDERS[modality]
         if not (raw / folder).is_dir():
             raise FileNotFoundError(
                 f"{raw / folder}: not found, expected a folder of <clip>{ending}; give the directory that holds it."
             )
-        found = sorted((raw / folder).glob(f"[!.]*{ending}"))
+        found = by_stem(raw / folder, ending)
         if not found:
             raise PrepError(f"{raw / folder}: holds no {ending} files; unpack them there.")
-        for path in found:
-            if not _CLIP.fullmatch(path.stem):
-                raise PrepError(
-                    f"{path}: its name is not <actor>_<sentence>_<emotion>_<level>{ending} with an emotion of "
-                    f"{', '.join(CLASSES)}; rename or remove it."
-                )
-            files.setdefault(path.stem, {})[modality] = path
+        for name, path in found.items():
+            if _CLIP.fullmatch(name):
+                files.setdefault(name, {})[modality] = path
+            else:
+                strange.append(Exclusion(name, "", f"{folder}/{path.name}", f"its name is not {_NAMED}"))
     clips = [_Clip(name, files[name]) for name in sorted(files)]
-    excluded = [Exclusion(c.name, "", _sources(c), NOT_CLIPS[c.name]) for c in clips if c.name in NOT_CLIPS]
-    return [clip for clip in clips if clip.name not in NOT_CLIPS], excluded
+    left_out = [Exclusion(c.name, "", _sources(c), NOT_CLIPS[c.name]) for c in clips if c.name in NOT_CLIPS]
+    return [clip for clip in clips if clip.name not in NOT_CLIPS], left_out + strange
 
 
 def _draw_splits(clips: Sequence[_Clip], split: str, seed: int) -> dict[str, str]:
@@ -161,28 +167,10 @@ def _draw_splits(clips: Sequence[_Clip], split: str, seed: int) -> dict[str, str
     return {clip.name: "test" if test else "train" for clip, test in zip(clips, is_test, strict=True)}
 
 
-def _read_list(path: Path, clips: set[str]) -> dict[str, str]:
-    """Return which split each listed clip is in."""
-    splits: dict[str, str] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
-        if not line.strip() or line.startswith("#"):
-            continue
-        clip, _, split = (part.strip() for part in line.partition(","))
-        if split not in ("train", "test"):
-            raise PrepError(f"{path}, line {number}: {line!r}, expected <clip>,train or <clip>,test.")
-        if clip not in clips and clip not in NOT_CLIPS:
-            raise PrepError(f"{path}, line {number}: clip {clip!r} is not in the archive; complete it, or the list.")
-        if clip in splits:
-            raise PrepError(f"{path}, line {number}: clip {clip!r} is listed a second time; name each clip once.")
-        splits[clip] = split
-    if set(splits.values()) != {"train", "test"}:
-        raise PrepError(f"{path}: lists {len(splits)} clips, but not of both splits, train and test.")
-    return splits
-
-
 def _plan_clip(clip: _Clip, split: str) -> Planned:
     jobs = {m: (str(path), None, clip.name not in ODD_DURATIONS) for m, path in clip.files.items()}
-    return Planned(clip.name, clip.label, clip.actor, split, jobs, {m: _source(clip, m) for m in clip.files})
+    sources = {m: _source(clip, m) for m in clip.files}
+    return Planned(clip.name, clip.label, clip.actor, split, jobs, sources, [str(path) for path in clip.files.values()])
 
 
 def _source(clip: _Clip, modality: Modality) -> str:

@@ -1,27 +1,43 @@
-"""CrisisMMD, task 1: tweets with photographs from disasters, informative or not.
+"""CrisisMMD: tweets with photographs from disasters: informative or not, or what help they tell of.
 
-Raw archive: ``data_image/<event>/<date>/<id>_<n>.jpg`` and the agreed-label split files
-``task_informative_text_img_{train,dev,test}.tsv``, beside ``data_image`` or in the folder of their own archive. The
-split files are tab-separated without quoting: a quotation mark is part of its tweet. A sample is one image of a tweet,
-with the tweet's text; its group is the tweet. Left out, and listed: rows whose text and image carry different labels,
-rows with neither, and tweets that stand in a later split too.
+Raw archive: ``data_image/<event>/<date>/<id>_<n>.jpg`` and the split files with agreed labels,
+``task_<task>_text_img_agreed_lab_{train,dev,test}.tsv``, beside ``data_image`` or in the folder of their own archive.
+The split files are tab-separated without quoting: a quotation mark is part of its tweet. A sample is one image of a
+tweet, with the tweet's text; its group is the tweet. Left out, and listed: rows whose text and image carry different
+labels, rows with neither, and tweets that stand in a later split too. A tweet of which nothing is left once it is
+cleaned has no text.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from data_prep.errors import PrepError
 from data_prep.media.photo import PADDING, PHOTO_SIZE, photo_stream
+from data_prep.media.signature import refuse_pointers
 from data_prep.media.text import DEFAULT_TOKENIZER, TOKENS, clean_tweet, text_stream, text_tools, vocabulary
 from data_prep.pipeline.execution import SERIAL, Execution
 from data_prep.pipeline.plan import Exclusion, Plan, Planned, Stream, select_modalities, tool_versions
 from data_prep.pipeline.prepare import prepare_plan
+from data_prep.sets.finding import any_case
 from fedcmi_flwr.types import Modality
 
 NAME = "crisismmd"
 MODALITIES: tuple[Modality, ...] = ("image", "text")
-CLASSES = ("not_informative", "informative")
+LABELS: Mapping[str, Mapping[str, str]] = {
+    "informative": {name: name for name in ("not_informative", "informative")},
+    "humanitarian": {
+        "infrastructure_and_utility_damage": "infrastructure_and_utility_damage",
+        "not_humanitarian": "not_humanitarian",
+        "other_relevant_information": "other_relevant_information",
+        "rescue_volunteering_or_donation_effort": "rescue_volunteering_or_donation_effort",
+        "affected_individuals": "affected_individuals",
+        "vehicle_damage": "infrastructure_and_utility_damage",
+        "injured_or_dead_people": "affected_individuals",
+        "missing_or_found_people": "affected_individuals",
+    },
+}
+"""Task -> label in the files -> class that it belongs to, as the field merges the rare ones; in index order."""
 SPLITS = {"train": "train", "val": "dev", "test": "test"}
 """Stored split -> what the raw file is called by."""
 SPLIT_FOLDER = "crisismmd_datasplit_agreed_label"
@@ -40,6 +56,7 @@ class _Tweet:
     tweet_id: str
     image_id: str
     text: str
+    """Cleaned."""
     image: str
     """Path within the archive."""
     label: str
@@ -51,6 +68,7 @@ def prepare(
     raw: Path,
     out: Path,
     *,
+    task: str = "informative",
     tokenizer: str = DEFAULT_TOKENIZER,
     image_size: int = PHOTO_SIZE,
     tokens: int = TOKENS,
@@ -66,6 +84,8 @@ def prepare(
         The directory that holds ``data_image`` and the split files.
     out
         The prepared directory to make.
+    task
+        One of LABELS.
     tokenizer
         BERT's: a directory with ``vocab.txt`` or ``tokenizer.json``, or a name on the hub.
     image_size
@@ -93,7 +113,10 @@ def prepare(
         A setting out of range, raw data that cannot be used, or something else at ``out``.
     """
     names = select_modalities(MODALITIES, modalities)
-    settings = {"modalities": list(names), "keep_overlap": keep_overlap}
+    if task not in LABELS:
+        raise PrepError(f"task = {task!r}: must be one of {', '.join(LABELS)}.")
+    files = _split_files(raw, task)  # before a tokenizer is looked for, perhaps on the hub
+    settings = {"task": task, "modalities": list(names), "keep_overlap": keep_overlap}
     tools = tool_versions("numpy", "pillow")
     streams: list[Stream] = []
     if "image" in names:
@@ -105,30 +128,42 @@ def prepare(
         tools |= text_tools(tokenizer)
 
     def make_plan() -> Plan:
-        rows, excluded = _without_excluded(_read(raw), names, keep_overlap)
-        return Plan(CLASSES, streams, [_plan(raw, row, names) for row in rows], excluded, tools)
+        read: list[_Tweet] = []
+        unusable: list[Exclusion] = []
+        for split, path in files.items():
+            tweets, faulty = _read_split(path, split, LABELS[task])
+            read, unusable = read + tweets, unusable + faulty
+        rows, left_out = _without_excluded(read, names, keep_overlap)
+        images = {row.image: str(any_case(raw.resolve() / row.image)) for row in rows if "image" in names}
+        refuse_pointers(map(Path, images.values()), execution.max_bad)
+        classes = tuple(dict.fromkeys(LABELS[task].values()))
+        return Plan(classes, streams, [_plan(row, names, classes, images) for row in rows], unusable + left_out, tools)
 
     return prepare_plan(out, NAME, settings, make_plan, execution)
 
 
-def _read(raw: Path) -> list[_Tweet]:
+def _split_files(raw: Path, task: str) -> dict[str, Path]:
+    """Return the file of each split; FileNotFoundError where a part of the archive is missing."""
     if not (raw / IMAGES).is_dir():
         raise FileNotFoundError(f"{raw / IMAGES}: not found, expected the photographs; give the directory above it.")
-    return [row for split, name in SPLITS.items() for row in _read_split(_split_file(raw, name), split)]
+    return {split: _split_file(raw, task, name) for split, name in SPLITS.items()}
 
 
-def _split_file(raw: Path, name: str) -> Path:
-    file = f"task_informative_text_img_{name}.tsv"
+def _split_file(raw: Path, task: str, name: str) -> Path:
+    file = f"task_{task}_text_img_agreed_lab_{name}.tsv"
     for path in (raw / file, raw / SPLIT_FOLDER / file):
         if path.is_file():
             return path
     raise FileNotFoundError(
-        f"{raw / file}: not found, nor in {SPLIT_FOLDER}; fetch the split files with agreed labels."
+        f"{raw / file}: not found, nor in {SPLIT_FOLDER}; unpack the split files with agreed labels there."
     )
 
 
-def _read_split(path: Path, split: str) -> Iterator[_Tweet]:
-    """Yield the rows of a file. Lines end with a line feed only: tweets hold characters that Python splits at."""
+def _read_split(path: Path, split: str, labels: Mapping[str, str]) -> tuple[list[_Tweet], list[Exclusion]]:
+    """Read a file. Lines end with a line feed only: tweets hold characters that Python splits at.
+
+    A line that cannot be used is left out and listed; it stops nothing.
+    """
     try:
         lines = path.read_bytes().decode("utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
@@ -140,35 +175,45 @@ def _read_split(path: Path, split: str) -> Iterator[_Tweet]:
         raise PrepError(f"{path}: column {missing[0]!r} is missing, found {header}; fetch the agreed-label files.")
     if not any(row != [""] for row in rows):
         raise PrepError(f"{path}: holds no rows; fetch the file again.")
+    tweets, unusable = [], []
     for number, row in enumerate(rows, start=2):
         if row == [""]:
             continue
-        if len(row) != len(header):
-            raise PrepError(f"{path}: line {number} has {len(row)} cells, its header {len(header)}; fetch it again.")
-        yield _tweet(path, number, dict(zip(header, row, strict=True)), split)
+        named = {column: cell.strip() for column, cell in zip(header, row, strict=False)}
+        place = f"{path.name}:{number}"
+        reason = f"{len(row)} cells, the header has {len(header)}" if len(row) != len(header) else _fault(named, labels)
+        if reason:
+            unusable.append(Exclusion(named.get("image_id", ""), split, place, reason))
+        else:
+            tweets.append(_tweet(named, place, split, labels))
+    return tweets, unusable
 
 
-def _tweet(path: Path, number: int, cells: dict[str, str], split: str) -> _Tweet:
-    cells = {column: cells[column].strip() for column in COLUMNS}
-    where = f"{path}: line {number}"
+def _fault(cells: Mapping[str, str], labels: Mapping[str, str]) -> str:
+    """Return what is wrong with a line, or nothing."""
     for column in ("tweet_id", "image_id"):
         if not cells[column]:
-            raise PrepError(f"{where}, column {column!r}: empty; fetch the file again.")
+            return f"column {column!r} is empty"
     for column in ("label", "label_text", "label_image"):
-        if cells[column] not in CLASSES:
-            raise PrepError(f"{where}, column {column!r}: {cells[column]!r} is not one of {', '.join(CLASSES)}.")
+        if cells[column] not in labels:
+            return f"column {column!r}: {cells[column]!r} is not one of {', '.join(labels)}"
     image = PurePosixPath(cells["image"])
     if image.is_absolute() or ".." in image.parts:
-        raise PrepError(f"{where}, column 'image': {cells['image']!r} leaves the archive.")
+        return f"column 'image': {cells['image']!r} leaves the archive"
+    return ""
+
+
+def _tweet(cells: Mapping[str, str], place: str, split: str, labels: Mapping[str, str]) -> _Tweet:
+    found = [labels[cells[column]] for column in ("label", "label_text", "label_image")]
     return _Tweet(
         split,
-        f"{path.name}:{number}",
+        place,
         cells["tweet_id"],
         cells["image_id"],
-        cells["tweet_text"],
+        clean_tweet(cells["tweet_text"]),
         cells["image"],
-        cells["label"],
-        cells["label"] == cells["label_text"] == cells["label_image"],
+        found[0],
+        len(set(found)) == 1,
     )
 
 
@@ -193,20 +238,15 @@ def _unusable(row: _Tweet, names: Sequence[Modality]) -> str:
 
 
 def _present(row: _Tweet, names: Sequence[Modality]) -> list[Modality]:
-    """Return what a row has of the modalities; an empty cell is a missing modality."""
+    """Return what a row has of the modalities; an empty cell, or no words, is a missing modality."""
     cells = {"image": row.image, "text": row.text}
     return [name for name in names if cells[name]]
 
 
-def _plan(raw: Path, row: _Tweet, names: Sequence[Modality]) -> Planned:
-    jobs = {"image": str(raw.resolve() / row.image), "text": clean_tweet(row.text)}
-    sources = {"image": row.image, "text": row.place}
-    has = _present(row, names)
-    return Planned(
-        row.image_id,
-        CLASSES.index(row.label),
-        row.tweet_id,
-        row.split,
-        {name: jobs[name] for name in has},
-        {name: sources[name] for name in has},
-    )
+def _plan(row: _Tweet, names: Sequence[Modality], classes: Sequence[str], images: Mapping[str, str]) -> Planned:
+    jobs, sources = dict[Modality, str](), dict[Modality, str]()
+    for name in _present(row, names):
+        jobs[name] = images[row.image] if name == "image" else row.text
+        sources[name] = row.image if name == "image" else row.place
+    files = [jobs["image"]] if "image" in jobs else []
+    return Planned(row.image_id, classes.index(row.label), row.tweet_id, row.split, jobs, sources, files)

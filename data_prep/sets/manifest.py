@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.errors import PrepError, UnreadableFileError
-from data_prep.media.audio import libsndfile_reads
 from data_prep.media.clips import audio_stream, visual_stream
 from data_prep.media.photo import PADDING, PHOTO_SIZE, photo_stream
 from data_prep.media.series import POINTS, read_series, series_stream
@@ -98,17 +97,12 @@ def _video(name: Modality, sizes: Sizes, files: Sequence[Path]) -> Stream:
     return visual_stream(name, sizes.frames, sizes.image_size)
 
 
-def _sound_job(path: Path) -> Any:  # noqa: ANN401 (what the stream's jobs are)
-    """Return a job that reads the file with libsndfile, or as a video's soundtrack where that cannot."""
-    return str(path), None if libsndfile_reads(path) else (0.0, math.inf), True
-
-
 KINDS = {
     "audio": Kind(
         _audio,
         lambda sizes: {"seconds": sizes.seconds},
         lambda sizes: tool_versions("torch", "torchaudio", "soundfile", "av"),
-        _sound_job,
+        lambda path: (str(path), None, True),
     ),
     "image": Kind(
         lambda name, sizes, files: photo_stream(name, sizes.image_size),
@@ -258,7 +252,7 @@ def prepare(
 
 
 def _plan(raw: Path, entry: Entry, modalities: Mapping[Modality, str], classes: Sequence[str]) -> Planned:
-    jobs, sources = dict[str, Any](), dict[str, str]()
+    jobs, sources, files = dict[str, Any](), dict[str, str](), list[str]()
     for name, kind in modalities.items():
         columns = features_of(kind)
         if columns:
@@ -267,9 +261,14 @@ def _plan(raw: Path, entry: Entry, modalities: Mapping[Modality, str], classes: 
                 jobs[name], sources[name] = cells, entry.place
         elif name in entry.cells:
             job, cell = KINDS[kind].job, entry.cells[name]
-            jobs[name] = cell if job is None else job(find_file(raw, entry, name))
+            if job is None:
+                jobs[name] = cell
+            else:
+                file = find_file(raw, entry, name)
+                jobs[name] = job(file)
+                files.append(str(file))
             sources[name] = entry.place if job is None else cell
-    return Planned(entry.id, classes.index(entry.label), entry.group, entry.split, jobs, sources)
+    return Planned(entry.id, classes.index(entry.label), entry.group, entry.split, jobs, sources, files)
 
 
 def _streams(raw: Path, entries: Sequence[Entry], modalities: Mapping[Modality, str], sizes: Sizes) -> list[Stream]:

@@ -3,7 +3,7 @@
 import csv
 import posixpath
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,9 @@ REQUIRED = ("id", "label", "split")
 OWN_COLUMNS = (*REQUIRED, "group")
 """Columns that are no modality; ``group`` may be left out, and is the id then."""
 SPLITS = ("train", "val", "test")
+MISSING = ("", "nan", "NaN", "NAN", "None", "NA", "N/A", "n/a", "<NA>", "null", "NULL", "#N/A")
+"""What a cell holds that is missing, in any column, as programs write it; spaces around it do not count."""
+_LONGEST_CELL = 1 << 30
 
 _INTEGER = re.compile(r"-?[0-9]+")
 
@@ -41,10 +44,10 @@ def read_manifest(path: Path, needed: Sequence[str]) -> list[Entry]:
     Parameters
     ----------
     path
-        ``.parquet``, or anything else as CSV: commas, UTF-8, a header. Rows are counted from 1, below the header.
+        Parquet, or anything else as CSV: commas, UTF-8, a header. Rows are counted from 1, below the header.
     needed
-        Names of the columns that hold paths, texts or numbers. A cell that is empty or blank is something that the
-        sample lacks.
+        Names of the columns that hold paths, texts or numbers. A cell that is empty, or holds one of MISSING, is
+        something that the sample lacks.
 
     Returns
     -------
@@ -60,7 +63,7 @@ def read_manifest(path: Path, needed: Sequence[str]) -> list[Entry]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: not found, expected a manifest, CSV or Parquet.")
-    columns, rows = _read_parquet(path) if path.suffix == ".parquet" else _read_csv(path)
+    columns, rows = _read(path, [*OWN_COLUMNS, *needed])
     for column in (*REQUIRED, *needed):
         if columns.count(column) != 1:
             found = "is missing" if column not in columns else "occurs more than once"
@@ -79,12 +82,20 @@ def read_manifest(path: Path, needed: Sequence[str]) -> list[Entry]:
     return entries
 
 
+def _read(path: Path, needed: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+    with path.open("rb") as file:
+        is_parquet = file.read(4) == b"PAR1"
+    return _read_parquet(path, needed) if is_parquet or path.suffix.lower() == ".parquet" else _read_csv(path)
+
+
 def _read_csv(path: Path) -> tuple[list[str], list[list[str]]]:
+    csv.field_size_limit(_LONGEST_CELL)
+    rows: list[list[str]] = []
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = [row for row in csv.reader(file, strict=True) if row]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise PrepError(f"{path}: not readable as CSV in UTF-8 ({error}); save it again.") from error
+            rows = [row for row in _numbered(path, csv.reader(file, strict=True)) if row]
+    except UnicodeDecodeError as error:
+        raise PrepError(f"{path}: not UTF-8 at byte {error.start} ({error.reason}); save it as UTF-8.") from error
     if not rows:
         raise PrepError(f"{path}: an empty file, expected a header with {', '.join(REQUIRED)} and modalities.")
     header = [name.strip() for name in rows[0]]
@@ -96,35 +107,72 @@ def _read_csv(path: Path) -> tuple[list[str], list[list[str]]]:
     return header, rows[1:]
 
 
-def _read_parquet(path: Path) -> tuple[list[str], list[list[str]]]:
+def _numbered(path: Path, reader: Any) -> Iterator[list[str]]:  # noqa: ANN401 (csv names no type)
+    """Yield rows; an error says at which line the row begins, and why it is none."""
+    begin = 1
+    while True:
+        try:
+            yield next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise PrepError(
+                f"{path}: the row that begins at line {begin} is no CSV ({error}); a quote inside a cell is written "
+                "twice, and the cell in quotes."
+            ) from error
+        begin = reader.line_num + 1
+
+
+def _read_parquet(path: Path, needed: Sequence[str]) -> tuple[list[str], list[list[str]]]:
     import pyarrow
     from pyarrow import parquet
 
     try:
-        table = parquet.read_table(path)
+        names = parquet.read_schema(path).names
+        table = parquet.read_table(path, columns=[name for name in dict.fromkeys(names) if name in needed])
     except (pyarrow.ArrowException, OSError) as error:
         raise PrepError(f"{path}: not readable as Parquet ({error}); save it again.") from error
-    columns = [[_to_text(value) for value in column.to_pylist()] for column in table.columns]
+    columns = [
+        [_to_text(f"{path}: row {row}, column {name!r}", value) for row, value in enumerate(table[name].to_pylist(), 1)]
+        for name in table.column_names
+    ]
     return list(table.column_names), [list(row) for row in zip(*columns, strict=True)]
 
 
-def _to_text(value: Any) -> str:  # noqa: ANN401 (any type that Parquet has)
-    return "" if value is None or value != value else str(value)  # not equal to itself: not a number
+def _to_text(where: str, value: object) -> str:
+    """Return a cell as CSV would hold it."""
+    if value is None or value != value:  # not equal to itself: not a number
+        return ""
+    if isinstance(value, bytes):
+        try:
+            return value.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise PrepError(f"{where}: bytes that are no UTF-8 text ({error.reason}); store text.") from error
+    if isinstance(value, list | dict | tuple):
+        raise PrepError(f"{where}: a {type(value).__name__}, {value!r:.60}; store one text, path or number a cell.")
+    return str(value)
 
 
 def _entry(path: Path, number: int, cells: Mapping[str, str], needed: Sequence[str]) -> Entry:
     where = f"{path}: row {number} (id {cells['id'].strip()!r})"
-    own = {column: cells.get(column, "").strip() for column in OWN_COLUMNS}
+    cells = {column: _known(cell) for column, cell in cells.items()}
+    own = {column: cells.get(column, "") for column in OWN_COLUMNS}
     for column in REQUIRED:
         if not own[column]:
-            raise PrepError(f"{where}, column {column!r}: empty, must be given for every sample.")
+            raise PrepError(f"{where}, column {column!r}: empty or missing, must be given for every sample.")
     if own["split"] not in SPLITS:
         raise PrepError(f"{where}, column 'split': {own['split']!r} is not one of {', '.join(SPLITS)}.")
-    has = {name: cells[name].strip() for name in needed if cells[name].strip()}
+    has = {name: cells[name] for name in needed if cells[name]}
     if not has:
         raise PrepError(f"{where}: has none of {', '.join(needed)}; remove the row.")
     place = f"{path.name}:{number}"
     return Entry(where, place, own["id"], own["label"], own["split"], own["group"] or own["id"], has)
+
+
+def _known(cell: str) -> str:
+    """Return what a cell holds, nothing for one that is missing."""
+    stripped = cell.strip()
+    return "" if stripped in MISSING else stripped
 
 
 def find_file(raw: Path, entry: Entry, modality: Modality) -> Path:

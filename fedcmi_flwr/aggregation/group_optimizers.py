@@ -91,6 +91,7 @@ class GroupOptimizers:
             What :meth:`state` gave.
         """
         found: dict[str, dict[str, dict[str, AnyArray]]] = {}
+        self._steps.clear()
         for key, value in state.items():
             group, moment, *name = key.split("/", 2)
             moments = found.setdefault(group, {})
@@ -98,7 +99,7 @@ class GroupOptimizers:
                 self._steps[group] = int(value)
             else:
                 moments.setdefault(moment, {})[name[0]] = value
-        self._moments |= found
+        self._moments = dict(found)
 
 
 def _flat(moments: Moments) -> dict[str, AnyArray]:

@@ -9,6 +9,9 @@ from collections.abc import Callable
 from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any
 
+LARGEST: dict[type, float] = {int: 2**63 - 1, float: 3.4e38}
+"""What a message of Flower's, and single precision, can hold."""
+
 
 class ConfigError(ValueError):
     """A key of a run or node configuration that is unknown, missing or out of range."""
@@ -106,6 +109,9 @@ def key_of(item: "Field[Any]") -> str:
 def checked(item: "Field[Any]", value: Any) -> Any:  # noqa: ANN401
     """Return the value of a field that has a key; raise ConfigError for a wrong type or one that is not allowed."""
     kind: Any = item.type
+    largest = LARGEST.get(type(value), math.inf)
+    if isinstance(value, int | float) and abs(value) > largest:
+        raise ConfigError(f"{key_of(item)} = {value!r}: must be {item.metadata['allowed']}, at most {largest:g}.")
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
 

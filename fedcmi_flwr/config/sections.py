@@ -178,7 +178,7 @@ class MachineConfig(Settings):
     precision: str = choice(*PRECISIONS)
     """What nodes' encoders compute in: float32, bfloat16 ("bf16"; weights, heads and losses stay float32), or bfloat16
     for large encoders on a GPU or CPU that has it ("auto")."""
-    torch_threads: int = number(1)
+    torch_threads: int = number(1, 1024)
     """CPU threads of torch in each process; another number may change the last bits of the weights."""
 
 
@@ -190,7 +190,8 @@ class CheckpointConfig(Settings):
     """Rounds between two checkpoints; 0: none. One costs the time and space of writing the model (twice where it is
     averaged), the method's state and the server optimiser's moments to the disk."""
     checkpoint_keep: int = number(1)
-    """Newest checkpoints that are kept."""
+    """Newest checkpoints that are kept; the one before the newest always is, since the next round shows whether nodes
+    can train on the newest."""
     node_memory: str = choice(*NODE_MEMORIES)
     """Where nodes keep what a method remembers between their turns: in Flower's context ("context"), which lives as
     long as the run and the SuperNode; or below the run directory ("run-dir"), for simulations: ``fedcmi run`` decides

@@ -20,10 +20,12 @@ from fedcmi_flwr.data.schema import (
     read_spec,
     samples_path,
 )
-from fedcmi_flwr.machine.extras import needs
+from fedcmi_flwr.data.table import read_columns
 from fedcmi_flwr.suggestions import did_you_mean
 from fedcmi_flwr.types import SHARED, Modality
 
+FILES = ("labels", "samples")
+"""Names of files beside the arrays of modalities."""
 REPAIR = "remove the directory and prepare it again."
 
 
@@ -58,13 +60,10 @@ def load_split(directory: Path, split: str, modalities: Sequence[Modality] | Non
     if split not in spec.splits:
         raise DataError(f"{directory}: no split {split!r}, only {sorted(spec.splits)}.")
     chosen = _chosen(directory, spec, modalities)
-    with needs("prep"):  # here: the library does without until it reads a prepared directory
-        import pandas as pd
-
     try:
         labels = np.load(labels_path(directory, split), allow_pickle=False)
         arrays = {m.name: np.load(array_path(directory, split, m.name), mmap_mode="r") for m in chosen}
-        table = pd.read_csv(samples_path(directory, split), dtype=str, keep_default_na=False)
+        table = read_columns(samples_path(directory, split))
     except FileNotFoundError as error:
         raise DataError(f"{error.filename}: missing; {REPAIR}") from error
     except (ValueError, EOFError, BadZipFile) as error:
@@ -74,17 +73,17 @@ def load_split(directory: Path, split: str, modalities: Sequence[Modality] | Non
     absent = [column for column in SAMPLE_COLUMNS if column not in table]
     if absent:
         raise SchemaError(f"{samples_path(directory, split)}: column {absent[0]!r} is missing; {REPAIR}")
-    _check_sizes(directory, split, spec, {"labels": labels, "samples": table, **arrays})
+    _check_sizes(directory, split, spec, {"labels": labels, "samples": table["modalities"], **arrays})
     _check_values(directory, split, spec, labels)
-    owned = table["modalities"].str.split("+")
+    owned = [names.split("+") for names in table["modalities"]]
     strange = sorted({name for names in owned for name in names} - {*spec.modality_names, ""})
     if strange:
         raise SchemaError(
             f"{samples_path(directory, split)}: modality {strange[0]!r} is not one of {list(spec.modality_names)}; "
             f"{REPAIR}"
         )
-    has = np.array([[m.name in names for m in chosen] for names in owned], dtype=bool).reshape(len(table), len(chosen))
-    sources = table["group"].to_numpy(dtype=np.str_)
+    has = np.array([[m.name in names for m in chosen] for names in owned], dtype=bool).reshape(len(owned), len(chosen))
+    sources = np.array(table["group"], dtype=np.str_)
     return Samples(chosen, arrays, labels, sources, has, np.flatnonzero(has.any(axis=1)))
 
 
@@ -131,6 +130,9 @@ def _check_values(directory: Path, split: str, spec: DatasetSpec, labels: NDArra
 def check_modality_names(names: Sequence[Modality]) -> None:
     """Raise DataError for a modality name that cannot be part of a parameter's name or a group's name."""
     for name in names:
-        taken = name == SHARED or hasattr(ModuleDict, name)
+        taken = name == SHARED or name.lower() in FILES or hasattr(ModuleDict, name)
         if taken or not name.replace("-", "").replace("_", "").isalnum():
-            raise DataError(f"modality {name!r}: use letters, digits, '-' and '_', and no word of torch or {SHARED!r}.")
+            raise DataError(
+                f"modality {name!r}: use letters, digits, '-' and '_', and no word of torch, {SHARED!r}, or "
+                f"{' or '.join(FILES)}."
+            )

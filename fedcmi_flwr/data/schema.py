@@ -12,6 +12,7 @@ Everything is readable by NumPy and a text editor; nothing is pickled.
 """
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -212,6 +213,7 @@ def read_spec(directory: Path) -> DatasetSpec:
 
 
 def _check(path: Path, spec: DatasetSpec) -> None:
+    _check_types(path, spec)
     if len(spec.classes) < 2 or not spec.modalities:
         raise SchemaError(
             f"{path}: needs two or more classes and at least one modality, "
@@ -227,6 +229,33 @@ def _check(path: Path, spec: DatasetSpec) -> None:
                 f"[{', '.join(axes)}]."
             )
         _check_normalisation(path, modality)
+
+
+def _check_types(path: Path, spec: DatasetSpec) -> None:
+    """Raise SchemaError for values of other types than the fields have: files may be written by hand."""
+    texts = {"name": spec.name, "task": spec.task, **{f"class {n}": name for n, name in enumerate(spec.classes)}}
+    wrong: dict[str, object] = {where: value for where, value in texts.items() if not isinstance(value, str)}
+    counts: dict[str, object] = {f"split {split!r}": count for split, count in spec.splits.items()}
+    for modality in spec.modalities:
+        where = f"modality {modality.name!r}"
+        words: dict[str, object] = {f"{where}, {key}": getattr(modality, key) for key in ("name", "kind", "dtype")}
+        wrong |= {key: value for key, value in words.items() if not isinstance(value, str)}
+        counts |= {f"{where}, shape[{n}]": side for n, side in enumerate(modality.shape)}
+        for key, value in (("mean", modality.mean), ("std", modality.std)):
+            values: tuple[object, ...] = value if isinstance(value, tuple) else (value,)
+            wrong |= {f"{where}, {key}": each for each in values if not _is_number(each)}
+    wrong |= {where: n for where, n in counts.items() if isinstance(n, bool) or not isinstance(n, int) or n < 0}
+    if wrong:
+        place, strange = next(iter(wrong.items()))
+        raise SchemaError(
+            f"{path}: {place} is {strange!r}; names are text, sizes integers, mean and std finite numbers."
+        )
+    if len(set(spec.classes)) < len(spec.classes):
+        raise SchemaError(f"{path}: classes {list(spec.classes)} must differ.")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _check_normalisation(path: Path, modality: ModalitySpec) -> None:

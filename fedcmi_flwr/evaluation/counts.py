@@ -133,6 +133,15 @@ def _as_one_of_several(encoder: Encoder, sample: Tensor) -> Tensor:
 
 
 @torch.no_grad()
+def gives_numbers(model: MultimodalModel, batch: Batch) -> bool:
+    """Return whether a model's logits of a batch are all finite; it is in eval mode afterwards."""
+    model.eval()
+    output = model(batch)
+    logits = [output.fused_logits, *output.self_logits.values()]
+    return all(bool(each.isfinite().all()) for each in logits)
+
+
+@torch.no_grad()
 def evaluate(model: MultimodalModel, batches: Iterable[Batch], votes: Votes = FUSION_ALONE) -> dict[str, Counts]:
     """Count correct predictions of every way to predict that the model offers.
 

@@ -51,7 +51,7 @@ class Predictor:
     Raises
     ------
     ValueError
-        Notes that this project did not write.
+        Notes that this project did not write, or a model that was never trained.
     """
 
     def __init__(self, model: MultimodalModel, metadata: Mapping[str, Any], device: torch.device) -> None:
@@ -65,6 +65,10 @@ class Predictor:
         """Class names in index order."""
         self.decisions = Decisions.from_notes(notes, model.spec.modalities)
         self.views = views_of(notes)
+        if notes.get("round") == 0:
+            raise ValueError("the model's run has no finished round: its weights are those it began with; train it.")
+        self.rounds: tuple[int, int] = _rounds_of(notes)
+        """Finished rounds of its run, and those planned."""
         self.recipes: Mapping[Modality, Recipe] = notes.get("recipes", {})
         """How samples are made of files (``data_prep.files.makers``); none if the data were prepared without."""
 
@@ -242,9 +246,21 @@ class Predictor:
 def find_model(path: Path) -> Path:
     """Return the model file that a path means: itself, or the one of a run directory; FileNotFoundError for neither."""
     file = path / MODEL_FILE if path.is_dir() else path
-    if not file.is_file():
-        raise FileNotFoundError(f"{file}: not found; give a run directory with a finished round, or its {MODEL_FILE}.")
-    return file
+    try:
+        with file.open("rb"):
+            return file
+    except PermissionError as error:
+        raise PermissionError(f"{file}: may not be read by this user; ask its owner for the right to.") from error
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        raise FileNotFoundError(
+            f"{file}: not found; give a run directory with a finished round, or its {MODEL_FILE}."
+        ) from None
+
+
+def _rounds_of(notes: Mapping[str, Any]) -> tuple[int, int]:
+    """Return a run's finished and planned rounds; the same number twice where the notes do not say."""
+    done = int(notes.get("round", 0))
+    return done, int(notes.get("run-config", {}).get("num-server-rounds", done))
 
 
 def views_of(notes: Mapping[str, Any]) -> Views:

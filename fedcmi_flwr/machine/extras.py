@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
+from importlib.util import find_spec
 
 
 class MissingExtraError(ModuleNotFoundError):
@@ -38,3 +39,10 @@ def needs(extra: str) -> Iterator[None]:
         raise
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name, extra) from error
+
+
+def require(extra: str, *packages: str) -> None:
+    """Raise MissingExtraError where a package is not installed, before the work whose end needs it; imports nothing."""
+    for package in packages:
+        if find_spec(package) is None:
+            raise MissingExtraError(package, extra)

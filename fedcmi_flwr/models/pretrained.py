@@ -53,7 +53,10 @@ def read_locations(text: str) -> dict[Modality, str]:
     >>> read_locations("text=/weights/bert 'visual=/my weights/resnet'")
     {'text': '/weights/bert', 'visual': '/my weights/resnet'}
     """
-    pairs = [item.partition("=") for item in shlex.split(text)]
+    try:
+        pairs = [item.partition("=") for item in shlex.split(text)]
+    except ValueError as error:
+        raise ConfigError(f"pretrained = {text!r}: {error}; close each quotation mark.") from error
     found = {modality: location for modality, _, location in pairs}
     if len(found) < len(pairs) or not all(modality and location for modality, _, location in pairs):
         raise ConfigError(f"pretrained = {text!r}: must be 'modality=DIR modality=DIR', each modality once.")

@@ -4,6 +4,7 @@ A partition has a directory with one file for each turn, ``partition-3/round-000
 on from an earlier round than the one it was killed in. On real devices the memory stays in Flower's context.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from fedcmi_flwr.wire.tensors import to_arrays, to_state_dict
 
 DIRECTORY = "node-memory"
 """Below the run directory."""
+NAME = re.compile(r"round-[0-9]+\.safetensors")
 
 
 def read_file_memory(directory: Path, partition: int, server_round: int) -> dict[str, torch.Tensor]:
@@ -60,9 +62,10 @@ def keep_file_memory(directory: Path, partition: int, server_round: int, memory:
 
 def forget_after(directory: Path, server_round: int) -> None:
     """Remove what nodes kept after a round, since the run goes on from there."""
-    for path in directory.glob("partition-*/round-*.safetensors"):
-        if _round_of(path) > server_round:
-            path.unlink()
+    for own in directory.glob("partition-*"):
+        for path in _turns(own):
+            if _round_of(path) > server_round:
+                path.unlink()
 
 
 def forget_before(directory: Path, server_round: int) -> None:
@@ -73,7 +76,8 @@ def forget_before(directory: Path, server_round: int) -> None:
 
 
 def _turns(own: Path) -> list[Path]:
-    return sorted(own.glob("round-*.safetensors"), key=_round_of)
+    """Return what was kept, oldest first; what has another name is not ours."""
+    return sorted((path for path in own.glob("round-*.safetensors") if NAME.fullmatch(path.name)), key=_round_of)
 
 
 def _round_of(path: Path) -> int:

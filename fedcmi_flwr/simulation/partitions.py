@@ -1,18 +1,14 @@
-"""Who gets which samples (flwr-datasets' partitioners)."""
+"""Who gets which samples: a partition of those that are trained on, and what a node has of each."""
 
-import warnings
 from dataclasses import replace
-from functools import lru_cache
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fedcmi_flwr.config.sections import DataConfig
 from fedcmi_flwr.data.prepared import DataError
 from fedcmi_flwr.data.samples import Samples
-from fedcmi_flwr.machine.extras import needs
-from fedcmi_flwr.seeding import derive_seed, numpy_generator
+from fedcmi_flwr.seeding import numpy_generator
+from fedcmi_flwr.simulation.deal import deal
 from fedcmi_flwr.simulation.parts import training_parts
 
 
@@ -44,7 +40,12 @@ def partition(samples: Samples, config: DataConfig, num_partitions: int, partiti
     key = (config.partition, config.dirichlet_alpha, config.min_partition_size)
     pool = training_parts(samples, config, seed).training
     labels, groups = samples.labels[pool], samples.sources[pool]
-    rows = pool[_deal(labels.tobytes(), tuple(groups.tolist()), key, num_partitions, seed)[partition_id]]
+    rows = pool[deal(labels.tobytes(), tuple(groups.tolist()), key, num_partitions, seed)[partition_id]]
+    if config.partition == "natural" and len(rows) < config.min_partition_size:
+        raise DataError(
+            f"natural partition {partition_id} has {len(rows)} samples, fewer than min-partition-size = "
+            f"{config.min_partition_size}: too small to train on, so this node takes no part."
+        )
     usable = rows[samples.has[rows].any(axis=1)]
     if len(usable) < 2:
         names = [modality.name for modality in samples.modalities]
@@ -127,69 +128,3 @@ def own_samples(samples: Samples, config: DataConfig, split: str) -> Samples:
             f"{config.min_partition_size}: too small to train on. Give it more data or lower min-partition-size."
         )
     return samples
-
-
-@lru_cache(maxsize=8)
-def _deal(
-    label_bytes: bytes, groups: tuple[str, ...], key: tuple[str, float, int], num_partitions: int, seed: int
-) -> list[NDArray[np.int64]]:
-    """Deal positions 0 .. N - 1; cached, since every simulated node of a process asks for the same deal."""
-    with needs("simulation"):
-        import datasets
-        from flwr_datasets import partitioner as flower
-
-    kind, alpha, min_size = key
-    labels = np.frombuffer(label_bytes, dtype=np.int64)
-    _check_enough(kind, len(labels), len(set(groups)), num_partitions, min_size)
-    chance = derive_seed(seed, "partition")
-    table = datasets.Dataset.from_dict({"position": np.arange(len(labels)), "label": labels, "group": list(groups)})
-    dealer: Any
-    if kind == "iid":
-        table, dealer = table.shuffle(seed=chance), flower.IidPartitioner(num_partitions)
-    elif kind == "dirichlet":
-        sizes = [len(rows) for rows in np.array_split(labels, num_partitions)]
-        dealer = flower.InnerDirichletPartitioner(sizes, "label", alpha, seed=chance)
-    else:
-        dealer = flower.NaturalIdPartitioner("group")
-    dealer.dataset = table
-    parts = _positions(dealer, kind, num_partitions, f"{kind} partition of {len(labels)} samples")
-    _check_partitions(parts, kind, min_size)
-    return parts
-
-
-def _check_enough(kind: str, samples: int, groups: int, num_partitions: int, min_size: int) -> None:
-    """Refuse at once what no deal can do."""
-    if kind == "natural" and num_partitions > groups:
-        raise DataError(
-            f"natural partition: {num_partitions} nodes but only {groups} groups in samples.csv; "
-            f"use at most {groups} nodes or another partition."
-        )
-    if samples < num_partitions * min_size:
-        raise DataError(
-            f"{kind} partition: {samples} samples over {num_partitions} nodes leave fewer than min-partition-size = "
-            f"{min_size} for some: too small to train on. Use fewer nodes or lower min-partition-size."
-        )
-
-
-def _positions(dealer: Any, kind: str, num_partitions: int, what: str) -> list[NDArray[np.int64]]:  # noqa: ANN401
-    """Ask the partitioner for every part; natural groups beyond the number of nodes are dealt in turn."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the partitioner warns at each retry; what counts is its final word
-            count = dealer.num_partitions if kind == "natural" else num_partitions
-            parts = [np.array(dealer.load_partition(part)["position"], dtype=np.int64) for part in range(count)]
-    except ValueError as error:
-        raise DataError(
-            f"{what} over {num_partitions} nodes failed: {error} Use fewer nodes, a larger dirichlet-alpha "
-            "or a smaller min-partition-size."
-        ) from error
-    return [np.concatenate(parts[first::num_partitions]) for first in range(num_partitions)]
-
-
-def _check_partitions(parts: list[NDArray[np.int64]], kind: str, min_size: int) -> None:
-    small = [index for index, rows in enumerate(parts) if len(rows) < min_size]
-    if small:
-        raise DataError(
-            f"{kind} partition {small[0]} has {len(parts[small[0]])} samples, fewer than min-partition-size = "
-            f"{min_size}: too small to train on. Use fewer nodes or lower min-partition-size."
-        )

@@ -12,6 +12,7 @@ from fedcmi_flwr import wire
 from fedcmi_flwr.config.fields import Settings, choice, number
 from fedcmi_flwr.methods import Method
 from fedcmi_flwr.strategy.lazy_arrays import LazyArrays
+from fedcmi_flwr.strategy.outliers import too_far
 from fedcmi_flwr.strategy.round_plan import RoundPlan
 from fedcmi_flwr.strategy.round_report import RoundReport
 from fedcmi_flwr.types import SHARED, AnyArray, ClassStats, Modality
@@ -19,8 +20,13 @@ from fedcmi_flwr.types import SHARED, AnyArray, ClassStats, Modality
 
 @dataclass(frozen=True)
 class Guards(Settings):
-    """Bounds on what one node's reply may do to the global model; all are off by default."""
+    """Bounds on what one node's reply may do to the global model; all but the first are off by default."""
 
+    max_norm_ratio: float = number(1, zero="off", default=100.0)
+    """How many times as far as the round's median (the lower one of two) a reply may change a parameter group, in its
+    Euclidean norm and in its largest number; what goes farther is refused, since no training does that. Running
+    statistics, and what a method sends besides weights, may go this number cubed; of fewer than three replies, what was
+    sent is a second witness. 0: off. With differential privacy, which clips every update, it does nothing."""
     max_update_norm: float = number(0, default=0.0)
     """Largest Euclidean norm of (update - what was sent), over the floating-point arrays of each parameter group for
     itself; 0: off. What a method sends besides weights is bounded by it too, as one vector."""
@@ -56,6 +62,12 @@ def bound_updates(
     """
     nodes = {info.partition_id: node for node, (info, _) in report.plan.sent.items()}
     found = {partition: updates[partition] for partition in sorted(updates)}
+    if guards.max_norm_ratio > 0:
+        measured = {partition: report.extents[partition] for partition in found}
+        reasons = too_far(measured, report.plan, guards.max_norm_ratio)
+        for partition, reason in reasons.items():
+            report.refuse(nodes[partition], f"Reply of {report.plan.describe(nodes[partition])} refused: {reason}")
+        found = {partition: update for partition, update in found.items() if partition not in reasons}
     if guards.max_update_norm > 0:
         checked = {p: _within_norm(update, nodes[p], report, guards) for p, update in found.items()}
         found = {partition: update for partition, update in checked.items() if update is not None}
@@ -65,6 +77,39 @@ def bound_updates(
         for modality in (group for group in report.plan.names if group != SHARED):
             found |= _within_modality(found, modality, nodes, report, guards.max_example_ratio)
     return found
+
+
+def finite_or_kept(
+    stepped: Mapping[str, AnyArray],
+    state: Mapping[str, AnyArray],
+    old_state: Mapping[str, AnyArray],
+    report: RoundReport,
+) -> tuple[dict[str, AnyArray], dict[str, AnyArray]]:
+    """Return the new global model and the method's new state; what would not be finite keeps its value and is noted.
+
+    Parameters
+    ----------
+    stepped
+        Name -> array of the new global model.
+    state
+        What :meth:`Method.combine` returned.
+    old_state
+        The state before.
+    report
+        The round's; a group that keeps its value has no owners.
+
+    Returns
+    -------
+    Name -> array of either.
+    """
+    arrays, lost_groups = keep_finite(stepped, report.plan)
+    for group in lost_groups:
+        report.bound(f"Group {group!r} would not be finite; it keeps its value.")
+        report.owners[group] = []
+    kept, lost_names = keep_finite_state(state, old_state)
+    for name in lost_names:
+        report.bound(f"The method's {name!r} would not be finite; it keeps its value.")
+    return arrays, kept
 
 
 def keep_finite(aggregated: Mapping[str, AnyArray], plan: RoundPlan) -> tuple[dict[str, AnyArray], list[str]]:

@@ -27,7 +27,8 @@ from fedcmi_flwr.strategy.averaging import average_updates
 from fedcmi_flwr.strategy.evaluations import add_up, read_evaluations
 from fedcmi_flwr.strategy.failure import why_failed
 from fedcmi_flwr.strategy.groups import group_names, groups_for
-from fedcmi_flwr.strategy.guards import Guards, bound_updates, keep_finite, keep_finite_state
+from fedcmi_flwr.strategy.guards import Guards, bound_updates, finite_or_kept
+from fedcmi_flwr.strategy.last_good import LastGood, unusable_groups
 from fedcmi_flwr.strategy.nodes import NodeRegistry, RoundFailedError
 from fedcmi_flwr.strategy.owners import known_owners, owners_by_group
 from fedcmi_flwr.strategy.replies import note_training, read_updates
@@ -37,8 +38,9 @@ from fedcmi_flwr.strategy.round_report import RoundReport
 from fedcmi_flwr.strategy.sampling import Sampling
 from fedcmi_flwr.strategy.state import ServerState
 from fedcmi_flwr.strategy.tasks import TaskMessages
+from fedcmi_flwr.strategy.teaching import next_teacher
 from fedcmi_flwr.strategy.tolerance import Tolerance
-from fedcmi_flwr.types import SHARED, AnyArray, ClassStats, Modality
+from fedcmi_flwr.types import SHARED, AnyArray, Modality
 
 logger = logging.getLogger("flwr.fedcmi")
 
@@ -117,7 +119,7 @@ class ModalityStrategy(FedAvg):
         self.method = method
         self.evaluate_from = sampling.evaluate_from
         self.tolerance = tolerance
-        self.guards = guards
+        self.guards = replace(guards, max_norm_ratio=0.0) if privacy.enabled else guards
         self.aggregation = aggregation
         self.privacy = privacy
         self.wire_dtype = wire_dtype
@@ -135,6 +137,9 @@ class ModalityStrategy(FedAvg):
         self.to_evaluate: Callable[[int, Mapping[str, AnyArray]], Mapping[str, AnyArray]] = lambda _, values: values
         """From a round and its global model to the one that nodes evaluate: an average over rounds, where that is
         what will be used."""
+        self.why_unusable: Callable[[Mapping[str, AnyArray]], str] = lambda _: ""
+        """From a new global model to what is wrong with it; such a round fails, and the model stays as it was."""
+        self.good = LastGood()
         self.report = RoundReport(RoundPlan(0, num_classes))
         self._started = time.monotonic()
         self._evaluating: dict[int, wire.NodeInfo] = {}
@@ -143,7 +148,7 @@ class ModalityStrategy(FedAvg):
         """Return what the next round needs besides the weights."""
         return ServerState(self.dominance, dict(self.method_state), self.optimizers.state(), dict(self.releases))
 
-    def resume(self, rounds_done: int, state: ServerState, nodes_remember: bool) -> None:
+    def resume(self, rounds_done: int, state: ServerState, nodes_remember: bool, good: LastGood | None = None) -> None:
         """Go on after a round of an earlier process; call it before ``start``, with the weights after that round.
 
         Parameters
@@ -155,14 +160,22 @@ class ModalityStrategy(FedAvg):
         nodes_remember
             Whether nodes still have what the method kept on them; where they do not, as after a new run id on real
             devices, the method drops what makes no sense without it.
+        good
+            Where the first round goes back to if all nodes find its model unusable; None: nowhere.
         """
+        self.good = good or self.good
         self.rounds_done = rounds_done
         self.failures_left = self.tolerance.failure_budget
-        self.dominance = state.dominance
         self.releases = dict(state.releases)
-        self.method_state = dict(state.method) if nodes_remember else self.method.without_memory(state.method)
-        self.optimizers.restore(state.optimizer)
+        method = dict(state.method) if nodes_remember else self.method.without_memory(state.method)
+        self._restore(replace(state, method=method))
         logger.info("resumed after round %d; Flower's own lines count from 1 again", rounds_done)
+
+    def _restore(self, state: ServerState) -> None:
+        """Take a state over, but for the account: what was released stays released."""
+        self.dominance = state.dominance
+        self.method_state = dict(state.method)
+        self.optimizers.restore(state.optimizer)
 
     def summary(self) -> None:
         """Log the strategy's settings."""
@@ -231,13 +244,25 @@ class ModalityStrategy(FedAvg):
     def _aggregate_train(self, updates: Mapping[int, wire.NodeUpdate]) -> tuple[ArrayRecord | None, MetricRecord]:
         report = self.report
         report.owners = owners_by_group(report.plan, updates, self.tolerance, self.aggregation)
+        before = self.state()
+        back = self.good.go_back(report, unusable_groups(report, updates))
         reason = why_failed(report, len(updates), self.tolerance, self.aggregation)
         if reason:
-            return None, self._fail(reason)
+            if report.rolled_back == list(report.plan.names) and self.good.state is not None:
+                self._restore(self.good.state)
+            arrays = {**report.plan.arrays, **back}  # before the round is closed, which lets go of them
+            failed = self._fail(reason)
+            return (_record(arrays) if back else None), failed
 
         ordered = [updates[partition] for partition in sorted(updates)]
-        arrays = self._step(ordered)
-        self._decide(ordered)
+        arrays = {**self._step(ordered), **back}
+        reason = self.why_unusable(arrays)
+        if reason:
+            self._restore(before)
+            return None, self._fail(f"round {report.plan.server_round}: {reason}")
+
+        self.good.note(report.plan, report.owners, before)
+        self.dominance = next_teacher(report, ordered, self.method, self.privacy)
         if not self.privacy.enabled:
             note_training(updates, report)
         self.failures_left = self.tolerance.failure_budget
@@ -245,7 +270,7 @@ class ModalityStrategy(FedAvg):
 
         metrics: dict[str, int | float] = {f"loss.{name}": value for name, value in report.losses.items()}
         metrics |= {"num-examples": report.num_examples, "refused": len(report.refused)} | (report.privacy or {})
-        return ArrayRecord({name: Array(value) for name, value in arrays.items()}), MetricRecord(dict(metrics))
+        return _record(arrays), MetricRecord(dict(metrics))
 
     def _step(self, updates: Sequence[wire.NodeUpdate]) -> dict[str, AnyArray]:
         """Return the new global model and take the method's new state; what would not be finite keeps its value."""
@@ -257,13 +282,7 @@ class ModalityStrategy(FedAvg):
             from_method = [update.from_method for update in updates]
             state = self.method.combine(self.method_state, from_method, known_owners(plan))
 
-        arrays, lost_groups = keep_finite(stepped, plan)
-        for group in lost_groups:
-            report.bound(f"Group {group!r} would not be finite; it keeps its value.")
-            report.owners[group] = []
-        self.method_state, lost_names = keep_finite_state(state, self.method_state)
-        for name in lost_names:
-            report.bound(f"The method's {name!r} would not be finite; it keeps its value.")
+        arrays, self.method_state = finite_or_kept(stepped, state, self.method_state, report)
         return arrays
 
     def _charge(self, report: RoundReport) -> None:
@@ -325,20 +344,6 @@ class ModalityStrategy(FedAvg):
         names = group_names(tuple(values), self.groups)
         return RoundPlan(server_round, self.num_classes, self.dominance, values, names)
 
-    def _decide(self, updates: Sequence[wire.NodeUpdate]) -> None:
-        """Add up the class statistics; the dominant modality and temperatures go out with the next round's model."""
-        report = self.report
-        parts = [update.stats for update in updates if update.stats is not None]
-        counting = [modality for modality in self.groups if report.owners[modality]]
-        if self.privacy.enabled:
-            stats = self.privacy.statistics(parts, counting if self.method.measures else [], self.num_classes)
-        else:
-            stats = report.stats = sum(parts, start=ClassStats({}, {})).only(counting)
 
-        report.measured = self.method.decide(stats)
-        if self.method.measures and report.measured.dominant is None:
-            logger.warning(
-                "round %d: nobody teaches in the next round: no class was measured in two modalities",
-                report.plan.server_round,
-            )
-        self.dominance = self.method.broadcast(report.measured)
+def _record(arrays: Mapping[str, AnyArray]) -> ArrayRecord:
+    return ArrayRecord({name: Array(value) for name, value in arrays.items()})

@@ -9,7 +9,9 @@ from flwr.app import Message
 
 from fedcmi_flwr import wire
 from fedcmi_flwr.methods import Method
+from fedcmi_flwr.strategy.last_good import DIVERGED
 from fedcmi_flwr.strategy.nodes import content_of
+from fedcmi_flwr.strategy.outliers import extents
 from fedcmi_flwr.strategy.reply_store import ReplyStore
 from fedcmi_flwr.strategy.round_plan import RoundPlan
 from fedcmi_flwr.strategy.round_report import RoundReport
@@ -63,12 +65,14 @@ def read_updates(
             content = content_of(message)
             if info is None:
                 raise WireError("it was not asked in this round, or answered before.")
-            updates[info.partition_id] = _put_away(_read_update(content, report.plan, method, node), store)
+            update = _read_update(content, report.plan, method, node)
+            report.extents[info.partition_id] = extents(update, report.plan, node)
+            updates[info.partition_id] = _put_away(update, store)
         except WireError as error:
             if info is None and message.has_error():
                 lost.append(str(error))  # of a node that left: Flower does not say which
             else:
-                report.refuse(node, f"Reply of {report.plan.describe(node)} refused: {error}")
+                _refuse(report, node, str(error))
     because = f"Flower says: {'; '.join(lost)}" if lost else "The round's time is over."
     if lost and not silent:
         logger.warning(
@@ -92,6 +96,13 @@ def _read_update(content: Message, plan: RoundPlan, method: Method, node: int) -
     except ValueError as error:
         raise WireError(f"method-arrays: {error}") from error
     return update
+
+
+def _refuse(report: RoundReport, node: int, reason: str) -> None:
+    report.refuse(node, f"Reply of {report.plan.describe(node)} refused: {reason}")
+    if node in report.plan.sent and any(word in reason for word in DIVERGED):
+        info, _ = report.plan.sent[node]
+        report.diverged.add(info.partition_id)
 
 
 def _put_away(update: wire.NodeUpdate, store: ReplyStore) -> wire.NodeUpdate:

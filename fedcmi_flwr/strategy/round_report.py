@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from fedcmi_flwr.evaluation.counts import Counts
 from fedcmi_flwr.methods.dominance import NOBODY, Dominance
+from fedcmi_flwr.strategy.outliers import Extent
 from fedcmi_flwr.strategy.round_plan import RoundPlan
 from fedcmi_flwr.types import ClassStats
 from fedcmi_flwr.wire.text import one_line
@@ -27,6 +28,12 @@ class RoundReport:
     to_ask_again: set[int] = field(default_factory=set)
     """Ids of the nodes that were refused: they may no longer be what they said they were."""
 
+    diverged: set[int] = field(default_factory=set)
+    """Partition ids of the nodes that say that training on the received model diverged."""
+    rolled_back: list[str] = field(default_factory=list)
+    """Groups that all nodes found unusable, and that went back to the weights before."""
+    extents: dict[int, dict[str, Extent]] = field(default_factory=dict)
+    """Partition id -> how far each group of its reply goes; not written down."""
     owners: dict[str, list[int]] = field(default_factory=dict)
     """Group -> partition ids whose updates were averaged."""
     examples: dict[int, int] = field(default_factory=dict)

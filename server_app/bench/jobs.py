@@ -17,7 +17,7 @@ from fedcmi_flwr.machine.locks import LockedError, locked
 from server_app.launch.progress import Show
 from server_app.pyproject import client_app_reference
 
-PRELOADED = (f"{__package__}.experiments", "torch._dynamo", "flwr_datasets.partitioner", "rich.markdown", "typer")
+PRELOADED = (f"{__package__}.experiments", "flwr_datasets.partitioner", "rich.markdown", "typer")
 """Imported once, before forking; those after the first are imported elsewhere when they are first used."""
 LOCK = ".lock"
 """File in a bench's directory that the one bench at work there holds."""

@@ -56,6 +56,11 @@ def predict(
         if split is not None and data is None:
             raise ValueError(f"--split {split}: is of a prepared directory; give one as --data, or leave it out.")
         predictor = Predictor.load(model, device, wanted)
+        done, planned = predictor.rounds
+        if done < planned:
+            errors.print(
+                f"{model}: its run is not finished; the model is that of round {done} of {planned}.", markup=False
+            )
         if data is not None:
             _predict_prepared(predictor, data, split or "test", as_json)
         else:

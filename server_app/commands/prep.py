@@ -114,6 +114,7 @@ def prep_avmnist(
 def prep_crisismmd(
     raw: RawOption,
     out: OutOption,
+    task: Annotated[str, typer.Option(help="informative (2 classes) or humanitarian (5 classes).")] = "informative",
     tokenizer: TokenizerOption = "google-bert/bert-base-uncased",
     keep_overlap: Annotated[
         bool, typer.Option("--keep-overlap", help="Keep tweets of the dev and test splits in the earlier ones too.")
@@ -122,13 +123,14 @@ def prep_crisismmd(
     max_bad: MaxBadOption = 0,
     modalities: ModalityOption = None,
 ) -> None:
-    """CrisisMMD: data_image/ and task_informative_text_img_{train,dev,test}.tsv with agreed labels, two classes."""
+    """CrisisMMD: data_image/ and task_TASK_text_img_agreed_lab_{train,dev,test}.tsv, as downloaded."""
     from data_prep.sets import crisismmd
 
     make = partial(
         crisismmd.prepare,
         raw,
         out,
+        task=task,
         tokenizer=tokenizer,
         keep_overlap=keep_overlap,
         modalities=_names(modalities),
@@ -216,7 +218,7 @@ def inspect(
         written = write_contact_sheet(directory, sheet or plain.with_name(f"{plain.name}.png"))
     except (OSError, ValueError) as error:
         raise fail(error) from error
-    console.print(f"contact sheet: {written}")
+    console.print(f"contact sheet: {written}", markup=False)
 
 
 @prep.command("cremad")
@@ -224,9 +226,12 @@ def prep_cremad(
     raw: RawOption,
     out: OutOption,
     split: Annotated[
-        str, typer.Option(help="actor (disjoint), random (stratified), or paper (needs --list).")
+        str, typer.Option(help="actor (disjoint), random (stratified), or paper (train.csv and test.csv).")
     ] = "actor",
-    list_: Annotated[Path | None, typer.Option("--list", help="For paper: lines <clip>,train or <clip>,test.")] = None,
+    lists: Annotated[
+        list[Path] | None,
+        typer.Option("--list", help="For paper, repeatable; default: train.csv and test.csv in the raw directory."),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the split.")] = 0,
     frame_size: FrameSizeOption = 256,
     modalities: ModalityOption = None,
@@ -241,7 +246,7 @@ def prep_cremad(
         raw,
         out,
         split=split,
-        list_file=list_,
+        lists=lists or (),
         seed=seed,
         frame_size=frame_size,
         modalities=_names(modalities),
@@ -253,6 +258,9 @@ def prep_cremad(
 def prep_ave(
     raw: RawOption,
     out: OutOption,
+    split: Annotated[
+        str, typer.Option(help="clean: one label a segment, no video in two splits; paper: every line of the lists.")
+    ] = "clean",
     keep_overlap: Annotated[
         bool, typer.Option("--keep-overlap", help="Keep training samples of videos that are in the test list too.")
     ] = False,
@@ -268,6 +276,7 @@ def prep_ave(
         ave.prepare,
         raw,
         out,
+        split=split,
         keep_overlap=keep_overlap,
         frame_size=frame_size,
         modalities=_names(modalities),

@@ -43,10 +43,11 @@ def run(
         if resume is not None and run_dir is not None:
             raise ValueError("--resume goes on in its own directory; leave --run-dir out.")
         if resume is None:
-            chosen = begin(recipe, options, set_ or [], run_dir, num_nodes, engine)
+            starting = begin(recipe, options, set_ or [], run_dir, num_nodes, engine)
         else:
-            chosen = go_on(resume, recipe, options, set_ or [], num_nodes, engine)
-        _simulate(chosen, clients_at_once)
+            starting = go_on(resume, recipe, options, set_ or [], num_nodes, engine)
+        with starting as chosen:
+            _simulate(chosen, clients_at_once)
     except RunFinishedError as finished:
         console.print(escape(str(finished)))
     except (OSError, ValueError, RuntimeError, ArithmeticError) as error:

@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import chain
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.special import stdtrit
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 CONFIDENCE = 0.95
 """Of every interval over seeds."""
@@ -39,7 +41,7 @@ def mean_and_interval(values: Sequence[float]) -> tuple[float, float]:
     count = len(values)
     if count < 2:
         return float(values[0]) if count else float("nan"), float("nan")
-    quantile = float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1))
+    quantile = float(stdtrit(count - 1, (1 + CONFIDENCE) / 2))  # of Student's t; scipy.stats takes long to import
     return float(np.mean(values)), quantile * float(np.std(values, ddof=1)) / count**0.5
 
 
@@ -63,7 +65,7 @@ def interval_text(values: Sequence[float], form: str) -> str:
     return f"{mean:{form}}" if np.isnan(half) else f"{mean:{form}} ± {half:{form.lstrip('+')}}"
 
 
-def by_seed(part: pd.DataFrame, prediction: str, figure: str = "accuracy") -> pd.DataFrame:
+def by_seed(part: "pd.DataFrame", prediction: str, figure: str = "accuracy") -> "pd.DataFrame":
     """Return accuracies in %, or another figure of theirs, one line per seed and one column per row.
 
     Parameters
@@ -82,17 +84,17 @@ def by_seed(part: pd.DataFrame, prediction: str, figure: str = "accuracy") -> pd
     return part[part["prediction"] == prediction].pivot(index="seed", columns="method", values=figure) * 100
 
 
-def row_interval(accuracies: pd.DataFrame, row: str) -> tuple[float, float]:
+def row_interval(accuracies: "pd.DataFrame", row: str) -> tuple[float, float]:
     """Return :func:`mean_and_interval` of a row of :func:`by_seed`; NaN for both where it has no number."""
     return mean_and_interval(accuracies[row].dropna().tolist() if row in accuracies else [])
 
 
-def difference_text(accuracies: pd.DataFrame, row: str, other: str) -> str:
+def difference_text(accuracies: "pd.DataFrame", row: str, other: str) -> str:
     """Return the mean difference of two rows of :func:`by_seed` in points, over the seeds that both have."""
     return interval_text((accuracies[row] - accuracies[other]).dropna().tolist(), "+.1f")
 
 
-def accuracy_cell(accuracies: pd.DataFrame, row: str, baseline: str) -> str:
+def accuracy_cell(accuracies: "pd.DataFrame", row: str, baseline: str) -> str:
     """Return a row's accuracy and, in brackets, its difference to the baseline.
 
     Parameters
@@ -116,7 +118,7 @@ def accuracy_cell(accuracies: pd.DataFrame, row: str, baseline: str) -> str:
     return f"{cell} ({difference_text(accuracies, row, baseline)})"
 
 
-def seeds_of_rows(part: pd.DataFrame) -> dict[str, set[int]]:
+def seeds_of_rows(part: "pd.DataFrame") -> dict[str, set[int]]:
     """Return the seeds that are finished of every row of a setting."""
     return {str(row): set(lines["seed"]) for row, lines in part.groupby("method")}
 

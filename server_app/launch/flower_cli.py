@@ -3,6 +3,7 @@
 ``flwr run`` and ``flwr log`` exit 0 even when the ServerApp failed; what the SuperLink says about the run decides.
 """
 
+import contextlib
 import json
 import os
 import socket
@@ -25,6 +26,10 @@ CALL_TIMEOUT = 60.0
 CONNECTION = "fedcmi"
 """Name of the SuperLink connection in a Flower home of ours."""
 COMPLETED = "finished:completed"
+UNFINISHED = ("pending", "starting", "running")
+"""How the status of a run begins that goes on."""
+ASK_AGAIN = 2.0
+"""Seconds between two looks at a run that ``flwr run`` does not follow any more."""
 
 
 class FlowerRunError(RuntimeError):
@@ -203,9 +208,32 @@ def run_app(
             process.terminate()
             process.wait()
     while_running()
-    status = _status(log, environment)
+    status = wait_for_end(lambda: _status(log, environment), while_running)
     if status != COMPLETED:
         raise FlowerRunError(_reason(Path(str(run_config.get("run-dir", home))), log, environment, status))
+
+
+def wait_for_end(status: Callable[[], str], while_running: Callable[[], None]) -> str:
+    """Return how a run ended; the end of ``flwr run``, which only follows it, need not be the run's.
+
+    Parameters
+    ----------
+    status
+        Asks the SuperLink.
+    while_running
+        As for :func:`run_app`.
+
+    Returns
+    -------
+    The last status, "finished:..." unless the run never started.
+    """
+    found = status()
+    while found.startswith(UNFINISHED):
+        time.sleep(ASK_AGAIN)
+        while_running()
+        found = status()
+    while_running()
+    return found
 
 
 def stop_run(home: Path) -> None:
@@ -270,7 +298,8 @@ def _reason(run_dir: Path, log: Path, environment: Mapping[str, str], status: st
     if run_id is not None:  # `flwr run --stream --format json` waits for the end, but does not print the server's log
         with log.open("a", encoding="utf-8") as output:
             command = [program("flwr"), "log", run_id, CONNECTION]
-            subprocess.run(
-                command, env=dict(environment), stdout=output, stderr=output, timeout=CALL_TIMEOUT, check=False
-            )
+            with contextlib.suppress(subprocess.TimeoutExpired):  # what it has printed until then is in the log
+                subprocess.run(
+                    command, env=dict(environment), stdout=output, stderr=output, timeout=CALL_TIMEOUT, check=False
+                )
     return f"the run ended as {status!r}. The end of its log:\n{tail(log)}"

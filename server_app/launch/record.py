@@ -1,18 +1,22 @@
 """How a run was started, kept beside it: going on needs nothing but its directory, and its card has the command."""
 
+import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from fedcmi_flwr.config.fields import ConfigError
 from fedcmi_flwr.machine.atomic_files import write_atomically
+from fedcmi_flwr.machine.locks import LockedError, locked
 from fedcmi_flwr.run_config import read_run_config
 from fedcmi_flwr.types import Scalar
 from server_app.launch.start import check_modalities, combine, named_run_dir, read_recipe, resolve
-from server_app.run.directory import LAUNCH, RunDirectory
-from server_app.run.resume import alone_in_run, check_unchanged, check_unfinished, prepare_resume
+from server_app.run.directory import LAUNCH, RunDirectory, RunDirectoryError, check_new
+from server_app.run.resume import RunFinishedError, alone_in_run, check_unchanged, check_unfinished, prepare_resume
 
+CLAIM = "launch.lock"
+"""In a run directory: locked while a process trains there."""
 NUM_NODES = 10
 ENGINE = "flower"
 """Where neither the command line nor a run that goes on says anything else."""
@@ -35,6 +39,35 @@ class Launch:
         return Path(str(self.raw["run-dir"]))
 
 
+@contextlib.contextmanager
+def claimed(run_dir: Path) -> Iterator[None]:
+    """Keep other launches out of a run directory, from before anything is written there until this one is over.
+
+    Parameters
+    ----------
+    run_dir
+        Made when missing.
+
+    Yields
+    ------
+    Nothing.
+
+    Raises
+    ------
+    RunDirectoryError
+        Another process has started a run there, or goes on with it.
+    """
+    run_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        with locked(run_dir / CLAIM, patience=0.0):
+            yield
+    except LockedError as error:
+        raise RunDirectoryError(
+            f"{run_dir}: another process is training there; wait for its end, or give another run directory."
+        ) from error
+
+
+@contextlib.contextmanager
 def begin(
     recipe: Path | None,
     options: Mapping[str, Scalar | None],
@@ -42,8 +75,8 @@ def begin(
     run_dir: Path | None,
     num_nodes: int | None,
     engine: str | None,
-) -> Launch:
-    """Put a new run together and note it in its directory.
+) -> Iterator[Launch]:
+    """Put a new run together and note it in its directory, which is this process's until the block ends.
 
     Parameters
     ----------
@@ -60,19 +93,21 @@ def begin(
     engine
         None: ``ENGINE``.
 
-    Returns
-    -------
+    Yields
+    ------
     What to start; nodes remember below the run directory where there are checkpoints.
     """
     raw = resolve(recipe, options, assignments)
     check_modalities(read_run_config(raw))
     chosen = run_dir or (Path(str(raw["run-dir"])) if raw["run-dir"] else named_run_dir(raw))
-    directory = RunDirectory(chosen)  # refuses one that holds a run
-    memory = "run-dir" if raw["checkpoint-every"] else "context"
-    raw |= {"run-dir": str(directory.path), "node-memory": memory}
-    launch = Launch(raw, num_nodes or NUM_NODES, engine or ENGINE)
-    note(launch)
-    return launch
+    check_new(chosen)
+    with claimed(chosen):
+        directory = RunDirectory(chosen)  # refuses one that holds a run by now
+        memory = "run-dir" if raw["checkpoint-every"] else "context"
+        raw |= {"run-dir": str(directory.path), "node-memory": memory}
+        launch = Launch(raw, num_nodes or NUM_NODES, engine or ENGINE)
+        note(launch)
+        yield launch
 
 
 def note(launch: Launch) -> None:
@@ -80,6 +115,7 @@ def note(launch: Launch) -> None:
     write_atomically(launch.run_dir / LAUNCH, json.dumps(asdict(launch), indent=1) + "\n")
 
 
+@contextlib.contextmanager
 def go_on(
     run_dir: Path,
     recipe: Path | None,
@@ -87,8 +123,8 @@ def go_on(
     assignments: Sequence[str],
     num_nodes: int | None,
     engine: str | None,
-) -> Launch:
-    """Put a run together that goes on, and its directory back to the newest checkpoint.
+) -> Iterator[Launch]:
+    """Put a run together that goes on, and its directory, which is this process's, back to the newest checkpoint.
 
     Parameters
     ----------
@@ -105,8 +141,8 @@ def go_on(
     engine
         None: the run's; another one is no other run.
 
-    Returns
-    -------
+    Yields
+    ------
     What to start.
 
     Raises
@@ -115,7 +151,12 @@ def go_on(
         A key or the number of nodes differs, or the run was not started by ``fedcmi run``.
     """
     run_dir = run_dir.absolute()
-    check_unfinished(run_dir)
+    try:
+        check_unfinished(run_dir)
+    except RunFinishedError as error:
+        if recipe or assignments or num_nodes or any(value is not None for value in options.values()):
+            raise ConfigError(f"{error} What else is asked for would have no effect: start a new run.") from error
+        raise
     stored = _read(run_dir)
     layers = [stored.raw, *([read_recipe(recipe)] if recipe else [])]
     raw = combine(layers, options, assignments)
@@ -123,9 +164,10 @@ def go_on(
     if num_nodes not in (None, stored.num_nodes):
         raise ConfigError(f"num-nodes = {num_nodes}: the run in {run_dir} has {stored.num_nodes}; leave it out.")
     raw |= {"run-dir": str(run_dir), "resume": True}
-    with alone_in_run(run_dir):
-        prepare_resume(run_dir, raw)
-    return Launch(raw, stored.num_nodes, engine or stored.engine)
+    with claimed(run_dir):
+        with alone_in_run(run_dir):
+            prepare_resume(run_dir, raw)
+        yield Launch(raw, stored.num_nodes, engine or stored.engine)
 
 
 def _read(run_dir: Path) -> Launch:

@@ -1,7 +1,6 @@
 """From the command line's options to a finished run, on Flower or in this process."""
 
 import importlib
-import time
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +12,6 @@ from fedcmi_flwr.config.fields import ConfigError
 from fedcmi_flwr.config.texts import read_value
 from fedcmi_flwr.data.schema import read_spec
 from fedcmi_flwr.data.views import check_views, views_from
-from fedcmi_flwr.lookup import file_name
 from fedcmi_flwr.models.building import check_stored, chosen_modalities, encoder_names, split_names
 from fedcmi_flwr.models.placement import choose_device
 from fedcmi_flwr.models.pretrained import read_locations
@@ -26,6 +24,7 @@ from server_app.launch.gpu_share import gpu_share
 from server_app.launch.outside import from_outside, import_roots
 from server_app.launch.progress import RoundProgress, Show, StartUp
 from server_app.pyproject import client_app_reference, default_run_config, flower_app
+from server_app.run.directory import new_run_dir
 
 
 def load_client_app() -> ClientApp:
@@ -114,9 +113,8 @@ def read_recipe(recipe: Path) -> dict[str, Scalar]:
 
 
 def named_run_dir(raw: Mapping[str, Scalar]) -> Path:
-    """Return a new directory name below ``runs/`` of the working directory."""
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    return Path("runs").absolute() / f"{stamp}-{file_name(str(raw['method']))}-seed{raw['seed']}"
+    """Make a new directory below ``runs/`` of the working directory."""
+    return new_run_dir(Path("runs").absolute(), str(raw["method"]), int(raw["seed"]))
 
 
 def run_in_process(

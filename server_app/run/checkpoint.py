@@ -5,9 +5,11 @@
 (seed, purpose, round, partition).
 """
 
+import contextlib
 import hashlib
 import json
 import logging
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,6 +29,9 @@ from fedcmi_flwr.types import AnyArray, Scalar
 
 CHECKPOINTS = "checkpoints"
 """Below the run directory."""
+NAME = re.compile(r"round-[0-9]+")
+FEWEST = 2
+"""Checkpoints that are there after the second one was written."""
 ARRAYS, STATE, SUMS = "arrays.safetensors", "state.json", "SHA256SUMS"
 logger = logging.getLogger("flwr.fedcmi")
 
@@ -52,6 +57,8 @@ class Checkpoint:
 def write_checkpoint(directory: Path, checkpoint: Checkpoint, keep: int) -> None:
     """Write a checkpoint, and then remove all but the newest ones.
 
+    The one before it always stays: whether nodes can train on the new one is known after the next round only.
+
     Parameters
     ----------
     directory
@@ -59,7 +66,7 @@ def write_checkpoint(directory: Path, checkpoint: Checkpoint, keep: int) -> None
     checkpoint
         What to write.
     keep
-        Checkpoints to keep, 1 or more.
+        Checkpoints to keep; of fewer than ``FEWEST``, as many.
     """
     parts = {part: _contiguous(arrays) for part, arrays in _to_parts(checkpoint).items()}
     described = {
@@ -78,13 +85,13 @@ def write_checkpoint(directory: Path, checkpoint: Checkpoint, keep: int) -> None
         for name, content in {**files, SUMS: "".join(sums).encode()}.items():
             (partial / name).write_bytes(content)
 
-    for path in stored_checkpoints(directory)[:-keep]:
+    for path in stored_checkpoints(directory)[: -max(keep, FEWEST)]:
         shutil.rmtree(path)
 
 
 def stored_checkpoints(directory: Path) -> list[Path]:
-    """Return the checkpoints below ``checkpoints``, oldest first, whatever state they are in."""
-    return sorted(directory.glob("round-*"), key=round_of)
+    """Return the checkpoints below ``checkpoints``, oldest first, whatever state they are in, and nothing else."""
+    return sorted((path for path in directory.glob("round-*") if NAME.fullmatch(path.name)), key=round_of)
 
 
 def round_of(path: Path) -> int:
@@ -120,6 +127,24 @@ def newest_checkpoint(run_dir: Path) -> Checkpoint:
         f"{run_dir / CHECKPOINTS}: no checkpoint to go on from, {found}; the run ended before its first one, or had "
         "checkpoint-every = 0. Start it again with another run-dir."
     )
+
+
+def checkpoint_before(run_dir: Path, server_round: int) -> Checkpoint | None:
+    """Return the newest whole checkpoint of an earlier round; None where there is none."""
+    for path in reversed(stored_checkpoints(run_dir / CHECKPOINTS)):
+        if round_of(path) < server_round:
+            with contextlib.suppress(CheckpointError):
+                return read_checkpoint(path)
+    return None
+
+
+def remove_from(directory: Path, server_round: int) -> None:
+    """Remove the checkpoints of a round and of later ones, if there is an earlier one to go on from."""
+    paths = stored_checkpoints(directory)
+    unusable = [path for path in paths if round_of(path) >= server_round]
+    if len(unusable) < len(paths):
+        for path in unusable:
+            shutil.rmtree(path)
 
 
 def read_checkpoint(path: Path) -> Checkpoint:

@@ -1,15 +1,19 @@
 """What a run leaves: config.json, metrics.jsonl, summary.md and plots, all below one directory."""
 
+import contextlib
+import itertools
 import json
 import os
+import time
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fedcmi_flwr.lookup import file_name
 from fedcmi_flwr.machine.atomic_files import write_atomically
+from fedcmi_flwr.machine.extras import require
 from fedcmi_flwr.models.file import CARD, MODEL_FILE
-from server_app.figures.plots import plot_run
 from server_app.run.records import json_ready
 from server_app.run.summary import summary
 
@@ -25,6 +29,31 @@ def check_new(path: Path) -> None:
     """Raise RunDirectoryError if a directory already holds a run."""
     if (path / "metrics.jsonl").exists():
         raise RunDirectoryError(f"{path}: already holds a run; give another run-dir, or resume it.")
+
+
+def new_run_dir(parent: Path, method: str, seed: int) -> Path:
+    """Make a directory for a run that nobody has named; of runs that begin in the same second, each gets its own.
+
+    Parameters
+    ----------
+    parent
+        Where to; made when missing.
+    method
+        Name of the method.
+    seed
+        The run's.
+
+    Returns
+    -------
+    The new, empty directory: time, method and seed, and a number where that is taken.
+    """
+    stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{file_name(method)}-seed{seed}"
+    numbered = (f"{stem}-{number}" for number in itertools.count(2))
+    for name in itertools.chain([stem], numbered):  # the numbers do not end
+        with contextlib.suppress(FileExistsError):
+            (parent / name).mkdir(parents=True)
+            break
+    return parent / name
 
 
 class RunDirectory:
@@ -46,6 +75,8 @@ class RunDirectory:
     """
 
     def __init__(self, path: Path, plots: bool = True, resumed: bool = False) -> None:
+        if plots:
+            require("report", "matplotlib", "scipy")
         self.path = path.absolute()
         self.plots = plots
         if not resumed:
@@ -145,6 +176,8 @@ class RunDirectory:
         records = read_metrics(self.path)
         dataset = config["dataset"]
         if self.plots:
+            from server_app.figures.plots import plot_run  # here: it takes seconds, which every start would pay
+
             plot_run(records, dataset["modalities"], dataset["classes"], self.path)
         names = [path.name for path in sorted(self.path.glob("*.png"))]
         write_atomically(self.path / "summary.md", summary(records, config, names, more))

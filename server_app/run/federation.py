@@ -11,13 +11,12 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord
 from flwr.serverapp import Grid
 
 from data_prep.builtin import locate
-from fedcmi_flwr.aggregation.mean import moving_average
 from fedcmi_flwr.aggregation.privacy import PrivacyBudgetError, check_arrays
 from fedcmi_flwr.config.sections import section_items
 from fedcmi_flwr.data.prepared import check_modality_names
 from fedcmi_flwr.data.schema import DatasetSpec, read_recipes, read_spec
 from fedcmi_flwr.data.views import check_views, views_from
-from fedcmi_flwr.evaluation.counts import evaluate
+from fedcmi_flwr.evaluation.counts import evaluate, gives_numbers
 from fedcmi_flwr.evaluation.decision import Decisions, uncalibrated
 from fedcmi_flwr.methods import hyperparameters
 from fedcmi_flwr.models import pretrained
@@ -30,11 +29,21 @@ from fedcmi_flwr.run_config import RunConfig
 from fedcmi_flwr.seeding import torch_global_seed
 from fedcmi_flwr.simulation import node_memory
 from fedcmi_flwr.strategy import ModalityStrategy
+from fedcmi_flwr.strategy.last_good import LastGood
 from fedcmi_flwr.strategy.nodes import RoundFailedError
 from fedcmi_flwr.strategy.state import ServerState
 from fedcmi_flwr.types import SHARED, AnyArray
 from fedcmi_flwr.wire.tensors import to_arrays, to_state_dict
-from server_app.run.checkpoint import CHECKPOINTS, Checkpoint, round_of, stored_checkpoints, write_checkpoint
+from server_app.run.averaging import AveragedModel
+from server_app.run.checkpoint import (
+    CHECKPOINTS,
+    Checkpoint,
+    checkpoint_before,
+    remove_from,
+    round_of,
+    stored_checkpoints,
+    write_checkpoint,
+)
 from server_app.run.conclusion import conclude
 from server_app.run.directory import RunDirectory
 from server_app.run.held_out import calibration_samples, reported_samples
@@ -70,11 +79,13 @@ class Federation:
         self.after_round = after_round
         self._read_data()
         self._build_model()
-        self.average: Mapping[str, AnyArray] | None = None
+        self.averaged = AveragedModel(config.method.averaging)
         self.server_round = 0
         """The round whose (averaged) weights the model has."""
-        self.averaged = 0
-        """The last round that is part of the average."""
+        self.succeeded = 0
+        """The last round that succeeded."""
+        self.saved = 0
+        """The round of the newest checkpoint."""
         self.unsaved: tuple[int, Mapping[str, AnyArray]] | None = None
         """The last round and its weights, while no checkpoint holds them."""
         self.strategy = ModalityStrategy(
@@ -91,6 +102,7 @@ class Federation:
             wire_dtype=config.federation.wire_dtype,
         )
         self.strategy.to_evaluate = self._shown
+        self.strategy.why_unusable = self._why_unusable
         if self.strategy.privacy.enabled:
             check_arrays(to_arrays(self.model.trained_state()))
 
@@ -145,11 +157,9 @@ class Federation:
         self.directory.write_config(resolved)
         arrays: Mapping[str, AnyArray] = to_arrays(self.model.trained_state())
         if checkpoint is not None:
-            arrays, self.average = checkpoint.arrays, checkpoint.average or None
-            self._load(checkpoint.server_round, self.average or arrays)
-            self.averaged = checkpoint.server_round
-            nodes_remember = self.config.checkpoints.node_memory == "run-dir"
-            self.strategy.resume(checkpoint.server_round, self._with_account(checkpoint.state), nodes_remember)
+            arrays = checkpoint.arrays
+            self._load(checkpoint.server_round, checkpoint.average or arrays)
+            self._go_on(checkpoint)
 
         try:
             self.strategy.start(
@@ -162,6 +172,8 @@ class Federation:
                 evaluate_fn=self.evaluate,
             )
         except RoundFailedError:
+            if self.strategy.report.rolled_back == list(self.strategy.report.plan.names):
+                self._remove_unusable()
             self._write_checkpoint()  # with checkpoint-every above 1 the newest may be older than what is computed
             raise
         except PrivacyBudgetError as error:
@@ -225,10 +237,7 @@ class Federation:
         self.directory.append(record)
         logger.info(round_line(record, self.config.federation.num_server_rounds))
 
-        self.unsaved = (server_round, current) if server_round > 0 else None
-        every = self.config.checkpoints.checkpoint_every
-        if every > 0 and server_round % every == 0:
-            self._write_checkpoint()
+        self._note_outcome(server_round, current)
         if self.after_round is not None:
             self.after_round()
         return MetricRecord({f"accuracy.{name}": found.accuracy for name, found in counts.items()})
@@ -248,10 +257,16 @@ class Federation:
 
     def _shown(self, server_round: int, current: Mapping[str, AnyArray]) -> Mapping[str, AnyArray]:
         """Return what is evaluated after a round and saved: the (averaged) global model."""
-        if server_round > self.averaged and not self.strategy.report.failed:  # round 0's random weights are no part
-            self.average = moving_average(self.average, current, self.config.method.averaging)
-            self.averaged = server_round
-        return self.average or current
+        return self.averaged.after(server_round, current, self.strategy.report)
+
+    def _why_unusable(self, arrays: Mapping[str, AnyArray]) -> str:
+        """Return what is wrong with a new global model; empty where it gives numbers for samples."""
+        self.model.load_trained_state(to_state_dict(arrays))
+        device = choose_device(self.config.machine.device)
+        batch = next(iter(self.test_samples.evaluation_batches(self.spec.modalities, device)), None)
+        if batch is None or gives_numbers(self.model, batch):
+            return ""
+        return "the new global model gives NaN or Inf for samples that the server has"
 
     def _load(self, server_round: int, arrays: Mapping[str, AnyArray]) -> None:
         self.server_round = server_round
@@ -271,12 +286,41 @@ class Federation:
         """Return a checkpoint's state with the account as it is: rounds that are done again were released already."""
         return replace(state, releases=self.directory.read_account()) if self.strategy.privacy.enabled else state
 
+    def _go_on(self, checkpoint: Checkpoint) -> None:
+        """Take over what a checkpoint has besides the weights, and from the one before where to go back to."""
+        done = self.succeeded = self.saved = checkpoint.server_round
+        before = checkpoint_before(self.directory.path, done)
+        good = None if before is None else LastGood(before.arrays, before.state)
+        self.averaged.restore(done, checkpoint.average, None if before is None else before.average)
+        nodes_remember = self.config.checkpoints.node_memory == "run-dir"
+        self.strategy.resume(done, self._with_account(checkpoint.state), nodes_remember, good)
+
+    def _note_outcome(self, server_round: int, current: Mapping[str, AnyArray]) -> None:
+        """Write a checkpoint where one is due, of a round that succeeded only; remove those of an unusable model."""
+        report = self.strategy.report
+        if server_round == 0:
+            return
+        if report.failed:
+            if report.rolled_back == list(report.plan.names):
+                self._remove_unusable()
+            return
+        self.succeeded, self.unsaved = server_round, (server_round, current)
+        every = self.config.checkpoints.checkpoint_every
+        if every > 0 and server_round // every > self.saved // every:
+            self._write_checkpoint()
+
+    def _remove_unusable(self) -> None:
+        """Remove what was saved of the last round that succeeded, since no node can train on it."""
+        self.unsaved = None
+        remove_from(self.directory.path / CHECKPOINTS, self.succeeded)
+
     def _write_checkpoint(self) -> None:
         """Leave what the run can go on from, where it is new; the round's record is written already."""
         if self.unsaved is None or self.config.checkpoints.checkpoint_every == 0:
             return
         (server_round, arrays), self.unsaved = self.unsaved, None
-        average = self.average if self.average is not None and self.config.method.averaging > 0 else {}
+        self.saved = server_round
+        average = self.averaged.value or {} if self.config.method.averaging > 0 else {}
         state, raw = self.strategy.state(), self.config.raw
         checkpoint = Checkpoint(server_round, arrays, average, state, raw, package_versions())
 

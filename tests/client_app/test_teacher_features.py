@@ -9,6 +9,7 @@ import pytest
 import torch
 from federated import federate
 
+from client_app.sgd import SGD
 from client_app.train import Received, begin_round, step, train
 from fedcmi_flwr.config.sections import TrainingConfig
 from fedcmi_flwr.data import views
@@ -72,7 +73,7 @@ def test_a_federation_comes_to_the_same_weights(tmp_path: Path, monkeypatch: pyt
 
 
 def _steps(local: LocalRound, samples: Samples, model: torch.nn.Module) -> None:
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    optimizer = SGD(model.parameters(), lr=0.0)
     for batch in samples.batches(4, TWO):
         step(model, batch, TEACHING, optimizer, local)
 

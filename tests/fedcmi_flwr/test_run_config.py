@@ -14,6 +14,7 @@ from fedcmi_flwr.machine.cache import cache_directory
 from fedcmi_flwr.methods import METHODS, CrossModalInfiltration, FedAvg, Method
 from fedcmi_flwr.models.building import chosen_modalities, encoder_names, model_spec
 from fedcmi_flwr.models.placement import choose_device
+from fedcmi_flwr.models.pretrained import read_locations
 from fedcmi_flwr.run_config import read_run_config
 
 PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
@@ -309,3 +310,21 @@ def test_every_key_is_documented_once() -> None:
         "prior-adjustment", "max-gradient-norm", "normalization",
     }  # fmt: skip
     assert [key for key in set(keys) if keys.count(key) > 1] == ["num-server-rounds"]  # the schedule's end is its own
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("seed", 10**26), ("lr", 1e300), ("lr", 10**400), ("num-server-rounds", 2**63)]
+)
+def test_what_no_message_can_hold_is_refused_by_its_key(key: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=rf"^{key} = .*must be .*, at most"):
+        read_run_config({**DEFAULTS, key: value})
+
+
+def test_more_threads_than_a_machine_has_are_refused() -> None:
+    with pytest.raises(ConfigError, match="torch-threads = 100000: must be a number from 1 to 1024"):
+        read_run_config({**DEFAULTS, "torch-threads": 100_000})
+
+
+def test_an_open_quotation_is_named_with_its_key() -> None:
+    with pytest.raises(ConfigError, match=r"pretrained = .*No closing quotation"):
+        read_locations("audio='x")

@@ -37,7 +37,8 @@ from server_app.run.directory import read_metrics
 
 REPOSITORY = Path(__file__).parents[2]
 ROUNDS = 6
-SETTINGS = {"num-server-rounds": ROUNDS, "local-epochs": 3, "round-timeout": 300.0}
+SETTINGS = {"num-server-rounds": ROUNDS, "local-epochs": 3, "batch-size": 4, "lr": 0.005, "round-timeout": 300.0}
+"""Steps enough that a process can be killed while it trains."""
 LONG = 240.0
 """Seconds that nothing takes, on a busy machine either."""
 FEDCMI = [sys.executable, "-m", "server_app.commands.main"]

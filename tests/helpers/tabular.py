@@ -53,7 +53,7 @@ def crisismmd_row(tweet: int, number: int, label: str, text: str) -> dict[str, s
 
 def write_split(raw: Path, name: str, rows: list[dict[str, str]], end: str = "\n") -> Path:
     """Write a split file, without quoting."""
-    path = raw / f"task_informative_text_img_{name}.tsv"
+    path = raw / f"task_informative_text_img_agreed_lab_{name}.tsv"
     lines = ["\t".join(CRISISMMD_COLUMNS), *("\t".join(row[column] for column in CRISISMMD_COLUMNS) for row in rows)]
     path.write_bytes((end.join(lines) + end).encode())
     return path

@@ -1,11 +1,10 @@
 """Small finished runs and a small finished bench to make reports of; tests that change one copy it."""
 
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+import commands
 import pytest
 
 from client_app.app import app as client_app
@@ -38,17 +37,9 @@ def bench_dir(tmp_path_factory: pytest.TempPathFactory, av_digits_dir: Path) -> 
     directory = tmp_path_factory.mktemp("report")
     recipe = directory / "small.toml"
     recipe.write_text("local-epochs = 1\nnum-server-rounds = 2\n")
-    program = [
-        sys.executable,
-        "-m",
-        "server_app.commands.main",
-        "bench",
-        str(recipe),
-        "--out",
-        str(directory / "bench"),
-    ]
-    chosen = ["--methods", "fedavg,fedcmi-plus", "--seeds", "2", "--num-nodes", "4", "--data", str(av_digits_dir)]
-    subprocess.run([*program, *chosen], check=True, capture_output=True, timeout=600)
+    chosen = ["--methods", "fedavg,fedcmi-plus", "--seeds", "2", "--num-nodes", "4", "--data", av_digits_dir]
+    done = commands.fedcmi("bench", recipe, "--out", directory / "bench", *chosen)
+    assert done.exit_code == 0, done.output
     return directory / "bench"
 
 

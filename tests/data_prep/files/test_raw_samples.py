@@ -148,7 +148,7 @@ def test_a_broken_video_is_matched_and_found_when_it_is_read(touch: Callable[...
     inputs = [ModalitySpec("visual", "frames", (2, 3, 16, 16), "uint8")]
     assert list(chunks(matched.samples, inputs, TWO, unreadable)) == []
     assert list(unreadable) == [Path(film)]
-    assert "not decodable" in unreadable[Path(film)]
+    assert "an empty file" in unreadable[Path(film)]
 
 
 def test_samples_are_made_of_what_can_be_read(tmp_path: Path) -> None:
@@ -167,7 +167,37 @@ def test_samples_are_made_of_what_can_be_read(tmp_path: Path) -> None:
     assert [list(chunk.inputs), chunk.inputs["photo"][:, 0, 0, 0].tolist()] == [["photo"], [10, 20]]
     assert chunk.present["photo"].tolist() == [True, True]
     assert [path.name for path in unreadable] == ["a.wav", "b.wav"]
-    assert all("not decodable as audio" in reason for reason in unreadable.values())
+    assert all("not decodable" in reason for reason in unreadable.values())
+
+
+def test_files_of_one_name_are_one_sample_whatever_folder_they_are_in(
+    touch: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    touch("photos/a.jpg", "photos/b.jpg", "motion/a.m4a", "motion/b.M4A")
+    two = {"photo": PHOTO, "audio": SOUND}
+    expected = [{"photo": "a.jpg", "audio": "a.m4a"}, {"photo": "b.jpg", "audio": "b.M4A"}]
+    assert found([str(tmp_path / "photos"), str(tmp_path / "motion")], two) == expected
+    assert found([str(tmp_path)], two) == expected
+    assert found([f"photo={tmp_path / 'photos'}", str(tmp_path / "motion")], two) == expected
+
+
+def test_names_that_come_again_go_by_folder_where_that_says_it(touch: Callable[..., list[str]], tmp_path: Path) -> None:
+    two = {"photo": PHOTO, "audio": SOUND}
+    touch("p/1.jpg", "p/1.wav", "q/1.jpg", "q/1.wav")
+    assert found([str(tmp_path)], two) == [{"photo": "1.jpg", "audio": "1.wav"}] * 2
+    touch("r/2.jpg", "s/2.jpg", "t/2.wav")
+    with pytest.raises(PrepError, match="are both 'photo' of one sample"):
+        match([str(tmp_path)], two)
+
+
+def test_a_directory_may_say_its_modality(touch: Callable[..., list[str]], tmp_path: Path) -> None:
+    touch("front/a.jpg", "side/a.jpg")
+    two = {"photo": PHOTO, "other": PHOTO}
+    (sample,) = match([f"photo={tmp_path / 'front'}", f"other={tmp_path / 'side'}"], two).samples
+    assert {name: source.path.parent.name for name, source in sample.sources.items()} == {
+        "photo": "front",
+        "other": "side",
+    }
 
 
 def test_chunks_hold_what_each_sample_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

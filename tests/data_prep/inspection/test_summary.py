@@ -11,8 +11,9 @@ from toy_archive import prepare_toys, write_archive
 from typer.testing import CliRunner
 
 from data_prep.inspection.contact_sheet import choose_samples, write_contact_sheet
-from data_prep.inspection.summary import Excluded, Overlap, render, summarise
+from data_prep.inspection.summary import Overlap, render, summarise
 from data_prep.pipeline.plan import Exclusion
+from data_prep.pipeline.reasons import Reason
 from fedcmi_flwr.data.prepared import load_split
 from fedcmi_flwr.data.schema import KINDS, DatasetSpec, ModalitySpec
 from server_app.commands.main import app
@@ -62,7 +63,10 @@ def test_counts(tmp_path: Path) -> None:
     }
     assert summary.groups == {"train": 4, "test": 4}
     assert summary.overlaps == [Overlap(("train", "test"), ["g2", "g3"])]
-    assert summary.excluded == [Excluded("cut off", ["a", "c"]), Excluded("no good: a rule", ["b"])]
+    assert summary.excluded == [
+        Reason("cut off", ["a", "c"], ["a.flv", "c.flv"]),
+        Reason("no good: a rule", ["b"], ["x/b.wav;b.flv"]),
+    ]
     assert summary.stored["image"] == 2 * (128 + 4 * 3 * 8 * 8)
 
 

@@ -49,9 +49,9 @@ def test_a_series_of_the_wanted_length_stays(tmp_path: Path) -> None:
     [
         ("a.csv", b"", r"float64 of shape \(0,\), expected numbers \[time, channels\]"),
         ("a.csv", b"x,y\n", "expected numbers"),
-        ("a.csv", b"1,2\n3\n", "inhomogeneous"),
+        ("a.csv", b"1,2\n3\n", "row 2 has 1 cells"),
         ("a.csv", b"1,2\n3,nan\n", "infinite or missing"),
-        ("a.csv", b"1,2\n3,\n", "could not convert"),
+        ("a.csv", b"1,2\n3,\n", "row 2, column 2"),
         ("a.csv", b"\xff\xfe1\x00", "codec can't decode"),
         ("a.npy", b"", "not a series"),
         ("a.npy", b"no array", "not a series"),

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from data_prep.errors import UnreadableFileError
-from data_prep.media.audio import log_spectrogram, resample, spectrogram_shape
+from data_prep.media.audio import log_spectrogram, spectrogram_shape
+from data_prep.media.resampling import resample
 
 
 def oracle(waveform: np.ndarray, seconds: float) -> np.ndarray:

@@ -40,7 +40,7 @@ def test_arrays(tmp_path: Path) -> None:
     ("text", "words"),
     [
         ("1,2\n3,4\n", r"numbers of shape \[2, 2\]; give one row"),
-        ("a,b\n1,\n", "not a vector .*could not convert"),
+        ("a,b\n1,\n", "not a vector .*row 1, column 2"),
         ("a,b\n1,nan\n", "not a vector .*infinite or missing"),
         ("a,b\n", "not a vector .*expected numbers"),
         ("", "not a vector"),

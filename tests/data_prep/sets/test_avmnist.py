@@ -144,7 +144,7 @@ def test_unreadable_recordings_are_an_error(raw_avmnist: Path, tmp_path: Path) -
         avmnist.prepare(raw_avmnist, tmp_path / "out", train_size=30, execution=Execution(max_bad=2))
     message = str(caught.value)
     assert message.startswith("3 source files cannot be used, max_bad = 2 allowed")
-    for name in ("3_ann_10.wav: not decodable", "4_bob_11.wav: not decodable", "seven_ann_12.wav: its name"):
+    for name in ("3_ann_10.wav: not decodable", "4_bob_11.wav: an empty file", "seven_ann_12.wav: its name"):
         assert name in message
     assert not (tmp_path / "out").exists()
 

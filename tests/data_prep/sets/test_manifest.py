@@ -2,19 +2,18 @@
 
 import csv
 import hashlib
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import commands
 import numpy as np
 import pandas as pd
 import pytest
 import soundfile
 from media import write_video
 from tabular import MANIFEST_MODALITIES, WORDS, write_manifest, write_tokenizer
+from typer.testing import Result
 
 from data_prep.errors import PrepError
 from data_prep.pipeline.execution import Execution
@@ -23,7 +22,6 @@ from data_prep.sets.manifest import Sizes, parse_modalities
 from fedcmi_flwr.data.prepared import DataError, load_split
 from fedcmi_flwr.data.schema import read_spec, samples_path
 
-REPOSITORY = Path(__file__).parents[3]
 SMALL = Sizes(image_size=16, seconds=0.5, points=32)
 Rows = list[dict[str, str]]
 
@@ -229,8 +227,8 @@ def test_faulty_rows_are_named(raw: Path, tmp_path: Path, change: Change, words:
         (b"id,label,split,photo,motion,voice\n", "column 'split': no row is 'train'"),
         (b"id,label,split,photo,motion,voice\na,b,train,c.png\n", "row 1 has 4 cells, the header 6; quote cells"),
         (b"id,label,split,photo,photo,motion,voice\n", "column 'photo' occurs more than once"),
-        (b"id,label\n\xff\xfe", "not readable as CSV in UTF-8"),
-        (b'id,label\n"a', "not readable as CSV in UTF-8"),
+        (b"id,label\n\xff\xfe", "not UTF-8 at byte 9"),
+        (b'id,label\n"a', "the row that begins at line 2 is no CSV"),
     ],
 )
 def test_faulty_tables_are_named(raw: Path, tmp_path: Path, content: bytes, words: str) -> None:
@@ -319,18 +317,16 @@ def test_columns_that_nobody_asked_for_are_not_looked_at(raw: Path, prepared: Pa
     assert files(out)["train/photo.npy"] == files(prepared)["train/photo.npy"]
 
 
-def run_cli(raw: Path, out: Path, *options: str) -> subprocess.CompletedProcess[str]:
+def run_cli(raw: Path, out: Path, *options: str) -> Result:
     sizes = ["--image-size", "16", "--seconds", "0.5", "--points", "32"]
     kinds = [part for name, kind in MANIFEST_MODALITIES.items() for part in ("--modality", f"{name}={kind}")]
     paths = ["--manifest", str(raw / "samples.csv"), "--raw", str(raw), "--out", str(out)]
-    line = [sys.executable, "-m", "server_app.commands.main", "prep", "manifest", *paths, *kinds, *sizes, *options]
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-    return subprocess.run(line, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    return commands.fedcmi("prep", "manifest", *paths, *kinds, *sizes, *options)
 
 
 def test_the_command_gives_the_same_bytes_with_two_workers(archive: Path, prepared: Path, tmp_path: Path) -> None:
     done = run_cli(archive, tmp_path / "out", "--workers", "2")
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.output
     assert files(tmp_path / "out") == files(prepared)
     assert "5 groups (person0, person1, person2, ...) in both train and test" in done.stdout
     assert "without voice" in done.stdout
@@ -339,7 +335,7 @@ def test_the_command_gives_the_same_bytes_with_two_workers(archive: Path, prepar
 def test_the_command_names_what_is_wrong(raw: Path, tmp_path: Path) -> None:
     (raw / "photos" / "000.png").unlink()
     failed = run_cli(raw, tmp_path / "out")
-    assert failed.returncode == 1
+    assert failed.exit_code == 1
     assert "row 1 (id 's000'), column 'photo':" in failed.stderr
     assert "photos/000.png is not there" in failed.stderr
 

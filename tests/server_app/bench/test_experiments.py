@@ -9,7 +9,9 @@ import threading
 import time
 from pathlib import Path
 
+import commands
 import pytest
+from typer.testing import Result
 
 from server_app.bench import experiments, jobs
 from server_app.bench.configs import RunConfigs, bench_configs, find_rows, find_settings, values_by_setting
@@ -24,13 +26,17 @@ def _configs(*rows: str, data: Path | None = None, **changes: object) -> RunConf
     return bench_configs(values_by_setting(find_settings(["av-digits"])), find_rows(rows), {}, options, assignments)
 
 
+def _arguments(data: Path, out: Path, *more: str) -> list[str]:
+    return ["bench", "av-digits", "--methods", ",".join(ROWS), "--data", str(data), "--out", str(out), *SMALL, *more]
+
+
+def _bench(data: Path, out: Path, *more: str) -> Result:
+    return commands.fedcmi(*_arguments(data, out, *more))
+
+
 def _command(data: Path, out: Path, *more: str) -> list[str]:
-    program = [sys.executable, "-m", "server_app.commands.main", "bench", "av-digits", "--methods", ",".join(ROWS)]
-    return [*program, "--data", str(data), "--out", str(out), *SMALL, *more]
-
-
-def _bench(data: Path, out: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(_command(data, out, *more), capture_output=True, text=True, timeout=300, check=False)
+    """Return what begins a bench in a process of its own, which can be killed."""
+    return [sys.executable, "-m", "server_app.commands.main", *_arguments(data, out, *more)]
 
 
 def _wait_for(path: Path, process: subprocess.Popen[str]) -> None:
@@ -65,7 +71,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory, av_digits_dir: Path)
     """Return the directory of a bench that nobody interrupted."""
     out = tmp_path_factory.mktemp("bench") / "out"
     done = _bench(av_digits_dir, out)
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.exit_code == 0, done.output
     return out
 
 
@@ -99,7 +105,7 @@ def test_killed_and_called_again_it_ends_as_if_nothing_had_happened(
     assert not (second / "summary.md").exists()
     before = {path: path.stat().st_mtime_ns for path in first.iterdir()}
     done = _bench(av_digits_dir, out)
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.exit_code == 0, done.output
     assert "1 of 4 runs are finished, 3 to do" in done.stdout
     assert {path: path.stat().st_mtime_ns for path in first.iterdir()} == before
     for name in ("results.csv", "table.md"):
@@ -170,9 +176,8 @@ def test_a_run_that_raises_is_named_and_the_others_go_on(tmp_path: Path, av_digi
 def test_the_log_says_how_to_repeat_the_run(uninterrupted: Path, tmp_path: Path) -> None:
     run = uninterrupted / "av-digits" / "fedprox" / "seed1"
     log = (run / "log.txt").read_text(encoding="utf-8")
-    command = log.splitlines()[0].removeprefix("again: fedcmi ")
-    again = f"{sys.executable} -m server_app.commands.main {command} --run-dir {tmp_path / 'again'}"
-    subprocess.run(again, shell=True, capture_output=True, timeout=300, check=True)
+    command = log.splitlines()[0].removeprefix("again: ")
+    commands.line(f"{command} --run-dir {tmp_path / 'again'}")
 
     def accuracies(directory: Path) -> list[str]:
         return re.findall(r'"accuracy": {.*?}', (directory / "metrics.jsonl").read_text(encoding="utf-8"))
@@ -248,7 +253,7 @@ def test_the_command_refuses_what_would_spoil_a_table(
     experiments.reserve(out, 4, configs)
     _finish(out, "fedavg")
     done = _bench(av_digits_dir, out, *more)
-    assert done.returncode == 1
+    assert done.exit_code == 1
     assert words in done.stderr
     assert sorted(path.name for path in out.glob("*/*/seed*")) == ["seed0"], "a run was started"
     assert not (out / "table.md").exists()

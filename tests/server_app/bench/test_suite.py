@@ -5,14 +5,13 @@ Which is how the command of the README is run here: the same options, with a sui
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+import commands
 import pytest
 from arrays import write_arrays
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from fedcmi_flwr.config.fields import ConfigError
 from fedcmi_flwr.data.schema import read_spec
@@ -173,16 +172,15 @@ def test_the_paired_suite() -> None:
     assert mixes == {(1.0, 1.0), (1.0, 0.5), (0.3, 1.0), (0.3, 0.5)}
 
 
-def _bench(folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    program = [sys.executable, "-m", "server_app.commands.main", "bench", "--suite", str(folder / "mine.toml")]
-    given = ["--data-root", str(folder / "data"), "--out", str(folder / "out"), "--seeds", "2", *more]
-    return subprocess.run([*program, *given], capture_output=True, text=True, timeout=600, check=False)
+def _bench(folder: Path, *more: str) -> Result:
+    given = ["--data-root", folder / "data", "--out", folder / "out", "--seeds", "2", *more]
+    return commands.fedcmi("bench", "--suite", folder / "mine.toml", *given)
 
 
 def test_a_suite_is_run_gone_on_with_and_honest(folder: Path) -> None:
     """Half of the settings first, then all, with a run that was broken; only what is missing is run."""
     done = _bench(folder, "*-half")
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.output
     assert "0 of 8 runs are finished, 8 to do" in done.stdout
     text = (folder / "out" / "suite.md").read_text()
     assert "2 sets, 2 settings (toys-half, colours-half), 2 seeds" in text
@@ -190,10 +188,10 @@ def test_a_suite_is_run_gone_on_with_and_honest(folder: Path) -> None:
     for name in ("toys-half", "colours-half"):
         (folder / "out" / name / "fedcmi-plus" / "seed1" / "summary.md").unlink()
     failing = _bench(folder, "--set", "lr=0.07")
-    assert failing.returncode == 1
+    assert failing.exit_code == 1
     assert "holds runs of another configuration" in failing.stderr
     done = _bench(folder)
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.output
     assert "6 of 16 runs are finished, 10 to do" in done.stdout
     text = (folder / "out" / "suite.md").read_text()
     assert "2 sets, 4 settings" in text

@@ -1,12 +1,11 @@
 """Tuning: the same budget for each row, never a look at the test split, and a file that a bench reads."""
 
 import json
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+import commands
 import numpy as np
 import pandas as pd
 import pytest
@@ -170,16 +169,12 @@ def test_a_run_that_lost_a_diverged_node_counts_as_worst(tmp_path: Path) -> None
 def test_the_command_writes_what_a_bench_reads(tmp_path: Path, av_digits_dir: Path) -> None:
     small = ["--data", str(av_digits_dir), "--num-nodes", "4", "--methods", "fedavg"]
     small += ["--set", "num-server-rounds=1", "--set", "local-epochs=1"]
-    program = [sys.executable, "-m", "server_app.commands.main"]
-    done = subprocess.run(
-        [*program, "tune", "av-digits", "--out", str(tmp_path / "tune"), *small],
-        capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
+    done = commands.fedcmi("tune", "av-digits", "--out", tmp_path / "tune", *small)
+    assert done.exit_code == 0, done.output
     tuned = tmp_path / "tune" / "tuned.toml"
     lr = read_tuned(tuned)["fedavg"]["lr"]
     assert lr in tuning.MORE_LEARNING_RATES
-    bench = [*program, "bench", "av-digits", "--out", str(tmp_path / "bench"), "--tuned", str(tuned), "--seeds", "1"]
-    done = subprocess.run([*bench, *small], capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    bench = ["bench", "av-digits", "--out", tmp_path / "bench", "--tuned", tuned, "--seeds", "1"]
+    done = commands.fedcmi(*bench, *small)
+    assert done.exit_code == 0, done.output
     assert f'"lr": {lr}' in (tmp_path / "bench" / "av-digits" / "fedavg" / "seed0" / "config.json").read_text()

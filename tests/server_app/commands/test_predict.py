@@ -33,9 +33,11 @@ HEAVY = ("flwr", "ray", "pandas", "sklearn", "scipy", "torchvision", "transforme
 
 @pytest.fixture(scope="module")
 def run_dir(av_digits_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the directory of a run on av-digits before its first round."""
+    """Return the directory of a run on av-digits after its first round."""
     directory = tmp_path_factory.mktemp("run")
-    federated.federate(directory, av_digits_dir, ["", ""]).evaluate(0)
+    run = federated.federate(directory, av_digits_dir, ["", ""])
+    run.round(1)
+    run.evaluate(1)
     return directory
 
 
@@ -94,10 +96,11 @@ def test_bad_and_stray_files_stop_nothing(run_dir: Path, wav: Path) -> None:
     result = call(run_dir, directory)
     assert result.exit_code == 1
     assert [line.split(": ")[1] for line in result.stdout.splitlines()] == [f"{wav} [audio]"]
-    skipped, heading, *unreadable = result.stderr.splitlines()
+    unfinished, skipped, heading, *unreadable = result.stderr.splitlines()
+    assert unfinished.endswith("its run is not finished; the model is that of round 1 of 20.")
     assert skipped == "skipped 3 files that the model does not take: no ending 1, .txt 2"
     assert heading == "error: 2 of the files cannot be read:"
-    assert unreadable[0].startswith(f"{directory / 'broken.wav'}: not decodable as audio")
+    assert unreadable[0].startswith(f"{directory / 'broken.wav'}: not decodable (")
     assert unreadable[1].startswith(f"{directory / 'quiet.wav'}: silent in its first 6144 samples; trim the silence")
     result = call(run_dir, directory, "--json")
     assert result.exit_code == 1

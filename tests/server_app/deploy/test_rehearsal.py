@@ -116,7 +116,7 @@ def test_a_run_says_that_it_is_rehearsed(story: Story) -> None:
 
 def test_a_resumed_run_shows_the_rounds_that_are_left(story: Story) -> None:
     shown = [line.split()[1] for line in story.printed("resumed").splitlines() if line.startswith("round ")]
-    assert shown == ["5/6", "6/6"]
+    assert shown in (["5/6", "6/6"], ["6/6"])  # round 5 may have ended before the SuperLink was killed
 
 
 def test_an_interrupted_command_stops_its_run(story: Story) -> None:

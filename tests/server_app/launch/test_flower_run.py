@@ -1,20 +1,12 @@
 """Real runs on Flower's simulation: Ray actors, a SuperLink, and the command line's word on how it ended."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import fedcmi
 from safetensors.numpy import load_file
-
-FEDCMI = Path(sys.executable).parent / "fedcmi"
-
-
-def fedcmi(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [str(FEDCMI), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
 
 def run_arguments(data: Path, run_dir: Path) -> list[str | Path]:
@@ -25,7 +17,7 @@ def run_arguments(data: Path, run_dir: Path) -> list[str | Path]:
 def test_ray_and_in_process_give_the_same_weights(av_digits_dir: Path, tmp_path: Path) -> None:
     for engine in ("flower", "in-process"):
         done = fedcmi(*run_arguments(av_digits_dir, tmp_path / engine), "--engine", engine)
-        assert done.returncode == 0, done.stdout + done.stderr
+        assert done.exit_code == 0, done.output
         assert "round 2/2 | loss fused" in done.stdout
         assert done.stdout.count("start-up: SuperLink") == (engine == "flower")
         assert str(tmp_path / engine) in done.stdout.splitlines()[-1]
@@ -37,7 +29,7 @@ def test_ray_and_in_process_give_the_same_weights(av_digits_dir: Path, tmp_path:
 
 def test_clients_that_raise_fail_the_run_with_their_reason(av_digits_dir: Path, tmp_path: Path) -> None:
     done = fedcmi(*run_arguments(av_digits_dir, tmp_path / "run"), "--set", "lr=1e9")
-    assert done.returncode == 1
+    assert done.exit_code == 1
     assert "training diverged" in done.stderr
     assert "none of 2 replies can be used" in done.stderr
 
@@ -54,7 +46,7 @@ def test_clients_that_raise_fail_the_run_with_their_reason(av_digits_dir: Path, 
 )
 def test_what_cannot_run_says_why(arguments: list[str], reason: str, tmp_path: Path) -> None:
     done = fedcmi("run", "--run-dir", tmp_path / "run", *arguments)
-    assert done.returncode == 1
+    assert done.exit_code == 1
     assert reason in done.stderr
     assert "Traceback" not in done.stdout + done.stderr
 
@@ -64,6 +56,6 @@ def test_a_bench_has_the_same_numbers_on_ray_and_in_process(av_digits_dir: Path,
     for engine in ("flower", "in-process"):
         bench = ["bench", "av-digits", "--methods", "fedcmi-plus", "--data", av_digits_dir, "--engine", engine]
         done = fedcmi(*bench, "--out", tmp_path / engine, *small)
-        assert done.returncode == 0, done.stdout + done.stderr
+        assert done.exit_code == 0, done.output
     for name in ("results.csv", "table.md"):
         assert (tmp_path / "flower" / name).read_bytes() == (tmp_path / "in-process" / name).read_bytes()

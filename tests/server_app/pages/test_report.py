@@ -1,10 +1,9 @@
 """Pages of runs and benches alike: no network, the same bytes, and where they go; what is neither is refused."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
+import commands
 import matplotlib
 import pytest
 from pages import Page, cut, edit_config, page_of
@@ -67,11 +66,10 @@ def test_a_validation_part_is_not_called_the_test_split(copy: Path, bench_copy: 
 
 
 def test_the_command_prints_the_path_or_the_reason(copy: Path) -> None:
-    program = [sys.executable, "-m", "server_app.commands.main", "report", str(copy)]
-    done = subprocess.run(program, capture_output=True, text=True, timeout=120, check=False)
-    assert (done.returncode, done.stdout.strip()) == (0, f"report: {copy / 'report.html'}")
+    done = commands.fedcmi("report", copy)
+    assert (done.exit_code, done.stdout.strip()) == (0, f"report: {copy / 'report.html'}")
     cut(copy / "metrics.jsonl")
-    done = subprocess.run(program, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 1
+    done = commands.fedcmi("report", copy)
+    assert done.exit_code == 1
     assert done.stderr.startswith("error: ")
     assert "metrics.jsonl line 4: not JSON" in done.stderr

@@ -208,3 +208,14 @@ def test_a_writer_may_be_killed_at_any_moment(tmp_path: Path, size: int, monkeyp
     write_checkpoint(tmp_path / CHECKPOINTS, checkpoint(reached + 1), keep=2)
     newest = [f"round-{server_round:06}" for server_round in (reached, reached + 1)]
     assert sorted(path.name for path in (tmp_path / CHECKPOINTS).iterdir()) == newest
+
+
+@pytest.mark.parametrize("name", ["round-000003-backup", "round-", "round-x", "round-000009.bak"])
+def test_foreign_names_are_left_alone(tmp_path: Path, name: str) -> None:
+    foreign = tmp_path / CHECKPOINTS / name
+    foreign.mkdir(parents=True)
+    for server_round in (1, 2, 3):
+        write_checkpoint(tmp_path / CHECKPOINTS, checkpoint(server_round), keep=1)
+    assert newest_checkpoint(tmp_path).server_round == 3
+    assert [path.name for path in stored_checkpoints(tmp_path / CHECKPOINTS)] == ["round-000002", "round-000003"]
+    assert foreign.is_dir()

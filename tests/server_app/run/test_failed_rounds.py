@@ -77,14 +77,14 @@ def test_a_failed_round_is_recorded_and_the_run_goes_on(
 def test_more_failed_rounds_than_the_budget_end_the_run_and_it_can_go_on(
     tmp_path: Path, toy: Path, network_down: Callable[..., None]
 ) -> None:
-    """Rounds 2 and 3 fail, one is put up with; no checkpoint was due, so the one left is that of the end."""
+    """Rounds 2 and 3 fail, one is put up with; no checkpoint was due, so the one left is of the last that succeeded."""
     network_down([2, 3])
     with pytest.raises(RoundFailedError, match="round 3: none of 3 replies can be used"):
         run(tmp_path / "run", toy, **{"failure-budget": 1})
     assert (tmp_path / "run" / "error.txt").read_text().startswith("RoundFailedError: round 3: none of 3")
-    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["round-000002"]
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["round-000001"]
     network_down([2])
-    run(tmp_path / "run", toy, resume=True, **{"failure-budget": 0})
+    run(tmp_path / "run", toy, resume=True, **{"failure-budget": 1})
     run(tmp_path / "whole", toy, **{"failure-budget": 1})
     assert model(tmp_path / "run") == model(tmp_path / "whole")
     records, others = (

@@ -1,4 +1,4 @@
-"""Runs of the command line that are killed with kill -9 and go on in a new process."""
+"""Runs of the command line that are killed with kill -9 and go on in another process, this one."""
 
 import signal
 import subprocess
@@ -9,6 +9,7 @@ from typing import Any
 import oracle
 import psutil
 import pytest
+from commands import fedcmi
 from safetensors.numpy import load_file
 
 from client_app.app import app as client_app
@@ -21,11 +22,6 @@ ROOT = Path(__file__).parents[3]
 FEDCMI = [sys.executable, "-m", "server_app.commands.main"]
 NODES = 4
 LIGHT: dict[str, Any] = {"num-server-rounds": 6, "local-epochs": 1, "multimodal-ratio": 0.5, "fraction-train": 0.75}
-
-
-def fedcmi(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [*FEDCMI, *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
 
 
 def start_and_kill(run_dir: Path, settings: dict[str, Any], after: int, engine: str = "in-process") -> None:
@@ -58,7 +54,7 @@ def assert_same(run_dir: Path, whole: Path, rounds: int) -> None:
     assert records == others
     assert [record["round"] for record in records] == list(range(rounds + 1))
     names = {path.name for path in run_dir.iterdir()}
-    assert names == {path.name for path in whole.iterdir()} | {"launch.json"}
+    assert names == {path.name for path in whole.iterdir()} | {"launch.json", "launch.lock"}
 
 
 def uninterrupted(run_dir: Path, settings: dict[str, Any]) -> Path:
@@ -82,7 +78,7 @@ def test_kill_9_and_resume_give_the_bits_of_one_run(
     settings = {**LIGHT, "data": str(av_digits_dir), **changes}
     start_and_kill(tmp_path / "run", settings, after=3)
     done = fedcmi("run", "--resume", tmp_path / "run")
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.exit_code == 0, done.output
     assert "round 4/6 | loss fused" in done.stdout or "round 5/6" in done.stdout  # it is not killed in no time
     assert "round 3/6" not in done.stdout
     assert_same(tmp_path / "run", uninterrupted(tmp_path / "whole", settings), 6)
@@ -105,7 +101,7 @@ def test_a_killed_actor_ends_the_run_which_can_go_on(tmp_path: Path, av_digits_d
     assert command.returncode == 1
     assert "a simulated client's process died" in said
     done = fedcmi("run", "--resume", tmp_path / "run", "--engine", "in-process")
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.exit_code == 0, done.output
     assert_same(tmp_path / "run", uninterrupted(tmp_path / "whole", settings), 8)
 
 
@@ -117,7 +113,7 @@ def test_ray_goes_on_with_what_ray_began(tmp_path: Path, av_digits_dir: Path) ->
     settings = {**LIGHT, "data": str(av_digits_dir), "method": "scaffold", "num-server-rounds": 8, "local-epochs": 3}
     start_and_kill(tmp_path / "run", settings, after=1, engine="flower")
     done = fedcmi("run", "--resume", tmp_path / "run")
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.exit_code == 0, done.output
     assert "round 8/8 | loss fused" in done.stdout
     assert "round 1/8" not in done.stdout
     assert_same(tmp_path / "run", uninterrupted(tmp_path / "whole", settings), 8)
@@ -142,23 +138,23 @@ def killed(tmp_path_factory: pytest.TempPathFactory, av_digits_dir: Path) -> Pat
 def test_a_changed_run_is_refused(killed: Path, changes: dict[str, Any], reason: str) -> None:
     before = (killed / "metrics.jsonl").read_bytes()
     given = {"recipe": None, "options": {}, "assignments": [], "num_nodes": None, "engine": None}
-    with pytest.raises(ConfigError, match=reason):
-        go_on(killed, **{**given, **changes})
+    with pytest.raises(ConfigError, match=reason), go_on(killed, **{**given, **changes}):
+        pass
     assert (killed / "metrics.jsonl").read_bytes() == before
 
 
 def test_the_command_line_says_no(killed: Path) -> None:
     done = fedcmi("run", "--resume", killed, "--rounds", "7")
-    assert (done.returncode, "num-server-rounds = 7: the run in " in done.stderr) == (1, True)
+    assert (done.exit_code, "num-server-rounds = 7: the run in " in done.stderr) == (1, True)
 
 
 def test_what_is_no_unfinished_run_of_fedcmi_run_says_so(tmp_path: Path, plus_run: Path) -> None:
     done = fedcmi("run", "--resume", tmp_path)
-    assert (done.returncode, "holds no run" in done.stderr) == (1, True)
+    assert (done.exit_code, "holds no run" in done.stderr) == (1, True)
     done = fedcmi("run", "--resume", plus_run)
-    assert (done.returncode, "this run is finished" in done.stdout) == (0, True)
+    assert (done.exit_code, "this run is finished" in done.stdout) == (0, True)
     (tmp_path / "metrics.jsonl").write_text("", encoding="utf-8")
     done = fedcmi("run", "--resume", tmp_path)
-    assert (done.returncode, "was not started by `fedcmi run`" in done.stderr) == (1, True)
+    assert (done.exit_code, "was not started by `fedcmi run`" in done.stderr) == (1, True)
     done = fedcmi("run", "--resume", tmp_path, "--run-dir", tmp_path)
-    assert (done.returncode, "leave --run-dir out" in done.stderr) == (1, True)
+    assert (done.exit_code, "leave --run-dir out" in done.stderr) == (1, True)

@@ -1,0 +1,60 @@
+"""client_app.sgd: torch's SGD bit for bit, and a node that trains without what that one imports."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from client_app.sgd import SGD
+
+TRAIN = """
+import sys
+from pathlib import Path
+import numpy, oracle
+from federated import federate
+data = oracle.prepare(Path(sys.argv[1]) / "toy", dict.fromkeys(("audio", "visual"), numpy.ones(16, dtype=bool)))
+federate(Path(sys.argv[1]) / "run", data, ("audio+visual",)).round(1)
+print(sorted({"torch._dynamo", "sklearn", "torchaudio"} & {*sys.modules}))
+"""
+
+
+def parameters() -> list[torch.nn.Parameter]:
+    """Return three parameters, each time with the same values."""
+    generator = torch.Generator().manual_seed(1)
+    return [torch.nn.Parameter(torch.randn(shape, generator=generator)) for shape in ((3, 4), (4,), (2, 2, 5))]
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 1e-3])
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_steps_are_those_of_torch(momentum: float, weight_decay: float) -> None:
+    """The second parameter has no gradient in the first step, and none in the third: it stands still there."""
+    ours, theirs = parameters(), parameters()
+    optimizers = (
+        SGD(ours, 0.1, momentum, weight_decay),
+        torch.optim.SGD(theirs, lr=0.1, momentum=momentum, weight_decay=weight_decay),
+    )
+    generator = torch.Generator().manual_seed(2)
+    for turn in range(5):
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        for place, pair in enumerate(zip(ours, theirs, strict=True)):
+            gradient = torch.randn(pair[0].shape, generator=generator)
+            for parameter in pair:
+                parameter.grad = None if place == 1 and turn in (0, 2) else gradient.clone()
+        before = ours[1].detach().clone()
+        for optimizer in optimizers:
+            optimizer.step()
+        assert all(torch.equal(mine, its) for mine, its in zip(ours, theirs, strict=True))
+        assert torch.equal(before, ours[1]) == (turn in (0, 2))
+
+
+def test_a_node_trains_without_what_takes_seconds_to_import(tmp_path: Path) -> None:
+    """On a device every message starts a process: see :mod:`client_app.sgd`."""
+    helpers = Path(__file__).parents[1] / "helpers"
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path[:0] = [{str(helpers)!r}]\n{TRAIN}", str(tmp_path)],
+        capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert done.stdout == "[]\n", done.stderr
