@@ -71,6 +71,9 @@ class Method(Settings):
 
     # ---- on the server
 
+    def initialize(self, model: MultimodalModel) -> None:
+        """Change how a new model starts; by default it stays as the run's ``initialization`` made it."""
+
     def decide(self, stats: ClassStats) -> Dominance:
         """Return what class statistics say, of one node or of all nodes together."""
         return NOBODY

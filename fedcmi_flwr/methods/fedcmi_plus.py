@@ -7,6 +7,8 @@ What differs from FedCMI (``fedcmi.py``), and was measured on real, naturally pa
 - It teaches the self heads of every modality. What a node has learnt of the others so stays with each of them, and a
   node with one modality is held to what the federation knew.
 - The fusion head is also trained on each modality alone, the other slots filled by Q_m: q_m learns what it is used for.
+- Both projectors start as the identity. A random matrix between encoder and heads costs a node with few samples more
+  than it can learn in its steps; from the identity, P_m and Q_m part only as far as their losses pull them.
 - The weights of the cross-entropies sum to one for each branch, so that a learning rate means here what it means for
   FedAvg.
 
@@ -19,9 +21,9 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
-from fedcmi_flwr.config.fields import number
+from fedcmi_flwr.config.fields import flag, number
 from fedcmi_flwr.methods.base import Method, present_rows
 from fedcmi_flwr.methods.dominance import NOBODY, Dominance, decide_dominance
 from fedcmi_flwr.methods.local import LocalRound
@@ -49,6 +51,8 @@ class FedCMIPlus(Method):
     """T of the distillation, whose loss is multiplied by T^2 (Hinton et al., 2015)."""
     warmup: int = number(0, default=1)
     """First rounds of a run, in which nothing is distilled."""
+    identity_projectors: bool = flag(default=True)
+    """Whether linear projectors P_m and Q_m start as the identity, not as torch's random matrices."""
     self_head_votes: float = number(0, default=0.5)
     """Weight of each self head's log-probabilities, beside 1 for the fusion head's, when a class is predicted; 0: off."""
 
@@ -71,6 +75,16 @@ class FedCMIPlus(Method):
     def tuning(self) -> tuple[str, tuple[float, ...]]:
         """The distillation's weight; without distillation that of the self heads."""
         return ("lambda", (0.3, 1.0, 3.0)) if self.lambda_ > 0 else ("gamma", (0.5, 1.0, 2.0))
+
+    def initialize(self, model: MultimodalModel) -> None:
+        """Let P_m and Q_m start as the identity."""
+        for name in model.owned if self.identity_projectors else ():
+            branch = model.branch(name)
+
+            for projector in (branch.self_projector, branch.infiltration_projector):
+                if isinstance(projector, nn.Linear):
+                    nn.init.eye_(projector.weight)
+                    nn.init.zeros_(projector.bias)
 
     def decide(self, stats: ClassStats) -> Dominance:
         """Return the dominant modality, which is recorded; it has no part in the teaching."""
