@@ -54,7 +54,7 @@ class FedCMIPlus(Method):
     identity_projectors: bool = flag(default=True)
     """Whether linear projectors P_m and Q_m start as the identity, not as torch's random matrices."""
     self_head_votes: float = number(0, default=0.5)
-    """Weight of each self head's log-probabilities, beside 1 for the fusion head's, when a class is predicted; 0: off."""
+    """Weight of each self head's log-probabilities, beside 1 for the fusion head's, when a class is predicted."""
 
     @property
     def structure(self) -> str:
