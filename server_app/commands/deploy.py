@@ -80,7 +80,9 @@ def status(
 @deploy.command()
 def run(
     directory: DirectoryArgument,
-    recipe: Annotated[Path | None, typer.Option(help="TOML file that overrides run-config keys.")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="TOML file that overrides run-config keys, or a name such as cremad.")
+    ] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="key=value of the run-config; repeatable.")] = None,
     run_dir: Annotated[Path | None, typer.Option(help="Where to write; default: a new directory in runs/.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the unfinished run in --run-dir.")] = False,
@@ -89,11 +91,13 @@ def run(
     from rich.markdown import Markdown
 
     from server_app.deploy.training import train
+    from server_app.launch.recipes import find_recipe
     from server_app.run.resume import RunFinishedError
 
     end_with_what_was_started()
     try:
-        chosen = train(directory, recipe, set_ or [], run_dir, resume, partial(console.print, markup=False))
+        overrides = None if recipe is None else find_recipe(recipe)
+        chosen = train(directory, overrides, set_ or [], run_dir, resume, partial(console.print, markup=False))
     except RunFinishedError as finished:
         console.print(str(finished), markup=False)
         return

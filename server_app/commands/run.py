@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 
 def run(
-    recipe: Annotated[Path | None, typer.Option(help="TOML file that overrides run-config keys.")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="TOML file that overrides run-config keys, or a name such as cremad.")
+    ] = None,
     method: Annotated[
         str | None, typer.Option(help="fedavg, scaffold, late-fusion, fedcmi, ...; a wrong one lists them all.")
     ] = None,
@@ -34,6 +36,7 @@ def run(
     ] = None,
 ) -> None:
     """Train a federation and print one line a round; exit status 0 only if it completed."""
+    from server_app.launch.recipes import find_recipe
     from server_app.launch.record import begin, go_on
     from server_app.run.resume import RunFinishedError
 
@@ -42,10 +45,11 @@ def run(
     try:
         if resume is not None and run_dir is not None:
             raise ValueError("--resume goes on in its own directory; leave --run-dir out.")
+        overrides = None if recipe is None else find_recipe(recipe)
         if resume is None:
-            starting = begin(recipe, options, set_ or [], run_dir, num_nodes, engine)
+            starting = begin(overrides, options, set_ or [], run_dir, num_nodes, engine)
         else:
-            starting = go_on(resume, recipe, options, set_ or [], num_nodes, engine)
+            starting = go_on(resume, overrides, options, set_ or [], num_nodes, engine)
         with starting as chosen:
             _simulate(chosen, clients_at_once)
     except RunFinishedError as finished:
