@@ -67,7 +67,7 @@ def decode_series(path: str, channels: int, points: int) -> Float32[np.ndarray, 
     """Return the stored series of a path as jobs hold it; UnreadableFileError for another number of channels."""
     series = read_series(Path(path))
     if series.shape[1] != channels:
-        raise UnreadableFileError(Path(path), f"{series.shape[1]} channels, the first series has {channels}.")
+        raise UnreadableFileError(Path(path), f"{series.shape[1]} channels, expected are {channels}.")
     with np.errstate(over="ignore"):  # infinities are found where rows are written
         return resample_points(series, points)
 

@@ -178,6 +178,13 @@ def text_stream(name: Modality, tokenizer: str, tokens: int = TOKENS, *, tweets:
     return Stream(name, "tokens", (tokens,), "int32", decode, recipe)
 
 
+def described_text_stream(name: Modality, described: str, tokens: int) -> Stream:
+    """Return :func:`text_stream` with a tokenizer that :func:`described` has described, which need not be here."""
+    decode = functools.partial(cut_text, described=described, tokens=tokens)
+    recipe = {"maker": "tokens", "tokens": tokens, "tweets": False, "tokenizer": described}
+    return Stream(name, "tokens", (tokens,), "int32", decode, recipe)
+
+
 def vocabulary(tokenizer: str) -> Mapping[str, Any]:
     """Return what of a tokenizer decides the tokens, for the settings of a preparation: not where it lies."""
     loaded = load_tokenizer(tokenizer)

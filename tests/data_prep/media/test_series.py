@@ -77,7 +77,7 @@ def test_arrays_that_are_no_series_are_refused(tmp_path: Path) -> None:
 
 def test_another_number_of_channels_is_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.zeros((4, 2)))
-    with pytest.raises(UnreadableFileError, match="2 channels, the first series has 3"):
+    with pytest.raises(UnreadableFileError, match="2 channels, expected are 3"):
         decode_series(str(tmp_path / "a.npy"), 3, 4)
     with pytest.raises(PrepError, match="points = 1"):
         series_stream("motion", 3, 1)
