@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from client_app.sgd import SGD
 from fedcmi_flwr.config.sections import TrainingConfig
+from fedcmi_flwr.data.finite import check_finite
 from fedcmi_flwr.data.samples import Samples, room_on
 from fedcmi_flwr.evaluation.counts import measure
 from fedcmi_flwr.methods import Kept, LocalRound, LocalSteps, Method
@@ -82,9 +83,11 @@ def train(
     ------
     FloatingPointError
         A loss became NaN or Inf.
+    DataError
+        It did because a sample holds NaN or Inf.
     """
     device = next(model.parameters()).device
-    samples = samples.resident(device, room_on(device))
+    stored, samples = samples, samples.resident(device, room_on(device))
     local = begin_round(model, samples, method, settings, server_round, partition_id, received)
 
     lr, steps = settings.learning_rate(server_round), 0
@@ -99,7 +102,7 @@ def train(
             for batch in samples.training_batches(settings.batch_size, model.spec.modalities, generator, device, views):
                 losses.add(step(model, batch, method, optimizer, local), len(batch.labels))
                 steps += 1
-            losses.check(epoch, settings)
+            losses.check(epoch, settings, stored)
 
     check_weights(model, settings)
     kept = method.finish(model, local, LocalSteps(steps, lr, settings.momentum))
@@ -229,10 +232,11 @@ class RunningLosses:
         names, totals = list(self.totals), list(self.totals.values())
         return dict(zip(names, torch.stack(totals).tolist(), strict=True)) if names else {}
 
-    def check(self, epoch: int, settings: TrainingConfig) -> None:
-        """Raise FloatingPointError when a term is no longer finite."""
+    def check(self, epoch: int, settings: TrainingConfig, samples: Samples) -> None:
+        """Raise FloatingPointError when a term is no longer finite; DataError when a sample was not to begin with."""
         broken = [name for name, total in self.sums().items() if not math.isfinite(total)]
         if broken:
+            check_finite(samples, "train")
             raise FloatingPointError(
                 f"training diverged: loss term {broken[0]!r} is not finite after local epoch {epoch + 1}. Lower lr "
                 f"({settings.lr}) or the term's weight; with kd, turn on kd-temperature-scaling."
