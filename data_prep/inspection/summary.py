@@ -113,7 +113,7 @@ def render(summary: Summary) -> RenderableType:
 def _modalities(summary: Summary) -> Table:
     table = Table(title=Text(f"{summary.spec.name}: what a sample is"))
     for column in ("modality", "kind", "shape", "dtype", "size"):
-        table.add_column(column, justify="right" if column == "size" else "left")
+        table.add_column(column, justify="right" if column == "size" else "left", overflow="fold")
     for modality in summary.spec.modalities:
         shape = " x ".join(str(side) for side in modality.shape)
         size = filesize.decimal(summary.stored[modality.name])
@@ -124,7 +124,7 @@ def _modalities(summary: Summary) -> Table:
 def _splits(summary: Summary) -> Table:
     table = Table(title="samples")
     for column in ("", *summary.counts):
-        table.add_column(Text(column), justify="right" if column else "left")
+        table.add_column(Text(column), justify="right" if column else "left", overflow="fold")
     for row in _counted(summary):
         table.add_row(*(Text(cell) for cell in row))
     return table

@@ -52,7 +52,7 @@ def check_finite(samples: Samples, split: str) -> None:
             if len(bad):
                 row, source = int(bad[0]), str(samples.sources[bad[0]])
                 raise DataError(
-                    f"{modality.name} of sample {row} of the {split} split (row {row + 2} of samples.csv, of {source!r}) "
-                    "holds NaN or Inf; mend it or leave it out, and prepare the data again. `fedcmi inspect` counts all "
-                    "such samples."
+                    f"{modality.name} of sample {row} of the {split} split (row {row + 2} of samples.csv, of "
+                    f"{source!r}) holds NaN or Inf; mend it or leave it out, and prepare the data again. `fedcmi "
+                    "inspect` counts all such samples."
                 )

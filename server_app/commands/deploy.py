@@ -88,8 +88,7 @@ def run(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the unfinished run in --run-dir.")] = False,
 ) -> None:
     """Train on the rehearsal's nodes where it is up, else on the real ones; exit status 0 only if it completed."""
-    from rich.markdown import Markdown
-
+    from server_app.commands.markdown import TerminalMarkdown
     from server_app.deploy.training import train
     from server_app.launch.recipes import find_recipe
     from server_app.run.resume import RunFinishedError
@@ -103,7 +102,7 @@ def run(
         return
     except (OSError, ValueError, RuntimeError) as error:
         raise fail(error) from error
-    console.print(Markdown((chosen / "summary.md").read_text(encoding="utf-8")))
+    console.print(TerminalMarkdown((chosen / "summary.md").read_text(encoding="utf-8")))
     console.print(f"run directory: {chosen}", markup=False)
 
 

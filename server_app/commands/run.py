@@ -60,8 +60,7 @@ def run(
 
 def _simulate(chosen: "Launch", clients_at_once: int | None) -> None:
     """Run a simulation; then show its summary."""
-    from rich.markdown import Markdown
-
+    from server_app.commands.markdown import TerminalMarkdown
     from server_app.launch.start import load_client_app, run_in_process, run_with_flower
 
     console.print(f"run directory: {chosen.run_dir}", markup=False)
@@ -71,5 +70,5 @@ def _simulate(chosen: "Launch", clients_at_once: int | None) -> None:
         logging.getLogger("flwr").setLevel(logging.ERROR)
         run_in_process(chosen.raw, chosen.num_nodes, load_client_app(), console.print)
 
-    console.print(Markdown((chosen.run_dir / "summary.md").read_text(encoding="utf-8")))
+    console.print(TerminalMarkdown((chosen.run_dir / "summary.md").read_text(encoding="utf-8")))
     console.print(f"run directory: {chosen.run_dir}", markup=False)
