@@ -109,18 +109,18 @@ def _contour(source: Source, *, rate_hz: int, samples: int, hop: int, floor: flo
     return contour(clip.unsqueeze(0), rate_hz, hop, floor).squeeze(0).numpy()
 
 
-def _log_spectrogram(source: Source, *, seconds: float) -> NDArray[Any]:
+def _log_spectrogram(source: Source, *, seconds: float, stream: int | None = None) -> NDArray[Any]:
     from data_prep.media.audio import log_spectrogram, read_sound
 
-    waveform, rate = read_sound(source.path, source.segment, seconds=seconds)
+    waveform, rate = read_sound(source.path, source.segment, seconds=seconds, stream=stream)
     with one_torch_thread():
         return log_spectrogram(source.path, waveform, rate, seconds)
 
 
-def _video_frames(source: Source, *, count: int, size: int) -> NDArray[Any]:
+def _video_frames(source: Source, *, count: int, size: int, stream: int | None = None) -> NDArray[Any]:
     from data_prep.media.video import frames_at_even_times
 
-    return frames_at_even_times(source.path, count, size, source.segment)
+    return frames_at_even_times(source.path, count, size, source.segment, stream=stream)
 
 
 def _grey_image(source: Source, *, size: int) -> NDArray[Any]:
@@ -145,16 +145,16 @@ def _tokens(source: Source, *, tokens: int, tweets: bool, tokenizer: str) -> NDA
     return cut_text(clean_tweet(text) if tweets else text, tokenizer, tokens)
 
 
-def _series(source: Source, *, channels: int, points: int) -> NDArray[Any]:
+def _series(source: Source, *, channels: int, points: int, header: bool | None = None) -> NDArray[Any]:
     from data_prep.media.series import decode_series
 
-    return decode_series(str(source.path), channels, points)
+    return decode_series(str(source.path), channels, points, header)
 
 
-def _vector(source: Source, *, features: int, columns: list[str] | None) -> NDArray[Any]:
+def _vector(source: Source, *, features: int, columns: list[str] | None, header: bool | None = None) -> NDArray[Any]:
     from data_prep.media.vector import decode_vector
 
-    return decode_vector(str(source.path), features, columns)
+    return decode_vector(str(source.path), features, columns, header)
 
 
 def _array(source: Source, *, shape: list[int], dtype: str) -> NDArray[Any]:
@@ -210,7 +210,8 @@ def maker_of(modality: str, recipe: Recipe) -> Maker:
     """
     arguments = recipe.keys() - FOR_MATCHING
     maker = MAKERS.get(recipe.get("maker", ""))
-    if maker is None or arguments != _arguments(maker):
+    needed, known = (frozenset[str](), frozenset[str]()) if maker is None else _arguments(maker)
+    if maker is None or not needed <= arguments <= known:
         raise PrepError(
             f"recipe of {modality!r}: maker {recipe.get('maker')!r} with {sorted(arguments)} is none of this release's "
             f"({', '.join(sorted(MAKERS))}); use the release that prepared the data."
@@ -219,8 +220,11 @@ def maker_of(modality: str, recipe: Recipe) -> Maker:
 
 
 @functools.lru_cache
-def _arguments(maker: Maker) -> frozenset[str]:
-    return frozenset(inspect.signature(maker.make).parameters) - {"source"}
+def _arguments(maker: Maker) -> tuple[frozenset[str], frozenset[str]]:
+    """Return the arguments that a recipe must have, and all that it may have."""
+    taken = {name: each.default for name, each in inspect.signature(maker.make).parameters.items() if name != "source"}
+    needed = frozenset(name for name, default in taken.items() if default is inspect.Parameter.empty)
+    return needed, frozenset(taken)
 
 
 def make_sample(source: Source, modality: ModalitySpec, recipe: Recipe) -> NDArray[Any]:

@@ -102,12 +102,15 @@ class Federation:
             raise PrepError(f"classes {list(classes)} here, {list(self.classes)} in {self.path}; use the federation's.")
         for name, kind in modalities.items():
             recipe = self.recipes[name]
+            asked, stream = sizes.get("streams", {}).get(name), recipe.get("stream")
+            if asked not in (None, stream):
+                raise PrepError(f"stream {asked} of {name!r} here, {stream or 'the default'} in {self.path}.")
             for field, entry in KINDS[kind_of(kind)].entries.items():
                 if field not in sizes:
                     continue
                 here = described(sizes[field]) if field == "tokenizer" else sizes[field]
-                if here != recipe[entry]:
-                    theirs = "another one" if field == "tokenizer" else recipe[entry]
+                if here != recipe.get(entry):
+                    theirs = "another one" if field == "tokenizer" else repr(recipe.get(entry))
                     raise PrepError(
                         f"{field} = {sizes[field]!r} here, {theirs} in {self.path} for {name!r}; leave it out."
                     )
@@ -146,7 +149,7 @@ class Federation:
         """Say that all files are of another size where the first one that can be read is."""
         for file in files if kind.measure else ():
             try:
-                found = kind.measure(file)  # type: ignore[misc]  # not None where there are files to look at
+                found = kind.measure(file, self.recipes[name].get("header"))  # type: ignore[misc]  # not None where there are files to look at
             except UnreadableFileError:
                 continue
             if found != expected:

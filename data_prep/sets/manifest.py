@@ -134,6 +134,7 @@ class _Alone:
     def settings(self) -> dict[str, Any]:
         """Return what decides the stored values, beside modalities and manifest."""
         found: dict[str, Any] = {"classes": None if self.classes is None else list(self.classes)}
+        found |= {"streams": dict(self.sizes.streams)} if self.sizes.streams else {}
         return found | {kind: KINDS[kind].settings(self.sizes) for kind in _kinds(self.modalities)}
 
     def tools(self) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,10 @@ class Sizes:
     """BERT's: a directory with ``vocab.txt`` or ``tokenizer.json``, or a name on the hub."""
     points: int = POINTS
     """Of a numeric series, resampled linearly from the whole of it."""
+    header: bool | None = None
+    """Whether the first row of series and vectors in CSV has names; None: where none of its cells is a number."""
+    streams: Mapping[Modality, int] = field(default_factory=dict)
+    """Number of the stream, from 1, of files that have several; else the one flagged default, or the first."""
 
 
 @dataclass(frozen=True)
@@ -61,40 +65,55 @@ class Kind:
     """That decode it."""
     job: Callable[[Path], Any] | None = str
     """What a worker is given to make a file's array of; None: cells are no paths, and given as they are."""
-    measure: Callable[[Path], int] | None = None
+    measure: Callable[[Path, bool | None], int] | None = None
     """What a file says of the first axis of its samples: channels, features; None: that is the same for all files."""
 
 
-def _first_axis(name: Modality, files: Sequence[Path], measure: Callable[[Path], int]) -> int:
+def _first_axis(
+    name: Modality, sizes: Sizes, files: Sequence[Path], measure: Callable[[Path, bool | None], int]
+) -> int:
     """Return what the first file that can be read says: all of them must agree with it."""
     if not files:
         raise PrepError(f"column {name!r}: all cells are empty, and nothing else says how large a sample is.")
     for file in files:
         try:
-            return measure(file)
+            return measure(file, sizes.header)
         except UnreadableFileError as error:
             reason = error
     raise PrepError(f"{name}: none of its {len(files)} files can be read, the last one because: {reason}")
 
 
-def _channels(file: Path) -> int:
-    return int(read_series(file).shape[1])
+def _channels(file: Path, header: bool | None) -> int:
+    return int(read_series(file, header).shape[1])
 
 
-def _features(file: Path) -> int:
-    return len(read_vector(file))
+def _features(file: Path, header: bool | None) -> int:
+    return len(read_vector(file, header=header))
+
+
+def _series(name: Modality, sizes: Sizes, files: Sequence[Path]) -> Stream:
+    return series_stream(name, _first_axis(name, sizes, files, _channels), sizes.points, sizes.header)
+
+
+def _vector(name: Modality, sizes: Sizes, files: Sequence[Path]) -> Stream:
+    return vector_stream(name, _first_axis(name, sizes, files, _features), header=sizes.header)
+
+
+def _header(sizes: Sizes) -> dict[str, bool]:
+    """Return what is stated of headers, for the settings of a preparation."""
+    return {} if sizes.header is None else {"header": sizes.header}
 
 
 def _audio(name: Modality, sizes: Sizes, files: Sequence[Path]) -> Stream:
     if not 0.1 <= sizes.seconds < math.inf:
         raise PrepError(f"seconds = {sizes.seconds}: must be 0.1 or more.")
-    return audio_stream(name, sizes.seconds)
+    return audio_stream(name, sizes.seconds, sizes.streams.get(name))
 
 
 def _video(name: Modality, sizes: Sizes, files: Sequence[Path]) -> Stream:
     if sizes.frames < 1:
         raise PrepError(f"frames = {sizes.frames}: must be 1 or more.")
-    return visual_stream(name, sizes.frames, sizes.image_size)
+    return visual_stream(name, sizes.frames, sizes.image_size, sizes.streams.get(name))
 
 
 def _clip(path: Path) -> tuple[str, None, bool]:
@@ -104,7 +123,7 @@ def _clip(path: Path) -> tuple[str, None, bool]:
 KINDS = {
     "audio": Kind(
         _audio,
-        lambda name, recipe: audio_stream(name, recipe["seconds"]),
+        lambda name, recipe: audio_stream(name, recipe["seconds"], recipe.get("stream")),
         "log-spectrogram",
         {"seconds": "seconds"},
         lambda sizes: {"seconds": sizes.seconds},
@@ -120,11 +139,11 @@ KINDS = {
         ("pillow",),
     ),
     "series": Kind(
-        lambda name, sizes, files: series_stream(name, _first_axis(name, files, _channels), sizes.points),
-        lambda name, recipe: series_stream(name, recipe["channels"], recipe["points"]),
+        _series,
+        lambda name, recipe: series_stream(name, recipe["channels"], recipe["points"], recipe.get("header")),
         "series",
-        {"points": "points"},
-        lambda sizes: {"points": sizes.points},
+        {"points": "points", "header": "header"},
+        lambda sizes: {"points": sizes.points} | _header(sizes),
         measure=_channels,
     ),
     "text": Kind(
@@ -137,16 +156,16 @@ KINDS = {
         job=None,
     ),
     "vector": Kind(
-        lambda name, sizes, files: vector_stream(name, _first_axis(name, files, _features)),
-        lambda name, recipe: vector_stream(name, recipe["features"], recipe["columns"]),
+        _vector,
+        lambda name, recipe: vector_stream(name, recipe["features"], recipe["columns"], recipe.get("header")),
         "vector",
-        {},
-        lambda sizes: {},
+        {"header": "header"},
+        _header,
         measure=_features,
     ),
     "video": Kind(
         _video,
-        lambda name, recipe: visual_stream(name, recipe["count"], recipe["size"]),
+        lambda name, recipe: visual_stream(name, recipe["count"], recipe["size"], recipe.get("stream")),
         "video-frames",
         {"frames": "count", "image_size": "size"},
         lambda sizes: {"frames": sizes.frames, "image_size": sizes.image_size},
@@ -198,6 +217,36 @@ def parse_modalities(options: Sequence[str], fewest: int = 2) -> dict[Modality, 
             f"modalities {list(modalities)}: there must be two or more, unless they are --for device or server."
         )
     return modalities
+
+
+def parse_streams(options: Sequence[str], modalities: Mapping[Modality, str]) -> dict[Modality, int]:
+    """Read what ``--stream NAME=NUMBER`` gives.
+
+    Parameters
+    ----------
+    options
+        "voice=2": of each file of the modality ``voice`` the second sound stream.
+    modalities
+        From :func:`parse_modalities`.
+
+    Returns
+    -------
+    Name -> number, from 1.
+
+    Raises
+    ------
+    PrepError
+        Something else, or a modality that is neither sound nor video.
+    """
+    found: dict[Modality, int] = {}
+    for option in options:
+        name, _, number = option.partition("=")
+        if not number.isdecimal() or int(number) < 1:
+            raise PrepError(f"stream {option!r}: must be NAME=NUMBER, with a number from 1 on.")
+        if modalities.get(name) not in ("audio", "video"):
+            raise PrepError(f"stream {option!r}: {name!r} is no modality of sound or video, of {dict(modalities)}.")
+        found[name] = int(number)
+    return found
 
 
 def kind_of(kind: str) -> str:

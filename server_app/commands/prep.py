@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,6 +24,14 @@ FewWorkersOption = Annotated[int, typer.Option(min=1, help="Processes that decod
 MaxBadOption = Annotated[int, typer.Option(min=0, help="Samples with unusable files to put up with.")]
 TokenizerOption = Annotated[str, typer.Option(help="BERT's: directory with vocab.txt, or name on the hub.")]
 ModalityOption = Annotated[str | None, typer.Option("--modalities", help="Only these, joined by '+'.")]
+
+
+class Header(StrEnum):
+    """Whether a table starts with names."""
+
+    YES = "yes"
+    NO = "no"
+
 
 DigitsOption = Annotated[
     str | None, typer.Option("--modalities", help="Of audio, visual and contour, joined by '+'. Default: audio+visual.")
@@ -171,27 +180,38 @@ def prep_manifest(
     points: Annotated[
         int | None, typer.Option(help="Of a series, resampled from the whole of it; default: 128.")
     ] = None,
+    header: Annotated[
+        Header | None, typer.Option(help="Whether CSV files start with names; default: where no cell is a number.")
+    ] = None,
+    stream: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=NUMBER: which stream of files with several; default: the one flagged default."),
+    ] = None,
     workers: WorkersOption = None,
     max_bad: MaxBadOption = 0,
 ) -> None:
     """Prepare your own data, any two or more modalities: cells are paths, or hold a text, or a number of a vector."""
     from data_prep.sets import manifest as own_data
     from data_prep.sets.federation import read_federation
-    from data_prep.sets.manifest_kinds import parse_modalities
+    from data_prep.sets.manifest_kinds import parse_modalities, parse_streams
 
     sizes = {"image_size": image_size, "seconds": seconds, "frames": frames, "tokens": tokens, "points": points}
-    given = {**sizes, "tokenizer": tokenizer}
+    given = {**sizes, "tokenizer": tokenizer, "header": None if header is None else header is Header.YES}
 
     def make(execution: "Execution") -> Path:
+        agreed = None if federation is None else read_federation(federation)
+        kinds = parse_modalities(modality or [], fewest=2 if role is None else 0)
+        streams = parse_streams(stream or [], kinds if agreed is None else agreed.kinds)
+        chosen = {name: value for name, value in given.items() if value is not None}
         return own_data.prepare(
             manifest,
             raw,
             out,
-            parse_modalities(modality or [], fewest=2 if role is None else 0),
-            sizes={name: value for name, value in given.items() if value is not None},
+            kinds,
+            sizes=chosen | ({"streams": streams} if streams else {}),
             classes=classes.split(",") if classes is not None else None,
             role=role,
-            federation=None if federation is None else read_federation(federation),
+            federation=agreed,
             execution=execution,
         )
 

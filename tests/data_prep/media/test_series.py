@@ -47,7 +47,7 @@ def test_a_series_of_the_wanted_length_stays(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("a.csv", b"", r"float64 of shape \(0,\), expected numbers \[time, channels\]"),
+        ("a.csv", b"", r"float64 of shape \(0, 0\), expected numbers \[time, channels\]"),
         ("a.csv", b"x,y\n", "expected numbers"),
         ("a.csv", b"1,2\n3\n", "row 2 has 1 cells"),
         ("a.csv", b"1,2\n3,nan\n", "infinite or missing"),
