@@ -158,10 +158,11 @@ def _vector(source: Source, *, features: int, columns: list[str] | None, header:
 
 
 def _array(source: Source, *, shape: list[int], dtype: str) -> NDArray[Any]:
+    from data_prep.media.numbers import read_npy
     from data_prep.sets.npz import channels_first
 
     try:
-        sample = np.load(source.path, allow_pickle=False)
+        sample = read_npy(source.path)
         found = f"{sample.dtype} {list(sample.shape)}"
     except (ValueError, EOFError, AttributeError) as error:
         raise UnreadableFileError(source.path, f"not an NPY file ({error}); write it again.") from error

@@ -49,7 +49,7 @@ def read_numbers(
     if not path.is_file():
         raise UnreadableFileError(path, "not found; complete the archive.")
     try:
-        names, numbers = (None, _read_npy(path)) if _is_npy(path) else _read_csv(path, header)
+        names, numbers = (None, read_npy(path)) if _is_npy(path) else _read_csv(path, header)
         if numbers.ndim not in (1, 2) or not numbers.size or numbers.dtype.kind not in "fiub":
             raise ValueError(f"{numbers.dtype} of shape {numbers.shape}, expected numbers {axes}")
         if not _is_finite(path, numbers):
@@ -64,10 +64,30 @@ def _is_npy(path: Path) -> bool:
         return file.read(6) == b"\x93NUMPY"
 
 
-def _read_npy(path: Path) -> NDArray[Any]:
-    """Read an NPY file, or map a large one, of which memory then holds what is looked at."""
-    is_large = path.stat().st_size > _LARGE_BYTES
-    return np.asanyarray(np.load(path, allow_pickle=False, mmap_mode="r" if is_large else None))
+def read_npy(path: Path) -> NDArray[Any]:
+    """Read an NPY file, or map a large one, of which memory then holds what is looked at.
+
+    Parameters
+    ----------
+    path
+        The file.
+
+    Returns
+    -------
+    The array, of any shape and type but objects.
+
+    Raises
+    ------
+    ValueError
+        It is no NPY file, shorter than its header says, or of objects, which would have to be unpickled.
+    """
+    try:
+        mapped = np.load(path, allow_pickle=False, mmap_mode="r")  # so that a header alone takes no memory
+    except (ValueError, EOFError):
+        raise
+    except Exception as error:  # of many kinds: NumPy evaluates the header
+        raise ValueError(f"its header is damaged: {error}") from error
+    return np.asanyarray(mapped) if path.stat().st_size > _LARGE_BYTES else np.array(mapped)
 
 
 def _is_finite(path: Path, numbers: NDArray[Any]) -> bool:
