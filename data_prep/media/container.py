@@ -30,7 +30,7 @@ def opened(path: Path) -> Iterator[InputContainer]:
     if not path.is_file():
         raise UnreadableFileError(path, "not found; complete the raw archive.")
     try:
-        with av.open(str(path.absolute())) as container:
+        with av.open(str(path.absolute()), metadata_errors="replace") as container:
             yield container
     except av.FFmpegError as error:
         reason = f"not decodable ({error.strerror}); fetch the file again."

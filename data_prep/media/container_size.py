@@ -5,8 +5,9 @@ from pathlib import Path
 
 from data_prep.errors import UnreadableFileError
 
-_PACKETS = (188, 192, 204)
-"""Bytes of a packet of an MPEG transport stream: plain, with time stamps, with error correction."""
+_PACKETS = ((0, 188), (4, 192), (0, 204))
+"""Where the first sync byte of an MPEG transport stream is, and the bytes of a packet: plain, with time stamps, with
+error correction."""
 _EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
 _BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"styp")
 """What an MP4 or QuickTime file begins with."""
@@ -17,17 +18,14 @@ def check_container_whole(path: Path) -> None:
     size = path.stat().st_size
     with path.open("rb") as file:
         head = file.read(512)
-    if _is_transport_stream(head) and not any(size % packet == 0 for packet in _PACKETS):
+    packet = next((length for start, length in _PACKETS if head[start::length][:2] == b"GG"), 1)
+    if size % packet:
         raise UnreadableFileError(path, "cut off: its last packet is not whole; fetch the file again.")
     expected = _stated_size(path, head, size)
     if expected > size + 1:
         raise UnreadableFileError(
             path, f"cut off: {size} bytes found, its header says {expected}; fetch the file again."
         )
-
-
-def _is_transport_stream(head: bytes) -> bool:
-    return any(head[start::packet][:2] == b"GG" for start, packet in ((0, 188), (4, 192), (0, 204)))
 
 
 def _stated_size(path: Path, head: bytes, size: int) -> int:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.errors import PrepError
+from data_prep.media.signature import refuse_pointers
 from data_prep.media.vector import read_cells, vector_stream
 from data_prep.pipeline.execution import SERIAL, Execution
 from data_prep.pipeline.plan import Plan, Planned, Stream, tool_versions
@@ -105,6 +106,7 @@ def prepare(
         where = "" if federation is None else f" of {federation.path}"
         names = class_names(entries, how.classes, is_whole=role is None, where=where)
         samples = [_plan(raw, entry, how.modalities, names) for entry in entries]
+        refuse_pointers((Path(file) for sample in samples for file in sample.files), execution.max_bad)
         streams = [_stream(raw, entries, name, how, role) for name in how.modalities]
         return Plan(names, streams, samples, (), how.tools())
 

@@ -36,6 +36,7 @@ SOUNDS = ("wav", "flac", "ogg", "mp3", "aiff", "m4a", "mka")
 IMAGES = ("jpg", "png", "webp", "tif", "bmp", "gif")
 VIDEOS = ("mp4", "avi", "mkv", "flv", "mov", "ts")
 CODECS = {"mp4": "libx264", "avi": "mpeg4", "mkv": "libx264", "flv": "flv1", "mov": "mpeg4", "ts": "mpeg2video"}
+TS_PACKET = 188
 DAMAGES = ("cut", "flipped", "blank", "renamed")
 RECIPES: dict[str, dict[str, Any]] = {
     "log-spectrogram": {"seconds": 3.0},
@@ -100,7 +101,8 @@ def _write_aac(path: Path, sound: NDArray[np.float32]) -> None:
 def damaged(content: bytes, damage: str, generator: np.random.Generator) -> bytes:
     """Return a file's bytes with one kind of damage."""
     if damage == "cut":
-        return content[: int(generator.integers(0, len(content)))]
+        end = int(generator.integers(1, len(content)))
+        return content[: end - (end % TS_PACKET == 0)]  # cut between two packets, a transport stream is a whole one
     changed = bytearray(content)
     if damage == "flipped":
         for place in generator.integers(0, len(content), int(generator.integers(1, 20))):
