@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.errors import PrepError, UnreadableFileError
+from data_prep.files.content import medium_by_content
 from data_prep.media.segment import Segment
 from data_prep.pipeline.workers import one_torch_thread
 from fedcmi_flwr.data.schema import ModalitySpec, Recipe
@@ -72,9 +73,10 @@ class Source:
 
     @property
     def medium(self) -> str | None:
-        """One of MEDIA; None for any other ending."""
+        """One of MEDIA, by the file's ending, or by its content where that says nothing; None: none of them."""
         ending = self.path.suffix.lower()
-        return next((medium for medium, endings in MEDIA.items() if ending in endings), None)
+        by_ending = next((medium for medium, endings in MEDIA.items() if ending in endings), None)
+        return by_ending or medium_by_content(self.path)
 
 
 @dataclass(frozen=True)
