@@ -10,8 +10,9 @@ from client_app.model import method_of, receive
 from client_app.node import read_node
 from client_app.personal import personal_name, personalise
 from client_app.samples import check_unchanged, node_samples, task_samples
-from client_app.train import Received, train
+from client_app.train import train
 from fedcmi_flwr import wire
+from fedcmi_flwr.client.begin import Received
 from fedcmi_flwr.config.sections import TrainingConfig, read_section
 from fedcmi_flwr.data.samples import Samples
 from fedcmi_flwr.evaluation.counts import Counts, evaluate
@@ -43,9 +44,10 @@ def train_round(message: Message, context: Context) -> Message:
     model = receive(node, task, method)
     memory = recall(context, node, task.server_round)
     received = Received(task.dominance, to_state_dict(task.from_method), memory)
+    partition, name = node.config.partition_id, str(task.config["method"])
 
     begin = time.perf_counter()
-    result = train(model, samples, method, settings, task.server_round, node.config.partition_id, received)
+    result = train(model, samples, method, settings, task.server_round, partition, received, name)
     seconds = time.perf_counter() - begin
 
     remember(context, node, task.server_round, result.kept.memory)
@@ -59,6 +61,7 @@ def train_round(message: Message, context: Context) -> Message:
         from_method=to_arrays(result.kept.to_server),
         modality_examples=samples.modality_counts,
         seconds=seconds,
+        applied=result.applied,
     )
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from flwr.app import ConfigRecord, Message, RecordDict
 
 from fedcmi_flwr.types import Modality
-from fedcmi_flwr.wire.packing import WireError
+from fedcmi_flwr.wire.packing import FLAT, PLAIN, WireError
 from fedcmi_flwr.wire.records import record
 
 LARGEST_PARTITION_ID = 2**31 - 1
@@ -18,6 +18,11 @@ class NodeInfo:
 
     modalities: tuple[Modality, ...]
     partition_id: int
+    packing: str = FLAT
+    """How it wants its arrays: "flat", for :func:`read_task` and :func:`train_reply`, or "plain", one array per tensor
+    as Flower's own apps read and send them."""
+    declared: bool = True
+    """False: the node has no query handler, and its first reply to a train message shows what it owns."""
 
 
 def query_message(node_id: int, server_round: int) -> Message:
@@ -29,6 +34,8 @@ def query_message(node_id: int, server_round: int) -> Message:
 def query_reply(message: Message, info: NodeInfo) -> Message:
     """Answer a query (on the node)."""
     node = ConfigRecord({"modalities": list(info.modalities), "partition-id": info.partition_id})
+    if info.packing != FLAT:
+        node["packing"] = info.packing
     return Message(RecordDict({"node": node}), reply_to=message)
 
 
@@ -49,14 +56,16 @@ def read_query_reply(message: Message, modalities: Sequence[Modality]) -> NodeIn
     Raises
     ------
     WireError
-        No modality, one that the federation does not know, or no partition id.
+        No modality, one that the federation does not know, no partition id, or an unknown packing.
     """
     node = record(message, "node", ConfigRecord)
-    names, partition = node.get("modalities"), node.get("partition-id")
+    names, partition, packing = node.get("modalities"), node.get("partition-id"), node.get("packing", FLAT)
 
     if not isinstance(names, list) or not names or not set(names) <= set(modalities):
         raise WireError(f"node: modalities = {names!r}, need one or more of {list(modalities)}.")
 
     if not isinstance(partition, int) or isinstance(partition, bool) or not 0 <= partition <= LARGEST_PARTITION_ID:
         raise WireError(f"node: partition-id = {partition!r}, need an integer from 0 (to {LARGEST_PARTITION_ID}).")
-    return NodeInfo(tuple(name for name in modalities if name in names), partition)
+    if packing not in (FLAT, PLAIN):
+        raise WireError(f"node: packing = {packing!r}, need {FLAT!r} or {PLAIN!r}.")
+    return NodeInfo(tuple(name for name in modalities if name in names), partition, str(packing))
