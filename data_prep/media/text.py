@@ -43,7 +43,7 @@ def clean_tweet(tweet: str) -> str:
 
     Returns
     -------
-    Words and punctuation with one space between them; may be empty.
+    Words and punctuation with one space between them; empty where there is no word.
 
     Examples
     --------
@@ -53,7 +53,7 @@ def clean_tweet(tweet: str) -> str:
     text = html.unescape(tweet).lower()
     for pattern in (_URL, _USER, _RETWEET):
         text = pattern.sub(" ", text)
-    return " ".join(text.split())
+    return " ".join(text.split()) if any(map(str.isalnum, text)) else ""
 
 
 @functools.lru_cache(maxsize=2)

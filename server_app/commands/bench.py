@@ -100,7 +100,7 @@ def bench(
             console.print(TerminalMarkdown(text))
     except (OSError, ValueError) as error:
         raise fail(error) from error
-    console.print(f"results: {out / 'results.csv'}, {out / 'table.md'}, {out / 'accuracy-*.png'}", markup=False)
+    console.print(f"results: {out / 'results.csv'}, {out / 'table.md'}, {out / 'accuracy-*.png'}")
     if failed:
         raise fail("failed: " + ", ".join(str(experiment.run_dir) for experiment in failed))
 
@@ -132,5 +132,5 @@ def tune(
             Tuning(configs, seeds, chosen.num_nodes, jobs, out, console.print).run()
     except (OSError, ValueError) as error:
         raise fail(error) from error
-    console.print((out / "tuned.toml").read_text(encoding="utf-8"), markup=False)
+    console.print((out / "tuned.toml").read_text(encoding="utf-8"))
     console.print(f"results: {out / 'tuned.toml'}, {out / 'tune.csv'}")

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from server_app.commands.terminal import console, end_with_what_was_started, errors, fail
 
@@ -34,8 +35,9 @@ def init(
     except (OSError, ValueError) as error:
         raise fail(error) from error
     if insecure:
-        errors.print("[bold yellow]warning:[/] no encryption, and whoever reaches the port can join (--insecure).")
-    console.print(f"{len(read.nodes)} nodes for {read.address}; what to do: {directory / 'README.md'}", markup=False)
+        more = " no encryption, and whoever reaches the port can join (--insecure)."
+        errors.print(Text.assemble(("warning:", "bold yellow"), more))
+    console.print(f"{len(read.nodes)} nodes for {read.address}; what to do: {directory / 'README.md'}")
 
 
 @deploy.command()
@@ -49,7 +51,7 @@ def up(
 
     end_with_what_was_started()
     try:
-        Rehearsal(directory).up(only or [], without or [], partial(console.print, markup=False))
+        Rehearsal(directory).up(only or [], without or [], partial(console.print))
     except (OSError, ValueError, RuntimeError) as error:
         raise fail(error) from error
 
@@ -96,14 +98,14 @@ def run(
     end_with_what_was_started()
     try:
         overrides = None if recipe is None else find_recipe(recipe)
-        chosen = train(directory, overrides, set_ or [], run_dir, resume, partial(console.print, markup=False))
+        chosen = train(directory, overrides, set_ or [], run_dir, resume, partial(console.print))
     except RunFinishedError as finished:
-        console.print(str(finished), markup=False)
+        console.print(str(finished))
         return
     except (OSError, ValueError, RuntimeError) as error:
         raise fail(error) from error
     console.print(TerminalMarkdown((chosen / "summary.md").read_text(encoding="utf-8")))
-    console.print(f"run directory: {chosen}", markup=False)
+    console.print(f"run directory: {chosen}")
 
 
 @deploy.command()

@@ -58,9 +58,7 @@ def predict(
         predictor = Predictor.load(model, device, wanted)
         done, planned = predictor.rounds
         if done < planned:
-            errors.print(
-                f"{model}: its run is not finished; the model is that of round {done} of {planned}.", markup=False
-            )
+            errors.print(f"{model}: its run is not finished; the model is that of round {done} of {planned}.")
         if data is not None:
             _predict_prepared(predictor, data, split or "test", as_json)
         else:
@@ -78,7 +76,7 @@ def _predict_prepared(predictor: "Predictor", directory: Path, split: str, as_js
         return
     seen = Counter("+".join(prediction.modalities) for prediction in found)
     by = ", ".join(f"{count} by {names}" for names, count in seen.items())
-    console.print(f"accuracy {accuracy(found):.1%} on the {split} split: {len(found)} samples ({by})", markup=False)
+    console.print(f"accuracy {accuracy(found):.1%} on the {split} split: {len(found)} samples ({by})")
 
 
 def _predict_files(predictor: "Predictor", model: Path, files: Sequence[str], as_json: bool) -> None:
@@ -90,7 +88,7 @@ def _predict_files(predictor: "Predictor", model: Path, files: Sequence[str], as
         _write_json(read, unreadable={str(path): reason for path, reason in unreadable.items()})
     else:
         for prediction in found:
-            console.print(prediction.line(), markup=False)
+            console.print(prediction.line())
     if unreadable:
         listed = "".join(f"\n{path}: {reason}" for path, reason in unreadable.items())
         raise ValueError(f"{len(unreadable)} of the files cannot be read:{listed}")
@@ -119,7 +117,7 @@ def _file_predictions(
     if matched.skipped:
         endings = Counter(path.suffix or "no ending" for path in matched.skipped)
         listed = ", ".join(f"{ending} {count}" for ending, count in endings.items())
-        errors.print(f"skipped {len(matched.skipped)} files that the model does not take: {listed}", markup=False)
+        errors.print(f"skipped {len(matched.skipped)} files that the model does not take: {listed}")
     return predictions(predictor, raw_samples.chunks(matched.samples, predictor.inputs, recipes, unreadable))
 
 
@@ -140,6 +138,6 @@ def export(
     subsets = [tuple(names.split("+")) for names in modalities] if modalities else None
     try:
         for path in export_model(model, out, format_, subsets):
-            console.print(str(path), markup=False)
+            console.print(str(path))
     except (OSError, ValueError, RuntimeError) as error:
         raise fail(error) from error

@@ -231,7 +231,7 @@ def prep_describe(
     except (OSError, ValueError) as error:
         raise fail(error) from error
     kinds = ", ".join(f"{name} ({kind})" for name, kind in found.kinds.items())
-    console.print(f"{out}: {len(found.classes)} classes, {kinds}", markup=False)
+    console.print(f"{out}: {len(found.classes)} classes, {kinds}")
 
 
 @prep.command("npz")
@@ -274,7 +274,7 @@ def inspect(
         written = write_contact_sheet(directory, sheet or plain.with_name(f"{plain.name}.png"))
     except (OSError, ValueError) as error:
         raise fail(error) from error
-    console.print(f"contact sheet: {written}", markup=False)
+    console.print(f"contact sheet: {written}")
 
 
 @prep.command("cremad")

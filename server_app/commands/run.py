@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 
 from server_app.commands.engine import Engine
 from server_app.commands.terminal import console, end_with_what_was_started, fail
@@ -53,7 +52,7 @@ def run(
         with starting as chosen:
             _simulate(chosen, clients_at_once)
     except RunFinishedError as finished:
-        console.print(escape(str(finished)))
+        console.print(str(finished))
     except (OSError, ValueError, RuntimeError, ArithmeticError) as error:
         raise fail(error) from error
 
@@ -63,7 +62,7 @@ def _simulate(chosen: "Launch", clients_at_once: int | None) -> None:
     from server_app.commands.markdown import TerminalMarkdown
     from server_app.launch.start import load_client_app, run_in_process, run_with_flower
 
-    console.print(f"run directory: {chosen.run_dir}", markup=False)
+    console.print(f"run directory: {chosen.run_dir}")
     if chosen.engine == Engine.FLOWER:
         run_with_flower(chosen.raw, chosen.num_nodes, console.print, clients_at_once)
     else:
@@ -71,4 +70,4 @@ def _simulate(chosen: "Launch", clients_at_once: int | None) -> None:
         run_in_process(chosen.raw, chosen.num_nodes, load_client_app(), console.print)
 
     console.print(TerminalMarkdown((chosen.run_dir / "summary.md").read_text(encoding="utf-8")))
-    console.print(f"run directory: {chosen.run_dir}", markup=False)
+    console.print(f"run directory: {chosen.run_dir}")
