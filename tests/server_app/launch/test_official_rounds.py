@@ -37,7 +37,7 @@ def prepare(folder: Path, name: str, *options: str) -> str:
 
 @needs_archives
 def test_ave(tmp_path: Path) -> None:
-    stub_ave(tmp_path / "raw", 120)
+    stub_ave(tmp_path / "raw", 60)
     said = prepare(tmp_path, "ave", *FRAMES)
     assert "not found; complete the raw archive." in said
     assert len([line for line in said.splitlines() if line.startswith("excluded: ")]) < 12
@@ -46,7 +46,7 @@ def test_ave(tmp_path: Path) -> None:
 
 @needs_archives
 def test_cremad(tmp_path: Path) -> None:
-    stub_cremad(tmp_path / "raw", 120, seen=True)
+    stub_cremad(tmp_path / "raw", 60, seen=True)
     said = prepare(tmp_path, "cremad", "--split", "paper", *FRAMES)
     assert "listed, but not in the archive" in said
     two_rounds(tmp_path, "cremad", "view-size=16", "encoder=small-cnn")
@@ -54,7 +54,8 @@ def test_cremad(tmp_path: Path) -> None:
 
 @needs_archives
 @pytest.mark.parametrize("task", ["informative", "humanitarian"])
-def test_crisismmd(tmp_path: Path, task: str) -> None:
+def test_crisismmd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str) -> None:
+    monkeypatch.setitem(kinds.TINY, "bert", {**kinds.TINY["bert"], "max_position_embeddings": 40})
     stub_crisismmd(tmp_path / "raw")
     tokenizer = write_tokenizer(tmp_path / "tokenizer")
     prepare(tmp_path, "crisismmd", "--task", task, "--tokenizer", str(tokenizer))
