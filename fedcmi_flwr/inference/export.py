@@ -333,6 +333,7 @@ def _describe(predictor: Predictor, model: Path, kind: str, described: Sequence[
         "format": kind,
         "model": model.name,
         "model-sha256": hashlib.sha256(model.read_bytes()).hexdigest(),
+        "rounds": {"finished": predictor.rounds[0], "planned": predictor.rounds[1]},
         "classes": list(predictor.classes),
         "outputs": {
             "probabilities": "[samples, classes], each row adds up to 1",

@@ -56,15 +56,19 @@ def predict(
         if split is not None and data is None:
             raise ValueError(f"--split {split}: is of a prepared directory; give one as --data, or leave it out.")
         predictor = Predictor.load(model, device, wanted)
-        done, planned = predictor.rounds
-        if done < planned:
-            errors.print(f"{model}: its run is not finished; the model is that of round {done} of {planned}.")
+        _say_how_far(model, *predictor.rounds)
         if data is not None:
             _predict_prepared(predictor, data, split or "test", as_json)
         else:
             _predict_files(predictor, model, files or [], as_json)
     except (OSError, ValueError, RuntimeError) as error:
         raise fail(error) from error
+
+
+def _say_how_far(model: Path, finished: int, planned: int) -> None:
+    """Say that a model is that of an unfinished run."""
+    if finished < planned:
+        errors.print(f"{model}: its run is not finished; the model is that of round {finished} of {planned}.")
 
 
 def _predict_prepared(predictor: "Predictor", directory: Path, split: str, as_json: bool) -> None:
@@ -137,7 +141,9 @@ def export(
 
     subsets = [tuple(names.split("+")) for names in modalities] if modalities else None
     try:
-        for path in export_model(model, out, format_, subsets):
+        written = export_model(model, out, format_, subsets)
+        _say_how_far(model, **json.loads(written[-1].read_text(encoding="utf-8"))["rounds"])
+        for path in written:
             console.print(str(path))
     except (OSError, ValueError, RuntimeError) as error:
         raise fail(error) from error
