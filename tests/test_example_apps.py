@@ -15,6 +15,7 @@ from fedcmi_flwr.methods import METHODS
 from fedcmi_flwr.methods.applied import needs_client
 from fedcmi_flwr.strategy.nodes import RoundFailedError
 from fedcmi_flwr.testing import run_in_process
+from server_app.launch.flower_run import run_on_flower
 
 APPS = Path(__file__).parent / "example_apps"
 NEED_CLIENT = [name for name, method in METHODS.items() if needs_client(method)]
@@ -67,6 +68,12 @@ def test_an_app_learns_with_fedcmi_and_without(load: object, app: str) -> None:
         measured = done.server.state["measured"]
         assert measured["eval_acc" if app == "quickstart" else "accuracy"] > 0.7  # chance is 1/4 and 1/3
     assert app == "quickstart" or done.server.state["turns"]["of-each"] == [3, 3, 3]
+
+
+def test_the_quickstart_runs_on_flower() -> None:
+    """On Ray, from a bundle: a run that fails, in the server or because no reply can be used, raises."""
+    config = {"num-server-rounds": 1}
+    run_on_flower(APPS / "quickstart", config, num_nodes=2, num_gpus=0.0, while_running=lambda: None)
 
 
 @pytest.mark.parametrize("method", ["fedcmi", "moon"])
