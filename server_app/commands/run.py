@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 
 from server_app.commands.engine import Engine
 from server_app.commands.terminal import console, end_with_what_was_started, fail
@@ -15,7 +14,9 @@ if TYPE_CHECKING:
 
 
 def run(
-    recipe: Annotated[Path | None, typer.Option(help="TOML file that overrides run-config keys.")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="TOML file that overrides run-config keys, or a name such as cremad.")
+    ] = None,
     method: Annotated[
         str | None, typer.Option(help="fedavg, scaffold, late-fusion, fedcmi, ...; a wrong one lists them all.")
     ] = None,
@@ -34,6 +35,7 @@ def run(
     ] = None,
 ) -> None:
     """Train a federation and print one line a round; exit status 0 only if it completed."""
+    from server_app.launch.recipes import find_recipe
     from server_app.launch.record import begin, go_on
     from server_app.run.resume import RunFinishedError
 
@@ -42,30 +44,30 @@ def run(
     try:
         if resume is not None and run_dir is not None:
             raise ValueError("--resume goes on in its own directory; leave --run-dir out.")
+        overrides = None if recipe is None else find_recipe(recipe)
         if resume is None:
-            starting = begin(recipe, options, set_ or [], run_dir, num_nodes, engine)
+            starting = begin(overrides, options, set_ or [], run_dir, num_nodes, engine)
         else:
-            starting = go_on(resume, recipe, options, set_ or [], num_nodes, engine)
+            starting = go_on(resume, overrides, options, set_ or [], num_nodes, engine)
         with starting as chosen:
             _simulate(chosen, clients_at_once)
     except RunFinishedError as finished:
-        console.print(escape(str(finished)))
+        console.print(str(finished))
     except (OSError, ValueError, RuntimeError, ArithmeticError) as error:
         raise fail(error) from error
 
 
 def _simulate(chosen: "Launch", clients_at_once: int | None) -> None:
     """Run a simulation; then show its summary."""
-    from rich.markdown import Markdown
-
+    from server_app.commands.markdown import TerminalMarkdown
     from server_app.launch.start import load_client_app, run_in_process, run_with_flower
 
-    console.print(f"run directory: {chosen.run_dir}", markup=False)
+    console.print(f"run directory: {chosen.run_dir}")
     if chosen.engine == Engine.FLOWER:
         run_with_flower(chosen.raw, chosen.num_nodes, console.print, clients_at_once)
     else:
         logging.getLogger("flwr").setLevel(logging.ERROR)
         run_in_process(chosen.raw, chosen.num_nodes, load_client_app(), console.print)
 
-    console.print(Markdown((chosen.run_dir / "summary.md").read_text(encoding="utf-8")))
-    console.print(f"run directory: {chosen.run_dir}", markup=False)
+    console.print(TerminalMarkdown((chosen.run_dir / "summary.md").read_text(encoding="utf-8")))
+    console.print(f"run directory: {chosen.run_dir}")

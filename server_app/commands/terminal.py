@@ -7,7 +7,7 @@ from typing import Any
 import click
 import typer
 from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 from typer.core import TyperGroup
 
 from fedcmi_flwr.machine.extras import MissingExtraError
@@ -22,13 +22,14 @@ EXTRAS = {
 }
 """Command -> the extra that it needs; all others need ``simulation``."""
 
-console = Console(highlight=False, soft_wrap=True)
-errors = Console(highlight=False, soft_wrap=True, stderr=True)
+console = Console(highlight=False, soft_wrap=True, markup=False)
+errors = Console(highlight=False, soft_wrap=True, markup=False, stderr=True)
+"""What they print is printed as it is: a name may look like markup."""
 
 
 def fail(reason: object) -> typer.Exit:
     """Print why a command failed, and return what is to be raised: exit status 1."""
-    errors.print(f"[bold red]error:[/] {escape(str(reason))}")
+    errors.print(Text.assemble(("error:", "bold red"), f" {reason}"))
     return typer.Exit(1)
 
 

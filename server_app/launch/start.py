@@ -94,7 +94,7 @@ def check_modalities(config: RunConfig) -> None:
     DataError
         The data are not there.
     """
-    stored = read_spec(locate(config.data.data))
+    stored = read_spec(locate(config.data.data, config.data.data_set))
     names = stored.modality_names
     chosen = chosen_modalities(config.data.modalities, names)
     check_stored("freeze", split_names(config.model.freeze), names)

@@ -106,7 +106,7 @@ class Federation:
     def _read_data(self) -> None:
         """Read what the run trains on, and the samples that the server keeps for itself."""
         config = self.config
-        prepared = locate(config.data.data)
+        prepared = locate(config.data.data, config.data.data_set)
         stored = read_spec(prepared)
         chosen = chosen_modalities(config.data.modalities, stored.modality_names)
         check_modality_names(chosen)
