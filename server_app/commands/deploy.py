@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from server_app.commands.terminal import console, end_with_what_was_started, errors, fail
 
@@ -45,9 +46,10 @@ def up(
     without: Annotated[list[str] | None, typer.Option(help="Leave this process out; repeatable.")] = None,
 ) -> None:
     """Start the SuperLink and all nodes on this machine, over loopback."""
+    end_with_what_was_started(lambda: "what `deploy up` had started is stopped again.")
+
     from server_app.deploy.rehearsal import Rehearsal
 
-    end_with_what_was_started()
     try:
         Rehearsal(directory).up(only or [], without or [], partial(console.print, markup=False))
     except (OSError, ValueError, RuntimeError) as error:
@@ -73,7 +75,8 @@ def status(
     for process in found:
         words = {True: "yes", False: "no", None: "-"}
         state = (process.pid is not None, process.registered, process.online)
-        table.add_row(process.name, str(process.pid or "-"), *(words[value] for value in state), process.note)
+        note = Text(process.note)  # what a process prints is no markup
+        table.add_row(process.name, str(process.pid or "-"), *(words[value] for value in state), note)
     console.print(table)
 
 
@@ -86,14 +89,18 @@ def run(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the unfinished run in --run-dir.")] = False,
 ) -> None:
     """Train on the rehearsal's nodes where it is up, else on the real ones; exit status 0 only if it completed."""
+    known: list[Path] = [] if run_dir is None else [run_dir]
+    end_with_what_was_started(lambda: _advice(directory, known))
+
     from rich.markdown import Markdown
 
     from server_app.deploy.training import train
     from server_app.run.resume import RunFinishedError
 
-    end_with_what_was_started()
     try:
-        chosen = train(directory, recipe, set_ or [], run_dir, resume, partial(console.print, markup=False))
+        chosen = train(
+            directory, recipe, set_ or [], run_dir, resume, partial(console.print, markup=False), known.append
+        )
     except RunFinishedError as finished:
         console.print(str(finished), markup=False)
         return
@@ -101,6 +108,16 @@ def run(
         raise fail(error) from error
     console.print(Markdown((chosen / "summary.md").read_text(encoding="utf-8")))
     console.print(f"run directory: {chosen}", markup=False)
+
+
+def _advice(directory: Path, run_dirs: list[Path]) -> str:
+    """Return how to go on with the last of these run directories."""
+    from server_app.deploy.training import resume_command
+    from server_app.run.resume import how_to_go_on
+
+    if not run_dirs:
+        return "nothing was trained yet."
+    return how_to_go_on(run_dirs[-1], resume_command(directory, run_dirs[-1]))
 
 
 @deploy.command()

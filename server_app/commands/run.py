@@ -1,6 +1,7 @@
 """``fedcmi run``: one federation, simulated on this machine."""
 
 import logging
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,7 +9,7 @@ import typer
 from rich.markup import escape
 
 from server_app.commands.engine import Engine
-from server_app.commands.terminal import console, end_with_what_was_started, fail
+from server_app.commands.terminal import console, end_with_what_was_started, errors, fail
 
 if TYPE_CHECKING:
     from server_app.launch.record import Launch
@@ -34,11 +35,14 @@ def run(
     ] = None,
 ) -> None:
     """Train a federation and print one line a round; exit status 0 only if it completed."""
+    options = {"method": method, "data": data, "num-server-rounds": rounds, "seed": seed}
+    known: list[Path] = [] if resume is None else [resume]
+
+    end_with_what_was_started(lambda: _advice(known[0]) if known else "nothing was trained yet.")
+
     from server_app.launch.record import begin, go_on
     from server_app.run.resume import RunFinishedError
 
-    end_with_what_was_started()
-    options = {"method": method, "data": data, "num-server-rounds": rounds, "seed": seed}
     try:
         if resume is not None and run_dir is not None:
             raise ValueError("--resume goes on in its own directory; leave --run-dir out.")
@@ -47,11 +51,28 @@ def run(
         else:
             starting = go_on(resume, recipe, options, set_ or [], num_nodes, engine)
         with starting as chosen:
+            known[:] = [chosen.run_dir]
             _simulate(chosen, clients_at_once)
     except RunFinishedError as finished:
         console.print(escape(str(finished)))
     except (OSError, ValueError, RuntimeError, ArithmeticError) as error:
-        raise fail(error) from error
+        raise _failed(error, known) from error
+
+
+def _advice(run_dir: Path) -> str:
+    from server_app.run.resume import how_to_go_on
+
+    return how_to_go_on(run_dir, f"fedcmi run --resume {shlex.quote(str(run_dir))}")
+
+
+def _failed(error: Exception, known: list[Path]) -> typer.Exit:
+    """Print why a run failed and, where it has trained already, how to go on."""
+    from server_app.run.checkpoint import CHECKPOINTS, stored_checkpoints
+
+    leave = fail(error)
+    if known and stored_checkpoints(known[0] / CHECKPOINTS):
+        errors.print(f"when that is mended, {escape(_advice(known[0]))}")
+    return leave
 
 
 def _simulate(chosen: "Launch", clients_at_once: int | None) -> None:

@@ -138,7 +138,8 @@ def wait_until_healthy(address: str, authority: Path | None, runs: Callable[[], 
         if is_healthy(address, authority):
             return
         time.sleep(0.2)
-    raise FlowerRunError(f"flower-superlink did not start within {START_TIMEOUT:.0f} s:\n{tail(log)}")
+    how = f"did not answer within {START_TIMEOUT:.0f} s" if runs() else "ended as soon as it was started"
+    raise FlowerRunError(f"flower-superlink {how}:\n{first_exception(tail(log)) or tail(log)}")
 
 
 def ask(environment: Mapping[str, str], *arguments: str) -> dict[str, Any]:

@@ -62,6 +62,8 @@ def run_on_flower(
     FlowerRunError
         The run did not start or did not complete.
     """
+    if os.name == "nt":
+        raise FlowerRunError("a simulation on Ray needs Linux or macOS; `--engine in-process` gives the same weights.")
     check_cluster(os.environ.get("RAY_ADDRESS", ""))
     with tempfile.TemporaryDirectory(prefix="fedcmi-flower-", ignore_cleanup_errors=True) as name:
         home = Path(name)
@@ -93,7 +95,7 @@ def check_cluster(address: str) -> None:
 def ray_directory() -> str:
     """Return where Ray keeps its sockets, whose paths Linux limits: $RAY_TMPDIR, or a temporary directory."""
     chosen = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
-    return "/tmp" if len(chosen) > LONGEST_RAY_DIRECTORY and os.access("/tmp", os.W_OK) else chosen  # noqa: S108
+    return "/tmp" if len(chosen) > LONGEST_RAY_DIRECTORY and os.access("/tmp", os.W_OK) else chosen
 
 
 @contextlib.contextmanager

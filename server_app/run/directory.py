@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fedcmi_flwr.lookup import file_name
-from fedcmi_flwr.machine.atomic_files import write_atomically
+from fedcmi_flwr.machine.atomic_files import naming, write_atomically
 from fedcmi_flwr.machine.extras import require
 from fedcmi_flwr.models.file import CARD, MODEL_FILE
 from server_app.run.records import json_ready
@@ -120,7 +120,7 @@ class RunDirectory:
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Append one round to metrics.jsonl; it is on the disk when this returns, as a checkpoint counts on it."""
-        with self.metrics_path.open("a", encoding="utf-8") as file:
+        with naming(self.metrics_path), self.metrics_path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(json_ready(record), allow_nan=False) + "\n")
             file.flush()
             os.fsync(file.fileno())
@@ -159,9 +159,13 @@ class RunDirectory:
         write_atomically(self.metrics_path, "".join(lines))
 
     def write_error(self, error: Exception) -> None:
-        """Write why the run failed to error.txt: the reason on the first line, then the traceback."""
+        """Write why the run failed to error.txt: the reason on the first line, then the traceback.
+
+        Where the disk is full that may be impossible; the reason must not give way to that.
+        """
         text = "".join(traceback.format_exception(error))
-        write_atomically(self.path / "error.txt", f"{type(error).__name__}: {error}\n\n{text}")
+        with contextlib.suppress(OSError):
+            write_atomically(self.path / "error.txt", f"{type(error).__name__}: {error}\n\n{text}")
 
     def finish(self, config: Mapping[str, Any], more: Sequence[str] = ()) -> None:
         """Write the plots and then, since a run with a summary is finished, summary.md from metrics.jsonl.

@@ -96,6 +96,27 @@ def check_unfinished(run_dir: Path) -> None:
         raise RunFinishedError(f"{run_dir}: this run is finished, see its summary.md; there is nothing to resume.")
 
 
+def how_to_go_on(run_dir: Path, command: str) -> str:
+    """Return what is to be done about a run that has ended before its time.
+
+    Parameters
+    ----------
+    run_dir
+        The run's directory.
+    command
+        What goes on with it.
+
+    Returns
+    -------
+    The end of a sentence.
+    """
+    if (run_dir / "summary.md").is_file():
+        return f"the run in {run_dir} is finished."
+    if stored_checkpoints(run_dir / CHECKPOINTS):
+        return f"go on with: {command}"
+    return f"{run_dir} has no checkpoint yet: start the run again, with another run directory."
+
+
 def records_kept(run_dir: Path) -> int:
     """Return how many records of an unfinished run stay when it goes on; that of round 0 is one of them."""
     check_unfinished(run_dir)

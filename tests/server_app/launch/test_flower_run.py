@@ -68,7 +68,7 @@ def test_a_bench_has_the_same_numbers_on_ray_and_in_process(av_digits_dir: Path,
 
 
 def test_a_cluster_that_is_not_there_is_told_at_once() -> None:
-    with pytest.raises(FlowerRunError, match="no Ray cluster answers there .* or unset RAY_ADDRESS"):
+    with pytest.raises(FlowerRunError, match=r"no Ray cluster answers there .* or unset RAY_ADDRESS"):
         check_cluster(f"127.0.0.1:{free_port()}")
 
 
