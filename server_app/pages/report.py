@@ -28,9 +28,9 @@ def write_report(directory: Path, out: Path | None = None) -> Path:
     Raises
     ------
     ReportError
-        The directory holds neither, or what it holds is unfinished or broken.
+        The directory holds neither, or what it holds is broken, or a bench that is unfinished.
     """
-    text = bench_page(directory) if is_bench(directory) else run_page(read_run(directory))
+    text = bench_page(directory) if is_bench(directory) else run_page(read_run(directory, unfinished=True))
     path = out or directory / "report.html"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, text)

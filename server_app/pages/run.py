@@ -31,7 +31,7 @@ NO_TEMPERATURES = (
 
 
 def run_page(run: RunFiles) -> str:
-    """Return the page of a run that finished or failed.
+    """Return the page of a run, as far as it came.
 
     Parameters
     ----------
@@ -44,6 +44,7 @@ def run_page(run: RunFiles) -> str:
     """
     reason = run.error.partition("\n")[0]
     failed = [html.failure(reason, run.error)] if run.error else []
+    failed += [html.paragraph(f"Not finished: {run.unfinished}")] if run.unfinished else []
     if not run.config:
         return html.page("A run that failed before it began", *failed)
     title = f"{run.config['method']} on {run.config['data']}, seed {run.config['seed']}"

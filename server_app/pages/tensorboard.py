@@ -37,7 +37,7 @@ def export_scalars(directory: Path, logs: Path) -> list[Path]:
         paths = sorted(path.parent for path in directory.glob("*/*/seed*/summary.md"))
     else:
         paths = [directory]
-    runs = [(read_run(path), logs / path.relative_to(directory)) for path in paths]
+    runs = [(read_run(path, unfinished=True), logs / path.relative_to(directory)) for path in paths]
     for run, target in runs:
         if any(target.glob("events.out.tfevents.*")):
             raise ReportError(f"{target}: holds events already, and twice would show twice; give another directory.")

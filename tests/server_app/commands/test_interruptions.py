@@ -50,10 +50,8 @@ def test_an_interrupted_run_says_how_to_go_on(
         done = fedcmi("run", *QUICK, "--data", av_digits_dir, "--run-dir", tmp_path / "run")
     assert done.exit_code == 128 + signal.SIGINT
     if last == 0:
-        assert (
-            done.stderr
-            == f"interrupted; {tmp_path}/run has no checkpoint yet: start the run again, with another run directory.\n"
-        )
+        advice = "has no checkpoint yet: start the run again, with another run directory."
+        assert done.stderr == f"interrupted; {tmp_path}/run {advice}\n"
         return
     sentence, _, command = done.stderr.strip().partition(": ")
     assert (sentence, command) == ("interrupted; go on with", f"fedcmi run --resume {tmp_path}/run")

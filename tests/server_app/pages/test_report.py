@@ -73,3 +73,23 @@ def test_the_command_prints_the_path_or_the_reason(copy: Path) -> None:
     assert done.exit_code == 1
     assert done.stderr.startswith("error: ")
     assert "metrics.jsonl line 4: not JSON" in done.stderr
+
+
+def test_a_run_that_is_not_over_is_shown_as_far_as_it_came(copy: Path) -> None:
+    """After two of three rounds, while the third is written; and before the first."""
+    for name in ("summary.md", "matrix.json"):
+        (copy / name).unlink()
+    metrics = copy / "metrics.jsonl"
+    lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True)
+    metrics.write_text("".join(lines[:3]) + lines[3][:100], encoding="utf-8")
+    (copy / "checkpoints" / "round-000002").mkdir(parents=True)
+    text = Page(write_report(copy)).text
+    assert (
+        f"2 of 3 rounds are done. Where the run does not go on by itself, go on with: fedcmi run --resume {copy}"
+        in text
+    )
+    assert "Accuracy over rounds" in text
+    metrics.unlink()
+    text = Page(write_report(copy)).text
+    assert "0 of 3 rounds are done" in text
+    assert "No round was trained." in text
