@@ -7,7 +7,7 @@ from flwr.clientapp import ClientApp
 
 from client_app.memory import recall, remember
 from client_app.model import method_of, receive
-from client_app.node import read_node
+from client_app.node import naming_device, read_node
 from client_app.personal import personal_name, personalise
 from client_app.samples import check_unchanged, node_samples, task_samples
 from client_app.train import Received, train
@@ -25,9 +25,10 @@ app = ClientApp()
 @app.query()
 def query(message: Message, context: Context) -> Message:
     """Say which modalities this node has samples of, once it is clear that they are enough to train on."""
-    node = read_node(context)
-    samples = node_samples(node, "train", node.modalities)
-    return wire.query_reply(message, wire.NodeInfo(samples.seen_modalities, node.config.partition_id))
+    with naming_device(context):
+        node = read_node(context)
+        samples = node_samples(node, "train", node.modalities)
+    return wire.query_reply(message, wire.NodeInfo(samples.seen_modalities, node.config.partition_id, node.config.name))
 
 
 @app.train()

@@ -30,6 +30,8 @@ class NodeConfig:
     pretrained: str = field(default="", metadata={"allowed": "'modality=DIR modality=DIR'"})
     """Where this device has the weights of frozen trunks, for the modalities that it names; of the others the
     run-config's."""
+    name: str = field(default="", metadata={"allowed": "up to 100 printable characters"})
+    """What people call the device, "edge-2": in the server's words about its replies."""
 
 
 def read_node_config(raw: Mapping[str, Any]) -> NodeConfig:
@@ -70,5 +72,8 @@ def read_node_config(raw: Mapping[str, Any]) -> NodeConfig:
     device = raw.get("device")
     if device not in (None, *DEVICES):
         raise ConfigError(f"node-config device = {device!r}: must be one of {', '.join(DEVICES)}.")
+    name = str(raw.get("name", ""))
+    if len(name) > 100 or not name.isprintable():
+        raise ConfigError(f"node-config name = {name!r}: must be up to 100 printable characters.")
     data, pretrained = str(raw["data"]) if "data" in raw else None, str(raw.get("pretrained", ""))
-    return NodeConfig(partition, parts, modalities, data, device, pretrained)
+    return NodeConfig(partition, parts, modalities, data, device, pretrained, name)

@@ -37,9 +37,12 @@ def read_evaluations(
             content = content_of(message)
             if info is None:
                 raise wire.WireError("it was not asked in this round, or answered before.")
-            found[info.partition_id] = wire.read_evaluate_reply(content, report.plan.num_classes)
+            counts = wire.read_evaluate_reply(content, report.plan.num_classes)
+            report.plan.expected.check_predictions(counts)
+            found[info.partition_id] = counts
         except wire.WireError as error:
-            report.refuse(node, f"Evaluation of node {node} refused: {error}")
+            who = asked[node].title(node) if node in asked else f"node {node}"
+            report.refuse(node, f"Evaluation of {who} refused: {error}")
 
     for node in sorted(silent):
         report.refuse(node, f"No evaluation of {report.plan.describe(node)}. The round's time is over.")

@@ -342,7 +342,7 @@ class ModalityStrategy(FedAvg):
         """Return a round's plan before anybody is chosen."""
         values = {name: array.numpy() for name, array in arrays.items()}
         names = group_names(tuple(values), self.groups)
-        return RoundPlan(server_round, self.num_classes, self.dominance, values, names)
+        return RoundPlan(server_round, self.num_classes, self.dominance, values, names, expected=self.guards.expected)
 
 
 def _record(arrays: Mapping[str, AnyArray]) -> ArrayRecord:

@@ -88,6 +88,7 @@ def _read_update(content: Message, plan: RoundPlan, method: Method, node: int) -
     sent = plan.sent_to(node)
     measured = info.modalities if method.measures else ()
     update = wire.read_train_reply(content, sent, measured, plan.num_classes)
+    plan.expected.check_terms(update.loss_sum)
     foreign = sorted(set(update.modality_examples) - set(info.modalities))
     if foreign:
         raise WireError(f"metrics: num-examples.{foreign[0]}, but the node owns {list(info.modalities)}.")

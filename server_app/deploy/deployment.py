@@ -50,7 +50,7 @@ class Device:
     @property
     def config(self) -> str:
         """Return its ``--node-config``; without num-partitions, since all of the data is its own."""
-        values = {"modalities": "+".join(self.modalities), "data": self.data}
+        values = {"name": self.name, "modalities": "+".join(self.modalities), "data": self.data}
         values |= {key: text for key, text in (("device", self.device), ("pretrained", self.pretrained)) if text}
         return " ".join([f"partition-id={self.partition_id}", *(f'{key}="{text}"' for key, text in values.items())])
 

@@ -222,7 +222,7 @@ def run_app(
         with contextlib.suppress(FlowerRunError):
             stop_run(home)
     if status != COMPLETED:
-        raise FlowerRunError(_reason(run_dir, log, environment, status))
+        raise FlowerRunError(why_failed(run_dir, log, environment, status))
 
 
 class Patience:
@@ -321,8 +321,24 @@ def _run_id(log: Path) -> str | None:
     return None
 
 
-def _reason(run_dir: Path, log: Path, environment: Mapping[str, str], status: str) -> str:
-    """Return why a run did not complete: what the ServerApp said, else the first exception of Flower's log."""
+def why_failed(run_dir: Path, log: Path, environment: Mapping[str, str], status: str) -> str:
+    """Return why a run did not complete: what the ServerApp said, else the first exception of Flower's log.
+
+    Parameters
+    ----------
+    run_dir
+        Where the ServerApp says it, unless the disk was full, and where the log is kept.
+    log
+        Of ``flwr run``; gets Flower's.
+    environment
+        Of Flower's commands.
+    status
+        What the SuperLink says.
+
+    Returns
+    -------
+    The reason.
+    """
     error = run_dir / "error.txt"
     said = error.read_text(encoding="utf-8").splitlines() if error.is_file() else []
     if said:

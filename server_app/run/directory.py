@@ -114,6 +114,11 @@ class RunDirectory:
         """The latest global model."""
         return self.path / MODEL_FILE
 
+    def simulated_nodes(self) -> int | None:
+        """Return how many nodes the run was started with, if ``fedcmi run`` or a bench started it."""
+        path = self.path / LAUNCH
+        return json.loads(path.read_text(encoding="utf-8")).get("num_nodes") if path.is_file() else None
+
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Write the resolved configuration."""
         write_atomically(self.config_path, json.dumps(config, indent=2, sort_keys=True) + "\n")

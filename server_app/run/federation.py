@@ -46,6 +46,7 @@ from server_app.run.checkpoint import (
 )
 from server_app.run.conclusion import conclude
 from server_app.run.directory import RunDirectory
+from server_app.run.expected import expected_names
 from server_app.run.held_out import calibration_samples, reported_samples
 from server_app.run.matrix import matrix_lines, write_matrix
 from server_app.run.model_card import write_card
@@ -95,7 +96,7 @@ class Federation:
             seed=config.training.seed,
             sampling=config.sampling,
             tolerance=config.tolerance,
-            guards=config.guards,
+            guards=replace(config.guards, expected=expected_names(config, self.spec.modalities)),
             aggregation=config.aggregation,
             server_optimizer=config.server_optimizer,
             privacy=config.privacy,
@@ -322,7 +323,8 @@ class Federation:
         self.saved = server_round
         average = self.averaged.value or {} if self.config.method.averaging > 0 else {}
         state, raw = self.strategy.state(), self.config.raw
-        checkpoint = Checkpoint(server_round, arrays, average, state, raw, package_versions())
+        num_nodes = self.directory.simulated_nodes()
+        checkpoint = Checkpoint(server_round, arrays, average, state, raw, package_versions(), num_nodes)
 
         checkpoints = self.directory.path / CHECKPOINTS
         write_checkpoint(checkpoints, checkpoint, self.config.checkpoints.checkpoint_keep)

@@ -12,7 +12,7 @@ from fedcmi_flwr.machine.locks import LockedError, locked
 from fedcmi_flwr.simulation import node_memory
 from fedcmi_flwr.types import Scalar
 from server_app.run.checkpoint import CHECKPOINTS, Checkpoint, newest_checkpoint, round_of, stored_checkpoints
-from server_app.run.directory import RunDirectory, RunDirectoryError
+from server_app.run.directory import LAUNCH, RunDirectory, RunDirectoryError
 
 FREE = ("run-dir", "resume", "wait-timeout", "round-timeout", "failure-budget")
 """Keys that may differ when a run goes on: a run directory may be moved, and a network may have become worse."""
@@ -77,6 +77,7 @@ def prepare_resume(run_dir: Path, raw: Mapping[str, Scalar]) -> Checkpoint:
     check_unfinished(run_dir)
     checkpoint = newest_checkpoint(run_dir)
     check_unchanged(run_dir, checkpoint.run_config, raw)
+    _check_nodes(run_dir, checkpoint)
     for package, found in package_versions().items():
         if checkpoint.versions.get(package) != found:
             logger.warning("%s was %s when the run began and is %s", package, checkpoint.versions.get(package), found)
@@ -86,6 +87,16 @@ def prepare_resume(run_dir: Path, raw: Mapping[str, Scalar]) -> Checkpoint:
             shutil.rmtree(path)
     node_memory.forget_after(run_dir / node_memory.DIRECTORY, checkpoint.server_round)
     return checkpoint
+
+
+def _check_nodes(run_dir: Path, checkpoint: Checkpoint) -> None:
+    """Raise ConfigError if the data would be dealt among another number of nodes than before."""
+    found = RunDirectory(run_dir, resumed=True).simulated_nodes()
+    if checkpoint.num_nodes is not None and found is not None and found != checkpoint.num_nodes:
+        raise ConfigError(
+            f"{run_dir / LAUNCH}: num_nodes = {found}, but the run was trained with {checkpoint.num_nodes} nodes; "
+            f"write {checkpoint.num_nodes} there."
+        )
 
 
 def check_unfinished(run_dir: Path) -> None:

@@ -55,5 +55,11 @@ def test_an_interrupted_run_says_how_to_go_on(
         return
     sentence, _, command = done.stderr.strip().partition(": ")
     assert (sentence, command) == ("interrupted; go on with", f"fedcmi run --resume {tmp_path}/run")
+    launch = tmp_path / "run" / "launch.json"
+    written = launch.read_text(encoding="utf-8")
+    launch.write_text(written.replace('"num_nodes": 2', '"num_nodes": 3'), encoding="utf-8")
+    refused = fedcmi(*command.split()[1:])
+    assert (refused.exit_code, "was trained with 2 nodes" in refused.stderr) == (1, True)
+    launch.write_text(written, encoding="utf-8")
     assert fedcmi(*command.split()[1:]).exit_code == 0
     assert (tmp_path / "run" / "summary.md").is_file()

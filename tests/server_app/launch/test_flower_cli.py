@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from server_app.launch import flower_cli
-from server_app.launch.flower_cli import FlowerRunError, Patience, wait_for_end
+from server_app.launch.flower_cli import FlowerRunError, Patience, wait_for_end, why_failed
 from server_app.launch.run_log import FLOWER_LOG, first_exception, keep_log
 
 
@@ -76,3 +76,14 @@ def test_a_log_is_kept_with_its_run(tmp_path: Path) -> None:
     assert keep_log(log, tmp_path / "run").read_text(encoding="utf-8") == CHAINED
     (tmp_path / "file").touch()
     assert keep_log(log, tmp_path / "file" / FLOWER_LOG) == log
+
+
+@pytest.mark.parametrize("said", [None, "", "OSError: [Errno 28] No space left on device: '/data'\n\nTraceback ..."])
+def test_a_run_says_why_it_failed_though_its_disk_was_full(tmp_path: Path, said: str | None) -> None:
+    log = tmp_path / "run.log"
+    log.write_text(CHAINED, encoding="utf-8")
+    if said is not None:
+        (tmp_path / "error.txt").write_text(said, encoding="utf-8")
+    reason = why_failed(tmp_path, log, {}, "finished:failed")
+    assert reason.startswith("the run ended as 'finished:failed'")
+    assert (said or "AF_UNIX path length cannot exceed").splitlines()[0] in reason
