@@ -25,6 +25,7 @@ from fedcmi_flwr.config.sections import (
     keys_of,
     read_section,
 )
+from fedcmi_flwr.config.selection import SelectionConfig
 from fedcmi_flwr.config.texts import read_assignments
 from fedcmi_flwr.lookup import UnknownNameError, find
 from fedcmi_flwr.methods import METHODS, Method, hyperparameters, make_method
@@ -72,6 +73,7 @@ class RunConfig:
     training: TrainingConfig
     machine: MachineConfig
     checkpoints: CheckpointConfig
+    selection: SelectionConfig
     raw: Mapping[str, Scalar]
     """The run-config as it came, for the record."""
 
@@ -91,6 +93,7 @@ SECTIONS: Mapping[str, type[Settings]] = {
     "training": TrainingConfig,
     "machine": MachineConfig,
     "checkpoints": CheckpointConfig,
+    "selection": SelectionConfig,
 }
 """Field of :class:`RunConfig` -> settings; together they have every key but those of the run and the method."""
 

@@ -62,8 +62,8 @@ def accuracy_label(config: Mapping[str, Any]) -> str:
 def _results(run: RunFiles) -> list[str]:
     trained, last = run.trained, run.trained[-1]
     down, up = megabytes(trained)
-    columns, cells = accuracy_table(run.records)
-    rows = [[name, html.Strong(mean), *others] for name, mean, *others in cells]
+    columns, cells = accuracy_table(run.records, run.config)
+    rows = [[name, html.Strong(main), *others] for name, main, *others in cells]
     known = [
         ("rounds", str(len(trained))),
         ("training time", f"{sum(record['seconds'] for record in trained):.1f} s"),

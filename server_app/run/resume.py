@@ -11,6 +11,7 @@ from fedcmi_flwr.config.fields import ConfigError
 from fedcmi_flwr.machine.locks import LockedError, locked
 from fedcmi_flwr.simulation import node_memory
 from fedcmi_flwr.types import Scalar
+from server_app.pyproject import default_run_config
 from server_app.run.checkpoint import CHECKPOINTS, Checkpoint, newest_checkpoint, round_of, stored_checkpoints
 from server_app.run.directory import LAUNCH, RunDirectory, RunDirectoryError
 
@@ -137,12 +138,15 @@ def records_kept(run_dir: Path) -> int:
 def check_unchanged(run_dir: Path, stored: Mapping[str, object], given: Mapping[str, object]) -> None:
     """Raise ConfigError if a run would go on with another value of a key.
 
-    The number of rounds is no exception: the learning rate's decay ends in the last one.
+    The number of rounds is no exception: the learning rate's decay ends in the last one. A key that came after the run
+    had its default then.
     """
+    defaults = default_run_config()
     for key in sorted({*stored, *given} - set(FREE)):
-        if stored.get(key) != given.get(key):
+        before = stored.get(key, defaults.get(key))
+        if before != given.get(key):
             raise ConfigError(
-                f"{key} = {given.get(key)!r}: the run in {run_dir} has {stored.get(key)!r}, and goes on with what it "
+                f"{key} = {given.get(key)!r}: the run in {run_dir} has {before!r}, and goes on with what it "
                 "has. Leave it out, or start a new run."
             )
 
