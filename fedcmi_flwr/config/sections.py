@@ -73,6 +73,9 @@ class ModelConfig(Settings):
     """How the server initialises what is not pretrained: as torch does ("torch"), or as the paper's authors do."""
     pretrained: str = text("'modality=DIR modality=DIR', or empty")
     """Where the weights of encoders' trunks come from: "text=/weights/bert visual=/weights/resnet18"."""
+    start_from: str = text("the path of a model file or of a run directory, or empty")
+    """A trained model whose weights the run begins with, of the modalities and classes that both have; the others begin
+    as ``initialization`` says."""
     freeze: str = text("names of modalities joined by '+', or empty")
     """Modalities whose encoder's trunk is neither trained nor sent; every node has it in its own directory."""
 
@@ -184,7 +187,7 @@ class MachineConfig(Settings):
 
 @dataclass(frozen=True)
 class CheckpointConfig(Settings):
-    """What a run leaves so that it can go on after its processes have died; a finished run leaves none of it."""
+    """What a run leaves so that it can go on: after its processes have died, or with more rounds after its end."""
 
     checkpoint_every: int = number(0)
     """Rounds between two checkpoints; 0: none. One costs the time and space of writing the model (twice where it is

@@ -89,9 +89,10 @@ def collect(runs: Sequence[FinishedRun], targets: Mapping[str, float]) -> pd.Dat
     """Return one line per run and prediction, with COLUMNS.
 
     ``accuracy`` is the mean over the last rounds, ``best`` the highest of any round and ``best_round`` the first with
-    it, ``by_validation`` that of the round that ``keep-best`` chose (NaN without it), all in [0, 1]. Only where the prediction is MAIN: the first round that reaches the target, and the megabytes
-    sent to and received from nodes until then, NaN if none does; and how many replies were refused or missing. The
-    others are ``fairness.FIGURES`` of the last rounds, NaN where nodes evaluated nothing.
+    it, ``by_validation`` that of the round that ``keep-best`` chose (NaN without it), all in [0, 1]. Only where the
+    prediction is MAIN: the first round that reaches the target, and the megabytes sent to and received from nodes until
+    then, NaN if none does; and how many replies were refused or missing. The others are ``fairness.FIGURES`` of the
+    last rounds, NaN where nodes evaluated nothing.
 
     Parameters
     ----------

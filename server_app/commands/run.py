@@ -30,12 +30,17 @@ def run(
     ] = None,
     clients_at_once: Annotated[int | None, typer.Option(min=1, help="Clients that share a GPU at a time.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="key=value of the run-config; repeatable.")] = None,
+    from_: Annotated[
+        Path | None, typer.Option("--from", help="Begin with the weights of this model file, or of a run's model.")
+    ] = None,
     resume: Annotated[
-        Path | None, typer.Option(help="Go on with the unfinished run in this directory, as it was started.")
+        Path | None,
+        typer.Option(help="Go on with the unfinished run in this directory, or with --rounds train a finished one on."),
     ] = None,
 ) -> None:
     """Train a federation and print one line a round; exit status 0 only if it completed."""
     options = {"method": method, "data": data, "num-server-rounds": rounds, "seed": seed}
+    options |= {"start-from": None if from_ is None else str(from_)}
     known: list[Path] = [] if resume is None else [resume]
 
     end_with_what_was_started(lambda: _advice(known[0]) if known else "nothing was trained yet.")

@@ -4,6 +4,7 @@ Below ``best/`` lies the model of each round that was better than all before it,
 run that goes on from round 4 knows nothing of a better round 5, but still needs the best one up to 4.
 """
 
+import json
 import logging
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fedcmi_flwr.config.selection import OFF, SelectionConfig
+from fedcmi_flwr.models.file import MODEL_FILE, load_model
 
 DIRECTORY = "best"
 """Below the run directory."""
@@ -48,6 +50,17 @@ class BestModel:
     def path(self) -> Path:
         """The best model."""
         return self._path(self.server_round)
+
+    @classmethod
+    def take_back(cls, run_dir: Path) -> None:
+        """Put the best model, which a finished run has as its own, where a run that goes on has it."""
+        model = run_dir / MODEL_FILE
+        settings = json.loads((run_dir / "config.json").read_text(encoding="utf-8"))
+        best = cls(run_dir, SelectionConfig(settings.get("keep-best", OFF)))
+        if best.enabled and model.is_file():
+            _, metadata = load_model(model)
+            best.directory.mkdir(exist_ok=True)
+            shutil.copyfile(model, best._path(int(metadata["notes"]["round"])))
 
     def restore(self, records: Sequence[Mapping[str, Any]]) -> None:
         """Take over what a run that goes on has behind it, and forget models of rounds that are done again."""

@@ -51,9 +51,10 @@ from server_app.run.model_card import write_card
 from server_app.run.records import round_line, round_record
 from server_app.run.resume import package_versions, remove_resumables
 from server_app.run.server_data import read_server_data
+from server_app.run.start_from import start_from
 
 logger = logging.getLogger("flwr.fedcmi")
-PATH_KEYS = ("data", "run-dir", "pretrained")
+PATH_KEYS = ("data", "run-dir", "pretrained", "start-from")
 """Keys that name paths on the server's machine, which are no business of who gets the model; config.json has them."""
 
 
@@ -126,6 +127,7 @@ class Federation:
             trunks = [self.model.branch(name).encoder.trunk for name in self.locations]
             initialize(self.model, config.model.initialization, trunks)
         self.checksums = pretrained.load_trunks(self.model, self.locations)
+        start_from(config, self.model, self.data.classes)
         self.model.to(choose_device(config.machine.device))
 
     def run(self, grid: Grid, checkpoint: Checkpoint | None = None) -> None:
@@ -162,11 +164,9 @@ class Federation:
                 self._remove_unusable()
             self._write_checkpoint()  # with checkpoint-every above 1 the newest may be older than what is computed
             raise
-        except PrivacyBudgetError as error:
-            if not self.strategy.releases:  # not even one round fits into the budget
+        except (PrivacyBudgetError, EnoughRoundsError) as error:
+            if self.strategy.privacy.enabled and not self.strategy.releases:  # the budget is too small for one round
                 raise
-            logger.info("the run ends here: %s", error)
-        except EnoughRoundsError as error:
             logger.info("the run ends here: %s", error)
 
         self.directory.finish(resolved, self.conclude())

@@ -9,14 +9,17 @@ from pathlib import Path
 
 from fedcmi_flwr.config.fields import ConfigError
 from fedcmi_flwr.machine.locks import LockedError, locked
+from fedcmi_flwr.models.file import CARD, CheckpointError
 from fedcmi_flwr.simulation import node_memory
 from fedcmi_flwr.types import Scalar
 from server_app.pyproject import default_run_config
+from server_app.run.best import BestModel
 from server_app.run.checkpoint import CHECKPOINTS, Checkpoint, newest_checkpoint, round_of, stored_checkpoints
 from server_app.run.directory import LAUNCH, RunDirectory, RunDirectoryError
 
 FREE = ("run-dir", "resume", "wait-timeout", "round-timeout", "failure-budget")
 """Keys that may differ when a run goes on: a run directory may be moved, and a network may have become worse."""
+ROUNDS = "num-server-rounds"
 PATIENCE = 45.0
 """Seconds to wait for the processes of a run that was killed; they end by themselves."""
 PACKAGES = ("fedcmi-flwr", "flwr", "torch", "numpy")
@@ -138,12 +141,14 @@ def records_kept(run_dir: Path) -> int:
 def check_unchanged(run_dir: Path, stored: Mapping[str, object], given: Mapping[str, object]) -> None:
     """Raise ConfigError if a run would go on with another value of a key.
 
-    The number of rounds is no exception: the learning rate's decay ends in the last one. A key that came after the run
-    had its default then.
+    The number of rounds may grow unless the learning rate decays, which ends in the last one. A key that came after the
+    run had its default then.
     """
     defaults = default_run_config()
     for key in sorted({*stored, *given} - set(FREE)):
         before = stored.get(key, defaults.get(key))
+        if key == ROUNDS and may_grow(before, given):
+            continue
         if before != given.get(key):
             raise ConfigError(
                 f"{key} = {given.get(key)!r}: the run in {run_dir} has {before!r}, and goes on with what it "
@@ -151,11 +156,43 @@ def check_unchanged(run_dir: Path, stored: Mapping[str, object], given: Mapping[
             )
 
 
+def may_grow(rounds: object, given: Mapping[str, object]) -> bool:
+    """Return whether a run of so many rounds may go on to those that are asked for."""
+    wanted = given.get(ROUNDS)
+    if not isinstance(wanted, int) or not isinstance(rounds, int):
+        return False
+    return wanted > rounds and given.get("lr-decay-start") == -1
+
+
+def reopen(run_dir: Path) -> None:
+    """Make a finished run one that can go on, since it is to have more rounds.
+
+    Parameters
+    ----------
+    run_dir
+        The run's directory; what a finished run has beside an unfinished one is removed, and made again at the end.
+
+    Raises
+    ------
+    CheckpointError
+        It has kept no checkpoint.
+    """
+    try:
+        newest_checkpoint(run_dir)
+    except CheckpointError as error:
+        advice = f"a new run can begin with its model: fedcmi run --from {run_dir}"
+        raise CheckpointError(f"{run_dir}: this run is finished and kept no checkpoint; {advice}") from error
+    BestModel.take_back(run_dir)
+    for name in ("summary.md", "matrix.json", CARD):
+        (run_dir / name).unlink(missing_ok=True)
+
+
 def remove_resumables(run_dir: Path) -> None:
-    """Remove what only an unfinished run needs."""
-    for name in (CHECKPOINTS, node_memory.DIRECTORY):
-        if (run_dir / name).exists():
-            shutil.rmtree(run_dir / name)
+    """Remove what only an unfinished run needs; the newest checkpoint stays, from which more rounds may follow."""
+    for path in stored_checkpoints(run_dir / CHECKPOINTS)[:-1]:
+        shutil.rmtree(path)
+    for path in stored_checkpoints(run_dir / CHECKPOINTS):
+        node_memory.forget_before(run_dir / node_memory.DIRECTORY, round_of(path))
 
 
 def package_versions() -> dict[str, str]:
