@@ -20,6 +20,7 @@ from fedcmi_flwr.config.sections import (
     FederationConfig,
     MachineConfig,
     ModelConfig,
+    TrackingConfig,
     TrainingConfig,
     ViewConfig,
     keys_of,
@@ -74,6 +75,7 @@ class RunConfig:
     machine: MachineConfig
     checkpoints: CheckpointConfig
     selection: SelectionConfig
+    tracking: TrackingConfig
     raw: Mapping[str, Scalar]
     """The run-config as it came, for the record."""
 
@@ -94,6 +96,7 @@ SECTIONS: Mapping[str, type[Settings]] = {
     "machine": MachineConfig,
     "checkpoints": CheckpointConfig,
     "selection": SelectionConfig,
+    "tracking": TrackingConfig,
 }
 """Field of :class:`RunConfig` -> settings; together they have every key but those of the run and the method."""
 

@@ -209,6 +209,20 @@ class CheckpointConfig(Settings):
             raise ConfigError("node-memory = 'run-dir': serves checkpoints only; set checkpoint-every or 'context'.")
 
 
+@dataclass(frozen=True)
+class TrackingConfig(Settings):
+    """Where the server shows a run while it goes on, besides its run directory."""
+
+    track: str = text("names of trackers joined by '+', or empty")
+    """"tensorboard", "mlflow" and "wandb", each with its package; a tracker of another package by its entry point or as
+    "package.module:Name". None of them can end a run."""
+
+
+def split_trackers(text: str) -> tuple[str, ...]:
+    """Return the names that the ``track`` key joins, each once."""
+    return tuple(dict.fromkeys(text.split("+"))) if text else ()
+
+
 def read_section(kind: type[Section], raw: Mapping[str, Any]) -> Section:
     """Build one section from the keys it needs; other keys are not looked at.
 

@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 
 from server_app.commands.engine import Engine
-from server_app.commands.terminal import console, end_with_what_was_started, errors, fail
+from server_app.commands.terminal import console, end_with_what_was_started, errors, fail, live_line
 
 if TYPE_CHECKING:
     from server_app.launch.record import Launch
@@ -87,11 +87,12 @@ def _simulate(chosen: "Launch", clients_at_once: int | None) -> None:
     from server_app.launch.start import load_client_app, run_in_process, run_with_flower
 
     console.print(f"run directory: {chosen.run_dir}", markup=False)
-    if chosen.engine == Engine.FLOWER:
-        run_with_flower(chosen.raw, chosen.num_nodes, console.print, clients_at_once)
-    else:
-        logging.getLogger("flwr").setLevel(logging.ERROR)
-        run_in_process(chosen.raw, chosen.num_nodes, load_client_app(), console.print)
+    with live_line() as show:
+        if chosen.engine == Engine.FLOWER:
+            run_with_flower(chosen.raw, chosen.num_nodes, show, clients_at_once)
+        else:
+            logging.getLogger("flwr").setLevel(logging.ERROR)
+            run_in_process(chosen.raw, chosen.num_nodes, load_client_app(), show)
 
     console.print(Markdown((chosen.run_dir / "summary.md").read_text(encoding="utf-8")))
     console.print(f"run directory: {chosen.run_dir}", markup=False)

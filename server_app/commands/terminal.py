@@ -1,8 +1,9 @@
 """How commands speak to their user, and how they end."""
 
+import contextlib
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
@@ -31,6 +32,25 @@ INTERRUPTIONS = ("SIGINT", "SIGTERM", "SIGHUP")
 
 console = Console(highlight=False, soft_wrap=True)
 errors = Console(highlight=False, soft_wrap=True, stderr=True)
+
+
+@contextlib.contextmanager
+def live_line() -> Iterator[Callable[[str], None]]:
+    """Keep the last part of what is shown on a line of its own that moves while nothing new comes; in a terminal only.
+
+    Yields
+    ------
+    What shows a line.
+    """
+    with console.status("starting ...") as status:
+
+        def show(line: str) -> None:
+            console.print(line, markup=False)
+            name, _, rest = line.partition(" | ")
+            left = rest.rpartition(" | ")[2]
+            status.update(escape(f"{name}, {left}" if " left, until " in left else name))
+
+        yield show
 
 
 def fail(reason: object) -> typer.Exit:

@@ -30,13 +30,15 @@ NO_TEMPERATURES = (
 )
 
 
-def run_page(run: RunFiles) -> str:
+def run_page(run: RunFiles, refresh: int = 0) -> str:
     """Return the page of a run, as far as it came.
 
     Parameters
     ----------
     run
         What was read of it.
+    refresh
+        Seconds after which a browser reads the page again, while the run goes on; 0: never.
 
     Returns
     -------
@@ -49,9 +51,11 @@ def run_page(run: RunFiles) -> str:
         return html.page("A run that failed before it began", *failed)
     title = f"{run.config['method']} on {run.config['data']}, seed {run.config['seed']}"
     rest = [html.heading("Settings"), *settings_tables(run.config), environment_table([run.config])]
+    refresh = refresh if run.unfinished else 0
     if not run.trained:
-        return html.page(title, *failed, html.paragraph("No round was trained."), *rest)
-    return html.page(title, *failed, *_results(run), *_dominance(run), *fairness_section(run), *_nodes(run), *rest)
+        return html.page(title, *failed, html.paragraph("No round was trained."), *rest, refresh=refresh)
+    parts = [*_results(run), *_dominance(run), *fairness_section(run), *_nodes(run), *rest]
+    return html.page(title, *failed, *parts, refresh=refresh)
 
 
 def accuracy_label(config: Mapping[str, Any]) -> str:

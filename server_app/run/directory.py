@@ -16,6 +16,7 @@ from fedcmi_flwr.machine.extras import require
 from fedcmi_flwr.models.file import CARD, MODEL_FILE
 from server_app.run.records import json_ready
 from server_app.run.summary import summary
+from server_app.run.tracking import Trackers
 
 LAUNCH = "launch.json"
 """In a run directory: how ``fedcmi run`` or a bench started it."""
@@ -67,6 +68,8 @@ class RunDirectory:
         Whether :meth:`finish` draws plots.
     resumed
         Whether it holds a run that goes on.
+    trackers
+        Where what is written goes too.
 
     Raises
     ------
@@ -74,11 +77,12 @@ class RunDirectory:
         It already holds a run that does not go on.
     """
 
-    def __init__(self, path: Path, plots: bool = True, resumed: bool = False) -> None:
+    def __init__(self, path: Path, plots: bool = True, resumed: bool = False, trackers: Trackers | None = None) -> None:
         if plots:
             require("report", "matplotlib", "scipy")
         self.path = path.absolute()
         self.plots = plots
+        self.trackers = trackers or Trackers({}, self.path)
         if not resumed:
             check_new(self.path)
         self.path.mkdir(parents=True, exist_ok=True)
@@ -122,6 +126,7 @@ class RunDirectory:
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Write the resolved configuration."""
         write_atomically(self.config_path, json.dumps(config, indent=2, sort_keys=True) + "\n")
+        self.trackers.begin(config)
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Append one round to metrics.jsonl; it is on the disk when this returns, as a checkpoint counts on it."""
@@ -129,6 +134,7 @@ class RunDirectory:
             file.write(json.dumps(json_ready(record), allow_nan=False) + "\n")
             file.flush()
             os.fsync(file.fileno())
+        self.trackers.record(record)
 
     def write_account(self, releases: Mapping[int, int]) -> None:
         """Write the privacy account, partition id -> releases; it stays as it is when a run goes on from earlier."""
@@ -168,6 +174,7 @@ class RunDirectory:
 
         Where the disk is full that may be impossible; the reason must not give way to that.
         """
+        self.trackers.finish()
         text = "".join(traceback.format_exception(error))
         with contextlib.suppress(OSError):
             write_atomically(self.path / "error.txt", f"{type(error).__name__}: {error}\n\n{text}")
@@ -190,6 +197,7 @@ class RunDirectory:
             plot_run(records, dataset["modalities"], dataset["classes"], self.path)
         names = [path.name for path in sorted(self.path.glob("*.png"))]
         write_atomically(self.path / "summary.md", summary(records, config, names, more))
+        self.trackers.finish([self.path / name for name in names], self.model_path)
 
 
 def read_metrics(directory: Path) -> list[dict[str, Any]]:
