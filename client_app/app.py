@@ -11,6 +11,7 @@ from client_app.node import naming_device, read_node
 from client_app.personal import personal_name, personalise
 from client_app.samples import check_unchanged, node_samples, task_samples
 from client_app.train import Received, train
+from client_app.work import own_work
 from fedcmi_flwr import wire
 from fedcmi_flwr.config.sections import TrainingConfig, read_section
 from fedcmi_flwr.data.samples import Samples
@@ -35,8 +36,8 @@ def query(message: Message, context: Context) -> Message:
 def train_round(message: Message, context: Context) -> Message:
     """Train the received groups on this node's samples."""
     task = wire.read_task(message)
-    settings = read_section(TrainingConfig, task.config)
     node = read_node(context)
+    settings, budget = own_work(node, read_section(TrainingConfig, task.config))
 
     check_unchanged(node, task)
     samples = task_samples(node, "train", task)
@@ -46,7 +47,7 @@ def train_round(message: Message, context: Context) -> Message:
     received = Received(task.dominance, to_state_dict(task.from_method), memory)
 
     begin = time.perf_counter()
-    result = train(model, samples, method, settings, task.server_round, node.config.partition_id, received)
+    result = train(model, samples, method, settings, task.server_round, node.config.partition_id, received, budget)
     seconds = time.perf_counter() - begin
 
     remember(context, node, task.server_round, result.kept.memory)

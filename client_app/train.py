@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from client_app.sgd import SGD
+from client_app.work import Budget
 from fedcmi_flwr.config.sections import TrainingConfig
 from fedcmi_flwr.data.samples import Samples, room_on
 from fedcmi_flwr.evaluation.counts import measure
@@ -54,6 +55,7 @@ def train(
     server_round: int,
     partition_id: int,
     received: Received,
+    budget: Budget | None = None,
 ) -> LocalResult:
     """Train the received model in place for one round.
 
@@ -73,6 +75,8 @@ def train(
         The node's number; with seed and round it decides everything random.
     received
         What came with the model, and what the node kept.
+    budget
+        The node's time; None: as long as it takes.
 
     Returns
     -------
@@ -90,13 +94,16 @@ def train(
     lr, steps = settings.learning_rate(server_round), 0
     optimizer = new_optimizer(model, settings, lr)
     generator = torch_generator(settings.seed, "batches", server_round, partition_id)
-    losses = RunningLosses()
+    losses, budget = RunningLosses(), budget or Budget()
 
     model.train()
     with torch_global_seed(settings.seed, "dropout", server_round, partition_id):
         for epoch in range(settings.local_epochs):
+            if budget.spent:
+                break
             views = torch_generator(settings.seed, f"views, epoch {epoch}", server_round, partition_id)
-            for batch in samples.training_batches(settings.batch_size, model.spec.modalities, generator, device, views):
+            batches = samples.training_batches(settings.batch_size, model.spec.modalities, generator, device, views)
+            for batch in budget.within(batches):
                 losses.add(step(model, batch, method, optimizer, local), len(batch.labels))
                 steps += 1
             losses.check(epoch, settings)

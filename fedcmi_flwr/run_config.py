@@ -28,6 +28,7 @@ from fedcmi_flwr.config.sections import (
 )
 from fedcmi_flwr.config.selection import SelectionConfig
 from fedcmi_flwr.config.texts import read_assignments
+from fedcmi_flwr.config.work import WorkConfig
 from fedcmi_flwr.lookup import UnknownNameError, find
 from fedcmi_flwr.methods import METHODS, Method, hyperparameters, make_method
 from fedcmi_flwr.methods.hyperparameters import with_hyperparameters
@@ -72,6 +73,7 @@ class RunConfig:
     guards: Guards
     privacy: Privacy
     training: TrainingConfig
+    work: WorkConfig
     machine: MachineConfig
     checkpoints: CheckpointConfig
     selection: SelectionConfig
@@ -93,6 +95,7 @@ SECTIONS: Mapping[str, type[Settings]] = {
     "guards": Guards,
     "privacy": Privacy,
     "training": TrainingConfig,
+    "work": WorkConfig,
     "machine": MachineConfig,
     "checkpoints": CheckpointConfig,
     "selection": SelectionConfig,
