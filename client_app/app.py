@@ -10,9 +10,10 @@ from client_app.model import method_of, receive
 from client_app.node import naming_device, read_node
 from client_app.personal import personal_name, personalise
 from client_app.samples import check_unchanged, node_samples, task_samples
-from client_app.train import Received, train
+from client_app.train import train
 from client_app.work import own_work
 from fedcmi_flwr import wire
+from fedcmi_flwr.client.begin import Received
 from fedcmi_flwr.config.sections import TrainingConfig, read_section
 from fedcmi_flwr.data.samples import Samples
 from fedcmi_flwr.evaluation.counts import Counts, evaluate
@@ -29,7 +30,9 @@ def query(message: Message, context: Context) -> Message:
     with naming_device(context):
         node = read_node(context)
         samples = node_samples(node, "train", node.modalities)
-    return wire.query_reply(message, wire.NodeInfo(samples.seen_modalities, node.config.partition_id, node.config.name))
+    return wire.query_reply(
+        message, wire.NodeInfo(samples.seen_modalities, node.config.partition_id, name=node.config.name)
+    )
 
 
 @app.train()
@@ -45,9 +48,10 @@ def train_round(message: Message, context: Context) -> Message:
     model = receive(node, task, method)
     memory = recall(context, node, task.server_round)
     received = Received(task.dominance, to_state_dict(task.from_method), memory)
+    partition, name = node.config.partition_id, str(task.config["method"])
 
     begin = time.perf_counter()
-    result = train(model, samples, method, settings, task.server_round, node.config.partition_id, received, budget)
+    result = train(model, samples, method, settings, task.server_round, partition, received, name, budget)
     seconds = time.perf_counter() - begin
 
     remember(context, node, task.server_round, result.kept.memory)
@@ -61,6 +65,7 @@ def train_round(message: Message, context: Context) -> Message:
         from_method=to_arrays(result.kept.to_server),
         modality_examples=samples.modality_counts,
         seconds=seconds,
+        applied=result.applied,
     )
 
 

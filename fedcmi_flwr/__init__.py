@@ -7,10 +7,13 @@ modality they belong to. The parts load when they are first used.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from fedcmi_flwr.machine.bundle import enter_bundle
+
 if TYPE_CHECKING:
     from fedcmi_flwr.aggregation.optimizers import ServerOptimizer
     from fedcmi_flwr.aggregation.privacy import Privacy
     from fedcmi_flwr.aggregation.robust import RobustAggregation
+    from fedcmi_flwr.client import LocalObjective
     from fedcmi_flwr.inference import Predictor
     from fedcmi_flwr.methods import METHODS, CrossModalInfiltration, Kept, LocalRound, LocalSteps, Method
     from fedcmi_flwr.models.encoders import Encoder
@@ -29,6 +32,7 @@ __all__ = [
     "FedCMI",
     "Guards",
     "Kept",
+    "LocalObjective",
     "LocalRound",
     "LocalSteps",
     "LossTerms",
@@ -53,6 +57,7 @@ _HOMES = {
     "FedCMI": "strategy",
     "Guards": "strategy.guards",
     "Kept": "methods",
+    "LocalObjective": "client",
     "LocalRound": "methods",
     "LocalSteps": "methods",
     "LossTerms": "types",
@@ -70,6 +75,8 @@ _HOMES = {
     "read_task": "wire",
     "train_reply": "wire",
 }
+
+enter_bundle()
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401

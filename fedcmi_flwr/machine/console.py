@@ -2,9 +2,10 @@
 
 import sys
 from importlib import import_module
+from pathlib import Path
 
-from fedcmi_flwr.machine.bundle import ROOT
-
+ROOT = Path(__file__).resolve().parents[2]
+"""The directory that ``fedcmi_flwr`` is imported from."""
 COMMANDS = "server_app.commands.main"
 
 

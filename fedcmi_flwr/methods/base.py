@@ -17,7 +17,7 @@ from fedcmi_flwr.methods import losses
 from fedcmi_flwr.methods.dominance import NOBODY, Dominance
 from fedcmi_flwr.methods.local import Kept, LocalRound, LocalSteps
 from fedcmi_flwr.models.encoders import NORMALIZATIONS
-from fedcmi_flwr.models.multimodal import MultimodalModel, parameter_groups
+from fedcmi_flwr.models.multimodal import MultimodalModel
 from fedcmi_flwr.types import AnyArray, Batch, ClassStats, LossTerms, Modality, ModelOutput, Votes
 
 
@@ -230,8 +230,7 @@ class Method(Settings):
     def clip_gradients(self, model: MultimodalModel) -> None:
         """Scale each parameter group's gradient in place, where ``max_gradient_norm`` says so."""
         if self.max_gradient_norm > 0:
-            for prefixes in parameter_groups(model.spec).values():
-                group = [value for name, value in model.trained_parameters().items() if name.startswith(prefixes)]
+            for group in model.trained_groups().values():
                 torch.nn.utils.clip_grad_norm_(group, self.max_gradient_norm)
 
     def adjust_gradients(self, model: MultimodalModel, local: LocalRound) -> None:

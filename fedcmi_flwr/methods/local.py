@@ -2,15 +2,25 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from fedcmi_flwr.methods.dominance import Dominance
-from fedcmi_flwr.models.multimodal import Branch
 from fedcmi_flwr.types import Batch, ClassStats, Modality
+
+
+@runtime_checkable
+class Teacher(Protocol):
+    """One modality of the received model, frozen."""
+
+    def self_logits(self, x: Any) -> Float[Tensor, "batch classes"]:  # noqa: ANN401
+        """Return the self logits of inputs."""
+
+    def self_logits_of(self, features: Float[Tensor, "batch features"]) -> Float[Tensor, "batch classes"]:
+        """Return the same from what the encoder made of the inputs."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +32,7 @@ class LocalRound:
     """True when the node owns one modality of several."""
     global_parameters: Sequence[Tensor]
     """Parameters of the received model, in the order of ``model.trained_parameters()``, detached copies."""
-    teachers: Mapping[Modality, Branch]
+    teachers: Mapping[Modality, Teacher]
     """Frozen branches of the received model, in eval mode, for the modalities that may teach."""
     dominance: Dominance
     stats: ClassStats | None

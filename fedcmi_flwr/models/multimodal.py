@@ -5,6 +5,7 @@ modalities it owns and nothing else; the fusion head is the same on all nodes.
 Source: arXiv 2401.00894, section 3 (self- and infiltration projector, shared classifier).
 """
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -132,6 +133,8 @@ class MultimodalModel(nn.Module):
         The federation's model.
     inputs
         What each owned modality's samples look like; one branch is built for each.
+    encoders
+        Encoders that are there already, by modality; each gets a branch too, whatever ``spec`` calls it.
 
     Raises
     ------
@@ -139,10 +142,17 @@ class MultimodalModel(nn.Module):
         A modality that ``spec`` does not know, an unknown encoder, projector, fusion, structure or normalization.
     """
 
-    def __init__(self, spec: ModelSpec, inputs: Sequence[ModalitySpec]) -> None:
+    def __init__(
+        self,
+        spec: ModelSpec,
+        inputs: Sequence[ModalitySpec],
+        encoders: Mapping[Modality, Encoder] | None = None,
+    ) -> None:
         super().__init__()
-        unknown = [modality.name for modality in inputs if modality.name not in spec.modalities]
-        if unknown or not inputs:
+        ready = dict(encoders or {})
+        owned = [*ready, *(modality.name for modality in inputs)]
+        unknown = [name for name in owned if name not in spec.modalities]
+        if unknown or not owned:
             raise ValueError(f"modalities {unknown}: need one or more, all of {list(spec.modalities)}.")
         fusion = find(FUSION, spec.fusion)
         if spec.structure not in STRUCTURES:
@@ -154,6 +164,8 @@ class MultimodalModel(nn.Module):
             name = modality.name
             options, frozen = spec.options.get(name), name in spec.frozen
             encoder = build_encoder(spec.encoders[name], modality, dim, spec.normalization, options, frozen)
+            self.branches[name] = Branch(encoder, dim, spec.num_classes, spec.projector, spec.structure)
+        for name, encoder in ready.items():
             self.branches[name] = Branch(encoder, dim, spec.num_classes, spec.projector, spec.structure)
         if spec.structure != "unimodal":
             self.fusion = fusion(len(spec.modalities), dim, spec.num_classes)
@@ -170,9 +182,19 @@ class MultimodalModel(nn.Module):
             raise TypeError(f"branch of {modality!r} is a {type(branch).__name__}.")
         return branch
 
+    def teacher(self, modality: Modality) -> Branch:
+        """Return a copy of an owned modality's branch as it is now, which teaches: in eval mode, without gradients."""
+        return copy.deepcopy(self.branch(modality)).eval().requires_grad_(False)
+
     def trained_parameters(self) -> dict[str, nn.Parameter]:
         """Return the parameters without the frozen trunks', by name."""
         return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
+
+    def trained_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Return the same by parameter group, without names."""
+        trained = self.trained_parameters().items()
+        groups = parameter_groups(self.spec).items()
+        return {group: [value for name, value in trained if name.startswith(prefixes)] for group, prefixes in groups}
 
     def trained_state(self) -> dict[str, Tensor]:
         """Return the state_dict without the frozen trunks: what is sent, averaged and kept."""

@@ -2,12 +2,49 @@
 
 from collections.abc import Iterable, Mapping
 
-from flwr.app import Message
+from flwr.app import Message, MetricRecord
 
 from fedcmi_flwr import wire
 from fedcmi_flwr.evaluation.counts import Counts
+from fedcmi_flwr.strategy.averages import MetricsAggregation, own_metrics
 from fedcmi_flwr.strategy.nodes import content_of
 from fedcmi_flwr.strategy.round_report import RoundReport
+
+
+def evaluation_metrics(
+    replies: Iterable[Message],
+    asked: Mapping[int, wire.NodeInfo],
+    report: RoundReport,
+    weight_key: str,
+    aggregate: MetricsAggregation,
+) -> MetricRecord | None:
+    """Put what nodes counted into the report, and return what Flower's history gets of it.
+
+    Parameters
+    ----------
+    replies
+        As for :func:`read_evaluations`.
+    asked
+        As for :func:`read_evaluations`.
+    report
+        The round's; gets the counts and the refusals.
+    weight_key
+        Key of a reply's number of samples.
+    aggregate
+        What becomes of the nodes' own numbers.
+
+    Returns
+    -------
+    Accuracies, and the nodes' own numbers; None where nobody evaluated.
+    """
+    report.evaluated_by = read_evaluations(replies, asked, report)
+    report.evaluated = add_up(report.evaluated_by.values())
+    if not report.evaluated_by:
+        return None
+    weighted = [(report.node_metrics[p], report.node_weights[p]) for p in sorted(report.evaluated_by)]
+    metrics = own_metrics(weighted, weight_key, aggregate)
+    metrics.update({f"accuracy.{name}": found.accuracy for name, found in report.evaluated.items()})
+    return metrics
 
 
 def read_evaluations(
@@ -37,9 +74,12 @@ def read_evaluations(
             content = content_of(message)
             if info is None:
                 raise wire.WireError("it was not asked in this round, or answered before.")
-            counts = wire.read_evaluate_reply(content, report.plan.num_classes)
-            report.plan.expected.check_predictions(counts)
-            found[info.partition_id] = counts
+            plan, partition = report.plan, info.partition_id
+            counts = wire.read_evaluate_reply(content, plan.num_classes, plan.weight_key)
+            plan.expected.check_predictions(counts)
+            report.node_metrics[partition] = wire.evaluate_metrics(content, plan.weight_key)
+            report.node_weights[partition] = wire.evaluate_weight(content, plan.weight_key)
+            found[partition] = counts
         except wire.WireError as error:
             who = asked[node].title(node) if node in asked else f"node {node}"
             report.refuse(node, f"Evaluation of {who} refused: {error}")

@@ -1,10 +1,40 @@
-"""Why a round's updates are too few for the model to change."""
+"""Why a round's updates are too few for the model to change, and how many such rounds a run puts up with."""
+
+import logging
 
 from fedcmi_flwr.aggregation.robust import RobustAggregation
+from fedcmi_flwr.strategy.nodes import RoundFailedError
 from fedcmi_flwr.strategy.owners import owners_needed
 from fedcmi_flwr.strategy.round_report import RoundReport
 from fedcmi_flwr.strategy.tolerance import Tolerance
 from fedcmi_flwr.types import SHARED
+
+logger = logging.getLogger("flwr.fedcmi")
+
+
+class FailureBudget:
+    """Failed rounds that may follow now; none before the first success, where waiting would not help.
+
+    Parameters
+    ----------
+    most
+        As many as may follow a success.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._left = 0
+
+    def renew(self) -> None:
+        """Note that a round succeeded."""
+        self._left = self._most
+
+    def spend(self, reason: str) -> None:
+        """Note that a round failed; raise :class:`RoundFailedError` where that was one too many."""
+        if self._left == 0:
+            raise RoundFailedError(reason)
+        self._left -= 1
+        logger.warning("%s The model stays as it was; %d more such rounds may follow.", reason, self._left)
 
 
 def why_failed(report: RoundReport, num_updates: int, tolerance: Tolerance, aggregation: RobustAggregation) -> str:

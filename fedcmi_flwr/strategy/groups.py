@@ -5,6 +5,16 @@ from collections.abc import Mapping, Sequence
 from fedcmi_flwr.types import SHARED, Modality
 
 
+def checked_groups(groups: Mapping[str, Sequence[str]]) -> dict[Modality, tuple[str, ...]]:
+    """Return modality -> prefixes; ValueError where there is no modality, or one has the shared group's name."""
+    if not groups or SHARED in groups:
+        raise ValueError(
+            f"groups = {dict(groups)!r}: name the parameter prefixes of at least one modality, none called "
+            f"{SHARED!r}; what no prefix matches is shared."
+        )
+    return {name: tuple(prefixes) for name, prefixes in groups.items()}
+
+
 def group_names(names: Sequence[str], groups: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
     """Sort parameter names into groups by prefix; what no prefix matches is shared.
 

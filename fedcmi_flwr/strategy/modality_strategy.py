@@ -9,24 +9,29 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import FedAvg
+from flwr.serverapp.strategy import FedAvg, Result
 
 from fedcmi_flwr import wire
 from fedcmi_flwr.aggregation.group_optimizers import GroupOptimizers
 from fedcmi_flwr.aggregation.optimizers import ServerOptimizer
-from fedcmi_flwr.aggregation.privacy import NO_PRIVACY, Privacy, check_arrays, check_protected
+from fedcmi_flwr.aggregation.privacy import NO_PRIVACY, Privacy, check_protected
 from fedcmi_flwr.aggregation.robust import RobustAggregation
-from fedcmi_flwr.methods import METHODS, Method
+from fedcmi_flwr.lookup import find
+from fedcmi_flwr.methods import METHOD, Method
 from fedcmi_flwr.methods import hyperparameters as hyperparameters_of
 from fedcmi_flwr.methods.dominance import NOBODY
+from fedcmi_flwr.strategy.account import charge
+from fedcmi_flwr.strategy.applied import name_of
+from fedcmi_flwr.strategy.averages import MetricsAggregation, ModelAverage, mean_metrics, own_metrics
 from fedcmi_flwr.strategy.averaging import average_updates
-from fedcmi_flwr.strategy.evaluations import add_up, read_evaluations
-from fedcmi_flwr.strategy.failure import why_failed
-from fedcmi_flwr.strategy.groups import group_names, groups_for
+from fedcmi_flwr.strategy.evaluations import evaluation_metrics
+from fedcmi_flwr.strategy.failure import FailureBudget, why_failed
+from fedcmi_flwr.strategy.groups import checked_groups, group_names, groups_for
 from fedcmi_flwr.strategy.guards import Guards, bound_updates, finite_or_kept
 from fedcmi_flwr.strategy.last_good import LastGood, unusable_groups
 from fedcmi_flwr.strategy.nodes import NodeRegistry, RoundFailedError
@@ -40,7 +45,8 @@ from fedcmi_flwr.strategy.state import ServerState
 from fedcmi_flwr.strategy.tasks import TaskMessages
 from fedcmi_flwr.strategy.teaching import next_teacher
 from fedcmi_flwr.strategy.tolerance import Tolerance
-from fedcmi_flwr.types import SHARED, AnyArray, Modality
+from fedcmi_flwr.strategy.wrappers import Around
+from fedcmi_flwr.types import AnyArray, Modality
 
 logger = logging.getLogger("flwr.fedcmi")
 
@@ -58,7 +64,7 @@ class ModalityStrategy(FedAvg):
     num_classes
         C, the length of the class statistics.
     method
-        The hyperparameters of the local objective; they are sent to the nodes under their configuration keys.
+        The local objective, by name or with hyperparameters; they are sent to the nodes under their configuration keys.
     seed
         Seed of the sampling of partitions.
     sampling
@@ -76,6 +82,15 @@ class ModalityStrategy(FedAvg):
         released, and :class:`PrivacyBudgetError` ends ``start`` before a round that would exceed the budget.
     wire_dtype
         What float32 weights travel in, "float32" or "float16"; nodes are told.
+    weighted_by_key
+        Key of a reply's number of samples, its weight.
+    train_metrics_aggr_fn
+        From the nodes' own numbers, one RecordDict a node, and the weight's key to what a round reports of them, as
+        Flower's FedAvg takes it; None: weighted means.
+    evaluate_metrics_aggr_fn
+        The same for evaluations.
+    **options
+        Fields of ``sampling`` by name, as FedAvg takes them: ``fraction_train=0.5``.
 
     Raises
     ------
@@ -88,7 +103,7 @@ class ModalityStrategy(FedAvg):
         self,
         groups: Mapping[Modality, Sequence[str]],
         num_classes: int,
-        method: Method = METHODS["fedcmi"],
+        method: Method | str = "fedcmi",
         *,
         seed: int = 0,
         sampling: Sampling = Sampling(),
@@ -98,25 +113,30 @@ class ModalityStrategy(FedAvg):
         server_optimizer: ServerOptimizer = ServerOptimizer(),
         privacy: Privacy = NO_PRIVACY,
         wire_dtype: str = "float32",
+        weighted_by_key: str = wire.NUM_EXAMPLES,
+        train_metrics_aggr_fn: MetricsAggregation | None = None,
+        evaluate_metrics_aggr_fn: MetricsAggregation | None = None,
+        **options: Any,  # noqa: ANN401
     ) -> None:
+        method = find(METHOD, method) if isinstance(method, str) else method
+        sampling = sampling.changed(options)
         super().__init__(
             fraction_train=sampling.fraction_train,
             fraction_evaluate=sampling.fraction_evaluate,
             min_train_nodes=sampling.min_train_nodes,
             min_evaluate_nodes=1,
             min_available_nodes=sampling.min_available_nodes,
+            weighted_by_key=weighted_by_key,
+            train_metrics_aggr_fn=train_metrics_aggr_fn or mean_metrics,
+            evaluate_metrics_aggr_fn=evaluate_metrics_aggr_fn or mean_metrics,
         )
-        if not groups or SHARED in groups:
-            raise ValueError(
-                f"groups = {dict(groups)!r}: name the parameter prefixes of at least one modality, none called "
-                f"{SHARED!r}; what no prefix matches is shared."
-            )
+        self.groups = checked_groups(groups)
         if privacy.enabled:
             check_protected(method, sampling.fraction_evaluate, aggregation.name, guards.max_example_ratio)
 
-        self.groups = {name: tuple(prefixes) for name, prefixes in groups.items()}
         self.num_classes = num_classes
         self.method = method
+        self.method_name = name_of(method)
         self.evaluate_from = sampling.evaluate_from
         self.tolerance = tolerance
         self.guards = replace(guards, max_norm_ratio=0.0) if privacy.enabled else guards
@@ -130,17 +150,16 @@ class ModalityStrategy(FedAvg):
         self.method_state: dict[str, AnyArray] = {}
         self.releases: dict[int, int] = {}
         """The account: partition id -> vectors of the node that went into noisy sums."""
-        self.failures_left = 0
-        """Failed rounds that may follow now; none before the first success, where waiting would not help."""
+        self.failures = FailureBudget(tolerance.failure_budget)
         self.rounds_done = 0
         """Rounds of an earlier process; Flower's ``start`` counts from 1 again, the hooks below go on from here."""
-        self.to_evaluate: Callable[[int, Mapping[str, AnyArray]], Mapping[str, AnyArray]] = lambda _, values: values
-        """From a round and its global model to the one that nodes evaluate: an average over rounds, where that is
-        what will be used."""
+        self.model_average = ModelAverage(method.averaging)
+        """What a round returns, and the weights behind it that the next one trains on."""
         self.why_unusable: Callable[[Mapping[str, AnyArray]], str] = lambda _: ""
         """From a new global model to what is wrong with it; such a round fails, and the model stays as it was."""
         self.good = LastGood()
         self.report = RoundReport(RoundPlan(0, num_classes))
+        self._around = Around(tuple(self.groups))
         self._started = time.monotonic()
         self._evaluating: dict[int, wire.NodeInfo] = {}
 
@@ -165,7 +184,7 @@ class ModalityStrategy(FedAvg):
         """
         self.good = good or self.good
         self.rounds_done = rounds_done
-        self.failures_left = self.tolerance.failure_budget
+        self.failures.renew()
         self.releases = dict(state.releases)
         method = dict(state.method) if nodes_remember else self.method.without_memory(state.method)
         self._restore(replace(state, method=method))
@@ -177,8 +196,14 @@ class ModalityStrategy(FedAvg):
         self.method_state = dict(state.method)
         self.optimizers.restore(state.optimizer)
 
+    def start(self, *args: Any, **options: Any) -> Result:  # noqa: ANN401
+        """Run the rounds; arguments and result are those of Flower's strategies."""
+        self._around.nothing = True
+        return super().start(*args, **options)
+
     def summary(self) -> None:
-        """Log the strategy's settings."""
+        """Log the strategy's settings; ``start`` calls it first, be it that of a wrapper, which is checked here."""
+        self._around.check(self.method)
         super().summary()
         logger.info("\t├──> Modalities: %s", ", ".join(self.groups))
         logger.info("\t└──> Method: %s", hyperparameters_of(self.method))
@@ -188,8 +213,9 @@ class ModalityStrategy(FedAvg):
     ) -> Iterable[Message]:
         """Sample nodes and send each the groups it can use; nothing where too few nodes can be used."""
         self._started = time.monotonic()
+        self.nodes.learn(self.report.learned)
         self.nodes.ask_again(self.report.to_ask_again)
-        plan = self._plan(server_round + self.rounds_done, arrays)
+        plan = self._plan(server_round + self.rounds_done, self.model_average.behind(arrays), config)
         spent = self.privacy.spent(self.releases) if self.privacy.enabled else None
         self.report = report = RoundReport(plan, privacy=spent)
         try:
@@ -199,17 +225,15 @@ class ModalityStrategy(FedAvg):
             return []
         report.asking_seconds = time.monotonic() - self._started
 
-        known = dict(self.nodes.known)
+        known = self._around.seen(self.nodes.known)
         sent = {node: (known[node], groups_for(known[node].modalities, plan.names)) for node in chosen}
         report.plan = replace(plan, known=known, sent=sent)
         if self.privacy.enabled:
-            self._charge(report)
+            self.releases = charge(report, self.privacy, self.releases, self.method)
 
         tasks = TaskMessages(plan, self.method, config, self.wire_dtype)
         messages = [tasks.train(node, known[node], self.method_state) for node in chosen]
-        for message in messages:
-            info = known[message.metadata.dst_node_id]
-            report.bytes_down[info.partition_id] = wire.content_bytes(message)
+        report.note_sent(messages)
         return messages
 
     def aggregate_train(
@@ -252,7 +276,7 @@ class ModalityStrategy(FedAvg):
                 self._restore(self.good.state)
             arrays = {**report.plan.arrays, **back}  # before the round is closed, which lets go of them
             failed = self._fail(reason)
-            return (_record(arrays) if back else None), failed
+            return (self.model_average.go_back(arrays, back) if back else None), failed
 
         ordered = [updates[partition] for partition in sorted(updates)]
         arrays = {**self._step(ordered), **back}
@@ -263,14 +287,16 @@ class ModalityStrategy(FedAvg):
 
         self.good.note(report.plan, report.owners, before)
         self.dominance = next_teacher(report, ordered, self.method, self.privacy)
+        shown = self.model_average.add(arrays, back)
         if not self.privacy.enabled:
             note_training(updates, report)
-        self.failures_left = self.tolerance.failure_budget
+        self.failures.renew()
         self._close()
 
-        metrics: dict[str, int | float] = {f"loss.{name}": value for name, value in report.losses.items()}
-        metrics |= {"num-examples": report.num_examples, "refused": len(report.refused)} | (report.privacy or {})
-        return _record(arrays), MetricRecord(dict(metrics))
+        own = [] if self.privacy.enabled else [(update.metrics, update.num_examples) for update in ordered]
+        metrics = own_metrics(own, self.weighted_by_key, self.train_metrics_aggr_fn)
+        metrics.update(report.numbers)
+        return shown, metrics
 
     def _step(self, updates: Sequence[wire.NodeUpdate]) -> dict[str, AnyArray]:
         """Return the new global model and take the method's new state; what would not be finite keeps its value."""
@@ -285,23 +311,10 @@ class ModalityStrategy(FedAvg):
         arrays, self.method_state = finite_or_kept(stepped, state, self.method_state, report)
         return arrays
 
-    def _charge(self, report: RoundReport) -> None:
-        """Book what the round will release of the nodes it asks, before they are asked."""
-        plan = report.plan
-        check_arrays(plan.arrays)
-        asked = {
-            partition: len(groups) + self.method.measures for partition, groups in plan.groups_by_partition.items()
-        }
-        self.releases = self.privacy.charge(self.releases, asked)
-        report.privacy = self.privacy.spent(self.releases)
-
     def _fail(self, reason: str) -> MetricRecord:
         """Note that the round failed; raise where that was one too many."""
         self.report.failed = reason
-        if self.failures_left == 0:
-            raise RoundFailedError(reason)
-        self.failures_left -= 1
-        logger.warning("%s The model stays as it was; %d more such rounds may follow.", reason, self.failures_left)
+        self.failures.spend(reason)
         self._close()
         return MetricRecord({"refused": len(self.report.refused)})
 
@@ -317,33 +330,20 @@ class ModalityStrategy(FedAvg):
         server_round += self.rounds_done
         if self.fraction_evaluate == 0.0 or self.report.failed or server_round < self.evaluate_from:
             return []
-        try:
-            chosen = self.nodes.sample(grid, server_round, self.fraction_evaluate, self.min_evaluate_nodes, "evaluate")
-        except RoundFailedError as error:
-            logger.warning("nobody evaluates: %s", error)
-            return []
-
-        self._evaluating = {node: self.nodes.known[node] for node in chosen}
-        plan = self._plan(server_round, arrays)
-        shown = replace(plan, arrays=self.to_evaluate(server_round, plan.arrays))
-        tasks = TaskMessages(shown, self.method, config, self.wire_dtype)
+        chosen = self.nodes.sample_evaluators(grid, server_round, self.fraction_evaluate)
+        known = self._around.seen(self.nodes.known)
+        self._evaluating = {node: known[node] for node in chosen}
+        plan = self._plan(server_round, {name: array.numpy() for name, array in arrays.items()}, config)
+        tasks = TaskMessages(plan, self.method, config, self.wire_dtype)
         return [tasks.evaluate(node, info) for node, info in self._evaluating.items()]
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Add up correct predictions and samples over nodes, then divide; malformed and missing replies are noted."""
         asked, self._evaluating = self._evaluating, {}
-        self.report.evaluated_by = read_evaluations(replies, asked, self.report)
-        self.report.evaluated = add_up(self.report.evaluated_by.values())
-        if not self.report.evaluated:
-            return None
-        return MetricRecord({f"accuracy.{name}": found.accuracy for name, found in self.report.evaluated.items()})
+        return evaluation_metrics(replies, asked, self.report, self.weighted_by_key, self.evaluate_metrics_aggr_fn)
 
-    def _plan(self, server_round: int, arrays: ArrayRecord) -> RoundPlan:
-        """Return a round's plan before anybody is chosen."""
-        values = {name: array.numpy() for name, array in arrays.items()}
-        names = group_names(tuple(values), self.groups)
-        return RoundPlan(server_round, self.num_classes, self.dominance, values, names, expected=self.guards.expected)
-
-
-def _record(arrays: Mapping[str, AnyArray]) -> ArrayRecord:
-    return ArrayRecord({name: Array(value) for name, value in arrays.items()})
+    def _plan(self, server_round: int, arrays: Mapping[str, AnyArray], config: ConfigRecord) -> RoundPlan:
+        """Return a round's plan before anybody is chosen; ``config`` may have a name of its own for the method."""
+        names, expected = group_names(tuple(arrays), self.groups), self.guards.expected
+        plan = RoundPlan(server_round, self.num_classes, self.dominance, arrays, names, expected=expected)
+        return replace(plan, method=str(config.get("method", self.method_name)), weight_key=self.weighted_by_key)

@@ -3,8 +3,9 @@
 import logging
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import count
 
 from flwr.app import Message
 from flwr.serverapp import Grid
@@ -16,6 +17,8 @@ from fedcmi_flwr.wire.packing import WireError
 from fedcmi_flwr.wire.text import one_line
 
 logger = logging.getLogger("flwr.fedcmi")
+NO_HANDLER = "No query function registered"
+"""What Flower says of an app without a query handler."""
 LONGEST_PAUSE = 8
 """Rounds after which a node that cannot be used is asked again, at most."""
 POLL_SECONDS = 1.0
@@ -102,6 +105,14 @@ class NodeRegistry:
         logger.info("configure_%s: sampled %d of %d nodes", purpose, size, len(ready))
         return [by_partition[int(partition)] for partition in sorted(partitions)]
 
+    def sample_evaluators(self, grid: Grid, server_round: int, fraction: float) -> list[int]:
+        """Return the nodes that evaluate, as :meth:`sample` does; none where too few nodes can be used."""
+        try:
+            return self.sample(grid, server_round, fraction, 1, "evaluate")
+        except RoundFailedError as error:
+            logger.warning("nobody evaluates: %s", error)
+            return []
+
     def _available(self, grid: Grid, server_round: int) -> list[int]:
         """Return connected nodes that said what they own; wait for ``min_available_nodes`` of them, with a bound."""
         deadline = time.monotonic() + self.wait_timeout
@@ -131,7 +142,7 @@ class NodeRegistry:
             return
         silent = f"no answer to the query within {self.wait_timeout:.0f} s (wait-timeout); restart it."
         reasons = dict.fromkeys(node_ids, silent)
-        waiting = set(node_ids)
+        waiting, undeclared = set(node_ids), list[int]()
         messages = [wire.query_message(node, server_round) for node in node_ids]
         for message in grid.send_and_receive(messages, timeout=self.wait_timeout):
             node = message.metadata.src_node_id
@@ -143,17 +154,40 @@ class NodeRegistry:
                 info = wire.read_query_reply(content_of(message), self.modalities)
                 self._take_partition(node, info)
             except WireError as error:
-                reasons[node] = one_line(str(error))
+                if NO_HANDLER in str(error):
+                    undeclared.append(node)
+                    del reasons[node]
+                else:
+                    reasons[node] = one_line(str(error))
                 continue
             self.known[node] = info
             self.unusable.pop(node, None)
             del reasons[node]
+        for node in sorted(undeclared):
+            self._assume_all(node)
         for node, reason in reasons.items():
             pause = min(2 * self.unusable[node].pause, LONGEST_PAUSE) if node in self.unusable else 1
             logger.warning("query: node %d cannot be used: %s It is asked again in %d round(s).", node, reason, pause)
             self.unusable[node] = Unusable(reason, pause, server_round + pause)
 
+    def _assume_all(self, node: int) -> None:
+        """Take a node that has no query handler for one that owns everything, until its first reply says what."""
+        own = [partition for partition, holder in self.holders.items() if holder == node]
+        free = own[0] if own else next(partition for partition in count() if partition not in self.holders)
+        info = wire.NodeInfo(self.modalities, free, wire.PLAIN, declared=False)
+        self._take_partition(node, info)
+        self.known[node] = info
+        self.unusable.pop(node, None)
+
+    def learn(self, found: Mapping[int, tuple[wire.NodeInfo, tuple[str, ...]]]) -> None:
+        """Take what the replies of nodes without a query handler showed."""
+        self.known |= {node: info for node, (info, _) in found.items() if node in self.known}
+
     def _take_partition(self, node: int, info: wire.NodeInfo) -> None:
+        holder = self.holders.get(info.partition_id, node)
+        if holder != node and holder in self.known and not self.known[holder].declared and info.declared:
+            self.holders[info.partition_id] = node
+            self._assume_all(holder)  # its number was a guess
         if self.holders.get(info.partition_id, node) != node:
             raise WireError(
                 f"partition-id {info.partition_id} is taken by another node; give each node its own in --node-config."

@@ -79,7 +79,7 @@ class Measure:
         return usual * ratio ** (LOOSE if self.loose else 1)
 
 
-def extents(update: wire.NodeUpdate, plan: RoundPlan, node: int) -> dict[str, Extent]:
+def extents(update: wire.NodeUpdate, plan: RoundPlan) -> dict[str, Extent]:
     """Measure a reply while its arrays are in memory.
 
     Parameters
@@ -88,15 +88,13 @@ def extents(update: wire.NodeUpdate, plan: RoundPlan, node: int) -> dict[str, Ex
         With the names, shapes and dtypes of what was sent.
     plan
         The round's.
-    node
-        Whose reply it is.
 
     Returns
     -------
-    Group -> extent of its change; and of what the method sends, under ``METHOD``, where it sends anything.
+    Group that it holds -> extent of its change; under ``METHOD`` that of what the method sends, where it does.
     """
-    groups = plan.sent[node][1]
-    found = {group: extent_of(plan.names[group], update.arrays, plan.arrays) for group in groups}
+    held = {group: names for group, names in plan.names.items() if set(names) <= set(update.arrays)}
+    found = {group: extent_of(names, update.arrays, plan.arrays) for group, names in held.items()}
     if update.from_method:
         found[METHOD] = extent_of(list(update.from_method), update.from_method, {})
     return found

@@ -9,6 +9,7 @@ from flwr.app import Message
 
 from fedcmi_flwr import wire
 from fedcmi_flwr.methods import Method
+from fedcmi_flwr.strategy.applied import check_applied
 from fedcmi_flwr.strategy.last_good import DIVERGED
 from fedcmi_flwr.strategy.nodes import content_of
 from fedcmi_flwr.strategy.outliers import extents
@@ -65,8 +66,8 @@ def read_updates(
             content = content_of(message)
             if info is None:
                 raise WireError("it was not asked in this round, or answered before.")
-            update = _read_update(content, report.plan, method, node)
-            report.extents[info.partition_id] = extents(update, report.plan, node)
+            update = _read_update(content, report, method, node)
+            report.extents[info.partition_id] = extents(update, report.plan)
             updates[info.partition_id] = _put_away(update, store)
         except WireError as error:
             if info is None and message.has_error():
@@ -80,15 +81,22 @@ def read_updates(
         )
     for node in silent:
         report.refuse(node, f"No reply of {report.plan.describe(node)}. {because}")
+    report.learn()
     return _without_incompatible(updates, report, method, method_state)
 
 
-def _read_update(content: Message, plan: RoundPlan, method: Method, node: int) -> wire.NodeUpdate:
-    info, _ = plan.sent[node]
+def _read_update(content: Message, report: RoundReport, method: Method, node: int) -> wire.NodeUpdate:
+    plan = report.plan
+    info, groups = plan.sent[node]
     sent = plan.sent_to(node)
+    if not info.declared:
+        info, groups = _shown_by(content, plan, node)
+        report.learned[node] = (info, groups)
+        sent = {name: sent[name] for group in groups for name in plan.names[group]}
     measured = info.modalities if method.measures else ()
-    update = wire.read_train_reply(content, sent, measured, plan.num_classes)
+    update = wire.read_train_reply(content, sent, measured, plan.num_classes, plan.weight_key)
     plan.expected.check_terms(update.loss_sum)
+    check_applied(update.applied, plan.method, method)
     foreign = sorted(set(update.modality_examples) - set(info.modalities))
     if foreign:
         raise WireError(f"metrics: num-examples.{foreign[0]}, but the node owns {list(info.modalities)}.")
@@ -97,6 +105,18 @@ def _read_update(content: Message, plan: RoundPlan, method: Method, node: int) -
     except ValueError as error:
         raise WireError(f"method-arrays: {error}") from error
     return update
+
+
+def _shown_by(content: Message, plan: RoundPlan, node: int) -> tuple[wire.NodeInfo, tuple[str, ...]]:
+    """Return what a node without a query handler owns, by the arrays that it sent back."""
+    info, groups = plan.narrowed(node, wire.reply_names(content))
+    if not info.modalities:
+        raise WireError(
+            f"arrays: no modality of {list(plan.sent[node][0].modalities)} is whole. The node has no query handler, "
+            "so it must send back all arrays of each modality that it owns, under the names that were sent: "
+            "ArrayRecord(model.state_dict()); or answer the query, client_app.query()."
+        )
+    return info, groups
 
 
 def _refuse(report: RoundReport, node: int, reason: str) -> None:

@@ -1,7 +1,7 @@
 """What the server asks in a round, and of whom."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 
 from fedcmi_flwr import wire
 from fedcmi_flwr.methods.dominance import NOBODY, Dominance
@@ -29,11 +29,33 @@ class RoundPlan:
     """Node id -> (what it owns, groups sent), of the nodes that are asked to train."""
     expected: ExpectedNames = ANY_NAMES
     """What replies may speak of."""
+    method: str = ""
+    """Name of the method that the nodes are asked for."""
+    weight_key: str = wire.NUM_EXAMPLES
+    """Key of a reply's number of samples."""
 
     @property
     def groups_by_partition(self) -> dict[int, tuple[str, ...]]:
         """Partition id -> groups sent."""
         return {info.partition_id: groups for info, groups in self.sent.values()}
+
+    def narrowed(self, node: int, names: Collection[str]) -> tuple[wire.NodeInfo, tuple[str, ...]]:
+        """Return what a node that declared nothing turns out to own, by the names of the arrays in its reply.
+
+        Parameters
+        ----------
+        node
+            Its id.
+        names
+            Of the arrays that it sent back.
+
+        Returns
+        -------
+        What it owns, and the groups; the modalities are none where no group of one is whole.
+        """
+        info, groups = self.sent[node]
+        whole = tuple(group for group in groups if set(self.names[group]) <= set(names))
+        return replace(info, modalities=tuple(name for name in info.modalities if name in whole)), whole
 
     def sent_to(self, node: int) -> dict[str, AnyArray]:
         """Return the arrays that a node was sent: name -> array."""

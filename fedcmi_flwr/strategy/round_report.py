@@ -1,8 +1,12 @@
 """What a round found: filled by the strategy, written down by the server."""
 
 import logging
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 
+from flwr.app import Message
+
+from fedcmi_flwr import wire
 from fedcmi_flwr.evaluation.counts import Counts
 from fedcmi_flwr.methods.dominance import NOBODY, Dominance
 from fedcmi_flwr.strategy.outliers import Extent
@@ -52,6 +56,13 @@ class RoundReport:
     privacy: dict[str, float] | None = None
     """"epsilon" and "delta" after the round; None: no differential privacy."""
 
+    node_metrics: dict[int, dict[str, float | list[float]]] = field(default_factory=dict)
+    """Partition id -> numbers of the node's own, from the last evaluation; the strategy averages them."""
+    node_weights: dict[int, int] = field(default_factory=dict)
+    """Partition id -> samples that it evaluated."""
+    learned: dict[int, tuple[wire.NodeInfo, tuple[str, ...]]] = field(default_factory=dict)
+    """Node id -> what it turned out to own, and the groups, of the nodes that declared nothing."""
+
     bytes_down: dict[int, int] = field(default_factory=dict)
     """Partition id -> bytes of the train message."""
     bytes_up: dict[int, int] = field(default_factory=dict)
@@ -70,6 +81,23 @@ class RoundReport:
     def num_examples(self) -> int:
         """Training samples of the nodes whose updates were averaged."""
         return sum(self.examples.values())
+
+    @property
+    def numbers(self) -> dict[str, int | float]:
+        """What Flower's history gets of the round: mean losses, samples, refused replies, and the privacy spent."""
+        losses = {f"loss.{name}": value for name, value in self.losses.items()}
+        counts = {"num-examples": self.num_examples, "refused": len(self.refused)}
+        return {**losses, **counts, **(self.privacy or {})}
+
+    def note_sent(self, messages: Iterable[Message]) -> None:
+        """Take the bytes of the train messages."""
+        for message in messages:
+            info = self.plan.known[message.metadata.dst_node_id]
+            self.bytes_down[info.partition_id] = wire.content_bytes(message)
+
+    def learn(self) -> None:
+        """Take what nodes turned out to own for what they were sent: nobody waits for the rest of them."""
+        self.plan = replace(self.plan, sent={**self.plan.sent, **self.learned})
 
     def refuse(self, node: int, line: str) -> None:
         """Note and log that a node's reply cannot be used; ``line`` says which node and why."""

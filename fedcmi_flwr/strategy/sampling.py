@@ -1,8 +1,11 @@
 """How many nodes take part in a round."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 from fedcmi_flwr.config.fields import Settings, number
+from fedcmi_flwr.suggestions import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -21,3 +24,14 @@ class Sampling(Settings):
     """Nodes to wait for before a round starts."""
     wait_timeout: float = number(0, above=True, default=120.0)
     """Seconds to wait for these nodes, and for the answers to queries, before the round fails."""
+
+    def changed(self, options: Mapping[str, Any]) -> "Sampling":
+        """Return the settings with some of them given by name; TypeError says of another name what there is."""
+        known = [item.name for item in fields(self)]
+        for name in options:
+            if name not in known:
+                raise TypeError(
+                    f"FedCMI has no argument {name!r}; of Flower's FedAvg it takes weighted_by_key, "
+                    f"train_metrics_aggr_fn, evaluate_metrics_aggr_fn, {', '.join(known)}.{did_you_mean(name, known)}"
+                )
+        return replace(self, **options)

@@ -31,8 +31,10 @@ class TaskMessages:
     def __init__(self, plan: RoundPlan, method: Method, config: ConfigRecord, wire_dtype: str) -> None:
         self._plan = plan
         self._method = method
-        self._settings = {**hyperparameters_of(method), **config, "server-round": plan.server_round}
+        told = {"method": plan.method, "num-classes": plan.num_classes, **hyperparameters_of(method)}
+        self._settings = {**told, **config, "server-round": plan.server_round}
         self._wire_dtype = wire_dtype
+        self._plain: dict[tuple[str, ...], ArrayRecord] = {}
         self._packed: dict[tuple[str, ...], tuple[ArrayRecord, ConfigRecord]] = {}
 
     def train(self, node: int, info: wire.NodeInfo, state: Mapping[str, AnyArray]) -> Message:
@@ -65,10 +67,18 @@ class TaskMessages:
         return self._message(node, info, MessageType.EVALUATE, {})
 
     def _message(self, node: int, info: wire.NodeInfo, kind: str, from_method: Mapping[str, AnyArray]) -> Message:
-        packed = self._packed_for(groups_for(info.modalities, self._plan.names))
+        groups = groups_for(info.modalities, self._plan.names)
+        packed = self._plain_for(groups) if info.packing == wire.PLAIN else self._packed_for(groups)
         modalities = tuple(name for name in self._plan.names if name != SHARED)
         task = (packed, self._settings, modalities, self._plan.used, from_method, self._wire_dtype)
         return wire.task_message(node, kind, *task)
+
+    def _plain_for(self, groups: tuple[str, ...]) -> tuple[ArrayRecord, dict[str, tuple[str, ...]]]:
+        """Return the weights of these groups one by one, made once, and their names."""
+        names = {group: self._plan.names[group] for group in groups}
+        if groups not in self._plain:
+            self._plain[groups] = wire.pack_plain(self._plan.arrays, names)
+        return self._plain[groups], names
 
     def _packed_for(self, groups: tuple[str, ...]) -> tuple[ArrayRecord, ConfigRecord]:
         """Return the weights of these groups, packed once."""

@@ -8,9 +8,19 @@ from flwr.app import Message, MetricRecord, RecordDict
 
 from fedcmi_flwr.evaluation.calibration import NUM_BINS, Bins
 from fedcmi_flwr.evaluation.counts import Counts
-from fedcmi_flwr.wire.metrics import names_below, numbers, sample_count, whole_numbers
+from fedcmi_flwr.wire.metrics import (
+    NUM_EXAMPLES,
+    free_metrics,
+    names_below,
+    numbers,
+    sample_count,
+    whole_numbers,
+)
 from fedcmi_flwr.wire.packing import WireError
 from fedcmi_flwr.wire.records import record
+
+KNOWN = (NUM_EXAMPLES, "correct.", "count.", "bin-correct.", "bin-count.", "bin-confidence.")
+"""Keys that mean something here; other numbers are averaged as they are."""
 
 
 def evaluate_reply(message: Message, counts: Mapping[str, Counts], num_examples: int) -> Message:
@@ -39,7 +49,7 @@ def evaluate_reply(message: Message, counts: Mapping[str, Counts], num_examples:
     return Message(RecordDict({"metrics": MetricRecord(metrics)}), reply_to=message)
 
 
-def read_evaluate_reply(message: Message, num_classes: int) -> dict[str, Counts]:
+def read_evaluate_reply(message: Message, num_classes: int, weight_key: str = NUM_EXAMPLES) -> dict[str, Counts]:
     """Check and decode a reply to an evaluate message (on the server).
 
     Parameters
@@ -48,10 +58,12 @@ def read_evaluate_reply(message: Message, num_classes: int) -> dict[str, Counts]
         The reply.
     num_classes
         C.
+    weight_key
+        Key of the number of samples.
 
     Returns
     -------
-    Prediction -> correct predictions and samples per class and bin.
+    Prediction -> correct predictions and samples per class and bin; empty where the node has numbers of its own only.
 
     Raises
     ------
@@ -60,9 +72,9 @@ def read_evaluate_reply(message: Message, num_classes: int) -> dict[str, Counts]
         num-examples samples.
     """
     metrics = record(message, "metrics", MetricRecord)
-    num_examples, names = sample_count(metrics), names_below(metrics, "correct.")
-    if not names:
-        raise WireError(f"metrics: no 'correct.<prediction>' among {sorted(metrics)}.")
+    num_examples, names = sample_count(metrics, weight_key), names_below(metrics, "correct.")
+    if not names and not evaluate_metrics(message, weight_key):
+        raise WireError(f"metrics: no 'correct.<prediction>', nor a finite number, among {sorted(metrics)}.")
 
     counts: dict[str, Counts] = {}
     for name in names:
@@ -71,6 +83,16 @@ def read_evaluate_reply(message: Message, num_classes: int) -> dict[str, Counts]
         counts[name] = Counts(correct, count, _bins(metrics, name))
         _check_counts(name, counts[name], num_examples)
     return counts
+
+
+def evaluate_metrics(message: Message, weight_key: str = NUM_EXAMPLES) -> dict[str, float | list[float]]:
+    """Return a node's own numbers in its reply to an evaluate message."""
+    return free_metrics(record(message, "metrics", MetricRecord), (*KNOWN, weight_key))
+
+
+def evaluate_weight(message: Message, weight_key: str = NUM_EXAMPLES) -> int:
+    """Return how many samples a node evaluated."""
+    return sample_count(record(message, "metrics", MetricRecord), weight_key)
 
 
 def _bins(metrics: MetricRecord, name: str) -> Bins:

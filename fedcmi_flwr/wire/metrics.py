@@ -1,5 +1,6 @@
 """Numbers of a reply's ``metrics`` record: each is what its key says it is, or WireError names the key."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,12 +17,47 @@ LONGEST_NAME = 100
 """Characters of the name of a loss term or a prediction."""
 
 
-def sample_count(metrics: MetricRecord) -> int:
-    """Return num-examples; raise WireError for anything but a number of samples."""
-    count = metrics.get("num-examples")
+NUM_EXAMPLES = "num-examples"
+"""Key of a reply's number of samples, its weight."""
+
+
+def sample_count(metrics: MetricRecord, key: str = NUM_EXAMPLES) -> int:
+    """Return a reply's weight; raise WireError for anything but a number of samples."""
+    count = metrics.get(key)
     if not isinstance(count, int) or not 1 <= count <= MOST_SAMPLES:
-        raise WireError(f"metrics: num-examples = {count!r}, need an integer from 1 (to {MOST_SAMPLES:.0e}).")
+        raise WireError(f"metrics: {key} = {count!r}, need an integer from 1 (to {MOST_SAMPLES:.0e}).")
     return count
+
+
+def free_metrics(metrics: MetricRecord, known: Sequence[str]) -> dict[str, float | list[float]]:
+    """Return the numbers that are a node's own affair; one that is not finite is left out, as if it were not there.
+
+    Parameters
+    ----------
+    metrics
+        The record.
+    known
+        Keys, and starts of keys that end with a dot, which mean something to the strategy.
+
+    Returns
+    -------
+    Key -> number or list of numbers.
+
+    Raises
+    ------
+    WireError
+        A key that cannot stand in a table and a log.
+    """
+    prefixes = tuple(key for key in known if key.endswith("."))
+    own = [key for key in metrics if key not in known and not key.startswith(prefixes)]
+    for key in own:
+        _check_name(key, "")
+    found: dict[str, float | list[float]] = {}
+    for key in own:
+        value: Any = metrics[key]
+        if np.isfinite(value).all():
+            found[key] = value
+    return found
 
 
 def numbers(metrics: MetricRecord, key: str, length: int) -> NDArray[np.float64]:
@@ -93,8 +129,12 @@ def names_below(metrics: MetricRecord, prefix: str) -> list[str]:
     """
     names = [key.removeprefix(prefix) for key in metrics if key.startswith(prefix)]
     for name in names:
-        if not name or len(name) > LONGEST_NAME or not name.isprintable():
-            raise WireError(
-                f"metrics: {name!r} is no name: need 1 to {LONGEST_NAME} printable characters after {prefix!r}."
-            )
+        _check_name(name, prefix)
     return names
+
+
+def _check_name(name: str, prefix: str) -> None:
+    if not name or len(name) > LONGEST_NAME or not name.isprintable():
+        raise WireError(
+            f"metrics: {name!r} is no name: need 1 to {LONGEST_NAME} printable characters after {prefix!r}."
+        )

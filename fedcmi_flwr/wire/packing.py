@@ -3,6 +3,9 @@
 A deployed round's time follows the number of arrays more than their bytes, so a group travels as
 one array per dtype. Keys and layout name the dtype that an array has on both machines; float32 may
 travel as float16, which the flat array's own dtype shows.
+
+A node may speak "plain" instead, Flower's own habit: one array per tensor, under the names of the model's state_dict.
+Then ``arrays.to_torch_state_dict()`` loads it, and ``ArrayRecord(model.state_dict())`` answers.
 """
 
 import json
@@ -14,6 +17,9 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord
 
 from fedcmi_flwr.types import AnyArray
+
+FLAT, PLAIN = "flat", "plain"
+"""How a node's arrays are packed."""
 
 
 class WireError(ValueError):
@@ -96,6 +102,20 @@ def unpack(packed: ArrayRecord, layout: ConfigRecord) -> tuple[dict[str, AnyArra
     return {name: arrays[name] for names in groups.values() for name in names}, groups
 
 
+def pack_plain(arrays: Mapping[str, AnyArray], groups: Mapping[str, Sequence[str]]) -> ArrayRecord:
+    """Return the arrays of these groups one by one, under their own names; WireError where one is missing."""
+    names = [name for members in groups.values() for name in members]
+    absent = [name for name in names if name not in arrays]
+    if absent:
+        raise WireError(f"array {absent[0]!r} is missing ({len(absent)} missing in all).")
+    return ArrayRecord({name: Array(np.asarray(arrays[name])) for name in names})
+
+
+def unpack_plain(packed: ArrayRecord) -> dict[str, AnyArray]:
+    """Reverse :func:`pack_plain`; WireError where an array cannot be read."""
+    return {name: _decode(packed[name], name) for name in packed}
+
+
 def layout_groups(layout: ConfigRecord) -> dict[str, tuple[str, ...]]:
     """Return group -> names of a ``layout`` record; WireError if it is not the codec's."""
     groups: dict[str, tuple[str, ...]] = {}
@@ -130,15 +150,20 @@ def _half(name: str, flat: AnyArray) -> AnyArray:
 def _cut(packed: ArrayRecord, key: str, entries: list[tuple[str, tuple[int, ...]]]) -> dict[str, AnyArray]:
     """Return the arrays [name, shape] of one flat array; raise WireError where it does not hold just these."""
     if key not in packed:
-        raise WireError(f"arrays: {key!r} is missing, found {sorted(packed)}.")
+        raise WireError(
+            f"arrays: {key!r}, which the layout has {entries[0][0]!r} in, is missing; found {sorted(packed)}."
+        )
     flat = _decode(packed[key], key)
     if key.endswith("/float32") and flat.dtype == np.float16:
         flat = flat.astype(np.float32)
 
     sizes = [math.prod(shape) for _, shape in entries]
     if flat.ndim != 1 or flat.size != sum(sizes) or str(flat.dtype) != key.rpartition("/")[2]:
+        name, shape = entries[0]
         raise WireError(
-            f"arrays: {key!r} is {flat.dtype} of shape {list(flat.shape)}, the layout needs [{sum(sizes)}]."
+            f"arrays: {key!r} is {flat.dtype} of shape {list(flat.shape)}, the layout needs [{sum(sizes)}] of "
+            f"{key.rpartition('/')[2]}: {name!r} {list(shape)} and {len(entries) - 1} more. "
+            "train_reply(message, model.state_dict(), num_examples) packs them."
         )
 
     pieces = np.split(flat, np.cumsum(sizes)[:-1])

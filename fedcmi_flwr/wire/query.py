@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from flwr.app import ConfigRecord, Message, RecordDict
 
 from fedcmi_flwr.types import Modality
-from fedcmi_flwr.wire.packing import WireError
+from fedcmi_flwr.wire.packing import FLAT, PLAIN, WireError
 from fedcmi_flwr.wire.records import record
 
 LARGEST_PARTITION_ID = 2**31 - 1
@@ -20,6 +20,11 @@ class NodeInfo:
 
     modalities: tuple[Modality, ...]
     partition_id: int
+    packing: str = FLAT
+    """How it wants its arrays: "flat", for :func:`read_task` and :func:`train_reply`, or "plain", one array per tensor
+    as Flower's own apps read and send them."""
+    declared: bool = True
+    """False: the node has no query handler, and its first reply to a train message shows what it owns."""
     name: str = ""
     """Of the device, "edge-2"; empty where it has none."""
 
@@ -37,7 +42,7 @@ class NodeInfo:
 
         Examples
         --------
-        >>> NodeInfo(("audio",), 2, "edge-2").title(17), NodeInfo(("audio",), 2).title(17)
+        >>> NodeInfo(("audio",), 2, name="edge-2").title(17), NodeInfo(("audio",), 2).title(17)
         ("node 'edge-2'", 'node 17')
         """
         return f"node {self.name!r}" if self.name else f"node {node}"
@@ -54,6 +59,8 @@ def query_reply(message: Message, info: NodeInfo) -> Message:
     node = ConfigRecord({"modalities": list(info.modalities), "partition-id": info.partition_id})
     if info.name:
         node["name"] = info.name
+    if info.packing != FLAT:
+        node["packing"] = info.packing
     return Message(RecordDict({"node": node}), reply_to=message)
 
 
@@ -74,17 +81,20 @@ def read_query_reply(message: Message, modalities: Sequence[Modality]) -> NodeIn
     Raises
     ------
     WireError
-        No modality, one that the federation does not know, no partition id, or a name that cannot be printed.
+        No modality, one that the federation does not know, no partition id, an unknown packing, or a name that cannot
+        be printed.
     """
     node = record(message, "node", ConfigRecord)
-    names, partition = node.get("modalities"), node.get("partition-id")
+    names, partition, packing = node.get("modalities"), node.get("partition-id"), node.get("packing", FLAT)
 
     if not isinstance(names, list) or not names or not set(names) <= set(modalities):
         raise WireError(f"node: modalities = {names!r}, need one or more of {list(modalities)}.")
 
     if not isinstance(partition, int) or isinstance(partition, bool) or not 0 <= partition <= LARGEST_PARTITION_ID:
         raise WireError(f"node: partition-id = {partition!r}, need an integer from 0 (to {LARGEST_PARTITION_ID}).")
+    if packing not in (FLAT, PLAIN):
+        raise WireError(f"node: packing = {packing!r}, need {FLAT!r} or {PLAIN!r}.")
     called = node.get("name", "")
     if not isinstance(called, str) or len(called) > LONGEST_NAME or not called.isprintable():
         raise WireError(f"node: name = {called!r:.100}, need up to {LONGEST_NAME} printable characters.")
-    return NodeInfo(tuple(name for name in modalities if name in names), partition, called)
+    return NodeInfo(tuple(name for name in modalities if name in names), partition, str(packing), name=called)

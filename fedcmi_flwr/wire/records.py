@@ -1,7 +1,8 @@
 """The records of a message: looked up by name and kind, a method's own among them."""
 
+import json
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 
@@ -9,6 +10,20 @@ from fedcmi_flwr.types import AnyArray
 from fedcmi_flwr.wire.packing import WireError, pack, unpack
 
 Record = TypeVar("Record", ArrayRecord, ConfigRecord, MetricRecord)
+
+PLAIN_LAYOUT = "plain-layout"
+"""Key of a task's config: group -> names as JSON, for a node whose arrays are plain."""
+
+
+def plain_groups(config: Mapping[str, Any]) -> dict[str, tuple[str, ...]] | None:
+    """Return group -> names of a task whose arrays are plain; None where they are flat."""
+    text = config.get(PLAIN_LAYOUT)
+    if text is None:
+        return None
+    try:
+        return {str(group): tuple(map(str, names)) for group, names in json.loads(text).items()}
+    except (TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise WireError(f"config: {PLAIN_LAYOUT} is not group -> names: {error}.") from error
 
 
 def record(message: Message, name: str, kind: type[Record]) -> Record:

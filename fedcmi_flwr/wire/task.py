@@ -1,5 +1,6 @@
 """The task: what the server sends a node to train or to evaluate, and how the node reads it."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,8 +10,8 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 
 from fedcmi_flwr.methods.dominance import Dominance
 from fedcmi_flwr.types import AnyArray, Modality
-from fedcmi_flwr.wire.packing import WireError, unpack
-from fedcmi_flwr.wire.records import method_arrays, method_records, record
+from fedcmi_flwr.wire.packing import WireError, unpack, unpack_plain
+from fedcmi_flwr.wire.records import PLAIN_LAYOUT, method_arrays, method_records, plain_groups, record
 from fedcmi_flwr.wire.tensors import to_state_dict
 
 TEMPERATURE = "temperature."
@@ -45,7 +46,7 @@ class Task:
 def task_message(
     node_id: int,
     message_type: str,
-    packed: tuple[ArrayRecord, ConfigRecord],
+    packed: tuple[ArrayRecord, ConfigRecord | Mapping[str, Sequence[str]]],
     config: Mapping[str, Any],
     modalities: Sequence[Modality],
     dominance: Dominance,
@@ -62,7 +63,8 @@ def task_message(
         Flower's "train" or "evaluate".
     packed
         The ``arrays`` and ``layout`` records of the groups that the node can use, from
-        :func:`packing.pack`; nodes that own the same share them.
+        :func:`packing.pack`; nodes that own the same share them. For a node that speaks "plain": what
+        :func:`packing.pack_plain` gave, and group -> names.
     config
         Hyperparameters and ``server-round``.
     modalities
@@ -89,7 +91,12 @@ def task_message(
         if name in layout:
             values[f"{TEMPERATURE}{name}"] = temperature.tolist()
 
-    content = RecordDict({"arrays": arrays, "layout": layout, "config": ConfigRecord(values)})
+    content = RecordDict({"arrays": arrays})
+    if isinstance(layout, ConfigRecord):
+        content["layout"] = layout
+    else:  # Flower's mods want a single ConfigRecord
+        values[PLAIN_LAYOUT] = json.dumps({group: list(names) for group, names in layout.items()})
+    content["config"] = ConfigRecord(values)
     content.update(method_records(from_method or {}))
     return Message(content, dst_node_id=node_id, message_type=message_type)
 
@@ -111,11 +118,16 @@ def read_task(message: Message) -> Task:
     WireError
         The message was not made by :func:`task_message`.
     """
-    packed, layout = record(message, "arrays", ArrayRecord), record(message, "layout", ConfigRecord)
+    packed = record(message, "arrays", ArrayRecord)
     config: dict[str, Any] = dict(record(message, "config", ConfigRecord))
     from_method = method_arrays(message)
-    arrays, groups = unpack(packed, layout)
+    groups = plain_groups(config)
+    if groups is None:
+        arrays, groups = unpack(packed, record(message, "layout", ConfigRecord))
+    else:
+        arrays = unpack_plain(packed)
 
+    config.pop(PLAIN_LAYOUT, None)
     config.pop("wire-dtype", None)  # read again where the reply is packed
     try:
         modalities, server_round = config.pop("modalities"), config.pop("server-round")

@@ -5,24 +5,47 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
+from fedcmi_flwr.methods.applied import Applied
 from fedcmi_flwr.types import AnyArray, ClassStats, Modality
+from fedcmi_flwr.wire.applied import applied_record, read_applied
 from fedcmi_flwr.wire.metrics import (
     LARGEST_SUM,
     MOST_SAMPLES,
+    NUM_EXAMPLES,
+    free_metrics,
     numbers,
     numbers_below,
     sample_count,
     whole_numbers,
 )
-from fedcmi_flwr.wire.packing import WireError, layout_groups, pack, unpack
-from fedcmi_flwr.wire.records import method_arrays, method_records, record
+from fedcmi_flwr.wire.packing import WireError, layout_groups, pack, pack_plain, unpack, unpack_plain
+from fedcmi_flwr.wire.records import method_arrays, method_records, plain_groups, record
+from fedcmi_flwr.wire.tensors import as_arrays
 
 EXAMPLES_OF = "num-examples."
 """Start of the keys of samples that have a modality."""
+KNOWN = (
+    NUM_EXAMPLES,
+    "seconds",
+    EXAMPLES_OF,
+    "loss-sum.",
+    "loss-count.",
+    "class-probability-sum.",
+    "class-count.",
+)
+"""Keys that mean something here; other numbers are averaged as they are."""
 VARIANCE = "running_var"
 """Last part of the name of batch norm's variance; below 0 its root, and so all that follows, is NaN."""
+MOST_NAMES = 5
+"""Of arrays in an error."""
+CALLS = (
+    "Reply with the names, shapes and dtypes that were sent: train_reply(message, model.state_dict(), num_examples), "
+    "or ArrayRecord(model.state_dict()) where the node speaks 'plain'."
+)
+"""What does it right."""
 MOST_SECONDS = 1e9
 """No training takes 30 years."""
 
@@ -46,6 +69,10 @@ class NodeUpdate:
     """Of ``num_examples``, those that have a modality; one that is not here is one that all have."""
     seconds: float | None = None
     """That training took on the node; None where it does not say."""
+    applied: Applied | None = None
+    """What the node says it did; None where it does not."""
+    metrics: Mapping[str, float | list[float]] = field(default_factory=dict)
+    """Numbers of the node's own."""
 
     def examples_of(self, group: str) -> int:
         """Return n_{k,m}: on how many samples a group was trained; the shared one on all of them."""
@@ -54,7 +81,7 @@ class NodeUpdate:
 
 def train_reply(
     message: Message,
-    arrays: Mapping[str, AnyArray],
+    arrays: Mapping[str, AnyArray | torch.Tensor],
     num_examples: int,
     stats: ClassStats | None = None,
     *,
@@ -63,6 +90,8 @@ def train_reply(
     from_method: Mapping[str, AnyArray] | None = None,
     modality_examples: Mapping[Modality, int] | None = None,
     seconds: float | None = None,
+    applied: Applied | None = None,
+    metrics: Mapping[str, float] | None = None,
 ) -> Message:
     """Answer a train message with the same parameter groups (on the node).
 
@@ -71,7 +100,7 @@ def train_reply(
     message
         The message to answer.
     arrays
-        Trained arrays by name, at least those that were sent.
+        Trained arrays, or tensors, by name: at least those that were sent.
     num_examples
         Training samples of the node, 1 or more.
     stats
@@ -86,6 +115,11 @@ def train_reply(
         How many of the samples have a modality; those that all of them have may be left out.
     seconds
         That training took, without what comes before and after it.
+    applied
+        Which method, and which of its hyperparameters, were at work; the server refuses a reply that does not say so,
+        unless the method is plain averaging. ``LocalObjective.reply`` says it by itself.
+    metrics
+        Numbers of your own, which the strategy averages over nodes.
 
     Returns
     -------
@@ -96,31 +130,53 @@ def train_reply(
     WireError
         An array that was sent is missing, or holds a number beyond the range that it travels in.
     """
-    config, layout = record(message, "config", ConfigRecord), record(message, "layout", ConfigRecord)
+    said, values = applied_record(applied), as_arrays(arrays)
+    config = record(message, "config", ConfigRecord)
+    groups = plain_groups(config)
+    layout = ConfigRecord() if groups is not None else record(message, "layout", ConfigRecord)
     of_method = method_records(from_method or {})
-    wire_dtype = str(config.get("wire-dtype", "float32"))
-    packed, layout = pack(arrays, layout_groups(layout), wire_dtype)
 
-    metrics: dict[str, Any] = {"num-examples": num_examples}
+    content = RecordDict()
+    if groups is not None:
+        owned = {group: names for group, names in groups.items() if any(name in values for name in names)}
+        content["arrays"] = pack_plain(values, owned)
+    else:
+        wire_dtype = str(config.get("wire-dtype", "float32"))
+        content["arrays"], content["layout"] = pack(values, layout_groups(layout), wire_dtype)
+
+    found: dict[str, Any] = {NUM_EXAMPLES: num_examples}
     if seconds is not None:
-        metrics["seconds"] = seconds
+        found["seconds"] = seconds
     for name, count in (modality_examples or {}).items():
         if count < num_examples:
-            metrics[f"{EXAMPLES_OF}{name}"] = count
-    metrics |= {f"loss-sum.{name}": float(total) for name, total in (loss_sum or {}).items()}
-    metrics |= {f"loss-count.{name}": int(count) for name, count in (loss_count or {}).items()}
+            found[f"{EXAMPLES_OF}{name}"] = count
+    found |= {f"loss-sum.{name}": float(total) for name, total in (loss_sum or {}).items()}
+    found |= {f"loss-count.{name}": int(count) for name, count in (loss_count or {}).items()}
     if stats is not None:
         sums, counts = stats.probability_sum, stats.count
-        metrics |= {f"class-probability-sum.{name}": row.tolist() for name, row in sums.items()}
-        metrics |= {f"class-count.{name}": row.tolist() for name, row in counts.items()}
+        found |= {f"class-probability-sum.{name}": row.tolist() for name, row in sums.items()}
+        found |= {f"class-count.{name}": row.tolist() for name, row in counts.items()}
 
-    content = RecordDict({"arrays": packed, "layout": layout, "metrics": MetricRecord(metrics)})
+    content["metrics"] = MetricRecord(dict(metrics or {}) | found)
+    content.update(said)
     content.update(of_method)
     return Message(content, reply_to=message)
 
 
+def reply_names(message: Message) -> set[str]:
+    """Return the names of the arrays in a reply, without reading the arrays."""
+    packed, layout = record(message, "arrays", ArrayRecord), message.content.get("layout")
+    if not isinstance(layout, ConfigRecord):
+        return set(packed)
+    return {name for names in layout_groups(layout).values() for name in names}
+
+
 def read_train_reply(
-    message: Message, sent: Mapping[str, AnyArray], measured: Iterable[Modality], num_classes: int
+    message: Message,
+    sent: Mapping[str, AnyArray],
+    measured: Iterable[Modality],
+    num_classes: int,
+    weight_key: str = NUM_EXAMPLES,
 ) -> NodeUpdate:
     """Check and decode a reply to a train message (on the server).
 
@@ -134,6 +190,8 @@ def read_train_reply(
         Modalities whose class statistics the reply must hold; empty when the method needs none.
     num_classes
         C.
+    weight_key
+        Key of the number of samples.
 
     Returns
     -------
@@ -145,12 +203,14 @@ def read_train_reply(
         Missing or extra arrays, another shape or dtype, NaN or Inf, a count or time out of range,
         statistics out of range or of more samples than there are.
     """
-    packed, layout = record(message, "arrays", ArrayRecord), record(message, "layout", ConfigRecord)
+    applied = read_applied(message)
+    packed = record(message, "arrays", ArrayRecord)
     metrics = record(message, "metrics", MetricRecord)
+    layout = record(message, "layout", ConfigRecord) if "layout" in message.content else None
     from_method = method_arrays(message)
-    arrays, _ = unpack(packed, layout)
+    arrays = unpack_plain(packed) if layout is None else unpack(packed, layout)[0]
 
-    num_examples = sample_count(metrics)
+    num_examples = sample_count(metrics, weight_key)
     examples = numbers_below(metrics, EXAMPLES_OF)
     loss_sum, loss_count = numbers_below(metrics, "loss-sum."), numbers_below(metrics, "loss-count.")
     stats = _class_stats(metrics, list(measured), num_classes)
@@ -172,6 +232,8 @@ def read_train_reply(
         from_method=from_method,
         modality_examples=modality_examples,
         seconds=_checked_seconds(seconds),
+        applied=applied,
+        metrics=free_metrics(metrics, (*KNOWN, weight_key)),
     )
 
 
@@ -188,13 +250,16 @@ def _check_arrays(arrays: Mapping[str, AnyArray], sent: Mapping[str, AnyArray]) 
     """Raise WireError unless names, shapes and dtypes are those sent, and the values can be."""
     missing, extra = sorted(set(sent) - set(arrays)), sorted(set(arrays) - set(sent))
     if missing or extra:
-        raise WireError(f"arrays: missing {missing}, extra {extra}.")
+        raise WireError(
+            f"arrays: missing {missing[:MOST_NAMES]}, extra {extra[:MOST_NAMES]} ({len(missing)} and {len(extra)} in "
+            f"all). {CALLS}"
+        )
     for name, array in arrays.items():
         expected = sent[name]
         if array.shape != expected.shape or array.dtype != expected.dtype:
             raise WireError(
                 f"arrays: {name!r} is {array.dtype} {list(array.shape)}, expected {expected.dtype} "
-                f"{list(expected.shape)}."
+                f"{list(expected.shape)}. {CALLS}"
             )
         if name.endswith(VARIANCE) and (np.asarray(array, np.float64) < 0).any():
             raise WireError(f"arrays: {name!r} is a variance and holds a number below 0.")

@@ -32,7 +32,6 @@ from fedcmi_flwr.strategy.nodes import RoundFailedError
 from fedcmi_flwr.strategy.state import ServerState
 from fedcmi_flwr.types import SHARED, AnyArray
 from fedcmi_flwr.wire.tensors import to_arrays, to_state_dict
-from server_app.run.averaging import AveragedModel
 from server_app.run.best import VALIDATION, BestModel, EnoughRoundsError
 from server_app.run.checkpoint import (
     CHECKPOINTS,
@@ -80,7 +79,6 @@ class Federation:
         self.after_round = after_round
         self._read_data()
         self._build_model()
-        self.averaged = AveragedModel(config.method.averaging)
         self.best = BestModel(directory.path, config.selection)
         self.server_round = 0
         """The round whose (averaged) weights the model has."""
@@ -103,7 +101,6 @@ class Federation:
             privacy=config.privacy,
             wire_dtype=config.federation.wire_dtype,
         )
-        self.strategy.to_evaluate = self._shown
         self.strategy.why_unusable = self._why_unusable
         if self.strategy.privacy.enabled:
             check_arrays(to_arrays(self.model.trained_state()))
@@ -142,17 +139,15 @@ class Federation:
         """
         resolved = self.resolved_config()
         self.directory.write_config(resolved)
-        arrays: Mapping[str, AnyArray] = to_arrays(self.model.trained_state())
+        initial = _record(to_arrays(self.model.trained_state()))
         if checkpoint is not None:
-            arrays = checkpoint.arrays
-            self._load(checkpoint.server_round, checkpoint.average or arrays)
-            self._go_on(checkpoint)
+            initial = self._go_on(checkpoint)
 
         try:
             self._stop_if_enough()
             self.strategy.start(
                 grid=grid,
-                initial_arrays=_record(arrays),
+                initial_arrays=initial,
                 num_rounds=self.config.federation.num_server_rounds - self.strategy.rounds_done,
                 timeout=self.config.federation.round_timeout,
                 train_config=ConfigRecord(self.task_config()),
@@ -203,7 +198,7 @@ class Federation:
         server_round
             Counted by Flower's ``start``: 0 before the first round, which a run that goes on has behind it.
         arrays
-            The global model.
+            The (averaged) global model.
 
         Returns
         -------
@@ -213,8 +208,7 @@ class Federation:
             return None
         server_round += self.strategy.rounds_done
         method = self.config.method
-        current = {name: array.numpy() for name, array in arrays.items()}
-        values = self._shown(server_round, current)
+        values = {name: array.numpy() for name, array in arrays.items()}
         if self.strategy.privacy.enabled:
             self.directory.write_account(self.strategy.releases)  # before anything that it accounts for
         self._load(server_round, values)
@@ -227,7 +221,7 @@ class Federation:
         self.directory.append(record)
         logger.info(round_line(record, self.config.federation.num_server_rounds))
 
-        self._note_outcome(server_round, current)
+        self._note_outcome(server_round)
         if self.after_round is not None:
             self.after_round()
         self._stop_if_enough()
@@ -267,10 +261,6 @@ class Federation:
         if reason:
             raise EnoughRoundsError(reason)
 
-    def _shown(self, server_round: int, current: Mapping[str, AnyArray]) -> Mapping[str, AnyArray]:
-        """Return what is evaluated after a round and saved: the (averaged) global model."""
-        return self.averaged.after(server_round, current, self.strategy.report)
-
     def _why_unusable(self, arrays: Mapping[str, AnyArray]) -> str:
         """Return what is wrong with a new global model; empty where it gives numbers for samples."""
         self.model.load_trained_state(to_state_dict(arrays))
@@ -298,17 +288,19 @@ class Federation:
         """Return a checkpoint's state with the account as it is: rounds that are done again were released already."""
         return replace(state, releases=self.directory.read_account()) if self.strategy.privacy.enabled else state
 
-    def _go_on(self, checkpoint: Checkpoint) -> None:
-        """Take over what a checkpoint has besides the weights, and from the one before where to go back to."""
+    def _go_on(self, checkpoint: Checkpoint) -> ArrayRecord:
+        """Take over a checkpoint, and from the one before where to go back to; return the model that was shown."""
         done = self.succeeded = self.saved = checkpoint.server_round
+        self._load(done, checkpoint.average or checkpoint.arrays)
         before = checkpoint_before(self.directory.path, done)
         good = None if before is None else LastGood(before.arrays, before.state)
         self.best.restore(read_metrics(self.directory.path))
-        self.averaged.restore(done, checkpoint.average, None if before is None else before.average)
         nodes_remember = self.config.checkpoints.node_memory == "run-dir"
         self.strategy.resume(done, self._with_account(checkpoint.state), nodes_remember, good)
+        average_before = {} if before is None else before.average
+        return self.strategy.model_average.restore(checkpoint.arrays, checkpoint.average, average_before)
 
-    def _note_outcome(self, server_round: int, current: Mapping[str, AnyArray]) -> None:
+    def _note_outcome(self, server_round: int) -> None:
         """Write a checkpoint where one is due, of a round that succeeded only; remove those of an unusable model."""
         report = self.strategy.report
         if server_round == 0:
@@ -317,7 +309,8 @@ class Federation:
             if report.rolled_back == list(report.plan.names):
                 self._remove_unusable()
             return
-        self.succeeded, self.unsaved = server_round, (server_round, current)
+        self.succeeded = server_round
+        self.unsaved = (server_round, self.strategy.model_average.trained)
         every = self.config.checkpoints.checkpoint_every
         if every > 0 and server_round // every > self.saved // every:
             self._write_checkpoint()
@@ -333,7 +326,7 @@ class Federation:
             return
         (server_round, arrays), self.unsaved = self.unsaved, None
         self.saved = server_round
-        average = self.averaged.value or {} if self.config.method.averaging > 0 else {}
+        average = self.strategy.model_average.average if self.config.method.averaging > 0 else {}
         state, raw = self.strategy.state(), self.config.raw
         num_nodes = self.directory.simulated_nodes()
         checkpoint = Checkpoint(server_round, arrays, average, state, raw, package_versions(), num_nodes)

@@ -26,7 +26,8 @@ from benchmarks import bench_reading as files  # noqa: E402
 from benchmarks import subjects as on  # noqa: E402
 from benchmarks.plain import PlainTraining  # noqa: E402
 
-from client_app.train import RunningLosses, begin_round, new_optimizer, step, train  # noqa: E402
+from client_app.train import begin_round, new_optimizer, step, train  # noqa: E402
+from fedcmi_flwr.client import LocalObjective  # noqa: E402
 from fedcmi_flwr.data.samples import Samples  # noqa: E402
 from fedcmi_flwr.data.views import Views  # noqa: E402
 from fedcmi_flwr.models.multimodal import MultimodalModel  # noqa: E402
@@ -66,12 +67,13 @@ def pure_steps(model: MultimodalModel, samples: Samples, batch_size: int, device
     few = samples.select(samples.rows[:batch_size])
     local = begin_round(model, few, on.WITH_KD, settings, on.ROUND, 0, on.RECEIVED)
     batch = next(few.batches(batch_size, on.NAMES, device))
-    optimizer, losses = new_optimizer(model.train(), settings, settings.lr), RunningLosses()
+    objective = LocalObjective(model, on.WITH_KD, local, "fedcmi")
+    optimizer = new_optimizer(model.train(), settings, settings.lr)
 
     def steps() -> None:
         for _ in range(len(samples) // batch_size):
-            losses.add(step(model, batch, on.WITH_KD, optimizer, local), batch_size)
-        losses.sums()
+            step(model, batch, objective, optimizer)
+        objective.losses.sums()
 
     return steps
 

@@ -26,7 +26,8 @@ import torch  # noqa: E402
 from benchmarks import subjects as on  # noqa: E402
 from benchmarks.plain import PlainTraining  # noqa: E402
 
-from client_app.train import RunningLosses, begin_round, new_optimizer, step  # noqa: E402
+from client_app.train import begin_round, new_optimizer, step  # noqa: E402
+from fedcmi_flwr.client import LocalObjective  # noqa: E402
 from fedcmi_flwr.data.samples import Samples  # noqa: E402
 from fedcmi_flwr.evaluation.counts import measure  # noqa: E402
 from fedcmi_flwr.methods import Method  # noqa: E402
@@ -42,8 +43,9 @@ def ours(model: MultimodalModel, samples: Samples, batch: Batch, method: Method,
     settings = on.settings(len(batch.labels))
     local = begin_round(model, samples, method, settings, on.ROUND, 0, on.RECEIVED)
     local = local if known else replace(local, features={})
-    optimizer, losses = new_optimizer(model.train(), settings, settings.lr), RunningLosses()
-    return lambda: losses.add(step(model, batch, method, optimizer, local), len(batch.labels))
+    objective = LocalObjective(model, method, local, "fedcmi")
+    optimizer = new_optimizer(model.train(), settings, settings.lr)
+    return lambda: step(model, batch, objective, optimizer)
 
 
 def plain(model: MultimodalModel, batch: Batch, method: Method) -> Step:
@@ -83,9 +85,10 @@ def check(device: torch.device) -> None:
     method, model = on.WITH_KD, on.placed(received, device, "fp32")
     training = PlainTraining(on.placed(received, device, "fp32"), method, settings, on.DOMINANT, on.TEMPERATURE)
     local = begin_round(model, samples, method, settings, on.ROUND, 0, on.RECEIVED)
+    objective = LocalObjective(model, method, local, "fedcmi")
     optimizer = new_optimizer(model.train(), settings, settings.lr)
     for _ in range(2):
-        expected, found = training.step(batch), float(step(model, batch, method, optimizer, local).total().detach())
+        expected, found = training.step(batch), float(step(model, batch, objective, optimizer))
         if abs(found - expected) > 2e-3 * abs(expected):
             raise SystemExit(f"the plain step's loss is {expected}, ours {found}: they do not train the same.")
 

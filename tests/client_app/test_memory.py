@@ -9,8 +9,9 @@ import torch
 from digits import Parts, node_configs
 from flwr.app import Context, RecordDict
 
-from client_app.memory import MEMORY, read_memory, recall, remember
+from client_app.memory import recall, remember
 from client_app.node import Node, read_node
+from fedcmi_flwr.client.memory import MEMORY, read_memory
 from fedcmi_flwr.simulation.node_memory import DIRECTORY
 
 KEPT = {"control": torch.tensor([0.5, -2.0]), "turns": torch.tensor(3)}

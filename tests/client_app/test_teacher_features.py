@@ -9,8 +9,9 @@ import pytest
 import torch
 from federated import federate
 
-from client_app.sgd import SGD
 from client_app.train import Received, begin_round, step, train
+from fedcmi_flwr.client import LocalObjective
+from fedcmi_flwr.client.sgd import SGD
 from fedcmi_flwr.config.sections import TrainingConfig
 from fedcmi_flwr.data import views
 from fedcmi_flwr.data.samples import Samples
@@ -74,8 +75,9 @@ def test_a_federation_comes_to_the_same_weights(tmp_path: Path, monkeypatch: pyt
 
 def _steps(local: LocalRound, samples: Samples, model: torch.nn.Module) -> None:
     optimizer = SGD(model.parameters(), lr=0.0)
+    objective = LocalObjective(model, TEACHING, local, "fedcmi")
     for batch in samples.batches(4, TWO):
-        step(model, batch, TEACHING, optimizer, local)
+        step(model, batch, objective, optimizer)
 
 
 @pytest.mark.parametrize(

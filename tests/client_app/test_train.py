@@ -6,12 +6,11 @@ import oracle
 import pytest
 import torch
 
-from client_app.train import Received, RunningLosses, begin_round, train
+from client_app.train import Received, begin_round, train
 from fedcmi_flwr.config.sections import TrainingConfig
 from fedcmi_flwr.data.samples import Samples
 from fedcmi_flwr.methods import METHODS, CrossModalInfiltration, FedAvg, Method
 from fedcmi_flwr.models.multimodal import MultimodalModel
-from fedcmi_flwr.types import LossTerms
 
 SETTINGS = TrainingConfig(
     seed=3, num_server_rounds=4, local_epochs=2, batch_size=4, lr=0.05, lr_min=0.0, lr_decay_start=-1,
@@ -189,12 +188,6 @@ def test_statistics_are_those_of_the_received_model() -> None:
 
 
 def test_losses_are_sums_over_samples_and_epochs() -> None:
-    """Means 1.0 over 4 samples and 4.0 over 2 make 12 over 6."""
-    losses = RunningLosses()
-    losses.add(LossTerms({"fused": torch.tensor(1.0)}), 4)
-    losses.add(LossTerms({"fused": torch.tensor(4.0), "kd": torch.tensor(0.5)}), 2)
-    assert losses.sums() == {"fused": 12.0, "kd": 1.0}
-    assert losses.counts == {"fused": 6, "kd": 2}
     result = train(_model(), oracle.samples(13), TEACHING, SETTINGS, 2, 0, TOLD)
     assert result.loss_count == dict.fromkeys(("fused", "self", "kd", "surrogate"), 2 * 13)
 

@@ -7,11 +7,13 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 from torch.nn.functional import cross_entropy
 
-from fedcmi_flwr import ClassStats, CrossModalInfiltration, FedCMI, wire
+from fedcmi_flwr import ClassStats, FedCMI, wire
 from fedcmi_flwr.losses import knowledge_distillation, true_class_probability
+from fedcmi_flwr.methods import make_method
 from fedcmi_flwr.packing import to_arrays
 
 SENSORS = ("acc", "gyro")
+APPLIED = wire.Applied("fedcmi", ("gamma", "lambda", "kappa", "warmup"))  # what the loop below does; it has no mu
 client = ClientApp()
 server = ServerApp()
 
@@ -57,23 +59,24 @@ def train(message: Message, context: Context) -> Message:
         mixed = net["mixer"](torch.cat([x.get(name, torch.zeros(96, 6)) for name in SENSORS], 1))
         loss = cross_entropy(mixed, y)
         for name in x:
-            loss = loss + task.config["gamma"] * cross_entropy(net[f"{name}_own"](x[name]), y)
+            loss = loss + task.config.get("gamma", 0.0) * cross_entropy(net[f"{name}_own"](x[name]), y)
             if d in x and d != name:
                 temperature = task.dominance.temperature[name].float()[y]
                 taught, teaches = net[f"{name}_taught"](x[name]), teacher[f"{d}_own"](x[d])
                 kd = knowledge_distillation(teaches, taught, temperature, torch.ones_like(y, dtype=torch.bool))
-                loss = loss + task.config["lambda"] * kd
+                loss = loss + task.config.get("lambda", 0.0) * kd
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    return wire.train_reply(message, to_arrays(net.state_dict()), len(y), stats)
+    return wire.train_reply(message, to_arrays(net.state_dict()), len(y), stats, applied=APPLIED)
 
 
 @server.main()
 def main(grid: Grid, context: Context) -> None:
     """Run FedCMI and leave the global model as an npz file."""
     torch.manual_seed(0)
-    strategy = FedCMI({"acc": ["acc_"], "gyro": ["gyro_"]}, num_classes=3, method=CrossModalInfiltration(gamma=1.0))
+    asked = make_method(str(context.run_config.get("method", "fedcmi")), {"mu": 0.0})
+    strategy = FedCMI({"acc": ["acc_"], "gyro": ["gyro_"]}, num_classes=3, method=asked)
     start, config = ArrayRecord(SensorNet().state_dict()), ConfigRecord({"lr": 0.5})
     result = strategy.start(grid, start, num_rounds=int(context.run_config["rounds"]), train_config=config)
     np.savez(str(context.run_config["output"]), **{name: array.numpy() for name, array in result.arrays.items()})

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord
 from flwr.clientapp import ClientApp
+from messages import everything
 
 from fedcmi_flwr import wire
 from fedcmi_flwr.evaluation.counts import Counts
@@ -87,7 +88,8 @@ class ToyFederation:
             names = self.owned[part]
             stats = ClassStats(dict.fromkeys(names, np.array([0.5, 0.0])), dict.fromkeys(names, np.array([1, 0])))
         loss = {"loss_sum": {"fused": float(10 * (part + 1))}, "loss_count": {"fused": self.examples[part]}}
-        return wire.train_reply(message, arrays, self.examples[part], stats, **loss, seconds=part + 0.5)
+        said = {"seconds": part + 0.5, "applied": everything(message)}
+        return wire.train_reply(message, arrays, self.examples[part], stats, **loss, **said)
 
 
 def run_round(

@@ -9,8 +9,8 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message
 
 from client_app.app import app as client_app
-from client_app.memory import read_memory
 from fedcmi_flwr import wire
+from fedcmi_flwr.client.memory import read_memory
 from fedcmi_flwr.simulation.local_grid import LocalGrid
 from fedcmi_flwr.strategy.groups import group_names
 from fedcmi_flwr.wire.packing import pack, unpack
@@ -44,8 +44,8 @@ class Federated:
         """Run one round of training and return the new global model; ``change`` may tamper with the replies."""
         messages = self.messages(server_round, self.arrays)
         self.replies = change(list(self.grid.send_and_receive(messages)))
-        aggregated, _ = self.strategy.aggregate_train(server_round, self.replies)
-        self.arrays = {name: array.numpy() for name, array in aggregated.items()}
+        self.strategy.aggregate_train(server_round, self.replies)
+        self.arrays = dict(self.strategy.model_average.trained)
         return self.arrays
 
     def messages(self, server_round: int, arrays: Mapping[str, np.ndarray]) -> list[Message]:
@@ -55,7 +55,7 @@ class Federated:
 
     def evaluate(self, server_round: int) -> dict[str, Any]:
         """Return the accuracies of the global model on the test split."""
-        return dict(self.federation.evaluate(server_round, _record(self.arrays)))
+        return dict(self.federation.evaluate(server_round, _record(self.strategy.model_average.average or self.arrays)))
 
     def update(self, reply: Message, partition: int) -> wire.NodeUpdate:
         """Return what a node of a method that measures nothing sent back."""

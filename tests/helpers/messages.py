@@ -5,6 +5,8 @@ import torch
 from flwr.app import Message
 
 from fedcmi_flwr import wire
+from fedcmi_flwr.methods import method_from
+from fedcmi_flwr.methods.applied import terms_of
 from fedcmi_flwr.methods.dominance import NOBODY, Dominance
 
 MODALITIES = ("audio", "visual")
@@ -19,3 +21,9 @@ def asked(dominance: Dominance = NOBODY, message_type: str = "train", **config: 
     """Return what a node was sent in round 2; ``config`` are further keys."""
     settings = {"server-round": 2, "gamma": 2.0, "method": "fedcmi", **config}
     return wire.task_message(7, message_type, wire.pack(EXTRA, GROUPS), settings, MODALITIES, dominance)
+
+
+def everything(message: Message) -> wire.Applied:
+    """Return what a node says that did all it was asked for."""
+    config = wire.read_task(message).config
+    return wire.Applied(config["method"], terms_of(method_from(config)))

@@ -7,7 +7,7 @@ import oracle
 import pytest
 from federated import federate
 
-from client_app.memory import read_memory
+from fedcmi_flwr.client.memory import read_memory
 from fedcmi_flwr.evaluation.counts import evaluate
 from fedcmi_flwr.methods import METHODS
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from flwr.app import Message
+from messages import everything
 
 from fedcmi_flwr import wire
 from fedcmi_flwr.aggregation.optimizers import ServerOptimizer
@@ -23,7 +24,7 @@ def adds(value: float, num_examples: int = 1, **extra: Any) -> Callable[[Message
     def reply(message: Message, part: int) -> Message:
         sent = wire.read_task(message).arrays
         arrays = {n: (v + value).astype(v.dtype) if v.dtype.kind == "f" else v for n, v in sent.items()}
-        return wire.train_reply(message, arrays, num_examples, **extra)
+        return wire.train_reply(message, arrays, num_examples, **extra, applied=everything(message))
 
     return reply
 
@@ -189,7 +190,8 @@ def test_what_a_scaffold_node_sends_is_bounded_and_its_state_stays_finite(
 
     def reply(message: Message, part: int) -> Message:
         sent = wire.read_task(message).arrays
-        return wire.train_reply(message, sent, 1, from_method={"head.w": np.array([3e38], np.float32)})
+        own = {"head.w": np.array([3e38], np.float32)}
+        return wire.train_reply(message, sent, 1, from_method=own, applied=everything(message))
 
     nodes = federation([BOTH, BOTH], [1, 1], replies={0: reply, 1: reply})
     strategy = make_strategy(method=METHODS["scaffold"])
@@ -210,7 +212,8 @@ def _prototypes(total: float, count: float, num_examples: int) -> Callable[[Mess
     }
 
     def reply(message: Message, part: int) -> Message:
-        return wire.train_reply(message, wire.read_task(message).arrays, num_examples, from_method=own)
+        arrays = wire.read_task(message).arrays
+        return wire.train_reply(message, arrays, num_examples, from_method=own, applied=everything(message))
 
     return reply
 

@@ -7,6 +7,7 @@ import numpy as np
 import oracle
 import pytest
 from flwr.app import Message
+from messages import everything
 
 from fedcmi_flwr import wire
 from fedcmi_flwr.methods import METHODS, CrossModalInfiltration
@@ -148,7 +149,7 @@ def test_statistics_are_asked_only_of_methods_that_measure(
     federation: Maker, make_strategy: Maker, train_round: Maker, method: str, refused: int
 ) -> None:
     def no_stats(message: Message, part: int) -> Message:
-        return wire.train_reply(message, wire.read_task(message).arrays, 1)
+        return wire.train_reply(message, wire.read_task(message).arrays, 1, applied=everything(message))
 
     strategy = make_strategy(method=METHODS[method])
     _, metrics = train_round(strategy, federation([BOTH, BOTH], [1, 1], replies={1: no_stats}).grid())

@@ -9,6 +9,7 @@ import oracle
 import pytest
 from federated import federate
 from flwr.app import Message
+from messages import everything
 from noiseless import quiet
 
 from fedcmi_flwr import wire
@@ -27,7 +28,7 @@ def has(num_examples: int, **of: int) -> Callable[[Message, int], Message]:
 
     def reply(message: Message, part: int) -> Message:
         arrays = {n: v + np.asarray(part + 1, v.dtype) for n, v in wire.read_task(message).arrays.items()}
-        return wire.train_reply(message, arrays, num_examples, modality_examples=of)
+        return wire.train_reply(message, arrays, num_examples, modality_examples=of, applied=everything(message))
 
     return reply
 
@@ -88,13 +89,16 @@ def test_a_modality_that_few_have_is_bounded_by_those_who_have_it(
     def lies(message: Message, part: int) -> Message:
         arrays = {n: v + np.asarray(part + 1, v.dtype) for n, v in wire.read_task(message).arrays.items()}
         count = dict.fromkeys(BOTH, np.array([50, 50]))
-        return wire.train_reply(message, arrays, 100, ClassStats(dict.fromkeys(BOTH, np.array([25.0, 5.0])), count))
+        stats = ClassStats(dict.fromkeys(BOTH, np.array([25.0, 5.0])), count)
+        return wire.train_reply(message, arrays, 100, stats, applied=everything(message))
 
     def honest(message: Message, part: int) -> Message:
         arrays = {n: v + np.asarray(part + 1, v.dtype) for n, v in wire.read_task(message).arrays.items()}
         count = {"audio": np.array([1, 1]), "visual": np.array([50, 50])}
         stats = ClassStats({"audio": np.array([0.5, 0.1]), "visual": np.array([25.0, 5.0])}, count)
-        return wire.train_reply(message, arrays, 100, stats, modality_examples={"audio": 2})
+        return wire.train_reply(
+            message, arrays, 100, stats, modality_examples={"audio": 2}, applied=everything(message)
+        )
 
     strategy = make_strategy(method=CrossModalInfiltration(), guards=Guards(max_example_ratio=1.0))
     replies = {**dict.fromkeys(range(3), honest), 3: lies}
@@ -140,7 +144,8 @@ def test_statistics_of_more_samples_than_have_the_modality_are_refused(
     def reply(message: Message, part: int) -> Message:
         stats = ClassStats(dict.fromkeys(BOTH, np.zeros(2)), dict.fromkeys(BOTH, np.array([2, 2])))
         arrays = wire.read_task(message).arrays
-        return wire.train_reply(message, arrays, 5, stats, modality_examples={"audio": 4 - part})
+        of = {"audio": 4 - part}
+        return wire.train_reply(message, arrays, 5, stats, modality_examples=of, applied=everything(message))
 
     strategy = make_strategy(method=CrossModalInfiltration())
     train_round(strategy, federation([BOTH] * 2, [0] * 2, replies={0: reply, 1: reply}).grid())

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from flwr.app import Error, Message
+from messages import everything
 
 from fedcmi_flwr import wire
 from fedcmi_flwr.strategy.nodes import RoundFailedError
@@ -19,7 +20,7 @@ Maker = Callable[..., Any]
 
 def _without_eye(message: Message, part: int) -> Message:
     task = wire.read_task(message)
-    reply = wire.train_reply(message, task.arrays, 1)
+    reply = wire.train_reply(message, task.arrays, 1, applied=everything(message))
     del reply.content["arrays"]["visual/float32"]
     return reply
 

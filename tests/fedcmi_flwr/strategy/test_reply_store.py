@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message
+from messages import everything
 
 from fedcmi_flwr import wire
 from fedcmi_flwr.aggregation.robust import RobustAggregation
@@ -81,7 +82,7 @@ def test_every_rule_gives_the_same_bits_from_the_disk_and_in_any_order(
         task = wire.read_task(message)
         arrays = {name: value + np.asarray(values[part]).astype(value.dtype) for name, value in task.arrays.items()}
         control = {name: value * np.float32(values[part]) for name, value in arrays.items() if "w" in name}
-        return wire.train_reply(message, arrays, part + 1, from_method=control)
+        return wire.train_reply(message, arrays, part + 1, from_method=control, applied=everything(message))
 
     replies = {part: scaffold_reply for part in range(7)} if rule == "scaffold" else {}
     results = []
@@ -107,7 +108,8 @@ def test_memory_does_not_grow_with_the_number_of_replies(
 
     def reply(message: Message, part: int) -> Message:
         arrays = {name: value + np.float32(1 + part) for name, value in wire.read_task(message).arrays.items()}
-        return wire.train_reply(message, arrays, 1, from_method=arrays if rule == "scaffold" else None)
+        own = arrays if rule == "scaffold" else None
+        return wire.train_reply(message, arrays, 1, from_method=own, applied=everything(message))
 
     def peak(count: int) -> int:
         strategy = make_strategy(**({"method": METHODS["fedavg"]} | RULES[rule]))

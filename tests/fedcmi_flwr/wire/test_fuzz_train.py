@@ -15,6 +15,7 @@ from fuzzing import ARRAYS, HONEST, HOSTILE, LINES, NODES, Connected, fuzzed, st
 from hypothesis import given
 from hypothesis import strategies as st
 from malformed import TRAPPED, Draw, hostile_replies, unpickled
+from messages import everything
 
 from fedcmi_flwr import wire
 from fedcmi_flwr.strategy import FedCMI
@@ -46,7 +47,7 @@ def _good_reply(message: Message, method: str) -> Message:
             own[f"prototype-sum.{name}"] = np.array([[part, 1, 2], [0, 0, 0]], np.float32)
             own[f"prototype-count.{name}"] = np.array([2, 0], np.float32)
     loss: dict[str, Any] = {"loss_sum": {"fused": 1.0 + part}, "loss_count": {"fused": 5 + part}}
-    return wire.train_reply(message, arrays, 5 + part, stats, **loss, from_method=own)
+    return wire.train_reply(message, arrays, 5 + part, stats, **loss, from_method=own, applied=everything(message))
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message
+from messages import everything
 
 from fedcmi_flwr import wire
 from fedcmi_flwr.methods import METHODS
@@ -133,7 +134,8 @@ def test_what_a_method_sends_besides_weights_keeps_its_dtype(
 ) -> None:
     def reply(message: Message, part: int) -> Message:
         arrays = wire.read_task(message).arrays
-        return wire.train_reply(message, arrays, 1, from_method={"ear.w": np.array([1e-9, 1e6], np.float32)})
+        own = {"ear.w": np.array([1e-9, 1e6], np.float32)}
+        return wire.train_reply(message, arrays, 1, from_method=own, applied=everything(message))
 
     strategy = make_strategy(method=METHODS["scaffold"], wire_dtype="float16")
     train_round(strategy, federation([("audio",)], [1], replies={0: reply}).grid())

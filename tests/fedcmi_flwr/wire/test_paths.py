@@ -36,7 +36,7 @@ def _query_reply() -> Message:
         (
             _train_reply,
             lambda reply: wire.read_train_reply(reply, SENT, ["audio"], 2),
-            ["train.py", "records.py", "packing.py", "metrics.py"],
+            ["train.py", "applied.py", "records.py", "packing.py", "metrics.py"],
         ),
         (
             _evaluate_reply,
@@ -57,4 +57,4 @@ def test_a_message_is_read_file_by_file(
 def test_a_train_reply_is_written_file_by_file() -> None:
     message = asked()
     found = visited(lambda: wire.train_reply(message, SENT, 3, from_method=SENT), ROOM)
-    assert found == [f"{ROOM}/{name}" for name in ("train.py", "records.py", "packing.py")]
+    assert found == [f"{ROOM}/{name}" for name in ("train.py", "applied.py", "tensors.py", "records.py", "packing.py")]

@@ -124,7 +124,7 @@ BAD_RECORDS = [
     ({"groups": {"audio": ("ear.w",), "shared": ("head",)}}, r"missing \['ear.steps'\], extra \[\]"),
     ({"arrays": EXTRA, "groups": {**GROUPS, "visual": ("eye",)}}, r"missing \[\], extra \['eye'\]"),
     ({"without": "arrays"}, "record 'arrays' is NoneType, need ArrayRecord"),
-    ({"without": "layout"}, "record 'layout' is NoneType, need ConfigRecord"),
+    ({"without": "layout"}, "arrays: missing .*'ear.w'"),
     ({"without": "metrics"}, "record 'metrics' is NoneType, need MetricRecord"),
     ({"records": {"metrics": ConfigRecord({})}}, "record 'metrics' is ConfigRecord"),
     ({"records": {"layout": ConfigRecord({})}}, r"arrays: unexpected \['audio/float32'"),

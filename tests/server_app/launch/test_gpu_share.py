@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from client_app.app import app as client_app
-from client_app.sgd import SGD
+from fedcmi_flwr.client.sgd import SGD
 from fedcmi_flwr.run_config import read_run_config
 from fedcmi_flwr.simulation.ownership import owned_modalities
 from fedcmi_flwr.strategy.nodes import RoundFailedError

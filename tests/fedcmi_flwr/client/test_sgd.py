@@ -1,4 +1,4 @@
-"""client_app.sgd: torch's SGD bit for bit, and a node that trains without what that one imports."""
+"""fedcmi_flwr.client.sgd: torch's SGD bit for bit, and a node that trains without what that one imports."""
 
 import subprocess
 import sys
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from client_app.sgd import SGD
+from fedcmi_flwr.client.sgd import SGD
 
 TRAIN = """
 import sys
@@ -51,8 +51,8 @@ def test_steps_are_those_of_torch(momentum: float, weight_decay: float) -> None:
 
 
 def test_a_node_trains_without_what_takes_seconds_to_import(tmp_path: Path) -> None:
-    """On a device every message starts a process: see :mod:`client_app.sgd`."""
-    helpers = Path(__file__).parents[1] / "helpers"
+    """On a device every message starts a process: see :mod:`fedcmi_flwr.client.sgd`."""
+    helpers = Path(__file__).parents[2] / "helpers"
     done = subprocess.run(
         [sys.executable, "-c", f"import sys; sys.path[:0] = [{str(helpers)!r}]\n{TRAIN}", str(tmp_path)],
         capture_output=True, text=True, check=False, timeout=300,

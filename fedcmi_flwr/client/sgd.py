@@ -30,6 +30,8 @@ class SGD:
     ) -> None:
         self.parameters = list(parameters)
         self.lr, self.momentum, self.weight_decay = lr, momentum, weight_decay
+        self.param_groups = [{"lr": lr, "momentum": momentum}]
+        """What :class:`LocalObjective` reads of any optimiser."""
         self._velocities: dict[torch.Tensor, torch.Tensor | None] = {}
         """Parameter -> its momentum, from its first step on."""
 
