@@ -158,7 +158,7 @@ class Rehearsal:
 
     def _start_superlink(self) -> None:
         port = self._ports()[SUPERLINK]
-        _check_free(port)
+        check_free(port)
         home = self._path(SUPERLINK)
         home.mkdir(exist_ok=True)
         (home / "config.toml").write_text(flower_cli.connection_file(self.address, self.authority), encoding="utf-8")
@@ -263,7 +263,7 @@ class Rehearsal:
         return self.kit / "nodes" / name
 
 
-def _check_free(port: int) -> None:
+def check_free(port: int) -> None:
     """Raise DeploymentError where another process listens, which could be taken for the SuperLink."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a connection that was just closed takes no port
