@@ -110,7 +110,10 @@ def test_three_and_three_rounds_are_six(tmp_path: Path, toy: Path, whole: Whole,
     assert [line.split(" |")[0] for line in lines[1:]] == [f"round {t}/6" for t in range(3 // every * every + 1, 7)]
     assert left(tmp_path / "parts") == whole(case)
     assert [record["round"] for record in read_metrics(tmp_path / "parts")] == [0, 1, 2, 3, 4, 5, 6]
-    assert [path.name for path in (tmp_path / "parts").iterdir() if path.is_dir()] == []
+    assert sorted(path.name for path in (tmp_path / "parts").iterdir() if path.is_dir()) in (
+        ["checkpoints"],
+        ["checkpoints", "node-memory"],
+    )
 
 
 def test_what_is_restored_matters(tmp_path: Path, toy: Path, whole: Whole) -> None:
