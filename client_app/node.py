@@ -70,7 +70,7 @@ def read_node(context: Context) -> Node:
     run, config = read_run_config(context.run_config), read_node_config(context.node_config)
     torch.set_num_threads(run.machine.torch_threads)
 
-    directory = locate(config.data or run.data.data)
+    directory = locate(config.data or run.data.data, run.data.data_set)
     stored = read_spec(directory)
     owned = config.modalities
     if owned is None:

@@ -10,6 +10,7 @@ from fedcmi_flwr.client.begin import Received
 from fedcmi_flwr.client.samples import NodeSamples, Tally
 from fedcmi_flwr.client.sgd import SGD
 from fedcmi_flwr.config.sections import TrainingConfig
+from fedcmi_flwr.data.finite import check_finite
 from fedcmi_flwr.data.samples import Samples, room_on
 from fedcmi_flwr.methods import LocalRound, Method
 from fedcmi_flwr.models.multimodal import MultimodalModel
@@ -59,9 +60,11 @@ def train(
     ------
     FloatingPointError
         A loss became NaN or Inf.
+    DataError
+        It did because a sample holds NaN or Inf.
     """
     device = next(model.parameters()).device
-    samples = samples.resident(device, room_on(device))
+    stored, samples = samples, samples.resident(device, room_on(device))
     local = begin_round(model, samples, method, settings, server_round, partition_id, received)
     objective = LocalObjective(model, method, local, method_name)
 
@@ -78,7 +81,11 @@ def train(
             batches = samples.training_batches(settings.batch_size, model.spec.modalities, generator, device, views)
             for batch in budget.within(batches):
                 step(model, batch, objective, optimizer)
-            objective.losses.check(epoch, settings.lr)
+            try:
+                objective.losses.check(epoch, settings.lr)
+            except FloatingPointError:
+                check_finite(stored, "train")  # where a sample is the reason, that is to be said
+                raise
     return objective.finish()
 
 

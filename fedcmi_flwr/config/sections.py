@@ -27,6 +27,9 @@ class DataConfig(Settings):
 
     data: str = text("the name of a built-in data set or the path of a prepared directory")
     """"av-digits", or the absolute path of a prepared directory."""
+    data_set: str = text("the name of a data set, as dataset.json has it, or empty")
+    """What the prepared directory must hold ("cremad", "manifest"), which a recipe says so that it never trains on
+    something else; empty: anything."""
     modalities: str = text("names of stored modalities joined by '+', or empty")
     """What the federation trains on, "audio" or "audio+visual"; empty: every modality that is stored. Nodes that own
     none of them take no part."""

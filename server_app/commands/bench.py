@@ -74,13 +74,12 @@ def bench(
     """Run rows x settings x seeds, and write results.csv, table.md and plots; of a suite, suite.md over its sets."""
     end_with_what_was_started(lambda: AGAIN)
 
-    from rich.markdown import Markdown
-
     from server_app.bench.configs import bench_configs, check_data, read_tuned
     from server_app.bench.experiments import plan, reserve, run_all
     from server_app.bench.jobs import alone_in
     from server_app.bench.suite_table import write_suite
     from server_app.bench.table import write_results
+    from server_app.commands.markdown import TerminalMarkdown
 
     on_flower = engine is Engine.FLOWER
     try:
@@ -99,10 +98,10 @@ def bench(
             text = write_results(planned, chosen.baseline, target, out)
             if suite:
                 text = write_suite(planned, chosen.sets, out)
-            console.print(Markdown(text))
+            console.print(TerminalMarkdown(text))
     except (OSError, ValueError) as error:
         raise fail(error) from error
-    console.print(f"results: {out / 'results.csv'}, {out / 'table.md'}, {out / 'accuracy-*.png'}", markup=False)
+    console.print(f"results: {out / 'results.csv'}, {out / 'table.md'}, {out / 'accuracy-*.png'}")
     if failed:
         raise fail("failed: " + ", ".join(str(experiment.run_dir) for experiment in failed))
 
@@ -135,5 +134,5 @@ def tune(
             Tuning(configs, seeds, chosen.num_nodes, jobs, out, console.print).run()
     except (OSError, ValueError) as error:
         raise fail(error) from error
-    console.print((out / "tuned.toml").read_text(encoding="utf-8"), markup=False)
+    console.print((out / "tuned.toml").read_text(encoding="utf-8"))
     console.print(f"results: {out / 'tuned.toml'}, {out / 'tune.csv'}")

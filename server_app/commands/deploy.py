@@ -35,8 +35,9 @@ def init(
     except (OSError, ValueError) as error:
         raise fail(error) from error
     if insecure:
-        errors.print("[bold yellow]warning:[/] no encryption, and whoever reaches the port can join (--insecure).")
-    console.print(f"{len(read.nodes)} nodes for {read.address}; what to do: {directory / 'README.md'}", markup=False)
+        more = " no encryption, and whoever reaches the port can join (--insecure)."
+        errors.print(Text.assemble(("warning:", "bold yellow"), more))
+    console.print(f"{len(read.nodes)} nodes for {read.address}; what to do: {directory / 'README.md'}")
 
 
 @deploy.command()
@@ -51,7 +52,7 @@ def up(
     from server_app.deploy.rehearsal import Rehearsal
 
     try:
-        Rehearsal(directory).up(only or [], without or [], partial(console.print, markup=False))
+        Rehearsal(directory).up(only or [], without or [], partial(console.print))
     except (OSError, ValueError, RuntimeError) as error:
         raise fail(error) from error
 
@@ -83,7 +84,9 @@ def status(
 @deploy.command()
 def run(
     directory: DirectoryArgument,
-    recipe: Annotated[Path | None, typer.Option(help="TOML file that overrides run-config keys.")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="TOML file that overrides run-config keys, or a name such as cremad.")
+    ] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="key=value of the run-config; repeatable.")] = None,
     run_dir: Annotated[Path | None, typer.Option(help="Where to write; default: a new directory in runs/.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the unfinished run in --run-dir.")] = False,
@@ -92,22 +95,21 @@ def run(
     known: list[Path] = [] if run_dir is None else [run_dir]
     end_with_what_was_started(lambda: _advice(directory, known))
 
-    from rich.markdown import Markdown
-
+    from server_app.commands.markdown import TerminalMarkdown
     from server_app.deploy.training import train
+    from server_app.launch.recipes import find_recipe
     from server_app.run.resume import RunFinishedError
 
     try:
-        chosen = train(
-            directory, recipe, set_ or [], run_dir, resume, partial(console.print, markup=False), known.append
-        )
+        overrides = None if recipe is None else find_recipe(recipe)
+        chosen = train(directory, overrides, set_ or [], run_dir, resume, partial(console.print), known.append)
     except RunFinishedError as finished:
-        console.print(str(finished), markup=False)
+        console.print(str(finished))
         return
     except (OSError, ValueError, RuntimeError) as error:
         raise fail(error) from error
-    console.print(Markdown((chosen / "summary.md").read_text(encoding="utf-8")))
-    console.print(f"run directory: {chosen}", markup=False)
+    console.print(TerminalMarkdown((chosen / "summary.md").read_text(encoding="utf-8")))
+    console.print(f"run directory: {chosen}")
 
 
 def _advice(directory: Path, run_dirs: list[Path]) -> str:

@@ -21,7 +21,7 @@ def report(
     try:
         if watch:
             end_with_what_was_started(lambda: "the page stays as it is.")
-            console.print(f"report: {out or directory / 'report.html'}, until the run is over", markup=False)
+            console.print(f"report: {out or directory / 'report.html'}, until the run is over")
             watch_run(directory, out)
         else:
             console.print(f"report: {write_report(directory, out)}")

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 
 from server_app.commands.engine import Engine
 from server_app.commands.terminal import console, end_with_what_was_started, errors, fail, live_line
@@ -16,7 +15,9 @@ if TYPE_CHECKING:
 
 
 def run(
-    recipe: Annotated[Path | None, typer.Option(help="TOML file that overrides run-config keys.")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="TOML file that overrides run-config keys, or a name such as cremad.")
+    ] = None,
     method: Annotated[
         str | None, typer.Option(help="fedavg, scaffold, late-fusion, fedcmi, ...; a wrong one lists them all.")
     ] = None,
@@ -45,21 +46,23 @@ def run(
 
     end_with_what_was_started(lambda: _advice(known[0]) if known else "nothing was trained yet.")
 
+    from server_app.launch.recipes import find_recipe
     from server_app.launch.record import begin, go_on
     from server_app.run.resume import RunFinishedError
 
     try:
         if resume is not None and run_dir is not None:
             raise ValueError("--resume goes on in its own directory; leave --run-dir out.")
+        overrides = None if recipe is None else find_recipe(recipe)
         if resume is None:
-            starting = begin(recipe, options, set_ or [], run_dir, num_nodes, engine)
+            starting = begin(overrides, options, set_ or [], run_dir, num_nodes, engine)
         else:
-            starting = go_on(resume, recipe, options, set_ or [], num_nodes, engine)
+            starting = go_on(resume, overrides, options, set_ or [], num_nodes, engine)
         with starting as chosen:
             known[:] = [chosen.run_dir]
             _simulate(chosen, clients_at_once)
     except RunFinishedError as finished:
-        console.print(escape(str(finished)))
+        console.print(str(finished))
     except (OSError, ValueError, RuntimeError, ArithmeticError) as error:
         raise _failed(error, known) from error
 
@@ -76,17 +79,16 @@ def _failed(error: Exception, known: list[Path]) -> typer.Exit:
 
     leave = fail(error)
     if known and stored_checkpoints(known[0] / CHECKPOINTS):
-        errors.print(f"when that is mended, {escape(_advice(known[0]))}")
+        errors.print(f"when that is mended, {_advice(known[0])}")
     return leave
 
 
 def _simulate(chosen: "Launch", clients_at_once: int | None) -> None:
     """Run a simulation; then show its summary."""
-    from rich.markdown import Markdown
-
+    from server_app.commands.markdown import TerminalMarkdown
     from server_app.launch.start import load_client_app, run_in_process, run_with_flower
 
-    console.print(f"run directory: {chosen.run_dir}", markup=False)
+    console.print(f"run directory: {chosen.run_dir}")
     with live_line() as show:
         if chosen.engine == Engine.FLOWER:
             run_with_flower(chosen.raw, chosen.num_nodes, show, clients_at_once)
@@ -94,5 +96,5 @@ def _simulate(chosen: "Launch", clients_at_once: int | None) -> None:
             logging.getLogger("flwr").setLevel(logging.ERROR)
             run_in_process(chosen.raw, chosen.num_nodes, load_client_app(), show)
 
-    console.print(Markdown((chosen.run_dir / "summary.md").read_text(encoding="utf-8")))
-    console.print(f"run directory: {chosen.run_dir}", markup=False)
+    console.print(TerminalMarkdown((chosen.run_dir / "summary.md").read_text(encoding="utf-8")))
+    console.print(f"run directory: {chosen.run_dir}")

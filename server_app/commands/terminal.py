@@ -11,6 +11,7 @@ import click
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.text import Text
 from typer.core import TyperGroup
 
 from fedcmi_flwr.machine.extras import MissingExtraError
@@ -30,8 +31,9 @@ AGAIN = "the same command goes on where it stopped."
 INTERRUPTIONS = ("SIGINT", "SIGTERM", "SIGHUP")
 """Signals by which a user or a system ends a command; Windows has no SIGHUP."""
 
-console = Console(highlight=False, soft_wrap=True)
-errors = Console(highlight=False, soft_wrap=True, stderr=True)
+console = Console(highlight=False, soft_wrap=True, markup=False)
+errors = Console(highlight=False, soft_wrap=True, markup=False, stderr=True)
+"""What they print is printed as it is: a name may look like markup."""
 
 
 @contextlib.contextmanager
@@ -45,7 +47,7 @@ def live_line() -> Iterator[Callable[[str], None]]:
     with console.status("starting ...") as status:
 
         def show(line: str) -> None:
-            console.print(line, markup=False)
+            console.print(line)
             name, _, rest = line.partition(" | ")
             left = rest.rpartition(" | ")[2]
             status.update(escape(f"{name}, {left}" if " left, until " in left else name))
@@ -55,7 +57,7 @@ def live_line() -> Iterator[Callable[[str], None]]:
 
 def fail(reason: object) -> typer.Exit:
     """Print why a command failed, and return what is to be raised: exit status 1."""
-    errors.print(f"[bold red]error:[/] {escape(str(reason))}")
+    errors.print(Text.assemble(("error:", "bold red"), f" {reason}"))
     return typer.Exit(1)
 
 
@@ -88,7 +90,7 @@ def end_with_what_was_started(advice: Callable[[], str]) -> None:
     def end(number: int, frame: FrameType | None) -> None:
         for each in known:
             signal.signal(each, signal.SIG_IGN)
-        errors.print(f"interrupted; {escape(advice())}")
+        errors.print(f"interrupted; {advice()}")
         sys.exit(128 + number)
 
     for number in known:

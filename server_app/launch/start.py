@@ -105,7 +105,7 @@ def check_modalities(config: RunConfig) -> None:
     FileNotFoundError
         The model to begin with is not there.
     """
-    stored = read_spec(locate(config.data.data))
+    stored = read_spec(locate(config.data.data, config.data.data_set))
     names = stored.modality_names
     chosen = chosen_modalities(config.data.modalities, names)
     check_stored("freeze", split_names(config.model.freeze), names)

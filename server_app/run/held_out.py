@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from fedcmi_flwr.config.fields import ConfigError
 from fedcmi_flwr.config.sections import DataConfig
 from fedcmi_flwr.config.selection import OFF
+from fedcmi_flwr.data.finite import check_finite
 from fedcmi_flwr.data.prepared import load_split
 from fedcmi_flwr.data.samples import Samples
 from fedcmi_flwr.data.schema import read_spec
@@ -40,7 +41,7 @@ def reported_samples(prepared: Path, modalities: Sequence[Modality], config: Dat
     The samples that have any modality.
     """
     if config.validation_share == 0:
-        return load_split(prepared, "test", modalities)
+        return _finite(load_split(prepared, "test", modalities), "test")
     train = load_split(prepared, "train", modalities)
     chosen = training_parts(train, config, seed).validation
     return _part(train, chosen)
@@ -78,7 +79,7 @@ def calibration_samples(
                 f"calibration-share = {share}: {prepared} has a split {VALIDATION_SPLIT!r} for that, so no training "
                 "sample is needed. Set calibration-share to 0."
             )
-        return load_split(prepared, VALIDATION_SPLIT, modalities)
+        return _finite(load_split(prepared, VALIDATION_SPLIT, modalities), VALIDATION_SPLIT)
     if share == 0:
         return None
     train = load_split(prepared, "train", modalities)
@@ -131,5 +132,11 @@ def calibrated_on(config: Mapping[str, Any]) -> str:
 
 
 def _part(samples: Samples, chosen: NDArray[np.int64]) -> Samples:
-    """Return those of the chosen samples that have any modality."""
-    return samples.select(np.intersect1d(samples.rows, chosen))
+    """Return those of the chosen samples of the training split that have any modality."""
+    return _finite(samples.select(np.intersect1d(samples.rows, chosen)), "train")
+
+
+def _finite(samples: Samples, split: str) -> Samples:
+    """Return samples that are numbers: else every model would look unusable."""
+    check_finite(samples, split)
+    return samples

@@ -53,7 +53,7 @@ def read_server_data(config: RunConfig) -> ServerData:
     DataError
         The data are not there.
     """
-    prepared = locate(config.data.data)
+    prepared = locate(config.data.data, config.data.data_set)
     stored = read_spec(prepared)
     chosen = chosen_modalities(config.data.modalities, stored.modality_names)
     check_modality_names(chosen)
