@@ -1,5 +1,7 @@
 """A node as its configurations describe it: its run, itself, and its prepared directory."""
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +30,22 @@ class Node:
     """What lies there."""
     modalities: tuple[Modality, ...]
     """What the node owns of the run's modalities."""
+
+
+class DeviceError(RuntimeError):
+    """What is wrong on a device, with its name, since the server does not know yet who it is."""
+
+
+@contextlib.contextmanager
+def naming_device(context: Context) -> Iterator[None]:
+    """Let an error name the device that it is of, where the device has a name."""
+    try:
+        yield
+    except Exception as error:
+        name = context.node_config.get("name")
+        if name is None:
+            raise
+        raise DeviceError(f"{name}: {error}") from error
 
 
 def read_node(context: Context) -> Node:

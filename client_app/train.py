@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from client_app.work import Budget
 from fedcmi_flwr.client import LocalObjective, LocalResult, begin
 from fedcmi_flwr.client.begin import Received
 from fedcmi_flwr.client.samples import NodeSamples, Tally
@@ -26,6 +27,7 @@ def train(
     partition_id: int,
     received: Received,
     method_name: str = "",
+    budget: Budget | None = None,
 ) -> LocalResult:
     """Train the received model in place for one round.
 
@@ -47,6 +49,8 @@ def train(
         What came with the model, and what the node kept.
     method_name
         As the task has it; goes into the reply.
+    budget
+        The node's time; None: as long as it takes.
 
     Returns
     -------
@@ -66,12 +70,16 @@ def train(
 
     optimizer = new_optimizer(model, settings, settings.learning_rate(server_round))
     generator = torch_generator(settings.seed, "batches", server_round, partition_id)
+    budget = budget or Budget()
 
     model.train()
     with torch_global_seed(settings.seed, "dropout", server_round, partition_id):
         for epoch in range(settings.local_epochs):
+            if budget.spent:
+                break
             views = torch_generator(settings.seed, f"views, epoch {epoch}", server_round, partition_id)
-            for batch in samples.training_batches(settings.batch_size, model.spec.modalities, generator, device, views):
+            batches = samples.training_batches(settings.batch_size, model.spec.modalities, generator, device, views)
+            for batch in budget.within(batches):
                 step(model, batch, objective, optimizer)
             try:
                 objective.losses.check(epoch, settings.lr)

@@ -20,6 +20,7 @@ from fedcmi_flwr.methods.local import Kept, LocalRound, LocalSteps
 from fedcmi_flwr.types import Scalar
 
 __all__ = [
+    "LOSS_TERMS",
     "METHOD",
     "METHODS",
     "CrossModalInfiltration",
@@ -34,6 +35,10 @@ __all__ = [
     "make_method",
     "method_from",
 ]
+
+
+LOSS_TERMS = frozenset({"fused", "self", "kd", "surrogate", "prototype", "contrast"})
+"""Names of the loss terms of all methods here."""
 
 
 def _all_methods() -> dict[str, Method]:

@@ -100,6 +100,7 @@ def _read_update(content: Message, report: RoundReport, method: Method, node: in
     except WireError:  # what a method that was not applied lacks besides is no news
         check_applied(read_applied(content), plan.method, method)
         raise
+    plan.expected.check_terms(update.loss_sum)
     check_applied(update.applied, plan.method, method)
     foreign = sorted(set(update.modality_examples) - set(info.modalities))
     if foreign:

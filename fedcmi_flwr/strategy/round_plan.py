@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from fedcmi_flwr import wire
 from fedcmi_flwr.methods.dominance import NOBODY, Dominance
+from fedcmi_flwr.strategy.expected import ANY_NAMES, ExpectedNames
 from fedcmi_flwr.types import AnyArray
 
 
@@ -26,6 +27,8 @@ class RoundPlan:
     """Node id -> what it owns, of every node that could have been sampled."""
     sent: Mapping[int, tuple[wire.NodeInfo, tuple[str, ...]]] = field(default_factory=dict)
     """Node id -> (what it owns, groups sent), of the nodes that are asked to train."""
+    expected: ExpectedNames = ANY_NAMES
+    """What replies may speak of."""
     method: str = ""
     """Name of the method that the nodes are asked for."""
     weight_key: str = wire.NUM_EXAMPLES
@@ -60,8 +63,8 @@ class RoundPlan:
         return {name: self.arrays[name] for group in groups for name in self.names[group]}
 
     def describe(self, node: int) -> str:
-        """Return the node's id and, where it was sent something, its partition and modalities."""
+        """Return the node's name or id and, where it was sent something, its partition and modalities."""
         if node not in self.sent:
-            return f"node {node}"
+            return self.known[node].title(node) if node in self.known else f"node {node}"
         info, _ = self.sent[node]
-        return f"node {node} (partition {info.partition_id}, {'+'.join(info.modalities)})"
+        return f"{info.title(node)} (partition {info.partition_id}, {'+'.join(info.modalities)})"

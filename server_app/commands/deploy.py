@@ -47,9 +47,10 @@ def up(
     without: Annotated[list[str] | None, typer.Option(help="Leave this process out; repeatable.")] = None,
 ) -> None:
     """Start the SuperLink and all nodes on this machine, over loopback."""
+    end_with_what_was_started(lambda: "what `deploy up` had started is stopped again.")
+
     from server_app.deploy.rehearsal import Rehearsal
 
-    end_with_what_was_started()
     try:
         Rehearsal(directory).up(only or [], without or [], partial(console.print))
     except (OSError, ValueError, RuntimeError) as error:
@@ -75,7 +76,8 @@ def status(
     for process in found:
         words = {True: "yes", False: "no", None: "-"}
         state = (process.pid is not None, process.registered, process.online)
-        table.add_row(process.name, str(process.pid or "-"), *(words[value] for value in state), process.note)
+        note = Text(process.note)  # what a process prints is no markup
+        table.add_row(process.name, str(process.pid or "-"), *(words[value] for value in state), note)
     console.print(table)
 
 
@@ -90,15 +92,17 @@ def run(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the unfinished run in --run-dir.")] = False,
 ) -> None:
     """Train on the rehearsal's nodes where it is up, else on the real ones; exit status 0 only if it completed."""
+    known: list[Path] = [] if run_dir is None else [run_dir]
+    end_with_what_was_started(lambda: _advice(directory, known))
+
     from server_app.commands.markdown import TerminalMarkdown
     from server_app.deploy.training import train
     from server_app.launch.recipes import find_recipe
     from server_app.run.resume import RunFinishedError
 
-    end_with_what_was_started()
     try:
         overrides = None if recipe is None else find_recipe(recipe)
-        chosen = train(directory, overrides, set_ or [], run_dir, resume, partial(console.print))
+        chosen = train(directory, overrides, set_ or [], run_dir, resume, partial(console.print), known.append)
     except RunFinishedError as finished:
         console.print(str(finished))
         return
@@ -106,6 +110,16 @@ def run(
         raise fail(error) from error
     console.print(TerminalMarkdown((chosen / "summary.md").read_text(encoding="utf-8")))
     console.print(f"run directory: {chosen}")
+
+
+def _advice(directory: Path, run_dirs: list[Path]) -> str:
+    """Return how to go on with the last of these run directories."""
+    from server_app.deploy.training import resume_command
+    from server_app.run.resume import how_to_go_on
+
+    if not run_dirs:
+        return "nothing was trained yet."
+    return how_to_go_on(run_dirs[-1], resume_command(directory, run_dirs[-1]))
 
 
 @deploy.command()

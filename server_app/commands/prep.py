@@ -1,6 +1,5 @@
 """``fedcmi prep ...`` and ``fedcmi inspect``: data sets, prepared and looked at."""
 
-import os
 from collections.abc import Callable
 from enum import StrEnum
 from functools import partial
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from server_app.commands.terminal import console, end_with_what_was_started, fail
+from server_app.commands.terminal import AGAIN, console, end_with_what_was_started, fail
 
 if TYPE_CHECKING:
     from data_prep.pipeline.execution import Execution, Show
@@ -43,11 +42,13 @@ def _prepare(make: Callable[..., Path], workers: int | None, max_bad: int = 0) -
 
     ``make`` takes ``execution``, as the data sets' ``prepare`` does.
     """
+    end_with_what_was_started(lambda: AGAIN)
+
     from data_prep.inspection.progress import prepare_visibly
     from data_prep.pipeline.execution import Execution
+    from fedcmi_flwr.machine.workers import usable_cores
 
-    end_with_what_was_started()
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
 
     def make_and_show(show: "Show") -> Path:
         return make(execution=Execution(workers or cores, max_bad, show))

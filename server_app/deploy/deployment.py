@@ -20,6 +20,7 @@ SUPERLINK = "superlink"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
 HOST = re.compile(r"[A-Za-z0-9.-]+")
 """A name or an IPv4 address; the kit's SuperLink does not listen on IPv6."""
+DEVICE_KEYS = {"name", "modalities", "data", "device", "pretrained", "public-key", "local-epochs", "time-budget"}
 UNSAFE = re.compile(r"[\x00-\x1f'\"\\%$]")
 """Characters with a meaning of their own in the commands, units and tables that paths are written into."""
 
@@ -44,15 +45,22 @@ class Device:
     """"auto", "cpu" or "cuda"; None: what the run says."""
     pretrained: str | None = None
     """Its directories of frozen trunks, "text=DIR"; None: those of the run."""
+    local_epochs: int | None = None
+    """Passes over its samples in a round; None: what the run says."""
+    time_budget: float | None = None
+    """Seconds of training in a round; None: what the run says."""
     public_key: str | None = None
     """OpenSSH line of a key that the device keeps; None: the kit makes one."""
 
     @property
     def config(self) -> str:
         """Return its ``--node-config``; without num-partitions, since all of the data is its own."""
-        values = {"modalities": "+".join(self.modalities), "data": self.data}
+        values = {"name": self.name, "modalities": "+".join(self.modalities), "data": self.data}
         values |= {key: text for key, text in (("device", self.device), ("pretrained", self.pretrained)) if text}
-        return " ".join([f"partition-id={self.partition_id}", *(f'{key}="{text}"' for key, text in values.items())])
+        numbers = {"local-epochs": self.local_epochs, "time-budget": self.time_budget}
+        written = [f"{key}={number}" for key, number in numbers.items() if number is not None]
+        texts = [f'{key}="{text}"' for key, text in values.items()]
+        return " ".join([f"partition-id={self.partition_id}", *written, *texts])
 
 
 @dataclass(frozen=True)
@@ -92,7 +100,7 @@ def read_nodes_toml(path: Path, secure: bool) -> Deployment:
     ----------
     path
         TOML file with a table [superlink] (address, data, names) and tables [[node]] (name, modalities, data, device,
-        pretrained, public-key). Relative paths count from its directory.
+        pretrained, local-epochs, time-budget, public-key). Relative paths count from its directory.
     secure
         Whether the deployment has TLS and node authentication.
 
@@ -208,7 +216,9 @@ def _host_and_port(server: _Table) -> tuple[str, int]:
 
 def _read_device(path: Path, place: int, values: Mapping[str, Any]) -> Device:
     table = _Table(path, f"[[node]] number {place + 1}", values)
-    table.check_keys({"name", "modalities", "data", "device", "pretrained", "public-key"})
+    table.check_keys(
+        {"name", "modalities", "data", "device", "pretrained", "public-key", "local-epochs", "time-budget"}
+    )
     expected = f"1 to 63 letters, digits, '-' or '_', not {SUPERLINK!r}"
     name = table.take("name", expected, lambda v: isinstance(v, str) and bool(NAME.fullmatch(v)) and v != SUPERLINK)
     modalities = table.take(
@@ -216,8 +226,11 @@ def _read_device(path: Path, place: int, values: Mapping[str, Any]) -> Device:
     )
     device = table.take("device", f"one of {', '.join(DEVICES)}", lambda value: value in DEVICES, None)
     pretrained = table.take("pretrained", "'modality=DIR modality=DIR'", _is_safe_text, None)
+    epochs = table.take("local-epochs", "an integer from 1", lambda v: type(v) is int and v >= 1, None)
+    seconds = table.take("time-budget", "a number from 0", lambda v: type(v) in (int, float) and v >= 0, None)
     public_key = _public_key(table) if "public-key" in values else None
-    return Device(name, place, tuple(modalities), table.path("data"), device, pretrained, public_key)
+    data = table.path("data")
+    return Device(name, place, tuple(modalities), data, device, pretrained, epochs, seconds, public_key)
 
 
 def _public_key(table: _Table) -> str:

@@ -1,6 +1,8 @@
 """A deployment rehearsed on this machine: all of its processes, over loopback, with its own keys and certificates."""
 
 import json
+import os
+import socket
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -13,6 +15,7 @@ from server_app.deploy import processes, services
 from server_app.deploy.deployment import SUPERLINK, Deployment, DeploymentError, read_deployment
 from server_app.launch import flower_cli
 from server_app.launch.flower_cli import CONNECTION, FlowerRunError
+from server_app.launch.run_log import tail
 
 HOST = "127.0.0.1"
 JOIN_TIMEOUT = 60.0
@@ -86,6 +89,8 @@ class Rehearsal:
         FlowerRunError
             A process ended, or was not let in.
         """
+        if not hasattr(os, "posix_spawn"):
+            raise DeploymentError("a rehearsal starts processes as Linux and macOS do; this system cannot.")
         chosen = self._chosen(only, without)
         self.home.mkdir(exist_ok=True, mode=0o700)
         with self._stopped_on_failure() as started:
@@ -153,6 +158,7 @@ class Rehearsal:
 
     def _start_superlink(self) -> None:
         port = self._ports()[SUPERLINK]
+        check_free(port)
         home = self._path(SUPERLINK)
         home.mkdir(exist_ok=True)
         (home / "config.toml").write_text(flower_cli.connection_file(self.address, self.authority), encoding="utf-8")
@@ -186,11 +192,10 @@ class Rehearsal:
             if JOINED in new:
                 return new.partition(JOINED)[2].split()[0]
             if not runs:
-                raise FlowerRunError(f"{name} ended. The end of its log:\n{flower_cli.tail(path.with_suffix('.log'))}")
+                raise FlowerRunError(f"{name} ended. The end of its log:\n{tail(path.with_suffix('.log'))}")
             time.sleep(0.2)
         raise FlowerRunError(
-            f"{name} was not let in within {JOIN_TIMEOUT:.0f} s. The end of its log:\n"
-            f"{flower_cli.tail(path.with_suffix('.log'))}"
+            f"{name} was not let in within {JOIN_TIMEOUT:.0f} s. The end of its log:\n{tail(path.with_suffix('.log'))}"
         )
 
     def _wait_until_let_go(self, names: Collection[str]) -> None:
@@ -256,3 +261,15 @@ class Rehearsal:
 
     def _files(self, name: str) -> Path:
         return self.kit / "nodes" / name
+
+
+def check_free(port: int) -> None:
+    """Raise DeploymentError where another process listens, which could be taken for the SuperLink."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a connection that was just closed takes no port
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            raise DeploymentError(
+                f"{HOST}:{port}: another process has this port ({error}); stop it, or give the deployment another one."
+            ) from error

@@ -9,10 +9,12 @@ from numpy.typing import NDArray
 
 from fedcmi_flwr.config.fields import ConfigError
 from fedcmi_flwr.config.sections import DataConfig
+from fedcmi_flwr.config.selection import OFF
 from fedcmi_flwr.data.finite import check_finite
 from fedcmi_flwr.data.prepared import load_split
 from fedcmi_flwr.data.samples import Samples
 from fedcmi_flwr.data.schema import read_spec
+from fedcmi_flwr.run_config import RunConfig
 from fedcmi_flwr.simulation.parts import training_parts
 from fedcmi_flwr.types import Modality
 
@@ -83,6 +85,37 @@ def calibration_samples(
     train = load_split(prepared, "train", modalities)
     chosen = training_parts(train, config, seed).calibration
     return _part(train, chosen)
+
+
+def selection_samples(reported: Samples, calibration: Samples | None, config: RunConfig) -> Samples | None:
+    """Return what the best round is chosen on; None where that is off.
+
+    Parameters
+    ----------
+    reported
+        From :func:`reported_samples`.
+    calibration
+        From :func:`calibration_samples`.
+    config
+        The run's.
+
+    Returns
+    -------
+    Samples that nobody trains on, of the validation split or a part of the training split.
+
+    Raises
+    ------
+    ConfigError
+        There are none but the test split.
+    """
+    if config.selection.keep_best == OFF:
+        return None
+    if calibration is None and config.data.validation_share == 0:
+        raise ConfigError(
+            f"keep-best = {config.selection.keep_best!r}: the data has no split {VALIDATION_SPLIT!r} to choose on, and "
+            "the test split is not for that. In a simulation set calibration-share (0.1), or validation-share."
+        )
+    return reported if calibration is None else calibration
 
 
 def evaluated_on(config: Mapping[str, Any]) -> str:

@@ -32,7 +32,8 @@ import psutil
 from server_app.deploy import processes, services
 from server_app.deploy.certificates import make_authority, make_node_key
 from server_app.deploy.deployment import Device, read_deployment
-from server_app.launch.flower_cli import CONNECTION, ask, flower_environment, free_port, program, tail
+from server_app.launch.flower_cli import CONNECTION, ask, flower_environment, free_port, program
+from server_app.launch.run_log import tail
 from server_app.run.directory import read_metrics
 
 REPOSITORY = Path(__file__).parents[2]
