@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from fedcmi_flwr.evaluation.counts import measure
-from fedcmi_flwr.methods import METHODS, FedCMIPlus
+from fedcmi_flwr.methods import METHODS, FedCMIPlus, Method
 from fedcmi_flwr.methods.dominance import NOBODY
 from fedcmi_flwr.methods.losses import mean_log_probability
+from fedcmi_flwr.types import Votes
 
 PAIRS = [[1, 1]] * 5
 SOME_ABSENT = [[1, 1], [1, 0], [0, 1], [1, 1], [1, 1], [1, 1]]
@@ -110,3 +111,27 @@ def test_the_dominant_modality_is_recorded_and_not_sent() -> None:
     decided = METHODS["fedcmi-plus"].decide(stats)
     assert decided.dominant in ("audio", "visual")
     assert METHODS["fedcmi-plus"].broadcast(decided) == NOBODY
+
+
+def test_projectors_start_as_the_identity_on_the_branches_that_are_there() -> None:
+    model, batch = oracle.model(), oracle.batch(PAIRS)
+    METHODS["fedcmi-plus"].initialize(model)
+    output = model(batch)
+    for name in ("audio", "visual"):
+        z = model.branch(name).encode(batch.inputs[name])
+        torch.testing.assert_close(output.self_embeddings[name], z)
+        torch.testing.assert_close(output.infiltration_embeddings[name], z)
+
+    METHODS["fedcmi-plus"].initialize(oracle.model(owned=("audio",)))
+
+
+@pytest.mark.parametrize("method", [replace(METHODS["fedcmi-plus"], identity_projectors=False), METHODS["fedcmi"]])
+def test_projectors_of_other_methods_start_as_torch_made_them(method: Method) -> None:
+    model = oracle.model()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    method.initialize(model)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_self_heads_vote_with_half_the_weight_of_the_fusion_head() -> None:
+    assert METHODS["fedcmi-plus"].votes == Votes(self_heads=0.5, infiltration_heads=0.0, fusion=1.0)
