@@ -14,6 +14,7 @@ from fedcmi_flwr.lookup import Kind, find
 from fedcmi_flwr.methods.base import Method
 from fedcmi_flwr.methods.fedavg import FedAvg
 from fedcmi_flwr.methods.fedcmi import CrossModalInfiltration
+from fedcmi_flwr.methods.fedcmi_plus import FedCMIPlus
 from fedcmi_flwr.methods.hyperparameters import hyperparameters, with_hyperparameters
 from fedcmi_flwr.methods.local import Kept, LocalRound, LocalSteps
 from fedcmi_flwr.types import Scalar
@@ -24,6 +25,7 @@ __all__ = [
     "METHODS",
     "CrossModalInfiltration",
     "FedAvg",
+    "FedCMIPlus",
     "Kept",
     "LocalRound",
     "LocalSteps",

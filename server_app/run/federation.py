@@ -123,6 +123,7 @@ class Federation:
             self.model = MultimodalModel(self.spec, self.data.modalities)
             trunks = [self.model.branch(name).encoder.trunk for name in self.locations]
             initialize(self.model, config.model.initialization, trunks)
+            config.method.initialize(self.model)
         self.checksums = pretrained.load_trunks(self.model, self.locations)
         start_from(config, self.model, self.data.classes)
         self.model.to(choose_device(config.machine.device))
