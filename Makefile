@@ -42,6 +42,7 @@ bench: .venv/installed ## print speeds as ratios: training step, local epoch, re
 	$(BIN)/python tests/benchmarks/epoch.py
 	$(BIN)/python tests/benchmarks/bench_reading.py
 	$(BIN)/python tests/benchmarks/bench_prep.py
+	$(BIN)/python tests/benchmarks/prep_memory.py
 	$(BIN)/python tests/benchmarks/aggregation.py
 	$(BIN)/python tests/benchmarks/network.py
 	$(BIN)/python tests/benchmarks/simulation.py

@@ -18,6 +18,8 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 PACKAGES = ("client_app", "server_app", "data_prep")
 INSIDE = "fedcmi_flwr._apps"
 """Where the wheel has them."""
+COMMANDS = "server_app.commands.main:app"
+"""What `fedcmi` is."""
 IMPORT = re.compile(rf"^(\s*)from ({'|'.join(PACKAGES)})(?=[. ])", re.MULTILINE)
 """The only form in which they import each other; tests/test_wheel.py sees that no other is left."""
 
@@ -42,7 +44,7 @@ class CustomBuildHook(BuildHookInterface):
         build_data["force_include"][str(self._made)] = INSIDE.replace(".", "/")
 
         scripts = self.metadata.core.scripts
-        scripts |= {name: f"{INSIDE}.{reference}" for name, reference in scripts.items()}
+        scripts["fedcmi"] = f"{INSIDE}.{COMMANDS}"
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
         """Remove what :meth:`initialize` made."""

@@ -7,10 +7,11 @@ from flwr.clientapp import ClientApp
 
 from client_app.memory import recall, remember
 from client_app.model import method_of, receive
-from client_app.node import read_node
+from client_app.node import naming_device, read_node
 from client_app.personal import personal_name, personalise
 from client_app.samples import check_unchanged, node_samples, task_samples
 from client_app.train import train
+from client_app.work import own_work
 from fedcmi_flwr import wire
 from fedcmi_flwr.client.begin import Received
 from fedcmi_flwr.config.sections import TrainingConfig, read_section
@@ -26,17 +27,20 @@ app = ClientApp()
 @app.query()
 def query(message: Message, context: Context) -> Message:
     """Say which modalities this node has samples of, once it is clear that they are enough to train on."""
-    node = read_node(context)
-    samples = node_samples(node, "train", node.modalities)
-    return wire.query_reply(message, wire.NodeInfo(samples.seen_modalities, node.config.partition_id))
+    with naming_device(context):
+        node = read_node(context)
+        samples = node_samples(node, "train", node.modalities)
+    return wire.query_reply(
+        message, wire.NodeInfo(samples.seen_modalities, node.config.partition_id, name=node.config.name)
+    )
 
 
 @app.train()
 def train_round(message: Message, context: Context) -> Message:
     """Train the received groups on this node's samples."""
     task = wire.read_task(message)
-    settings = read_section(TrainingConfig, task.config)
     node = read_node(context)
+    settings, budget = own_work(node, read_section(TrainingConfig, task.config))
 
     check_unchanged(node, task)
     samples = task_samples(node, "train", task)
@@ -47,7 +51,7 @@ def train_round(message: Message, context: Context) -> Message:
     partition, name = node.config.partition_id, str(task.config["method"])
 
     begin = time.perf_counter()
-    result = train(model, samples, method, settings, task.server_round, partition, received, name)
+    result = train(model, samples, method, settings, task.server_round, partition, received, name, budget)
     seconds = time.perf_counter() - begin
 
     remember(context, node, task.server_round, result.kept.memory)

@@ -1,5 +1,7 @@
 """A node as its configurations describe it: its run, itself, and its prepared directory."""
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +32,22 @@ class Node:
     """What the node owns of the run's modalities."""
 
 
+class DeviceError(RuntimeError):
+    """What is wrong on a device, with its name, since the server does not know yet who it is."""
+
+
+@contextlib.contextmanager
+def naming_device(context: Context) -> Iterator[None]:
+    """Let an error name the device that it is of, where the device has a name."""
+    try:
+        yield
+    except Exception as error:
+        name = context.node_config.get("name")
+        if name is None:
+            raise
+        raise DeviceError(f"{name}: {error}") from error
+
+
 def read_node(context: Context) -> Node:
     """Check both configurations and find the node's data.
 
@@ -52,7 +70,7 @@ def read_node(context: Context) -> Node:
     run, config = read_run_config(context.run_config), read_node_config(context.node_config)
     torch.set_num_threads(run.machine.torch_threads)
 
-    directory = locate(config.data or run.data.data)
+    directory = locate(config.data or run.data.data, run.data.data_set)
     stored = read_spec(directory)
     owned = config.modalities
     if owned is None:

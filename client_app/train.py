@@ -4,11 +4,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from client_app.work import Budget
 from fedcmi_flwr.client import LocalObjective, LocalResult, begin
 from fedcmi_flwr.client.begin import Received
 from fedcmi_flwr.client.samples import NodeSamples, Tally
 from fedcmi_flwr.client.sgd import SGD
 from fedcmi_flwr.config.sections import TrainingConfig
+from fedcmi_flwr.data.finite import check_finite
 from fedcmi_flwr.data.samples import Samples, room_on
 from fedcmi_flwr.methods import LocalRound, Method
 from fedcmi_flwr.models.multimodal import MultimodalModel
@@ -25,6 +27,7 @@ def train(
     partition_id: int,
     received: Received,
     method_name: str = "",
+    budget: Budget | None = None,
 ) -> LocalResult:
     """Train the received model in place for one round.
 
@@ -46,6 +49,8 @@ def train(
         What came with the model, and what the node kept.
     method_name
         As the task has it; goes into the reply.
+    budget
+        The node's time; None: as long as it takes.
 
     Returns
     -------
@@ -55,22 +60,32 @@ def train(
     ------
     FloatingPointError
         A loss became NaN or Inf.
+    DataError
+        It did because a sample holds NaN or Inf.
     """
     device = next(model.parameters()).device
-    samples = samples.resident(device, room_on(device))
+    stored, samples = samples, samples.resident(device, room_on(device))
     local = begin_round(model, samples, method, settings, server_round, partition_id, received)
     objective = LocalObjective(model, method, local, method_name)
 
     optimizer = new_optimizer(model, settings, settings.learning_rate(server_round))
     generator = torch_generator(settings.seed, "batches", server_round, partition_id)
+    budget = budget or Budget()
 
     model.train()
     with torch_global_seed(settings.seed, "dropout", server_round, partition_id):
         for epoch in range(settings.local_epochs):
+            if budget.spent:
+                break
             views = torch_generator(settings.seed, f"views, epoch {epoch}", server_round, partition_id)
-            for batch in samples.training_batches(settings.batch_size, model.spec.modalities, generator, device, views):
+            batches = samples.training_batches(settings.batch_size, model.spec.modalities, generator, device, views)
+            for batch in budget.within(batches):
                 step(model, batch, objective, optimizer)
-            objective.losses.check(epoch, settings.lr)
+            try:
+                objective.losses.check(epoch, settings.lr)
+            except FloatingPointError:
+                check_finite(stored, "train")  # where a sample is the reason, that is to be said
+                raise
     return objective.finish()
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from fedcmi_flwr.data.prepared import DataError
+from fedcmi_flwr.data.schema import read_spec
 from fedcmi_flwr.lookup import IMPORT_PATH, Kind, UnknownNameError, file_name, find
 from fedcmi_flwr.machine.cache import cache_directory
 from fedcmi_flwr.suggestions import did_you_mean
@@ -37,7 +38,7 @@ def is_preparation(data: str) -> bool:
     return "/" not in data and data in PREPARATION.names
 
 
-def locate(data: str) -> Path:
+def locate(data: str, data_set: str = "") -> Path:
     """Return the prepared directory behind the ``data`` key, preparing a data set on first use.
 
     Parameters
@@ -45,6 +46,8 @@ def locate(data: str) -> Path:
     data
         A name in BUILT_IN, an entry point of an installed package, "package.module:name", or the path of a prepared
         directory.
+    data_set
+        The key ``data-set``: the name of the data set that must be there; empty: any.
 
     Returns
     -------
@@ -53,8 +56,27 @@ def locate(data: str) -> Path:
     Raises
     ------
     DataError
-        The path is not a directory, there is no such preparation, or it made nothing.
+        The path is not a directory, there is no such preparation, it made nothing, or another data set is there.
     """
+    if data_set and data in BUILT_IN and data != data_set:  # known before anything is prepared
+        raise DataError(_other(data_set, data, data))
+    directory = _find(data)
+    found = read_spec(directory).name if data_set else ""
+    if found != data_set:
+        raise DataError(_other(data_set, data, found))
+    return directory
+
+
+def _other(data_set: str, data: str, found: str) -> str:
+    """Return that another data set is where one was asked for."""
+    return (
+        f"data-set = {data_set!r}, but data = {data!r} holds {found!r}; give the directory that `fedcmi prep "
+        f"{data_set}` made as --data, or say what it is to be with --set data-set=NAME."
+    )
+
+
+def _find(data: str) -> Path:
+    """Return the directory of a data set, prepared where it is not yet."""
     if is_preparation(data):
         try:
             prepare = find(PREPARATION, data)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from fedcmi_flwr.aggregation.robust import RobustAggregation
     from fedcmi_flwr.client import LocalObjective
     from fedcmi_flwr.inference import Predictor
-    from fedcmi_flwr.methods import METHODS, CrossModalInfiltration, Kept, LocalRound, LocalSteps, Method
+    from fedcmi_flwr.methods import METHODS, CrossModalInfiltration, FedCMIPlus, Kept, LocalRound, LocalSteps, Method
     from fedcmi_flwr.models.encoders import Encoder
     from fedcmi_flwr.strategy import FedCMI, ModalityStrategy
     from fedcmi_flwr.strategy.guards import Guards
@@ -30,6 +30,7 @@ __all__ = [
     "CrossModalInfiltration",
     "Encoder",
     "FedCMI",
+    "FedCMIPlus",
     "Guards",
     "Kept",
     "LocalObjective",
@@ -55,6 +56,7 @@ _HOMES = {
     "CrossModalInfiltration": "methods",
     "Encoder": "models.encoders",
     "FedCMI": "strategy",
+    "FedCMIPlus": "methods",
     "Guards": "strategy.guards",
     "Kept": "methods",
     "LocalObjective": "client",

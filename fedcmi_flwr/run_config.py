@@ -20,12 +20,15 @@ from fedcmi_flwr.config.sections import (
     FederationConfig,
     MachineConfig,
     ModelConfig,
+    TrackingConfig,
     TrainingConfig,
     ViewConfig,
     keys_of,
     read_section,
 )
+from fedcmi_flwr.config.selection import SelectionConfig
 from fedcmi_flwr.config.texts import read_assignments
+from fedcmi_flwr.config.work import WorkConfig
 from fedcmi_flwr.lookup import UnknownNameError, find
 from fedcmi_flwr.methods import METHODS, Method, hyperparameters, make_method
 from fedcmi_flwr.methods.hyperparameters import with_hyperparameters
@@ -70,8 +73,11 @@ class RunConfig:
     guards: Guards
     privacy: Privacy
     training: TrainingConfig
+    work: WorkConfig
     machine: MachineConfig
     checkpoints: CheckpointConfig
+    selection: SelectionConfig
+    tracking: TrackingConfig
     raw: Mapping[str, Scalar]
     """The run-config as it came, for the record."""
 
@@ -89,8 +95,11 @@ SECTIONS: Mapping[str, type[Settings]] = {
     "guards": Guards,
     "privacy": Privacy,
     "training": TrainingConfig,
+    "work": WorkConfig,
     "machine": MachineConfig,
     "checkpoints": CheckpointConfig,
+    "selection": SelectionConfig,
+    "tracking": TrackingConfig,
 }
 """Field of :class:`RunConfig` -> settings; together they have every key but those of the run and the method."""
 

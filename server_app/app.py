@@ -13,6 +13,7 @@ from fedcmi_flwr.strategy.arrivals import ArrivalGrid
 from server_app.run.directory import RunDirectory, check_new, new_run_dir
 from server_app.run.federation import Federation
 from server_app.run.resume import alone_in_run, check_unfinished, prepare_resume
+from server_app.run.trackers import trackers_of
 
 app = ServerApp()
 logger = logging.getLogger("flwr.fedcmi")
@@ -59,7 +60,7 @@ def run(
         path.mkdir(parents=True, exist_ok=True)
 
     with alone_in_run(path):
-        directory = RunDirectory(path, plots, resumed)
+        directory = RunDirectory(path, plots, resumed, trackers_of(config.tracking.track, path))
         logger.info("run directory: %s", directory.path)
         try:
             checkpoint = prepare_resume(directory.path, config.raw) if resumed else None

@@ -15,6 +15,7 @@ from fedcmi_flwr.methods import METHODS
 from fedcmi_flwr.methods.applied import needs_client
 from fedcmi_flwr.strategy.nodes import RoundFailedError
 from fedcmi_flwr.testing import run_in_process
+from server_app.launch.flower_run import run_on_flower
 
 APPS = Path(__file__).parent / "example_apps"
 NEED_CLIENT = [name for name, method in METHODS.items() if needs_client(method)]
@@ -69,6 +70,12 @@ def test_an_app_learns_with_fedcmi_and_without(load: object, app: str) -> None:
     assert app == "quickstart" or done.server.state["turns"]["of-each"] == [3, 3, 3]
 
 
+def test_the_quickstart_runs_on_flower() -> None:
+    """On Ray, from a bundle: a run that fails, in the server or because no reply can be used, raises."""
+    config = {"num-server-rounds": 1}
+    run_on_flower(APPS / "quickstart", config, num_nodes=2, num_gpus=0.0, while_running=lambda: None)
+
+
 @pytest.mark.parametrize("method", ["fedcmi", "moon"])
 def test_the_hugging_face_app_learns_with_any_method(load: object, method: str) -> None:
     pytest.importorskip("transformers")
@@ -90,7 +97,7 @@ def test_a_method_that_a_plain_client_does_not_apply_is_refused(
     (app,) = load("example_apps/regression", "app")
     strategy = app.FedCMI
     monkeypatch.setattr(app, "FedCMI", lambda *args, **options: strategy(*args, **{**options, "method": name}))
-    with pytest.raises(RoundFailedError, match=rf"node 1001 .*(method '{name}'|class-probability-sum)"):
+    with pytest.raises(RoundFailedError, match=rf"node 1001 .*method '{name}' was asked for, .*LocalObjective"):
         run_in_process(app.server, app.client, 2, {"rounds": 1})
 
 

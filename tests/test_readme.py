@@ -68,7 +68,7 @@ SHORTER = {
     "fedcmi inspect": "",
     "fedcmi predict": "",
     "fedcmi export": "",
-    "fedcmi run --recipe server_app/recipes/cremad": (
+    "fedcmi run --recipe cremad": (
         "--rounds 1 --num-nodes 8 --set local-epochs=1 --set min-partition-size=2 --set batch-size=8 "
         "--set lr-decay-start=-1 --set view-size=32"
     ),

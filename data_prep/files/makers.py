@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.errors import PrepError, UnreadableFileError
+from data_prep.files.content import medium_by_content
 from data_prep.media.segment import Segment
 from data_prep.pipeline.workers import one_torch_thread
 from fedcmi_flwr.data.schema import ModalitySpec, Recipe
@@ -72,9 +73,10 @@ class Source:
 
     @property
     def medium(self) -> str | None:
-        """One of MEDIA; None for any other ending."""
+        """One of MEDIA, by the file's ending, or by its content where that says nothing; None: none of them."""
         ending = self.path.suffix.lower()
-        return next((medium for medium, endings in MEDIA.items() if ending in endings), None)
+        by_ending = next((medium for medium, endings in MEDIA.items() if ending in endings), None)
+        return by_ending or medium_by_content(self.path)
 
 
 @dataclass(frozen=True)
@@ -109,18 +111,18 @@ def _contour(source: Source, *, rate_hz: int, samples: int, hop: int, floor: flo
     return contour(clip.unsqueeze(0), rate_hz, hop, floor).squeeze(0).numpy()
 
 
-def _log_spectrogram(source: Source, *, seconds: float) -> NDArray[Any]:
+def _log_spectrogram(source: Source, *, seconds: float, stream: int | None = None) -> NDArray[Any]:
     from data_prep.media.audio import log_spectrogram, read_sound
 
-    waveform, rate = read_sound(source.path, source.segment, seconds=seconds)
+    waveform, rate = read_sound(source.path, source.segment, seconds=seconds, stream=stream)
     with one_torch_thread():
         return log_spectrogram(source.path, waveform, rate, seconds)
 
 
-def _video_frames(source: Source, *, count: int, size: int) -> NDArray[Any]:
+def _video_frames(source: Source, *, count: int, size: int, stream: int | None = None) -> NDArray[Any]:
     from data_prep.media.video import frames_at_even_times
 
-    return frames_at_even_times(source.path, count, size, source.segment)
+    return frames_at_even_times(source.path, count, size, source.segment, stream=stream)
 
 
 def _grey_image(source: Source, *, size: int) -> NDArray[Any]:
@@ -145,23 +147,24 @@ def _tokens(source: Source, *, tokens: int, tweets: bool, tokenizer: str) -> NDA
     return cut_text(clean_tweet(text) if tweets else text, tokenizer, tokens)
 
 
-def _series(source: Source, *, channels: int, points: int) -> NDArray[Any]:
+def _series(source: Source, *, channels: int, points: int, header: bool | None = None) -> NDArray[Any]:
     from data_prep.media.series import decode_series
 
-    return decode_series(str(source.path), channels, points)
+    return decode_series(str(source.path), channels, points, header)
 
 
-def _vector(source: Source, *, features: int, columns: list[str] | None) -> NDArray[Any]:
+def _vector(source: Source, *, features: int, columns: list[str] | None, header: bool | None = None) -> NDArray[Any]:
     from data_prep.media.vector import decode_vector
 
-    return decode_vector(str(source.path), features, columns)
+    return decode_vector(str(source.path), features, columns, header)
 
 
 def _array(source: Source, *, shape: list[int], dtype: str) -> NDArray[Any]:
+    from data_prep.media.numbers import read_npy
     from data_prep.sets.npz import channels_first
 
     try:
-        sample = np.load(source.path, allow_pickle=False)
+        sample = read_npy(source.path)
         found = f"{sample.dtype} {list(sample.shape)}"
     except (ValueError, EOFError, AttributeError) as error:
         raise UnreadableFileError(source.path, f"not an NPY file ({error}); write it again.") from error
@@ -210,7 +213,8 @@ def maker_of(modality: str, recipe: Recipe) -> Maker:
     """
     arguments = recipe.keys() - FOR_MATCHING
     maker = MAKERS.get(recipe.get("maker", ""))
-    if maker is None or arguments != _arguments(maker):
+    needed, known = (frozenset[str](), frozenset[str]()) if maker is None else _arguments(maker)
+    if maker is None or not needed <= arguments <= known:
         raise PrepError(
             f"recipe of {modality!r}: maker {recipe.get('maker')!r} with {sorted(arguments)} is none of this release's "
             f"({', '.join(sorted(MAKERS))}); use the release that prepared the data."
@@ -219,8 +223,11 @@ def maker_of(modality: str, recipe: Recipe) -> Maker:
 
 
 @functools.lru_cache
-def _arguments(maker: Maker) -> frozenset[str]:
-    return frozenset(inspect.signature(maker.make).parameters) - {"source"}
+def _arguments(maker: Maker) -> tuple[frozenset[str], frozenset[str]]:
+    """Return the arguments that a recipe must have, and all that it may have."""
+    taken = {name: each.default for name, each in inspect.signature(maker.make).parameters.items() if name != "source"}
+    needed = frozenset(name for name, default in taken.items() if default is inspect.Parameter.empty)
+    return needed, frozenset(taken)
 
 
 def make_sample(source: Source, modality: ModalitySpec, recipe: Recipe) -> NDArray[Any]:

@@ -211,8 +211,8 @@ def _modality_of(source: Source, recipes: Recipes) -> Modality:
     wanted = ", ".join(f"{name!r} ({' or '.join(maker.media)})" for name, maker in makers.items())
     if source.medium is None:
         raise PrepError(
-            f"{source.path}: its ending does not say what it is, and the model is asked for {wanted}; give "
-            f"NAME={source.path} with its modality."
+            f"{source.path}: neither its ending nor its content says what it is, and the model is asked for {wanted}; "
+            f"give NAME={source.path} with its modality."
         )
     if not fitting:
         raise PrepError(f"{source.path}: is {source.medium}, and the model is asked for {wanted}; leave it out.")

@@ -13,8 +13,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from data_prep.inspection.suspects import Suspects, find_suspects
 from data_prep.pipeline.plan import Exclusion
-from data_prep.pipeline.reasons import Reason, by_reason, named
+from data_prep.pipeline.reasons import Reason, by_reason, named, placed
 from data_prep.pipeline.tables import EXCLUDED
 from fedcmi_flwr.data.prepared import load_split
 from fedcmi_flwr.data.schema import DatasetSpec, array_path, read_spec, samples_path
@@ -51,6 +52,8 @@ class Summary:
     """Most frequent reason first."""
     stored: Mapping[Modality, int]
     """Bytes of the arrays of all splits."""
+    suspects: Sequence[Suspects] = ()
+    """Stored samples that are likely to be mistakes."""
 
 
 def summarise(directory: Path) -> Summary:
@@ -63,7 +66,7 @@ def summarise(directory: Path) -> Summary:
 
     Returns
     -------
-    The counts; arrays are not read.
+    The counts.
 
     Raises
     ------
@@ -74,9 +77,9 @@ def summarise(directory: Path) -> Summary:
     """
     spec = read_spec(directory)
     splits = sorted(spec.splits, key=lambda split: (_ORDER.get(split, len(_ORDER)), split))
-    counts, missing, groups = {}, {}, {}
+    counts, missing, groups, stored_samples = {}, {}, {}, {}
     for split in splits:
-        samples = load_split(directory, split)
+        samples = stored_samples[split] = load_split(directory, split)
         counts[split] = np.bincount(samples.labels, minlength=len(spec.classes))
         lacking = (~samples.has).sum(axis=0).tolist()
         missing[split] = dict(zip(spec.modality_names, lacking, strict=True))
@@ -90,7 +93,8 @@ def summarise(directory: Path) -> Summary:
         if groups[first] & groups[second]
     ]
     sizes = {split: len(members) for split, members in groups.items()}
-    return Summary(spec, counts, missing, sizes, overlaps, _excluded(directory), stored)
+    suspects = find_suspects(stored_samples, len(spec.classes))
+    return Summary(spec, counts, missing, sizes, overlaps, _excluded(directory), stored, suspects)
 
 
 def _excluded(directory: Path) -> list[Reason]:
@@ -109,7 +113,7 @@ def render(summary: Summary) -> RenderableType:
 def _modalities(summary: Summary) -> Table:
     table = Table(title=Text(f"{summary.spec.name}: what a sample is"))
     for column in ("modality", "kind", "shape", "dtype", "size"):
-        table.add_column(column, justify="right" if column == "size" else "left")
+        table.add_column(column, justify="right" if column == "size" else "left", overflow="fold")
     for modality in summary.spec.modalities:
         shape = " x ".join(str(side) for side in modality.shape)
         size = filesize.decimal(summary.stored[modality.name])
@@ -120,7 +124,7 @@ def _modalities(summary: Summary) -> Table:
 def _splits(summary: Summary) -> Table:
     table = Table(title="samples")
     for column in ("", *summary.counts):
-        table.add_column(Text(column), justify="right" if column else "left")
+        table.add_column(Text(column), justify="right" if column else "left", overflow="fold")
     for row in _counted(summary):
         table.add_row(*(Text(cell) for cell in row))
     return table
@@ -147,4 +151,14 @@ def _remarks(summary: Summary) -> Iterator[str]:
     if not summary.excluded:
         yield "nothing was excluded"
     for excluded in summary.excluded:
-        yield f"excluded: {named(excluded.ids, 'sample')}: {excluded.text}"
+        where = placed(excluded.places)
+        yield f"excluded: {named(excluded.ids, 'sample')}: {excluded.text}{f' ({where})' if where else ''}"
+    for each in summary.suspects:
+        where = placed({split: _by_name(summary, counts) for split, counts in each.counts.items()})
+        yield f"look at {each.total} of {each.modality} that are stored: {each.flaw} ({where})"
+
+
+def _by_name(summary: Summary, counts: NDArray[np.int64]) -> dict[str, int]:
+    """Return the classes of which there are some."""
+    named_counts = zip(summary.spec.classes, counts.tolist(), strict=True)
+    return {name: count for name, count in named_counts if count}

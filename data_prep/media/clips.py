@@ -27,7 +27,7 @@ Job = tuple[str, Segment | None, bool]
 """File; segment, None for a whole file (sound: a WAV file); whether the duration in a video's header can be trusted."""
 
 
-def audio_stream(name: Modality, seconds: float) -> Stream:
+def audio_stream(name: Modality, seconds: float, track: int | None = None) -> Stream:
     """Describe how sound is stored.
 
     Parameters
@@ -36,16 +36,19 @@ def audio_stream(name: Modality, seconds: float) -> Stream:
         Of the modality.
     seconds
         What a clip is tiled to.
+    track
+        Number of the sound stream of files that have several, from 1; None: the one flagged default, else the first.
 
     Returns
     -------
     Standardised log spectrograms, made of ``Job``.
     """
-    recipe = {"maker": "log-spectrogram", "seconds": seconds}
-    return Stream(name, "spectrogram", spectrogram_shape(seconds), "float16", partial(_spectrogram, seconds), recipe)
+    recipe = {"maker": "log-spectrogram", "seconds": seconds} | ({} if track is None else {"stream": track})
+    decode = partial(_spectrogram, seconds, track)
+    return Stream(name, "spectrogram", spectrogram_shape(seconds), "float16", decode, recipe)
 
 
-def visual_stream(name: Modality, count: int, frame_size: int) -> Stream:
+def visual_stream(name: Modality, count: int, frame_size: int, track: int | None = None) -> Stream:
     """Describe how a video is stored.
 
     Parameters
@@ -56,6 +59,8 @@ def visual_stream(name: Modality, count: int, frame_size: int) -> Stream:
         Frames, at even times.
     frame_size
         Pixels of a frame's width and height.
+    track
+        As for :func:`audio_stream`, of the video streams.
 
     Returns
     -------
@@ -70,15 +75,17 @@ def visual_stream(name: Modality, count: int, frame_size: int) -> Stream:
         raise PrepError(f"frame_size = {frame_size}: must be 16 pixels or more.")
     shape = (count, 3, frame_size, frame_size)
     recipe = {"maker": "video-frames", "count": count, "size": frame_size}
-    return Stream(name, "frames", shape, "uint8", partial(_frames, count, frame_size), recipe, IMAGENET_MEAN_STD)
+    recipe |= {} if track is None else {"stream": track}
+    decode = partial(_frames, count, frame_size, track)
+    return Stream(name, "frames", shape, "uint8", decode, recipe, IMAGENET_MEAN_STD)
 
 
-def _spectrogram(seconds: float, job: Job) -> Float16[np.ndarray, "1 frequencies windows"]:
+def _spectrogram(seconds: float, track: int | None, job: Job) -> Float16[np.ndarray, "1 frequencies windows"]:
     path, segment = Path(job[0]), job[1]
-    waveform, rate = read_sound(path, segment, seconds=seconds)
+    waveform, rate = read_sound(path, segment, seconds=seconds, stream=track)
     return log_spectrogram(path, waveform, rate, seconds)
 
 
-def _frames(count: int, size: int, job: Job) -> UInt8[np.ndarray, "count 3 size size"]:
+def _frames(count: int, size: int, track: int | None, job: Job) -> UInt8[np.ndarray, "count 3 size size"]:
     path, segment, trust_duration = job
-    return frames_at_even_times(Path(path), count, size, segment, trust_duration=trust_duration)
+    return frames_at_even_times(Path(path), count, size, segment, trust_duration=trust_duration, stream=track)

@@ -16,6 +16,7 @@ from av.container import InputContainer
 from av.stream import Disposition, Stream
 
 from data_prep.errors import UnreadableFileError
+from data_prep.media.container_size import check_container_whole
 from data_prep.media.signature import true_reason
 
 _THUMBNAIL = Disposition.attached_pic | Disposition.timed_thumbnails
@@ -29,7 +30,7 @@ def opened(path: Path) -> Iterator[InputContainer]:
     if not path.is_file():
         raise UnreadableFileError(path, "not found; complete the raw archive.")
     try:
-        with av.open(str(path.absolute())) as container:
+        with av.open(str(path.absolute()), metadata_errors="replace") as container:
             yield container
     except av.FFmpegError as error:
         reason = f"not decodable ({error.strerror}); fetch the file again."
@@ -66,12 +67,13 @@ def choose_stream(path: Path, container: InputContainer, kind: str, number: int 
         raise UnreadableFileError(
             path, "holds no sound: no sound file, and no video with a soundtrack; give another file, or leave it out."
         )
-    if number is None:
-        default = [each for each in streams if each.disposition & Disposition.default]
-        return (default or streams)[0]
-    if number > len(streams):
+    if number is not None and number > len(streams):
         raise UnreadableFileError(path, f"has {len(streams)} {kind} streams, asked for number {number}.")
-    return streams[number - 1]
+    default = [each for each in streams if each.disposition & Disposition.default]
+    chosen: Any = (default or streams)[0] if number is None else streams[number - 1]
+    if chosen.codec_context is None:
+        raise UnreadableFileError(path, f"its {kind} is in a codec that FFmpeg does not know; convert it.")
+    return chosen
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,7 @@ def scan_packets(path: Path, container: InputContainer, stream: Stream, trust_du
     UnreadableFileError
         A packet that is not whole, or an early end.
     """
+    check_container_whole(path)
     packets: list[Packet] = []
     end = 0.0
     states_no_order = container.format.name == "avi"  # when frames are shown in another order, FFmpeg guesses the times

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Float32, Shaped
 
 from data_prep.errors import PrepError, UnreadableFileError
 from data_prep.media.numbers import read_numbers
@@ -16,28 +16,30 @@ POINTS = 128
 """Stored points of a series unless told otherwise."""
 
 
-def read_series(path: Path) -> Float[np.ndarray, "time channels"]:
+def read_series(path: Path, header: bool | None = None) -> Shaped[np.ndarray, "time channels"]:
     """Read the numbers of a file: a row for each moment, a column for each channel.
 
     Parameters
     ----------
     path
         ``.npy`` with [time, channels] or [time]; anything else is read as CSV, of which the first row may be a header.
+    header
+        As for :func:`data_prep.media.numbers.read_numbers`.
 
     Returns
     -------
-    [time, channels], float64.
+    [time, channels], float64, or memory-mapped as they are in a large file.
 
     Raises
     ------
     UnreadableFileError
         There is no such file, or it is empty, ragged, not numbers, or not finite.
     """
-    _, numbers = read_numbers(path, "series", "[time, channels]")
+    _, numbers = read_numbers(path, "series", "[time, channels]", header=header)
     return numbers.reshape(len(numbers), -1)
 
 
-def resample_points(series: Float[np.ndarray, "time channels"], points: int) -> Float32[np.ndarray, "channels points"]:
+def resample_points(series: Shaped[np.ndarray, "time channels"], points: int) -> Float32[np.ndarray, "channels points"]:
     """Bring a series to a number of points by linear interpolation; its first and last points stay.
 
     Nothing is smoothed before points are left out.
@@ -59,20 +61,25 @@ def resample_points(series: Float[np.ndarray, "time channels"], points: int) -> 
     [[0.0, 0.5, 1.0], [5.0, 6.0, 7.0]]
     """
     wanted = np.linspace(0, len(series) - 1, points)
-    channels = [np.interp(wanted, np.arange(len(series)), channel) for channel in series.T]
-    return np.stack(channels).astype(np.float32)
+    before = np.floor(wanted).astype(np.int64)
+    after = np.minimum(before + 1, len(series) - 1)
+    low, high = (series[rows].astype(np.float64) for rows in (before, after))  # all that is needed of a large file
+    values = (high - low) * (wanted - before)[:, None] + low
+    return np.ascontiguousarray(values.T, np.float32)
 
 
-def decode_series(path: str, channels: int, points: int) -> Float32[np.ndarray, "channels points"]:
+def decode_series(
+    path: str, channels: int, points: int, header: bool | None = None
+) -> Float32[np.ndarray, "channels points"]:
     """Return the stored series of a path as jobs hold it; UnreadableFileError for another number of channels."""
-    series = read_series(Path(path))
+    series = read_series(Path(path), header)
     if series.shape[1] != channels:
-        raise UnreadableFileError(Path(path), f"{series.shape[1]} channels, the first series has {channels}.")
+        raise UnreadableFileError(Path(path), f"{series.shape[1]} channels, expected are {channels}.")
     with np.errstate(over="ignore"):  # infinities are found where rows are written
         return resample_points(series, points)
 
 
-def series_stream(name: Modality, channels: int, points: int = POINTS) -> Stream:
+def series_stream(name: Modality, channels: int, points: int = POINTS, header: bool | None = None) -> Stream:
     """Return the stream of a modality of numeric series; its jobs are paths.
 
     Parameters
@@ -83,6 +90,8 @@ def series_stream(name: Modality, channels: int, points: int = POINTS) -> Stream
         Of every series.
     points
         Stored points, 2 or more.
+    header
+        As for :func:`read_series`.
 
     Returns
     -------
@@ -95,6 +104,7 @@ def series_stream(name: Modality, channels: int, points: int = POINTS) -> Stream
     """
     if points < 2:
         raise PrepError(f"points = {points}: must be 2 or more.")
-    decode: Any = functools.partial(decode_series, channels=channels, points=points)
+    decode: Any = functools.partial(decode_series, channels=channels, points=points, header=header)
     recipe = {"maker": "series", "channels": channels, "points": points}
+    recipe |= {} if header is None else {"header": header}
     return Stream(name, "series", (channels, points), "float32", decode, recipe, MEASURED)

@@ -43,7 +43,7 @@ def clean_tweet(tweet: str) -> str:
 
     Returns
     -------
-    Words and punctuation with one space between them; may be empty.
+    Words and punctuation with one space between them; empty where there is no word.
 
     Examples
     --------
@@ -53,7 +53,7 @@ def clean_tweet(tweet: str) -> str:
     text = html.unescape(tweet).lower()
     for pattern in (_URL, _USER, _RETWEET):
         text = pattern.sub(" ", text)
-    return " ".join(text.split())
+    return " ".join(text.split()) if any(map(str.isalnum, text)) else ""
 
 
 @functools.lru_cache(maxsize=2)
@@ -175,6 +175,13 @@ def text_stream(name: Modality, tokenizer: str, tokens: int = TOKENS, *, tweets:
         raise PrepError(f"tokens = {tokens}: must be 3 or more, for [CLS], a word and [SEP].")
     decode = functools.partial(encode_text, tokenizer=tokenizer, tokens=tokens)
     recipe = {"maker": "tokens", "tokens": tokens, "tweets": tweets, "tokenizer": described(tokenizer)}
+    return Stream(name, "tokens", (tokens,), "int32", decode, recipe)
+
+
+def described_text_stream(name: Modality, described: str, tokens: int) -> Stream:
+    """Return :func:`text_stream` with a tokenizer that :func:`described` has described, which need not be here."""
+    decode = functools.partial(cut_text, described=described, tokens=tokens)
+    recipe = {"maker": "tokens", "tokens": tokens, "tweets": False, "tokenizer": described}
     return Stream(name, "tokens", (tokens,), "int32", decode, recipe)
 
 

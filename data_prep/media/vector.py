@@ -18,7 +18,9 @@ Cells = tuple[str, tuple[float, ...]]
 """Where cells stand, for messages; and their numbers, NaN where a cell is empty."""
 
 
-def read_vector(path: Path, columns: Sequence[str] | None = None) -> Float[np.ndarray, " features"]:
+def read_vector(
+    path: Path, columns: Sequence[str] | None = None, header: bool | None = None
+) -> Float[np.ndarray, " features"]:
     """Read the numbers of a file that holds one sample.
 
     Parameters
@@ -27,6 +29,8 @@ def read_vector(path: Path, columns: Sequence[str] | None = None) -> Float[np.nd
         ``.npy`` with [features]; anything else is read as CSV, one row or one column, with or without a header.
     columns
         Names of the features; a header must have them all, in any order and beside others. None: all that is there.
+    header
+        As for :func:`data_prep.media.numbers.read_numbers`.
 
     Returns
     -------
@@ -37,21 +41,23 @@ def read_vector(path: Path, columns: Sequence[str] | None = None) -> Float[np.nd
     UnreadableFileError
         There is no such file, or it is empty, more than one sample, not numbers, not finite, or lacks a column.
     """
-    header, numbers = read_numbers(path, "vector", "[features]")
+    names, numbers = read_numbers(path, "vector", "[features]", header=header)
     if numbers.size != max(numbers.shape):
         raise UnreadableFileError(path, f"numbers of shape {list(numbers.shape)}; give one row, the sample's.")
-    vector = numbers.ravel()
-    if columns is None or header is None:
+    vector = np.asarray(numbers, np.float64).ravel()
+    if columns is None or names is None:
         return vector
-    absent = [name for name in columns if name not in header]
+    absent = [name for name in columns if name not in names]
     if absent:
-        raise UnreadableFileError(path, f"has no column {absent[0]!r}, only {header}; write it again.")
-    return vector[[header.index(name) for name in columns]]
+        raise UnreadableFileError(path, f"has no column {absent[0]!r}, only {names}; write it again.")
+    return vector[[names.index(name) for name in columns]]
 
 
-def decode_vector(path: str, features: int, columns: Sequence[str] | None = None) -> Float[np.ndarray, " features"]:
+def decode_vector(
+    path: str, features: int, columns: Sequence[str] | None = None, header: bool | None = None
+) -> Float[np.ndarray, " features"]:
     """Return the vector of a path as jobs hold it; UnreadableFileError for another number of features."""
-    vector = read_vector(Path(path), columns)
+    vector = read_vector(Path(path), columns, header)
     if len(vector) != features:
         raise UnreadableFileError(Path(path), f"{len(vector)} features, expected are {features}.")
     return vector
@@ -101,7 +107,9 @@ def decode_cells(cells: Cells, columns: Sequence[str]) -> Float[np.ndarray, " fe
     return np.array(values)
 
 
-def vector_stream(name: Modality, features: int, columns: Sequence[str] | None = None) -> Stream:
+def vector_stream(
+    name: Modality, features: int, columns: Sequence[str] | None = None, header: bool | None = None
+) -> Stream:
     """Return the stream of a modality of feature vectors.
 
     Parameters
@@ -112,13 +120,20 @@ def vector_stream(name: Modality, features: int, columns: Sequence[str] | None =
         Of every vector.
     columns
         Names of the features, where they are cells of a table: jobs are of :func:`read_cells`. None: jobs are paths.
+    header
+        As for :func:`read_vector`.
 
     Returns
     -------
     Vectors [features], float32, normalised by what the train split measures, feature by feature.
     """
-    recipe = {"maker": "vector", "features": features, "columns": None if columns is None else list(columns)}
-    decode: Any = functools.partial(decode_vector, features=features)
+    recipe: dict[str, Any] = {
+        "maker": "vector",
+        "features": features,
+        "columns": None if columns is None else list(columns),
+    }
+    recipe |= {} if header is None else {"header": header}
+    decode: Any = functools.partial(decode_vector, features=features, header=header)
     if columns is not None:
         decode = functools.partial(decode_cells, columns=tuple(columns))
     return Stream(name, "vector", (features,), "float32", decode, recipe, MEASURED)

@@ -62,8 +62,9 @@ def assemble(
         write_samples(directory, split, [plan.samples[row] for row in rows], names)
 
     write_recipes(directory, {stream.name: stream.recipe for stream in plan.streams})
-    trained = [plan.samples[row] for row in kept.get("train", [])]
-    modalities = tuple(_describe(directory, stream, trained) for stream in plan.streams)
+    split = "train" if "train" in kept else next(iter(kept))  # a server may have test samples only
+    measured = [plan.samples[row] for row in kept[split]]
+    modalities = tuple(_describe(directory, stream, split, measured) for stream in plan.streams)
     sizes = {split: len(rows) for split, rows in kept.items()}
     return DatasetSpec(name, "classification", tuple(plan.classes), modalities, sizes, dict(settings), dict(plan.tools))
 
@@ -89,17 +90,17 @@ def _chunks(rows: NDArray[Any], positions: Sequence[int]) -> Iterator[NDArray[An
     return (rows[list(positions[start : start + step])] for start in range(0, len(positions), step))
 
 
-def _describe(directory: Path, stream: Stream, trained: Sequence[Planned]) -> ModalitySpec:
-    mean, std = stream.mean_std or _measure(directory, stream, trained)
+def _describe(directory: Path, stream: Stream, split: str, samples: Sequence[Planned]) -> ModalitySpec:
+    mean, std = stream.mean_std or _measure(directory, stream, split, samples)
     return ModalitySpec(stream.name, stream.kind, stream.shape, stream.dtype, mean, std)
 
 
-def _measure(directory: Path, stream: Stream, trained: Sequence[Planned]) -> MeanStd:
-    """Return mean and standard deviation of the train samples that have the modality; one each, or one a channel."""
-    positions = [position for position, sample in enumerate(trained) if stream.name in sample.jobs]
+def _measure(directory: Path, stream: Stream, split: str, samples: Sequence[Planned]) -> MeanStd:
+    """Return mean and standard deviation of the samples that have the modality; one each, or one a channel."""
+    positions = [position for position, sample in enumerate(samples) if stream.name in sample.jobs]
     if not positions:
-        raise PrepError(f"no train sample has {stream.name}: there is nothing to normalise it by.")
-    rows = np.load(array_path(directory, "train", stream.name), mmap_mode="r")
+        raise PrepError(f"no {split} sample has {stream.name}: there is nothing to normalise it by.")
+    rows = np.load(array_path(directory, split, stream.name), mmap_mode="r")
     channels = stream.shape[0] if stream.kind in BY_FIRST_AXIS else 1
     count = len(positions) * rows[0].size // channels
 
@@ -111,7 +112,7 @@ def _measure(directory: Path, stream: Stream, trained: Sequence[Planned]) -> Mea
 
     constant = std <= ROUNDING * np.abs(mean.ravel())
     if constant.all():
-        raise PrepError(f"{stream.name} never changes in the train split: there is nothing to learn from.")
+        raise PrepError(f"{stream.name} never changes in the {split} split: there is nothing to learn from.")
     std[constant] = 1  # a channel or feature of many that never changes: fed to the encoder as 0
     if channels == 1:
         return mean.item(), std.item()

@@ -75,6 +75,8 @@ class Exclusion:
     source: str
     """File or files."""
     reason: str
+    label: str = ""
+    """Its class; empty where that was not known."""
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ def prepare_plan(
         with _disk_space(rows):
             store = RowStore(rows, plan, name, settings)
             bad = decode_rows(store, execution)
-            unreadable = [_exclusion(plan.samples[row], reason) for row, reason in bad.items()]
+            unreadable = [_exclusion(plan, plan.samples[row], reason) for row, reason in bad.items()]
             excluded = [*plan.excluded, *unreadable]
             write_excluded(rows, excluded)  # for whoever is told that they are too many
             execution.tolerate(unreadable, rows / EXCLUDED)
@@ -76,8 +76,9 @@ def prepare_plan(
     return made
 
 
-def _exclusion(sample: Planned, reason: str) -> Exclusion:
-    return Exclusion(sample.id, sample.split, ";".join(sample.sources.values()), reason)
+def _exclusion(plan: Plan, sample: Planned, reason: str) -> Exclusion:
+    sources = ";".join(sample.sources.values())
+    return Exclusion(sample.id, sample.split, sources, reason, plan.classes[sample.label])
 
 
 @contextlib.contextmanager

@@ -1,8 +1,8 @@
 """Why samples are left out, in few lines however many they are."""
 
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import PurePath
 
 from data_prep.pipeline.plan import Exclusion
@@ -23,6 +23,8 @@ class Reason:
     """Of the samples."""
     sources: Sequence[str]
     """Their files, in the same order."""
+    places: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """Split -> class -> samples, of those whose class is known."""
 
 
 def by_reason(excluded: Iterable[Exclusion]) -> list[Reason]:
@@ -41,11 +43,40 @@ def by_reason(excluded: Iterable[Exclusion]) -> list[Reason]:
     for entry in excluded:
         file, text = _split(entry)
         groups.setdefault(_NUMBER.sub("0", text), []).append((entry, file, text))
-    found = [
-        Reason(group[0][2], [entry.id for entry, _, _ in group], [file for _, file, _ in group])
-        for group in groups.values()
-    ]
+    found = [_reason(group) for group in groups.values()]
     return sorted(found, key=lambda reason: -len(reason.ids))
+
+
+def _reason(group: Sequence[tuple[Exclusion, str, str]]) -> Reason:
+    """Return what exclusions have in common, given with their files and texts."""
+    places: dict[str, dict[str, int]] = {}
+    for entry, _, _ in group:
+        if entry.label:
+            of_split = places.setdefault(entry.split, {})
+            of_split[entry.label] = of_split.get(entry.label, 0) + 1
+    return Reason(group[0][2], [entry.id for entry, _, _ in group], [file for _, file, _ in group], places)
+
+
+def placed(places: Mapping[str, Mapping[str, int]]) -> str:
+    """Return how many samples of which class and split there are.
+
+    Parameters
+    ----------
+    places
+        Split -> class -> samples.
+
+    Returns
+    -------
+    Empty where nothing is known.
+
+    Examples
+    --------
+    >>> placed({"train": {"walk": 2, "fall": 1}, "test": {"fall": 4}})
+    'train: walk 2, fall 1; test: fall 4'
+    """
+    parts = [f"{split}: {', '.join(f'{name} {count}' for name, count in counts.items())}"
+             for split, counts in places.items() if counts]  # fmt: skip
+    return "; ".join(parts)
 
 
 def _split(entry: Exclusion) -> tuple[str, str]:

@@ -10,6 +10,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
 from data_prep.errors import PrepError
+from fedcmi_flwr.machine.workers import worker_context
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -44,8 +45,7 @@ def run_tasks(work: Callable[[Task], Result], tasks: Iterable[Task], workers: in
         with one_torch_thread():
             yield from map(work, tasks)
         return
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([PRELOADED])
+    context = worker_context([PRELOADED])
     with ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(work,)) as pool:
         try:
             yield from _results(pool, tasks, IN_FLIGHT * workers)

@@ -19,6 +19,7 @@ from torch import Tensor
 from data_prep.errors import PrepError, UnreadableFileError
 from data_prep.media.audio import fit_clip, read_sound
 from data_prep.media.grey import read_idx_images, read_idx_labels
+from data_prep.media.signature import refuse_pointers
 from data_prep.pipeline.execution import SERIAL, Execution
 from data_prep.pipeline.plan import Exclusion, Plan, select_modalities, tool_versions
 from data_prep.pipeline.prepare import prepare_plan
@@ -46,7 +47,7 @@ BRIGHTEST = 255
 TEST_INDICES = 10
 """Recordings with an index below this are the test split."""
 
-_FILE_NAME = re.compile(r"(?P<digit>[0-9])_(?P<speaker>.+)_(?P<index>[0-9]+)\.wav")
+_FILE_NAME = re.compile(r"(?P<digit>[0-9])_(?P<speaker>.+)_(?P<index>[0-9]+)\.wav", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ def prepare(
 
     def make_plan() -> Plan:
         images, labels = _read_mnist(raw)
-        recordings, bad = _read_recordings(raw.resolve() / RECORDINGS)
+        recordings, bad = _read_recordings(raw.resolve() / RECORDINGS, execution.max_bad)
         excluded = [Exclusion(error.path.stem, "", error.path.name, error.reason) for error in bad]
         execution.tolerate(excluded)
         splits = _pair(_split(recordings, train_size, seed), images, labels, seed)
@@ -137,7 +138,7 @@ def _read_mnist(raw: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     return images, labels
 
 
-def _read_recordings(folder: Path) -> tuple[list[_Recording], list[UnreadableFileError]]:
+def _read_recordings(folder: Path, allowed: int) -> tuple[list[_Recording], list[UnreadableFileError]]:
     """Read every ``.wav`` of the folder that is not hidden, by name: which ones can be used decides the splits."""
     if not folder.is_dir():
         raise FileNotFoundError(
@@ -145,7 +146,9 @@ def _read_recordings(folder: Path) -> tuple[list[_Recording], list[UnreadableFil
             "give the directory that holds it."
         )
     recordings, bad = [], []
-    for path in sorted(folder.glob("[!.]*.wav")):
+    found = sorted(path for path in folder.glob("[!.]*") if path.suffix.lower() == ".wav")
+    refuse_pointers(found, allowed)
+    for path in found:
         try:
             recordings.append(_read_recording(path))
         except UnreadableFileError as error:

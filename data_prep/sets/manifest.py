@@ -8,182 +8,34 @@ that the sample lacks.
 A modality of the kind "vector:age,bmi" is made of several columns of numbers. A sample whose cells there are all empty,
 or NaN, lacks the modality; one of which some are empty cannot be used: it is counted against ``max_bad`` and listed in
 ``excluded.csv``. Nothing is filled in.
+
+A server and its devices prepare their data each for itself (``role``): one modality, one split, missing classes and
+columns without any cell are fine there. What they must agree on stands in a file (``federation.py``).
 """
 
 import hashlib
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_prep.errors import PrepError, UnreadableFileError
-from data_prep.media.clips import audio_stream, visual_stream
-from data_prep.media.photo import PADDING, PHOTO_SIZE, photo_stream
-from data_prep.media.series import POINTS, read_series, series_stream
-from data_prep.media.text import DEFAULT_TOKENIZER, TOKENS, text_stream, text_tools, vocabulary
-from data_prep.media.vector import read_cells, read_vector, vector_stream
+from data_prep.errors import PrepError
+from data_prep.media.signature import refuse_pointers
+from data_prep.media.vector import read_cells, vector_stream
 from data_prep.pipeline.execution import SERIAL, Execution
 from data_prep.pipeline.plan import Plan, Planned, Stream, tool_versions
 from data_prep.pipeline.prepare import prepare_plan
-from data_prep.sets.manifest_table import OWN_COLUMNS, Entry, class_names, find_file, read_manifest
-from fedcmi_flwr.data.prepared import check_modality_names
+from data_prep.sets.federation import Federation
+from data_prep.sets.manifest_kinds import KINDS, Sizes, columns_of, features_of, kind_of
+from data_prep.sets.manifest_table import Entry, class_names, find_file, manifest_columns, read_manifest
 from fedcmi_flwr.types import Modality
 
 NAME = "manifest"
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """What is stored of each sample, for the kinds of modality that the manifest has."""
-
-    image_size: int = PHOTO_SIZE
-    """Height and width of images and of videos' frames in pixels; images are padded to a square, frames stretched."""
-    seconds: float = 3.0
-    """Of sound, repeated to this length or cut to it."""
-    frames: int = 3
-    """Of a video, at the centres of equal parts of it."""
-    tokens: int = TOKENS
-    """Tokens of a text, [CLS] and [SEP] included."""
-    tokenizer: str = DEFAULT_TOKENIZER
-    """BERT's: a directory with ``vocab.txt`` or ``tokenizer.json``, or a name on the hub."""
-    points: int = POINTS
-    """Of a numeric series, resampled linearly from the whole of it."""
-
-
-@dataclass(frozen=True)
-class Kind:
-    """How modalities of one kind are made."""
-
-    stream: Callable[[Modality, Sizes, Sequence[Path]], Stream]
-    """Given the modality's files in the order of the manifest, if it has files."""
-    settings: Callable[[Sizes], Mapping[str, Any]]
-    """What of the sizes decides the stored values."""
-    tools: Callable[[Sizes], Mapping[str, str]]
-    """Versions of what decodes it."""
-    job: Callable[[Path], Any] | None = str
-    """What a worker is given to make a file's array of; None: cells are no paths, and given as they are."""
-
-
-def _series(name: Modality, sizes: Sizes, files: Sequence[Path]) -> Stream:
-    """All series have the channels of the first one that can be read."""
-    for file in files:
-        try:
-            return series_stream(name, read_series(file).shape[1], sizes.points)
-        except UnreadableFileError as error:
-            reason = error
-    raise PrepError(f"{name}: none of its {len(files)} files can be read, the last one because: {reason}")
-
-
-def _vector(name: Modality, sizes: Sizes, files: Sequence[Path]) -> Stream:
-    """All vectors have the features of the first one that can be read."""
-    for file in files:
-        try:
-            return vector_stream(name, len(read_vector(file)))
-        except UnreadableFileError as error:
-            reason = error
-    raise PrepError(f"{name}: none of its {len(files)} files can be read, the last one because: {reason}")
-
-
-def _audio(name: Modality, sizes: Sizes, files: Sequence[Path]) -> Stream:
-    if not 0.1 <= sizes.seconds < math.inf:
-        raise PrepError(f"seconds = {sizes.seconds}: must be 0.1 or more.")
-    return audio_stream(name, sizes.seconds)
-
-
-def _video(name: Modality, sizes: Sizes, files: Sequence[Path]) -> Stream:
-    if sizes.frames < 1:
-        raise PrepError(f"frames = {sizes.frames}: must be 1 or more.")
-    return visual_stream(name, sizes.frames, sizes.image_size)
-
-
-KINDS = {
-    "audio": Kind(
-        _audio,
-        lambda sizes: {"seconds": sizes.seconds},
-        lambda sizes: tool_versions("torch", "torchaudio", "soundfile", "av"),
-        lambda path: (str(path), None, True),
-    ),
-    "image": Kind(
-        lambda name, sizes, files: photo_stream(name, sizes.image_size),
-        lambda sizes: {"image_size": sizes.image_size, "padding": list(PADDING)},
-        lambda sizes: tool_versions("pillow"),
-    ),
-    "series": Kind(_series, lambda sizes: {"points": sizes.points}, lambda sizes: {}),
-    "text": Kind(
-        lambda name, sizes, files: text_stream(name, sizes.tokenizer, sizes.tokens),
-        lambda sizes: {"tokens": sizes.tokens, "vocabulary": vocabulary(sizes.tokenizer)},
-        lambda sizes: text_tools(sizes.tokenizer),
-        job=None,
-    ),
-    "vector": Kind(_vector, lambda sizes: {}, lambda sizes: {}),
-    "video": Kind(
-        _video,
-        lambda sizes: {"frames": sizes.frames, "image_size": sizes.image_size},
-        lambda sizes: tool_versions("av"),
-        lambda path: (str(path), None, True),
-    ),
-}
-"""Kind, as users call it -> how it is made."""
-
-
-def parse_modalities(options: Sequence[str]) -> dict[Modality, str]:
-    """Read what ``--modality NAME=KIND`` gives.
-
-    Parameters
-    ----------
-    options
-        "NAME=KIND" or "NAME=vector:COLUMN,COLUMN", in stored order.
-
-    Returns
-    -------
-    Name -> kind, with the columns where they are given.
-
-    Raises
-    ------
-    PrepError
-        Something else, a name twice, less than two, a kind that is not in KINDS, or columns that cannot be features.
-    DataError
-        A name that cannot be a modality's.
-
-    Examples
-    --------
-    >>> parse_modalities(["photo=image", "lab=vector:age,bmi"])
-    {'photo': 'image', 'lab': 'vector:age,bmi'}
-    """
-    modalities: dict[Modality, str] = {}
-    for option in options:
-        name, _, kind = option.partition("=")
-        if kind_of(kind) not in KINDS:
-            raise PrepError(f"modality {option!r}: must be NAME=KIND with one of the kinds {', '.join(sorted(KINDS))}.")
-        _check_columns(option, kind)
-        if name in modalities or name in OWN_COLUMNS:
-            raise PrepError(f"modality {option!r}: {name!r} is given twice, or no modality's name.")
-        modalities[name] = kind
-    check_modality_names(list(modalities))
-    if len(modalities) < 2:
-        raise PrepError(f"modalities {list(modalities)}: there must be two or more.")
-    return modalities
-
-
-def kind_of(kind: str) -> str:
-    """Return the kind alone: "vector" of "vector:age,bmi"."""
-    return kind.partition(":")[0]
-
-
-def features_of(kind: str) -> tuple[str, ...]:
-    """Return the columns that a kind is made of: ("age", "bmi") of "vector:age,bmi", none of a kind of files."""
-    listed = kind.partition(":")[2]
-    return tuple(column.strip() for column in listed.split(",")) if listed else ()
-
-
-def _check_columns(option: str, kind: str) -> None:
-    columns = features_of(kind)
-    if ":" in kind and (kind_of(kind) != "vector" or not all(columns) or not columns):
-        raise PrepError(f"modality {option!r}: only a vector has columns, such as vector:age,bmi.")
-    wrong = [column for column in columns if column in OWN_COLUMNS or columns.count(column) > 1]
-    if wrong:
-        raise PrepError(f"modality {option!r}: {wrong[0]!r} is given twice, or says what the sample is.")
+DEVICE, SERVER = "device", "server"
+ROLES = (DEVICE, SERVER)
+"""Whose data a directory may be, where each has its own."""
+NEEDED = {None: ("train", "test"), DEVICE: (), SERVER: ("test",)}
+"""Role -> splits that must have samples."""
 
 
 def prepare(
@@ -192,8 +44,10 @@ def prepare(
     out: Path,
     modalities: Mapping[Modality, str],
     *,
-    sizes: Sizes | None = None,
+    sizes: Sizes | Mapping[str, Any] | None = None,
     classes: Sequence[str] | None = None,
+    role: str | None = None,
+    federation: Federation | None = None,
     execution: Execution = SERIAL,
 ) -> Path:
     """Prepare what a manifest lists; the same settings, manifest and files give the same bytes.
@@ -207,11 +61,17 @@ def prepare(
     out
         The prepared directory to make.
     modalities
-        Column -> kind, in stored order; :func:`parse_modalities` checks them.
+        Column -> kind, in stored order; :func:`data_prep.sets.manifest_kinds.parse_modalities` checks them. Of a
+        federation: what is asked for, or nothing for all of its modalities that the manifest has.
     sizes
-        What is stored of each sample; None: the defaults.
+        What is stored of each sample, as a whole or the fields that differ from the defaults; of a federation it may
+        only repeat what the federation has.
     classes
-        Labels in index order; None: sorted, as numbers where all are integers.
+        Labels in index order; None: the federation's, else sorted, as numbers where all are integers.
+    role
+        One of ROLES; None: all data of a federation, to be dealt to simulated nodes.
+    federation
+        What the directory must agree with; a device needs it.
     execution
         Workers, how many samples may be left out because a file of theirs cannot be used, and who is told.
 
@@ -224,31 +84,106 @@ def prepare(
     FileNotFoundError
         There is no such manifest or raw directory.
     PrepError
-        A manifest or files that cannot be used, or something else at ``out``.
+        A manifest or files that cannot be used, or do not agree with the federation; or something else at ``out``.
     """
-    sizes = sizes or Sizes()
+    _check_role(role, federation, modalities)
     for what, path, there in (("manifest", manifest, manifest.is_file()), ("directory", raw, raw.is_dir())):
         if not there:
             raise FileNotFoundError(f"{path}: not found, expected a {what}.")
-    used = {kind: KINDS[kind] for kind in sorted({kind_of(kind) for kind in modalities.values()})}
-    settings = {
-        "modalities": dict(modalities),
-        "classes": None if classes is None else list(classes),
-        "manifest_sha256": hashlib.sha256(manifest.read_bytes()).hexdigest(),
-        **{name: kind.settings(sizes) for name, kind in used.items()},
-    }
+    if federation is None:
+        whole = sizes if isinstance(sizes, Sizes) else Sizes(**(sizes or {}))
+        how: _Alone | _Federated = _Alone(dict(modalities), whole, classes)
+    else:
+        chosen = federation.choose(modalities, manifest_columns(manifest))
+        asked = vars(sizes) if isinstance(sizes, Sizes) else sizes or {}
+        federation.check(classes, asked, chosen)
+        how = _Federated(chosen, federation)
+    settings = {"modalities": how.modalities, "manifest_sha256": _sha256(manifest), **how.settings()}
+    settings |= {} if role is None else {"for": role}
 
     def make_plan() -> Plan:
-        needed = [column for name, kind in modalities.items() for column in features_of(kind) or (name,)]
-        entries = read_manifest(manifest, list(dict.fromkeys(needed)))
-        names = class_names(entries, classes)
-        samples = [_plan(raw, entry, modalities, names) for entry in entries]
-        tools = tool_versions("numpy")
-        for kind in used.values():
-            tools |= kind.tools(sizes)
-        return Plan(names, _streams(raw, entries, modalities, sizes), samples, (), tools)
+        entries = read_manifest(manifest, columns_of(how.modalities), NEEDED[role])
+        where = "" if federation is None else f" of {federation.path}"
+        names = class_names(entries, how.classes, is_whole=role is None, where=where)
+        samples = [_plan(raw, entry, how.modalities, names) for entry in entries]
+        refuse_pointers((Path(file) for sample in samples for file in sample.files), execution.max_bad)
+        streams = [_stream(raw, entries, name, how, role) for name in how.modalities]
+        return Plan(names, streams, samples, (), how.tools())
 
-    return prepare_plan(out, NAME, settings, make_plan, execution)
+    return prepare_plan(out, NAME if federation is None else federation.name, settings, make_plan, execution)
+
+
+def _check_role(role: str | None, federation: Federation | None, modalities: Mapping[Modality, str]) -> None:
+    if role is not None and role not in ROLES:
+        raise PrepError(f"for {role!r}: must be {' or '.join(ROLES)}.")
+    if role is None and federation is not None:
+        raise PrepError(f"{federation.path}: say whose data this is, --for device or --for server.")
+    if role == DEVICE and federation is None:
+        raise PrepError("a device's data must agree with the server's: give --federation FILE, the file that "
+                        "`fedcmi prep describe` writes there.")  # fmt: skip
+    if federation is None and not modalities:
+        raise PrepError("no modality: give --modality NAME=KIND.")
+
+
+@dataclass(frozen=True)
+class _Alone:
+    """A directory that decides itself what is stored."""
+
+    modalities: dict[Modality, str]
+    sizes: Sizes
+    classes: Sequence[str] | None
+
+    def settings(self) -> dict[str, Any]:
+        """Return what decides the stored values, beside modalities and manifest."""
+        found: dict[str, Any] = {"classes": None if self.classes is None else list(self.classes)}
+        found |= {"streams": dict(self.sizes.streams)} if self.sizes.streams else {}
+        return found | {kind: KINDS[kind].settings(self.sizes) for kind in _kinds(self.modalities)}
+
+    def tools(self) -> dict[str, str]:
+        """Return the versions of what decodes it, and where the tokenizer was found."""
+        kinds = _kinds(self.modalities)
+        return _versions(kinds) | ({"tokenizer": self.sizes.tokenizer} if "text" in kinds else {})
+
+    def stream(self, name: Modality, files: Sequence[Path]) -> Stream:
+        """Return how a modality is made."""
+        return KINDS[kind_of(self.modalities[name])].stream(name, self.sizes, files)
+
+
+@dataclass(frozen=True)
+class _Federated:
+    """A directory that stores what its federation does."""
+
+    modalities: dict[Modality, str]
+    federation: Federation
+
+    @property
+    def classes(self) -> Sequence[str]:
+        """The federation's."""
+        return self.federation.classes
+
+    def settings(self) -> dict[str, Any]:
+        """Return what decides the stored values, beside modalities and manifest."""
+        return {"federation_sha256": _sha256(self.federation.path)}
+
+    def tools(self) -> dict[str, str]:
+        """Return the versions of what decodes it."""
+        return _versions(_kinds(self.modalities))
+
+    def stream(self, name: Modality, files: Sequence[Path]) -> Stream:
+        """Return how a modality is made."""
+        return self.federation.stream(name, files)
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _kinds(modalities: Mapping[Modality, str]) -> list[str]:
+    return sorted({kind_of(kind) for kind in modalities.values()})
+
+
+def _versions(kinds: Sequence[str]) -> dict[str, str]:
+    return tool_versions("numpy", *dict.fromkeys(package for kind in kinds for package in KINDS[kind].packages))
 
 
 def _plan(raw: Path, entry: Entry, modalities: Mapping[Modality, str], classes: Sequence[str]) -> Planned:
@@ -271,15 +206,11 @@ def _plan(raw: Path, entry: Entry, modalities: Mapping[Modality, str], classes: 
     return Planned(entry.id, classes.index(entry.label), entry.group, entry.split, jobs, sources, files)
 
 
-def _streams(raw: Path, entries: Sequence[Entry], modalities: Mapping[Modality, str], sizes: Sizes) -> list[Stream]:
-    return [_stream(raw, entries, name, kind, sizes) for name, kind in modalities.items()]
-
-
-def _stream(raw: Path, entries: Sequence[Entry], name: Modality, kind: str, sizes: Sizes) -> Stream:
-    columns = features_of(kind)
-    if columns:
+def _stream(raw: Path, entries: Sequence[Entry], name: Modality, how: _Alone | _Federated, role: str | None) -> Stream:
+    columns = features_of(how.modalities[name])
+    if columns and isinstance(how, _Alone):
         return vector_stream(name, len(columns), columns)
     cells = [entry.cells[name] for entry in entries if name in entry.cells]
-    if not cells:
+    if not cells and not columns and role is None:
         raise PrepError(f"column {name!r}: all cells are empty; leave it out.")
-    return KINDS[kind].stream(name, sizes, [raw / cell for cell in cells])
+    return how.stream(name, [raw / cell for cell in cells])

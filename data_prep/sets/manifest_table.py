@@ -38,7 +38,7 @@ class Entry:
     """Column -> what stands there, of those that are not empty: a path, the text itself, or a number."""
 
 
-def read_manifest(path: Path, needed: Sequence[str]) -> list[Entry]:
+def read_manifest(path: Path, needed: Sequence[str], splits: Sequence[str] = ("train", "test")) -> list[Entry]:
     """Read a manifest and check everything that can be checked row by row.
 
     Parameters
@@ -48,6 +48,8 @@ def read_manifest(path: Path, needed: Sequence[str]) -> list[Entry]:
     needed
         Names of the columns that hold paths, texts or numbers. A cell that is empty, or holds one of MISSING, is
         something that the sample lacks.
+    splits
+        Those that must have rows.
 
     Returns
     -------
@@ -76,16 +78,26 @@ def read_manifest(path: Path, needed: Sequence[str]) -> list[Entry]:
             raise PrepError(f"{entry.where}, column 'id': row {seen[entry.id]} has this id too; ids must differ.")
         seen[entry.id] = number
         entries.append(entry)
-    for split in ("train", "test"):
+    for split in splits:
         if all(entry.split != split for entry in entries):
-            raise PrepError(f"{path}, column 'split': no row is {split!r}; a federation needs train and test.")
+            raise PrepError(f"{path}, column 'split': no row is {split!r}; needed are {' and '.join(splits)}.")
     return entries
 
 
+def manifest_columns(path: Path) -> list[str]:
+    """Return the names of a manifest's columns; raises as :func:`read_manifest`."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: not found, expected a manifest, CSV or Parquet.")
+    return _parquet_columns(path) if _is_parquet(path) else _read_csv(path)[0]
+
+
 def _read(path: Path, needed: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+    return _read_parquet(path, needed) if _is_parquet(path) else _read_csv(path)
+
+
+def _is_parquet(path: Path) -> bool:
     with path.open("rb") as file:
-        is_parquet = file.read(4) == b"PAR1"
-    return _read_parquet(path, needed) if is_parquet or path.suffix.lower() == ".parquet" else _read_csv(path)
+        return file.read(4) == b"PAR1" or path.suffix.lower() == ".parquet"
 
 
 def _read_csv(path: Path) -> tuple[list[str], list[list[str]]]:
@@ -123,13 +135,23 @@ def _numbered(path: Path, reader: Any) -> Iterator[list[str]]:  # noqa: ANN401 (
         begin = reader.line_num + 1
 
 
-def _read_parquet(path: Path, needed: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+def _parquet_columns(path: Path) -> list[str]:
     import pyarrow
     from pyarrow import parquet
 
     try:
-        names = parquet.read_schema(path).names
-        table = parquet.read_table(path, columns=[name for name in dict.fromkeys(names) if name in needed])
+        return list(parquet.read_schema(path).names)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise PrepError(f"{path}: not readable as Parquet ({error}); save it again.") from error
+
+
+def _read_parquet(path: Path, needed: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+    import pyarrow
+    from pyarrow import parquet
+
+    names = [name for name in dict.fromkeys(_parquet_columns(path)) if name in needed]
+    try:
+        table = parquet.read_table(path, columns=names)
     except (pyarrow.ArrowException, OSError) as error:
         raise PrepError(f"{path}: not readable as Parquet ({error}); save it again.") from error
     columns = [
@@ -207,7 +229,9 @@ def find_file(raw: Path, entry: Entry, modality: Modality) -> Path:
     return file
 
 
-def class_names(entries: Sequence[Entry], wanted: Sequence[str] | None) -> tuple[str, ...]:
+def class_names(
+    entries: Sequence[Entry], wanted: Sequence[str] | None, *, is_whole: bool = True, where: str = ""
+) -> tuple[str, ...]:
     """Return the classes in index order, and check that the train split has what the others have.
 
     Parameters
@@ -216,6 +240,11 @@ def class_names(entries: Sequence[Entry], wanted: Sequence[str] | None) -> tuple
         All rows.
     wanted
         Names in the order to be used; None: sorted, as numbers where all labels are integers.
+    is_whole
+        Whether the rows are all that there is to train and test on; else ``wanted`` may name more, and there may be
+        classes that are not trained here.
+    where
+        Where ``wanted`` stands, for the message.
 
     Returns
     -------
@@ -232,14 +261,18 @@ def class_names(entries: Sequence[Entry], wanted: Sequence[str] | None) -> tuple
     trained = {entry.label for entry in entries if entry.split == "train"}
     for label, entry in first.items():
         if wanted is not None and label not in wanted:
-            raise PrepError(f"{entry.where}, column 'label': {label!r} is not one of the classes {list(wanted)}.")
-        if label not in trained:
+            raise PrepError(
+                f"{entry.where}, column 'label': {label!r} is not one of the classes {list(wanted)}{where}."
+            )
+        if is_whole and label not in trained:
             raise PrepError(f"{entry.where}, column 'label': no sample of the train split is {label!r}.")
-    if wanted is not None and (len(set(wanted)) != len(wanted) or set(wanted) != set(first)):
+    if wanted is not None and (len(set(wanted)) != len(wanted) or (is_whole and set(wanted) != set(first))):
         raise PrepError(f"classes {list(wanted)}: must be each label of the manifest once, {sorted(first)}.")
-    if len(first) < 2:
-        raise PrepError(f"all labels are {list(first)}: there must be two or more classes.")
+    names = list(first) if wanted is None else list(wanted)
+    if len(names) < 2:
+        advice = "" if is_whole else "; name all classes of the federation as --classes"
+        raise PrepError(f"all labels are {names}: there must be two or more classes{advice}.")
     if wanted is not None:
-        return tuple(wanted)
-    numeric = all(_INTEGER.fullmatch(label) for label in first)
-    return tuple(sorted(first, key=lambda label: (int(label), label) if numeric else (0, label)))
+        return tuple(names)
+    numeric = all(_INTEGER.fullmatch(label) for label in names)
+    return tuple(sorted(names, key=lambda label: (int(label), label) if numeric else (0, label)))

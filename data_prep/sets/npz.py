@@ -33,6 +33,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.errors import PrepError, UnreadableFileError
+from data_prep.media.signature import true_reason
 from data_prep.pipeline.execution import SERIAL, Execution
 from data_prep.pipeline.plan import MEASURED, Exclusion, Plan, Planned, Stream, tool_versions
 from data_prep.pipeline.prepare import prepare_plan
@@ -75,7 +76,8 @@ def read_arrays(file: Path) -> Arrays:
     if not file.is_file():
         raise FileNotFoundError(f"{file}: not found, expected an NPZ file.")
     if not zipfile.is_zipfile(file):
-        raise PrepError(f"{file}: not a whole NPZ file, which numpy.savez writes; write it again.")
+        reason = true_reason(file, "not a whole NPZ file, which numpy.savez writes; write it again.")
+        raise PrepError(f"{file}: {reason}")
     arrays, name = {}, ""
     try:
         with np.load(file, allow_pickle=False) as content:

@@ -1,12 +1,14 @@
 """A method's half on a node, inside anybody's training loop: the loss, what is done to the gradients, and the reply.
 
-objective = LocalObjective.from_message(message, model, context, samples=loader)
-for inputs, labels in loader:
-loss = objective(model(inputs), labels)
-optimizer.zero_grad()
-loss.backward()
-objective.step(optimizer)
-return objective.reply(len(loader.dataset))
+A round, in full::
+
+    objective = LocalObjective.from_message(message, model, context, samples=loader)
+    for inputs, labels in loader:
+        loss = objective(model(inputs), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        objective.step(optimizer)
+    return objective.reply(len(loader.dataset))
 """
 
 from collections.abc import Callable, Iterable, Mapping

@@ -109,6 +109,11 @@ class WrappedModel(MultimodalModel):
         self, inputs: Mapping[Modality, Tensor], present: Tensor | None = None, labels: Tensor | None = None
     ) -> Batch:
         """Return inputs as a method sees them; the parameters are those of :meth:`forward`, and the labels."""
+        if not isinstance(inputs, Mapping):
+            raise TypeError(
+                f"a wrapped model is called with its inputs by modality, model({{{self.owned[0]!r}: ...}}); found "
+                f"{type(inputs).__name__}. The batches of samples= hold the same."
+            )
         used = {name: inputs[name] for name in self.owned if name in inputs}
         if not used:
             raise ValueError(f"inputs of {sorted(inputs)}: need at least one of {list(self.owned)}.")

@@ -4,13 +4,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from fedcmi_flwr.config.fields import ConfigError
+from fedcmi_flwr.config.fields import LARGEST, ConfigError
 from fedcmi_flwr.config.sections import DEVICES
 from fedcmi_flwr.suggestions import did_you_mean
 
 
 def _key(allowed: str) -> Any:  # noqa: ANN401
     return field(default=None, metadata={"allowed": allowed})
+
+
+LONGEST_NAME = 100
+"""Characters of a device's name."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,13 @@ class NodeConfig:
     pretrained: str = field(default="", metadata={"allowed": "'modality=DIR modality=DIR'"})
     """Where this device has the weights of frozen trunks, for the modalities that it names; of the others the
     run-config's."""
+    local_epochs: int | None = _key("an integer from 1")
+    """Passes over the device's samples in a round; left out: the run-config's."""
+    time_budget: float | None = _key("a number from 0")
+    """Seconds of training after which the device ends a round with the step that it is in, 0: no end; left out: the
+    run-config's."""
+    name: str = field(default="", metadata={"allowed": "up to 100 printable characters"})
+    """What people call the device, "edge-2": in the server's words about its replies."""
 
 
 def read_node_config(raw: Mapping[str, Any]) -> NodeConfig:
@@ -71,4 +82,21 @@ def read_node_config(raw: Mapping[str, Any]) -> NodeConfig:
     if device not in (None, *DEVICES):
         raise ConfigError(f"node-config device = {device!r}: must be one of {', '.join(DEVICES)}.")
     data, pretrained = str(raw["data"]) if "data" in raw else None, str(raw.get("pretrained", ""))
-    return NodeConfig(partition, parts, modalities, data, device, pretrained)
+    epochs, seconds = _read_work(raw)
+    return NodeConfig(partition, parts, modalities, data, device, pretrained, epochs, seconds, _read_name(raw))
+
+
+def _read_work(raw: Mapping[str, Any]) -> tuple[int | None, float | None]:
+    epochs, seconds = raw.get("local-epochs"), raw.get("time-budget")
+    if epochs is not None and (type(epochs) is not int or epochs < 1):
+        raise ConfigError(f"node-config local-epochs = {epochs!r}: must be an integer from 1.")
+    if seconds is not None and (type(seconds) not in (int, float) or not 0 <= seconds < LARGEST[float]):
+        raise ConfigError(f"node-config time-budget = {seconds!r}: must be a number from 0.")
+    return epochs, seconds
+
+
+def _read_name(raw: Mapping[str, Any]) -> str:
+    name = str(raw.get("name", ""))
+    if len(name) > LONGEST_NAME or not name.isprintable():
+        raise ConfigError(f"node-config name = {name!r}: must be up to {LONGEST_NAME} printable characters.")
+    return name

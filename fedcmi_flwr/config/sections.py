@@ -27,6 +27,9 @@ class DataConfig(Settings):
 
     data: str = text("the name of a built-in data set or the path of a prepared directory")
     """"av-digits", or the absolute path of a prepared directory."""
+    data_set: str = text("the name of a data set, as dataset.json has it, or empty")
+    """What the prepared directory must hold ("cremad", "manifest"), which a recipe says so that it never trains on
+    something else; empty: anything."""
     modalities: str = text("names of stored modalities joined by '+', or empty")
     """What the federation trains on, "audio" or "audio+visual"; empty: every modality that is stored. Nodes that own
     none of them take no part."""
@@ -73,6 +76,9 @@ class ModelConfig(Settings):
     """How the server initialises what is not pretrained: as torch does ("torch"), or as the paper's authors do."""
     pretrained: str = text("'modality=DIR modality=DIR', or empty")
     """Where the weights of encoders' trunks come from: "text=/weights/bert visual=/weights/resnet18"."""
+    start_from: str = text("the path of a model file or of a run directory, or empty")
+    """A trained model whose weights the run begins with, of the modalities and classes that both have; the others begin
+    as ``initialization`` says."""
     freeze: str = text("names of modalities joined by '+', or empty")
     """Modalities whose encoder's trunk is neither trained nor sent; every node has it in its own directory."""
 
@@ -184,7 +190,7 @@ class MachineConfig(Settings):
 
 @dataclass(frozen=True)
 class CheckpointConfig(Settings):
-    """What a run leaves so that it can go on after its processes have died; a finished run leaves none of it."""
+    """What a run leaves so that it can go on: after its processes have died, or with more rounds after its end."""
 
     checkpoint_every: int = number(0)
     """Rounds between two checkpoints; 0: none. One costs the time and space of writing the model (twice where it is
@@ -204,6 +210,20 @@ class CheckpointConfig(Settings):
         super().__post_init__()
         if self.node_memory == "run-dir" and self.checkpoint_every == 0:
             raise ConfigError("node-memory = 'run-dir': serves checkpoints only; set checkpoint-every or 'context'.")
+
+
+@dataclass(frozen=True)
+class TrackingConfig(Settings):
+    """Where the server shows a run while it goes on, besides its run directory."""
+
+    track: str = text("names of trackers joined by '+', or empty")
+    """"tensorboard", "mlflow" and "wandb", each with its package; a tracker of another package by its entry point or as
+    "package.module:Name". None of them can end a run."""
+
+
+def split_trackers(text: str) -> tuple[str, ...]:
+    """Return the names that the ``track`` key joins, each once."""
+    return tuple(dict.fromkeys(text.split("+"))) if text else ()
 
 
 def read_section(kind: type[Section], raw: Mapping[str, Any]) -> Section:

@@ -1,5 +1,6 @@
 """Values and assignments as people write them into one text: TOML, or a bare word for a text."""
 
+import json
 import re
 import tomllib
 from collections.abc import Mapping
@@ -105,3 +106,30 @@ def _written(value: Scalar) -> str:
     if isinstance(value, str):
         return f"'{value}'"
     return str(value).lower() if isinstance(value, bool) else repr(value)
+
+
+def write_toml(values: Mapping[str, Scalar]) -> str:
+    r"""Return flat values as TOML, whatever characters their texts hold.
+
+    Parameters
+    ----------
+    values
+        Key -> value; numbers are finite.
+
+    Returns
+    -------
+    A line for each.
+
+    Examples
+    --------
+    >>> print(write_toml({"data": 'a "b" c', "lr": 1e-05, "resume": True}))
+    data = "a \"b\" c"
+    lr = 1e-05
+    resume = true
+    """
+    return "\n".join(f"{key} = {_in_toml(value)}" for key, value in values.items())
+
+
+def _in_toml(value: Scalar) -> str:
+    """Return a value in TOML, which escapes like JSON does, and the character DEL too."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -208,11 +208,12 @@ def read_spec(directory: Path) -> DatasetSpec:
         spec = DatasetSpec(**{**fields, "classes": tuple(fields["classes"]), "modalities": modalities})
     except (json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
         raise SchemaError(f"{path}: not a dataset description ({error}); prepare the data again.") from error
-    _check(path, spec)
+    check_spec(path, spec)
     return spec
 
 
-def _check(path: Path, spec: DatasetSpec) -> None:
+def check_spec(path: Path, spec: DatasetSpec) -> None:
+    """Raise SchemaError for values out of range; ``path`` is named in the message."""
     _check_types(path, spec)
     if len(spec.classes) < 2 or not spec.modalities:
         raise SchemaError(

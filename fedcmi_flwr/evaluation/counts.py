@@ -1,6 +1,6 @@
 """Sums and counts over a split, and the one place that turns them into accuracies."""
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -217,6 +217,29 @@ def _predictions(model: MultimodalModel, batch: Batch, votes: Votes) -> Iterator
             yield only_name(subset_name(subset)), scores(model, output, mask, votes), rows
         if len(subset) == 1 and subset[0] in output.self_logits:
             yield head_name(subset[0]), output.self_logits[subset[0]], rows
+
+
+def prediction_names(modalities: Sequence[Modality]) -> list[str]:
+    """Return every name that :func:`evaluate` may give a prediction, whatever a node owns and a model's structure is.
+
+    Parameters
+    ----------
+    modalities
+        Of the federation.
+
+    Returns
+    -------
+    The names.
+
+    Examples
+    --------
+    >>> prediction_names(["audio", "visual"])
+    ['fused', 'audio only', 'visual only', 'audio head', 'visual head']
+    """
+    only = [only_name(subset_name(subset)) for subset in subsets(modalities) if len(subset) < len(modalities)]
+    alone = [only_name(modality) for modality in modalities]
+    heads = [head_name(modality) for modality in modalities]
+    return list(dict.fromkeys(["fused", *alone, *only, *heads]))
 
 
 def _count(logits: Tensor, labels: Tensor, rows: Tensor) -> Counts:

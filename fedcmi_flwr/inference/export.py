@@ -185,7 +185,8 @@ def _export_subset(predictor: Predictor, subset: Subset, kind: str, directory: P
     except Exception as error:  # of many kinds: whatever the exporter stumbles over
         encoders = {name: predictor.model.spec.encoders[name] for name in subset}
         raise ExportError(f"{subset_name(subset)}: {encoders} cannot be exported to {kind}: {error}") from error
-    return {"file": path.name, **about, "largest_difference": _check(predictor, subset, path, read)}
+    worst, fewest = _check(predictor, subset, path, read), _fewest_samples(predictor, subset, path, read)
+    return {"file": path.name, **about, "largest_difference": worst, "fewest_samples": fewest}
 
 
 @contextlib.contextmanager
@@ -252,6 +253,16 @@ def _check(predictor: Predictor, subset: Subset, path: Path, read: Callable[[Pat
             )
         worst = max(worst, largest)
     return worst
+
+
+def _fewest_samples(predictor: Predictor, subset: Subset, path: Path, read: Callable[[Path, Subset], Run]) -> int:
+    """Return 0 where a written graph takes a batch without samples; 1 where it has an operation that does not."""
+    nothing = [random_samples(predictor.input(name), predictor, 0, 0).numpy() for name in subset]
+    try:
+        probabilities, _ = read(path, subset)(nothing)
+    except Exception:  # of many kinds: whatever the runtime stumbles over
+        return 1
+    return 0 if probabilities.shape == (0, len(predictor.classes)) else 1
 
 
 def _write_onnx(
@@ -322,13 +333,15 @@ def _describe(predictor: Predictor, model: Path, kind: str, described: Sequence[
         "format": kind,
         "model": model.name,
         "model-sha256": hashlib.sha256(model.read_bytes()).hexdigest(),
+        "rounds": {"finished": predictor.rounds[0], "planned": predictor.rounds[1]},
         "classes": list(predictor.classes),
         "outputs": {
             "probabilities": "[samples, classes], each row adds up to 1",
             "scores": "[samples, classes], weighted sums of log-probabilities: probabilities are the softmax of "
             "scores / temperature",
         },
-        "inputs": "[samples, *shape] as stored in the prepared directory, not normalised; any number of samples",
+        "inputs": "[samples, *shape] as stored in the prepared directory, not normalised; any number of samples, from "
+        "fewest_samples of the graph on",
         "recipes": {name: dict(predictor.recipes[name]) for name in predictor.modalities if name in predictor.recipes},
         "graphs": [dict(graph) for graph in described],
     }

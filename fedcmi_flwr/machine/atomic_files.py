@@ -22,6 +22,32 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 
 @contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let an error of the system name what was written; of a full disk it does not say where.
+
+    Parameters
+    ----------
+    path
+        What is written.
+
+    Yields
+    ------
+    Nothing.
+
+    Raises
+    ------
+    OSError
+        The block's, with a path.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None or error.errno is None:
+            raise
+        raise OSError(error.errno, os.strerror(error.errno), os.fspath(path)) from error
+
+
+@contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Have a file written under another name; once it is on the disk, it gets its own.
 
@@ -40,10 +66,11 @@ def replacing(path: Path) -> Iterator[Path]:
     mode = partial.stat().st_mode
 
     try:
-        yield partial
-        partial.chmod(mode)  # a library may have put a private file of its own there
-        _sync_file(partial)
-        partial.replace(path)
+        with naming(path):
+            yield partial
+            partial.chmod(mode)  # a library may have put a private file of its own there
+            _sync_file(partial)
+            partial.replace(path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
@@ -75,13 +102,14 @@ def new_directory(path: Path, mode: int = 0o777) -> Iterator[Path]:
     partial.mkdir(parents=True, mode=mode)
 
     try:
-        yield partial
-        for each in (partial, *partial.rglob("*")):
-            sync = _sync_directory if each.is_dir() else _sync_file
-            sync(each)
-        if path.exists():
-            path.rmdir()
-        partial.rename(path)
+        with naming(path):
+            yield partial
+            for each in (partial, *partial.rglob("*")):
+                sync = _sync_directory if each.is_dir() else _sync_file
+                sync(each)
+            if path.exists():
+                path.rmdir()
+            partial.rename(path)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise

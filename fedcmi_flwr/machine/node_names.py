@@ -24,18 +24,21 @@ def read_names(path: Path) -> dict[int, str]:
         return {}
 
 
-def called(node: int) -> str:
+def called(node: int, own: str = "") -> str:
     """Return what a line calls a node.
 
     Parameters
     ----------
     node
         Flower's id of it.
+    own
+        The name that it gives itself, which nothing proves.
 
     Returns
     -------
-    Its name in the deployment, which the server knows by the node's key; "node 123" where it has none.
+    Its name in the deployment, which the server knows by the node's key: "edge-2"; where it has none, "node 'edge-2'"
+    of its own name, or "node 123".
     """
     path = os.environ.get(VARIABLE)
     names = read_names(Path(path)) if path else {}
-    return names.get(node, f"node {node}")
+    return names.get(node, f"node {own!r}" if own else f"node {node}")

@@ -14,15 +14,18 @@ from fedcmi_flwr.lookup import Kind, find
 from fedcmi_flwr.methods.base import Method
 from fedcmi_flwr.methods.fedavg import FedAvg
 from fedcmi_flwr.methods.fedcmi import CrossModalInfiltration
+from fedcmi_flwr.methods.fedcmi_plus import FedCMIPlus
 from fedcmi_flwr.methods.hyperparameters import hyperparameters, with_hyperparameters
 from fedcmi_flwr.methods.local import Kept, LocalRound, LocalSteps
 from fedcmi_flwr.types import Scalar
 
 __all__ = [
+    "LOSS_TERMS",
     "METHOD",
     "METHODS",
     "CrossModalInfiltration",
     "FedAvg",
+    "FedCMIPlus",
     "Kept",
     "LocalRound",
     "LocalSteps",
@@ -32,6 +35,10 @@ __all__ = [
     "make_method",
     "method_from",
 ]
+
+
+LOSS_TERMS = frozenset({"fused", "self", "kd", "surrogate", "prototype", "contrast"})
+"""Names of the loss terms of all methods here."""
 
 
 def _all_methods() -> dict[str, Method]:

@@ -17,7 +17,7 @@ from fedcmi_flwr.methods import losses
 from fedcmi_flwr.methods.dominance import NOBODY, Dominance
 from fedcmi_flwr.methods.local import Kept, LocalRound, LocalSteps
 from fedcmi_flwr.models.encoders import NORMALIZATIONS
-from fedcmi_flwr.models.multimodal import MultimodalModel
+from fedcmi_flwr.models.multimodal import MultimodalModel, mask_for
 from fedcmi_flwr.types import AnyArray, Batch, ClassStats, LossTerms, Modality, ModelOutput, Votes
 
 
@@ -70,6 +70,9 @@ class Method(Settings):
         return None
 
     # ---- on the server
+
+    def initialize(self, model: MultimodalModel) -> None:
+        """Change how a new model starts; by default it stays as the run's ``initialization`` made it."""
 
     def decide(self, stats: ClassStats) -> Dominance:
         """Return what class statistics say, of one node or of all nodes together."""
@@ -279,6 +282,40 @@ class Method(Settings):
         """Return CE(F) over all samples of the batch."""
         every = torch.ones_like(batch.labels, dtype=torch.bool)
         return self.cross_entropy(output.fused_logits, batch, every, local)
+
+    def surrogate_cross_entropy(
+        self,
+        model: MultimodalModel,
+        batch: Batch,
+        output: ModelOutput,
+        local: LocalRound,
+        present: Mapping[Modality, Bool[Tensor, " batch"]],
+    ) -> Float[Tensor, ""]:
+        """Return sum_m CE(F with every slot but that of m filled by q_m).
+
+        Parameters
+        ----------
+        model
+            With infiltration projectors.
+        batch
+            Training samples.
+        output
+            What the model made of the batch.
+        local
+            Gives the priors.
+        present
+            Modality -> the samples that have it.
+
+        Returns
+        -------
+        Scalar in nats.
+        """
+        surrogates = []
+        for name, rows in present.items():
+            mask, _ = mask_for((name,), model.spec.modalities, batch.present)
+            logits = model.fuse(output.self_embeddings, output.infiltration_embeddings, mask)
+            surrogates.append(self.cross_entropy(logits, batch, rows, local, name))
+        return torch.stack(surrogates).sum()
 
 
 @dataclass(frozen=True, kw_only=True)

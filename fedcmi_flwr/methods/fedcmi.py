@@ -1,4 +1,4 @@
-"""FedCMI (Fan et al., arXiv 2401.00894), FedCMI+ and the control without distillation."""
+"""FedCMI (Fan et al., arXiv 2401.00894) and the control without distillation; FedCMI+ is in ``fedcmi_plus.py``."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from fedcmi_flwr.methods.base import Method, present_rows
 from fedcmi_flwr.methods.dominance import NOBODY, Dominance, decide_dominance
 from fedcmi_flwr.methods.local import LocalRound
 from fedcmi_flwr.methods.losses import knowledge_distillation, true_class_probability
-from fedcmi_flwr.models.multimodal import MultimodalModel, mask_for
+from fedcmi_flwr.models.multimodal import MultimodalModel
 from fedcmi_flwr.types import Batch, ClassStats, LossTerms, Modality, ModelOutput, Votes
 
 DOMINANCES = ("global", "client", "batch")
@@ -19,7 +19,7 @@ DOMINANCES = ("global", "client", "batch")
 
 @dataclass(frozen=True, kw_only=True)
 class CrossModalInfiltration(Method):
-    """FedCMI's local objective; with all three additions it is FedCMI+, with lambda = mu = 0 the control for KD.
+    """FedCMI's local objective; with lambda = mu = 0 it is the control for KD.
 
     L = CE(F(u)) + gamma sum_m CE(H_m(u_m)) + lambda sum_{m != d} KD_m; proximal gradient mu (w - w_global).
     """
@@ -38,17 +38,17 @@ class CrossModalInfiltration(Method):
     """Who decides the dominant modality d and the temperatures T: the server ("global"), each node in each round
     ("client"), or each batch for d and the node for T ("batch")."""
     surrogate: float = number(0, default=0.0)
-    """FedCMI+ 1: weight of CE(F with every other slot filled by q_m) on multimodal nodes, which trains what the fusion
+    """Weight of CE(F with every other slot filled by q_m) on multimodal nodes, which trains what the fusion
     head sees where modalities are missing; 0: off."""
     kd_temperature_scaling: bool = flag(default=False)
-    """FedCMI+ 2: multiply KD by T^2, so that a low temperature does not make its gradient larger."""
+    """Multiply KD by T^2, so that a low temperature does not make its gradient larger."""
     unimodal_auxiliary: bool = flag(default=False)
-    """FedCMI+ 3: nodes that own one modality train its self head too, with weight gamma."""
+    """Nodes that own one modality train its self head too, with weight gamma."""
     self_head_votes: float = number(0, default=0.0)
-    """FedCMI+ 4: weight of the self heads' log-probabilities, beside 1 for the fusion head's, when a class is
+    """Weight of the self heads' log-probabilities, beside 1 for the fusion head's, when a class is
     predicted; 0: off."""
     infiltration_votes: float = number(0, default=0.0)
-    """FedCMI+ 5: weight of the infiltration heads' log-probabilities, beside 1 for the fusion head's, when a class is
+    """Weight of the infiltration heads' log-probabilities, beside 1 for the fusion head's, when a class is
     predicted; 0: off."""
     infiltration: bool = flag(default=True)
     """Whether there are infiltration projectors; without them q_m = u_m, and what learns from the teacher are the self
@@ -105,7 +105,7 @@ class CrossModalInfiltration(Method):
             if distilled:
                 terms["kd"] = torch.stack(distilled).sum()
         if self.surrogate > 0 and not local.unimodal:
-            terms["surrogate"] = self._surrogate(model, batch, output, local, present)
+            terms["surrogate"] = self.surrogate_cross_entropy(model, batch, output, local, present)
         return LossTerms(terms, {"self": self.gamma, "kd": self.lambda_, "surrogate": self.surrogate})
 
     def _distillation(
@@ -136,36 +136,8 @@ class CrossModalInfiltration(Method):
         winner = local.owned[int(torch.stack(sums).argmax())]
         return decide_dominance(local.stats, self.kappa, winner)
 
-    def _surrogate(
-        self,
-        model: MultimodalModel,
-        batch: Batch,
-        output: ModelOutput,
-        local: LocalRound,
-        present: Mapping[Modality, Tensor],
-    ) -> Tensor:
-        losses = []
-        for name, rows in present.items():
-            mask, _ = mask_for((name,), model.spec.modalities, batch.present)
-            logits = model.fuse(output.self_embeddings, output.infiltration_embeddings, mask)
-            losses.append(self.cross_entropy(logits, batch, rows, local, name))
-        return torch.stack(losses).sum()
-
 
 METHODS = {
     "fedavg-heads": CrossModalInfiltration(lambda_=0.0, mu=0.0),
     "fedcmi": CrossModalInfiltration(),
-    "fedcmi-plus": CrossModalInfiltration(
-        lambda_=0.3,
-        mu=0.3,
-        surrogate=1.0,
-        kd_temperature_scaling=True,
-        unimodal_auxiliary=True,
-        self_head_votes=1.0,
-        infiltration_votes=1.0,
-        averaging=0.7,
-        prior_adjustment=0.5,
-        max_gradient_norm=10.0,
-        normalization="group",
-    ),
 }

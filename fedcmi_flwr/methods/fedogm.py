@@ -47,7 +47,10 @@ class FedOGM(WeightedMethod):
     ) -> dict[Modality, float]:
         """Return where each batch's coefficients are noted between its loss and its gradients."""
         if not isinstance(model.fusion, ConcatFusion):
-            raise ValueError(f"method 'fedogm': fusion = {model.spec.fusion!r}, but its unimodal logits need 'concat'.")
+            raise ValueError(
+                f"method 'fedogm': fusion = {model.spec.fusion!r}, but its unimodal logits need 'concat': in a module "
+                "of your own a ConcatFusion, as its attribute `fusion`."
+            )
         return {}
 
     def loss_terms(self, model: MultimodalModel, batch: Batch, output: ModelOutput, local: LocalRound) -> LossTerms:

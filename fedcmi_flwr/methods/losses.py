@@ -63,6 +63,29 @@ def knowledge_distillation(
     return masked_mean(loss, rows)
 
 
+def mean_log_probability(
+    logits: Float[Tensor, "modalities batch classes"], rows: Bool[Tensor, "modalities batch"]
+) -> Float[Tensor, "batch classes"]:
+    """Return what all modalities of a sample say together: the mean of their log-probabilities.
+
+    Their sum would be that of independent witnesses. Modalities of one event are not independent, and the sum is far
+    too sure of itself to teach.
+
+    Parameters
+    ----------
+    logits
+        [modalities, batch, classes].
+    rows
+        [modalities, batch]: which sample has which modality.
+
+    Returns
+    -------
+    [batch, classes]; 0 for a sample without any modality.
+    """
+    weight = rows.to(logits.dtype).unsqueeze(2)
+    return (logits.log_softmax(dim=2) * weight).sum(dim=0) / weight.sum(dim=0).clamp(min=1)
+
+
 def true_class_probability(
     logits: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"]
 ) -> Float[Tensor, " batch"]:

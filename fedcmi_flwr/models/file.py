@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from fedcmi_flwr.data.schema import ModalitySpec
 from fedcmi_flwr.lookup import UnknownNameError, package_of
-from fedcmi_flwr.machine.atomic_files import replacing
+from fedcmi_flwr.machine.atomic_files import write_atomically
 from fedcmi_flwr.models.encoders import ENCODER
 from fedcmi_flwr.models.fusion import FUSION
 from fedcmi_flwr.models.multimodal import ModelSpec, MultimodalModel
@@ -58,8 +58,29 @@ def save_model(
     if packages := outside_packages(spec):
         described["packages"] = packages
     metadata = {key: json.dumps(value) for key, value in {**described, "notes": dict(notes)}.items()}
-    with replacing(path) as partial:
-        save_file(dict(arrays), partial, metadata=metadata)
+    write_atomically(path, to_bytes(arrays, metadata))
+
+
+def to_bytes(arrays: Mapping[str, AnyArray], metadata: Mapping[str, str]) -> bytes:
+    """Return the content of a safetensors file; the same arrays and texts always give the same bytes.
+
+    Parameters
+    ----------
+    arrays
+        Name -> array.
+    metadata
+        Key -> text; safetensors itself stores it in another order every time.
+
+    Returns
+    -------
+    The length of the header in 8 bytes, the header in JSON, filled up with spaces, and the arrays.
+    """
+    plain = save(dict(arrays))
+    length = int.from_bytes(plain[:8], "little")
+    described = {"__metadata__": dict(metadata), **json.loads(plain[8 : 8 + length])}
+    header = json.dumps(described, separators=(",", ":"), ensure_ascii=False).encode()
+    header += b" " * (-len(header) % 8)  # arrays begin at a multiple of 8
+    return len(header).to_bytes(8, "little") + header + plain[8 + length :]
 
 
 def load_model(path: Path, modalities: Sequence[Modality] | None = None) -> tuple[MultimodalModel, dict[str, Any]]:

@@ -63,6 +63,34 @@ def read_locations(text: str) -> dict[Modality, str]:
     return found
 
 
+def absolute_locations(text: str) -> str:
+    """Return the ``pretrained`` key with absolute paths, since a simulation's processes work in other directories.
+
+    Parameters
+    ----------
+    text
+        As for :func:`read_locations`.
+
+    Returns
+    -------
+    The same; relative paths count from the working directory. What is no directory here, and does not begin like a
+    path, is the name of a hub's repository and stays.
+
+    Raises
+    ------
+    ConfigError
+        As for :func:`read_locations`.
+    """
+    pairs = [f"{name}={_absolute(location)}" for name, location in read_locations(text).items()]
+    return shlex.join(pairs)
+
+
+def _absolute(location: str) -> str:
+    path = Path(location).expanduser()
+    is_path = location.startswith((".", "~")) or path.is_dir()
+    return str(path.absolute()) if is_path else location
+
+
 def check_frozen(locations: Mapping[Modality, str], frozen: Sequence[Modality]) -> None:
     """Raise ConfigError for a frozen trunk without weights.
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from fedcmi_flwr import wire
 from fedcmi_flwr.config.fields import Settings, choice, number
 from fedcmi_flwr.methods import Method
+from fedcmi_flwr.strategy.expected import ANY_NAMES, ExpectedNames
 from fedcmi_flwr.strategy.lazy_arrays import LazyArrays
 from fedcmi_flwr.strategy.outliers import too_far
 from fedcmi_flwr.strategy.round_plan import RoundPlan
@@ -38,6 +39,8 @@ class Guards(Settings):
     replies; 0: off. A reply whose weight is cut has its numbers of samples with a modality (rounded up) and its class
     statistics scaled down with it. Then the same holds for its number of samples with each modality, as a multiple of
     the median of those that trained the modality."""
+    expected: ExpectedNames = ANY_NAMES
+    """Names that replies may use; not a key, but what the server knows of its nodes' app."""
 
 
 def bound_updates(

@@ -344,6 +344,6 @@ class ModalityStrategy(FedAvg):
 
     def _plan(self, server_round: int, arrays: Mapping[str, AnyArray], config: ConfigRecord) -> RoundPlan:
         """Return a round's plan before anybody is chosen; ``config`` may have a name of its own for the method."""
-        names = group_names(tuple(arrays), self.groups)
-        plan = RoundPlan(server_round, self.num_classes, self.dominance, arrays, names)
+        names, expected = group_names(tuple(arrays), self.groups), self.guards.expected
+        plan = RoundPlan(server_round, self.num_classes, self.dominance, arrays, names, expected=expected)
         return replace(plan, method=str(config.get("method", self.method_name)), weight_key=self.weighted_by_key)

@@ -17,6 +17,7 @@ from fedcmi_flwr.strategy.reply_store import ReplyStore
 from fedcmi_flwr.strategy.round_plan import RoundPlan
 from fedcmi_flwr.strategy.round_report import RoundReport
 from fedcmi_flwr.types import AnyArray
+from fedcmi_flwr.wire.applied import read_applied
 from fedcmi_flwr.wire.packing import WireError
 from fedcmi_flwr.wire.text import one_line
 
@@ -97,7 +98,12 @@ def _read_update(content: Message, report: RoundReport, method: Method, node: in
         report.learned[node] = (info, groups)
         sent = {name: sent[name] for group in groups for name in plan.names[group]}
     measured = info.modalities if method.measures else ()
-    update = wire.read_train_reply(content, sent, measured, plan.num_classes, plan.weight_key)
+    try:
+        update = wire.read_train_reply(content, sent, measured, plan.num_classes, plan.weight_key)
+    except WireError:  # what a method that was not applied lacks besides is no news
+        check_applied(read_applied(content), plan.method, method)
+        raise
+    plan.expected.check_terms(update.loss_sum)
     check_applied(update.applied, plan.method, method)
     foreign = sorted(set(update.modality_examples) - set(info.modalities))
     if foreign:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from fedcmi_flwr import wire
 from fedcmi_flwr.machine.node_names import called
 from fedcmi_flwr.methods.dominance import NOBODY, Dominance
+from fedcmi_flwr.strategy.expected import ANY_NAMES, ExpectedNames
 from fedcmi_flwr.types import AnyArray
 
 
@@ -27,6 +28,8 @@ class RoundPlan:
     """Node id -> what it owns, of every node that could have been sampled."""
     sent: Mapping[int, tuple[wire.NodeInfo, tuple[str, ...]]] = field(default_factory=dict)
     """Node id -> (what it owns, groups sent), of the nodes that are asked to train."""
+    expected: ExpectedNames = ANY_NAMES
+    """What replies may speak of."""
     method: str = ""
     """Name of the method that the nodes are asked for."""
     weight_key: str = wire.NUM_EXAMPLES
@@ -63,6 +66,6 @@ class RoundPlan:
     def describe(self, node: int) -> str:
         """Return what the node is called and, where it was sent something, its partition and modalities."""
         if node not in self.sent:
-            return called(node)
+            return called(node, self.known[node].name if node in self.known else "")
         info, _ = self.sent[node]
-        return f"{called(node)} (partition {info.partition_id}, {'+'.join(info.modalities)})"
+        return f"{called(node, info.name)} (partition {info.partition_id}, {'+'.join(info.modalities)})"

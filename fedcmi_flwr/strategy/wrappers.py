@@ -61,8 +61,9 @@ class Around:
             return dict(known)
         for node, info in known.items():
             if len(info.modalities) < len(self.modalities):
+                who = called(node, info.name)
                 raise RoundFailedError(
-                    f"a wrapper round FedCMI: {called(node)} owns {list(info.modalities)} only, but the wrapper "
+                    f"a wrapper round FedCMI: {who} owns {list(info.modalities)} only, but the wrapper "
                     f"compares each reply with the whole model, and its noise is for averages over all nodes. {INSTEAD}"
                 )
         return {node: replace(info, packing=wire.PLAIN) for node, info in known.items()}

@@ -150,9 +150,7 @@ def _half(name: str, flat: AnyArray) -> AnyArray:
 def _cut(packed: ArrayRecord, key: str, entries: list[tuple[str, tuple[int, ...]]]) -> dict[str, AnyArray]:
     """Return the arrays [name, shape] of one flat array; raise WireError where it does not hold just these."""
     if key not in packed:
-        raise WireError(
-            f"arrays: {key!r}, which the layout has {entries[0][0]!r} in, is missing; found {sorted(packed)}."
-        )
+        raise WireError(f"arrays: {key!r} is missing, where the layout has {entries[0][0]!r}; found {sorted(packed)}.")
     flat = _decode(packed[key], key)
     if key.endswith("/float32") and flat.dtype == np.float16:
         flat = flat.astype(np.float32)

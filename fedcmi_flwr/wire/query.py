@@ -10,6 +10,8 @@ from fedcmi_flwr.wire.packing import FLAT, PLAIN, WireError
 from fedcmi_flwr.wire.records import record
 
 LARGEST_PARTITION_ID = 2**31 - 1
+LONGEST_NAME = 100
+"""Characters of the name of a device."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,8 @@ class NodeInfo:
     as Flower's own apps read and send them."""
     declared: bool = True
     """False: the node has no query handler, and its first reply to a train message shows what it owns."""
+    name: str = ""
+    """What the device calls itself, "edge-2"; empty where it has no name."""
 
 
 def query_message(node_id: int, server_round: int) -> Message:
@@ -34,6 +38,8 @@ def query_message(node_id: int, server_round: int) -> Message:
 def query_reply(message: Message, info: NodeInfo) -> Message:
     """Answer a query (on the node)."""
     node = ConfigRecord({"modalities": list(info.modalities), "partition-id": info.partition_id})
+    if info.name:
+        node["name"] = info.name
     if info.packing != FLAT:
         node["packing"] = info.packing
     return Message(RecordDict({"node": node}), reply_to=message)
@@ -51,12 +57,13 @@ def read_query_reply(message: Message, modalities: Sequence[Modality]) -> NodeIn
 
     Returns
     -------
-    The node's modalities in the federation's order, and its partition id.
+    The node's modalities in the federation's order, its partition id, and its device's name if it has one.
 
     Raises
     ------
     WireError
-        No modality, one that the federation does not know, no partition id, or an unknown packing.
+        No modality, one that the federation does not know, no partition id, an unknown packing, or a name that cannot
+        be printed.
     """
     node = record(message, "node", ConfigRecord)
     names, partition, packing = node.get("modalities"), node.get("partition-id"), node.get("packing", FLAT)
@@ -68,4 +75,7 @@ def read_query_reply(message: Message, modalities: Sequence[Modality]) -> NodeIn
         raise WireError(f"node: partition-id = {partition!r}, need an integer from 0 (to {LARGEST_PARTITION_ID}).")
     if packing not in (FLAT, PLAIN):
         raise WireError(f"node: packing = {packing!r}, need {FLAT!r} or {PLAIN!r}.")
-    return NodeInfo(tuple(name for name in modalities if name in names), partition, str(packing))
+    called = node.get("name", "")
+    if not isinstance(called, str) or len(called) > LONGEST_NAME or not called.isprintable():
+        raise WireError(f"node: name = {called!r:.100}, need up to {LONGEST_NAME} printable characters.")
+    return NodeInfo(tuple(name for name in modalities if name in names), partition, str(packing), name=called)

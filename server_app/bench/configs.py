@@ -8,10 +8,9 @@ from fedcmi_flwr.config.fields import ConfigError
 from fedcmi_flwr.run_config import read_run_config
 from fedcmi_flwr.suggestions import did_you_mean
 from fedcmi_flwr.types import Scalar
+from server_app.launch.recipes import RECIPES
 from server_app.launch.start import check_modalities, combine, read_recipe
 
-RECIPES = Path(__file__).resolve().parents[1] / "recipes"
-"""Settings are the files in it, rows those in its directories."""
 ROW_DIRECTORIES = ("methods", "alone", "ablations")
 BASELINE = "fedavg"
 """The row that others are compared with, unless told otherwise."""

@@ -14,6 +14,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from fedcmi_flwr.machine.locks import LockedError, locked
+from fedcmi_flwr.machine.workers import worker_context
 from server_app.launch.progress import Show
 from server_app.pyproject import client_app_reference
 
@@ -83,8 +84,7 @@ def run_jobs(jobs: Sequence[Job], at_once: int, ended: Callable[[Job, str | None
     ended
         Called for each job that ends, with None or why it failed.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([*PRELOADED, client_app_reference().partition(":")[0]])
+    context = worker_context([*PRELOADED, client_app_reference().partition(":")[0]])
     waiting = list(jobs)
     running: dict[object, tuple[BaseProcess, Job]] = {}
     try:

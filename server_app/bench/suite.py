@@ -19,7 +19,6 @@ from fedcmi_flwr.config.fields import ConfigError
 from fedcmi_flwr.machine.cache import cache_directory
 from fedcmi_flwr.types import Scalar
 from server_app.bench.configs import (
-    RECIPES,
     choose_baseline,
     find_rows,
     find_settings,
@@ -27,6 +26,7 @@ from server_app.bench.configs import (
     values_by_setting,
 )
 from server_app.launch.progress import Show
+from server_app.launch.recipes import RECIPES
 
 SUITES = RECIPES / "suites"
 NUM_NODES = 10

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from fedcmi_flwr.config.selection import OFF
 from fedcmi_flwr.evaluation.counts import is_head
 from fedcmi_flwr.machine.atomic_files import write_atomically
 from server_app.bench.comparison import OWN, Comparison, sentences, shown_predictions
@@ -29,6 +30,7 @@ from server_app.figures.statistics import (
     seeds_text,
     to_target,
 )
+from server_app.run.best import best_by_validation
 from server_app.run.directory import read_metrics
 from server_app.run.records import LAST_ROUNDS, final_accuracy, last_rounds
 
@@ -40,6 +42,7 @@ COLUMNS = [
     "accuracy",
     "best",
     "best_round",
+    "by_validation",
     "rounds_to_target",
     "megabytes_to_target",
     "refused",
@@ -86,9 +89,10 @@ def collect(runs: Sequence[FinishedRun], targets: Mapping[str, float]) -> pd.Dat
     """Return one line per run and prediction, with COLUMNS.
 
     ``accuracy`` is the mean over the last rounds, ``best`` the highest of any round and ``best_round`` the first with
-    it, all in [0, 1]. Only where the prediction is MAIN: the first round that reaches the target, and the megabytes
-    sent to and received from nodes until then, NaN if none does; and how many replies were refused or missing. The
-    others are ``fairness.FIGURES`` of the last rounds, NaN where nodes evaluated nothing.
+    it, ``by_validation`` that of the round that ``keep-best`` chose (NaN without it), all in [0, 1]. Only where the
+    prediction is MAIN: the first round that reaches the target, and the megabytes sent to and received from nodes until
+    then, NaN if none does; and how many replies were refused or missing. The others are ``fairness.FIGURES`` of the
+    last rounds, NaN where nodes evaluated nothing.
 
     Parameters
     ----------
@@ -106,8 +110,15 @@ def collect(runs: Sequence[FinishedRun], targets: Mapping[str, float]) -> pd.Dat
         for name, accuracy in final_accuracy(records).items():
             run = (experiment.setting, experiment.row, experiment.seed)
             of_main, fair = _of_main(records, name, targets[run[0]]), figures(last_rounds(records), name)
-            lines.append((*run, name, accuracy, *best_round(records, name), *of_main, *fair.values()))
+            best = (*best_round(records, name), _by_validation(experiment, records, name))
+            lines.append((*run, name, accuracy, *best, *of_main, *fair.values()))
     return pd.DataFrame(lines, columns=COLUMNS).astype({"refused": "Int64"})
+
+
+def _by_validation(experiment: Experiment, records: Records, prediction: str) -> float:
+    best = best_by_validation(records, str(experiment.config.get("keep-best", OFF)))
+    found = None if best is None else best["accuracy"].get(prediction)
+    return np.nan if found is None else float(found)
 
 
 def _of_main(records: Records, prediction: str, target: float) -> tuple[float, float, int | None]:
@@ -174,7 +185,7 @@ def _setting_lines(part: pd.DataFrame, comparison: Comparison, target: float) ->
         name = row if len(own[row]) == seeds else f"{row} ({seeds_text(len(own[row]))})"
         cells = [accuracy_cell(by_seed(part, prediction), row, comparison.baseline) for prediction in predictions]
         lines.append([name, *cells, *_main_cells(part, row)])
-    head = ["method", *predictions, "best round", "rounds to target", "MB to target"]
+    head = ["method", *predictions, *_main_head(part)]
     yield from (*markdown_table(head, lines), "")
 
     for sentence in sentences(part, comparison):
@@ -186,10 +197,18 @@ def _setting_lines(part: pd.DataFrame, comparison: Comparison, target: float) ->
     yield from (*markdown_table(["method", *names], ([row, *values] for row, values in rows.items())), "")
 
 
+def _main_head(part: pd.DataFrame) -> list[str]:
+    chosen = ["best by validation"] if part["by_validation"].notna().any() else []
+    return [*chosen, "best round", "rounds to target", "MB to target"]
+
+
 def _main_cells(part: pd.DataFrame, row: str) -> list[str]:
     own = part[(part["method"] == row) & (part["prediction"] == MAIN)]
     reached = [_reached_text(own[column].tolist()) for column in ("rounds_to_target", "megabytes_to_target")]
     best = f"{100 * own['best'].mean():.1f} in {own['best_round'].mean():.0f}"
+    if part["by_validation"].notna().any():
+        reached.insert(0, best)
+        best = interval_text((100 * own["by_validation"]).dropna().tolist(), ".1f")
     return [best, *reached]
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from server_app.commands.engine import Engine
-from server_app.commands.terminal import console, end_with_what_was_started, fail
+from server_app.commands.terminal import AGAIN, console, end_with_what_was_started, fail
 
 if TYPE_CHECKING:
     from server_app.bench.suite import Chosen
@@ -72,15 +72,15 @@ def bench(
     set_: Annotated[list[str] | None, typer.Option("--set", help="key=value for all runs; repeatable.")] = None,
 ) -> None:
     """Run rows x settings x seeds, and write results.csv, table.md and plots; of a suite, suite.md over its sets."""
-    from rich.markdown import Markdown
+    end_with_what_was_started(lambda: AGAIN)
 
     from server_app.bench.configs import bench_configs, check_data, read_tuned
     from server_app.bench.experiments import plan, reserve, run_all
     from server_app.bench.jobs import alone_in
     from server_app.bench.suite_table import write_suite
     from server_app.bench.table import write_results
+    from server_app.commands.markdown import TerminalMarkdown
 
-    end_with_what_was_started()
     on_flower = engine is Engine.FLOWER
     try:
         chosen = _chosen(suite, settings, methods, baseline, num_nodes, data, data_root)
@@ -98,10 +98,10 @@ def bench(
             text = write_results(planned, chosen.baseline, target, out)
             if suite:
                 text = write_suite(planned, chosen.sets, out)
-            console.print(Markdown(text))
+            console.print(TerminalMarkdown(text))
     except (OSError, ValueError) as error:
         raise fail(error) from error
-    console.print(f"results: {out / 'results.csv'}, {out / 'table.md'}, {out / 'accuracy-*.png'}", markup=False)
+    console.print(f"results: {out / 'results.csv'}, {out / 'table.md'}, {out / 'accuracy-*.png'}")
     if failed:
         raise fail("failed: " + ", ".join(str(experiment.run_dir) for experiment in failed))
 
@@ -119,11 +119,12 @@ def tune(
     set_: Annotated[list[str] | None, typer.Option("--set", help="key=value for all runs; repeatable.")] = None,
 ) -> None:
     """Choose learning rate and own weight of each row on a part of the training split; write tuned.toml."""
+    end_with_what_was_started(lambda: AGAIN)
+
     from server_app.bench.configs import bench_configs, check_data
     from server_app.bench.jobs import alone_in
     from server_app.bench.tuning import VALIDATION_SHARE, Tuning
 
-    end_with_what_was_started()
     options = {"data": data, "validation-share": VALIDATION_SHARE, "checkpoint-every": 0}
     try:
         chosen = _chosen(suite, settings, methods, None, num_nodes, data, data_root)
@@ -133,5 +134,5 @@ def tune(
             Tuning(configs, seeds, chosen.num_nodes, jobs, out, console.print).run()
     except (OSError, ValueError) as error:
         raise fail(error) from error
-    console.print((out / "tuned.toml").read_text(encoding="utf-8"), markup=False)
+    console.print((out / "tuned.toml").read_text(encoding="utf-8"))
     console.print(f"results: {out / 'tuned.toml'}, {out / 'tune.csv'}")

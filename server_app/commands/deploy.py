@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
+from rich.text import Text
 
 from server_app.commands.deploy_status import status_notes, status_table
 from server_app.commands.terminal import console, end_with_what_was_started, errors, fail
@@ -35,8 +35,9 @@ def init(
     except (OSError, ValueError) as error:
         raise fail(error) from error
     if insecure:
-        errors.print("[bold yellow]warning:[/] no encryption, and whoever reaches the port can join (--insecure).")
-    console.print(f"{len(read.nodes)} nodes for {read.address}; what to do: {directory / 'README.md'}", markup=False)
+        more = " no encryption, and whoever reaches the port can join (--insecure)."
+        errors.print(Text.assemble(("warning:", "bold yellow"), more))
+    console.print(f"{len(read.nodes)} nodes for {read.address}; what to do: {directory / 'README.md'}")
 
 
 @deploy.command()
@@ -46,11 +47,12 @@ def up(
     without: Annotated[list[str] | None, typer.Option(help="Leave this process out; repeatable.")] = None,
 ) -> None:
     """Start the SuperLink and all nodes on this machine, over loopback."""
+    end_with_what_was_started(lambda: "what `deploy up` had started is stopped again.")
+
     from server_app.deploy.rehearsal import Rehearsal
 
-    end_with_what_was_started()
     try:
-        Rehearsal(directory).up(only or [], without or [], partial(console.print, markup=False))
+        Rehearsal(directory).up(only or [], without or [], partial(console.print))
     except (OSError, ValueError, RuntimeError) as error:
         raise fail(error) from error
 
@@ -72,35 +74,50 @@ def status(
     else:
         console.print(status_table(found))
         for line in status_notes(found):
-            console.print(line, markup=False)
+            console.print(line)
     for problem in problems:
-        errors.print(f"[bold yellow]warning:[/] {escape(problem)}")
+        errors.print(Text.assemble(("warning:", "bold yellow"), f" {problem}"))
 
 
 @deploy.command()
 def run(
     directory: DirectoryArgument,
-    recipe: Annotated[Path | None, typer.Option(help="TOML file that overrides run-config keys.")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="TOML file that overrides run-config keys, or a name such as cremad.")
+    ] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="key=value of the run-config; repeatable.")] = None,
     run_dir: Annotated[Path | None, typer.Option(help="Where to write; default: a new directory in runs/.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the unfinished run in --run-dir.")] = False,
 ) -> None:
     """Train on the rehearsal's nodes where it is up, else on the real ones; exit status 0 only if it completed."""
-    from rich.markdown import Markdown
+    known: list[Path] = [] if run_dir is None else [run_dir]
+    end_with_what_was_started(lambda: _advice(directory, known))
 
+    from server_app.commands.markdown import TerminalMarkdown
     from server_app.deploy.training import train
+    from server_app.launch.recipes import find_recipe
     from server_app.run.resume import RunFinishedError
 
-    end_with_what_was_started()
     try:
-        chosen = train(directory, recipe, set_ or [], run_dir, resume, partial(console.print, markup=False))
+        overrides = None if recipe is None else find_recipe(recipe)
+        chosen = train(directory, overrides, set_ or [], run_dir, resume, partial(console.print), known.append)
     except RunFinishedError as finished:
-        console.print(str(finished), markup=False)
+        console.print(str(finished))
         return
     except (OSError, ValueError, RuntimeError) as error:
         raise fail(error) from error
-    console.print(Markdown((chosen / "summary.md").read_text(encoding="utf-8")))
-    console.print(f"run directory: {chosen}", markup=False)
+    console.print(TerminalMarkdown((chosen / "summary.md").read_text(encoding="utf-8")))
+    console.print(f"run directory: {chosen}")
+
+
+def _advice(directory: Path, run_dirs: list[Path]) -> str:
+    """Return how to go on with the last of these run directories."""
+    from server_app.deploy.training import resume_command
+    from server_app.run.resume import how_to_go_on
+
+    if not run_dirs:
+        return "nothing was trained yet."
+    return how_to_go_on(run_dirs[-1], resume_command(directory, run_dirs[-1]))
 
 
 @deploy.command()

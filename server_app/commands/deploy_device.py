@@ -1,7 +1,6 @@
 """``fedcmi deploy ...`` on a device: join, check, serve."""
 
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -29,7 +28,7 @@ def join(
         written = joining.join(sys.stdin.readline() if token == "-" else token, home)
     except (OSError, ValueError) as error:
         raise fail(error) from error
-    console.print(f"joined: {', '.join(path.name for path in written)} in {home}", markup=False)
+    console.print(f"joined: {', '.join(path.name for path in written)} in {home}")
 
 
 @deploy_device.command()
@@ -45,7 +44,7 @@ def check(
     except (OSError, ValueError) as error:
         raise fail(error) from error
     for finding in found:
-        console.print(f"{'ok ' if finding.good else 'BAD'} {finding.what}: {finding.text}", markup=False)
+        console.print(f"{'ok ' if finding.good else 'BAD'} {finding.what}: {finding.text}")
     if not all(finding.good for finding in found):
         raise typer.Exit(1)
 
@@ -59,9 +58,9 @@ def node(
     """Serve as a node: the SuperNode, and what watches it; a service of the kit."""
     from server_app.deploy.node_service import NodeService
 
-    end_with_what_was_started()
+    end_with_what_was_started(lambda: "the SuperNode is stopped too.")
     try:
-        status = NodeService(home, address, port, partial(console.print, markup=False)).run()
+        status = NodeService(home, address, port, console.print).run()
     except (OSError, ValueError) as error:
         raise fail(error) from error
     raise typer.Exit(status)

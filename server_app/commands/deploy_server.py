@@ -47,7 +47,7 @@ def register(directory: DirectoryArgument) -> None:
         names = register_known(site_of(directory))
     except (OSError, ValueError, RuntimeError) as error:
         raise fail(error) from error
-    console.print(f"{len(names)} devices registered.", markup=False)
+    console.print(f"{len(names)} devices registered.")
 
 
 @deploy_server.command()
@@ -66,9 +66,7 @@ def add(
         added = life.add(site_of(directory), name, modalities.split(","), data, device)
     except (OSError, ValueError, RuntimeError) as error:
         raise fail(error) from error
-    console.print(
-        f"{name}: partition {added.partition_id}; next: `fedcmi deploy token {directory} {name}`.", markup=False
-    )
+    console.print(f"{name}: partition {added.partition_id}; next: `fedcmi deploy token {directory} {name}`.")
 
 
 @deploy_server.command()
@@ -81,7 +79,7 @@ def revoke(directory: DirectoryArgument, name: NameArgument) -> None:
         life.revoke(site_of(directory), name)
     except (OSError, ValueError, RuntimeError) as error:
         raise fail(error) from error
-    console.print(f"{name}: revoked.", markup=False)
+    console.print(f"{name}: revoked.")
 
 
 @deploy_server.command()
@@ -94,7 +92,7 @@ def replace(directory: DirectoryArgument, name: NameArgument) -> None:
         life.exchange(site_of(directory), name)
     except (OSError, ValueError, RuntimeError) as error:
         raise fail(error) from error
-    console.print(f"{name}: free; next: `fedcmi deploy token {directory} {name}`.", markup=False)
+    console.print(f"{name}: free; next: `fedcmi deploy token {directory} {name}`.")
 
 
 @deploy_server.command()
@@ -121,7 +119,7 @@ def renew(
             renewal.renew(site, authority_key)
     except (OSError, ValueError, RuntimeError) as error:
         raise fail(error) from error
-    console.print("renewed.", markup=False)
+    console.print("renewed.")
 
 
 @deploy_server.command()
@@ -134,7 +132,7 @@ def backup(directory: DirectoryArgument, file: Annotated[Path, typer.Argument(he
         back_up(real_site(directory), file)
     except (OSError, ValueError) as error:
         raise fail(error) from error
-    console.print(f"{file}: keep it where nobody else can read it.", markup=False)
+    console.print(f"{file}: keep it where nobody else can read it.")
 
 
 @deploy_server.command()
@@ -146,7 +144,7 @@ def registrar(
     from server_app.deploy.registrar import serve
     from server_app.deploy.rehearsal import Rehearsal, real_site
 
-    end_with_what_was_started()
+    end_with_what_was_started(lambda: "devices can join again when it is back.")
     try:
         serve(Rehearsal(directory).site if rehearsal else real_site(directory))
     except (OSError, ValueError) as error:

@@ -41,9 +41,9 @@ def keys(
             write_tables(markdown, sections)
         elif name is not None:
             texts = [in_full(key) for key in find_keys(sections, name)]
-            console.print("\n\n".join(texts), markup=False)
+            console.print("\n\n".join(texts))
         else:
-            console.print("\n\n".join(map(listed, sections)), markup=False)
+            console.print("\n\n".join(map(listed, sections)))
     except (OSError, ValueError) as error:
         raise fail(error) from error
 

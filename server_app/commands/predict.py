@@ -56,17 +56,19 @@ def predict(
         if split is not None and data is None:
             raise ValueError(f"--split {split}: is of a prepared directory; give one as --data, or leave it out.")
         predictor = Predictor.load(model, device, wanted)
-        done, planned = predictor.rounds
-        if done < planned:
-            errors.print(
-                f"{model}: its run is not finished; the model is that of round {done} of {planned}.", markup=False
-            )
+        _say_how_far(model, *predictor.rounds)
         if data is not None:
             _predict_prepared(predictor, data, split or "test", as_json)
         else:
             _predict_files(predictor, model, files or [], as_json)
     except (OSError, ValueError, RuntimeError) as error:
         raise fail(error) from error
+
+
+def _say_how_far(model: Path, finished: int, planned: int) -> None:
+    """Say that a model is that of an unfinished run."""
+    if finished < planned:
+        errors.print(f"{model}: its run is not finished; the model is that of round {finished} of {planned}.")
 
 
 def _predict_prepared(predictor: "Predictor", directory: Path, split: str, as_json: bool) -> None:
@@ -78,7 +80,7 @@ def _predict_prepared(predictor: "Predictor", directory: Path, split: str, as_js
         return
     seen = Counter("+".join(prediction.modalities) for prediction in found)
     by = ", ".join(f"{count} by {names}" for names, count in seen.items())
-    console.print(f"accuracy {accuracy(found):.1%} on the {split} split: {len(found)} samples ({by})", markup=False)
+    console.print(f"accuracy {accuracy(found):.1%} on the {split} split: {len(found)} samples ({by})")
 
 
 def _predict_files(predictor: "Predictor", model: Path, files: Sequence[str], as_json: bool) -> None:
@@ -90,7 +92,7 @@ def _predict_files(predictor: "Predictor", model: Path, files: Sequence[str], as
         _write_json(read, unreadable={str(path): reason for path, reason in unreadable.items()})
     else:
         for prediction in found:
-            console.print(prediction.line(), markup=False)
+            console.print(prediction.line())
     if unreadable:
         listed = "".join(f"\n{path}: {reason}" for path, reason in unreadable.items())
         raise ValueError(f"{len(unreadable)} of the files cannot be read:{listed}")
@@ -119,7 +121,7 @@ def _file_predictions(
     if matched.skipped:
         endings = Counter(path.suffix or "no ending" for path in matched.skipped)
         listed = ", ".join(f"{ending} {count}" for ending, count in endings.items())
-        errors.print(f"skipped {len(matched.skipped)} files that the model does not take: {listed}", markup=False)
+        errors.print(f"skipped {len(matched.skipped)} files that the model does not take: {listed}")
     return predictions(predictor, raw_samples.chunks(matched.samples, predictor.inputs, recipes, unreadable))
 
 
@@ -139,7 +141,9 @@ def export(
 
     subsets = [tuple(names.split("+")) for names in modalities] if modalities else None
     try:
-        for path in export_model(model, out, format_, subsets):
-            console.print(str(path), markup=False)
+        written = export_model(model, out, format_, subsets)
+        _say_how_far(model, **json.loads(written[-1].read_text(encoding="utf-8"))["rounds"])
+        for path in written:
+            console.print(str(path))
     except (OSError, ValueError, RuntimeError) as error:
         raise fail(error) from error

@@ -1,14 +1,14 @@
 """``fedcmi prep ...`` and ``fedcmi inspect``: data sets, prepared and looked at."""
 
-import os
 from collections.abc import Callable
+from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from server_app.commands.terminal import console, end_with_what_was_started, fail
+from server_app.commands.terminal import AGAIN, console, end_with_what_was_started, fail
 
 if TYPE_CHECKING:
     from data_prep.pipeline.execution import Execution, Show
@@ -24,6 +24,14 @@ MaxBadOption = Annotated[int, typer.Option(min=0, help="Samples with unusable fi
 TokenizerOption = Annotated[str, typer.Option(help="BERT's: directory with vocab.txt, or name on the hub.")]
 ModalityOption = Annotated[str | None, typer.Option("--modalities", help="Only these, joined by '+'.")]
 
+
+class Header(StrEnum):
+    """Whether a table starts with names."""
+
+    YES = "yes"
+    NO = "no"
+
+
 DigitsOption = Annotated[
     str | None, typer.Option("--modalities", help="Of audio, visual and contour, joined by '+'. Default: audio+visual.")
 ]
@@ -34,11 +42,13 @@ def _prepare(make: Callable[..., Path], workers: int | None, max_bad: int = 0) -
 
     ``make`` takes ``execution``, as the data sets' ``prepare`` does.
     """
+    end_with_what_was_started(lambda: AGAIN)
+
     from data_prep.inspection.progress import prepare_visibly
     from data_prep.pipeline.execution import Execution
+    from fedcmi_flwr.machine.workers import usable_cores
 
-    end_with_what_was_started()
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
 
     def make_and_show(show: "Show") -> Path:
         return make(execution=Execution(workers or cores, max_bad, show))
@@ -144,38 +154,85 @@ def prep_manifest(
     raw: Annotated[Path, typer.Option(help="Directory that the paths are relative to.")],
     out: OutOption,
     modality: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option(
             help="NAME=KIND, two or more times: audio, image, video, text, series or vector. NAME=vector:COLUMN,COLUMN "
             "takes numbers from the manifest: a sample with all of them empty (or NaN) lacks the modality, one with "
             "some of them empty counts against --max-bad; nothing is filled in."
         ),
-    ],
+    ] = None,
+    role: Annotated[
+        str | None,
+        typer.Option("--for", help="device or server, which may have one modality, one split, and not all classes."),
+    ] = None,
+    federation: Annotated[
+        Path | None, typer.Option(help="What `fedcmi prep describe` wrote: decides classes, kinds and sizes.")
+    ] = None,
     classes: Annotated[str | None, typer.Option(help="Labels in index order, joined by ','; default: sorted.")] = None,
-    image_size: Annotated[int, typer.Option(help="Height and width of images and of a video's frames.")] = 224,
-    seconds: Annotated[float, typer.Option(help="Of sound; shorter ones are repeated, longer ones cut.")] = 3.0,
-    frames: Annotated[int, typer.Option(help="Of a video, at the centres of equal parts.")] = 3,
-    tokens: Annotated[int, typer.Option(help="Of a text at most.")] = 40,
-    tokenizer: TokenizerOption = "google-bert/bert-base-uncased",
-    points: Annotated[int, typer.Option(help="Of a series, resampled from the whole of it.")] = 128,
+    image_size: Annotated[int | None, typer.Option(help="Of images and a video's frames; default: 224.")] = None,
+    seconds: Annotated[
+        float | None, typer.Option(help="Of sound; shorter ones are repeated, longer ones cut. Default: 3.")
+    ] = None,
+    frames: Annotated[int | None, typer.Option(help="Of a video, at the centres of equal parts; default: 3.")] = None,
+    tokens: Annotated[int | None, typer.Option(help="Of a text at most; default: 40.")] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="BERT's: directory with vocab.txt, or name on the hub; default: the uncased.")
+    ] = None,
+    points: Annotated[
+        int | None, typer.Option(help="Of a series, resampled from the whole of it; default: 128.")
+    ] = None,
+    header: Annotated[
+        Header | None, typer.Option(help="Whether CSV files start with names; default: where no cell is a number.")
+    ] = None,
+    stream: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=NUMBER: which stream of files with several; default: the one flagged default."),
+    ] = None,
     workers: WorkersOption = None,
     max_bad: MaxBadOption = 0,
 ) -> None:
     """Prepare your own data, any two or more modalities: cells are paths, or hold a text, or a number of a vector."""
     from data_prep.sets import manifest as own_data
+    from data_prep.sets.federation import read_federation
+    from data_prep.sets.manifest_kinds import parse_modalities, parse_streams
+
+    sizes = {"image_size": image_size, "seconds": seconds, "frames": frames, "tokens": tokens, "points": points}
+    given = {**sizes, "tokenizer": tokenizer, "header": None if header is None else header is Header.YES}
 
     def make(execution: "Execution") -> Path:
+        agreed = None if federation is None else read_federation(federation)
+        kinds = parse_modalities(modality or [], fewest=2 if role is None else 0)
+        streams = parse_streams(stream or [], kinds if agreed is None else agreed.kinds)
+        chosen = {name: value for name, value in given.items() if value is not None}
         return own_data.prepare(
             manifest,
             raw,
             out,
-            own_data.parse_modalities(modality),
-            sizes=own_data.Sizes(image_size, seconds, frames, tokens, tokenizer, points),
+            kinds,
+            sizes=chosen | ({"streams": streams} if streams else {}),
             classes=classes.split(",") if classes is not None else None,
+            role=role,
+            federation=agreed,
             execution=execution,
         )
 
     _prepare(make, workers, max_bad)
+
+
+@prep.command("describe")
+def prep_describe(
+    directory: Annotated[Path, typer.Argument(help="The server's prepared directory.")],
+    out: Annotated[Path, typer.Option(help="File to write, for the devices' --federation.")],
+) -> None:
+    """Write what devices must agree on with their server: classes, modalities, sizes, and how they are made."""
+    from data_prep.sets.federation import describe
+
+    try:
+        found = describe(directory, out)
+    except (OSError, ValueError) as error:
+        raise fail(error) from error
+    kinds = ", ".join(f"{name} ({kind})" for name, kind in found.kinds.items())
+    console.print(f"{out}: {len(found.classes)} classes, {kinds}")
 
 
 @prep.command("npz")
@@ -218,7 +275,7 @@ def inspect(
         written = write_contact_sheet(directory, sheet or plain.with_name(f"{plain.name}.png"))
     except (OSError, ValueError) as error:
         raise fail(error) from error
-    console.print(f"contact sheet: {written}", markup=False)
+    console.print(f"contact sheet: {written}")
 
 
 @prep.command("cremad")

@@ -1,13 +1,17 @@
 """How commands speak to their user, and how they end."""
 
+import contextlib
 import signal
 import sys
+from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any
 
 import click
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.text import Text
 from typer.core import TyperGroup
 
 from fedcmi_flwr.machine.extras import MissingExtraError
@@ -22,13 +26,38 @@ EXTRAS = {
 }
 """Command -> the extra that it needs; all others need ``simulation``."""
 
-console = Console(highlight=False, soft_wrap=True)
-errors = Console(highlight=False, soft_wrap=True, stderr=True)
+AGAIN = "the same command goes on where it stopped."
+"""Advice after an interruption."""
+INTERRUPTIONS = ("SIGINT", "SIGTERM", "SIGHUP")
+"""Signals by which a user or a system ends a command; Windows has no SIGHUP."""
+
+console = Console(highlight=False, soft_wrap=True, markup=False)
+errors = Console(highlight=False, soft_wrap=True, markup=False, stderr=True)
+"""What they print is printed as it is: a name may look like markup."""
+
+
+@contextlib.contextmanager
+def live_line() -> Iterator[Callable[[str], None]]:
+    """Keep the last part of what is shown on a line of its own that moves while nothing new comes; in a terminal only.
+
+    Yields
+    ------
+    What shows a line.
+    """
+    with console.status("starting ...") as status:
+
+        def show(line: str) -> None:
+            console.print(line)
+            name, _, rest = line.partition(" | ")
+            left = rest.rpartition(" | ")[2]
+            status.update(escape(f"{name}, {left}" if " left, until " in left else name))
+
+        yield show
 
 
 def fail(reason: object) -> typer.Exit:
     """Print why a command failed, and return what is to be raised: exit status 1."""
-    errors.print(f"[bold red]error:[/] {escape(str(reason))}")
+    errors.print(Text.assemble(("error:", "bold red"), f" {reason}"))
     return typer.Exit(1)
 
 
@@ -46,7 +75,23 @@ class Commands(TyperGroup):
             raise fail(MissingExtraError(error.name, extra)) from error
 
 
-def end_with_what_was_started() -> None:
-    """Turn a polite kill and a closed terminal into an exit, so that every `finally` stops what it started."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda signal_number, frame: sys.exit(128 + signal_number))
+def end_with_what_was_started(advice: Callable[[], str]) -> None:
+    """Turn Ctrl-C, a polite kill and a closed terminal into an exit, so that every `finally` stops what it started.
+
+    Another one of them changes nothing: stopping takes half a minute at most.
+
+    Parameters
+    ----------
+    advice
+        What the user can do then, the second half of a sentence; called when it is needed.
+    """
+    known = [getattr(signal, name) for name in INTERRUPTIONS if hasattr(signal, name)]
+
+    def end(number: int, frame: FrameType | None) -> None:
+        for each in known:
+            signal.signal(each, signal.SIG_IGN)
+        errors.print(f"interrupted; {advice()}")
+        sys.exit(128 + number)
+
+    for number in known:
+        signal.signal(number, end)

@@ -35,6 +35,10 @@ class Device:
     """"auto", "cpu" or "cuda"; None: what the run says."""
     pretrained: str | None = None
     """Its directories of frozen trunks, "text=DIR"; None: those of the run."""
+    local_epochs: int | None = None
+    """Passes over its samples in a round; None: what the run says."""
+    time_budget: float | None = None
+    """Seconds of training in a round; None: what the run says."""
     public_key: str | None = None
     """OpenSSH line of a key that was made before; None: the device makes its key when it joins."""
     revoked: bool = False
@@ -43,9 +47,12 @@ class Device:
     @property
     def config(self) -> str:
         """Return its ``--node-config``; without num-partitions, since all of the data is its own."""
-        values = {"modalities": "+".join(self.modalities), "data": self.data}
+        values = {"name": self.name, "modalities": "+".join(self.modalities), "data": self.data}
         values |= {key: text for key, text in (("device", self.device), ("pretrained", self.pretrained)) if text}
-        return " ".join([f"partition-id={self.partition_id}", *(f'{key}="{text}"' for key, text in values.items())])
+        numbers = {"local-epochs": self.local_epochs, "time-budget": self.time_budget}
+        written = [f"{key}={number}" for key, number in numbers.items() if number is not None]
+        texts = [f'{key}="{text}"' for key, text in values.items()]
+        return " ".join([f"partition-id={self.partition_id}", *written, *texts])
 
 
 @dataclass(frozen=True)

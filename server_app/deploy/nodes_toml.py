@@ -23,6 +23,7 @@ from server_app.deploy.deployment import (
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
 HOST = re.compile(r"[A-Za-z0-9.-]+")
 """A name or an IPv4 address; the kit's SuperLink does not listen on IPv6."""
+DEVICE_KEYS = {"name", "modalities", "data", "device", "pretrained", "local-epochs", "time-budget", "public-key"}
 UNSAFE = re.compile(r"[\x00-\x1f'\"\\%$]")
 """Characters with a meaning of their own in the commands, units and tables that paths are written into."""
 RESERVED = (SUPERLINK, PROXY, REGISTRAR)
@@ -36,7 +37,7 @@ def read_nodes_toml(path: Path, secure: bool) -> Deployment:
     ----------
     path
         TOML file with a table [superlink] (address, data, names) and tables [[node]] (name, modalities, data, device,
-        pretrained, public-key). Relative paths count from its directory.
+        pretrained, local-epochs, time-budget, public-key). Relative paths count from its directory.
     secure
         Whether the deployment has TLS and node authentication.
 
@@ -139,7 +140,7 @@ def read_device(path: Path, place: int, values: Mapping[str, Any]) -> Device:
         A key is unknown, missing or wrong.
     """
     table = _Table(path, f"[[node]] number {place + 1}", values)
-    table.check_keys({"name", "modalities", "data", "device", "pretrained", "public-key"})
+    table.check_keys(DEVICE_KEYS)
     expected = f"1 to 63 letters, digits, '-' or '_', and none of {', '.join(RESERVED)}"
     name = table.take("name", expected, _is_node_name)
     modalities = table.take(
@@ -147,8 +148,11 @@ def read_device(path: Path, place: int, values: Mapping[str, Any]) -> Device:
     )
     device = table.take("device", f"one of {', '.join(DEVICES)}", lambda value: value in DEVICES, None)
     pretrained = table.take("pretrained", "'modality=DIR modality=DIR'", _is_safe_text, None)
+    epochs = table.take("local-epochs", "an integer from 1", lambda v: type(v) is int and v >= 1, None)
+    seconds = table.take("time-budget", "a number from 0", lambda v: type(v) in (int, float) and v >= 0, None)
     public_key = _public_key(table) if "public-key" in values else None
-    return Device(name, place, tuple(modalities), table.path("data"), device, pretrained, public_key)
+    data = table.path("data")
+    return Device(name, place, tuple(modalities), data, device, pretrained, epochs, seconds, public_key)
 
 
 def _public_key(table: _Table) -> str:

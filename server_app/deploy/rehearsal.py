@@ -30,6 +30,7 @@ from server_app.deploy.site import Site
 from server_app.deploy.status import Status, device_statuses
 from server_app.launch import flower_cli
 from server_app.launch.flower_cli import FlowerRunError
+from server_app.launch.run_log import tail
 
 HOST = "127.0.0.1"
 FEDCMI = (sys.executable, "-m", "server_app.commands.main")
@@ -93,12 +94,14 @@ class Rehearsal:
         FlowerRunError
             A process ended, or was not let in.
         """
+        if not hasattr(os, "posix_spawn"):
+            raise DeploymentError("a rehearsal starts processes as Linux and macOS do; this system cannot.")
         chosen = self._chosen(only, without)
         self.home.mkdir(exist_ok=True, mode=0o700)
         servers = [name for name in chosen if name in self.deployment.server_processes]
         nodes = [name for name in chosen if name not in servers]
         for name in servers:
-            self._check_port(self._place(name)[0])
+            check_free(self._place(name)[0])
         for name in nodes:
             self._check_own_key(self.deployment.node(name))
         with self._stopped_on_failure() as started:
@@ -184,7 +187,7 @@ class Rehearsal:
             if flower_cli.is_healthy(*place):
                 return place[0]
             time.sleep(0.2)
-        raise FlowerRunError(f"{name} did not start:\n{flower_cli.tail(path.with_suffix('.log'))}")
+        raise FlowerRunError(f"{name} did not start:\n{tail(path.with_suffix('.log'))}")
 
     def _answers(self, name: str) -> bool:
         return processes.pid_of(self._path(name)) is not None and flower_cli.is_healthy(*self._place(name))
@@ -224,12 +227,6 @@ class Rehearsal:
                 f"(`--without {node.name}`)."
             )
 
-    def _check_port(self, address: str) -> None:
-        host, _, port = address.rpartition(":")
-        with socket.socket() as probe:
-            if probe.connect_ex((host, int(port))) == 0:
-                raise DeploymentError(f"{address}: another program listens there; stop it, or choose another port.")
-
     def _start_node(self, name: str) -> int:
         """Start a node and return where its log goes on."""
         log = self._path(name).with_suffix(".log")
@@ -253,11 +250,10 @@ class Rehearsal:
             if JOINED in new:
                 return new.partition(JOINED)[2].split()[0]
             if not runs:
-                raise FlowerRunError(f"{name} ended. The end of its log:\n{flower_cli.tail(path.with_suffix('.log'))}")
+                raise FlowerRunError(f"{name} ended. The end of its log:\n{tail(path.with_suffix('.log'))}")
             time.sleep(0.2)
         raise FlowerRunError(
-            f"{name} was not let in within {JOIN_TIMEOUT:.0f} s. The end of its log:\n"
-            f"{flower_cli.tail(path.with_suffix('.log'))}"
+            f"{name} was not let in within {JOIN_TIMEOUT:.0f} s. The end of its log:\n{tail(path.with_suffix('.log'))}"
         )
 
     def _wait_until_let_go(self, names: Collection[str]) -> None:
@@ -303,6 +299,19 @@ class Rehearsal:
     def files(self, name: str) -> Path:
         """Return what is a device's own directory in the rehearsal."""
         return self._path(name) / "device"
+
+
+def check_free(address: str) -> None:
+    """Raise DeploymentError where another process listens, which could be taken for one of the server's."""
+    host, _, port = address.rpartition(":")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a connection that was just closed takes no port
+        try:
+            probe.bind((host, int(port)))
+        except OSError as error:
+            raise DeploymentError(
+                f"{address}: another process has this port ({error}); stop it, or give the deployment another one."
+            ) from error
 
 
 def site_of(directory: Path) -> Site:

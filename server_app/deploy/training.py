@@ -3,7 +3,7 @@
 import contextlib
 import shlex
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from fedcmi_flwr.config.fields import ConfigError
@@ -16,15 +16,22 @@ from server_app.deploy.rehearsal import REHEARSAL, site_of
 from server_app.deploy.site import Site
 from server_app.launch.flower_cli import FlowerRunError, connection_file, is_healthy, run_app, stop_run
 from server_app.launch.progress import RoundProgress, Show
+from server_app.launch.record import claimed
 from server_app.launch.start import check_modalities, combine, named_run_dir, read_recipe
 from server_app.pyproject import flower_app
 from server_app.run.checkpoint import newest_checkpoint
-from server_app.run.directory import RunDirectory
+from server_app.run.directory import RunDirectory, check_new
 from server_app.run.resume import alone_in_run, check_unchanged, check_unfinished, prepare_resume
 
 
 def train(
-    directory: Path, recipe: Path | None, assignments: Sequence[str], run_dir: Path | None, resume: bool, show: Show
+    directory: Path,
+    recipe: Path | None,
+    assignments: Sequence[str],
+    run_dir: Path | None,
+    resume: bool,
+    show: Show,
+    note_run_dir: Callable[[Path], None] = lambda path: None,
 ) -> Path:
     """Train on a deployment's devices: those of the rehearsal where it is up, else the real ones.
 
@@ -42,6 +49,8 @@ def train(
         Go on from the newest checkpoint in ``run_dir``.
     show
         Called with where it trains, then with one line a round.
+    note_run_dir
+        Called with the run directory as soon as that is known.
 
     Returns
     -------
@@ -58,19 +67,29 @@ def train(
     """
     site = site_of(directory)
     check_superlink(site)
-    with _alone(site):
-        layers = [read_recipe(path) for path in (site.kit / "server" / "run.toml", recipe) if path is not None]
-        raw = _go_on(run_dir, layers[1:], assignments) if resume else _begin(run_dir, layers, assignments)
+    layers = [read_recipe(path) for path in (site.kit / "server" / "run.toml", recipe) if path is not None]
+    with contextlib.ExitStack() as held:
+        held.enter_context(_alone(site))
+        beginning = _go_on(run_dir, layers[1:], assignments) if resume else _begin(run_dir, layers, assignments)
+        raw = held.enter_context(beginning)
         chosen = Path(str(raw["run-dir"]))
+        note_run_dir(chosen)
         show(f"server: {site.address}{' (rehearsal on this machine)' if site.state.name == REHEARSAL else ''}")
         show(f"run directory: {chosen}")
         audit.note(site.state, "run", run_dir=str(chosen), resume=resume)
-        _run(site, raw, show, _resuming(directory, chosen))
+        _run(site, raw, show)
     return chosen
 
 
-def _run(site: Site, raw: dict[str, Scalar], show: Show, command: str) -> None:
-    progress = RoundProgress(Path(str(raw["run-dir"])), read_run_config(raw), show)
+def resume_command(directory: Path, run_dir: Path) -> str:
+    """Return what goes on with a run on a deployment's devices."""
+    return shlex.join(["fedcmi", "deploy", "run", str(directory), "--run-dir", str(run_dir), "--resume"])
+
+
+def _run(site: Site, raw: Mapping[str, Scalar], show: Show) -> None:
+    """Hand the app over, with this run-config, and wait for its end."""
+    chosen = Path(str(raw["run-dir"]))
+    progress = RoundProgress(chosen, read_run_config(raw), show)
     with tempfile.TemporaryDirectory(prefix="fedcmi-flower-", ignore_cleanup_errors=True) as name:
         home = Path(name)
         (home / "config.toml").write_text(connection_file(site.superlink, site.inner_authority), encoding="utf-8")
@@ -81,17 +100,13 @@ def _run(site: Site, raw: dict[str, Scalar], show: Show, command: str) -> None:
             if is_healthy(site.superlink, site.inner_authority):
                 raise
             raise FlowerRunError(
-                f"the SuperLink at {site.superlink} does not answer any more. When it is back, go on with `{command}`."
+                f"the SuperLink at {site.superlink} does not answer any more. When it is back, go on with "
+                f"`{resume_command(site.kit, chosen)}`."
             ) from error
         except BaseException:
-            show(f"stopping the run; `{command}` goes on with it.")
             with contextlib.suppress(FlowerRunError):  # it ended meanwhile
                 stop_run(home)
             raise
-
-
-def _resuming(directory: Path, run_dir: Path) -> str:
-    return shlex.join(["fedcmi", "deploy", "run", str(directory), "--run-dir", str(run_dir), "--resume"])
 
 
 @contextlib.contextmanager
@@ -127,14 +142,22 @@ def check_superlink(site: Site) -> None:
         ) from error
 
 
-def _begin(run_dir: Path | None, layers: Sequence[dict[str, Scalar]], assignments: Sequence[str]) -> dict[str, Scalar]:
+@contextlib.contextmanager
+def _begin(
+    run_dir: Path | None, layers: Sequence[dict[str, Scalar]], assignments: Sequence[str]
+) -> Iterator[dict[str, Scalar]]:
     raw = combine(layers, {}, assignments)
     check_modalities(read_run_config(raw))
     chosen = run_dir or (Path(str(raw["run-dir"])) if raw["run-dir"] else named_run_dir(raw))
-    return raw | {"run-dir": str(RunDirectory(chosen).path)}  # refuses one that holds a run
+    check_new(chosen)
+    with claimed(chosen):
+        yield raw | {"run-dir": str(RunDirectory(chosen).path)}  # refuses one that holds a run by now
 
 
-def _go_on(run_dir: Path | None, layers: Sequence[dict[str, Scalar]], assignments: Sequence[str]) -> dict[str, Scalar]:
+@contextlib.contextmanager
+def _go_on(
+    run_dir: Path | None, layers: Sequence[dict[str, Scalar]], assignments: Sequence[str]
+) -> Iterator[dict[str, Scalar]]:
     if run_dir is None:
         raise ConfigError("--resume: say which run goes on, with --run-dir.")
     run_dir = run_dir.absolute()
@@ -143,6 +166,7 @@ def _go_on(run_dir: Path | None, layers: Sequence[dict[str, Scalar]], assignment
     raw = combine([stored, *layers], {}, assignments)
     check_unchanged(run_dir, stored, raw)
     raw |= {"run-dir": str(run_dir), "resume": True}
-    with alone_in_run(run_dir):
-        prepare_resume(run_dir, raw)
-    return raw
+    with claimed(run_dir):
+        with alone_in_run(run_dir):
+            prepare_resume(run_dir, raw)
+        yield raw

@@ -4,6 +4,7 @@ python companion.py COMMAND...
 """
 
 import contextlib
+import ctypes
 import os
 import subprocess
 import sys
@@ -14,6 +15,8 @@ import psutil
 
 GRACE = 30.0
 """Seconds between the request to end and the end by force."""
+ADOPT = 36
+"""Linux: PR_SET_CHILD_SUBREAPER, by which what a child leaves behind becomes this process's own child."""
 
 
 def accompany(command: Sequence[str]) -> int:
@@ -28,12 +31,15 @@ def accompany(command: Sequence[str]) -> int:
     -------
     The command's exit status.
     """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(ADOPT, 1, 0, 0, 0)
     process, ending = subprocess.Popen(command, stdin=subprocess.DEVNULL), threading.Event()
     watch = threading.Thread(target=_end_with_input, args=(process.pid, ending), daemon=True)
     watch.start()
     status = process.wait()
     if ending.is_set():  # the command may end before what it started
         watch.join()
+    terminate(psutil.Process().children(recursive=True))  # of a command that was killed
     return status
 
 
@@ -46,9 +52,13 @@ def _end_with_input(pid: int, ending: threading.Event) -> None:
 
 
 def terminate_tree(pid: int) -> None:
-    """End a process and all below it, whatever sessions they are in: politely, after ``GRACE`` seconds by force."""
+    """End a process and all below it, whatever sessions they are in."""
     parent = psutil.Process(pid)
-    family = [*parent.children(recursive=True), parent]
+    terminate([*parent.children(recursive=True), parent])
+
+
+def terminate(family: Sequence[psutil.Process]) -> None:
+    """End processes: politely, after ``GRACE`` seconds by force."""
     for process in family:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.terminate()

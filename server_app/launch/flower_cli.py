@@ -17,6 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
+from server_app.launch.patience import Patience
+from server_app.launch.run_log import first_exception, keep_log, tail
+
 if TYPE_CHECKING:  # torch, which comes with it, takes longer to import than all else
     from fedcmi_flwr.types import Scalar
 
@@ -31,6 +34,8 @@ UNFINISHED = ("pending", "starting", "running")
 """How the status of a run begins that goes on."""
 ASK_AGAIN = 2.0
 """Seconds between two looks at a run that ``flwr run`` does not follow any more."""
+UNANSWERED = 3
+"""Such looks in a row that may fail: a connection may be cut for a while."""
 
 
 class FlowerRunError(RuntimeError):
@@ -133,7 +138,8 @@ def wait_until_healthy(address: str, authority: Path | None, runs: Callable[[], 
         if is_healthy(address, authority):
             return
         time.sleep(0.2)
-    raise FlowerRunError(f"flower-superlink did not start within {START_TIMEOUT:.0f} s:\n{tail(log)}")
+    how = f"did not answer within {START_TIMEOUT:.0f} s" if runs() else "ended as soon as it was started"
+    raise FlowerRunError(f"flower-superlink {how}:\n{first_exception(tail(log)) or tail(log)}")
 
 
 def ask(environment: Mapping[str, str], *arguments: str) -> dict[str, Any]:
@@ -195,26 +201,35 @@ def run_app(
     FlowerRunError
         The run did not start or did not complete.
     """
-    environment = flower_environment(home)
+    from fedcmi_flwr.config.texts import write_toml
+
+    environment, run_dir = flower_environment(home), Path(str(run_config.get("run-dir", home)))
+    settings = home / "run-config.toml"
+    settings.write_text(write_toml(run_config), encoding="utf-8")  # on the command line, Flower ends texts at a quote
     command = [program("flwr"), "run", str(project), CONNECTION, "--stream", "--format", "json"]
-    command += ["--run-config", to_toml(run_config), *more]
-    log = home / "run.log"
+    command += ["--run-config", str(settings), *more]
+    log, patience = home / "run.log", Patience(run_dir)
     with log.open("w", encoding="utf-8") as output:
         process = subprocess.Popen(command, env=environment, cwd=project, stdout=output, stderr=output)
         try:
-            while process.poll() is None:
+            while process.poll() is None and not patience.is_over():
                 time.sleep(0.3)
                 while_running()
         finally:
             process.terminate()
             process.wait()
     while_running()
-    status = wait_for_end(lambda: _status(log, environment), while_running)
+    status = wait_for_end(lambda: _status(log, environment), while_running, patience.is_over)
+    if status.startswith(UNFINISHED):
+        with contextlib.suppress(FlowerRunError):
+            stop_run(home)
     if status != COMPLETED:
-        raise FlowerRunError(_reason(Path(str(run_config.get("run-dir", home))), log, environment, status))
+        raise FlowerRunError(why_failed(run_dir, log, environment, status))
 
 
-def wait_for_end(status: Callable[[], str], while_running: Callable[[], None]) -> str:
+def wait_for_end(
+    status: Callable[[], str], while_running: Callable[[], None], is_over: Callable[[], bool] = lambda: False
+) -> str:
     """Return how a run ended; the end of ``flwr run``, which only follows it, need not be the run's.
 
     Parameters
@@ -223,16 +238,31 @@ def wait_for_end(status: Callable[[], str], while_running: Callable[[], None]) -
         Asks the SuperLink.
     while_running
         As for :func:`run_app`.
+    is_over
+        Whether to wait no longer.
 
     Returns
     -------
-    The last status, "finished:..." unless the run never started.
+    The last status, "finished:..." unless the run never started or was waited for long enough.
+
+    Raises
+    ------
+    FlowerRunError
+        The SuperLink did not answer ``UNANSWERED`` times in a row.
     """
-    found = status()
-    while found.startswith(UNFINISHED):
+    unanswered = 0
+    while True:
+        try:
+            found, unanswered = status(), 0
+        except FlowerRunError:
+            unanswered += 1
+            if unanswered == UNANSWERED:
+                raise
+        else:
+            if not found.startswith(UNFINISHED) or is_over():
+                break
         time.sleep(ASK_AGAIN)
         while_running()
-        found = status()
     while_running()
     return found
 
@@ -250,26 +280,6 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
     return port
-
-
-def to_toml(values: "Mapping[str, Scalar]") -> str:
-    """Return flat values as one line of TOML, as ``flwr run --run-config`` takes it."""
-    return " ".join(f"{key}={_to_toml(value)}" for key, value in values.items())
-
-
-def _to_toml(value: "Scalar") -> str:
-    """Return a value in TOML; a text that holds double quotes in single ones, since Flower ends it at the first."""
-    quoted = isinstance(value, str) and '"' in value and "'" not in value
-    return f"'{value}'" if quoted else json.dumps(value, ensure_ascii=False)
-
-
-def tail(log: Path, lines: int = 25) -> str:
-    """Return the end of a log."""
-    try:
-        text = log.read_text(encoding="utf-8", errors="replace")
-    except FileNotFoundError:
-        return f"({log} is not there)"
-    return "\n".join(text.splitlines()[-lines:])
 
 
 def _status(log: Path, environment: Mapping[str, str]) -> str:
@@ -291,10 +301,28 @@ def _run_id(log: Path) -> str | None:
     return None
 
 
-def _reason(run_dir: Path, log: Path, environment: Mapping[str, str], status: str) -> str:
+def why_failed(run_dir: Path, log: Path, environment: Mapping[str, str], status: str) -> str:
+    """Return why a run did not complete: what the ServerApp said, else the first exception of Flower's log.
+
+    Parameters
+    ----------
+    run_dir
+        Where the ServerApp says it, unless the disk was full, and where the log is kept.
+    log
+        Of ``flwr run``; gets Flower's.
+    environment
+        Of Flower's commands.
+    status
+        What the SuperLink says.
+
+    Returns
+    -------
+    The reason.
+    """
     error = run_dir / "error.txt"
-    if error.is_file():
-        return f"the run ended as {status!r}. The server said:\n{error.read_text(encoding='utf-8').splitlines()[0]}"
+    said = error.read_text(encoding="utf-8").splitlines() if error.is_file() else []
+    if said:
+        return f"the run ended as {status!r}. The server said:\n{said[0]}"
     run_id = _run_id(log)
     if run_id is not None:  # `flwr run --stream --format json` waits for the end, but does not print the server's log
         with log.open("a", encoding="utf-8") as output:
@@ -303,4 +331,6 @@ def _reason(run_dir: Path, log: Path, environment: Mapping[str, str], status: st
                 subprocess.run(
                     command, env=dict(environment), stdout=output, stderr=output, timeout=CALL_TIMEOUT, check=False
                 )
-    return f"the run ended as {status!r}. The end of its log:\n{tail(log)}"
+    found = first_exception(log.read_text(encoding="utf-8", errors="replace"))
+    because = f": {found}\nThe whole log is in" if found else f". The end of its log:\n{tail(log)}\nAll of it is in"
+    return f"the run ended as {status!r}{because} {keep_log(log, run_dir)}."

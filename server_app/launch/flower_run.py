@@ -5,6 +5,9 @@ on loopback; a companion process ends it, with all that it started, when this on
 """
 
 import contextlib
+import os
+import re
+import socket
 import subprocess
 import sys
 import tempfile
@@ -14,6 +17,7 @@ from pathlib import Path
 from fedcmi_flwr.types import Scalar
 from server_app.launch.companion import GRACE
 from server_app.launch.flower_cli import (
+    FlowerRunError,
     connection_file,
     flower_environment,
     free_port,
@@ -21,6 +25,11 @@ from server_app.launch.flower_cli import (
     run_app,
     wait_until_healthy,
 )
+
+CLUSTER_TIMEOUT = 10.0
+"""Seconds in which a Ray cluster must take a connection."""
+LONGEST_RAY_DIRECTORY = 40
+"""Characters; a socket's path has 107 at most, of which Ray's names below it take 64."""
 
 
 def run_on_flower(
@@ -53,11 +62,40 @@ def run_on_flower(
     FlowerRunError
         The run did not start or did not complete.
     """
+    if os.name == "nt":
+        raise FlowerRunError("a simulation on Ray needs Linux or macOS; `--engine in-process` gives the same weights.")
+    check_cluster(os.environ.get("RAY_ADDRESS", ""))
     with tempfile.TemporaryDirectory(prefix="fedcmi-flower-", ignore_cleanup_errors=True) as name:
         home = Path(name)
-        with superlink(home, flower_environment(home, import_roots)):
+        with superlink(home, {**flower_environment(home, import_roots), "RAY_TMPDIR": ray_directory()}):
             federation = f"num-supernodes={num_nodes} client-resources-num-cpus=1 client-resources-num-gpus={num_gpus}"
             run_app(project, run_config, home, while_running, "--federation-config", federation)
+
+
+def check_cluster(address: str) -> None:
+    """Raise FlowerRunError where nothing listens at the address of a Ray cluster; Ray itself would wait for minutes.
+
+    Parameters
+    ----------
+    address
+        $RAY_ADDRESS, "host:port"; other forms are left to Ray.
+    """
+    found = re.fullmatch(r"(?:ray://)?([^:/]+):([0-9]{1,5})", address)
+    if found is None:
+        return
+    try:
+        socket.create_connection((found[1], int(found[2])), timeout=CLUSTER_TIMEOUT).close()
+    except (OSError, OverflowError) as error:
+        raise FlowerRunError(
+            f"RAY_ADDRESS = {address!r}: no Ray cluster answers there ({error}); start it, or unset RAY_ADDRESS to "
+            "simulate on this machine."
+        ) from error
+
+
+def ray_directory() -> str:
+    """Return where Ray keeps its sockets, whose paths Linux limits: $RAY_TMPDIR, or a temporary directory."""
+    chosen = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+    return "/tmp" if len(chosen) > LONGEST_RAY_DIRECTORY and os.access("/tmp", os.W_OK) else chosen
 
 
 @contextlib.contextmanager

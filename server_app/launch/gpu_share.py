@@ -12,6 +12,7 @@ from flwr.clientapp import ClientApp
 
 from data_prep.builtin import locate
 from fedcmi_flwr.data.schema import read_spec
+from fedcmi_flwr.machine.workers import usable_cores
 from fedcmi_flwr.run_config import RunConfig, read_run_config
 from fedcmi_flwr.simulation.local_grid import LocalGrid
 from fedcmi_flwr.simulation.ownership import deal_modalities
@@ -171,7 +172,7 @@ def gpu_share(
     -------
     The share, 0 without a GPU, and the line.
     """
-    config, cores = read_run_config(raw), len(os.sched_getaffinity(0))
+    config, cores = read_run_config(raw), usable_cores()
     cluster = os.environ.get("RAY_ADDRESS", "local")
     where = "" if cluster == "local" else f" of the Ray cluster {cluster}"
     if config.machine.device == "cpu" or not torch.cuda.is_available():

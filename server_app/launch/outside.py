@@ -11,12 +11,14 @@ from typing import Any
 
 from data_prep.builtin import PREPARATION, is_preparation
 from fedcmi_flwr.aggregation.optimizers import SERVER_OPTIMIZER
+from fedcmi_flwr.config.sections import split_trackers
 from fedcmi_flwr.lookup import Kind, find, import_path
 from fedcmi_flwr.methods import METHOD
 from fedcmi_flwr.models.building import named_encoders
 from fedcmi_flwr.models.encoders import ENCODER
 from fedcmi_flwr.models.fusion import FUSION
 from fedcmi_flwr.run_config import RunConfig
+from server_app.run.trackers import TRACKER
 
 
 def from_outside(config: RunConfig) -> list[tuple[Kind[Any], str]]:
@@ -43,6 +45,9 @@ def from_outside(config: RunConfig) -> list[tuple[Kind[Any], str]]:
     if config.server_optimizer.name != "none":
         find(SERVER_OPTIMIZER, config.server_optimizer.name)
         named.append((SERVER_OPTIMIZER, config.server_optimizer.name))
+    for name in split_trackers(config.tracking.track):
+        find(TRACKER, name)
+        named.append((TRACKER, name))
     return [(kind, name) for kind, name in named if name not in kind.built_in]
 
 

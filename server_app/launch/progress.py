@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fedcmi_flwr.run_config import RunConfig
+from server_app.launch.time_left import TimeLeft
 from server_app.run.directory import read_metrics
 from server_app.run.records import round_line
 from server_app.run.resume import records_kept
@@ -66,6 +67,7 @@ class RoundProgress:
         self.start_up = start_up
         self.rounds = config.federation.num_server_rounds
         self.show = show
+        self.left = TimeLeft(self.rounds)
         self.size = 0
         self.shown = records_kept(run_dir) if config.checkpoints.resume else 0
 
@@ -82,5 +84,6 @@ class RoundProgress:
             if self.start_up is not None and record["round"] > 0:
                 self.show(self.start_up.line((self.run_dir / "config.json").stat().st_mtime, record))
                 self.start_up = None
-            self.show(round_line(record, self.rounds))
+            self.left.note(record["round"])
+            self.show(" | ".join(filter(None, [round_line(record, self.rounds), self.left.text()])))
         self.shown = len(records)

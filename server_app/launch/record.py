@@ -13,7 +13,16 @@ from fedcmi_flwr.run_config import read_run_config
 from fedcmi_flwr.types import Scalar
 from server_app.launch.start import check_modalities, combine, named_run_dir, read_recipe, resolve
 from server_app.run.directory import LAUNCH, RunDirectory, RunDirectoryError, check_new
-from server_app.run.resume import RunFinishedError, alone_in_run, check_unchanged, check_unfinished, prepare_resume
+from server_app.run.resume import (
+    ROUNDS,
+    RunFinishedError,
+    alone_in_run,
+    check_unchanged,
+    check_unfinished,
+    may_grow,
+    prepare_resume,
+    reopen,
+)
 
 CLAIM = "launch.lock"
 """In a run directory: locked while a process trains there."""
@@ -148,26 +157,41 @@ def go_on(
     Raises
     ------
     ConfigError
-        A key or the number of nodes differs, or the run was not started by ``fedcmi run``.
+        A key or the number of nodes differs, a finished run is to have no more rounds, or it was not started by
+        ``fedcmi run``.
     """
     run_dir = run_dir.absolute()
-    try:
-        check_unfinished(run_dir)
-    except RunFinishedError as error:
-        if recipe or assignments or num_nodes or any(value is not None for value in options.values()):
-            raise ConfigError(f"{error} What else is asked for would have no effect: start a new run.") from error
-        raise
+    finished = _finished(run_dir)
+    asked = recipe or assignments or num_nodes or any(value is not None for value in options.values())
+    if finished and not asked:
+        raise finished
     stored = _read(run_dir)
     layers = [stored.raw, *([read_recipe(recipe)] if recipe else [])]
     raw = combine(layers, options, assignments)
+    if finished and not may_grow(stored.raw[ROUNDS], raw):
+        raise ConfigError(
+            f"{finished} More rounds can follow (--rounds above {stored.raw[ROUNDS]}) unless the learning rate decays; "
+            "whatever else is asked for would have no effect: start a new run."
+        ) from finished
     check_unchanged(run_dir, stored.raw, raw)
     if num_nodes not in (None, stored.num_nodes):
         raise ConfigError(f"num-nodes = {num_nodes}: the run in {run_dir} has {stored.num_nodes}; leave it out.")
     raw |= {"run-dir": str(run_dir), "resume": True}
     with claimed(run_dir):
         with alone_in_run(run_dir):
+            if finished:
+                reopen(run_dir)
             prepare_resume(run_dir, raw)
+        note(Launch({**raw, "resume": False}, stored.num_nodes, stored.engine))
         yield Launch(raw, stored.num_nodes, engine or stored.engine)
+
+
+def _finished(run_dir: Path) -> RunFinishedError | None:
+    try:
+        check_unfinished(run_dir)
+    except RunFinishedError as error:
+        return error
+    return None
 
 
 def _read(run_dir: Path) -> Launch:

@@ -12,9 +12,10 @@ from fedcmi_flwr.config.fields import ConfigError
 from fedcmi_flwr.config.texts import read_value
 from fedcmi_flwr.data.schema import read_spec
 from fedcmi_flwr.data.views import check_views, views_from
+from fedcmi_flwr.inference.predictor import find_model
 from fedcmi_flwr.models.building import check_stored, chosen_modalities, encoder_names, split_names
 from fedcmi_flwr.models.placement import choose_device
-from fedcmi_flwr.models.pretrained import read_locations
+from fedcmi_flwr.models.pretrained import absolute_locations, read_locations
 from fedcmi_flwr.run_config import RunConfig, read_run_config
 from fedcmi_flwr.simulation.local_grid import LocalGrid
 from fedcmi_flwr.types import Scalar
@@ -71,12 +72,20 @@ def combine(
         if not equals:
             raise ConfigError(f"--set {text!r}: must be key=value.")
         raw[key.strip()] = read_value(value.strip())
-    if not is_preparation(str(raw["data"])):
-        raw["data"] = str(Path(str(raw["data"])).expanduser().absolute())  # a simulation runs elsewhere
-    if raw["run-dir"]:
-        raw["run-dir"] = str(Path(str(raw["run-dir"])).expanduser().absolute())
+    _make_paths_absolute(raw)
     from_outside(read_run_config(raw))
     return raw
+
+
+def _make_paths_absolute(raw: dict[str, Scalar]) -> None:
+    """Let relative paths count from the working directory, which a simulation's processes do not share."""
+    if not is_preparation(str(raw["data"])):
+        raw["data"] = str(Path(str(raw["data"])).expanduser().absolute())
+    if raw["run-dir"]:
+        raw["run-dir"] = str(Path(str(raw["run-dir"])).expanduser().absolute())
+    if raw["start-from"]:
+        raw["start-from"] = str(Path(str(raw["start-from"])).expanduser().absolute())
+    raw["pretrained"] = absolute_locations(str(raw["pretrained"]))
 
 
 def check_modalities(config: RunConfig) -> None:
@@ -93,14 +102,18 @@ def check_modalities(config: RunConfig) -> None:
         A key names a modality that is not stored, or one that it does not fit.
     DataError
         The data are not there.
+    FileNotFoundError
+        The model to begin with is not there.
     """
-    stored = read_spec(locate(config.data.data))
+    stored = read_spec(locate(config.data.data, config.data.data_set))
     names = stored.modality_names
     chosen = chosen_modalities(config.data.modalities, names)
     check_stored("freeze", split_names(config.model.freeze), names)
     check_stored("pretrained", read_locations(config.model.pretrained), names)
     encoder_names(config.model.encoder, chosen)
     check_views(views_from(config.views), stored.modalities)
+    if config.model.start_from:
+        find_model(Path(config.model.start_from))
 
 
 def read_recipe(recipe: Path) -> dict[str, Scalar]:

@@ -46,7 +46,7 @@ class Strong(str):
     __slots__ = ()
 
 
-def page(title: str, *parts: str) -> str:
+def page(title: str, *parts: str, refresh: int = 0) -> str:
     """Return a whole page; its policy forbids the browser every request and every script.
 
     Parameters
@@ -55,6 +55,8 @@ def page(title: str, *parts: str) -> str:
         Plain text.
     *parts
         HTML.
+    refresh
+        Seconds after which a browser reads the page again; 0: never.
 
     Returns
     -------
@@ -66,6 +68,7 @@ def page(title: str, *parts: str) -> str:
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         '<link rel="icon" href="data:,">',
+        *([f'<meta http-equiv="refresh" content="{refresh}">'] if refresh else []),
         f"<title>{escape(title)}</title>\n<style>{_CSS}</style>\n</head>\n<body>\n<main>\n<h1>{escape(title)}</h1>",
     ]
     return "\n".join([*head, *parts, "</main>\n</body>\n</html>\n"])

@@ -30,13 +30,15 @@ NO_TEMPERATURES = (
 )
 
 
-def run_page(run: RunFiles) -> str:
-    """Return the page of a run that finished or failed.
+def run_page(run: RunFiles, refresh: int = 0) -> str:
+    """Return the page of a run, as far as it came.
 
     Parameters
     ----------
     run
         What was read of it.
+    refresh
+        Seconds after which a browser reads the page again, while the run goes on; 0: never.
 
     Returns
     -------
@@ -44,13 +46,16 @@ def run_page(run: RunFiles) -> str:
     """
     reason = run.error.partition("\n")[0]
     failed = [html.failure(reason, run.error)] if run.error else []
+    failed += [html.paragraph(f"Not finished: {run.unfinished}")] if run.unfinished else []
     if not run.config:
         return html.page("A run that failed before it began", *failed)
     title = f"{run.config['method']} on {run.config['data']}, seed {run.config['seed']}"
     rest = [html.heading("Settings"), *settings_tables(run.config), environment_table([run.config])]
+    refresh = refresh if run.unfinished else 0
     if not run.trained:
-        return html.page(title, *failed, html.paragraph("No round was trained."), *rest)
-    return html.page(title, *failed, *_results(run), *_dominance(run), *fairness_section(run), *_nodes(run), *rest)
+        return html.page(title, *failed, html.paragraph("No round was trained."), *rest, refresh=refresh)
+    parts = [*_results(run), *_dominance(run), *fairness_section(run), *_nodes(run), *rest]
+    return html.page(title, *failed, *parts, refresh=refresh)
 
 
 def accuracy_label(config: Mapping[str, Any]) -> str:
@@ -61,8 +66,8 @@ def accuracy_label(config: Mapping[str, Any]) -> str:
 def _results(run: RunFiles) -> list[str]:
     trained, last = run.trained, run.trained[-1]
     down, up = megabytes(trained)
-    columns, cells = accuracy_table(run.records)
-    rows = [[name, html.Strong(mean), *others] for name, mean, *others in cells]
+    columns, cells = accuracy_table(run.records, run.config)
+    rows = [[name, html.Strong(main), *others] for name, main, *others in cells]
     known = [
         ("rounds", str(len(trained))),
         ("training time", f"{sum(record['seconds'] for record in trained):.1f} s"),

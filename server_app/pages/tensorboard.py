@@ -1,15 +1,12 @@
 """TensorBoard scalars of runs, made from their metrics.jsonl; needs the extra ``tracking``."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 from fedcmi_flwr.machine.extras import needs
 from server_app.figures.statistics import cumulative_megabytes
 from server_app.pages.report import is_bench
-from server_app.run.reader import Record, ReportError, RunFiles, read_run
-
-TaggedScalar = tuple[str, float, int]
-"""Tag, value, round."""
+from server_app.run.reader import ReportError, RunFiles, read_run
+from server_app.run.scalars import scalars
 
 
 def export_scalars(directory: Path, logs: Path) -> list[Path]:
@@ -37,7 +34,7 @@ def export_scalars(directory: Path, logs: Path) -> list[Path]:
         paths = sorted(path.parent for path in directory.glob("*/*/seed*/summary.md"))
     else:
         paths = [directory]
-    runs = [(read_run(path), logs / path.relative_to(directory)) for path in paths]
+    runs = [(read_run(path, unfinished=True), logs / path.relative_to(directory)) for path in paths]
     for run, target in runs:
         if any(target.glob("events.out.tfevents.*")):
             raise ReportError(f"{target}: holds events already, and twice would show twice; give another directory.")
@@ -57,28 +54,3 @@ def _write(run: RunFiles, target: Path) -> None:
             for tag, value, step in scalars(record, run.classes):
                 writer.add_scalar(tag, value, step, walltime=clock)
             writer.add_scalar("cost/megabytes", sent, record["round"], walltime=clock)
-
-
-def scalars(record: Record, classes: list[str]) -> Iterator[TaggedScalar]:
-    """Yield what a round measured; what is null is left out, since TensorBoard would show it as a number.
-
-    Parameters
-    ----------
-    record
-        One line of metrics.jsonl.
-    classes
-        Names of the classes.
-
-    Yields
-    ------
-    Tag, value and round.
-    """
-    step = record["round"]
-    for group in ("accuracy", "macro", "worst_class", "losses"):
-        yield from ((f"{group}/{name}", value, step) for name, value in record[group].items() if value is not None)
-    for group in ("ratio", "temperature"):
-        for modality, values in record["measured"][group].items():
-            named = zip(classes, values, strict=True)
-            yield from ((f"{group} {modality}/{name}", value, step) for name, value in named if value is not None)
-    yield "cost/seconds", record["seconds"], step
-    yield "cost/refused", len(record["refused"]), step

@@ -52,6 +52,8 @@ class Checkpoint:
     """As the run was given it."""
     versions: Mapping[str, str]
     """Package -> version."""
+    num_nodes: int | None = None
+    """Simulated nodes among which the data is dealt; None: devices, or nobody said."""
 
 
 def write_checkpoint(directory: Path, checkpoint: Checkpoint, keep: int) -> None:
@@ -75,6 +77,7 @@ def write_checkpoint(directory: Path, checkpoint: Checkpoint, keep: int) -> None
         "names": {part: list(arrays) for part, arrays in parts.items()},  # in order, which safetensors does not keep
         "run-config": dict(checkpoint.run_config),
         "versions": dict(checkpoint.versions),
+        "num-nodes": checkpoint.num_nodes,
     }
     files = {
         ARRAYS: save({f"{part}/{name}": value for part, arrays in parts.items() for name, value in arrays.items()}),
@@ -205,5 +208,5 @@ def _from_parts(described: Mapping[str, Any], parts: Mapping[str, Mapping[str, A
     }
     dominance = Dominance(described["dominant"], tensors["ratio"], tensors["temperature"])
     state = ServerState(dominance, parts["method"], parts["optimizer"])
-    run_config, versions = described["run-config"], described["versions"]
-    return Checkpoint(described["round"], parts["arrays"], parts["average"], state, run_config, versions)
+    run_config, versions, num_nodes = described["run-config"], described["versions"], described.get("num-nodes")
+    return Checkpoint(described["round"], parts["arrays"], parts["average"], state, run_config, versions, num_nodes)

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from fedcmi_flwr.lookup import file_name
-from fedcmi_flwr.machine.atomic_files import write_atomically
+from fedcmi_flwr.machine.atomic_files import naming, write_atomically
 from fedcmi_flwr.machine.extras import require
 from fedcmi_flwr.models.file import CARD, MODEL_FILE
 from server_app.run.records import json_ready
 from server_app.run.summary import summary
+from server_app.run.tracking import Trackers
 
 LAUNCH = "launch.json"
 """In a run directory: how ``fedcmi run`` or a bench started it."""
@@ -67,6 +68,8 @@ class RunDirectory:
         Whether :meth:`finish` draws plots.
     resumed
         Whether it holds a run that goes on.
+    trackers
+        Where what is written goes too.
 
     Raises
     ------
@@ -74,11 +77,12 @@ class RunDirectory:
         It already holds a run that does not go on.
     """
 
-    def __init__(self, path: Path, plots: bool = True, resumed: bool = False) -> None:
+    def __init__(self, path: Path, plots: bool = True, resumed: bool = False, trackers: Trackers | None = None) -> None:
         if plots:
             require("report", "matplotlib", "scipy")
         self.path = path.absolute()
         self.plots = plots
+        self.trackers = trackers or Trackers({}, self.path)
         if not resumed:
             check_new(self.path)
         self.path.mkdir(parents=True, exist_ok=True)
@@ -114,16 +118,23 @@ class RunDirectory:
         """The latest global model."""
         return self.path / MODEL_FILE
 
+    def simulated_nodes(self) -> int | None:
+        """Return how many nodes the run was started with, if ``fedcmi run`` or a bench started it."""
+        path = self.path / LAUNCH
+        return json.loads(path.read_text(encoding="utf-8")).get("num_nodes") if path.is_file() else None
+
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Write the resolved configuration."""
         write_atomically(self.config_path, json.dumps(config, indent=2, sort_keys=True) + "\n")
+        self.trackers.begin(config)
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Append one round to metrics.jsonl; it is on the disk when this returns, as a checkpoint counts on it."""
-        with self.metrics_path.open("a", encoding="utf-8") as file:
+        with naming(self.metrics_path), self.metrics_path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(json_ready(record), allow_nan=False) + "\n")
             file.flush()
             os.fsync(file.fileno())
+        self.trackers.record(record)
 
     def write_account(self, releases: Mapping[int, int]) -> None:
         """Write the privacy account, partition id -> releases; it stays as it is when a run goes on from earlier."""
@@ -159,9 +170,14 @@ class RunDirectory:
         write_atomically(self.metrics_path, "".join(lines))
 
     def write_error(self, error: Exception) -> None:
-        """Write why the run failed to error.txt: the reason on the first line, then the traceback."""
+        """Write why the run failed to error.txt: the reason on the first line, then the traceback.
+
+        Where the disk is full that may be impossible; the reason must not give way to that.
+        """
+        self.trackers.finish()
         text = "".join(traceback.format_exception(error))
-        write_atomically(self.path / "error.txt", f"{type(error).__name__}: {error}\n\n{text}")
+        with contextlib.suppress(OSError):
+            write_atomically(self.path / "error.txt", f"{type(error).__name__}: {error}\n\n{text}")
 
     def finish(self, config: Mapping[str, Any], more: Sequence[str] = ()) -> None:
         """Write the plots and then, since a run with a summary is finished, summary.md from metrics.jsonl.
@@ -181,6 +197,7 @@ class RunDirectory:
             plot_run(records, dataset["modalities"], dataset["classes"], self.path)
         names = [path.name for path in sorted(self.path.glob("*.png"))]
         write_atomically(self.path / "summary.md", summary(records, config, names, more))
+        self.trackers.finish([self.path / name for name in names], self.model_path)
 
 
 def read_metrics(directory: Path) -> list[dict[str, Any]]:

@@ -4,24 +4,22 @@ import json
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord
 from flwr.serverapp import Grid
 
-from data_prep.builtin import locate
 from fedcmi_flwr.aggregation.privacy import PrivacyBudgetError, check_arrays
 from fedcmi_flwr.config.sections import section_items
-from fedcmi_flwr.data.prepared import check_modality_names
-from fedcmi_flwr.data.schema import DatasetSpec, read_recipes, read_spec
-from fedcmi_flwr.data.views import check_views, views_from
 from fedcmi_flwr.evaluation.counts import evaluate, gives_numbers
 from fedcmi_flwr.evaluation.decision import Decisions, uncalibrated
+from fedcmi_flwr.evaluation.selection import selection_figures
 from fedcmi_flwr.methods import hyperparameters
 from fedcmi_flwr.models import pretrained
-from fedcmi_flwr.models.building import check_stored, chosen_modalities, model_spec, split_names
-from fedcmi_flwr.models.file import save_model
+from fedcmi_flwr.models.building import model_spec
+from fedcmi_flwr.models.file import load_model, save_model
 from fedcmi_flwr.models.initialization import initialize
 from fedcmi_flwr.models.multimodal import ModelSpec, MultimodalModel, parameter_groups
 from fedcmi_flwr.models.placement import choose_device
@@ -34,6 +32,7 @@ from fedcmi_flwr.strategy.nodes import RoundFailedError
 from fedcmi_flwr.strategy.state import ServerState
 from fedcmi_flwr.types import SHARED, AnyArray
 from fedcmi_flwr.wire.tensors import to_arrays, to_state_dict
+from server_app.run.best import VALIDATION, BestModel, EnoughRoundsError
 from server_app.run.checkpoint import (
     CHECKPOINTS,
     Checkpoint,
@@ -44,15 +43,17 @@ from server_app.run.checkpoint import (
     write_checkpoint,
 )
 from server_app.run.conclusion import conclude
-from server_app.run.directory import RunDirectory
-from server_app.run.held_out import calibration_samples, reported_samples
+from server_app.run.directory import RunDirectory, read_metrics
+from server_app.run.expected import expected_names
 from server_app.run.matrix import matrix_lines, write_matrix
 from server_app.run.model_card import write_card
 from server_app.run.records import round_line, round_record
 from server_app.run.resume import package_versions, remove_resumables
+from server_app.run.server_data import read_server_data
+from server_app.run.start_from import start_from
 
 logger = logging.getLogger("flwr.fedcmi")
-PATH_KEYS = ("data", "run-dir", "pretrained")
+PATH_KEYS = ("data", "run-dir", "pretrained", "start-from")
 """Keys that name paths on the server's machine, which are no business of who gets the model; config.json has them."""
 
 
@@ -78,6 +79,7 @@ class Federation:
         self.after_round = after_round
         self._read_data()
         self._build_model()
+        self.best = BestModel(directory.path, config.selection)
         self.server_round = 0
         """The round whose (averaged) weights the model has."""
         self.succeeded = 0
@@ -93,7 +95,7 @@ class Federation:
             seed=config.training.seed,
             sampling=config.sampling,
             tolerance=config.tolerance,
-            guards=config.guards,
+            guards=replace(config.guards, expected=expected_names(config, self.spec.modalities)),
             aggregation=config.aggregation,
             server_optimizer=config.server_optimizer,
             privacy=config.privacy,
@@ -104,27 +106,11 @@ class Federation:
             check_arrays(to_arrays(self.model.trained_state()))
 
     def _read_data(self) -> None:
-        """Read what the run trains on, and the samples that the server keeps for itself."""
-        config = self.config
-        prepared = locate(config.data.data)
-        stored = read_spec(prepared)
-        chosen = chosen_modalities(config.data.modalities, stored.modality_names)
-        check_modality_names(chosen)
-        self.data: DatasetSpec = replace(stored, modalities=tuple(m for m in stored.modalities if m.name in chosen))
-        self.recipes = {name: recipe for name, recipe in read_recipes(prepared).items() if name in chosen}
-
-        views = views_from(config.views)
-        check_views(views, stored.modalities)
-        sources = (prepared, chosen, config.data, config.training.seed)
-        self.test_samples = replace(reported_samples(*sources), views=views)
-        calibration = calibration_samples(*sources)
-        self.calibration = None if calibration is None else replace(calibration, views=views)
-
-        check_stored("freeze", split_names(config.model.freeze), stored.modality_names)
-        locations = pretrained.read_locations(config.model.pretrained)
-        check_stored("pretrained", locations, stored.modality_names)
-        self.locations = {name: where for name, where in locations.items() if name in chosen}
-        """Modality -> its pretrained trunk."""
+        """Take what the run trains on, and the samples that the server keeps for itself."""
+        found = read_server_data(self.config)
+        self.data, self.recipes, self.locations = found.spec, found.recipes, found.locations
+        self.test_samples, self.calibration = found.reported, found.calibration
+        self.selection = found.selection
 
     def _build_model(self) -> None:
         """Initialise the model, pretrained trunks included, and note what nodes need to build it again."""
@@ -137,7 +123,9 @@ class Federation:
             self.model = MultimodalModel(self.spec, self.data.modalities)
             trunks = [self.model.branch(name).encoder.trunk for name in self.locations]
             initialize(self.model, config.model.initialization, trunks)
+            config.method.initialize(self.model)
         self.checksums = pretrained.load_trunks(self.model, self.locations)
+        start_from(config, self.model, self.data.classes)
         self.model.to(choose_device(config.machine.device))
 
     def run(self, grid: Grid, checkpoint: Checkpoint | None = None) -> None:
@@ -157,6 +145,7 @@ class Federation:
             initial = self._go_on(checkpoint)
 
         try:
+            self._stop_if_enough()
             self.strategy.start(
                 grid=grid,
                 initial_arrays=initial,
@@ -171,13 +160,14 @@ class Federation:
                 self._remove_unusable()
             self._write_checkpoint()  # with checkpoint-every above 1 the newest may be older than what is computed
             raise
-        except PrivacyBudgetError as error:
-            if not self.strategy.releases:  # not even one round fits into the budget
+        except (PrivacyBudgetError, EnoughRoundsError) as error:
+            if self.strategy.privacy.enabled and not self.strategy.releases:  # the budget is too small for one round
                 raise
             logger.info("the run ends here: %s", error)
 
         self.directory.finish(resolved, self.conclude())
         remove_resumables(self.directory.path)
+        self.best.clear()
         logger.info("finished; results in %s", self.directory.path)
 
     def resolved_config(self) -> dict[str, Any]:
@@ -228,12 +218,14 @@ class Federation:
         self._save(Decisions(self.spec.modalities, uncalibrated(method.votes)))
 
         record = round_record(server_round, counts, self.strategy.report if server_round else None)
+        record |= self._validated(server_round)
         self.directory.append(record)
         logger.info(round_line(record, self.config.federation.num_server_rounds))
 
         self._note_outcome(server_round)
         if self.after_round is not None:
             self.after_round()
+        self._stop_if_enough()
         return MetricRecord({f"accuracy.{name}": found.accuracy for name, found in counts.items()})
 
     def conclude(self) -> list[str]:
@@ -243,11 +235,32 @@ class Federation:
         -------
         What summary.md says of it.
         """
+        if self.best.server_round:
+            best, _ = load_model(self.best.path)
+            self.model.load_state_dict(best.state_dict())
+            self.server_round = self.best.server_round
         decisions, rows = conclude(self.model, self.test_samples, self.calibration, self.config.method.votes)
         self._save(decisions)
         write_matrix(self.directory.matrix_path, rows)
         write_card(self.directory)
         return ["## Accuracy matrix", "", *matrix_lines(rows), ""]
+
+    def _validated(self, server_round: int) -> dict[str, dict[str, float]]:
+        """Return the figures of the round's model on validation data, and keep it if it is the best one."""
+        if self.selection is None:
+            return {}
+        votes, device = self.config.method.votes, choose_device(self.config.machine.device)
+        batches = self.selection.evaluation_batches(self.spec.modalities, device)
+        figures = selection_figures(self.model, batches, votes)
+        if server_round > 0 and not self.strategy.report.failed:
+            decisions = Decisions(self.spec.modalities, uncalibrated(votes))
+            self.best.note(server_round, figures, lambda path: self._save(decisions, path))
+        return {VALIDATION: figures}
+
+    def _stop_if_enough(self) -> None:
+        reason = self.best.why_over()
+        if reason:
+            raise EnoughRoundsError(reason)
 
     def _why_unusable(self, arrays: Mapping[str, AnyArray]) -> str:
         """Return what is wrong with a new global model; empty where it gives numbers for samples."""
@@ -262,15 +275,15 @@ class Federation:
         self.server_round = server_round
         self.model.load_trained_state(to_state_dict(arrays))
 
-    def _save(self, decisions: Decisions) -> None:
-        """Write the model as it is, with how it decides."""
+    def _save(self, decisions: Decisions, path: Path | None = None) -> None:
+        """Write the model as it is, with how it decides; without a path as the run's."""
         votes = decisions.default.votes
         rule = {"self-head-votes": votes.self_heads, "infiltration-votes": votes.infiltration_heads}
         settings = {key: value for key, value in self.config.raw.items() if key not in PATH_KEYS}
         described = {"run-config": settings, **rule, "decisions": decisions.to_json()}
         notes = {"round": self.server_round, **described, "recipes": self.recipes}
         whole = to_arrays(self.model.state_dict())  # with the frozen trunks, so that it can be loaded alone
-        save_model(self.directory.model_path, whole, self.spec, self.data.modalities, self.data.classes, notes)
+        save_model(path or self.directory.model_path, whole, self.spec, self.data.modalities, self.data.classes, notes)
 
     def _with_account(self, state: ServerState) -> ServerState:
         """Return a checkpoint's state with the account as it is: rounds that are done again were released already."""
@@ -282,6 +295,7 @@ class Federation:
         self._load(done, checkpoint.average or checkpoint.arrays)
         before = checkpoint_before(self.directory.path, done)
         good = None if before is None else LastGood(before.arrays, before.state)
+        self.best.restore(read_metrics(self.directory.path))
         nodes_remember = self.config.checkpoints.node_memory == "run-dir"
         self.strategy.resume(done, self._with_account(checkpoint.state), nodes_remember, good)
         average_before = {} if before is None else before.average
@@ -315,12 +329,14 @@ class Federation:
         self.saved = server_round
         average = self.strategy.model_average.average if self.config.method.averaging > 0 else {}
         state, raw = self.strategy.state(), self.config.raw
-        checkpoint = Checkpoint(server_round, arrays, average, state, raw, package_versions())
+        num_nodes = self.directory.simulated_nodes()
+        checkpoint = Checkpoint(server_round, arrays, average, state, raw, package_versions(), num_nodes)
 
         checkpoints = self.directory.path / CHECKPOINTS
         write_checkpoint(checkpoints, checkpoint, self.config.checkpoints.checkpoint_keep)
         oldest = round_of(stored_checkpoints(checkpoints)[0])
         node_memory.forget_before(self.directory.path / node_memory.DIRECTORY, oldest)
+        self.best.forget_before(oldest)
 
 
 def _record(arrays: Mapping[str, AnyArray]) -> ArrayRecord:

@@ -9,9 +9,12 @@ from numpy.typing import NDArray
 
 from fedcmi_flwr.config.fields import ConfigError
 from fedcmi_flwr.config.sections import DataConfig
+from fedcmi_flwr.config.selection import OFF
+from fedcmi_flwr.data.finite import check_finite
 from fedcmi_flwr.data.prepared import load_split
 from fedcmi_flwr.data.samples import Samples
 from fedcmi_flwr.data.schema import read_spec
+from fedcmi_flwr.run_config import RunConfig
 from fedcmi_flwr.simulation.parts import training_parts
 from fedcmi_flwr.types import Modality
 
@@ -38,7 +41,7 @@ def reported_samples(prepared: Path, modalities: Sequence[Modality], config: Dat
     The samples that have any modality.
     """
     if config.validation_share == 0:
-        return load_split(prepared, "test", modalities)
+        return _finite(load_split(prepared, "test", modalities), "test")
     train = load_split(prepared, "train", modalities)
     chosen = training_parts(train, config, seed).validation
     return _part(train, chosen)
@@ -76,12 +79,43 @@ def calibration_samples(
                 f"calibration-share = {share}: {prepared} has a split {VALIDATION_SPLIT!r} for that, so no training "
                 "sample is needed. Set calibration-share to 0."
             )
-        return load_split(prepared, VALIDATION_SPLIT, modalities)
+        return _finite(load_split(prepared, VALIDATION_SPLIT, modalities), VALIDATION_SPLIT)
     if share == 0:
         return None
     train = load_split(prepared, "train", modalities)
     chosen = training_parts(train, config, seed).calibration
     return _part(train, chosen)
+
+
+def selection_samples(reported: Samples, calibration: Samples | None, config: RunConfig) -> Samples | None:
+    """Return what the best round is chosen on; None where that is off.
+
+    Parameters
+    ----------
+    reported
+        From :func:`reported_samples`.
+    calibration
+        From :func:`calibration_samples`.
+    config
+        The run's.
+
+    Returns
+    -------
+    Samples that nobody trains on, of the validation split or a part of the training split.
+
+    Raises
+    ------
+    ConfigError
+        There are none but the test split.
+    """
+    if config.selection.keep_best == OFF:
+        return None
+    if calibration is None and config.data.validation_share == 0:
+        raise ConfigError(
+            f"keep-best = {config.selection.keep_best!r}: the data has no split {VALIDATION_SPLIT!r} to choose on, and "
+            "the test split is not for that. In a simulation set calibration-share (0.1), or validation-share."
+        )
+    return reported if calibration is None else calibration
 
 
 def evaluated_on(config: Mapping[str, Any]) -> str:
@@ -98,5 +132,11 @@ def calibrated_on(config: Mapping[str, Any]) -> str:
 
 
 def _part(samples: Samples, chosen: NDArray[np.int64]) -> Samples:
-    """Return those of the chosen samples that have any modality."""
-    return samples.select(np.intersect1d(samples.rows, chosen))
+    """Return those of the chosen samples of the training split that have any modality."""
+    return _finite(samples.select(np.intersect1d(samples.rows, chosen)), "train")
+
+
+def _finite(samples: Samples, split: str) -> Samples:
+    """Return samples that are numbers: else every model would look unusable."""
+    check_finite(samples, split)
+    return samples

@@ -1,12 +1,14 @@
 """Reads what runs left on disk, and says what is wrong with it, where, and what to do."""
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from server_app.run.matrix import MatrixRow, matrix_table, read_matrix
+from server_app.run.resume import how_to_go_on
 
 Record = Mapping[str, Any]
 
@@ -46,6 +48,8 @@ class RunFiles:
     """error.txt: the reason on the first line, then the traceback; empty where the run did not fail."""
     matrix: Sequence[MatrixRow] = ()
     """matrix.json; empty where the run failed, or was made by a version that wrote none."""
+    unfinished: str = ""
+    """What is to be done about a run that is not over, a sentence; empty where it finished or failed."""
 
     @property
     def classes(self) -> list[str]:
@@ -63,13 +67,15 @@ class RunFiles:
         return [record for record in self.records if record["round"] > 0]
 
 
-def read_run(directory: Path) -> RunFiles:
+def read_run(directory: Path, unfinished: bool = False) -> RunFiles:
     """Read a run that finished or failed.
 
     Parameters
     ----------
     directory
         The run directory.
+    unfinished
+        Whether one that goes on, or was interrupted, is read too, as far as it came.
 
     Returns
     -------
@@ -82,13 +88,33 @@ def read_run(directory: Path) -> RunFiles:
     """
     failed = (directory / "error.txt").is_file()
     if not failed and not (directory / "summary.md").is_file():
-        raise ReportError(f"{directory}: the run is not finished (no summary.md): wait for its end, or run it again.")
+        if not unfinished:
+            raise ReportError(f"{directory}: the run is not finished (no summary.md): wait for its end, or resume it.")
+        return _read_unfinished(directory)
     error = (directory / "error.txt").read_text(encoding="utf-8") if failed else ""
     config = {} if failed and not (directory / "config.json").is_file() else _read_config(directory / "config.json")
     if not config or (failed and not (directory / "metrics.jsonl").is_file()):
         return RunFiles(directory, config, [], error)
     records = _read_records(directory / "metrics.jsonl", len(config["dataset"]["classes"]))
     return RunFiles(directory, config, records, error, _read_rows(directory / "matrix.json"))
+
+
+def _read_unfinished(directory: Path) -> RunFiles:
+    """Read what there is of a run that is not over; a round that is being written is not there yet."""
+    config, metrics = _read_config(directory / "config.json"), directory / "metrics.jsonl"
+    text = _read(metrics) if metrics.is_file() else ""
+    whole = text[: text.rfind("\n") + 1]
+    records = _parse_records(metrics, whole, len(config["dataset"]["classes"])) if whole else []
+    command = f"fedcmi run --resume {shlex.quote(str(directory))}"
+    done = max(len(records) - 1, 0)
+    return RunFiles(
+        directory,
+        config,
+        records,
+        error="",
+        unfinished=f"{done} of {config['num-server-rounds']} rounds are done. Where the run does not go on by itself, "
+        f"{how_to_go_on(directory, command)}",
+    )
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -99,8 +125,12 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 def _read_records(path: Path, num_classes: int) -> list[dict[str, Any]]:
+    return _parse_records(path, _read(path), num_classes)
+
+
+def _parse_records(path: Path, text: str, num_classes: int) -> list[dict[str, Any]]:
     records = []
-    for number, line in enumerate(_read(path).splitlines(), start=1):
+    for number, line in enumerate(text.splitlines(), start=1):
         record = _parse(path, line, f" line {number}")
         _check_keys(path, f" line {number}", record, _RECORD_KEYS)
         _check_counts(path, f" line {number}", record, num_classes)

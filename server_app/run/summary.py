@@ -3,8 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fedcmi_flwr.config.selection import OFF
 from server_app.figures import fairness
 from server_app.figures.markdown import markdown_table
+from server_app.run.best import best_by_validation
 from server_app.run.held_out import evaluated_on
 from server_app.run.records import (
     FILES,
@@ -57,8 +59,9 @@ def summary(records: Records, config: Config, plots: Sequence[str] = (), more: S
         "",
         f"Accuracy of the global model on {evaluated_on(config)}, evaluated on the server.",
         "",
-        *markdown_table(*accuracy_table(records)),
+        *markdown_table(*accuracy_table(records, config)),
         "",
+        *_ended(trained, config),
         _cost(trained),
         f"- dominant modality in the last round: {_dominant(trained)}",
         *[f"- {line}" for line in fair],
@@ -74,25 +77,43 @@ def summary(records: Records, config: Config, plots: Sequence[str] = (), more: S
     return "\n".join(lines)
 
 
-def accuracy_table(records: Records) -> tuple[list[str], list[list[str]]]:
+def accuracy_table(records: Records, config: Config | None = None) -> tuple[list[str], list[list[str]]]:
     """Return the head and the rows of a run's main table.
 
     Parameters
     ----------
     records
         Of all rounds, with one trained round or more.
+    config
+        The resolved configuration; it says by what the best round was chosen, if it was.
 
     Returns
     -------
-    One row for each way to predict: its name, the mean of the last rounds, and LAST_FIGURES.
+    One row for each way to predict: its name, where a best round was chosen that one's accuracy, the mean of the last
+    rounds, and LAST_FIGURES.
     """
     last = last_rounds(records)
     head = ["prediction", f"mean of last {min(LAST_ROUNDS, len(last))} rounds", *LAST_FIGURES.values()]
     rows = []
+    best = None if config is None else best_by_validation(records, str(config.get("keep-best", OFF)))
+    if best is not None:
+        head.insert(1, f"best by validation (round {best['round']})")
     for name, mean in final_accuracy(records).items():
         figures = [last[-1].get(key, {}).get(name) for key in LAST_FIGURES]  # an earlier version wrote fewer
-        rows.append([name, percent(mean), *map(percent, figures)])
+        chosen = [] if best is None else [percent(best["accuracy"].get(name))]
+        rows.append([name, *chosen, percent(mean), *map(percent, figures)])
     return head, rows
+
+
+def _ended(trained: Records, config: Config) -> list[str]:
+    """Return a line about the best round, where one was looked for."""
+    metric = str(config.get("keep-best", OFF))
+    best = best_by_validation(trained, metric)
+    if best is None:
+        return []
+    planned = config["num-server-rounds"]
+    early = f"; ended after {len(trained)} of {planned} rounds (patience)" if len(trained) < planned else ""
+    return [f"- the model is that of round {best['round']}, the best by {metric} on validation data{early}"]
 
 
 def _cost(trained: Records) -> str:

@@ -9,6 +9,7 @@ from federated import Federated, federate
 from tabular import MANIFEST_MODALITIES, write_crisismmd, write_manifest, write_tokenizer
 
 from data_prep.sets import crisismmd, manifest
+from data_prep.sets.manifest_kinds import Sizes
 from fedcmi_flwr.data.schema import read_spec
 
 
@@ -45,7 +46,7 @@ def test_crisismmd_with_densenet_and_bert(tmp_path: Path, monkeypatch: pytest.Mo
 def test_three_modalities_of_a_manifest(tmp_path: Path, method: str) -> None:
     """Each modality tells the classes apart: late fusion, which trains them apart, must see it in every one."""
     path = write_manifest(tmp_path / "raw")
-    sizes = manifest.Sizes(image_size=24, seconds=0.5, points=64)
+    sizes = Sizes(image_size=24, seconds=0.5, points=64)
     out = manifest.prepare(path, path.parent, tmp_path / "out", MANIFEST_MODALITIES, sizes=sizes)
     encoders = "photo=small-cnn motion=cnn-1d voice=small-cnn"
     nodes = ["photo+motion+voice", "photo+motion+voice", "motion+voice"]

@@ -9,7 +9,7 @@ from typer.testing import CliRunner, Result
 
 from server_app.commands.main import app
 
-POLITE = (signal.SIGTERM, signal.SIGHUP)
+POLITE = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Signals that commands turn into an exit."""
 
 

@@ -34,15 +34,8 @@ import psutil
 from server_app.deploy import processes, services
 from server_app.deploy.certificates import make_node_key, new_authority
 from server_app.deploy.deployment import Device
-from server_app.launch.flower_cli import (
-    CONNECTION,
-    ask,
-    connection_file,
-    flower_environment,
-    free_port,
-    program,
-    tail,
-)
+from server_app.launch.flower_cli import CONNECTION, ask, connection_file, flower_environment, free_port, program
+from server_app.launch.run_log import tail
 from server_app.run.directory import read_metrics
 
 REPOSITORY = Path(__file__).parents[2]
@@ -131,7 +124,7 @@ class Story:
     def interrupt_a_run(self) -> None:
         """Begin another run and end its command while it trains."""
         run = self.begin("fedcmi deploy run deployment --run-dir runs/interrupted", "interrupted-run")
-        self.wait("the other run", (self.root / "runs" / "interrupted" / "metrics.jsonl").is_file)
+        self.wait("its first round", (self.root / "runs" / "interrupted" / "checkpoints" / "round-000001").is_dir)
         second = self.begin("fedcmi deploy run deployment --run-dir runs/second", "second-run")
         self.end(second, 1)
         run.terminate()

@@ -16,6 +16,7 @@ from PIL import Image
 from data_prep.errors import PrepError, UnreadableFileError
 from data_prep.files.makers import MAKERS, Source, make_sample, maker_of
 from data_prep.sets import av_digits, ave, avmnist, cremad, crisismmd, digits, manifest
+from data_prep.sets.manifest_kinds import Sizes
 from fedcmi_flwr.data.schema import SchemaError, array_path, read_recipes, read_spec, samples_path
 
 
@@ -100,7 +101,7 @@ def test_crisismmd(tmp_path: Path) -> None:
 
 def test_own_data(tmp_path: Path) -> None:
     table = tabular.write_manifest(tmp_path / "raw")
-    sizes = manifest.Sizes(image_size=16, seconds=0.5, points=32)
+    sizes = Sizes(image_size=16, seconds=0.5, points=32)
     prepared = manifest.prepare(table, tmp_path / "raw", tmp_path / "out", tabular.MANIFEST_MODALITIES, sizes=sizes)
     assert compare(prepared, tmp_path / "raw") == 3 * 20 - 6
 
@@ -113,7 +114,7 @@ def test_own_videos_are_seen_and_heard(tmp_path: Path) -> None:
     lines += [f"{n},{'ab'[n % 2]},{('train', 'test')[n // 2]},{n}.mp4,{n}.mp4" for n in range(4)]
     (tmp_path / "table.csv").write_text("\n".join(lines))
     kinds = {"seen": "video", "heard": "audio"}
-    sizes = manifest.Sizes(image_size=16, seconds=0.5, frames=2)
+    sizes = Sizes(image_size=16, seconds=0.5, frames=2)
     prepared = manifest.prepare(tmp_path / "table.csv", tmp_path, tmp_path / "out", kinds, sizes=sizes)
     assert compare(prepared, tmp_path) == 2 * 2
 

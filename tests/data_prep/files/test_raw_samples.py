@@ -93,7 +93,11 @@ def test_names_settle_what_kinds_leave_open(touch: Callable[..., list[str]]) -> 
     [
         (["1.jpg"], ["1.jpg"], r"may be one of \['photo', 'other'\]; give photo=.*1\.jpg or other=.*1\.jpg"),
         (["1.mp4"], ["text=x", "1.mp4"], "no such file"),
-        (["1.xyz"], ["1.xyz"], r"its ending does not say what it is, .* 'audio' \(sound .*give NAME=.*1\.xyz"),
+        (
+            ["1.xyz"],
+            ["1.xyz"],
+            r"neither its ending nor its content says what it is, .* 'audio' \(sound .*give NAME=.*1\.xyz",
+        ),
         (["1.csv"], ["1.csv"], r"is numbers, and the model is asked for 'audio' \(sound or video\), 'photo' \(image\)"),
         (["1.png"], ["audio=1.png"], r"audio=1\.png: is no sound or video file but image, by its ending"),
         (["1.wav"], ["smell=1.wav"], r"no modality 'smell' to predict from, only \['audio'"),

@@ -47,7 +47,7 @@ def test_a_series_of_the_wanted_length_stays(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("a.csv", b"", r"float64 of shape \(0,\), expected numbers \[time, channels\]"),
+        ("a.csv", b"", r"float64 of shape \(0, 0\), expected numbers \[time, channels\]"),
         ("a.csv", b"x,y\n", "expected numbers"),
         ("a.csv", b"1,2\n3\n", "row 2 has 1 cells"),
         ("a.csv", b"1,2\n3,nan\n", "infinite or missing"),
@@ -77,7 +77,7 @@ def test_arrays_that_are_no_series_are_refused(tmp_path: Path) -> None:
 
 def test_another_number_of_channels_is_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.zeros((4, 2)))
-    with pytest.raises(UnreadableFileError, match="2 channels, the first series has 3"):
+    with pytest.raises(UnreadableFileError, match="2 channels, expected are 3"):
         decode_series(str(tmp_path / "a.npy"), 3, 4)
     with pytest.raises(PrepError, match="points = 1"):
         series_stream("motion", 3, 1)

@@ -29,6 +29,8 @@ def tokenizer(tmp_path: Path) -> str:
         ("RT @who: rt art party Rt", ": art party"),
         ("two\u2028lines\tand  spaces", "two lines and spaces"),
         ("https://t.co/only @one RT", ""),
+        ("RT @who: https://t.co/only \u2026!", ""),
+        ("rock &amp; roll &lt;3 &#39;n", "rock & roll <3 'n"),
     ],
 )
 def test_cleaning_takes_out_urls_users_and_rt_only(tweet: str, clean: str) -> None:

@@ -8,6 +8,7 @@ from tabular import write_photo
 
 from data_prep.errors import PrepError
 from data_prep.sets import manifest
+from data_prep.sets.manifest_kinds import Sizes
 
 BLACK, WHITE = (0, 0, 0), (255, 255, 255)
 
@@ -22,7 +23,7 @@ def test_a_source_that_changed_between_two_calls_is_decoded_again(tmp_path: Path
         lines.append(f"{number},{'ab'[number % 2]},{split},{name},{name}")
     (tmp_path / "m.csv").write_text("\n".join(lines) + "\n")
     (tmp_path / "11.png").write_bytes(b"broken")
-    sizes = manifest.Sizes(image_size=8)
+    sizes = Sizes(image_size=8)
 
     def prepare() -> Path:
         kinds = {"photo": "image", "other": "image"}

@@ -52,8 +52,8 @@ def test_rows_stand_where_the_plan_says(raw: Path, tmp_path: Path) -> None:
     assert samples.labels.tolist() == [number % 2 for number in train]
     with (out / "excluded.csv").open(newline="") as file:
         assert list(csv.reader(file)) == [
-            ["id", "split", "source", "reason"],
-            ["007", "train", "007.sound", "seven is no good"],
+            ["id", "split", "source", "reason", "label"],
+            ["007", "train", "007.sound", "seven is no good", ""],
         ]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "out.lock", "raw"]
 

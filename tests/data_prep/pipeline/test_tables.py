@@ -34,7 +34,7 @@ def test_what_was_left_out_is_listed(tmp_path: Path) -> None:
     write_excluded(tmp_path, bad)
     rows = _rows(tmp_path / "excluded.csv")
     assert len(rows) == 25
-    assert rows[7] == {"id": "7", "split": "train", "source": "raw/7.wav", "reason": "reason 7, really"}
+    assert rows[7] == {"id": "7", "split": "train", "source": "raw/7.wav", "reason": "reason 7, really", "label": ""}
 
 
 def test_no_list_without_exclusions(tmp_path: Path) -> None:

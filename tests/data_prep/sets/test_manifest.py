@@ -18,7 +18,7 @@ from typer.testing import Result
 from data_prep.errors import PrepError
 from data_prep.pipeline.execution import Execution
 from data_prep.sets import manifest
-from data_prep.sets.manifest import Sizes, parse_modalities
+from data_prep.sets.manifest_kinds import Sizes, parse_modalities
 from fedcmi_flwr.data.prepared import DataError, load_split
 from fedcmi_flwr.data.schema import read_spec, samples_path
 
@@ -291,7 +291,7 @@ def test_unusable_files_are_counted_and_do_not_say_how_many_channels_there_are(r
     with (out / "excluded.csv").open(newline="") as file:
         reasons = {row["id"]: row["reason"] for row in csv.DictReader(file)}
     assert sorted(reasons) == ["s000", "s001", "s003", "s008"]
-    assert reasons["s008"] == "008.csv: 2 channels, the first series has 3."
+    assert reasons["s008"] == "008.csv: 2 channels, expected are 3."
     assert sum(read_spec(out).splits.values()) == 56
 
 

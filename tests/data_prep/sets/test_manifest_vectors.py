@@ -12,7 +12,7 @@ from data_prep.errors import PrepError
 from data_prep.files.raw_samples import chunks, match
 from data_prep.pipeline.execution import Execution
 from data_prep.sets import manifest
-from data_prep.sets.manifest import features_of, kind_of, parse_modalities
+from data_prep.sets.manifest_kinds import features_of, kind_of, parse_modalities
 from fedcmi_flwr.data.prepared import load_split
 from fedcmi_flwr.data.schema import read_recipes, read_spec
 from fedcmi_flwr.data.views import AS_STORED

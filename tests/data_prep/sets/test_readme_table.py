@@ -9,6 +9,7 @@ from media import tone
 from tabular import MANIFEST_MODALITIES, write_photo
 
 from data_prep.sets import manifest
+from data_prep.sets.manifest_kinds import Sizes
 from fedcmi_flwr.data.schema import read_spec
 
 README = Path(__file__).parents[3] / "README.md"
@@ -29,6 +30,6 @@ def test_the_table_of_the_readme_is_a_manifest(tmp_path: Path) -> None:
         else:
             write_photo(path, (90, 120, 30))
     out = manifest.prepare(
-        tmp_path / "samples.csv", tmp_path, tmp_path / "out", MANIFEST_MODALITIES, sizes=manifest.Sizes(image_size=8)
+        tmp_path / "samples.csv", tmp_path, tmp_path / "out", MANIFEST_MODALITIES, sizes=Sizes(image_size=8)
     )
     assert read_spec(out).splits == {"train": 2, "test": 1}

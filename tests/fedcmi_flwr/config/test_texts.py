@@ -1,8 +1,11 @@
 """Assignments in one text."""
 
+import tomllib
+
 import pytest
 
-from fedcmi_flwr.config.texts import read_assignments, write_assignments
+from fedcmi_flwr.config.texts import read_assignments, write_assignments, write_toml
+from fedcmi_flwr.types import Scalar
 
 
 @pytest.mark.parametrize(
@@ -43,3 +46,11 @@ def test_what_is_no_assignment_is_shown(text: str, words: str) -> None:
 def test_what_is_written_is_read_back() -> None:
     values = {"depth": 3, "rate": 1e-5, "on": False, "mode": "a b"}
     assert read_assignments(write_assignments(values)) == values
+
+
+@pytest.mark.parametrize(
+    "value",
+    ['"', "'", """a "b" 'c' = d""", '{a = "b"}', "\\", "tab\t, line\n, \x7f \x01", "ä 音", "", 1e-05, 10**12, True],
+)
+def test_toml_holds_any_value(value: Scalar) -> None:
+    assert tomllib.loads(write_toml({"key": value, "last": 1})) == {"key": value, "last": 1}

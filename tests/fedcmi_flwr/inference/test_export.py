@@ -41,7 +41,7 @@ import numpy, onnxruntime
 directory, subset = sys.argv[1:]
 session = onnxruntime.InferenceSession(f"{directory}/{subset}.onnx", providers=["CPUExecutionProvider"])
 samples = dict(numpy.load(f"{directory}/samples.npz"))
-for count in (1, 2, 4):
+for count in (0, 1, 2, 4):
     some = {name: array[:count] for name, array in samples.items()}
     probabilities, scores = session.run(["probabilities", "scores"], some)
     assert probabilities.shape == scores.shape == (count, 2)
@@ -72,6 +72,7 @@ def test_an_onnx_file_is_run_without_torch(path: Path, tmp_path: Path) -> None:
     assert (said["model"], said["model-sha256"]) == (path.name, hashlib.sha256(path.read_bytes()).hexdigest())
     assert said["graphs"][0].items() >= {"file": graph.name, "modalities": list(names)}.items()
     assert said["graphs"][0]["largest_difference"] < 1e-4
+    assert said["graphs"][0]["fewest_samples"] == 0
 
 
 def test_torch_programs_are_loaded_again(path: Path, tmp_path: Path) -> None:

@@ -2,7 +2,8 @@
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -117,3 +118,19 @@ def test_an_empty_directory_is_taken_and_a_full_one_is_not(tmp_path: Path) -> No
     with pytest.raises(OSError, match="not empty"), new_directory(tmp_path / "empty"):
         pass
     assert [path.name for path in tmp_path.rglob("*")] == ["empty", "a.txt"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's device that is always full")
+@pytest.mark.parametrize("kind", [replacing, new_directory])
+def test_a_full_disk_is_told_with_the_path_and_nothing_is_left(
+    tmp_path: Path, kind: Callable[[Path], AbstractContextManager[Path]]
+) -> None:
+    path = tmp_path / "wanted"
+    with pytest.raises(OSError, match=rf"No space left on device: '{path}'"), kind(path):
+        Path("/dev/full").write_text("x" * 100, encoding="utf-8")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_that_has_a_path_keeps_it(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="other"), replacing(tmp_path / "wanted"):
+        (tmp_path / "other").read_bytes()

@@ -14,18 +14,17 @@ def test_hyperparameters_make_the_same_method_again(name: str) -> None:
 
 
 def test_recipes_differ_as_the_specification_says() -> None:
-    plus = hyperparameters(METHODS["fedcmi"]) | {
-        "lambda": 0.3, "mu": 0.3, "surrogate": 1.0, "kd-temperature-scaling": True, "unimodal-auxiliary": True,
-        "averaging": 0.7, "self-head-votes": 1.0, "infiltration-votes": 1.0, "prior-adjustment": 0.5,
-        "max-gradient-norm": 10.0, "normalization": "group",
-    }  # fmt: skip
-    assert hyperparameters(METHODS["fedcmi-plus"]) == plus
     assert hyperparameters(METHODS["fedcmi"]) == {
         "gamma": 2.0, "lambda": 1.0, "mu": 1.0, "kappa": 2.0, "warmup": 1, "dominance": "global",
         "surrogate": 0.0, "kd-temperature-scaling": False, "unimodal-auxiliary": False,
         "averaging": 0.0, "self-head-votes": 0.0, "infiltration-votes": 0.0,
         "prior-adjustment": 0.0, "max-gradient-norm": 0.0, "normalization": "batch",
         "infiltration": True,
+    }  # fmt: skip
+    assert hyperparameters(METHODS["fedcmi-plus"]) == {
+        "gamma": 1.0, "surrogate": 1.0, "lambda": 1.0, "temperature": 2.0, "warmup": 1, "mu": 0.3,
+            "self-head-votes": 0.5, "identity-projectors": True,
+        "averaging": 0.7, "prior-adjustment": 0.5, "max-gradient-norm": 10.0, "normalization": "group",
     }  # fmt: skip
     shared = {
         "mu": 0.0, "averaging": 0.0, "prior-adjustment": 0.0, "max-gradient-norm": 0.0, "normalization": "batch",

@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from fedcmi_flwr.models.file import CheckpointError, load_model, save_model
+from fedcmi_flwr.models.file import CheckpointError, load_model, save_model, to_bytes
 from fedcmi_flwr.types import Batch
 from fedcmi_flwr.wire.tensors import to_arrays
 
@@ -61,6 +61,17 @@ def test_saving_replaces_the_file_and_leaves_no_other(tmp_path: Path) -> None:
     assert torch.equal(
         load_model(tmp_path / "model.safetensors")[0](_batch()).fused_logits, second(_batch()).fused_logits
     )
+
+
+def test_equal_models_are_equal_bytes(tmp_path: Path) -> None:
+    """With a dozen texts, safetensors' own order would differ sooner or later."""
+    arrays, notes = {"b": np.ones(3, np.float32), "a": np.arange(5)}, {f"key {number}": "ä" for number in range(12)}
+    written = {to_bytes(arrays, notes) for _ in range(8)}
+    assert len(written) == 1
+    (tmp_path / "file").write_bytes(written.pop())
+    with safe_open(tmp_path / "file", framework="np") as file:
+        assert file.metadata() == notes
+        assert {name: file.get_tensor(name).tolist() for name in "ab"} == {"a": [0, 1, 2, 3, 4], "b": [1, 1, 1]}
 
 
 def test_arrays_without_dimensions_and_integers_survive(tmp_path: Path) -> None:

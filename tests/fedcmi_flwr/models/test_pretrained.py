@@ -13,7 +13,14 @@ from safetensors.torch import load_file, save_file
 from fedcmi_flwr.config.fields import ConfigError
 from fedcmi_flwr.data.schema import ModalitySpec
 from fedcmi_flwr.models.multimodal import ModelSpec, MultimodalModel
-from fedcmi_flwr.models.pretrained import PretrainedError, check_frozen, load_trunks, read_locations, read_options
+from fedcmi_flwr.models.pretrained import (
+    PretrainedError,
+    absolute_locations,
+    check_frozen,
+    load_trunks,
+    read_locations,
+    read_options,
+)
 
 State = dict[str, torch.Tensor]
 
@@ -167,3 +174,14 @@ def test_locations() -> None:
     check_frozen({"text": "/a"}, ["text"])
     with pytest.raises(ConfigError, match=r"freeze = 'visual': .*pretrained = 'visual=DIR'"):
         check_frozen({"text": "/a"}, ["text", "visual"])
+
+
+def test_paths_count_from_the_working_directory_and_names_of_the_hub_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my weights" / "bert").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    found = read_locations(absolute_locations("a='my weights/bert' b=./absent c=org/model d=/weights e=../up"))
+    assert found == {"a": f"{tmp_path}/my weights/bert", "b": f"{tmp_path}/absent", "c": "org/model", "d": "/weights",
+                     "e": f"{tmp_path}/../up"}  # fmt: skip
+    assert absolute_locations("") == ""

@@ -7,7 +7,6 @@ import pytest
 from fedcmi_flwr.config.fields import ConfigError
 from fedcmi_flwr.methods import METHODS
 from server_app.bench.configs import (
-    RECIPES,
     ROW_DIRECTORIES,
     bench_configs,
     choose_baseline,
@@ -16,6 +15,7 @@ from server_app.bench.configs import (
     read_tuned,
     values_by_setting,
 )
+from server_app.launch.recipes import RECIPES
 from server_app.launch.start import resolve
 
 

@@ -6,7 +6,8 @@ import pytest
 from fedcmi_flwr.methods import METHODS, hyperparameters
 from fedcmi_flwr.models.building import encoder_names
 from fedcmi_flwr.models.encoders import ENCODERS
-from server_app.bench.configs import RECIPES, bench_configs, find_rows, find_settings, read_tuned, values_by_setting
+from server_app.bench.configs import bench_configs, find_rows, find_settings, read_tuned, values_by_setting
+from server_app.launch.recipes import RECIPES
 from server_app.launch.start import read_recipe
 
 DIRICHLET = {"dirichlet-alpha": 0.3}

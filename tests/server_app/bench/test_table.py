@@ -29,7 +29,7 @@ def _results(
     for row, seeds in values.items():
         for seed, accuracy in enumerate(seeds):
             filled: dict[str, Any] = {name: column[seed] for name, column in more.items()}
-            line = dict.fromkeys(COLUMNS, 1.0) | {"refused": 0} | filled
+            line = dict.fromkeys(COLUMNS, 1.0) | {"refused": 0, "by_validation": float("nan")} | filled
             lines.append(
                 line | {"setting": "s", "method": row, "seed": seed, "prediction": prediction, "accuracy": accuracy}
             )
@@ -73,6 +73,14 @@ def test_table_has_means_intervals_and_paired_differences() -> None:
     assert "against the best other row" not in text
     assert f"| method | {' | '.join(FIGURES.values())} |\n" in text
     assert text.count("| fedcmi | 100.0 ± 0.0 (+0.0 ± 0.0) | 100.0 ± 0.0 (+0.0 ± 0.0) |") == 1
+
+
+def test_the_best_round_by_validation_has_a_column_where_it_was_chosen() -> None:
+    """Of 50, 60 and 70 % the half-width is 4.3027 * 10 / sqrt(3) = 24.8."""
+    results = _results({"fedavg": (0.1, 0.2, 0.3)}, by_validation=(0.5, 0.6, 0.7))
+    text = results_table(results, _compared("fedavg"))
+    assert "| fused | best by validation | best round |" in text
+    assert "| fedavg | 20.0 ± 24.8 | 60.0 ± 24.8 | 100.0 in 1 |" in text
 
 
 def test_one_seed_has_no_interval_and_a_missing_one_is_said() -> None:
@@ -198,7 +206,7 @@ def test_what_nobody_can_predict_is_no_number(tmp_path: Path) -> None:
     experiment = _finished(tmp_path, {"fused": [0.1, 0.2], "touch only": [None, None]})
     text = write_results([experiment], "fedavg", None, tmp_path)
     assert "| fedavg | 20.0 | - | 20.0 in 1 | 1 | 1 |" in text
-    assert (tmp_path / "results.csv").read_text().splitlines()[2] == "s,fedavg,0,touch only,,,0,,," + 8 * ","
+    assert (tmp_path / "results.csv").read_text().splitlines()[2] == "s,fedavg,0,touch only,,,0,,,," + 8 * ","
     assert (tmp_path / "accuracy-s.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import commands
 import federated
 import kinds
 import media
@@ -107,6 +108,14 @@ def test_bad_and_stray_files_stop_nothing(run_dir: Path, wav: Path) -> None:
     found = json.loads(result.stdout)
     assert [each["sample"] for each in found["predictions"]] == [str(wav)]
     assert [Path(path).name for path in found["unreadable"]] == ["broken.wav", "quiet.wav"]
+
+
+def test_an_export_says_that_its_run_is_not_finished(run_dir: Path, tmp_path: Path) -> None:
+    done = commands.fedcmi("export", run_dir, "--out", tmp_path / "graphs", "--modalities", "visual")
+    assert done.exit_code == 0, done.output
+    assert "its run is not finished; the model is that of round 1 of 20." in done.stderr
+    described = json.loads((tmp_path / "graphs" / "export.json").read_text())
+    assert described["rounds"] == {"finished": 1, "planned": 20}
 
 
 def test_predictions_do_not_wait_for_the_last_file(run_dir: Path, wav: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,7 @@ def test_a_deployment_is_read_and_kept(tmp_path: Path) -> None:
     assert deployment.processes == ("superlink", "registrar", "proxy", *edges.EDGES)
     assert (
         deployment.node("edge-both-2").config
-        == f'partition-id=1 modalities="audio+visual" data="{parts["edge-both-2"]}"'
+        == f'partition-id=1 name="edge-both-2" modalities="audio+visual" data="{parts["edge-both-2"]}"'
     )
     write_deployment(tmp_path, deployment)
     assert read_deployment(tmp_path) == deployment

@@ -222,7 +222,7 @@ def test_a_port_that_is_taken_is_said_before_anything_starts(tmp_path: Path) -> 
         assert init(tmp_path / "kit", address=address).exit_code == 0
         done = CliRunner().invoke(app, ["deploy", "up", str(tmp_path / "kit")])
     assert done.exit_code == 1
-    assert f"{address}: another program listens there" in done.output
+    assert f"{address}: another process has this port" in done.output
     assert list((tmp_path / "kit" / "rehearsal").glob("*.pid")) == []
 
 

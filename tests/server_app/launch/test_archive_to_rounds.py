@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 from client_app.app import app as client_app
 from data_prep.sets import ave, cremad
 from fedcmi_flwr.data.schema import read_spec
-from server_app.bench.configs import RECIPES
+from server_app.launch.recipes import RECIPES
 from server_app.launch.start import resolve, run_in_process
 from server_app.run.directory import read_metrics
 

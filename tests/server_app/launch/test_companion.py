@@ -48,3 +48,18 @@ def test_it_ends_as_its_command_does(status: int) -> None:
     command = [sys.executable, companion.__file__, sys.executable, "-c", f"raise SystemExit({status})"]
     with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
         assert process.wait(timeout=60) == status
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets a process adopt what its children leave behind")
+def test_what_a_killed_command_had_started_ends_with_it() -> None:
+    command = [sys.executable, "-c", ACCOMPANY, sys.executable, "-c", PARENT, STUBBORN]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        child = psutil.Process(int(process.stdout.readline()))
+        try:
+            child.parent().kill()
+            process.wait(timeout=60)
+            assert not runs(child)
+        finally:
+            if runs(child):
+                child.kill()

@@ -1,12 +1,16 @@
 """Real runs on Flower's simulation: Ray actors, a SuperLink, and the command line's word on how it ended."""
 
 import json
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 from commands import fedcmi
 from safetensors.numpy import load_file
+
+from server_app.launch.flower_cli import FlowerRunError, free_port
+from server_app.launch.flower_run import check_cluster, ray_directory
 
 
 def run_arguments(data: Path, run_dir: Path) -> list[str | Path]:
@@ -15,6 +19,8 @@ def run_arguments(data: Path, run_dir: Path) -> list[str | Path]:
 
 
 def test_ray_and_in_process_give_the_same_weights(av_digits_dir: Path, tmp_path: Path) -> None:
+    """Whatever characters a text of the run-config holds, it travels."""
+    tmp_path = tmp_path / """it's "quoted" = \\ ä"""
     for engine in ("flower", "in-process"):
         done = fedcmi(*run_arguments(av_digits_dir, tmp_path / engine), "--engine", engine)
         assert done.exit_code == 0, done.output
@@ -59,3 +65,22 @@ def test_a_bench_has_the_same_numbers_on_ray_and_in_process(av_digits_dir: Path,
         assert done.exit_code == 0, done.output
     for name in ("results.csv", "table.md"):
         assert (tmp_path / "flower" / name).read_bytes() == (tmp_path / "in-process" / name).read_bytes()
+
+
+def test_a_cluster_that_is_not_there_is_told_at_once() -> None:
+    with pytest.raises(FlowerRunError, match=r"no Ray cluster answers there .* or unset RAY_ADDRESS"):
+        check_cluster(f"127.0.0.1:{free_port()}")
+
+
+@pytest.mark.parametrize("address", ["", "auto", "local"])
+def test_other_forms_of_the_address_are_left_to_ray(address: str) -> None:
+    check_cluster(address)
+
+
+@pytest.mark.parametrize(("chosen", "taken"), [("/tmp/" + "x" * 36, "/tmp"), ("/tmp/short", "/tmp/short")])
+def test_ray_has_a_directory_whose_path_is_short_enough(
+    chosen: str, taken: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    monkeypatch.setattr(tempfile, "tempdir", chosen)
+    assert ray_directory() == taken

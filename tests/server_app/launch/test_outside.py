@@ -15,7 +15,6 @@ from client_app.app import app as client_app
 from fedcmi_flwr.run_config import read_run_config
 from fedcmi_flwr.simulation.local_grid import LocalGrid
 from fedcmi_flwr.wire import query_message
-from server_app.launch.flower_cli import to_toml
 from server_app.launch.outside import import_roots
 from server_app.launch.start import combine
 from server_app.pyproject import default_run_config
@@ -80,7 +79,3 @@ def test_what_is_not_installed_is_handed_on(site: Path, monkeypatch: pytest.Monk
     assert import_roots(read_run_config({**default_run_config(), **chosen})) == [str(site)]
     assert import_roots(read_run_config(default_run_config())) == []
     outside.forget()
-
-
-def test_double_quotes_reach_flower_in_single_ones() -> None:
-    assert to_toml({"method-options": '{a = "b"}', "seed": 0}) == "method-options='{a = \"b\"}' seed=0"

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from fedcmi_flwr.config.fields import ConfigError
-from server_app.launch.record import LAUNCH, begin, claimed, go_on
+from server_app.launch.record import LAUNCH, Launch, begin, claimed, go_on, note
+from server_app.launch.start import resolve
 from server_app.run.directory import RunDirectoryError, new_run_dir
 from server_app.run.resume import RunFinishedError
 
@@ -42,6 +43,8 @@ def test_options_of_a_finished_run_are_refused(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     with pytest.raises(RunFinishedError, match="nothing to resume"), go_on(tmp_path, None, {}, [], None, None):
         pass
-    asked = {"num-server-rounds": 5}
-    with pytest.raises(ConfigError, match="would have no effect"), go_on(tmp_path, None, asked, [], None, None):
-        pass
+    raw = resolve(None, {"lr": 0.1}, [f"run-dir={tmp_path}"])
+    note(Launch(raw, 4, "in-process"))
+    for asked, words in (({"num-server-rounds": 5}, "More rounds can follow"), ({"lr": 0.2}, "would have no effect")):
+        with pytest.raises(ConfigError, match=words), go_on(tmp_path, None, asked, [], None, None):
+            pass

@@ -8,7 +8,7 @@ import matplotlib
 import pytest
 from pages import Page, cut, edit_config, page_of
 
-from server_app.pages.report import write_report
+from server_app.pages.report import watch_run, write_report
 from server_app.run.reader import ReportError
 
 
@@ -73,3 +73,46 @@ def test_the_command_prints_the_path_or_the_reason(copy: Path) -> None:
     assert done.exit_code == 1
     assert done.stderr.startswith("error: ")
     assert "metrics.jsonl line 4: not JSON" in done.stderr
+
+
+def test_a_run_that_is_not_over_is_shown_as_far_as_it_came(copy: Path) -> None:
+    """After two of three rounds, while the third is written; and before the first."""
+    for name in ("summary.md", "matrix.json"):
+        (copy / name).unlink()
+    metrics = copy / "metrics.jsonl"
+    lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True)
+    metrics.write_text("".join(lines[:3]) + lines[3][:100], encoding="utf-8")
+    (copy / "checkpoints" / "round-000002").mkdir(parents=True)
+    text = Page(write_report(copy)).text
+    assert (
+        f"2 of 3 rounds are done. Where the run does not go on by itself, go on with: fedcmi run --resume {copy}"
+        in text
+    )
+    assert "Accuracy over rounds" in text
+    metrics.unlink()
+    text = Page(write_report(copy)).text
+    assert "0 of 3 rounds are done" in text
+    assert "No round was trained." in text
+
+
+def test_a_watched_page_follows_its_run(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is there after round 0, read again by browsers, and rests when the run is over."""
+    metrics, summary = copy / "metrics.jsonl", (copy / "summary.md").read_text(encoding="utf-8")
+    lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True)
+    (copy / "summary.md").unlink()
+    metrics.write_text(lines[0], encoding="utf-8")
+    pages: list[str] = []
+
+    def go_on(seconds: float) -> None:
+        pages.append((copy / "report.html").read_text(encoding="utf-8"))
+        if len(pages) < len(lines):
+            metrics.write_text("".join(lines[: len(pages) + 1]), encoding="utf-8")
+        else:
+            (copy / "summary.md").write_text(summary, encoding="utf-8")
+
+    monkeypatch.setattr("server_app.pages.report.time.sleep", go_on)
+    assert watch_run(copy) == copy / "report.html"
+    assert [f"{done} of 3 rounds are done" in page for done, page in enumerate(pages)] == [True] * 4
+    refreshed = '<meta http-equiv="refresh" content="10">'
+    assert all(refreshed in page for page in pages)
+    assert refreshed not in (copy / "report.html").read_text(encoding="utf-8")

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from server_app.pages.tensorboard import export_scalars, scalars
+from server_app.pages.tensorboard import export_scalars
 from server_app.run.directory import read_metrics
 from server_app.run.reader import ReportError
+from server_app.run.scalars import scalars
 
 
 def _events(directory: Path) -> EventAccumulator:

@@ -1,5 +1,6 @@
 """The run directory: valid JSON, figures by hand, plots that are pictures, and no overwriting."""
 
+import errno
 import json
 import math
 from pathlib import Path
@@ -177,3 +178,20 @@ def test_an_error_is_written_with_its_reason_first(tmp_path: Path) -> None:
     first, blank, *rest = (tmp_path / "error.txt").read_text().splitlines()
     assert (first, blank) == ("OSError: disk is full", "")
     assert rest[0].startswith("Traceback")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's device that is always full")
+def test_a_full_disk_is_told_with_the_path_and_hides_no_other_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = RunDirectory(tmp_path / "run")
+    directory.metrics_path.symlink_to("/dev/full")
+    with pytest.raises(OSError, match=rf"No space left on device: '{directory.metrics_path}'"):
+        directory.append({"round": 0})
+
+    def full(path: Path, content: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr("server_app.run.directory.write_atomically", full)
+    directory.write_error(ValueError("what happened first"))
+    assert not (tmp_path / "run" / "error.txt").exists()

@@ -21,7 +21,7 @@ def _other_classes(path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "damage", "words"),
     [
-        ("summary.md", Path.unlink, r"copy: the run is not finished \(no summary.md\): wait .* or run it again"),
+        ("summary.md", Path.unlink, r"copy: the run is not finished \(no summary.md\): wait .* or resume it"),
         ("metrics.jsonl", Path.unlink, r"metrics\.jsonl: no such file; a run directory has one\. Run again"),
         ("metrics.jsonl", cut, r"metrics\.jsonl line 4: not JSON .* cut or edited: run again"),
         ("metrics.jsonl", lambda path: path.write_text(""), r"metrics\.jsonl: holds no round; run again"),

@@ -110,7 +110,10 @@ def test_three_and_three_rounds_are_six(tmp_path: Path, toy: Path, whole: Whole,
     assert [line.split(" |")[0] for line in lines[1:]] == [f"round {t}/6" for t in range(3 // every * every + 1, 7)]
     assert left(tmp_path / "parts") == whole(case)
     assert [record["round"] for record in read_metrics(tmp_path / "parts")] == [0, 1, 2, 3, 4, 5, 6]
-    assert [path.name for path in (tmp_path / "parts").iterdir() if path.is_dir()] == []
+    assert sorted(path.name for path in (tmp_path / "parts").iterdir() if path.is_dir()) in (
+        ["checkpoints"],
+        ["checkpoints", "node-memory"],
+    )
 
 
 def test_what_is_restored_matters(tmp_path: Path, toy: Path, whole: Whole) -> None:
@@ -189,7 +192,7 @@ def raw_of(directory: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("key", "value", "had"),
-    [("lr", 0.01, 0.05), ("seed", 1, 0), ("num-server-rounds", 8, 6), ("method", "moon", "fedcmi-plus"),
+    [("lr", 0.01, 0.05), ("seed", 1, 0), ("num-server-rounds", 5, 6), ("method", "moon", "fedcmi-plus"),
      ("checkpoint-every", 2, 1), ("node-memory", "context", "run-dir")],
 )  # fmt: skip
 def test_another_value_of_a_key_is_refused(unfinished: Path, key: str, value: object, had: object) -> None:
@@ -248,10 +251,10 @@ def test_a_directory_without_a_run_is_left_alone(tmp_path: Path, toy: Path) -> N
 def test_a_finished_run_is_said_to_be_finished(tmp_path: Path, toy: Path) -> None:
     raw = config(tmp_path / "run", toy, **{"num-server-rounds": 1})
     run(raw)
-    before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
     with pytest.raises(RunFinishedError, match=r"run: this run is finished, see its summary\.md"):
         run({**raw, "resume": True})
-    assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
+    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
 
 
 def test_two_processes_do_not_write_one_run(unfinished: Path, monkeypatch: pytest.MonkeyPatch) -> None:

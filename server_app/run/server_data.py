@@ -1,0 +1,73 @@
+"""What the server reads of the data before a run: what is trained on, and the samples that it keeps for itself."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from data_prep.builtin import locate
+from fedcmi_flwr.data.prepared import check_modality_names
+from fedcmi_flwr.data.samples import Samples
+from fedcmi_flwr.data.schema import DatasetSpec, read_recipes, read_spec
+from fedcmi_flwr.data.views import check_views, views_from
+from fedcmi_flwr.models import pretrained
+from fedcmi_flwr.models.building import check_stored, chosen_modalities, split_names
+from fedcmi_flwr.run_config import RunConfig
+from fedcmi_flwr.types import Modality
+from server_app.run.held_out import calibration_samples, reported_samples, selection_samples
+
+
+@dataclass(frozen=True)
+class ServerData:
+    """The data of a run, as the server knows them."""
+
+    spec: DatasetSpec
+    """The data set, with the modalities that the run trains on."""
+    recipes: Mapping[Modality, Any]
+    """How files become samples."""
+    locations: Mapping[Modality, str]
+    """Modality -> its pretrained trunk."""
+    reported: Samples
+    """What accuracies are of."""
+    calibration: Samples | None
+    """What is chosen on how the model decides; None: nothing."""
+    selection: Samples | None
+    """What the best round is chosen on; None: it is not asked for."""
+
+
+def read_server_data(config: RunConfig) -> ServerData:
+    """Read and check them.
+
+    Parameters
+    ----------
+    config
+        The run's.
+
+    Returns
+    -------
+    The data.
+
+    Raises
+    ------
+    ConfigError
+        A key that does not fit the data.
+    DataError
+        The data are not there.
+    """
+    prepared = locate(config.data.data, config.data.data_set)
+    stored = read_spec(prepared)
+    chosen = chosen_modalities(config.data.modalities, stored.modality_names)
+    check_modality_names(chosen)
+    spec = replace(stored, modalities=tuple(m for m in stored.modalities if m.name in chosen))
+    recipes = {name: recipe for name, recipe in read_recipes(prepared).items() if name in chosen}
+
+    views = views_from(config.views)
+    check_views(views, stored.modalities)
+    sources = (prepared, chosen, config.data, config.training.seed)
+    reported, calibration = replace(reported_samples(*sources), views=views), calibration_samples(*sources)
+    calibration = None if calibration is None else replace(calibration, views=views)
+
+    check_stored("freeze", split_names(config.model.freeze), stored.modality_names)
+    locations = pretrained.read_locations(config.model.pretrained)
+    check_stored("pretrained", locations, stored.modality_names)
+    used = {name: where for name, where in locations.items() if name in chosen}
+    return ServerData(spec, recipes, used, reported, calibration, selection_samples(reported, calibration, config))
