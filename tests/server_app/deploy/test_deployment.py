@@ -35,9 +35,13 @@ def test_a_deployment_is_read_and_kept(tmp_path: Path) -> None:
 
 def test_a_node_may_differ_from_the_run(tmp_path: Path) -> None:
     path = tmp_path / "nodes.toml"
-    path.write_text(SERVER + NODE + 'device = "cpu"\npretrained = "text=/weights"\n', encoding="utf-8")
+    more = 'device = "cpu"\npretrained = "text=/weights"\nlocal-epochs = 2\ntime-budget = 0.5\n'
+    path.write_text(SERVER + NODE + more, encoding="utf-8")
     node = read_nodes_toml(path, secure=False).nodes[0]
-    assert node.config == 'partition-id=0 modalities="audio" data="/data/1" device="cpu" pretrained="text=/weights"'
+    assert node.config == (
+        'partition-id=0 local-epochs=2 time-budget=0.5 name="edge-1" modalities="audio" data="/data/1" device="cpu" '
+        'pretrained="text=/weights"'
+    )
 
 
 def test_relative_paths_count_from_the_file(tmp_path: Path) -> None:
