@@ -31,7 +31,7 @@ from server_app.bench.configs import bench_configs, read_tuned
 from server_app.bench.experiments import plan
 from server_app.bench.suite import choose_settings
 from server_app.commands.main import app
-from server_app.deploy.deployment import read_nodes_toml
+from server_app.deploy.nodes_toml import read_nodes_toml
 from server_app.launch.flower_cli import free_port
 
 

@@ -81,8 +81,7 @@ def read_evaluations(
             report.node_weights[partition] = wire.evaluate_weight(content, plan.weight_key)
             found[partition] = counts
         except wire.WireError as error:
-            who = asked[node].title(node) if node in asked else f"node {node}"
-            report.refuse(node, f"Evaluation of {who} refused: {error}")
+            report.refuse(node, f"Evaluation of {report.plan.describe(node)} refused: {error}")
 
     for node in sorted(silent):
         report.refuse(node, f"No evaluation of {report.plan.describe(node)}. The round's time is over.")

@@ -11,6 +11,7 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 
 from fedcmi_flwr import wire
+from fedcmi_flwr.machine.node_names import called
 from fedcmi_flwr.seeding import numpy_generator
 from fedcmi_flwr.types import Modality
 from fedcmi_flwr.wire.packing import WireError
@@ -128,7 +129,7 @@ class NodeRegistry:
             found = f"{len(self.known)} of {len(connected)} connected nodes can be used"
             if len(connected) >= self.min_available_nodes and self.unusable:
                 node = min(self.unusable)
-                raise RoundFailedError(f"round {server_round}: {found}. Node {node}: {self.unusable[node].reason}")
+                raise RoundFailedError(f"round {server_round}: {found}. {called(node)}: {self.unusable[node].reason}")
             if time.monotonic() > deadline:
                 raise RoundFailedError(
                     f"round {server_round}: {found} after {self.wait_timeout:.0f} s (wait-timeout), but "
@@ -147,7 +148,7 @@ class NodeRegistry:
         for message in grid.send_and_receive(messages, timeout=self.wait_timeout):
             node = message.metadata.src_node_id
             if node not in waiting:
-                logger.warning("query: an answer of node %d, which was not asked or answered before, is left", node)
+                logger.warning("query: an answer of %s, which was not asked or answered before, is left", called(node))
                 continue
             waiting.remove(node)
             try:
@@ -167,7 +168,9 @@ class NodeRegistry:
             self._assume_all(node)
         for node, reason in reasons.items():
             pause = min(2 * self.unusable[node].pause, LONGEST_PAUSE) if node in self.unusable else 1
-            logger.warning("query: node %d cannot be used: %s It is asked again in %d round(s).", node, reason, pause)
+            logger.warning(
+                "query: %s cannot be used: %s It is asked again in %d round(s).", called(node), reason, pause
+            )
             self.unusable[node] = Unusable(reason, pause, server_round + pause)
 
     def _assume_all(self, node: int) -> None:

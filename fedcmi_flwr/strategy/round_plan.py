@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from fedcmi_flwr import wire
+from fedcmi_flwr.machine.node_names import called
 from fedcmi_flwr.methods.dominance import NOBODY, Dominance
 from fedcmi_flwr.strategy.expected import ANY_NAMES, ExpectedNames
 from fedcmi_flwr.types import AnyArray
@@ -63,8 +64,8 @@ class RoundPlan:
         return {name: self.arrays[name] for group in groups for name in self.names[group]}
 
     def describe(self, node: int) -> str:
-        """Return the node's name or id and, where it was sent something, its partition and modalities."""
+        """Return what the node is called and, where it was sent something, its partition and modalities."""
         if node not in self.sent:
-            return self.known[node].title(node) if node in self.known else f"node {node}"
+            return called(node, self.known[node].name if node in self.known else "")
         info, _ = self.sent[node]
-        return f"{info.title(node)} (partition {info.partition_id}, {'+'.join(info.modalities)})"
+        return f"{called(node, info.name)} (partition {info.partition_id}, {'+'.join(info.modalities)})"

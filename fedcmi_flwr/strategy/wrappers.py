@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from fedcmi_flwr import wire
+from fedcmi_flwr.machine.node_names import called
 from fedcmi_flwr.methods import Method
 from fedcmi_flwr.strategy.nodes import RoundFailedError
 from fedcmi_flwr.types import Modality
@@ -60,8 +61,9 @@ class Around:
             return dict(known)
         for node, info in known.items():
             if len(info.modalities) < len(self.modalities):
+                who = called(node, info.name)
                 raise RoundFailedError(
-                    f"a wrapper round FedCMI: node {node} owns {list(info.modalities)} only, but the wrapper compares "
-                    f"each reply with the whole model, and its noise is for averages over all nodes. {INSTEAD}"
+                    f"a wrapper round FedCMI: {who} owns {list(info.modalities)} only, but the wrapper "
+                    f"compares each reply with the whole model, and its noise is for averages over all nodes. {INSTEAD}"
                 )
         return {node: replace(info, packing=wire.PLAIN) for node, info in known.items()}

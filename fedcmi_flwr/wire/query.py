@@ -26,26 +26,7 @@ class NodeInfo:
     declared: bool = True
     """False: the node has no query handler, and its first reply to a train message shows what it owns."""
     name: str = ""
-    """Of the device, "edge-2"; empty where it has none."""
-
-    def title(self, node: int) -> str:
-        """Return what people call a node: its device's name, or else its number.
-
-        Parameters
-        ----------
-        node
-            Flower's id of it.
-
-        Returns
-        -------
-        The name, in words.
-
-        Examples
-        --------
-        >>> NodeInfo(("audio",), 2, name="edge-2").title(17), NodeInfo(("audio",), 2).title(17)
-        ("node 'edge-2'", 'node 17')
-        """
-        return f"node {self.name!r}" if self.name else f"node {node}"
+    """What the device calls itself, "edge-2"; empty where it has no name."""
 
 
 def query_message(node_id: int, server_round: int) -> Message:

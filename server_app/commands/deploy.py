@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 from rich.text import Text
 
+from server_app.commands.deploy_status import status_notes, status_table
 from server_app.commands.terminal import console, end_with_what_was_started, errors, fail
 
 deploy = typer.Typer(no_args_is_help=True, help="Train on real devices; rehearse that on this machine.")
@@ -26,8 +26,8 @@ def init(
     ] = False,
 ) -> None:
     """Write certificates, keys, services and a README with every command."""
-    from server_app.deploy.deployment import read_nodes_toml
     from server_app.deploy.kit import write_kit
+    from server_app.deploy.nodes_toml import read_nodes_toml
 
     try:
         read = read_nodes_toml(nodes, secure=not insecure)
@@ -62,23 +62,21 @@ def status(
     directory: DirectoryArgument,
     as_json: Annotated[bool, typer.Option("--json", help="A list of objects, for programs.")] = False,
 ) -> None:
-    """Show what runs of a rehearsal."""
-    from server_app.deploy.rehearsal import Rehearsal
+    """Show how the server and each device are, and which certificates end soon."""
+    from server_app.deploy.overview import overview
 
     try:
-        found = Rehearsal(directory).status()
+        found, problems = overview(directory)
     except (OSError, ValueError, RuntimeError) as error:
         raise fail(error) from error
     if as_json:
         typer.echo(json.dumps([asdict(process) for process in found], indent=1))
-        return
-    table = Table("process", "pid", "runs", "registered", "online", "last line of its log")
-    for process in found:
-        words = {True: "yes", False: "no", None: "-"}
-        state = (process.pid is not None, process.registered, process.online)
-        note = Text(process.note)  # what a process prints is no markup
-        table.add_row(process.name, str(process.pid or "-"), *(words[value] for value in state), note)
-    console.print(table)
+    else:
+        console.print(status_table(found))
+        for line in status_notes(found):
+            console.print(line)
+    for problem in problems:
+        errors.print(Text.assemble(("warning:", "bold yellow"), f" {problem}"))
 
 
 @deploy.command()

@@ -10,6 +10,8 @@ import typer
 
 from server_app.commands.bench import bench, tune
 from server_app.commands.deploy import deploy
+from server_app.commands.deploy_device import deploy_device
+from server_app.commands.deploy_server import deploy_server
 from server_app.commands.keys import keys
 from server_app.commands.predict import export, predict
 from server_app.commands.prep import inspect, prep
@@ -19,6 +21,8 @@ from server_app.commands.terminal import Commands
 
 app = typer.Typer(cls=Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(prep, name="prep")
+deploy.add_typer(deploy_server)
+deploy.add_typer(deploy_device)
 app.add_typer(deploy, name="deploy")
 app.command()(run)
 app.command()(bench)

@@ -1,4 +1,4 @@
-"""The README of a deployment's directory: every command, in order, for the server and for each device."""
+"""The guides of a deployment: one for the server, and a short one for each device, with every command in order."""
 
 from pathlib import Path
 from shlex import quote
@@ -7,11 +7,13 @@ from server_app.deploy import services
 from server_app.deploy.certificates import AUTHORITY_DAYS, SERVER_DAYS
 from server_app.deploy.deployment import Deployment, Device
 from server_app.figures.markdown import markdown_table
-from server_app.launch.flower_cli import CONNECTION
+
+LISTED = 50
+"""So many devices are listed in the server's guide; of more it names the directory."""
 
 
-def guide(deployment: Deployment, directory: Path) -> str:
-    """Return the text.
+def for_the_server(deployment: Deployment, directory: Path) -> str:
+    """Return the server's guide.
 
     Parameters
     ----------
@@ -24,17 +26,70 @@ def guide(deployment: Deployment, directory: Path) -> str:
     -------
     Markdown.
     """
+    here = quote(str(directory))
     parts = [_head(deployment, directory), _server(deployment, directory)]
-    parts += [_device(deployment, node, directory) for node in deployment.nodes]
-    return "\n".join([*parts, _training(directory), MACHINES, _notes(deployment)])
+    parts += [_devices(here) if deployment.secure else _open_devices(here)]
+    parts += [_training(here), _life(here) if deployment.secure else "", MACHINES, _notes(deployment)]
+    return "\n".join(part for part in parts if part)
+
+
+def for_a_device(deployment: Deployment, node: Device) -> str:
+    """Return a device's guide.
+
+    Parameters
+    ----------
+    deployment
+        The deployment.
+    node
+        The device.
+
+    Returns
+    -------
+    Markdown.
+    """
+    home, programs = services.DEVICE_HOME, services.DEVICE_PROGRAMS
+    join = f"sudo -u fedcmi {programs}/fedcmi deploy join - --home {home}"
+    if not deployment.secure:
+        join = f"sudo install -o fedcmi -m 600 fedcmi-node/* {home}"
+    elif node.public_key is not None:
+        join = (
+            f"sudo install -o fedcmi -m 600 fedcmi-node/* {home}\n"
+            f"sudo install -o fedcmi -m 600 PATH_OF_THE_PRIVATE_KEY {home}/key"
+        )
+    copied = "Copy this directory to the device, as `fedcmi-node`.\n\n"
+    if "deploy join" in join:
+        copied = "`deploy join -` waits for the device's token, which so gets into no history and no log.\n\n"
+    return f"""# Device {node.name}
+
+It owns {", ".join(node.modalities)} and trains for the server `{deployment.address}`. It needs Linux, this
+project in `{programs.parent}` (`make install` in a checkout at `{programs.parent.parent}`, or its wheel with the extra
+`all`), and its prepared data at `{node.data}`, readable for the user `fedcmi`. It opens no port.
+
+{copied}```sh
+sudo useradd --system --home-dir {services.DEVICE_STATE} fedcmi
+sudo install -d -o fedcmi -m 700 {home}
+{join}
+sudo -u fedcmi {programs}/fedcmi deploy check {home}
+sudo install -m 644 {home}/fedcmi-supernode.service /etc/systemd/system/
+sudo systemctl daemon-reload
+sudo systemctl enable --now fedcmi-supernode
+journalctl -u fedcmi-supernode --no-pager --lines 5
+```
+
+"SuperNode ID" in the last command's output means that it was let in. `Containerfile` is the same service in a
+container.
+"""
 
 
 def _head(deployment: Deployment, directory: Path) -> str:
     head = ["node", "partition-id", "modalities", "prepared data, on the device"]
     nodes = [
-        [node.name, str(node.partition_id), ", ".join(node.modalities), f"`{node.data}`"] for node in deployment.nodes
+        [node.name, str(node.partition_id), ", ".join(node.modalities), f"`{node.data}`"]
+        for node in deployment.active[:LISTED]
     ]
     listed = "\n".join(markdown_table(head, nodes))
+    if len(deployment.active) > LISTED:
+        listed += f"\n\nand {len(deployment.active) - LISTED} more: `nodes/` has a directory for each."
     security = "**Insecure**: no encryption, and whoever reaches the port can join. For a closed network only."
     if deployment.secure:
         security = """TLS and node authentication are on: devices check the server's certificate by `ca.crt`, and the
@@ -44,6 +99,7 @@ server lets in only nodes whose public key is registered."""
 
 The server is `{deployment.address}`, with this directory at `{directory}`.
 {security}
+An nginx in front of the SuperLink lets devices do what a SuperNode does, and nothing else: they submit no runs.
 
 {listed}
 
@@ -58,76 +114,60 @@ Rehearse it on one machine first, over loopback:
 def _server(deployment: Deployment, directory: Path) -> str:
     files = directory / "server"
     check = f"curl --cacert {quote(str(files / 'ca.crt'))} https://" if deployment.secure else "curl http://"
-    register = "\n".join(
-        f"flwr supernode register {quote(f'{directory}/nodes/{node.name}/key.pub')} {CONNECTION} --name {node.name}"
-        for node in deployment.nodes
-    )
+    units = " ".join(f"fedcmi-{name}" for name in deployment.server_processes)
     secrets = f"""
-`{files}/ca.key` signs certificates and is not needed to run: move it to a place off the network.
-"""
-    registering = f"""
-Register the devices' public keys, before they start for the first time:
-
-```sh
-export FLWR_HOME={quote(str(files))}
-{register}
-```
-
-They stay in `{files / services.DATABASE}` and need no second time after a restart.
+`{files}/ca.key` signs certificates and is not needed to run: move it to a place off the network. `deploy renew`
+takes it with `--authority-key`.
 """
     return f"""## Server
 
-It needs Linux, Python 3.11, this project (`make install` in a checkout, or its wheel with the extra `all`), its
-prepared test data of all modalities at `{deployment.data}`, and one open port, {deployment.port}.
+It needs Linux, Python 3.11, nginx (`apt-get install nginx-light`, without its own service: `systemctl disable --now
+nginx`), this project (`make install` in a checkout, or its wheel with the extra `all`), its prepared test data of all
+modalities at `{deployment.data}`, and one open port, {deployment.port}. Its services run as the user named in the
+units, who must own this directory, and may write only there: run directories belong below `{directory / "runs"}`.
 {secrets if deployment.secure else ""}
 ```sh
-sudo cp {quote(f"{files}/fedcmi-superlink.service")} /etc/systemd/system/
+sudo cp {quote(str(files))}/fedcmi-*.service /etc/systemd/system/
 sudo systemctl daemon-reload
-sudo systemctl enable --now fedcmi-superlink
+sudo systemctl enable --now {units}
 {check}{deployment.address}/health
 ```
-{registering if deployment.secure else ""}
-`{files}/Containerfile` is the same service in a container.
 """
 
 
-def _device(deployment: Deployment, node: Device, directory: Path) -> str:
-    home = services.DEVICE_HOME
-    own_key = deployment.secure and node.public_key
-    key = f"\nsudo install -o fedcmi -m 600 PATH_OF_THE_PRIVATE_KEY {home}/key" if own_key else ""
-    return f"""## Device {node.name}
+def _devices(here: str) -> str:
+    return f"""## Devices
 
-It owns {", ".join(node.modalities)}. On the server:
+A device makes its key itself and shows a token, which is good for one device and 24 hours (`--hours`):
 
 ```sh
-scp -r {quote(str(directory / "nodes" / node.name))} {node.name}:fedcmi-node
+fedcmi deploy token {here} NAME
+fedcmi deploy token {here} --all > tokens.csv
 ```
 
-On the device, with this project in `/opt/fedcmi/.venv` (`make install` in a checkout at `/opt/fedcmi`, or its wheel
-with the extra `all`), and the prepared data at `{node.data}`, readable for the user `fedcmi`:
+What to do on the device is in `nodes/NAME/README.md`. Devices whose public keys are in `nodes.toml` need no token; one
+command registers them all:
 
 ```sh
-sudo useradd --system --home-dir {services.DEVICE_STATE} fedcmi
-sudo install -d -o fedcmi -m 700 {home}
-sudo install -o fedcmi -m 600 fedcmi-node/* {home}{key}
-rm -r fedcmi-node
-sudo cp {home}/fedcmi-supernode.service /etc/systemd/system/
-sudo systemctl daemon-reload
-sudo systemctl enable --now fedcmi-supernode
-journalctl -u fedcmi-supernode --no-pager --lines 5
+fedcmi deploy register {here}
 ```
-
-"SuperNode ID" in the last command's output means that it was let in.
 """
 
 
-def _training(directory: Path) -> str:
-    run = f"fedcmi deploy run {quote(str(directory))} --run-dir RUN_DIR"
+def _open_devices(here: str) -> str:
+    return f"""## Devices
+
+What to do on a device is in `nodes/NAME/README.md` below {here}.
+"""
+
+
+def _training(here: str) -> str:
+    run = f"fedcmi deploy run {here} --run-dir RUN_DIR"
     return f"""## Training, on the server
 
 ```sh
 {run}
-FLWR_HOME={quote(f"{directory}/server")} flwr supernode list {CONNECTION}
+fedcmi deploy status {here}
 fedcmi report RUN_DIR
 ```
 
@@ -140,6 +180,27 @@ in tmux or as a service: its end stops the run. After that, or when the server w
 ```
 
 goes on from the newest checkpoint. What a method keeps on nodes begins anew (see "Resume" in the project's README).
+"""
+
+
+def _life(here: str) -> str:
+    return f"""## Years
+
+| what happens | what to do |
+|---|---|
+| a device more | `fedcmi deploy add {here} NAME --modalities audio,visual --data DIR`, then a token |
+| a device is lost or stolen | `fedcmi deploy revoke {here} NAME`: out at once, and for ever with that key |
+| a device is exchanged | `fedcmi deploy replace {here} NAME`: the same name and partition id, a token for the new one |
+| a certificate ends within 30 days (`status` says so) | `fedcmi deploy renew {here}`: no restart, and runs go on |
+| the authority ends, or its key got out | `renew --new-authority`; a while later `renew --switch-authority` |
+| a new version of this project | on the server, then on the devices: `status` shows each one's |
+| the server is moved | `fedcmi deploy backup {here} FILE.tar.gz`; unpack it at the same path on the new machine |
+
+Certificates are valid from a day before they were made: the server's for {SERVER_DAYS} days, the authority's for
+{AUTHORITY_DAYS}. An authority is exchanged in two steps, so that devices hear of the next one by the present one,
+which they trust; the second step is refused while a device has not, and `--force` leaves that one behind.
+`server/audit.jsonl` says who did what to whom, and when. `server/monitoring` has a scrape configuration for Prometheus,
+alert rules and a dashboard for Grafana; the metrics are on loopback.
 """
 
 
@@ -157,17 +218,16 @@ tried by us): install these first and the project after them. Without a GPU a no
 def _notes(deployment: Deployment) -> str:
     text = """## To know
 
-- Services and containers run the commands that the rehearsal runs. systemd and podman are no part of our tests.
+- Services and containers run the commands that the rehearsal runs. systemd and podman are no part of our tests; the
+  units are checked by systemd-analyze.
 - Flower starts a new process for every message on a device, which imports torch anew.
 - A device that loses its network, or whose server is restarted, comes back by itself. One that was killed is missed
   after about a minute, and until then a second one with its key is turned away (code 305): its service tries again.
 """
     if deployment.secure:
-        text += f"""- Certificates are valid from a day before they were made; devices with an earlier clock cannot
-  join. The server's is valid for {SERVER_DAYS} days and the authority's for {AUTHORITY_DAYS}. Nothing renews them:
-  `fedcmi deploy init` into another directory makes new ones, and new keys, for the server and every device.
-- A lost device is shut out by `flwr supernode unregister NODE_ID {CONNECTION}`, with the id from the list above.
-- Flower has no accounts here. Whoever reaches the port can also register keys and start runs, as `flwr` does above, so
-  let only devices and operators reach it (firewall, VPN).
+        text += """- A device whose clock is more than 4 s ahead of the server's, or 290 s behind, is not let in: its
+  service says by how much the clock differs, and tries again.
+- Flower has no accounts on the server: whoever has an account there can submit runs. `SECURITY.md` says who must be
+  trusted for what.
 """
     return text

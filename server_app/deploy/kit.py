@@ -1,18 +1,41 @@
-"""Writes a deployment's directory: certificates, keys, services, the run's keys and a README with every command."""
+"""Writes a deployment's directory: certificates, services, the run's keys, and guides for server and devices."""
 
 import getpass
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 from fedcmi_flwr.machine.atomic_files import new_directory
-from server_app.deploy import services
-from server_app.deploy.certificates import make_authority, make_node_key, make_server_certificate
-from server_app.deploy.deployment import Deployment, DeploymentError, Device, write_deployment
-from server_app.deploy.guide import guide
+from fedcmi_flwr.machine.node_names import VARIABLE
+from server_app.deploy import audit, guide, monitoring, services
+from server_app.deploy.certificates import (
+    INNER_DAYS,
+    LOOPBACK,
+    new_authority,
+    server_certificate,
+    write_private,
+)
+from server_app.deploy.containers import containerfile
+from server_app.deploy.deployment import (
+    REGISTRAR_PORT,
+    SUPERLINK_PORT,
+    Deployment,
+    DeploymentError,
+    Device,
+    write_deployment,
+)
+from server_app.deploy.node_settings import SETTINGS, NodeSettings
+from server_app.deploy.proxy import CERTIFICATE, CONFIGURATION, INNER, nginx_command, nginx_configuration
+from server_app.deploy.units import Unit, systemd_unit
 from server_app.launch.flower_cli import connection_file
 
-SERVER_UNIT, NODE_UNIT = "fedcmi-superlink.service", "fedcmi-supernode.service"
+SUPERLINK_UNIT, PROXY_UNIT, REGISTRAR_UNIT, NODE_UNIT = (
+    f"fedcmi-{name}.service" for name in ("superlink", "proxy", "registrar", "supernode")
+)
+SUPERLINK_ADDRESS, REGISTRAR_ADDRESS = f"127.0.0.1:{SUPERLINK_PORT}", f"127.0.0.1:{REGISTRAR_PORT}"
+NGINX = "/usr/sbin/nginx"
+"""Where Debian, Fedora and their relatives have it."""
 
 
 def write_kit(directory: Path, deployment: Deployment) -> None:
@@ -37,53 +60,120 @@ def write_kit(directory: Path, deployment: Deployment) -> None:
         raise DeploymentError(f"{directory}: a path without quotes, backslashes, '%', '$' and line breaks is needed.")
     with new_directory(directory, mode=0o700) as partial:
         _write_server(partial / "server", directory / "server", deployment)
-        authority = partial / "server" / "ca.crt"
         for node in deployment.nodes:
-            _write_node(partial / "nodes" / node.name, node, deployment, authority)
-        (partial / "README.md").write_text(guide(deployment, directory), encoding="utf-8")
+            write_node(partial, node, deployment)
+        (partial / "README.md").write_text(guide.for_the_server(deployment, directory), encoding="utf-8")
         write_deployment(partial, deployment)
+        audit.note(partial / "server", "init", nodes=len(deployment.nodes), address=deployment.address)
+
+
+def write_node(directory: Path, node: Device, deployment: Deployment) -> None:
+    """Write what a device is sent when it joins, and its guide; what was there is replaced.
+
+    Parameters
+    ----------
+    directory
+        The deployment's.
+    node
+        The device.
+    deployment
+        Its deployment.
+    """
+    folder = directory / "nodes" / node.name
+    folder.mkdir(parents=True, exist_ok=True)
+    if node.public_key is not None:
+        (folder / "key.pub").write_text(f"{node.public_key}\n", encoding="utf-8")
+    if deployment.secure:
+        shutil.copyfile(directory / "server" / "ca.crt", folder / "ca.crt")
+    settings = NodeSettings(node.name, deployment.address, deployment.secure, node.config, node.data)
+    (folder / SETTINGS).write_text(json.dumps(asdict(settings), indent=1) + "\n", encoding="utf-8")
+    command = services.node_command(services.DEVICE_HOME)
+    unit = Unit(
+        f"FedCMI SuperNode {node.name}",
+        "fedcmi",
+        [str(services.DEVICE_PROGRAMS / command[0]), *command[1:]],
+        writable=[services.DEVICE_HOME],
+        environment={"FLWR_HOME": str(services.DEVICE_STATE)},
+        gpu=node.device != "cpu",
+        notifies=True,
+    )
+    (folder / NODE_UNIT).write_text(systemd_unit(unit), encoding="utf-8")
+    mounts = [f"{services.DEVICE_HOME}:{services.DEVICE_HOME}", f"{node.data}:{node.data}:ro"]
+    health = f"fedcmi deploy check {services.DEVICE_HOME}"
+    text = containerfile(f"SuperNode {node.name}", command, mounts, health)
+    (folder / "Containerfile").write_text(text, encoding="utf-8")
+    (folder / "README.md").write_text(guide.for_a_device(deployment, node), encoding="utf-8")
 
 
 def _write_server(server: Path, final: Path, deployment: Deployment) -> None:
     server.mkdir()
+    (server / "nginx").mkdir()
     if deployment.secure:
-        make_server_certificate(server, make_authority(server), (deployment.host, *deployment.names))
-    (server / "config.toml").write_text(
-        connection_file(deployment.address, final / "ca.crt" if deployment.secure else None), encoding="utf-8"
-    )
+        _write_certificates(server, (deployment.host, *deployment.names, *LOOPBACK))
+    inner = final / INNER / "ca.crt" if deployment.secure else None
+    (server / "config.toml").write_text(connection_file(SUPERLINK_ADDRESS, inner), encoding="utf-8")
     (server / "run.toml").write_text(_run_config(deployment), encoding="utf-8")
-    command = services.superlink_command(deployment, final, final, "0.0.0.0", deployment.port)
-    home = {"FLWR_HOME": str(final / "flwr")}
-    unit = services.systemd_unit("FedCMI SuperLink", getpass.getuser(), services.programs(), home, command)
-    (server / SERVER_UNIT).write_text(unit, encoding="utf-8")
-    inside = services.superlink_command(
-        deployment, services.CONTAINER_SERVER, services.DEVICE_STATE, "0.0.0.0", deployment.port
-    )
-    mounts = [f"{final}:{services.CONTAINER_SERVER}:ro", f"{deployment.data}:{deployment.data}:ro", "RUNS:RUNS"]
-    text = services.containerfile("SuperLink", inside, mounts, deployment.port)
-    (server / "Containerfile").write_text(text, encoding="utf-8")
+    listen = f"0.0.0.0:{deployment.port}"
+    proxy = nginx_configuration(deployment, final, final, listen, SUPERLINK_ADDRESS, REGISTRAR_ADDRESS)
+    (server / CONFIGURATION).write_text(proxy, encoding="utf-8")
+    for name, unit in _server_units(final, deployment).items():
+        (server / name).write_text(systemd_unit(unit), encoding="utf-8")
+    monitoring.write_monitoring(server / "monitoring", REGISTRAR_ADDRESS)
 
 
-def _write_node(directory: Path, node: Device, deployment: Deployment, authority: Path) -> None:
-    directory.mkdir(parents=True)
+def _write_certificates(server: Path, names: tuple[str, ...]) -> None:
+    authority = new_authority()
+    write_private(server / "ca.key", authority.key_text)
+    (server / "ca.crt").write_bytes(authority.text)
+    write_private(server / CERTIFICATE, server_certificate(authority, names))
+    inner = server / INNER
+    inner.mkdir(mode=0o700)
+    own = new_authority(days=INNER_DAYS)  # its key is not kept: it signs this one certificate
+    both = server_certificate(own, LOOPBACK, INNER_DAYS - 1)
+    (inner / "ca.crt").write_bytes(own.text)
+    key, begin, certificate = both.partition(b"-----BEGIN CERTIFICATE")
+    write_private(inner / "server.key", key)
+    (inner / "server.crt").write_bytes(begin + certificate)
+
+
+def _server_units(final: Path, deployment: Deployment) -> dict[str, Unit]:
+    """Return file name -> unit, of the server's processes."""
+    user = service_user()
+    home = {"FLWR_HOME": str(final / "flwr"), VARIABLE: str(final / "names.json")}
+    programs = services.programs()
+    superlink = services.superlink_command(deployment.secure, final, final, SUPERLINK_ADDRESS)
+    nginx = nginx_command(final)
+    units = {
+        SUPERLINK_UNIT: Unit(
+            "FedCMI SuperLink", user, [str(programs / superlink[0]), *superlink[1:]], [final.parent], home, gpu=True
+        ),
+        PROXY_UNIT: Unit(
+            "FedCMI proxy",
+            user,
+            [NGINX, *nginx[1:]],
+            [final],
+            memory="512M",
+            port=deployment.port,
+            reload="/bin/kill -HUP $MAINPID",
+        ),
+    }
     if deployment.secure:
-        shutil.copyfile(authority, directory / "ca.crt")
-        if node.public_key is None:
-            make_node_key(directory, node.name)
-        else:
-            (directory / "key.pub").write_text(f"{node.public_key}\n", encoding="utf-8")
-    command = services.supernode_command(deployment, node, services.DEVICE_HOME, deployment.address)
-    home = {"FLWR_HOME": str(services.DEVICE_STATE)}
-    unit = services.systemd_unit(f"FedCMI SuperNode {node.name}", "fedcmi", services.DEVICE_PROGRAMS, home, command)
-    (directory / NODE_UNIT).write_text(unit, encoding="utf-8")
-    mounts = [f"{services.DEVICE_HOME}:{services.DEVICE_HOME}:ro", f"{node.data}:{node.data}:ro"]
-    (directory / "Containerfile").write_text(
-        services.containerfile(f"SuperNode {node.name}", command, mounts), encoding="utf-8"
-    )
+        registrar = services.registrar_command(final.parent)
+        command = [str(programs / registrar[0]), *registrar[1:]]
+        units[REGISTRAR_UNIT] = Unit(
+            "FedCMI registrar", user, command, [final.parent], home, memory="1G", notifies=True
+        )
+    return units
+
+
+def service_user() -> str:
+    """Return whom the server's services run as: who makes the deployment, or "fedcmi" where that is root."""
+    user = getpass.getuser()
+    return "fedcmi" if user == "root" else user
 
 
 def _run_config(deployment: Deployment) -> str:
-    half = (len(deployment.nodes) + 1) // 2
+    half = (len(deployment.active) + 1) // 2
     return f"""# What `fedcmi deploy run` starts from; any key of [tool.flwr.app.config] can stand here.
 data = {json.dumps(deployment.data)}
 fraction-train = 1.0

@@ -1,7 +1,8 @@
 """Long-lived processes below one directory: started on their own, found again, and stopped with all that they started.
 
 Every process that is started here carries a variable of its environment that names its directory, and so does
-everything that it starts, also when a parent in between has died.
+everything that it starts, also when a parent in between has died. A program that overwrites its environment, as nginx
+does with its title, is known by its working directory, which is the process's own.
 """
 
 import contextlib
@@ -27,7 +28,8 @@ def start(path: Path, command: Sequence[str], environment: Mapping[str, str]) ->
     Parameters
     ----------
     path
-        Absolute; ``PATH.pid`` gets its id and ``PATH.log`` what it prints, after what is there already.
+        Absolute; a directory, made if it is missing, to work in. ``PATH.pid`` gets its id and ``PATH.log`` what it
+        prints, after what is there already.
     command
         Program and arguments.
     environment
@@ -37,10 +39,11 @@ def start(path: Path, command: Sequence[str], environment: Mapping[str, str]) ->
     -------
     Its process id.
     """
+    path.mkdir(exist_ok=True)
     log = os.fspath(path.with_suffix(".log"))
     pid = os.posix_spawn(
         "/bin/sh",
-        ["sh", "-c", 'cd "$0" && exec "$@"', os.fspath(path.parent), *command],
+        ["sh", "-c", 'cd "$0" && exec "$@"', os.fspath(path), *command],
         {**environment, MARK: os.fspath(path)},
         file_actions=[
             (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
@@ -57,8 +60,9 @@ def pid_of(path: Path) -> int | None:
     """Return the id of a process that :func:`start` started and that still runs."""
     with contextlib.suppress(FileNotFoundError, psutil.Error):
         pid = int(path.with_suffix(".pid").read_text(encoding="utf-8"))
-        if _is_of(psutil.Process(pid), path):
-            return pid
+        process = psutil.Process(pid)
+        if _is_of(process, path) or not process.environ():  # as it is for a moment, while a process starts
+            return pid if process.status() != psutil.STATUS_ZOMBIE else None
     return None
 
 
@@ -67,16 +71,15 @@ def family(path: Path) -> list[int]:
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):  # it ended, or is somebody else's
-            if process.environ() and _is_of(process, path):
+            if _is_of(process, path) and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process.pid)
     return sorted(found)
 
 
 def _is_of(process: psutil.Process, path: Path) -> bool:
-    """Return whether a process runs and has the mark, or none at all: so it is for a moment while it starts."""
     environment = process.environ()
-    marked = environment.get(MARK) == os.fspath(path) or not environment
-    return marked and process.status() != psutil.STATUS_ZOMBIE
+    mark = environment.get(MARK) if environment else process.cwd()
+    return mark == os.fspath(path)
 
 
 def stop(*paths: Path) -> None:

@@ -2,43 +2,47 @@
 
 import json
 import os
+import shutil
 import socket
+import sys
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from fedcmi_flwr.machine.atomic_files import write_atomically
+from fedcmi_flwr.machine.node_names import VARIABLE
 from server_app.deploy import processes, services
-from server_app.deploy.deployment import SUPERLINK, Deployment, DeploymentError, read_deployment
+from server_app.deploy.deployment import (
+    PROXY,
+    REGISTRAR,
+    SUPERLINK,
+    Deployment,
+    DeploymentError,
+    Device,
+    read_deployment,
+)
+from server_app.deploy.join import join
+from server_app.deploy.kit import REGISTRAR_ADDRESS, SUPERLINK_ADDRESS
+from server_app.deploy.proxy import CONFIGURATION, nginx_command, nginx_configuration, nginx_program
+from server_app.deploy.site import Site
+from server_app.deploy.status import Status, device_statuses
 from server_app.launch import flower_cli
-from server_app.launch.flower_cli import CONNECTION, FlowerRunError
+from server_app.launch.flower_cli import FlowerRunError
 from server_app.launch.run_log import tail
 
 HOST = "127.0.0.1"
+FEDCMI = (sys.executable, "-m", "server_app.commands.main")
+"""This project's commands, whether its programs are on the path or not."""
+REHEARSAL = "rehearsal"
+"""Its directory, below the deployment's."""
 JOIN_TIMEOUT = 60.0
 """Seconds that a SuperNode may take to be let in or turned away."""
 LET_GO_TIMEOUT = 120.0
 """Seconds after which a SuperLink has surely missed a killed SuperNode; it takes about 60."""
 JOINED = "SuperNode ID: "
 """What a SuperNode says when it was let in."""
-
-
-@dataclass(frozen=True)
-class Status:
-    """One process of a rehearsal."""
-
-    name: str
-    pid: int | None
-    """None: it does not run."""
-    registered: bool | None
-    """Whether the SuperLink knows the node's key; None where nobody can say."""
-    online: bool
-    """The SuperLink answers; or it hears the node, of whose end it learns after about a minute."""
-    note: str
-    """The last line of its log."""
 
 
 class Rehearsal:
@@ -58,13 +62,14 @@ class Rehearsal:
     def __init__(self, directory: Path) -> None:
         self.kit = directory.resolve()  # its processes are found by its path, by whichever way it is named
         self.deployment: Deployment = read_deployment(self.kit)
-        self.home = self.kit / "rehearsal"
-        self.authority = self.kit / "server" / "ca.crt" if self.deployment.secure else None
+        self.home = self.kit / REHEARSAL
 
     @property
-    def address(self) -> str:
-        """Return where the SuperLink listens."""
-        return f"{HOST}:{self._ports()[SUPERLINK]}"
+    def site(self) -> Site:
+        """Return the SuperLink's site, with the devices that there are now."""
+        ports = self._ports()
+        places = (f"{HOST}:{ports[name]}" for name in (PROXY, SUPERLINK, REGISTRAR))
+        return Site(read_deployment(self.kit), self.kit, self.home, *places)
 
     def is_up(self) -> bool:
         """Return whether the SuperLink runs."""
@@ -93,16 +98,22 @@ class Rehearsal:
             raise DeploymentError("a rehearsal starts processes as Linux and macOS do; this system cannot.")
         chosen = self._chosen(only, without)
         self.home.mkdir(exist_ok=True, mode=0o700)
+        servers = [name for name in chosen if name in self.deployment.server_processes]
+        nodes = [name for name in chosen if name not in servers]
+        for name in servers:
+            check_free(self._place(name)[0])
+        for name in nodes:
+            self._check_own_key(self.deployment.node(name))
         with self._stopped_on_failure() as started:
-            if SUPERLINK in chosen:
-                started.append(SUPERLINK)
-                self._start_superlink()
-                show(f"{SUPERLINK}: {self.address}")
-            waiting = {}
-            nodes = [name for name in chosen if name != SUPERLINK]
+            for name in servers:
+                started.append(name)
+                self._start_server(name)
+            for name in servers:
+                show(f"{name}: {self._wait_for_server(name)}")
             self._wait_until_let_go(nodes)
+            waiting = {}
             for name in nodes:
-                self._register(name)
+                self._let_in(name)
                 started.append(name)
                 waiting[name] = self._start_node(name)
             for name, begin in waiting.items():
@@ -111,20 +122,18 @@ class Rehearsal:
     def down(self) -> None:
         """Stop everything, devices before their server; harmless where nothing runs."""
         processes.stop(*(self._path(node.name) for node in self.deployment.nodes))
-        processes.stop(self._path(SUPERLINK))
+        processes.stop(*(self._path(name) for name in self.deployment.server_processes))
 
     def status(self) -> list[Status]:
         """Return how each process is."""
-        up = self.is_up() and flower_cli.is_healthy(self.address, self.authority)
-        found = [Status(SUPERLINK, processes.pid_of(self._path(SUPERLINK)), None, up, self._note(SUPERLINK))]
-        known = self._known_nodes() if up else {}
-        for node in self.deployment.nodes:
-            pid, node_id = processes.pid_of(self._path(node.name)), self._node_id(node.name)
-            registered = node_id in known if up else None
-            found.append(
-                Status(node.name, pid, registered, known.get(node_id or "") == "online", self._note(node.name))
-            )
-        return found
+        site = self.site
+        up = self.is_up() and flower_cli.is_healthy(site.superlink, site.inner_authority)
+        found = [Status(name, online=self._answers(name)) for name in self.deployment.server_processes]
+        found += device_statuses(site, up)
+        return [
+            replace(status, pid=processes.pid_of(self._path(status.name)), note=status.note or self._note(status.name))
+            for status in found
+        ]
 
     def _chosen(self, only: Collection[str], without: Collection[str]) -> list[str]:
         unknown = sorted({*only, *without} - set(self.deployment.processes))
@@ -138,12 +147,6 @@ class Rehearsal:
         chosen = [name for name in wanted if processes.pid_of(self._path(name)) is None]
         if not chosen:
             raise DeploymentError("nothing to start: all of it runs; see `fedcmi deploy status`.")
-        for node in self.deployment.nodes:
-            if node.name in chosen and self.deployment.secure and not (self._files(node.name) / "key").is_file():
-                raise DeploymentError(
-                    f"{node.name}: its private key is on the device; put a copy at {self._files(node.name) / 'key'} to "
-                    f"rehearse it, or leave it out (`--without {node.name}`)."
-                )
         return chosen
 
     @contextmanager
@@ -156,32 +159,87 @@ class Rehearsal:
                 processes.stop(self._path(name))
             raise
 
-    def _start_superlink(self) -> None:
-        port = self._ports()[SUPERLINK]
-        check_free(port)
-        home = self._path(SUPERLINK)
+    def _start_server(self, name: str) -> None:
+        site, home = self.site, self._path(name)
         home.mkdir(exist_ok=True)
-        (home / "config.toml").write_text(flower_cli.connection_file(self.address, self.authority), encoding="utf-8")
-        command = services.superlink_command(self.deployment, self.kit / "server", self.home, HOST, port)
-        self._start(SUPERLINK, command)
-        flower_cli.wait_until_healthy(self.address, self.authority, self.is_up, home.with_suffix(".log"))
+        files = self.kit / "server"
+        if name == SUPERLINK:
+            connection = flower_cli.connection_file(site.superlink, site.inner_authority)
+            (home / "config.toml").write_text(connection, encoding="utf-8")
+            command = services.superlink_command(self.deployment.secure, files, self.home, site.superlink)
+            command[0] = flower_cli.program(command[0])
+        elif name == REGISTRAR:
+            command = [*FEDCMI, "deploy", "registrar", str(self.kit), "--rehearsal"]
+        else:
+            workers = "root" if os.geteuid() == 0 else ""  # others may not enter root's directories
+            places = (files, self.home, site.address, site.superlink, site.registrar)
+            text = nginx_configuration(self.deployment, *places, workers)
+            (self.home / CONFIGURATION).write_text(text, encoding="utf-8")
+            (self.home / "nginx").mkdir(exist_ok=True)
+            command = [nginx_program(), *nginx_command(self.home)[1:]]
+        self._start(name, command)
+
+    def _wait_for_server(self, name: str) -> str:
+        """Return a server's address when it answers."""
+        path, place = self._path(name), self._place(name)
+        deadline = time.monotonic() + flower_cli.START_TIMEOUT
+        while time.monotonic() < deadline and processes.pid_of(path) is not None:
+            if flower_cli.is_healthy(*place):
+                return place[0]
+            time.sleep(0.2)
+        raise FlowerRunError(f"{name} did not start:\n{tail(path.with_suffix('.log'))}")
+
+    def _answers(self, name: str) -> bool:
+        return processes.pid_of(self._path(name)) is not None and flower_cli.is_healthy(*self._place(name))
+
+    def _place(self, name: str) -> tuple[str, Path | None]:
+        """Return where one of the server's processes listens, and by what it is checked."""
+        site = self.site
+        places = {
+            SUPERLINK: (site.superlink, site.inner_authority),
+            REGISTRAR: (site.registrar, None),
+            PROXY: (site.address, site.authority),
+        }
+        return places[name]
+
+    def _let_in(self, name: str) -> None:
+        """Have a device join, as a real one does, unless it has."""
+        site, files = self.site, self.files(name)
+        node = site.deployment.node(name)
+        if not site.deployment.secure or node.public_key is not None:
+            self._hand_over(node)
+        if node.public_key is not None:
+            site.register(node, node.public_key)
+        elif site.deployment.secure and (site.key(name) is None or not (files / "ca.crt").is_file()):
+            if files.exists():
+                shutil.rmtree(files)  # of a device that was exchanged for this one
+            join(str(site.issue_token(name)), files)
+
+    def _hand_over(self, node: Device) -> None:
+        """Copy what a device without a token is brought, as its guide says."""
+        shutil.copytree(self.kit / "nodes" / node.name, self.files(node.name), dirs_exist_ok=True)
+
+    def _check_own_key(self, node: Device) -> None:
+        key = self.files(node.name) / "key"
+        if node.public_key is not None and not key.is_file():
+            raise DeploymentError(
+                f"{node.name}: its private key is on the device; put a copy at {key} to rehearse it, or leave it out "
+                f"(`--without {node.name}`)."
+            )
 
     def _start_node(self, name: str) -> int:
         """Start a node and return where its log goes on."""
-        home = self._path(name)
-        home.mkdir(exist_ok=True)
-        log = home.with_suffix(".log")
+        log = self._path(name).with_suffix(".log")
         begin = log.stat().st_size if log.exists() else 0
-        files, port = self._files(name), self._ports()[name]
-        self._start(
-            name, services.supernode_command(self.deployment, self.deployment.node(name), files, self.address, port)
-        )
+        place = ["--address", self.site.address, "--port", str(self._port(name))]
+        self._start(name, [*FEDCMI, "deploy", "node", str(self.files(name)), *place])
         return begin
 
     def _start(self, name: str, command: list[str]) -> None:
         processes.stop(self._path(name))  # what a killed one left
         environment = {**flower_cli.flower_environment(self._path(name)), **services.QUIET}
-        processes.start(self._path(name), [flower_cli.program(command[0]), *command[1:]], environment)
+        environment[VARIABLE] = str(self.site.names)
+        processes.start(self._path(name), command, environment)
 
     def _wait_until_joined(self, name: str, begin: int) -> str:
         path = self._path(name)
@@ -200,58 +258,37 @@ class Rehearsal:
 
     def _wait_until_let_go(self, names: Collection[str]) -> None:
         """Wait until the SuperLink has noticed the end of nodes that were killed: before, it lets in no second one."""
-        ids = {self._registered().get(name) for name in names} - {None}
+        if not self.deployment.secure:
+            return
         deadline = time.monotonic() + LET_GO_TIMEOUT
-        while ids and time.monotonic() < deadline:
-            if not {node for node, status in self._known_nodes().items() if status == "online"} & ids:
+        while time.monotonic() < deadline:
+            registered = self.site.registered()
+            if not any(registered[name].online for name in names if name in registered):
                 return
             time.sleep(1.0)
 
-    def _register(self, name: str) -> None:
-        """Make a node's key known to the SuperLink, once: its database keeps it."""
-        if not self.deployment.secure or name in self._registered():
-            return
-        key = str(self._files(name) / "key.pub")
-        answer = flower_cli.ask(self._environment(), "supernode", "register", key, CONNECTION, "--name", name)
-        self._write("registered", {**self._registered(), name: str(answer["node-id"])})
-
-    def _known_nodes(self) -> dict[str, str]:
-        """Return node id -> status, of all nodes that the SuperLink knows."""
-        answer = flower_cli.ask(self._environment(), "supernode", "list", CONNECTION)
-        return {str(node["node-id"]): str(node["status"]) for node in answer["nodes"]}
-
-    def _node_id(self, name: str) -> str | None:
-        registered = self._registered().get(name)
-        log = self._path(name).with_suffix(".log")
-        if registered is not None or not log.exists():
-            return registered
-        _, found, after = log.read_text(encoding="utf-8", errors="replace").rpartition(JOINED)
-        return after.split()[0] if found else None
-
-    def _registered(self) -> dict[str, str]:
-        return self._read("registered")
-
     def _ports(self) -> dict[str, int]:
         """Return process -> port; chosen once, so that nodes find a SuperLink that comes back."""
-        ports: dict[str, int] = self._read("ports")
-        if not ports:
-            ports = {name: flower_cli.free_port() for name in self.deployment.processes}
-            if self.deployment.host in (HOST, "localhost"):
-                ports[SUPERLINK] = self.deployment.port
-            self.home.mkdir(exist_ok=True, mode=0o700)
-            self._write("ports", ports)
+        path = self.home / "ports.json"
+        if path.is_file():
+            stored: dict[str, int] = json.loads(path.read_text(encoding="utf-8"))
+            return stored
+        ports = {name: flower_cli.free_port() for name in (SUPERLINK, REGISTRAR, PROXY)}
+        if self.deployment.host in (HOST, "localhost"):
+            ports[PROXY] = self.deployment.port
+        self._keep_ports(ports)
         return ports
 
-    def _read(self, name: str) -> dict[str, Any]:
-        path = self.home / f"{name}.json"
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        return found
+    def _port(self, name: str) -> int:
+        """Return a node's port, for its own helpers."""
+        ports = self._ports()
+        if name not in ports:
+            self._keep_ports(ports | {name: flower_cli.free_port()})
+        return self._ports()[name]
 
-    def _write(self, name: str, values: dict[str, Any]) -> None:
-        write_atomically(self.home / f"{name}.json", json.dumps(values, indent=1) + "\n")
-
-    def _environment(self) -> dict[str, str]:
-        return flower_cli.flower_environment(self._path(SUPERLINK))
+    def _keep_ports(self, ports: Mapping[str, int]) -> None:
+        self.home.mkdir(exist_ok=True, mode=0o700)
+        write_atomically(self.home / "ports.json", json.dumps(ports, indent=1) + "\n")
 
     def _note(self, name: str) -> str:
         return processes.last_note(self._path(name))
@@ -259,17 +296,47 @@ class Rehearsal:
     def _path(self, name: str) -> Path:
         return self.home / name
 
-    def _files(self, name: str) -> Path:
-        return self.kit / "nodes" / name
+    def files(self, name: str) -> Path:
+        """Return what is a device's own directory in the rehearsal."""
+        return self._path(name) / "device"
 
 
-def check_free(port: int) -> None:
-    """Raise DeploymentError where another process listens, which could be taken for the SuperLink."""
+def check_free(address: str) -> None:
+    """Raise DeploymentError where another process listens, which could be taken for one of the server's."""
+    host, _, port = address.rpartition(":")
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a connection that was just closed takes no port
         try:
-            probe.bind((HOST, port))
+            probe.bind((host, int(port)))
         except OSError as error:
             raise DeploymentError(
-                f"{HOST}:{port}: another process has this port ({error}); stop it, or give the deployment another one."
+                f"{address}: another process has this port ({error}); stop it, or give the deployment another one."
             ) from error
+
+
+def site_of(directory: Path) -> Site:
+    """Return the rehearsal's site where it is up, else that of the real SuperLink, on this machine.
+
+    Parameters
+    ----------
+    directory
+        What ``fedcmi deploy init`` made.
+
+    Returns
+    -------
+    The site.
+
+    Raises
+    ------
+    DeploymentError
+        It made nothing there.
+    """
+    rehearsal = Rehearsal(directory)
+    return rehearsal.site if rehearsal.is_up() else real_site(directory)
+
+
+def real_site(directory: Path) -> Site:
+    """Return the site of the real SuperLink, on this machine."""
+    kit = directory.resolve()
+    deployment = read_deployment(kit)
+    return Site(deployment, kit, kit / "server", deployment.address, SUPERLINK_ADDRESS, REGISTRAR_ADDRESS)

@@ -7,9 +7,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from fedcmi_flwr.config.fields import ConfigError
+from fedcmi_flwr.machine.locks import LockedError, locked
 from fedcmi_flwr.run_config import read_run_config
 from fedcmi_flwr.types import Scalar
-from server_app.deploy.rehearsal import Rehearsal
+from server_app.deploy import audit, server_check
+from server_app.deploy.deployment import DeploymentError
+from server_app.deploy.rehearsal import REHEARSAL, site_of
+from server_app.deploy.site import Site
 from server_app.launch.flower_cli import FlowerRunError, connection_file, is_healthy, run_app, stop_run
 from server_app.launch.progress import RoundProgress, Show
 from server_app.launch.record import claimed
@@ -56,20 +60,25 @@ def train(
     ------
     ConfigError
         A key is wrong, or differs from what the run has.
+    DeploymentError
+        Another run trains on these devices.
     FlowerRunError
         The run did not complete.
     """
-    rehearsal = Rehearsal(directory)
-    rehearsed = rehearsal.is_up()
-    address = rehearsal.address if rehearsed else rehearsal.deployment.address
-    if not is_healthy(address, rehearsal.authority):
-        raise FlowerRunError(
-            f"no SuperLink of this deployment answers at {address}; start its service, or `fedcmi deploy up`."
-        )
-    layers = [read_recipe(path) for path in (rehearsal.kit / "server" / "run.toml", recipe) if path is not None]
-    with _go_on(run_dir, layers[1:], assignments) if resume else _begin(run_dir, layers, assignments) as raw:
-        note_run_dir(Path(str(raw["run-dir"])))
-        return _train(rehearsal, address, raw, show)
+    site = site_of(directory)
+    check_superlink(site)
+    layers = [read_recipe(path) for path in (site.kit / "server" / "run.toml", recipe) if path is not None]
+    with contextlib.ExitStack() as held:
+        held.enter_context(_alone(site))
+        beginning = _go_on(run_dir, layers[1:], assignments) if resume else _begin(run_dir, layers, assignments)
+        raw = held.enter_context(beginning)
+        chosen = Path(str(raw["run-dir"]))
+        note_run_dir(chosen)
+        show(f"server: {site.address}{' (rehearsal on this machine)' if site.state.name == REHEARSAL else ''}")
+        show(f"run directory: {chosen}")
+        audit.note(site.state, "run", run_dir=str(chosen), resume=resume)
+        _run(site, raw, show)
+    return chosen
 
 
 def resume_command(directory: Path, run_dir: Path) -> str:
@@ -77,30 +86,60 @@ def resume_command(directory: Path, run_dir: Path) -> str:
     return shlex.join(["fedcmi", "deploy", "run", str(directory), "--run-dir", str(run_dir), "--resume"])
 
 
-def _train(rehearsal: Rehearsal, address: str, raw: Mapping[str, Scalar], show: Show) -> Path:
+def _run(site: Site, raw: Mapping[str, Scalar], show: Show) -> None:
     """Hand the app over, with this run-config, and wait for its end."""
-    chosen, rehearsed = Path(str(raw["run-dir"])), rehearsal.is_up()
-    show(f"SuperLink: {address}{' (rehearsal on this machine)' if rehearsed else ''}")
-    show(f"run directory: {chosen}")
+    chosen = Path(str(raw["run-dir"]))
     progress = RoundProgress(chosen, read_run_config(raw), show)
     with tempfile.TemporaryDirectory(prefix="fedcmi-flower-", ignore_cleanup_errors=True) as name:
         home = Path(name)
-        (home / "config.toml").write_text(connection_file(address, rehearsal.authority), encoding="utf-8")
+        (home / "config.toml").write_text(connection_file(site.superlink, site.inner_authority), encoding="utf-8")
         try:
             with flower_app() as project:
                 run_app(project, raw, home, progress.update)
         except FlowerRunError as error:
-            if is_healthy(address, rehearsal.authority):
+            if is_healthy(site.superlink, site.inner_authority):
                 raise
             raise FlowerRunError(
-                f"the SuperLink at {address} does not answer any more. When it is back, go on with "
-                f"`{resume_command(rehearsal.kit, chosen)}`."
+                f"the SuperLink at {site.superlink} does not answer any more. When it is back, go on with "
+                f"`{resume_command(site.kit, chosen)}`."
             ) from error
         except BaseException:
             with contextlib.suppress(FlowerRunError):  # it ended meanwhile
                 stop_run(home)
             raise
-    return chosen
+
+
+@contextlib.contextmanager
+def _alone(site: Site) -> Iterator[None]:
+    """Be the only command that trains on the devices, whose memory is for one run."""
+    try:
+        with locked(site.state / "run.lock", 0.0):
+            yield
+    except LockedError as error:
+        raise DeploymentError(
+            "another `fedcmi deploy run` trains on these devices; wait for its end, or stop it."
+        ) from error
+
+
+def check_superlink(site: Site) -> None:
+    """Raise what is wrong when a SuperLink does not answer.
+
+    Parameters
+    ----------
+    site
+        Where it should be.
+
+    Raises
+    ------
+    FlowerRunError
+        It does not answer, or its certificate has expired.
+    """
+    try:
+        server_check.ask(site.superlink, "/health", site.inner_authority)
+    except server_check.UnreachableError as error:
+        raise FlowerRunError(
+            f"no SuperLink of this deployment on this machine: {error} Start its service, or `fedcmi deploy up`."
+        ) from error
 
 
 @contextlib.contextmanager

@@ -13,13 +13,15 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from fedcmi_flwr.config.texts import write_toml
-from fedcmi_flwr.types import Scalar
+from server_app.launch.patience import Patience
 from server_app.launch.run_log import first_exception, keep_log, tail
+
+if TYPE_CHECKING:  # torch, which comes with it, takes longer to import than all else
+    from fedcmi_flwr.types import Scalar
 
 START_TIMEOUT = 60.0
 """Seconds that a SuperLink may take to answer."""
@@ -34,8 +36,6 @@ ASK_AGAIN = 2.0
 """Seconds between two looks at a run that ``flwr run`` does not follow any more."""
 UNANSWERED = 3
 """Such looks in a row that may fail: a connection may be cut for a while."""
-AFTER_ERROR = 30.0
-"""Seconds after a ServerApp has failed in which Flower may end the run; Ray sometimes never lets it."""
 
 
 class FlowerRunError(RuntimeError):
@@ -176,7 +176,7 @@ def ask(environment: Mapping[str, str], *arguments: str) -> dict[str, Any]:
 
 def run_app(
     project: Path,
-    run_config: Mapping[str, Scalar],
+    run_config: "Mapping[str, Scalar]",
     home: Path,
     while_running: Callable[[], None],
     *more: str,
@@ -201,6 +201,8 @@ def run_app(
     FlowerRunError
         The run did not start or did not complete.
     """
+    from fedcmi_flwr.config.texts import write_toml
+
     environment, run_dir = flower_environment(home), Path(str(run_config.get("run-dir", home)))
     settings = home / "run-config.toml"
     settings.write_text(write_toml(run_config), encoding="utf-8")  # on the command line, Flower ends texts at a quote
@@ -223,28 +225,6 @@ def run_app(
             stop_run(home)
     if status != COMPLETED:
         raise FlowerRunError(why_failed(run_dir, log, environment, status))
-
-
-class Patience:
-    """How long a run is waited for whose ServerApp has failed.
-
-    Parameters
-    ----------
-    run_dir
-        Where the ServerApp says why it failed.
-    """
-
-    def __init__(self, run_dir: Path) -> None:
-        self._error = run_dir / "error.txt"
-        self._since: float | None = None
-
-    def is_over(self) -> bool:
-        """Return whether the run should have ended by now."""
-        if not self._error.is_file():
-            self._since = None
-            return False
-        self._since = self._since or time.monotonic()
-        return time.monotonic() - self._since > AFTER_ERROR
 
 
 def wait_for_end(

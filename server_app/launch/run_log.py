@@ -4,8 +4,6 @@ import contextlib
 import shutil
 from pathlib import Path
 
-from fedcmi_flwr.wire.text import one_line
-
 FLOWER_LOG = "flower.log"
 """In the directory of a run that failed outside of its ServerApp."""
 TRACEBACK = "Traceback (most recent call last)"
@@ -38,6 +36,8 @@ def first_exception(text: str) -> str:
     >>> first_exception(chr(10).join(lines))
     'OSError: no space'
     """
+    from fedcmi_flwr.wire.text import one_line  # brings torch along, which most commands on devices need not load
+
     _, found, after = text.partition(TRACEBACK)
     lines = after.splitlines()[1:] if found else []
     return next((one_line(line) for line in lines if line.strip() and not line[0].isspace()), "")

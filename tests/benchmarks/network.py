@@ -100,7 +100,7 @@ def deployed(folder: Path, settings: dict[str, str | float]) -> dict[str, list[f
     rehearsal = Rehearsal(folder / "deployment")
     try:
         rehearsal.up((), (), lambda line: None)
-        (home / "config.toml").write_text(connection_file(rehearsal.address, None), encoding="utf-8")
+        (home / "config.toml").write_text(connection_file(rehearsal.site.superlink, None), encoding="utf-8")
         run_app(app, {**settings, "output": str(output)}, home, lambda: None)
     finally:
         rehearsal.down()

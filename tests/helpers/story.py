@@ -8,17 +8,19 @@ The commands are those of the README: ``fedcmi deploy init deployment --nodes no
 What happens in the six rounds:
 
     1   edge-both, edge-both-2 and edge-audio train; a stranger is turned away; edge-visual tries with a wrong authority
-    2   edge-audio is killed while it trains, and of edge-both the process that trains; edge-visual joins
-    3   edge-both-2 raises, since its data are gone; edge-audio is started again
+    2   edge-audio is lost while it trains, and of edge-both the process that trains; edge-visual joins
+    3   edge-both-2 raises, since its data are gone; a new device takes edge-audio's place; the certificate is renewed
     4   the SuperLink is killed after the round's checkpoint, started again, and the run resumed
-    5-6 all train; another run is interrupted
+    5-6 all train; edge-both-2 is revoked, and tries all that a device might; another run is interrupted
 """
 
+import contextlib
 import json
 import os
 import shlex
 import shutil
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -30,9 +32,9 @@ import edges
 import psutil
 
 from server_app.deploy import processes, services
-from server_app.deploy.certificates import make_authority, make_node_key
-from server_app.deploy.deployment import Device, read_deployment
-from server_app.launch.flower_cli import CONNECTION, ask, flower_environment, free_port, program
+from server_app.deploy.certificates import make_node_key, new_authority
+from server_app.deploy.deployment import Device
+from server_app.launch.flower_cli import CONNECTION, ask, connection_file, flower_environment, free_port, program
 from server_app.launch.run_log import tail
 from server_app.run.directory import read_metrics
 
@@ -40,8 +42,18 @@ REPOSITORY = Path(__file__).parents[2]
 ROUNDS = 6
 SETTINGS = {"num-server-rounds": ROUNDS, "local-epochs": 3, "batch-size": 4, "lr": 0.005, "round-timeout": 300.0}
 """Steps enough that a process can be killed while it trains."""
-LONG = 240.0
+LONG = 900.0
 """Seconds that nothing takes, on a busy machine either."""
+EVIL_PROJECT = """
+[project]
+name = "evil"
+version = "1.0.0"
+[tool.flwr.app]
+publisher = "evil"
+[tool.flwr.app.components]
+serverapp = "evil:app"
+clientapp = "evil:app"
+"""
 FEDCMI = [sys.executable, "-m", "server_app.commands.main"]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
 
@@ -65,6 +77,8 @@ class Story:
         self.stranger = self.kit / "stranger"
         self.commands: list[subprocess.Popen[bytes]] = []
         self.status = ""
+        self.certificates: list[str] = []
+        self.attacks: dict[str, str] = {}
         self.stranger_ended = False
         self.runs: list[dict[str, Any]] = []
 
@@ -79,22 +93,29 @@ class Story:
         wrong = self.begin_with_a_wrong_authority()
         self.kill_while_they_train()
         self.end(wrong, 1)
-        shutil.copyfile(self.kit / "server" / "ca.crt", self.kit / "nodes" / "edge-visual" / "ca.crt")
+        shutil.copyfile(self.kit / "server" / "ca.crt", self.home / "edge-visual" / "device" / "ca.crt")
         self.fedcmi("fedcmi deploy up deployment --only edge-visual")
         self.wait_for_round(2)
         description = self.parts["edge-both-2"] / "dataset.json"
         description.rename(self.root / "moved.json")
+        self.certificates.append(self.shown_certificate())
+        self.fedcmi("fedcmi deploy renew deployment")
+        self.fedcmi("fedcmi deploy replace deployment edge-audio")
         again = self.begin("fedcmi deploy up deployment --only edge-audio", "again")
         self.wait_for_round(3)
         (self.root / "moved.json").rename(description)
         self.end(again, 0)
+        self.certificates.append(self.shown_certificate())
         self.wait("round 4's checkpoint", (self.run_dir / "checkpoints" / "round-000004").is_dir)
         os.kill(int((self.home / "superlink.pid").read_text()), signal.SIGKILL)
         self.end(training, 1)
         self.fedcmi("fedcmi deploy up deployment --only superlink")
         resumed = self.begin("fedcmi deploy run deployment --run-dir runs/edge --resume", "resumed")
-        self.status = self.fedcmi("fedcmi deploy status deployment --json")
         self.end(resumed, 0)
+        self.status = self.fedcmi("fedcmi deploy status deployment --json")
+        self.fedcmi("fedcmi deploy revoke deployment edge-both-2")
+        self.wait("the revoked device's end", lambda: "the SuperNode ended" in self.log("edge-both-2"))
+        self.attack()
         self.interrupt_a_run()
         self.stranger_ended = processes.pid_of(self.home / "stranger") is None
         processes.stop(self.home / "stranger")
@@ -103,42 +124,75 @@ class Story:
     def interrupt_a_run(self) -> None:
         """Begin another run and end its command while it trains."""
         run = self.begin("fedcmi deploy run deployment --run-dir runs/interrupted", "interrupted-run")
-        self.wait("the other run", (self.root / "runs" / "interrupted" / "metrics.jsonl").is_file)
+        self.wait("its first round", (self.root / "runs" / "interrupted" / "checkpoints" / "round-000001").is_dir)
+        second = self.begin("fedcmi deploy run deployment --run-dir runs/second", "second-run")
+        self.end(second, 1)
         run.terminate()
         self.end(run, 143)
         self.runs = ask(flower_environment(self.home / "superlink"), "list", CONNECTION)["runs"]
 
     def kill_while_they_train(self) -> None:
-        """Kill the SuperNode of edge-audio, and the client's process of edge-both, each when it trains in round 2."""
-        waiting = {"edge-audio": "flower-supernode", "edge-both": "flwr-clientapp"}
+        """Kill all of edge-audio, and the client's process of edge-both, each when it trains in round 2."""
+        waiting = {"edge-audio": "", "edge-both": "flwr-clientapp"}
 
         def all_are_killed() -> bool:
             for place, name in enumerate(edges.EDGES):
                 if name in waiting and f"round 2: partition {place} holds" in self.log(name):
-                    family = map(psutil.Process, processes.family(self.home / name))
-                    program = waiting.pop(name)
-                    next(process for process in family if program in " ".join(process.cmdline())).kill()
+                    self.kill(name, waiting.pop(name))
             return not waiting
 
         self.wait("the training of round 2", all_are_killed)
+
+    def kill(self, name: str, program: str) -> None:
+        """Kill those processes of a device that run a program; all of them where it is empty."""
+        for number in processes.family(self.home / name):
+            with contextlib.suppress(psutil.NoSuchProcess):  # its parent took it along
+                process = psutil.Process(number)
+                if program in " ".join(process.cmdline()):
+                    process.kill()
+
+    def shown_certificate(self) -> str:
+        """Return the certificate that the server shows its devices."""
+        host, _, port = self.address().partition(":")
+        return ssl.get_server_certificate((host, int(port)))
+
+    def address(self) -> str:
+        """Return where devices reach the server."""
+        return f"127.0.0.1:{json.loads((self.home / 'ports.json').read_text())['proxy']}"
+
+    def attack(self) -> None:
+        """Try what somebody can who has all files of a device: to come back with a fresh key, and to submit a run."""
+        home, app = self.root / "attacker", self.root / "evil-app"
+        home.mkdir()
+        app.mkdir()
+        make_node_key(home, "fresh")
+        authority = self.home / "edge-both-2" / "device" / "ca.crt"
+        (home / "config.toml").write_text(connection_file(self.address(), authority), encoding="utf-8")
+        (app / "pyproject.toml").write_text(EVIL_PROJECT, encoding="utf-8")
+        (app / "evil.py").write_text("app = None\n", encoding="utf-8")
+        register = ["supernode", "register", str(home / "key.pub"), CONNECTION, "--name", "edge-both-2"]
+        for name, command in (("register", register), ("submit", ["run", str(app), CONNECTION])):
+            done = subprocess.run(
+                [program("flwr"), *command], env=flower_environment(home), capture_output=True, text=True, timeout=LONG
+            )
+            self.attacks[name] = done.stdout + done.stderr
 
     def start_stranger(self) -> None:
         """Start a SuperNode with the right authority and a key that nobody registered."""
         self.stranger.mkdir()
         make_node_key(self.stranger, "stranger")
         shutil.copyfile(self.kit / "server" / "ca.crt", self.stranger / "ca.crt")
-        address = f"127.0.0.1:{json.loads((self.home / 'ports.json').read_text())['superlink']}"
         node = Device("stranger", 4, ("audio",), str(self.parts["edge-audio"]))
-        command = services.supernode_command(read_deployment(self.kit), node, self.stranger, address, free_port())
+        command = services.supernode_command(True, node.config, self.stranger, self.address(), free_port())
         environment = flower_environment(self.stranger)
         processes.start(self.home / "stranger", [program(command[0]), *command[1:]], environment)
 
     def begin_with_a_wrong_authority(self) -> subprocess.Popen[bytes]:
-        """Begin to start edge-visual, registered and with its own key, but with the certificate of somebody else."""
-        other = self.root / "somebody else"
-        other.mkdir()
-        make_authority(other)
-        shutil.copyfile(other / "ca.crt", self.kit / "nodes" / "edge-visual" / "ca.crt")
+        """Have edge-visual join as its guide says, and begin to start it with the certificate of somebody else."""
+        token = self.fedcmi("fedcmi deploy token deployment edge-visual").strip()
+        device = self.home / "edge-visual" / "device"
+        self.fedcmi(f"fedcmi deploy join {token} --home '{device}'")
+        (device / "ca.crt").write_bytes(new_authority().text)
         return self.begin("fedcmi deploy up deployment --only edge-visual", "wrong-authority")
 
     def begin(self, command: str, name: str) -> subprocess.Popen[bytes]:

@@ -10,6 +10,7 @@ from federated import Federated, federate
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message
 
 from client_app.app import app as client_app
+from fedcmi_flwr.machine.node_names import called
 from fedcmi_flwr.run_config import read_run_config
 from fedcmi_flwr.simulation.local_grid import LocalGrid
 from fedcmi_flwr.strategy.expected import MOST_NAMES, ExpectedNames
@@ -89,6 +90,6 @@ def test_a_device_is_called_by_its_name(toy: Path) -> None:
     registry = NodeRegistry(("audio", "visual"), 0, 1, read_run_config(raw).sampling.wait_timeout)
     registry.sample(grid, 1, 1.0, 1, "train")
     (info,) = registry.known.values()
-    assert info.title(1001) == "node 'edge-1'"
+    assert called(1001, info.name) == "node 'edge-1'"
     (unusable,) = registry.unusable.values()
     assert "edge-2: " in unusable.reason

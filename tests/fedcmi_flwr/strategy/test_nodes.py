@@ -104,7 +104,7 @@ def test_a_partition_id_that_is_taken_is_refused(federation: Maker, log_lines: l
     assert _registry().sample(toy.grid(), 1, 1.0, 1, "train") == [1001, 1003]
     assert [line for line in log_lines if "node 1002" in line and "partition-id 4 is taken" in line]
     with pytest.raises(
-        RoundFailedError, match=r"2 of 3 connected nodes can be used.*Node 1002: partition-id 4 is taken"
+        RoundFailedError, match=r"2 of 3 connected nodes can be used.*node 1002: partition-id 4 is taken"
     ):
         _registry(least=3).sample(toy.grid(), 1, 1.0, 1, "train")
 
@@ -112,13 +112,13 @@ def test_a_partition_id_that_is_taken_is_refused(federation: Maker, log_lines: l
 def test_a_node_with_a_foreign_modality_cannot_be_used(federation: Maker) -> None:
     toy = federation([BOTH, ("smell",)], [1] * 2)
     assert _registry().sample(toy.grid(), 1, 1.0, 1, "train") == [1001]
-    with pytest.raises(RoundFailedError, match=r"Node 1002: node: modalities = \['smell'\].*'audio', 'visual'"):
+    with pytest.raises(RoundFailedError, match=r"node 1002: node: modalities = \['smell'\].*'audio', 'visual'"):
         _registry(least=2).sample(toy.grid(), 1, 1.0, 1, "train")
 
 
 def test_a_node_that_raises_when_asked_fails_the_round_with_its_reason(federation: Maker) -> None:
     toy = federation([BOTH, BOTH], [1] * 2, partition_ids=[0])
-    with pytest.raises(RoundFailedError, match=r"1 of 2 .*Node 1002: error 2: .*IndexError"):
+    with pytest.raises(RoundFailedError, match=r"1 of 2 .*node 1002: error 2: .*IndexError"):
         _registry(least=2).sample(toy.grid(), 1, 1.0, 1, "train")
 
 

@@ -25,12 +25,25 @@ def _without_eye(message: Message, part: int) -> Message:
     return reply
 
 
+def _with_a_long_layout(message: Message, part: int) -> Message:
+    task = wire.read_task(message)
+    reply = wire.train_reply(message, task.arrays, 1)
+    layout = reply.content["layout"]
+    layout["visual"] = layout["visual"] + " " * 2**21
+    return reply
+
+
 def _raising(message: Message, part: int) -> Message:
     raise OSError("disk is full")
 
 
 @pytest.mark.parametrize(
-    ("bad", "words"), [(_without_eye, "'visual/float32' is missing"), (_raising, "error 2: .*OSError.*disk is full")]
+    ("bad", "words"),
+    [
+        (_without_eye, "'visual/float32' is missing"),
+        (_with_a_long_layout, r"it has 2\d+ bytes; of a node that was sent arrays of \d+, at most 1\d+ are read"),
+        (_raising, "error 2: .*OSError.*disk is full"),
+    ],
 )
 def test_a_bad_reply_is_refused_by_name_and_the_others_are_used(
     federation: Maker, make_strategy: Maker, train_round: Maker, log_lines: list[str], bad: Maker, words: str

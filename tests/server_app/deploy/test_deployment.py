@@ -5,7 +5,8 @@ from pathlib import Path
 import edges
 import pytest
 
-from server_app.deploy.deployment import DeploymentError, read_deployment, read_nodes_toml, write_deployment
+from server_app.deploy.deployment import DeploymentError, read_deployment, write_deployment
+from server_app.deploy.nodes_toml import read_nodes_toml
 
 SERVER = '[superlink]\naddress = "hub.example.org:8000"\ndata = "/srv/data"\n'
 NODE = '[[node]]\nname = "edge-1"\nmodalities = ["audio"]\ndata = "/data/1"\n'
@@ -23,7 +24,7 @@ def test_a_deployment_is_read_and_kept(tmp_path: Path) -> None:
     path.write_text(edges.nodes_toml(tmp_path / "test data", parts, "hub.example.org:9000"), encoding="utf-8")
     deployment = read_nodes_toml(path, secure=True)
     assert (deployment.host, deployment.port, deployment.address) == ("hub.example.org", 9000, "hub.example.org:9000")
-    assert deployment.processes == ("superlink", *edges.EDGES)
+    assert deployment.processes == ("superlink", "registrar", "proxy", *edges.EDGES)
     assert (
         deployment.node("edge-both-2").config
         == f'partition-id=1 name="edge-both-2" modalities="audio+visual" data="{parts["edge-both-2"]}"'
@@ -34,9 +35,13 @@ def test_a_deployment_is_read_and_kept(tmp_path: Path) -> None:
 
 def test_a_node_may_differ_from_the_run(tmp_path: Path) -> None:
     path = tmp_path / "nodes.toml"
-    path.write_text(SERVER + NODE + 'device = "cpu"\npretrained = "text=/weights"\n', encoding="utf-8")
+    more = 'device = "cpu"\npretrained = "text=/weights"\nlocal-epochs = 2\ntime-budget = 0.5\n'
+    path.write_text(SERVER + NODE + more, encoding="utf-8")
     node = read_nodes_toml(path, secure=False).nodes[0]
-    assert node.config == 'partition-id=0 modalities="audio" data="/data/1" device="cpu" pretrained="text=/weights"'
+    assert node.config == (
+        'partition-id=0 local-epochs=2 time-budget=0.5 name="edge-1" modalities="audio" data="/data/1" device="cpu" '
+        'pretrained="text=/weights"'
+    )
 
 
 def test_relative_paths_count_from_the_file(tmp_path: Path) -> None:
@@ -66,6 +71,8 @@ def test_relative_paths_count_from_the_file(tmp_path: Path) -> None:
         (SERVER + NODE + NODE.replace("1", "2") + "port = 1\n", "[[node]] number 2: unknown key 'port'"),
         (SERVER + NODE + NODE, "[[node]]: name = 'edge-1' stands there twice"),
         (SERVER + NODE.replace("edge-1", "superlink"), "[[node]] number 1, key 'name': found 'superlink'"),
+        (SERVER + NODE.replace("edge-1", "proxy"), "[[node]] number 1, key 'name': found 'proxy'"),
+        (SERVER.replace("8000", "39701") + NODE, "other than the server's own ports, 39701 and 39702"),
         (SERVER + NODE.replace("edge-1", "../x"), "key 'name': found '../x'; expected 1 to 63 letters"),
         (
             SERVER + NODE.replace('["audio"]', '"audio"'),

@@ -6,8 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from sites import require
 
 from server_app.deploy import processes
+from server_app.deploy.proxy import nginx_program
 
 FAMILY = """
 import signal, subprocess, sys, time
@@ -50,6 +52,27 @@ def test_a_child_whose_parent_was_killed_is_stopped_too(tmp_path: Path) -> None:
     assert len(processes.family(tmp_path / "a")) == 1
     processes.stop(tmp_path / "a")
     assert processes.family(tmp_path / "a") == []
+
+
+def test_a_program_that_overwrites_its_environment_is_found_and_stopped(tmp_path: Path) -> None:
+    """As nginx does, which writes its title there."""
+    require("nginx", "nginx-light")
+    home = tmp_path / "proxy"
+    (tmp_path / "nginx.conf").write_text(f'pid "{tmp_path}/nginx.pid"; events {{}}', encoding="utf-8")
+    command = [nginx_program(), "-e", "stderr", "-p", f"{tmp_path}", "-c", f"{tmp_path}/nginx.conf"]
+    pid = processes.start(home, [*command, "-g", "daemon off;"], os.environ)
+    while b"worker process" not in b"".join(map(title, processes.family(home))):
+        assert processes.pid_of(home) == pid, home.with_suffix(".log").read_text()
+    assert pid in processes.family(home)
+    processes.stop(home)
+    os.waitpid(pid, 0)
+    assert processes.family(home) == []
+    assert processes.pid_of(home) is None
+
+
+def title(pid: int) -> bytes:
+    """Return what a process calls itself."""
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
 def test_what_does_not_end_politely_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import edges
 import pytest
+from sites import require
 from story import ROUNDS, SETTINGS, Story, left_running
 
 from client_app.app import app as client_app
@@ -16,6 +17,7 @@ from fedcmi_flwr.models.file import load_model
 from fedcmi_flwr.run_config import read_run_config
 from fedcmi_flwr.simulation.local_grid import LocalGrid
 from server_app.app import run as run_server
+from server_app.deploy.audit import entries
 from server_app.launch.start import resolve
 from server_app.run.directory import read_metrics
 from server_app.run.records import final_accuracy
@@ -28,6 +30,7 @@ from their undisturbed runs (at 90 to 95 %): this is three of their standard dev
 @pytest.fixture(scope="module")
 def story(tmp_path_factory: pytest.TempPathFactory, av_digits_dir: Path) -> Iterator[Story]:
     """Return the rehearsal, over."""
+    require("nginx", "nginx-light")
     story = Story(tmp_path_factory.mktemp("deployment with a space"), av_digits_dir)
     try:
         story.tell()
@@ -81,16 +84,16 @@ def test_a_device_that_joins_late_trains(records: list[dict[str, Any]]) -> None:
     assert all(3 in record["owners"]["visual"] for record in records[4:])
 
 
-def test_a_killed_device_is_missed_by_name_and_comes_back(records: list[dict[str, Any]]) -> None:
+def test_a_lost_device_is_missed_by_name_and_another_takes_its_place(records: list[dict[str, Any]]) -> None:
     (line,) = [line for line in records[2]["refused"] if "partition 2" in line]
-    assert "(partition 2, audio)" in line
+    assert "No reply of edge-audio (partition 2, audio)" in line
     assert records[2]["owners"]["audio"] == [1]
     assert 2 in records[ROUNDS]["owners"]["audio"]
 
 
 def test_a_killed_client_is_refused_by_name_and_its_node_trains_on(records: list[dict[str, Any]]) -> None:
     (line,) = [line for line in records[2]["refused"] if "partition 0" in line]
-    assert re.search(r"Reply of node \d+ \(partition 0, audio\+visual\) refused: error 8: ", line)
+    assert re.search(r"Reply of edge-both \(partition 0, audio\+visual\) refused: error 8: ", line)
     assert 0 in records[3]["owners"]["shared"]
 
 
@@ -110,8 +113,7 @@ def test_a_dead_superlink_fails_the_command_which_says_how_to_go_on(story: Story
 
 
 def test_a_run_says_that_it_is_rehearsed(story: Story) -> None:
-    port = json.loads((story.home / "ports.json").read_text())["superlink"]
-    assert f"SuperLink: 127.0.0.1:{port} (rehearsal on this machine)" in story.printed("run").replace("\n", " ")
+    assert f"server: {story.address()} (rehearsal on this machine)" in story.printed("run").replace("\n", " ")
 
 
 def test_a_resumed_run_shows_the_rounds_that_are_left(story: Story) -> None:
@@ -119,16 +121,22 @@ def test_a_resumed_run_shows_the_rounds_that_are_left(story: Story) -> None:
     assert shown in (["5/6", "6/6"], ["6/6"])  # round 5 may have ended before the SuperLink was killed
 
 
+def test_a_second_run_at_once_is_refused(story: Story) -> None:
+    assert "another `fedcmi deploy run` trains on these devices" in story.printed("second-run").replace("\n", " ")
+    assert not (story.root / "runs" / "second").exists()
+
+
 def test_an_interrupted_command_stops_its_run(story: Story) -> None:
+    assert "interrupted; go on with: fedcmi deploy run" in story.printed("interrupted-run").replace("\n", " ")
     ends = [run["status"] for run in story.runs]
     assert sorted(ends) == ["finished:completed", "finished:failed", "finished:stopped"]
 
 
 def test_status_tells_who_is_there(story: Story) -> None:
     found = {process["name"]: process for process in json.loads(story.status)}
-    assert list(found) == ["superlink", *edges.EDGES]
+    assert list(found) == ["superlink", "registrar", "proxy", *edges.EDGES]
     assert all(process["pid"] and process["online"] and process["note"] for process in found.values())
-    assert [process["registered"] for process in found.values()] == [None, True, True, True, True]
+    assert [process["registered"] for process in found.values()] == [None, None, None, True, True, True, True]
 
 
 def test_a_device_that_is_not_registered_is_turned_away(story: Story) -> None:
@@ -140,10 +148,25 @@ def test_a_device_that_is_not_registered_is_turned_away(story: Story) -> None:
 def test_a_device_with_a_wrong_authority_does_not_get_in(story: Story) -> None:
     printed = story.printed("wrong-authority")
     assert "edge-visual ended" in printed
-    assert "Exit Code: 305" in printed
+    assert "its certificate is not to be trusted by ca.crt" in printed
     assert "certificate verify failed" in printed
-    assert "[code: " not in printed  # the server never got to say a word
-    assert "Exit Code" not in story.log("edge-visual").partition("SuperNode ID")[2]
+    assert "Starting Flower SuperNode" not in printed  # it never sent the server a word
+
+
+@pytest.mark.parametrize("attempt", ["register", "submit"])
+def test_a_device_neither_comes_back_with_a_fresh_key_nor_submits_a_run(story: Story, attempt: str) -> None:
+    assert "403" in story.attacks[attempt]
+
+
+def test_a_revoked_device_is_turned_away_at_once(story: Story) -> None:
+    assert not (story.home / "keys" / "edge-both-2.pub").exists()
+    revoked = [entry for entry in entries(story.home) if entry["what"] == "revoke"]
+    assert [entry["node"] for entry in revoked] == ["edge-both-2"]
+
+
+def test_a_certificate_is_renewed_while_devices_train(story: Story) -> None:
+    before, after = story.certificates
+    assert before != after
 
 
 def test_an_audio_only_device_never_holds_anything_visual(story: Story) -> None:
@@ -161,8 +184,8 @@ def test_an_audio_only_device_moves_about_half_the_bytes(records: list[dict[str,
 
 
 def test_private_keys_stay_private(story: Story) -> None:
-    keys = [story.kit / "server" / "ca.key", story.kit / "server" / "server.key", story.stranger / "key"]
-    keys += [story.kit / "nodes" / name / "key" for name in edges.EDGES]
+    keys = [story.kit / "server" / name for name in ("ca.key", "server.pem", "inner/server.key")]
+    keys += [story.stranger / "key", *(story.home / name / "device" / "key" for name in edges.EDGES)]
     suffixes = (".log", ".txt", ".json", ".jsonl", ".toml", ".md", ".service")
     files = [path for path in story.root.rglob("*") if path.suffix in suffixes]
     text = "".join(path.read_text(encoding="utf-8", errors="replace") for path in files)
@@ -170,7 +193,7 @@ def test_private_keys_stay_private(story: Story) -> None:
     assert "PRIVATE KEY" not in text
     for key in keys:
         assert key.stat().st_mode & 0o777 == 0o600
-        secret = key.read_text(encoding="utf-8").splitlines()[1:-1]
+        secret = key.read_text(encoding="utf-8").partition("-----END")[0].splitlines()[1:]
         assert secret
         assert [line for line in secret if line in text] == []
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from server_app.launch import flower_cli
-from server_app.launch.flower_cli import FlowerRunError, Patience, wait_for_end, why_failed
+from server_app.launch.flower_cli import FlowerRunError, wait_for_end, why_failed
+from server_app.launch.patience import Patience
 from server_app.launch.run_log import FLOWER_LOG, first_exception, keep_log
 
 
@@ -47,7 +48,7 @@ def test_a_run_whose_server_has_failed_is_not_waited_for_for_ever(
     assert not patience.is_over()
     (tmp_path / "error.txt").touch()
     assert not patience.is_over()
-    monkeypatch.setattr(flower_cli, "AFTER_ERROR", -1.0)
+    monkeypatch.setattr("server_app.launch.patience.AFTER_ERROR", -1.0)
     assert patience.is_over()
     assert wait_for_end(lambda: "running", lambda: None, patience.is_over) == "running"
 
