@@ -13,6 +13,8 @@ install_import_hook([*TENSOR_MODULES, "client_app.train", "data_prep"], "beartyp
 
 from data_prep.sets import av_digits  # noqa: E402 (after the hook)
 
+collect_ignore_glob = ["example_apps/*"]  # apps of their own, which tests start as Flower does
+
 torch.set_num_threads(1)  # two workers share the cores; runs set their own number
 
 LONGEST = (

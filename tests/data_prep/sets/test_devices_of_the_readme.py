@@ -13,7 +13,7 @@ from fedcmi_flwr.data.schema import read_spec
 from fedcmi_flwr.run_config import read_run_config
 from fedcmi_flwr.simulation.local_grid import LocalGrid
 from server_app.app import run as run_server
-from server_app.deploy.deployment import read_nodes_toml
+from server_app.deploy.nodes_toml import read_nodes_toml
 from server_app.launch.start import resolve
 from server_app.run.directory import read_metrics
 

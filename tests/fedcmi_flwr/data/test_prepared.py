@@ -36,7 +36,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _config(kind: str, alpha: float = 1.0, least: int = 2) -> DataConfig:
-    return DataConfig("x", "", kind, alpha, least, 1.0, "multimodal-ratio", 0.0, 0.0, 0.0)
+    return DataConfig("x", "", "", kind, alpha, least, 1.0, "multimodal-ratio", 0.0, 0.0, 0.0)
 
 
 def _dealt(samples: Samples, config: DataConfig, nodes: int, seed: int = 0) -> list[list[int]]:

@@ -16,7 +16,7 @@ from fedcmi_flwr.simulation.ownership import deal_modalities, owned_modalities, 
 from fedcmi_flwr.simulation.partitions import partition, with_missing
 
 THREE = ("audio", "visual", "touch")
-CONFIG = DataConfig("x", "", "iid", 1.0, 2, 0.5, "multimodal-ratio", 0.0, 0.0, 0.0)
+CONFIG = DataConfig("x", "", "", "iid", 1.0, 2, 0.5, "multimodal-ratio", 0.0, 0.0, 0.0)
 
 
 @pytest.mark.parametrize("nodes", [2, 3, 20])
