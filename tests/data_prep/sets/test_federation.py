@@ -118,7 +118,7 @@ def _other_tokenizer(raw: Path) -> str:
         ({"modalities": {"lab": "vector:age"}}, r"'lab': 'vector:age' here, 'vector:age,bmi' in"),
         ({"modalities": {"voice": "audio"}}, r"'voice': 'audio' here, no such modality, only \['photo'"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else next(iter(value)),
 )
 def test_what_is_asked_for_otherwise_names_both_sides(
     federation: Federation, tmp_path: Path, options: dict[str, object], words: str
