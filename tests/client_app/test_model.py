@@ -66,7 +66,7 @@ def _names(message: Message) -> set[str]:
         {"method": "fedproto"},
         {"method": "late-fusion"},
         {"method": "fedcmi-plus", "warmup": 0},
-        {"method": "fedcmi-plus", "warmup": 0, "dominance": "batch", "normalization": "batch"},
+        {"method": "fedcmi", "warmup": 0, "dominance": "batch"},
         {"method": "fedavg", "server-optimizer": "fedadam", "averaging": 0.5},
     ],
     ids=lambda settings: "-".join(map(str, settings.values())),

@@ -132,7 +132,13 @@ def test_empty_cells_and_texts_without_words_are_missing_modalities(raw: Path, t
     assert not samples.arrays["text"][:2].any()
     assert not samples.arrays["image"][2].any()
     assert excluded(out) == [
-        [rows[3]["image_id"], "train", "task_informative_text_img_agreed_lab_train.tsv:5", "has no image and no text"]
+        [
+            rows[3]["image_id"],
+            "train",
+            "task_informative_text_img_agreed_lab_train.tsv:5",
+            "has no image and no text",
+            "",
+        ]
     ]
     images = crisismmd.prepare(raw, tmp_path / "images", tokenizer="none is needed", modalities=["image"], image_size=8)
     assert [row[3] for row in excluded(images)] == ["has no image", "has no image"]
@@ -231,7 +237,7 @@ def test_a_faulty_row_is_left_out_and_listed(
     change(raw / "task_informative_text_img_agreed_lab_train.tsv", old, new)
     out = crisismmd.prepare(raw, tmp_path / "out", tokenizer=tokenizer, image_size=8)
     assert read_spec(out).splits == {"train": 29, "val": 7, "test": 10}
-    ((_, split, place, found),) = excluded(out)
+    ((_, split, place, found, _),) = excluded(out)
     assert (split, place[:-1]) == ("train", "task_informative_text_img_agreed_lab_train.tsv:")
     assert found.startswith(reason)
 
