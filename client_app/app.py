@@ -11,7 +11,6 @@ from client_app.node import naming_device, read_node
 from client_app.personal import personal_name, personalise
 from client_app.samples import check_unchanged, node_samples, task_samples
 from client_app.train import train
-from client_app.work import own_work
 from fedcmi_flwr import wire
 from fedcmi_flwr.client.begin import Received
 from fedcmi_flwr.config.sections import TrainingConfig, read_section
@@ -40,7 +39,8 @@ def train_round(message: Message, context: Context) -> Message:
     """Train the received groups on this node's samples."""
     task = wire.read_task(message)
     node = read_node(context)
-    settings, budget = own_work(node, read_section(TrainingConfig, task.config))
+    settings = node.own_settings(read_section(TrainingConfig, task.config))
+    time_budget = node.time_budget
 
     check_unchanged(node, task)
     samples = task_samples(node, "train", task)
@@ -51,7 +51,7 @@ def train_round(message: Message, context: Context) -> Message:
     partition, name = node.config.partition_id, str(task.config["method"])
 
     begin = time.perf_counter()
-    result = train(model, samples, method, settings, task.server_round, partition, received, name, budget)
+    result = train(model, samples, method, settings, task.server_round, partition, received, name, time_budget)
     seconds = time.perf_counter() - begin
 
     remember(context, node, task.server_round, result.kept.memory)

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -10,6 +10,7 @@ from flwr.app import Context
 
 from data_prep.builtin import locate
 from fedcmi_flwr.config.node import NodeConfig, read_node_config
+from fedcmi_flwr.config.sections import TrainingConfig
 from fedcmi_flwr.data.prepared import DataError
 from fedcmi_flwr.data.schema import DatasetSpec, read_spec
 from fedcmi_flwr.run_config import RunConfig, read_run_config
@@ -30,6 +31,17 @@ class Node:
     """What lies there."""
     modalities: tuple[Modality, ...]
     """What the node owns of the run's modalities."""
+
+    @property
+    def time_budget(self) -> float:
+        """The seconds it trains in a round, 0 without an end: as its own configuration says, or else the run's."""
+        own = self.config.time_budget
+        return self.run.work.time_budget if own is None else own
+
+    def own_settings(self, settings: TrainingConfig) -> TrainingConfig:
+        """Return the server's settings with the node's own number of epochs."""
+        epochs = self.run.work.epochs_of(self.config.partition_id, settings.local_epochs)
+        return replace(settings, local_epochs=self.config.local_epochs or epochs)
 
 
 class DeviceError(RuntimeError):

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from client_app.work import Budget
+from client_app.budget import Budget
 from fedcmi_flwr.client import LocalObjective, LocalResult, begin
 from fedcmi_flwr.client.begin import Received
 from fedcmi_flwr.client.samples import NodeSamples, Tally
@@ -27,7 +27,7 @@ def train(
     partition_id: int,
     received: Received,
     method_name: str = "",
-    budget: Budget | None = None,
+    time_budget: float = 0.0,
 ) -> LocalResult:
     """Train the received model in place for one round.
 
@@ -49,8 +49,8 @@ def train(
         What came with the model, and what the node kept.
     method_name
         As the task has it; goes into the reply.
-    budget
-        The node's time; None: as long as it takes.
+    time_budget
+        Seconds, after which no further batch is begun; 0: as long as it takes.
 
     Returns
     -------
@@ -70,7 +70,7 @@ def train(
 
     optimizer = new_optimizer(model, settings, settings.learning_rate(server_round))
     generator = torch_generator(settings.seed, "batches", server_round, partition_id)
-    budget = budget or Budget()
+    budget = Budget(time_budget)
 
     model.train()
     with torch_global_seed(settings.seed, "dropout", server_round, partition_id):

@@ -41,7 +41,7 @@ def test_a_train_message_is_followed_file_by_file(federate: Callable[..., Parts]
     messages = list(federation.strategy.configure_train(1, arrays, task, grid))
     files = visited(lambda: list(grid.send_and_receive(messages)), "client_app", "fedcmi_flwr/wire")
     codec = [f"fedcmi_flwr/wire/{name}.py" for name in ("records", "packing")]
-    node = [f"client_app/{name}.py" for name in ("node", "samples", "model", "memory", "train")]
+    node = [f"client_app/{name}.py" for name in ("node", "samples", "model", "memory", "train", "budget")]
     assert [name for name in files if name != "fedcmi_flwr/wire/tensors.py"] == [
         "client_app/app.py", "fedcmi_flwr/wire/task.py", *codec, *node,
         "client_app/memory.py", "fedcmi_flwr/wire/train.py", "fedcmi_flwr/wire/applied.py", *codec,

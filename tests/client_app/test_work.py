@@ -11,7 +11,7 @@ import oracle
 import pytest
 from federated import Federated, federate
 
-from client_app.work import Budget
+from client_app.budget import Budget
 from fedcmi_flwr.config.fields import ConfigError
 from fedcmi_flwr.config.node import read_node_config
 from fedcmi_flwr.config.work import WorkConfig
@@ -65,7 +65,7 @@ def test_a_node_whose_time_is_over_sends_what_it_has(
     clock = itertools.count(0, 10)
     budgeted = federate(tmp_path / "budget", toy, NODES, method="scaffold", local_epochs=3, time_budget=15.0)
     with monkeypatch.context() as patch:
-        patch.setattr("client_app.work.time.monotonic", lambda: float(next(clock)))
+        patch.setattr("client_app.budget.time.monotonic", lambda: float(next(clock)))
         budgeted.round(1)
     one = trained(tmp_path / "one", toy, local_epochs=1)
     assert [same(budgeted, one, partition) for partition in range(2)] == [True, True]

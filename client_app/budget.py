@@ -1,11 +1,8 @@
-"""A node's own amount of work in a round: its epochs, and the time after which it stops."""
+"""The time after which a node stops training in a round."""
 
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 
-from client_app.node import Node
-from fedcmi_flwr.config.sections import TrainingConfig
 from fedcmi_flwr.types import Batch
 
 
@@ -35,22 +32,3 @@ class Budget:
             yield batch
             if self.spent:
                 return
-
-
-def own_work(node: Node, settings: TrainingConfig) -> tuple[TrainingConfig, Budget]:
-    """Return how a node trains in a round.
-
-    Parameters
-    ----------
-    node
-        The node; what its own configuration says comes before the run's.
-    settings
-        What the server sent.
-
-    Returns
-    -------
-    The settings with the node's epochs, and its time.
-    """
-    epochs = node.run.work.epochs_of(node.config.partition_id, settings.local_epochs)
-    seconds = node.run.work.time_budget if node.config.time_budget is None else node.config.time_budget
-    return replace(settings, local_epochs=node.config.local_epochs or epochs), Budget(seconds)
