@@ -76,7 +76,9 @@ def read_arrays(file: Path) -> Arrays:
     if not file.is_file():
         raise FileNotFoundError(f"{file}: not found, expected an NPZ file.")
     if not zipfile.is_zipfile(file):
-        reason = true_reason(file, "not a whole NPZ file, which numpy.savez writes; write it again.")
+        whole = "not a whole NPZ file, which numpy.savez writes; write it again."
+        cut_off = file.read_bytes()[:2] == b"PK"  # an NPZ file is a ZIP archive, and nothing to unpack
+        reason = whole if cut_off else true_reason(file, whole)
         raise PrepError(f"{file}: {reason}")
     arrays, name = {}, ""
     try:

@@ -55,21 +55,22 @@ def plain(model: MultimodalModel, batch: Batch, method: Method) -> Step:
 
 
 def variants(device: torch.device, batch_size: int) -> dict[str, Step]:
-    """Return every row's step: plain ones on a model each, ours on one for each precision."""
+    """Return every row's step, each on a model of its own."""
     samples, received = on.made_up_samples(batch_size), on.new_model()
     batch = _whole(samples, device)
     found: dict[str, Step] = {}
     for label, method in (("KD", on.WITH_KD), ("no KD", on.WITHOUT_KD)):
         found[f"plain, {label}"] = plain(on.placed(received, device, "fp32"), batch, method)
     for precision in ("fp32", "bf16"):
-        model = on.placed(received, device, precision)
         for label, method, known in (
             ("KD", on.WITH_KD, False),
             ("KD, known", on.WITH_KD, True),
             ("no KD", on.WITHOUT_KD, False),
         ):
+            model = on.placed(received, device, precision)
             found[f"{precision}, {label}"] = ours(model, samples, batch, method, known)
-        found[f"{precision}, statistics"] = lambda model=model: measure(model, [batch])
+        measured = on.placed(received, device, precision)
+        found[f"{precision}, statistics"] = lambda model=measured: measure(model, [batch])
     return found
 
 

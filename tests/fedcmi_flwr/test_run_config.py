@@ -35,9 +35,11 @@ def test_default_hyperparameters_are_the_methods(method: str) -> None:
 
 
 def test_overrides_reach_the_method_and_integers_stand_for_floats() -> None:
-    run = read_run_config({**DEFAULTS, "lambda": 2, "dominance": "batch", "lr": 1, "wait-timeout": 5})
+    run = read_run_config(
+        {**DEFAULTS, "method": "fedcmi", "lambda": 2, "dominance": "batch", "lr": 1, "wait-timeout": 5}
+    )
     assert isinstance(run.method, CrossModalInfiltration)
-    assert (run.method.lambda_, run.method.dominance, run.method.mu) == (2.0, "batch", 0.3)
+    assert (run.method.lambda_, run.method.dominance, run.method.mu) == (2.0, "batch", 1.0)
     assert (run.training.lr, run.sampling.wait_timeout) == (1.0, 5.0)
 
 
@@ -122,7 +124,7 @@ def test_overrides_reach_the_method_and_integers_stand_for_floats() -> None:
 )
 def test_a_bad_value_is_refused_by_key_value_and_what_is_allowed(key: str, value: object, allowed: str) -> None:
     with pytest.raises(ConfigError, match=f"(?s){key} = {value!r}.*{allowed}"):
-        read_run_config({**DEFAULTS, key: value})
+        read_run_config({**DEFAULTS, "method": "fedcmi", key: value})
 
 
 def test_memory_in_files_needs_checkpoints() -> None:
@@ -306,7 +308,7 @@ def test_every_key_is_documented_once() -> None:
     assert set(DEFAULTS) == set(keys) | {
         "run-dir", "method", "method-options", "gamma", "lambda", "mu", "kappa", "warmup", "dominance", "surrogate",
         "kd-temperature-scaling", "unimodal-auxiliary", "averaging", "self-head-votes",
-        "infiltration-votes", "weight", "infiltration",
+        "infiltration-votes", "weight", "infiltration", "identity-projectors", "temperature",
         "prior-adjustment", "max-gradient-norm", "normalization",
     }  # fmt: skip
     assert [key for key in set(keys) if keys.count(key) > 1] == ["num-server-rounds"]  # the schedule's end is its own

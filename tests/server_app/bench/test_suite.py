@@ -212,7 +212,7 @@ def test_a_suite_is_tuned_on_the_settings_that_are_named(folder: Path, monkeypat
             (folder / "tuned" / "tuned.toml").write_text("")
 
     monkeypatch.setattr(tuning, "Tuning", Recorder)
-    monkeypatch.setattr(bench, "end_with_what_was_started", lambda: None)  # signal handlers are pytest's here
+    monkeypatch.setattr(bench, "end_with_what_was_started", lambda advice: None)  # signal handlers are pytest's here
     given = ["--suite", str(folder / "mine.toml"), "--data-root", str(folder / "data"), "--out", str(folder / "tuned")]
     done = CliRunner().invoke(app, ["tune", *given, "toys-all", "colours-half"])
     assert done.exit_code == 0, done.output
@@ -230,7 +230,7 @@ def test_a_suite_is_tuned_on_the_settings_that_are_named(folder: Path, monkeypat
 def test_options_that_do_not_fit_are_refused(
     command: str, given: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bench, "end_with_what_was_started", lambda: None)
+    monkeypatch.setattr(bench, "end_with_what_was_started", lambda advice: None)
     done = CliRunner().invoke(app, [command, *given, "--out", str(tmp_path / "out")])
     assert done.exit_code == 1
     assert "--data is for settings and --data-root for a --suite" in " ".join(done.output.split())

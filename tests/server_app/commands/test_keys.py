@@ -31,13 +31,13 @@ def test_all_keys_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_one_key_in_full(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "WIDTH", 1000)
-    command.keys("lambda")
+    command.keys("kappa")
     title, *facts = capsys.readouterr().out.splitlines()
-    assert title == 'lambda = "default"'
+    assert title == 'kappa = "default"'
     told = dict(fact.strip().split(": ", 1) for fact in facts)
-    assert list(told) == ["allowed", "meaning", "used by", "fedavg-heads, fedcmi, fedcmi-plus"]
-    assert told["used by"] == "fedavg-heads 0.0, fedcmi 1.0, fedcmi-plus 0.3"
-    assert told["fedavg-heads, fedcmi, fedcmi-plus"].startswith("FedCMI's local objective")
+    assert list(told) == ["allowed", "meaning", "used by", "fedavg-heads, fedcmi"]
+    assert told["used by"] == "fedavg-heads 2.0, fedcmi 2.0"
+    assert told["fedavg-heads, fedcmi"].startswith("FedCMI's local objective")
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_one_key_in_full(capsys: pytest.CaptureFixture[str], monkeypatch: pytest
     [
         ("lr", "all"),
         ("projector", "fedavg-heads, fedcmi, fedcmi-plus"),
-        ("gamma", "fedavg-heads 2.0, fedcmi 2.0, fedcmi-plus 2.0"),
+        ("gamma", "fedavg-heads 2.0, fedcmi 2.0, fedcmi-plus 1.0"),
         ("mu", "all 0.0, but fedprox 1.0, fedcmi 1.0, fedcmi-plus 0.3"),
     ],
 )

@@ -70,12 +70,21 @@ def test_votes_multiply_the_experts() -> None:
     assert voted["audio head"].correct.tolist() == alone["audio head"].correct.tolist()
 
 
-@pytest.mark.parametrize("key", ["averaging", "self-head-votes", "infiltration-votes"])
-def test_the_checkpoint_says_how_to_predict(tmp_path: Path, av_digits_dir: Path, key: str) -> None:
-    raw = resolve(None, {"data": str(av_digits_dir), "num-server-rounds": 1, "local-epochs": 1}, [f"{key}=0.5"])
+@pytest.mark.parametrize(
+    ("method", "key", "votes"),
+    [
+        ("fedcmi-plus", "averaging", (0.5, 0.0)),
+        ("fedcmi-plus", "self-head-votes", (0.25, 0.0)),
+        ("fedcmi", "infiltration-votes", (0.0, 0.25)),
+    ],
+)
+def test_the_checkpoint_says_how_to_predict(
+    tmp_path: Path, av_digits_dir: Path, method: str, key: str, votes: tuple[float, float]
+) -> None:
+    options = {"method": method, "data": str(av_digits_dir), "num-server-rounds": 1, "local-epochs": 1}
+    raw = resolve(None, options, [f"{key}=0.25"])
     raw["run-dir"] = str(tmp_path / "run")
     run_in_process(raw, 4, client_app, lambda line: None)
     notes = load_model(tmp_path / "run" / "model.safetensors")[1]["notes"]
-    assert notes["self-head-votes"] == (0.5 if key == "self-head-votes" else 1.0)
-    assert notes["infiltration-votes"] == (0.5 if key == "infiltration-votes" else 1.0)
-    assert notes["run-config"][key] == 0.5
+    assert (notes["self-head-votes"], notes["infiltration-votes"]) == votes
+    assert notes["run-config"][key] == 0.25

@@ -68,7 +68,7 @@ def test_a_failed_round_is_recorded_and_the_run_goes_on(
     assert [bool(record["failed"]) for record in records] == [False, False, True, True, False, False, False]
     assert [len(record["refused"]) for record in records] == [0, 0, 3, 3, 0, 0, 0]
     assert records[1]["accuracy"] == records[2]["accuracy"] == records[3]["accuracy"] != records[4]["accuracy"]
-    assert [line.endswith("3 refused | FAILED") for line in shown[1:]] == [bool(r["failed"]) for r in records]
+    assert ["3 refused | FAILED" in line for line in shown[1:]] == [bool(r["failed"]) for r in records]
     assert "FAILED" not in round_line(records[1], 6)
     assert "- failed rounds: 2\n  - round 2: none of 3 replies" in (tmp_path / "run" / "summary.md").read_text()
     assert "round 3: none of 3 replies" in run_page(read_run(tmp_path / "run"))

@@ -58,7 +58,7 @@ def assert_same(run_dir: Path, whole: Path, rounds: int) -> None:
 
 
 def uninterrupted(run_dir: Path, settings: dict[str, Any]) -> Path:
-    raw = resolve(None, {**settings, "run-dir": str(run_dir)}, [])
+    raw = resolve(None, {**settings, "run-dir": str(run_dir), "node-memory": "run-dir"}, [])
     return run_in_process(raw, NODES, client_app, lambda line: None)
 
 
@@ -130,7 +130,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory, av_digits_dir: Path) -> Pat
     ("changes", "reason"),
     [
         ({"options": {"seed": 1}}, "seed = 1: the run in .* has 0"),
-        ({"options": {"num-server-rounds": 7}}, "num-server-rounds = 7: the run in .* has 6"),
+        ({"options": {"num-server-rounds": 5}}, "num-server-rounds = 5: the run in .* has 6"),
         ({"assignments": ["lr=0.01"]}, "lr = 0.01: the run in .* has 0.05"),
         ({"num_nodes": 5}, "num-nodes = 5: the run in .* has 4"),
     ],
@@ -144,8 +144,8 @@ def test_a_changed_run_is_refused(killed: Path, changes: dict[str, Any], reason:
 
 
 def test_the_command_line_says_no(killed: Path) -> None:
-    done = fedcmi("run", "--resume", killed, "--rounds", "7")
-    assert (done.exit_code, "num-server-rounds = 7: the run in " in done.stderr) == (1, True)
+    done = fedcmi("run", "--resume", killed, "--rounds", "5")
+    assert (done.exit_code, "num-server-rounds = 5: the run in " in done.stderr) == (1, True)
 
 
 def test_what_is_no_unfinished_run_of_fedcmi_run_says_so(tmp_path: Path, plus_run: Path) -> None:

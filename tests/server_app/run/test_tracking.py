@@ -86,7 +86,10 @@ def test_a_tracker_that_raises_is_left_out_and_the_run_goes_on(
 ) -> None:
     monkeypatch.setattr(Noting, "events", [])
     trackers = Trackers({"down": Broken(), "up": Noting()}, tmp_path)
-    monkeypatch.setattr(logging.getLogger("flwr"), "propagate", True)
+    logger = logging.getLogger("flwr.fedcmi")
+    caplog.set_level(logging.WARNING, logger.name)
+    monkeypatch.setattr(logger, "handlers", [caplog.handler])  # whatever other tests have made of Flower's logger
+    monkeypatch.setattr(logger, "disabled", False)
     trackers.begin({"dataset": {"classes": ["a"]}, "lr": 0.1})
     empty: dict[str, Any] = {"accuracy": {"fused": float("nan")}, "macro": {}, "worst_class": {}, "losses": {}}
     for number in (0, 1):
