@@ -13,6 +13,7 @@ from client_app.samples import check_unchanged, node_samples, task_samples
 from client_app.train import train
 from fedcmi_flwr import wire
 from fedcmi_flwr.client.begin import Received
+from fedcmi_flwr.client.compressing import compress_update, split_memory
 from fedcmi_flwr.config.sections import TrainingConfig, read_section
 from fedcmi_flwr.data.samples import Samples
 from fedcmi_flwr.evaluation.counts import Counts, evaluate
@@ -46,7 +47,7 @@ def train_round(message: Message, context: Context) -> Message:
     samples = task_samples(node, "train", task)
     method = method_of(task)
     model = receive(node, task, method)
-    memory = recall(context, node, task.server_round)
+    memory, residual = split_memory(recall(context, node, task.server_round))
     received = Received(task.dominance, to_state_dict(task.from_method), memory)
     partition, name = node.config.partition_id, str(task.config["method"])
 
@@ -54,10 +55,12 @@ def train_round(message: Message, context: Context) -> Message:
     result = train(model, samples, method, settings, task.server_round, partition, received, name, time_budget)
     seconds = time.perf_counter() - begin
 
-    remember(context, node, task.server_round, result.kept.memory)
+    trained = to_arrays(model.trained_state())
+    compressed, residual = compress_update(task, trained, residual)
+    remember(context, node, task.server_round, {**result.kept.memory, **residual})
     return wire.train_reply(
         message,
-        to_arrays(model.trained_state()),
+        trained,
         len(samples),
         result.stats,
         loss_sum=result.loss_sum,
@@ -66,6 +69,7 @@ def train_round(message: Message, context: Context) -> Message:
         modality_examples=samples.modality_counts,
         seconds=seconds,
         applied=result.applied,
+        compressed=compressed,
     )
 
 

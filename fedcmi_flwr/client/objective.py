@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from fedcmi_flwr.client.adapted import AdaptedModel
 from fedcmi_flwr.client.begin import Received, begin_round
 from fedcmi_flwr.client.calls import Call, LastCall
+from fedcmi_flwr.client.compressing import compress_update, split_memory
 from fedcmi_flwr.client.memory import keep_memory, read_memory
 from fedcmi_flwr.client.outputs import as_model_output
 from fedcmi_flwr.client.received import as_methods_see_it, declared, load, partition_of
@@ -32,7 +33,7 @@ from fedcmi_flwr.methods.applied import Applied, changes_gradients, changes_loss
 from fedcmi_flwr.models.multimodal import MultimodalModel
 from fedcmi_flwr.seeding import torch_generator
 from fedcmi_flwr.types import ClassStats, Modality
-from fedcmi_flwr.wire import read_task, to_arrays, to_state_dict, train_reply
+from fedcmi_flwr.wire import Task, read_task, to_arrays, to_state_dict, train_reply
 
 
 class Optimizer(Protocol):
@@ -91,6 +92,8 @@ class LocalObjective:
         self._message: Message | None = None
         self._context: Context | None = None
         self._loader: LoaderSamples | None = None
+        self._task: Task | None = None
+        self._residual: dict[str, Tensor] = {}
 
     @classmethod
     def from_message(
@@ -138,7 +141,7 @@ class LocalObjective:
         seen = as_methods_see_it(model, task, method)
         loader = LoaderSamples(seen, samples, str(task.config["method"]))
 
-        memory = read_memory(context) if context is not None else {}
+        memory, residual = split_memory(read_memory(context) if context is not None else {})
         received = Received(task.dominance, to_state_dict(task.from_method), memory)
         tally = loader.count if method.prior_adjustment > 0 else loader.unknown
         seed, partition = int(task.config.get("seed", 0)), partition_of(context)
@@ -148,6 +151,7 @@ class LocalObjective:
 
         objective = cls(seen, method, local, str(task.config["method"]))
         objective._message, objective._context, objective._loader = message, context, loader
+        objective._task, objective._residual = task, residual
         return objective
 
     def __call__(
@@ -272,10 +276,12 @@ class LocalObjective:
         if modality_examples is None and loader is not None:
             modality_examples = loader.modality_examples
 
-        self._remember(result.kept.memory)
+        trained = to_arrays(self.model.trained_state())
+        compressed, residual = compress_update(self._task, trained, self._residual) if self._task else (None, {})
+        self._remember({**result.kept.memory, **residual})
         return train_reply(
             self._message,
-            to_arrays(self.model.trained_state()),
+            trained,
             num_examples,
             result.stats,
             loss_sum=result.loss_sum,
@@ -285,6 +291,7 @@ class LocalObjective:
             seconds=seconds,
             applied=result.applied,
             metrics=metrics,
+            compressed=compressed,
         )
 
     def _check_applied(self) -> None:
@@ -302,8 +309,8 @@ class LocalObjective:
     def _remember(self, memory: Mapping[str, Tensor]) -> None:
         if memory and self._context is None:
             raise NotAppliedError(
-                f"method {self.method_name!r} remembers something on the node until its next turn: hand the context "
-                "over, LocalObjective.from_message(message, model, context)."
+                f"method {self.method_name!r}, or the compression of updates, remembers something on the node until "
+                "its next turn: hand the context over, LocalObjective.from_message(message, model, context)."
             )
         if self._context is not None:
             keep_memory(self._context, memory)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from fedcmi_flwr.config.fields import ConfigError, Settings, choice, flag, key_fields, key_of, number, text
-from fedcmi_flwr.config.names import INITIALIZATIONS, WIRE_DTYPES
+from fedcmi_flwr.config.names import COMPRESSIONS, INITIALIZATIONS, WIRE_DTYPES
 from fedcmi_flwr.types import Scalar
 
 OWNERSHIPS = ("multimodal-ratio", "random-subsets")
@@ -107,6 +107,12 @@ class FederationConfig(Settings):
     wire_dtype: str = choice(*WIRE_DTYPES)
     """What float32 weights travel in, both ways; "float16" halves the bytes and keeps 11 of 24 significant bits. What a
     method sends besides weights is not narrowed."""
+    update_compression: str = choice(*COMPRESSIONS)
+    """What nodes send instead of weights: each update in 8 bits a number, with a scale for each channel ("int8"), or
+    its largest numbers alone ("top-k"); what is left out, a node adds to its next update. Nodes of apps that speak
+    Flower's plain way send weights all the same."""
+    top_k_share: float = number(0, 1, above=True)
+    """Of an update's numbers, those that "top-k" sends."""
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ Records of a message by name (S -> N: server to node, N -> S: its reply)::
                       temperature.<m>, wire-dtype, method, num-classes,
                       hyperparameters
               N -> S  arrays, layout, metrics: num-examples, num-examples.<m>,        train.py
+                      compressed: codes, scales, or indices, values                   compression.py
                       seconds, loss-sum.<term>, loss-count.<term>,
                       class-probability-sum.<m>, class-count.<m>
                       applied: method, terms                                          applied.py
@@ -26,7 +27,8 @@ a node that speaks "plain" there is no ``layout``: ``arrays`` has the names of t
 and the config's ``plain-layout`` says which group each belongs to. Other numbers in ``metrics`` are
 the app's own and are averaged over nodes, as Flower's FedAvg does. A
 node narrows its ``arrays`` as the config's ``wire-dtype`` says. ``method-arrays`` are never
-narrowed: sums over samples and differences have other ranges.
+narrowed: sums over samples and differences have other ranges. Where the config has
+``update-compression``, what is in ``compressed`` is not in the reply's ``arrays`` and ``layout``.
 
 Whatever does not keep to this raises :class:`WireError`, whose text names the record and the key.
 """

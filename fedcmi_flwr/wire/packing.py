@@ -113,7 +113,7 @@ def pack_plain(arrays: Mapping[str, AnyArray], groups: Mapping[str, Sequence[str
 
 def unpack_plain(packed: ArrayRecord) -> dict[str, AnyArray]:
     """Reverse :func:`pack_plain`; WireError where an array cannot be read."""
-    return {name: _decode(packed[name], name) for name in packed}
+    return {name: decode(packed[name], name) for name in packed}
 
 
 def layout_groups(layout: ConfigRecord) -> dict[str, tuple[str, ...]]:
@@ -151,7 +151,7 @@ def _cut(packed: ArrayRecord, key: str, entries: list[tuple[str, tuple[int, ...]
     """Return the arrays [name, shape] of one flat array; raise WireError where it does not hold just these."""
     if key not in packed:
         raise WireError(f"arrays: {key!r} is missing, where the layout has {entries[0][0]!r}; found {sorted(packed)}.")
-    flat = _decode(packed[key], key)
+    flat = decode(packed[key], key)
     if key.endswith("/float32") and flat.dtype == np.float16:
         flat = flat.astype(np.float32)
 
@@ -171,8 +171,8 @@ def _cut(packed: ArrayRecord, key: str, entries: list[tuple[str, tuple[int, ...]
         raise WireError(f"arrays: {key!r} has a shape in its layout that no array can have: {error}.") from error
 
 
-def _decode(array: Array, key: str) -> AnyArray:
-    """Read an array of another machine: whatever is wrong with its bytes, it is that message's fault alone."""
+def decode(array: Array, key: str) -> AnyArray:
+    """Read an array of another machine; WireError whatever is wrong with its bytes, which is that message's fault."""
     try:
         flat = array.numpy()
     except Exception as error:  # NumPy's reader raises anything from BadZipFile to MemoryError on a bad header

@@ -126,6 +126,7 @@ def read_task(message: Message) -> Task:
         arrays, groups = unpack(packed, record(message, "layout", ConfigRecord))
     else:
         arrays = unpack_plain(packed)
+        config.pop("update-compression", None)  # plain arrays travel whole
 
     config.pop(PLAIN_LAYOUT, None)
     config.pop("wire-dtype", None)  # read again where the reply is packed

@@ -11,6 +11,8 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from fedcmi_flwr.methods.applied import Applied
 from fedcmi_flwr.types import AnyArray, ClassStats, Modality
 from fedcmi_flwr.wire.applied import applied_record, read_applied
+from fedcmi_flwr.wire.compression import RECORD as COMPRESSED
+from fedcmi_flwr.wire.compression import Compressed, compressible, decompress
 from fedcmi_flwr.wire.metrics import (
     LARGEST_SUM,
     MOST_SAMPLES,
@@ -92,6 +94,7 @@ def train_reply(
     seconds: float | None = None,
     applied: Applied | None = None,
     metrics: Mapping[str, float] | None = None,
+    compressed: Compressed | None = None,
 ) -> Message:
     """Answer a train message with the same parameter groups (on the node).
 
@@ -120,6 +123,8 @@ def train_reply(
         unless the method is plain averaging. ``LocalObjective.reply`` says it by itself.
     metrics
         Numbers of your own, which the strategy averages over nodes.
+    compressed
+        What of the update travels compressed; these arrays do not travel otherwise.
 
     Returns
     -------
@@ -142,7 +147,12 @@ def train_reply(
         content["arrays"] = pack_plain(values, owned)
     else:
         wire_dtype = str(config.get("wire-dtype", "float32"))
-        content["arrays"], content["layout"] = pack(values, layout_groups(layout), wire_dtype)
+        left_out = compressed.names if compressed is not None else ()
+        sent = layout_groups(layout)
+        whole = {group: [name for name in names if name not in left_out] for group, names in sent.items()}
+        content["arrays"], content["layout"] = pack(values, whole, wire_dtype)
+        if compressed is not None:
+            content[COMPRESSED] = compressed.record
 
     found: dict[str, Any] = {NUM_EXAMPLES: num_examples}
     if seconds is not None:
@@ -209,6 +219,8 @@ def read_train_reply(
     layout = record(message, "layout", ConfigRecord) if "layout" in message.content else None
     from_method = method_arrays(message)
     arrays = unpack_plain(packed) if layout is None else unpack(packed, layout)[0]
+    if COMPRESSED in message.content:
+        arrays |= _decompressed(record(message, COMPRESSED, ArrayRecord), sent)
 
     num_examples = sample_count(metrics, weight_key)
     examples = numbers_below(metrics, EXAMPLES_OF)
@@ -235,6 +247,13 @@ def read_train_reply(
         applied=applied,
         metrics=free_metrics(metrics, (*KNOWN, weight_key)),
     )
+
+
+def _decompressed(packed: ArrayRecord, sent: Mapping[str, AnyArray]) -> dict[str, AnyArray]:
+    """Return the weights of a compressed update."""
+    update = decompress(packed, sent)
+    with np.errstate(over="ignore"):  # a sum that is no longer finite is refused with all others
+        return {name: np.add(sent[name], update[name]) for name in compressible(sent)}
 
 
 def _class_stats(metrics: MetricRecord, measured: list[Modality], num_classes: int) -> ClassStats | None:

@@ -189,6 +189,9 @@ class Federation:
         frozen = {f"frozen.{name}": [self.checksums[name], self.locations[name]] for name in self.spec.frozen}
         described = {"classes": list(self.data.classes), **inputs, **options, **frozen}
         settings = {**section_items(self.config.training), **section_items(self.config.views)}
+        if self.config.federation.update_compression != "none":
+            told = section_items(self.config.federation)
+            settings |= {key: told[key] for key in ("update-compression", "top-k-share")}
         return {"method": self.config.method_name, **settings, **described}
 
     def evaluate(self, server_round: int, arrays: ArrayRecord) -> MetricRecord | None:

@@ -33,6 +33,7 @@ CASES = {
     "averaging": {"method": "fedavg", "averaging": 0.7},
     "evaluation on nodes": {"method": "fedavg", "averaging": 0.7, "fraction-evaluate": 0.5, "personal-epochs": 1},
     "checkpoints every second round": {"method": "scaffold", "checkpoint-every": 2, **ADAM},
+    "compressed updates": {"method": "fedcmi-plus", "update-compression": "top-k"},
     "one checkpoint": {"method": "moon", "checkpoint-keep": 1, **ADAM},
 }
 
