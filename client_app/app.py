@@ -8,7 +8,7 @@ from flwr.clientapp import ClientApp
 from client_app.memory import recall, remember
 from client_app.model import method_of, receive
 from client_app.node import naming_device, read_node
-from client_app.personal import personal_name, personalise
+from client_app.personal import keep, personal_name, personalise
 from client_app.samples import check_unchanged, node_samples, task_samples
 from client_app.train import train
 from fedcmi_flwr import wire
@@ -89,6 +89,8 @@ def evaluate_round(message: Message, context: Context) -> Message:
         settings = read_section(TrainingConfig, task.config)
         training_samples = task_samples(node, "train", task)
         personal = personalise(model, training_samples, settings, epochs, task.server_round, node.config.partition_id)
+        if node.run.evaluation.personal_models == "keep":
+            keep(personal, node, samples.modalities, method, task.server_round)
         found = _evaluated(personal, samples, method)
         counts |= {personal_name(name): each for name, each in found.items()}
     return wire.evaluate_reply(message, counts, len(samples))

@@ -9,6 +9,7 @@ import torch
 from flwr.app import Context
 
 from data_prep.builtin import locate
+from fedcmi_flwr.config.fields import ConfigError
 from fedcmi_flwr.config.node import NodeConfig, read_node_config
 from fedcmi_flwr.config.sections import TrainingConfig
 from fedcmi_flwr.data.prepared import DataError
@@ -37,6 +38,18 @@ class Node:
         """The seconds it trains in a round, 0 without an end: as its own configuration says, or else the run's."""
         own = self.config.time_budget
         return self.run.work.time_budget if own is None else own
+
+    @property
+    def personal_directory(self) -> Path:
+        """Where the node keeps the model with its own heads; ConfigError on a device that was not told."""
+        if self.config.personal is not None:
+            return Path(self.config.personal)
+        if self.config.num_partitions is None or not self.run.run_dir:
+            raise ConfigError(
+                "personal-models = 'keep': this device does not know where; set `personal`, the path of a directory, "
+                "in its node-config."
+            )
+        return Path(self.run.run_dir) / "personal" / f"partition-{self.config.partition_id}"
 
     def own_settings(self, settings: TrainingConfig) -> TrainingConfig:
         """Return the server's settings with the node's own number of epochs."""

@@ -1,17 +1,24 @@
 """Heads of a node's own: what the received model could do here if its last layers were trained on this node alone."""
 
 import copy
+from collections.abc import Sequence
 
 import torch
 from torch import nn
 
+from client_app.node import Node
 from client_app.train import new_optimizer
 from fedcmi_flwr.config.sections import TrainingConfig
 from fedcmi_flwr.data.samples import Samples
+from fedcmi_flwr.data.schema import ModalitySpec, read_recipes
+from fedcmi_flwr.methods import Method
 from fedcmi_flwr.methods.base import present_rows
 from fedcmi_flwr.methods.losses import cross_entropy
+from fedcmi_flwr.models.file import MODEL_FILE, save_model
 from fedcmi_flwr.models.multimodal import MultimodalModel
+from fedcmi_flwr.run_config import PATH_KEYS
 from fedcmi_flwr.seeding import torch_generator
+from fedcmi_flwr.wire.tensors import to_arrays
 
 
 def personal_name(prediction: str) -> str:
@@ -72,6 +79,38 @@ def personalise(
             torch.autograd.backward(loss)
             optimizer.step()
     return model
+
+
+def keep(model: MultimodalModel, node: Node, inputs: Sequence[ModalitySpec], method: Method, server_round: int) -> None:
+    """Write the node's own model where the node keeps it; a reader finds the old file or the new one, whole.
+
+    Parameters
+    ----------
+    model
+        From :func:`personalise`.
+    node
+        Says where.
+    inputs
+        Kind, shape and normalisation of each modality that the node owns, as the federation has them.
+    method
+        Its votes are how the model predicts.
+    server_round
+        Of the received model.
+
+    Raises
+    ------
+    ConfigError
+        A device that was not told where.
+    """
+    directory = node.personal_directory
+    directory.mkdir(parents=True, exist_ok=True)
+
+    settings = {key: value for key, value in node.run.raw.items() if key not in PATH_KEYS}
+    votes = {"self-head-votes": method.votes.self_heads, "infiltration-votes": method.votes.infiltration_heads}
+    recipes = {name: recipe for name, recipe in read_recipes(node.directory).items() if name in model.owned}
+    notes = {"round": server_round, "run-config": settings, **votes, "recipes": recipes}
+    arrays = to_arrays(model.state_dict())
+    save_model(directory / MODEL_FILE, arrays, model.spec, inputs, node.stored.classes, notes)
 
 
 def _heads(model: MultimodalModel) -> list[nn.Module]:

@@ -52,6 +52,9 @@ RECORD_KEYS = ("server-round", "dominant", "classes", "dataset", "server")
 """Other keys of the messages and records that hold hyperparameters too."""
 HYPERPARAMETER_KEYS = tuple(sorted({key for method in METHODS.values() for key in hyperparameters(method)}))
 
+PATH_KEYS = ("data", "run-dir", "pretrained", "start-from")
+"""Keys that are paths of one machine; a model file does not have them."""
+
 
 @dataclass(frozen=True)
 class RunConfig:
@@ -182,6 +185,8 @@ def _check_together(sections: Mapping[str, Any], method: Method) -> None:
         )
     if sections["evaluation"].personal_epochs > 0 and fraction_evaluate == 0:
         raise ConfigError("personal-epochs: nobody evaluates, since fraction-evaluate is 0; set it above 0.")
+    if sections["evaluation"].personal_models == "keep" and sections["evaluation"].personal_epochs == 0:
+        raise ConfigError("personal-models = 'keep': no node trains heads of its own; set personal-epochs above 0.")
     if sections["privacy"].enabled:
         bounds = (sections["aggregation"].name, sections["guards"].max_example_ratio)
         try:

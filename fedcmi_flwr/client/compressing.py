@@ -41,8 +41,11 @@ def compress_update(
     The compressed update, None where nothing is compressed, and what it leaves out.
     """
     how = str(task.config.get("update-compression", "none"))
+    if how == "none":
+        return None, {}
+
     names = compressible(task.arrays)
-    if how == "none" or not names:
+    if not names:
         return None, {}
 
     left = to_arrays(residual)

@@ -39,6 +39,8 @@ class NodeConfig:
     time_budget: float | None = _key("a number from 0")
     """Seconds of training after which the device ends a round with the step that it is in, 0: no end; left out: the
     run-config's."""
+    personal: str | None = _key("the path of a directory")
+    """Where the device keeps the model with its own heads, under ``personal-models = "keep"``."""
     name: str = field(default="", metadata={"allowed": "up to 100 printable characters"})
     """What people call the device, "edge-2": in the server's words about its replies."""
 
@@ -82,8 +84,11 @@ def read_node_config(raw: Mapping[str, Any]) -> NodeConfig:
     if device not in (None, *DEVICES):
         raise ConfigError(f"node-config device = {device!r}: must be one of {', '.join(DEVICES)}.")
     data, pretrained = str(raw["data"]) if "data" in raw else None, str(raw.get("pretrained", ""))
+    personal = str(raw["personal"]) if "personal" in raw else None
     epochs, seconds = _read_work(raw)
-    return NodeConfig(partition, parts, modalities, data, device, pretrained, epochs, seconds, _read_name(raw))
+    return NodeConfig(
+        partition, parts, modalities, data, device, pretrained, epochs, seconds, personal, _read_name(raw)
+    )
 
 
 def _read_work(raw: Mapping[str, Any]) -> tuple[int | None, float | None]:

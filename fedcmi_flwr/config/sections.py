@@ -126,6 +126,10 @@ class EvaluationConfig(Settings):
     personal_epochs: int = number(0)
     """Passes over its training samples for which a node trains the heads of the received model, to evaluate the result
     beside the received model and throw it away; 0: off."""
+    personal_models: str = choice("discard", "keep")
+    """What becomes of the model with a node's own heads: nothing, or the node keeps it ("keep"), as a model file that
+    `fedcmi predict` reads: a device below the directory that its node-config names under ``personal``, a simulated node
+    below the run's ``personal``. It never leaves the node."""
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,8 @@ class Device:
     """Passes over its samples in a round; None: what the run says."""
     time_budget: float | None = None
     """Seconds of training in a round; None: what the run says."""
+    personal: str | None = None
+    """Absolute path of the directory where it keeps a model of its own; None: it keeps none."""
     public_key: str | None = None
     """OpenSSH line of a key that was made before; None: the device makes its key when it joins."""
     revoked: bool = False
@@ -48,7 +50,8 @@ class Device:
     def config(self) -> str:
         """Return its ``--node-config``; without num-partitions, since all of the data is its own."""
         values = {"name": self.name, "modalities": "+".join(self.modalities), "data": self.data}
-        values |= {key: text for key, text in (("device", self.device), ("pretrained", self.pretrained)) if text}
+        more = {"device": self.device, "pretrained": self.pretrained, "personal": self.personal}
+        values |= {key: text for key, text in more.items() if text}
         numbers = {"local-epochs": self.local_epochs, "time-budget": self.time_budget}
         written = [f"{key}={number}" for key, number in numbers.items() if number is not None]
         texts = [f'{key}="{text}"' for key, text in values.items()]

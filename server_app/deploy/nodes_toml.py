@@ -23,7 +23,17 @@ from server_app.deploy.deployment import (
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
 HOST = re.compile(r"[A-Za-z0-9.-]+")
 """A name or an IPv4 address; the kit's SuperLink does not listen on IPv6."""
-DEVICE_KEYS = {"name", "modalities", "data", "device", "pretrained", "local-epochs", "time-budget", "public-key"}
+DEVICE_KEYS = {
+    "name",
+    "modalities",
+    "data",
+    "device",
+    "pretrained",
+    "local-epochs",
+    "time-budget",
+    "personal",
+    "public-key",
+}
 UNSAFE = re.compile(r"[\x00-\x1f'\"\\%$]")
 """Characters with a meaning of their own in the commands, units and tables that paths are written into."""
 RESERVED = (SUPERLINK, PROXY, REGISTRAR)
@@ -37,7 +47,7 @@ def read_nodes_toml(path: Path, secure: bool) -> Deployment:
     ----------
     path
         TOML file with a table [superlink] (address, data, names) and tables [[node]] (name, modalities, data, device,
-        pretrained, local-epochs, time-budget, public-key). Relative paths count from its directory.
+        pretrained, local-epochs, time-budget, personal, public-key). Relative paths count from its directory.
     secure
         Whether the deployment has TLS and node authentication.
 
@@ -150,9 +160,10 @@ def read_device(path: Path, place: int, values: Mapping[str, Any]) -> Device:
     pretrained = table.take("pretrained", "'modality=DIR modality=DIR'", _is_safe_text, None)
     epochs = table.take("local-epochs", "an integer from 1", lambda v: type(v) is int and v >= 1, None)
     seconds = table.take("time-budget", "a number from 0", lambda v: type(v) in (int, float) and v >= 0, None)
+    personal = table.path("personal") if "personal" in values else None
     public_key = _public_key(table) if "public-key" in values else None
     data = table.path("data")
-    return Device(name, place, tuple(modalities), data, device, pretrained, epochs, seconds, public_key)
+    return Device(name, place, tuple(modalities), data, device, pretrained, epochs, seconds, personal, public_key)
 
 
 def _public_key(table: _Table) -> str:

@@ -23,7 +23,7 @@ from fedcmi_flwr.models.file import load_model, save_model
 from fedcmi_flwr.models.initialization import initialize
 from fedcmi_flwr.models.multimodal import ModelSpec, MultimodalModel, parameter_groups
 from fedcmi_flwr.models.placement import choose_device
-from fedcmi_flwr.run_config import RunConfig
+from fedcmi_flwr.run_config import PATH_KEYS, RunConfig
 from fedcmi_flwr.seeding import torch_global_seed
 from fedcmi_flwr.simulation import node_memory
 from fedcmi_flwr.strategy import ModalityStrategy
@@ -53,7 +53,6 @@ from server_app.run.server_data import read_server_data
 from server_app.run.start_from import start_from
 
 logger = logging.getLogger("flwr.fedcmi")
-PATH_KEYS = ("data", "run-dir", "pretrained", "start-from")
 """Keys that name paths on the server's machine, which are no business of who gets the model; config.json has them."""
 
 

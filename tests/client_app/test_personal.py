@@ -9,13 +9,19 @@ import numpy as np
 import oracle
 import pytest
 import torch
+from commands import fedcmi
 from safetensors.numpy import load_file
 from torch.nn.functional import cross_entropy
 
 from client_app.app import app as client_app
+from client_app.node import Node
 from client_app.personal import personalise
 from fedcmi_flwr.config.fields import ConfigError
+from fedcmi_flwr.config.node import read_node_config
 from fedcmi_flwr.config.sections import TrainingConfig
+from fedcmi_flwr.data.prepared import load_split
+from fedcmi_flwr.data.schema import read_spec
+from fedcmi_flwr.inference import Predictor
 from server_app.launch import start as launch
 from server_app.run.directory import read_metrics
 
@@ -111,3 +117,42 @@ def test_nodes_evaluate_what_the_server_evaluates(tmp_path: Path, toy: Path) -> 
 def test_nobody_has_heads_of_its_own_where_nobody_evaluates() -> None:
     with pytest.raises(ConfigError, match="personal-epochs: nobody evaluates, since fraction-evaluate is 0"):
         launch.resolve(None, {"personal-epochs": 1}, [])
+
+
+def test_a_node_keeps_its_own_model_and_it_predicts(tmp_path: Path, toy: Path) -> None:
+    """The file of each node has the accuracy on the node's test samples that the node said of its own heads."""
+    run = _run(tmp_path / "run", toy, **{"personal-epochs": 2, "personal-models": "keep"})
+    said = read_metrics(run)[-1]["evaluated_by"]
+    shared = load_file(run / "model.safetensors")
+    test = load_split(toy, "test", BOTH)
+    for node, found in said.items():
+        file = run / "personal" / f"partition-{node}"
+        predictor = Predictor.load(file)
+        own = test.rows[int(node) :: 4]
+        inputs = {name: test.arrays[name][own] for name in predictor.modalities}
+        right = predictor.predict(inputs) == test.labels[own]
+        assert right.mean() == pytest.approx(found["personal fused"]["accuracy"])
+
+        arrays = load_file(file / "model.safetensors")
+        moved = {name for name, value in arrays.items() if not np.array_equal(value, shared[name])}
+        assert moved
+        assert all(".classifier." in name or name.startswith("fusion.") for name in moved)
+    owners = {node: Predictor.load(run / "personal" / f"partition-{node}").modalities for node in said}
+    assert {len(names) for names in owners.values()} == {1, 2}
+    done = fedcmi("predict", run / "personal" / "partition-0", "--data", toy, "--modalities", "+".join(owners["0"]))
+    assert done.exit_code == 0, done.output
+
+
+def test_a_device_that_was_not_told_where_says_so(tmp_path: Path, toy: Path) -> None:
+    raw = {"personal-epochs": 1, "personal-models": "keep", "fraction-evaluate": 1.0, "run-dir": str(tmp_path)}
+    run = launch.read_run_config(launch.resolve(None, {**raw, "data": str(toy)}, []))
+    device = {"partition-id": 3, "modalities": "audio"}
+    with pytest.raises(ConfigError, match="this device does not know where; set `personal`"):
+        _ = Node(run, read_node_config(device), toy, read_spec(toy), ()).personal_directory
+    told = Node(run, read_node_config({**device, "personal": "/own"}), toy, read_spec(toy), ())
+    assert told.personal_directory == Path("/own")
+
+
+def test_nothing_is_kept_where_nothing_is_trained() -> None:
+    with pytest.raises(ConfigError, match="personal-models = 'keep': no node trains heads of its own"):
+        launch.resolve(None, {"personal-models": "keep"}, [])
