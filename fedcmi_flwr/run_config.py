@@ -53,7 +53,7 @@ RECORD_KEYS = ("server-round", "dominant", "classes", "dataset", "server")
 HYPERPARAMETER_KEYS = tuple(sorted({key for method in METHODS.values() for key in hyperparameters(method)}))
 
 PATH_KEYS = ("data", "run-dir", "pretrained", "start-from")
-"""Keys that are paths of one machine; a model file does not have them."""
+"""Keys that name paths on one machine, which are no business of who gets a model; config.json has them."""
 
 
 @dataclass(frozen=True)

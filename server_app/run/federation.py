@@ -53,7 +53,6 @@ from server_app.run.server_data import read_server_data
 from server_app.run.start_from import start_from
 
 logger = logging.getLogger("flwr.fedcmi")
-"""Keys that name paths on the server's machine, which are no business of who gets the model; config.json has them."""
 
 
 class Federation:
