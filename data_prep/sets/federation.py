@@ -223,8 +223,12 @@ def read_federation(path: Path) -> Federation:
         if content["federation_version"] != VERSION:
             raise ValueError(f"version {content['federation_version']!r}, this release reads {VERSION}")
         modalities = tuple(ModalitySpec.from_fields(fields) for fields in content["modalities"])
-        found = Federation(path, content["name"], tuple(content["classes"]), modalities, content["recipes"])
-        check_spec(path, DatasetSpec(found.name, "classification", found.classes, modalities, {}, {}, {}))
+        name, classes = content["name"], tuple(content["classes"])
+        strange = [f"class {number} is {each!r}" for number, each in enumerate(classes) if not isinstance(each, str)]
+        if strange:
+            raise ValueError(f"{strange[0]}; names are text")
+        found = Federation(path, name, classes, modalities, content["recipes"])
+        check_spec(path, DatasetSpec(name, "classification", classes, modalities, {}, {}, {}))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise PrepError(f"{path}: not the description of a federation ({error}); write it again.") from error
     return found
