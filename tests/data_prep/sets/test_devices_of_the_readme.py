@@ -1,4 +1,4 @@
-"""README's nodes.toml, its data prepared from folders of raw files by the commands of data_prep/README.md."""
+"""The nodes.toml of server_app/deploy/README.md, its data made of raw files by the commands of data_prep/README.md."""
 
 import re
 from pathlib import Path
@@ -53,7 +53,8 @@ def test_two_rounds_of_devices_that_prepared_their_own_data(tmp_path: Path, monk
         own_sizes = "--for server" in line
         commands.line(f"{line} {SMALL}" if own_sizes else line)
 
-    toml = re.findall(r"```toml\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)[0]
+    guide = (ROOT / "server_app" / "deploy" / "README.md").read_text(encoding="utf-8")
+    toml = re.findall(r"```toml\n(.*?)```", guide, re.DOTALL)[0]
     (tmp_path / "nodes.toml").write_text(
         toml.replace("/srv/fedcmi/data", str(tmp_path / "server-data"))
         .replace("/srv/sensors/prepared", str(tmp_path / "edge-1-data"), 1)
