@@ -58,7 +58,8 @@ DOCUMENTS = (
 )
 """Pages in the order in which they are read: a command may use what one of a page before has made."""
 RUN_BY_OTHERS = {
-    "data_prep/README.md": "tests/data_prep/sets/test_devices_of_the_readme.py",
+    "server_app/guides/comparison.md": "tests/test_guides.py",
+    "server_app/guides/devices.md": "tests/data_prep/sets/test_devices_of_the_guide.py",
     "fedcmi_flwr/methods/README.md": "tests/server_app/launch/test_outside.py",
     "fedcmi_flwr/models/README.md": "tests/server_app/launch/test_outside.py",
     "tests/example_app/README.md": "tests/fedcmi_flwr/strategy/test_reuse.py",
