@@ -35,7 +35,7 @@ lint: .venv/installed ## ruff, pydoclint, codespell
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pydoclint --config=pyproject.toml fedcmi_flwr client_app server_app data_prep
-	$(BIN)/codespell fedcmi_flwr client_app server_app data_prep tests README.md CHANGELOG.md Makefile hatch_build.py .ci
+	$(BIN)/codespell fedcmi_flwr client_app server_app data_prep tests README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md Makefile hatch_build.py .ci
 
 bench: .venv/installed ## print speeds as ratios: training step, local epoch, reading, preparation, aggregation, network, simulation
 	$(BIN)/python tests/benchmarks/step.py

@@ -65,7 +65,7 @@ def write_apps(root: Path, made: Path) -> None:
     (made / "__init__.py").write_text('"""The packages that a checkout has at its top."""\n', encoding="utf-8")
     (made / "app.toml").write_text(flower_app(root), encoding="utf-8")
     for package in PACKAGES:
-        shutil.copytree(root / package, made / package, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(root / package, made / package, ignore=shutil.ignore_patterns("__pycache__", "*.png"))
         for path in (made / package).rglob("*.py"):
             source = path.read_text(encoding="utf-8")
             path.write_text(IMPORT.sub(rf"\1from {INSIDE}.\2", source), encoding="utf-8")

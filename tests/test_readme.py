@@ -1,4 +1,4 @@
-"""Every command of the README is executed, shortened by the arguments that stand here; nothing may be left out."""
+"""Every command of every README is executed, shortened by the arguments that stand here; nothing may be left out."""
 
 import gzip
 import itertools
@@ -18,6 +18,7 @@ from typing import Any
 import arrays
 import click
 import commands
+import markdown
 import media
 import numpy as np
 import pytest
@@ -43,8 +44,42 @@ def parsed(name: str, arguments: list[str]) -> dict[str, Any]:
 
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) for line in block.splitlines()]
+DOCUMENTS = (
+    "README.md",
+    "data_prep/DATASETS.md",
+    "server_app/launch/README.md",
+    "server_app/run/README.md",
+    "server_app/bench/README.md",
+    "server_app/bench/RESULTS.md",
+    "fedcmi_flwr/inference/README.md",
+    "fedcmi_flwr/aggregation/README.md",
+    "server_app/deploy/README.md",
+    "tests/benchmarks/README.md",
+)
+"""Pages in the order in which they are read: a command may use what one of a page before has made."""
+RUN_BY_OTHERS = {
+    "server_app/guides/comparison.md": "tests/test_guides.py",
+    "server_app/guides/devices.md": "tests/data_prep/sets/test_devices_of_the_guide.py",
+    "fedcmi_flwr/methods/README.md": "tests/server_app/launch/test_outside.py",
+    "fedcmi_flwr/models/README.md": "tests/server_app/launch/test_outside.py",
+    "tests/example_app/README.md": "tests/fedcmi_flwr/strategy/test_reuse.py",
+    "tests/example_apps/advanced/README.md": "tests/test_example_apps.py",
+    "tests/example_apps/hugging_face/README.md": "tests/test_example_apps.py",
+    "tests/example_apps/quickstart/README.md": "tests/test_example_apps.py",
+    "tests/example_apps/regression/README.md": "tests/test_example_apps.py",
+}
+"""Pages whose apps and packages are run by a test of their own."""
+
+
+def blocks(document: str, language: str) -> list[str]:
+    """Return the blocks of code of a page."""
+    text = (ROOT / document).read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+
+
+LINES = [line for document in DOCUMENTS for block in blocks(document, "sh") for line in block.splitlines()]
+COMMANDS = list(dict.fromkeys(LINES))
+"""Each once, although two pages may have it."""
 TUNED_BEFORE = {
     Path(parsed("tune", shlex.split(command)[2:])["out"]) / "tuned.toml"
     for command in COMMANDS
@@ -163,7 +198,7 @@ def stop_superlink(port: str) -> None:
 
 def shortened(command: str, archives: dict[str, Path]) -> str:
     extra = next((more for start, more in SHORTER.items() if command.startswith(start)), None)
-    assert extra is not None, f"README command {command!r} has no entry here: say how to execute it"
+    assert extra is not None, f"command {command!r} of a README has no entry here: say how to execute it"
     line = f"{command} {extra}"
     for name, directory in archives.items():
         line = line.replace(name, str(directory))
@@ -172,7 +207,25 @@ def shortened(command: str, archives: dict[str, Path]) -> str:
 
 def test_readme_has_its_commands() -> None:
     assert COMMANDS[:2] == ["make demo", "make test"]
-    assert len(COMMANDS) >= 9
+    assert len(COMMANDS) >= 30
+
+
+def test_no_page_with_commands_is_forgotten() -> None:
+    pages = [path.relative_to(ROOT).as_posix() for path in markdown.pages()]
+    assert {page for page in pages if blocks(page, "sh")} == {*DOCUMENTS, *RUN_BY_OTHERS}
+    assert [test for test in RUN_BY_OTHERS.values() if not (ROOT / test).is_file()] == []
+    assert [page for page in DOCUMENTS if re.search(r"^ +```sh", (ROOT / page).read_text("utf-8"), re.MULTILINE)] == []
+
+
+def test_the_table_of_the_readme_is_that_of_the_results() -> None:
+    readme, results = ((ROOT / page).read_text("utf-8") for page in ("README.md", "server_app/bench/RESULTS.md"))
+    rows = re.findall(r"^\| [\w-]+ \|(?: [\d.]+ ± .*\|)+$", readme, re.MULTILINE)
+    assert len(rows) == 16
+    assert [row for row in rows if row not in results] == []
+
+
+def test_readme_fits_in_one_reading() -> None:
+    assert len((ROOT / "README.md").read_text("utf-8").splitlines()) <= 250
 
 
 def elsewhere(command: str) -> Path | None:
@@ -257,7 +310,7 @@ def test_the_others_are_run_where_this_file_says(command: str) -> None:
 
 
 def test_the_deployment_of_the_readme_is_one(tmp_path: Path) -> None:
-    (block,) = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
+    (block,) = blocks("server_app/deploy/README.md", "toml")
     (tmp_path / "nodes.toml").write_text(block, encoding="utf-8")
     plan = read_nodes_toml(tmp_path / "nodes.toml", secure=True)
     assert [(node.name, node.modalities) for node in plan.nodes] == [
@@ -267,7 +320,8 @@ def test_the_deployment_of_the_readme_is_one(tmp_path: Path) -> None:
 
 
 def test_python_snippets(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    predicting, strategy = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    strategy, predicting = blocks("README.md", "python")
+    assert blocks("fedcmi_flwr/inference/README.md", "python") == [predicting]
     names: dict[str, object] = {}
     exec(strategy, names)
     assert type(names["strategy"]).__name__ == "ModalityStrategy"

@@ -85,7 +85,7 @@ def test_links_of_a_room_lead_somewhere(readme: Path) -> None:
     assert [link for link in relative if not (readme.parent / link).exists()] == []
 
 
-@pytest.mark.parametrize("document", ["README.md", "SECURITY.md", "CHANGELOG.md"])
+@pytest.mark.parametrize("document", ["README.md", "SECURITY.md", "CHANGELOG.md", "CONTRIBUTING.md"])
 def test_what_the_project_says_of_its_files_is_so(document: str) -> None:
     text = (ROOT / document).read_text(encoding="utf-8")
     paths = [span for span in spans(text) if re.fullmatch(r"[\w-]+(/[\w.-]+)+\.(py|toml|md)", span)]

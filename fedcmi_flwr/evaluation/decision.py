@@ -25,7 +25,7 @@ ALL_SUBSETS_UP_TO = 5
 def scores(
     model: MultimodalModel, output: ModelOutput, present: Bool[Tensor, "batch modalities"], votes: Votes
 ) -> Float[Tensor, "batch classes"]:
-    """Return what :class:`Votes` describes, when only the ``present`` modalities are looked at.
+    """Return the class scores that ``votes`` gives when only the ``present`` modalities count.
 
     Parameters
     ----------

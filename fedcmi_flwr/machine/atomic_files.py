@@ -49,7 +49,7 @@ def naming(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Have a file written under another name; once it is on the disk, it gets its own.
+    """Write a file under a temporary name; rename it once it is on the disk.
 
     Parameters
     ----------
@@ -79,7 +79,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def new_directory(path: Path, mode: int = 0o777) -> Iterator[Path]:
-    """Have a directory filled under another name; once all of it is on the disk, it gets its own.
+    """Fill a directory under a temporary name; rename it once all of it is on the disk.
 
     Parameters
     ----------

@@ -75,17 +75,17 @@ class Method(Settings):
         """Change how a new model starts; by default it stays as the run's ``initialization`` made it."""
 
     def decide(self, stats: ClassStats) -> Dominance:
-        """Return what class statistics say, of one node or of all nodes together."""
+        """Return who is dominant at which temperatures, by class statistics of one node or of all nodes."""
         return NOBODY
 
     def broadcast(self, decided: Dominance) -> Dominance:
-        """Return what the server sends of its decision with the next round's model."""
+        """Return the part of the decision that the server sends with the next round's model."""
         return NOBODY
 
     def for_node(
         self, state: Mapping[str, AnyArray], modalities: Sequence[Modality], names: Sequence[str]
     ) -> dict[str, AnyArray]:
-        """Return what a node gets of the method's state on the server.
+        """Return the part of the method's server state that is sent to a node.
 
         Parameters
         ----------

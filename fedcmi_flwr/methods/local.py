@@ -44,7 +44,7 @@ class LocalRound:
     generator: torch.Generator
     """The method's own random numbers of this round and node, on the CPU."""
     features: Mapping[Modality, Float[Tensor, "samples features"]] = field(default_factory=dict)
-    """What a teacher's encoder makes of each sample, by place: of the teachers to which a sample is always the same."""
+    """Features of the teachers' encoders, by sample index; only where samples look the same in every epoch."""
     log_prior_of: Mapping[Modality, Float[Tensor, " classes"]] = field(default_factory=dict)
     """``log_prior`` among the samples that have a modality, for each modality that some of them lack."""
     method_state: Any = None

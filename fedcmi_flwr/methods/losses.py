@@ -66,7 +66,7 @@ def knowledge_distillation(
 def mean_log_probability(
     logits: Float[Tensor, "modalities batch classes"], rows: Bool[Tensor, "modalities batch"]
 ) -> Float[Tensor, "batch classes"]:
-    """Return what all modalities of a sample say together: the mean of their log-probabilities.
+    """Return the consensus of a sample's modalities: the mean of their log-probabilities.
 
     Their sum would be that of independent witnesses. Modalities of one event are not independent, and the sum is far
     too sure of itself to teach.

@@ -278,7 +278,7 @@ class MultimodalModel(nn.Module):
 def mask_for(
     subset: Sequence[Modality], modalities: Sequence[Modality], present: Bool[Tensor, "batch modalities"]
 ) -> tuple[Bool[Tensor, "batch modalities"], Bool[Tensor, " batch"]]:
-    """Return what is present of a subset, with everything else hidden, and which samples have the whole subset."""
+    """Return ``present`` with all modalities outside the subset hidden, and which samples have the whole subset."""
     among = torch.tensor([name in subset for name in modalities], device=present.device)
     return present & among, (present | ~among).all(dim=1)
 

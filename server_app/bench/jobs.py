@@ -44,9 +44,9 @@ class Job:
 
 @contextlib.contextmanager
 def alone_in(home: Path) -> Iterator[None]:
-    """Have a directory to oneself and one's jobs; jobs of a process that was killed are waited for.
+    """Lock a directory for this process and its jobs; wait for jobs whose parent process was killed.
 
-    Who is alone there holds ``LOCK`` in it; each job holds a shared lock on the directory itself.
+    The process holds ``LOCK`` in it; each job holds a shared lock on the directory itself.
 
     Parameters
     ----------

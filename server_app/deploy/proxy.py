@@ -174,7 +174,7 @@ def nginx_program() -> str:
 
 
 def reload(state: Path) -> bool:
-    """Have the proxy read its configuration and certificate again; connections that there are go on.
+    """Make the proxy reload its configuration and certificate; open connections continue.
 
     Parameters
     ----------

@@ -203,7 +203,7 @@ class Rehearsal:
         return places[name]
 
     def _let_in(self, name: str) -> None:
-        """Have a device join, as a real one does, unless it has."""
+        """Let a device join as a real one does, unless it has joined."""
         site, files = self.site, self.files(name)
         node = site.deployment.node(name)
         if not site.deployment.secure or node.public_key is not None:

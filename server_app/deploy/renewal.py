@@ -100,7 +100,7 @@ def begin_rotation(site: Site, now: datetime | None = None) -> None:
 
 
 def end_rotation(site: Site, force: bool = False, now: datetime | None = None) -> None:
-    """Have the next authority sign the server's certificate, and devices trust it alone.
+    """Let the next authority sign the server's certificate, and make devices trust it alone.
 
     Parameters
     ----------
@@ -148,7 +148,7 @@ def _certify(site: Site, authority: Authority, now: datetime | None) -> None:
 
 
 def _trust(site: Site, content: bytes) -> None:
-    """Have devices trust these authorities: those that join from now on, and the others when they ask."""
+    """Publish the authorities that devices trust: at once to those that join, to the others when they ask."""
     write_atomically(site.kit / "server" / "ca.crt", content)
     for node in site.deployment.nodes:
         write_atomically(site.kit / "nodes" / node.name / "ca.crt", content)

@@ -99,7 +99,7 @@ def gains(after: Mapping[str, float], before: Mapping[str, float]) -> dict[str, 
 
 
 def ablation_gain(records: Records, modality: Modality, owned: Mapping[str, Sequence[Modality]]) -> dict[str, float]:
-    """Return what a modality gives each node that owns others too.
+    """Return the accuracy that a modality adds on each node that owns others too.
 
     Parameters
     ----------

@@ -148,7 +148,7 @@ def go_on(
     num_nodes
         None: as many as the run has.
     engine
-        None: the run's; another one is no other run.
+        None: the engine that the run was started with. A different one continues the same run.
 
     Yields
     ------

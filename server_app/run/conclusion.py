@@ -28,9 +28,9 @@ def conclude(
     model
         The trained model.
     reported
-        What accuracies are of.
+        The samples that accuracies are measured on.
     calibration
-        What decisions are chosen on; None: the method's votes decide, not calibrated.
+        The samples on which decisions are chosen; None: the method's votes decide, not calibrated.
     votes
         The method's own.
 

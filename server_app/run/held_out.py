@@ -23,7 +23,7 @@ VALIDATION_SPLIT = "val"
 
 
 def reported_samples(prepared: Path, modalities: Sequence[Modality], config: DataConfig, seed: int) -> Samples:
-    """Return what accuracies are of: the test split, or with ``validation-share`` a part of the training split.
+    """Return the samples that accuracies are measured on: test split, or ``validation-share`` of the training split.
 
     Parameters
     ----------

@@ -32,7 +32,7 @@ class RunFinishedError(RunDirectoryError):
 
 @contextlib.contextmanager
 def alone_in_run(run_dir: Path) -> Iterator[None]:
-    """Have a run directory to oneself; the lock ends with the process, however that ends.
+    """Lock a run directory for this process; the lock ends when the process ends, even if it is killed.
 
     Parameters
     ----------

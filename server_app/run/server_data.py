@@ -27,11 +27,11 @@ class ServerData:
     locations: Mapping[Modality, str]
     """Modality -> its pretrained trunk."""
     reported: Samples
-    """What accuracies are of."""
+    """The samples that accuracies are measured on."""
     calibration: Samples | None
-    """What is chosen on how the model decides; None: nothing."""
+    """The samples on which decision rules and temperatures are chosen; None: there are none."""
     selection: Samples | None
-    """What the best round is chosen on; None: it is not asked for."""
+    """The samples on which the best round is chosen; None: no best round is asked for."""
 
 
 def read_server_data(config: RunConfig) -> ServerData:

@@ -1,6 +1,6 @@
 """A bad day of a deployment: real processes on loopback, with TLS and node authentication, started as a user does.
 
-The commands are those of the README: ``fedcmi deploy init deployment --nodes nodes.toml``,
+The commands are those of server_app/deploy/README.md: ``fedcmi deploy init deployment --nodes nodes.toml``,
 ``fedcmi deploy up deployment``, ``fedcmi deploy run deployment --run-dir runs/edge``,
 ``fedcmi deploy status deployment``, ``fedcmi deploy run deployment --run-dir runs/edge --resume`` and
 ``fedcmi deploy down deployment``.

@@ -1,4 +1,4 @@
-"""The README's table of a manifest, prepared as it stands there."""
+"""The table of a manifest in data_prep/DATASETS.md, prepared as it stands there."""
 
 import csv
 from pathlib import Path
@@ -12,7 +12,7 @@ from data_prep.sets import manifest
 from data_prep.sets.manifest_kinds import Sizes
 from fedcmi_flwr.data.schema import read_spec
 
-README = Path(__file__).parents[3] / "README.md"
+README = Path(__file__).parents[3] / "data_prep" / "DATASETS.md"
 
 
 def test_the_table_of_the_readme_is_a_manifest(tmp_path: Path) -> None:

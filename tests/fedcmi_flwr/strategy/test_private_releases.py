@@ -29,7 +29,7 @@ ARRAYS = {
     "eye.w": np.array([3.0], np.float32),
     "head.w": np.array([4.0], np.float32),
 }
-README = Path(__file__).parents[3] / "README.md"
+README = Path(__file__).parents[3] / "fedcmi_flwr" / "aggregation" / "README.md"
 Maker = Callable[..., Any]
 
 

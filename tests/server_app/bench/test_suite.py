@@ -1,6 +1,6 @@
 """A suite: what its file says, where its data come from, and a bench of it as a user runs it.
 
-Which is how the command of the README is run here: the same options, with a suite and files of its own.
+Which is how the command of server_app/bench/README.md is run here: the same options, with a suite and files of its own.
 """
 
 import json

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +21,7 @@ from server_app.launch.outside import import_roots
 from server_app.launch.start import combine
 from server_app.pyproject import default_run_config
 
+ROOT = Path(__file__).parents[3]
 FEDCMI = Path(sys.executable).parent / "fedcmi"
 BY_PATH = ("my_package.focal:Focal", "my_package.patches:PatchEncoder", "{focusing = 1.5, mu = 0.1}")
 BY_NAME = ("focal", "audio=patches visual=patches", "focusing=1.5 mu=0.1")
@@ -70,6 +73,25 @@ def test_a_node_without_the_package_says_so(site: Path, av_digits_dir: Path, mon
     grid = LocalGrid(client_app, [{"partition-id": 0, "num-partitions": 2}], raw)
     (reply,) = grid.send_and_receive([query_message(next(iter(grid.get_node_ids())), 1)])
     assert "there is no module 'my_package' here. Install its package" in reply.error.reason
+
+
+@pytest.mark.parametrize("room", ["methods", "models"])
+def test_the_commands_of_the_rooms_are_runs(site: Path, monkeypatch: pytest.MonkeyPatch, room: str) -> None:
+    """Each as it stands in the room's README, put together and checked; the runs above are such runs."""
+    monkeypatch.syspath_prepend(site)
+    text = (ROOT / "fedcmi_flwr" / room / "README.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+    first, *runs = (shlex.split(line) for line in block.splitlines())
+    assert first == ["pip", "install", "./my_package"]
+
+    for program, command, *arguments in runs:
+        assert (program, command) == ("fedcmi", "run")
+        names, values = arguments[::2], arguments[1::2]
+        methods = [value for name, value in zip(names, values, strict=True) if name == "--method"]
+        assignments = [value for name, value in zip(names, values, strict=True) if name == "--set"]
+        raw = combine([], {"method": methods[0] if methods else None}, assignments)
+        assert import_roots(read_run_config(raw)) == [str(site)]
+    outside.forget()
 
 
 def test_what_is_not_installed_is_handed_on(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""README's nodes.toml, its data prepared from folders of raw files by the commands of data_prep/README.md."""
+"""Three devices from raw files, by the commands and the nodes.toml of server_app/guides/devices.md."""
 
 import re
 from pathlib import Path
@@ -41,30 +41,28 @@ def write_recordings(raw: Path, classes: tuple[str, ...], split: str, kinds: tup
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.UndefinedMetricWarning")
 def test_two_rounds_of_devices_that_prepared_their_own_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The server has test recordings of two of three classes; one device has two classes, the other sound alone."""
+    """The server has test recordings of two of three classes; one device has two classes, one sound alone."""
     monkeypatch.chdir(tmp_path)
     write_recordings(tmp_path / "SERVER", CLASSES[:2], "test", ("audio", "visual"), 2)
     write_recordings(tmp_path / "EDGE1", CLASSES[1:], "train", ("audio", "visual"))
-    write_recordings(tmp_path / "EDGE2", CLASSES, "train", ("audio",), 4)
+    write_recordings(tmp_path / "EDGE2", CLASSES, "train", ("audio", "visual"), 4)
+    write_recordings(tmp_path / "EDGE3", CLASSES, "train", ("audio",), 4)
 
-    text = (ROOT / "data_prep" / "README.md").read_text(encoding="utf-8")
-    (block,) = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
-    for line in block.splitlines():
+    guide = (ROOT / "server_app" / "guides" / "devices.md").read_text(encoding="utf-8")
+    lines = "".join(re.findall(r"```sh\n(.*?)```", guide, re.DOTALL)).splitlines()
+    for line in (line for line in lines if line.startswith("fedcmi prep ")):
         own_sizes = "--for server" in line
         commands.line(f"{line} {SMALL}" if own_sizes else line)
 
-    toml = re.findall(r"```toml\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)[0]
-    (tmp_path / "nodes.toml").write_text(
-        toml.replace("/srv/fedcmi/data", str(tmp_path / "server-data"))
-        .replace("/srv/sensors/prepared", str(tmp_path / "edge-1-data"), 1)
-        .replace("/srv/sensors/prepared", str(tmp_path / "edge-2-data"), 1)
-    )
+    (toml,) = re.findall(r"```toml\n(.*?)```", guide, re.DOTALL)
+    (tmp_path / "nodes.toml").write_text(toml, encoding="utf-8")
     plan = read_nodes_toml(tmp_path / "nodes.toml", secure=True)
     nodes = [
         {"partition-id": node.partition_id, "modalities": "+".join(node.modalities), "data": node.data}
         for node in plan.nodes
     ]
-    assert [read_spec(Path(node.data)).modality_names for node in plan.nodes] == [("audio", "visual"), ("audio",)]
+    names = [read_spec(Path(node.data)).modality_names for node in plan.nodes]
+    assert names == [("audio", "visual"), ("audio", "visual"), ("audio",)]
 
     small = ["fraction-train=1.0", "local-epochs=1", "batch-size=4", "embedding-dim=8", "data-set=manifest"]
     raw = resolve(None, {"data": plan.data, "num-server-rounds": 2}, small) | {"run-dir": str(tmp_path / "run")}
