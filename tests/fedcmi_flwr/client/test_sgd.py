@@ -56,7 +56,7 @@ def test_adamws_first_step_by_hand() -> None:
 def _check_five_steps(
     ours: list[torch.nn.Parameter], theirs: list[torch.nn.Parameter], optimizers: tuple[Optimizer, Optimizer]
 ) -> None:
-    """Compare steps; the second parameter has no gradient in the first one, and none in the third: it stands still there."""
+    """Compare steps; the second parameter has no gradient in the first one and none in the third: it stays."""
     generator = torch.Generator().manual_seed(2)
     for turn in range(5):
         for optimizer in optimizers:
