@@ -57,7 +57,8 @@ class GRU(Encoder):
             return states.mean(1)
         # in an exported graph one more sample goes along: onnxruntime's GRU crashes where there is none
         more = torch.cat([moments, moments.new_zeros(1, *moments.shape[1:])])
-        return self.trunk(more)[0][:-1].mean(1)
+        shown: Tensor = self.trunk(more)[0][:-1]
+        return shown.mean(1)
 
 
 class Block(nn.Module):
@@ -102,6 +103,9 @@ class Patches(nn.Module):
         Of a token.
     """
 
+    places: Tensor
+    """[tokens, width], where each token stands."""
+
     def __init__(self, channels: int, time: int, patch: int, width: int) -> None:
         super().__init__()
         self.missing = -time % patch
@@ -129,7 +133,8 @@ class MeanOverTime(nn.Module):
 
     def forward(self, x: Float[Tensor, "batch time width"]) -> Float[Tensor, "batch width"]:
         """Return one vector a sample."""
-        return self.norm(x).mean(1)
+        normalised: Tensor = self.norm(x)
+        return normalised.mean(1)
 
 
 class Transformer1d(Encoder):
