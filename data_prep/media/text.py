@@ -131,7 +131,7 @@ def cut_text(text: str, described: str, tokens: int) -> NDArray[np.int32]:
 
 @functools.lru_cache(maxsize=2)
 def described(tokenizer: str) -> str:
-    """Return all there is to know of a tokenizer: JSON of the package tokenizers, with its words; a hashed one's name."""
+    """Return all there is to know of a tokenizer, words included, as JSON of the package tokenizers; or "hashed:N"."""
     if is_hashed(tokenizer):
         return f"{PREFIX}{buckets_of(tokenizer)}"
     backend = load_tokenizer(tokenizer).backend_tokenizer
