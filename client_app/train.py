@@ -4,8 +4,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from client_app.accumulation import accumulated_step, grouped
 from client_app.budget import Budget
 from fedcmi_flwr.client import LocalObjective, LocalResult, begin
+from fedcmi_flwr.client.adamw import AdamW
 from fedcmi_flwr.client.begin import Received
 from fedcmi_flwr.client.samples import NodeSamples, Tally
 from fedcmi_flwr.client.sgd import SGD
@@ -79,8 +81,11 @@ def train(
                 break
             views = torch_generator(settings.seed, f"views, epoch {epoch}", server_round, partition_id)
             batches = samples.training_batches(settings.batch_size, model.spec.modalities, generator, device, views)
-            for batch in budget.within(batches):
-                step(model, batch, objective, optimizer)
+            for together in grouped(budget.within(batches), settings.accumulate_batches):
+                if settings.accumulate_batches == 1:
+                    step(model, next(together), objective, optimizer)
+                else:
+                    accumulated_step(model, together, objective, optimizer)
             try:
                 objective.losses.check(epoch, settings.lr)
             except FloatingPointError:
@@ -89,12 +94,15 @@ def train(
     return objective.finish()
 
 
-def new_optimizer(model: MultimodalModel, settings: TrainingConfig, lr: float) -> SGD:
-    """Return SGD over the trained parameters."""
-    return SGD(model.trained_parameters().values(), lr, settings.momentum, settings.weight_decay)
+def new_optimizer(model: MultimodalModel, settings: TrainingConfig, lr: float) -> SGD | AdamW:
+    """Return the run's optimiser over the trained parameters; it remembers no earlier round."""
+    trained = model.trained_parameters().values()
+    if settings.optimizer == "adamw":
+        return AdamW(trained, lr, settings.weight_decay)
+    return SGD(trained, lr, settings.momentum, settings.weight_decay)
 
 
-def step(model: MultimodalModel, batch: Batch, objective: LocalObjective, optimizer: SGD) -> torch.Tensor:
+def step(model: MultimodalModel, batch: Batch, objective: LocalObjective, optimizer: SGD | AdamW) -> torch.Tensor:
     """Take one optimiser step; on a GPU nothing in it waits for the device, unless the method asks for a number.
 
     Parameters

@@ -187,12 +187,27 @@ def _check_together(sections: Mapping[str, Any], method: Method) -> None:
         raise ConfigError("personal-epochs: nobody evaluates, since fraction-evaluate is 0; set it above 0.")
     if sections["evaluation"].personal_models == "keep" and sections["evaluation"].personal_epochs == 0:
         raise ConfigError("personal-models = 'keep': no node trains heads of its own; set personal-epochs above 0.")
+    _check_steps(sections["training"], method)
     if sections["privacy"].enabled:
         bounds = (sections["aggregation"].name, sections["guards"].max_example_ratio)
         try:
             check_protected(method, fraction_evaluate, *bounds)
         except ValueError as error:
             raise ConfigError(str(error)) from error
+
+
+def _check_steps(training: TrainingConfig, method: Method) -> None:
+    """Raise ConfigError where the method cannot do with the optimiser or with accumulated gradients."""
+    if training.optimizer != "sgd" and method.needs_sgd:
+        raise ConfigError(
+            f"optimizer = {training.optimizer!r}: the method {method.needs_sgd}; set optimizer to 'sgd', or take "
+            "another method."
+        )
+    if training.accumulate_batches > 1 and method.needs_single_batches:
+        raise ConfigError(
+            f"accumulate-batches = {training.accumulate_batches}: the method {method.needs_single_batches}; set it to "
+            "1, or take another method."
+        )
 
 
 def _read_run_dir(raw: Mapping[str, Scalar]) -> str:

@@ -1,6 +1,7 @@
 """Text from string to stored tokens: clean a tweet, cut it into WordPieces.
 
-The tokenizer is BERT's, from the optional package transformers; it is loaded once a process.
+The tokenizer is BERT's, from the optional package transformers, and loaded once a process; or "hashed:BUCKETS", which
+needs neither package nor vocabulary (``hashed.py``).
 """
 
 import functools
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.errors import PrepError
+from data_prep.media.hashed import PREFIX, buckets_of, hash_text, is_hashed
 from data_prep.pipeline.plan import Stream, tool_versions
 from fedcmi_flwr.machine.extras import needs
 from fedcmi_flwr.types import Modality
@@ -79,6 +81,8 @@ def load_tokenizer(source: str, local_only: bool = False) -> Any:  # noqa: ANN40
     MissingExtraError
         transformers is not installed.
     """
+    if is_hashed(source):
+        raise PrepError(f"tokenizer {source!r}: has no words that its tokens could become again.")
     with needs("text"):
         from transformers import BertTokenizerFast
     advice = "give a directory with vocab.txt or tokenizer.json, such as a copy of bert-base-uncased."
@@ -100,32 +104,36 @@ def load_tokenizer(source: str, local_only: bool = False) -> Any:  # noqa: ANN40
 
 
 def encode_text(text: str, tokenizer: str, tokens: int) -> NDArray[np.int32]:
-    """Return the WordPieces of a text.
+    """Return the WordPieces of a text, or the hashes of its words and n-grams.
 
     Parameters
     ----------
     text
         May be empty, which leaves [CLS] and [SEP].
     tokenizer
-        As for :func:`load_tokenizer`.
+        As for :func:`load_tokenizer`, or "hashed:BUCKETS".
     tokens
         Length of the result; a longer text loses its end, but not [SEP].
 
     Returns
     -------
-    [tokens]: [CLS], pieces, [SEP], and 0 for padding.
+    [tokens]: [CLS], pieces, [SEP], and 0 for padding; without the marks where they are hashes.
     """
     return cut_text(text, described(tokenizer), tokens)
 
 
 def cut_text(text: str, described: str, tokens: int) -> NDArray[np.int32]:
     """Return what :func:`encode_text` does, with a tokenizer that :func:`described` has described."""
+    if is_hashed(described):
+        return hash_text(text, buckets_of(described), tokens)
     return np.array(_cutter(described, tokens).encode(text).ids, dtype=np.int32)
 
 
 @functools.lru_cache(maxsize=2)
 def described(tokenizer: str) -> str:
-    """Return all that there is to know of a tokenizer, its words included, as JSON of the package tokenizers."""
+    """Return all there is to know of a tokenizer, words included, as JSON of the package tokenizers; or "hashed:N"."""
+    if is_hashed(tokenizer):
+        return f"{PREFIX}{buckets_of(tokenizer)}"
     backend = load_tokenizer(tokenizer).backend_tokenizer
     copy = type(backend).from_str(backend.to_str())
     copy.no_truncation()
@@ -156,7 +164,7 @@ def text_stream(name: Modality, tokenizer: str, tokens: int = TOKENS, *, tweets:
     name
         Of the modality.
     tokenizer
-        As for :func:`load_tokenizer`.
+        As for :func:`encode_text`.
     tokens
         Stored tokens of each text, 3 or more.
     tweets
@@ -187,6 +195,8 @@ def described_text_stream(name: Modality, described: str, tokens: int) -> Stream
 
 def vocabulary(tokenizer: str) -> Mapping[str, Any]:
     """Return what of a tokenizer decides the tokens, for the settings of a preparation: not where it lies."""
+    if is_hashed(tokenizer):
+        return {"hashed": buckets_of(tokenizer)}
     loaded = load_tokenizer(tokenizer)
     words = json.dumps(loaded.get_vocab(), sort_keys=True)
     normalizer = json.loads(loaded.backend_tokenizer.to_str())["normalizer"]
@@ -195,4 +205,6 @@ def vocabulary(tokenizer: str) -> Mapping[str, Any]:
 
 def text_tools(tokenizer: str) -> dict[str, str]:
     """Return versions of what cuts texts, and where the tokenizer was found."""
+    if is_hashed(tokenizer):
+        return {"tokenizer": tokenizer}
     return {**tool_versions("transformers", "tokenizers"), "tokenizer": tokenizer}

@@ -87,7 +87,7 @@ def prepare(
     task
         One of LABELS.
     tokenizer
-        BERT's: a directory with ``vocab.txt`` or ``tokenizer.json``, or a name on the hub.
+        BERT's: a directory with ``vocab.txt`` or ``tokenizer.json``, a name on the hub, or "hashed:BUCKETS".
     image_size
         Height and width of the stored images in pixels.
     tokens

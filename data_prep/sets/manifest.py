@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.errors import PrepError
+from data_prep.media.hashed import is_hashed
 from data_prep.media.signature import refuse_pointers
 from data_prep.media.vector import read_cells, vector_stream
 from data_prep.pipeline.execution import SERIAL, Execution
@@ -142,7 +143,8 @@ class _Alone:
     def tools(self) -> dict[str, str]:
         """Return the versions of what decodes it, and where the tokenizer was found."""
         kinds = _kinds(self.modalities)
-        return _versions(kinds) | ({"tokenizer": self.sizes.tokenizer} if "text" in kinds else {})
+        found = _versions(kinds, is_hashed(self.sizes.tokenizer))
+        return found | ({"tokenizer": self.sizes.tokenizer} if "text" in kinds else {})
 
     def stream(self, name: Modality, files: Sequence[Path]) -> Stream:
         """Return how a modality is made."""
@@ -167,7 +169,8 @@ class _Federated:
 
     def tools(self) -> dict[str, str]:
         """Return the versions of what decodes it."""
-        return _versions(_kinds(self.modalities))
+        texts = [self.federation.recipes[name] for name, kind in self.modalities.items() if kind_of(kind) == "text"]
+        return _versions(_kinds(self.modalities), all(is_hashed(recipe["tokenizer"]) for recipe in texts))
 
     def stream(self, name: Modality, files: Sequence[Path]) -> Stream:
         """Return how a modality is made."""
@@ -182,8 +185,10 @@ def _kinds(modalities: Mapping[Modality, str]) -> list[str]:
     return sorted({kind_of(kind) for kind in modalities.values()})
 
 
-def _versions(kinds: Sequence[str]) -> dict[str, str]:
-    return tool_versions("numpy", *dict.fromkeys(package for kind in kinds for package in KINDS[kind].packages))
+def _versions(kinds: Sequence[str], hashed: bool) -> dict[str, str]:
+    """Return the versions of what decodes these kinds; a hashed tokenizer needs no package."""
+    decoded = [kind for kind in kinds if not (hashed and kind == "text")]
+    return tool_versions("numpy", *dict.fromkeys(package for kind in decoded for package in KINDS[kind].packages))
 
 
 def _plan(raw: Path, entry: Entry, modalities: Mapping[Modality, str], classes: Sequence[str]) -> Planned:

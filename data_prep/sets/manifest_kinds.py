@@ -38,7 +38,7 @@ class Sizes:
     tokens: int = TOKENS
     """Tokens of a text, [CLS] and [SEP] included."""
     tokenizer: str = DEFAULT_TOKENIZER
-    """BERT's: a directory with ``vocab.txt`` or ``tokenizer.json``, or a name on the hub."""
+    """BERT's: a directory with ``vocab.txt`` or ``tokenizer.json``, a name on the hub, or "hashed:BUCKETS"."""
     points: int = POINTS
     """Of a numeric series, resampled linearly from the whole of it."""
     header: bool | None = None

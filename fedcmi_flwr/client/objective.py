@@ -212,11 +212,22 @@ class LocalObjective:
         optimizer
             Any; call it after ``backward`` instead of ``optimizer.step()``. SCAFFOLD's control variates reckon with
             the learning rate and momentum of its first parameter group, as SGD means them.
+
+        Raises
+        ------
+        ValueError
+            One of Adam's kin, and a method that goes with SGD alone.
         """
+        group = optimizer.param_groups[0]
+        if self.method.needs_sgd and "betas" in group:
+            raise ValueError(
+                f"method {self.method_name!r} {self.method.needs_sgd}; found {type(optimizer).__name__}. Step "
+                "with torch.optim.SGD, or take another method."
+            )
+
         self.method.clip_gradients(self.model)
         self.method.adjust_gradients(self.model, self.local)
         optimizer.step()
-        group = optimizer.param_groups[0]
         self._steps = LocalSteps(self._steps.count + 1, float(group["lr"]), float(group.get("momentum", 0.0)))
 
     def finish(self) -> LocalResult:

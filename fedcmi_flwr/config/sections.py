@@ -4,6 +4,7 @@ The others stand with their subjects: ``Sampling``, ``Tolerance`` and ``Guards``
 ``RobustAggregation`` and ``Privacy`` in ``aggregation/``.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -16,6 +17,8 @@ OWNERSHIPS = ("multimodal-ratio", "random-subsets")
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("fp32", "bf16", "auto")
 NODE_MEMORIES = ("context", "run-dir")
+OPTIMIZERS = ("sgd", "adamw")
+SCHEDULES = ("linear", "cosine")
 NODE_TESTS = ("shared", "own-distribution")
 
 Section = TypeVar("Section", bound=Settings)
@@ -145,24 +148,47 @@ class TrainingConfig(Settings):
     batch_size: int = number(2)
     """Samples in a mini-batch."""
     lr: float = number(0, above=True)
-    """Learning rate of the nodes' SGD until ``lr_decay_start``."""
+    """Learning rate of the nodes' optimiser after warm-up, until ``lr_decay_start``."""
     lr_min: float = number(0)
     """Learning rate of the last round, where it decays."""
     lr_decay_start: int = number(-1)
     """Last round, counted from 1, at the full learning rate; -1: no decay."""
     momentum: float = number(0, 1)
-    """Momentum of the nodes' SGD: the share of the last step that goes into the next."""
+    """Momentum of the nodes' SGD: the share of the last step that goes into the next. AdamW does not look at it."""
     weight_decay: float = number(0)
-    """Weight decay of the nodes' SGD: this many times the weight is added to its gradient."""
+    """Weight decay: SGD adds this many times the weight to its gradient; AdamW shrinks weights by this share times the
+    learning rate before each step."""
+    optimizer: str = choice(*OPTIMIZERS, default="sgd")
+    """The nodes' optimiser, torch's: SGD with momentum, or AdamW with betas 0.9 and 0.999. What it keeps (momentum,
+    moments, step counts) begins at zero in each round and never leaves the node. AdamW wants a smaller
+    ``lr``, such as 0.001."""
+    lr_warmup_rounds: int = number(0, default=0)
+    """First rounds, in which the learning rate rises: round t of W trains at t / (W + 1) of ``lr``; 0: no warm-up."""
+    lr_schedule: str = choice(*SCHEDULES, default="linear")
+    """How the learning rate falls from ``lr_decay_start`` to ``lr_min`` in the last round: on a line or on half a
+    cosine."""
+    accumulate_batches: int = number(1, default=1)
+    """Batches whose gradients make one step: a batch this many times as large in the memory of one, except that batch
+    norm sees each alone. An epoch's last step takes what is left."""
 
     def __post_init__(self) -> None:
         """Check each key, and keys against each other."""
         super().__post_init__()
         if self.lr_min > self.lr:
             raise ConfigError(f"lr-min = {self.lr_min}: must not exceed lr = {self.lr}.")
+        if self.lr_schedule == "cosine" and self.lr_decay_start < 0:
+            raise ConfigError(
+                "lr-schedule = 'cosine': nothing decays while lr-decay-start is -1; set it to the last round at the "
+                f"full learning rate ({self.lr_warmup_rounds}: right after warm-up)."
+            )
+        if 0 <= self.lr_decay_start < self.lr_warmup_rounds:
+            raise ConfigError(
+                f"lr-decay-start = {self.lr_decay_start}: the learning rate rises until round "
+                f"{self.lr_warmup_rounds} (lr-warmup-rounds); start the decay there or later."
+            )
 
     def learning_rate(self, server_round: int) -> float:
-        """Return the learning rate of a round (from 1): constant, then linear to ``lr_min`` in the last round.
+        """Return the learning rate of a round: rising in warm-up, constant, then down to ``lr_min`` in the last round.
 
         Parameters
         ----------
@@ -180,8 +206,13 @@ class TrainingConfig(Settings):
         [0.4, 0.4, 0.4, 0.2, 0.0]
         """
         start, end = self.lr_decay_start, self.num_server_rounds
+        if server_round <= self.lr_warmup_rounds:
+            return self.lr * server_round / (self.lr_warmup_rounds + 1)
         if start < 0 or server_round <= start or end <= start:
             return self.lr
+        if self.lr_schedule == "cosine":
+            passed = (min(server_round, end) - start) / (end - start)
+            return self.lr_min + (self.lr - self.lr_min) * (1 + math.cos(math.pi * passed)) / 2
         return self.lr + (self.lr_min - self.lr) * (min(server_round, end) - start) / (end - start)
 
 

@@ -65,6 +65,16 @@ class Method(Settings):
         return False
 
     @property
+    def needs_sgd(self) -> str:
+        """Why the method goes with SGD alone, as the end of a sentence; empty: it goes with any optimiser."""
+        return ""
+
+    @property
+    def needs_single_batches(self) -> str:
+        """Why each step must be that of one batch, as the end of a sentence; empty: gradients may be accumulated."""
+        return ""
+
+    @property
     def tuning(self) -> tuple[str, tuple[float, ...]] | None:
         """The key of the method's own weight, and three values; `fedcmi tune` tries two that are not the one given."""
         return None

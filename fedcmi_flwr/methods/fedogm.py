@@ -38,6 +38,16 @@ class FedOGM(WeightedMethod):
         return ("concat",)
 
     @property
+    def needs_sgd(self) -> str:
+        """Say what another optimiser undoes."""
+        return "shrinks gradients, which AdamW scales back to one size" if self.weight > 0 else ""
+
+    @property
+    def needs_single_batches(self) -> str:
+        """Say what its coefficients are of."""
+        return "modulates each batch's gradient by that batch's own coefficients" if self.weight > 0 else ""
+
+    @property
     def tuning(self) -> tuple[str, tuple[float, ...]]:
         """The own weight."""
         return ("weight", (0.1, 0.5, 1.0))

@@ -32,6 +32,11 @@ class Scaffold(Method):
     it / nodes that own it) * mean(c_k+ - c_k). Buffers have no control variate.
     """
 
+    @property
+    def needs_sgd(self) -> str:
+        """Say what c_k+ rests on."""
+        return "computes its control variates from the length of SGD's steps"
+
     def for_node(
         self, state: Mapping[str, AnyArray], modalities: Sequence[Modality], names: Sequence[str]
     ) -> dict[str, AnyArray]:

@@ -21,7 +21,9 @@ FrameSizeOption = Annotated[int, typer.Option(min=16, help="Pixels of the stored
 WorkersOption = Annotated[int | None, typer.Option(min=1, help="Processes that decode; default: one per core.")]
 FewWorkersOption = Annotated[int, typer.Option(min=1, help="Processes that decode; starting them takes seconds.")]
 MaxBadOption = Annotated[int, typer.Option(min=0, help="Samples with unusable files to put up with.")]
-TokenizerOption = Annotated[str, typer.Option(help="BERT's: directory with vocab.txt, or name on the hub.")]
+TokenizerOption = Annotated[
+    str, typer.Option(help="BERT's: directory with vocab.txt, or name on the hub; or hashed:BUCKETS.")
+]
 ModalityOption = Annotated[str | None, typer.Option("--modalities", help="Only these, joined by '+'.")]
 
 
@@ -176,7 +178,10 @@ def prep_manifest(
     frames: Annotated[int | None, typer.Option(help="Of a video, at the centres of equal parts; default: 3.")] = None,
     tokens: Annotated[int | None, typer.Option(help="Of a text at most; default: 40.")] = None,
     tokenizer: Annotated[
-        str | None, typer.Option(help="BERT's: directory with vocab.txt, or name on the hub; default: the uncased.")
+        str | None,
+        typer.Option(
+            help="BERT's: directory with vocab.txt, or name on the hub; or hashed:BUCKETS. Default: the uncased."
+        ),
     ] = None,
     points: Annotated[
         int | None, typer.Option(help="Of a series, resampled from the whole of it; default: 128.")

@@ -7,10 +7,12 @@ import pytest
 import torch
 
 from client_app.train import Received, begin_round, train
+from fedcmi_flwr.client.sgd import SGD
 from fedcmi_flwr.config.sections import TrainingConfig
 from fedcmi_flwr.data.samples import Samples
 from fedcmi_flwr.methods import METHODS, CrossModalInfiltration, FedAvg, Method
 from fedcmi_flwr.models.multimodal import MultimodalModel
+from fedcmi_flwr.seeding import torch_generator
 
 SETTINGS = TrainingConfig(
     seed=3, num_server_rounds=4, local_epochs=2, batch_size=4, lr=0.05, lr_min=0.0, lr_decay_start=-1,
@@ -107,6 +109,57 @@ def test_learning_rate_is_that_of_the_round() -> None:
     half = _trained(FedAvg(), settings, oracle.samples(12), server_round=3)
     by_hand = _trained(FedAvg(), replace(ONE_STEP, lr=0.025), oracle.samples(12), server_round=3)
     assert _equal(half, by_hand)
+
+
+def _two_steps_of_torchs_adamw(model: MultimodalModel, server_round: int, mu: float, norm: float) -> None:
+    """Take the steps of two epochs over one batch of CE(F), clipped, and the proximal gradient."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=0.1)
+    start = {name: w.detach().clone() for name, w in model.named_parameters()}
+    generator, samples = torch_generator(3, "batches", server_round, 0), oracle.samples(12)
+    for _ in range(2):
+        batch = next(samples.training_batches(12, ("audio", "visual"), generator))
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(model(batch).fused_logits, batch.labels).backward()
+        for group in model.trained_groups().values():
+            torch.nn.utils.clip_grad_norm_(group, norm)
+        for name, w in model.named_parameters():
+            if w.grad is not None:
+                w.grad += mu * (w.detach() - start[name])
+        optimizer.step()
+
+
+@pytest.mark.parametrize(("mu", "norm"), [(0.0, 1e9), (2.0, 1e9), (2.0, 0.05)])
+def test_adamw_trains_as_torchs_does(mu: float, norm: float) -> None:
+    """Clipped and proximal gradients go into AdamW's moments; what it keeps begins at zero with each round."""
+    settings = replace(ONE_STEP, local_epochs=2, lr=0.01, optimizer="adamw", weight_decay=0.1)
+    method = FedAvg(mu=mu, max_gradient_norm=norm)
+    for server_round in (1, 2):
+        reference = _model(structure="fusion").train()
+        _two_steps_of_torchs_adamw(reference, server_round, mu, norm)
+        found = _trained(method, settings, oracle.samples(12), server_round, structure="fusion")
+        for name, w in reference.named_parameters():
+            assert torch.allclose(found[name], w, atol=1e-6), name
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_accumulated_batches_are_one_large_batch(optimizer: str) -> None:
+    """Three batches of 5, 5 and 3 samples; group norm, since batch norm sees each batch alone."""
+    settings = replace(SETTINGS, lr=0.01, optimizer=optimizer, batch_size=13)
+    changes: dict[str, object] = {"structure": "fusion", "normalization": "group"}
+    large = _trained(FedAvg(), settings, **changes)
+    small = replace(settings, batch_size=5)
+    found = _trained(FedAvg(), replace(small, accumulate_batches=3), **changes)
+    left_over = _trained(FedAvg(), replace(small, accumulate_batches=2), **changes)
+    assert all(torch.allclose(found[name], large[name], atol=2e-5) for name in large)
+    assert not all(torch.allclose(left_over[name], large[name], atol=2e-5) for name in large)
+
+
+def test_an_epochs_last_step_takes_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches of 4, 4 and 5 samples, two at a time: two steps in each of two epochs."""
+    steps = []
+    monkeypatch.setattr(SGD, "step", lambda self: steps.append(len(self.parameters)))
+    _trained(FedAvg(), replace(SETTINGS, accumulate_batches=2), structure="fusion", normalization="group")
+    assert len(steps) == 4
 
 
 def test_distillation_changes_the_weak_modality_only_through_its_infiltration_path() -> None:

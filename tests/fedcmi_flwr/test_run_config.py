@@ -1,10 +1,12 @@
 """Configuration: what is allowed comes through, everything else is refused by key, value and what is allowed."""
 
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from fedcmi_flwr import run_config as config
 from fedcmi_flwr.config.fields import ConfigError
@@ -16,6 +18,7 @@ from fedcmi_flwr.models.building import chosen_modalities, encoder_names, model_
 from fedcmi_flwr.models.placement import choose_device
 from fedcmi_flwr.models.pretrained import read_locations
 from fedcmi_flwr.run_config import read_run_config
+from fedcmi_flwr.types import Scalar
 
 PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
 DEFAULTS: dict[str, Any] = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["tool"]["flwr"]["app"]["config"]
@@ -174,6 +177,45 @@ def test_learning_rate_schedule_by_hand(start: int, expected: list[float]) -> No
     """Five rounds from 0.8 to 0.2; the sixth is beyond the end."""
     schedule = TrainingConfig(0, 5, 1, 32, 0.8, 0.2, start, 0.9, 0.0)
     assert [schedule.learning_rate(t) for t in range(1, 7)] == pytest.approx(expected)
+
+
+def test_cosine_and_warm_up_are_torchs() -> None:
+    """Warm-up at 1/4, 2/4 and 3/4 of the rate, then the cosine over the five rounds after round 5."""
+    schedule = TrainingConfig(
+        0, 10, 1, 32, 0.8, 0.2, 5, 0.9, 0.0, lr_warmup_rounds=3, lr_schedule="cosine",
+    )  # fmt: skip
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.8)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=5, eta_min=0.2)
+    expected = [0.2, 0.4, 0.6, 0.8, 0.8]
+    for _ in range(5):
+        optimizer.step()
+        cosine.step()
+        expected.append(cosine.get_last_lr()[0])
+    assert [schedule.learning_rate(t) for t in range(1, 11)] == pytest.approx(expected)
+    assert schedule.learning_rate(11) == pytest.approx(0.2)
+    assert replace(schedule, lr_schedule="linear").learning_rate(7) == pytest.approx(0.56)
+
+
+@pytest.mark.parametrize(
+    ("keys", "says"),
+    [
+        ({"lr-schedule": "cosine"}, "nothing decays while lr-decay-start is -1; set it to .*0: right after warm-up"),
+        ({"lr-warmup-rounds": 3, "lr-decay-start": 2}, "rises until round 3 .*start the decay there or later"),
+        ({"optimizer": "adam"}, "must be one of sgd, adamw"),
+        ({"accumulate-batches": 0}, "a number from 1"),
+        ({"method": "scaffold", "optimizer": "adamw"}, "length of SGD's steps; set optimizer to 'sgd'"),
+        ({"method": "fedogm", "optimizer": "adamw"}, "AdamW scales back to one size; set optimizer to 'sgd'"),
+        ({"method": "fedogm", "accumulate-batches": 2}, "that batch's own coefficients; set it to 1"),
+    ],
+)
+def test_optimisers_and_schedules_that_do_not_go_together_say_what_to_do(keys: dict[str, Scalar], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        read_run_config({**DEFAULTS, **keys})
+
+
+def test_fedogm_that_modulates_nothing_takes_any_optimiser() -> None:
+    run = read_run_config({**DEFAULTS, "method": "fedogm", "weight": 0.0, "optimizer": "adamw"})
+    assert (run.training.optimizer, run.method.needs_sgd) == ("adamw", "")
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,12 @@ from typing import Any
 from fedcmi_flwr.data.schema import AXES, ModalitySpec
 from fedcmi_flwr.lookup import Kind, find
 from fedcmi_flwr.models.encoders.base import NORMALIZATIONS, Encoder
+from fedcmi_flwr.models.encoders.sequence import GRU, Transformer1d
 from fedcmi_flwr.models.encoders.series import CNN1d
 from fedcmi_flwr.models.encoders.text import Bert
 from fedcmi_flwr.models.encoders.vector import MLP, Linear
 from fedcmi_flwr.models.encoders.vision import DenseNet121, ResNet18, SmallCNN
+from fedcmi_flwr.models.encoders.words import BagOfWords, TextCNN
 
 __all__ = ["ENCODER", "ENCODERS", "NORMALIZATIONS", "Encoder", "build_encoder"]
 
@@ -21,7 +23,11 @@ ENCODERS: dict[str, type[Encoder]] = {
     "resnet18": ResNet18,
     "densenet121": DenseNet121,
     "bert": Bert,
+    "bag-of-words": BagOfWords,
+    "text-cnn": TextCNN,
     "cnn-1d": CNN1d,
+    "gru": GRU,
+    "transformer-1d": Transformer1d,
     "mlp": MLP,
     "linear": Linear,
 }

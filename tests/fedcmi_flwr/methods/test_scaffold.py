@@ -11,6 +11,7 @@ import torch
 from federated import Federated, federate, sends
 
 from client_app.train import LocalResult, Received, train
+from fedcmi_flwr.client import LocalObjective
 from fedcmi_flwr.config.sections import TrainingConfig
 from fedcmi_flwr.methods import METHODS, LocalSteps
 from fedcmi_flwr.methods.scaffold import effective_steps
@@ -27,8 +28,8 @@ STEPS = 6
 """Two epochs of 13 samples in batches of 4, 4 and 5."""
 
 
-def _model() -> MultimodalModel:
-    return oracle.model(structure="fusion").float()
+def _model(**changes: object) -> MultimodalModel:
+    return oracle.model(structure="fusion", **changes).float()
 
 
 def _controls(seed: int) -> dict[str, torch.Tensor]:
@@ -94,6 +95,24 @@ def test_a_round_at_learning_rate_zero_keeps_the_control_variates() -> None:
     assert all(torch.equal(value, c_k[name]) for name, value in kept.kept.memory.items())
     assert not any(value.any() for value in kept.kept.to_server.values())
     assert set(kept.kept.memory) == set(kept.kept.to_server) == set(c_k)
+
+
+def test_accumulated_batches_count_as_one_step() -> None:
+    """Batches of 4, 4 and 5 samples are one step an epoch, so both epochs are those of one batch of 13."""
+    plain = replace(SETTINGS, momentum=0.9, weight_decay=0.0)
+    large, small = (
+        _train(_model(normalization="group"), settings, Received(from_server=_controls(1), memory=_controls(2)))
+        for settings in (replace(plain, batch_size=13), replace(plain, accumulate_batches=4))
+    )
+    for name, value in large.kept.memory.items():
+        assert torch.allclose(small.kept.memory[name], value, atol=1e-3), name
+
+
+def test_an_optimiser_of_adams_kin_is_refused() -> None:
+    objective = LocalObjective(_model(), SCAFFOLD, oracle.local_round(_model()), "scaffold")
+    optimizer = torch.optim.AdamW(objective.model.parameters())
+    with pytest.raises(ValueError, match=r"method 'scaffold' .* length of SGD's steps; found AdamW\. Step with torch"):
+        objective.step(optimizer)
 
 
 def test_the_server_adds_the_changes_over_all_owners() -> None:
