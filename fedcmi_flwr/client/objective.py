@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from fedcmi_flwr.client.adapted import AdaptedModel
 from fedcmi_flwr.client.begin import Received, begin_round
 from fedcmi_flwr.client.calls import Call, LastCall
+from fedcmi_flwr.client.labels import check_logits
 from fedcmi_flwr.client.memory import keep_memory, read_memory
 from fedcmi_flwr.client.outputs import as_model_output
 from fedcmi_flwr.client.received import as_methods_see_it, declared, load, partition_of
@@ -185,6 +186,7 @@ class LocalObjective:
             The method needs more than the model returns.
         """
         found = as_model_output(outputs)
+        check_logits(found.fused_logits, self.model.spec.num_classes)
         if len(found.fused_logits) != len(labels):
             raise ValueError(f"outputs of {len(found.fused_logits)} samples, but {len(labels)} labels.")
         call = Call(inputs if isinstance(inputs, tuple) else (inputs,)) if inputs is not None else self._calls.call
@@ -208,7 +210,18 @@ class LocalObjective:
         optimizer
             Any; call it after ``backward`` instead of ``optimizer.step()``. SCAFFOLD's control variates reckon with
             the learning rate and momentum of its first parameter group, as SGD means them.
+
+        Raises
+        ------
+        NotAppliedError
+            No trained parameter has a gradient.
         """
+        trained = self.model.trained_parameters().values() if self._steps.count == 0 else ()
+        if trained and all(parameter.grad is None for parameter in trained):
+            raise NotAppliedError(
+                "objective.step(optimizer): no parameter of the model has a gradient; call loss.backward() before, and "
+                "optimizer.zero_grad() not between the two."
+            )
         self.method.clip_gradients(self.model)
         self.method.adjust_gradients(self.model, self.local)
         optimizer.step()

@@ -133,7 +133,9 @@ class WrappedModel(MultimodalModel):
             )
         used = {name: inputs[name] for name in self.owned if name in inputs}
         if not used:
-            raise ValueError(f"inputs of {sorted(inputs)}: need at least one of {list(self.owned)}.")
+            raise ValueError(
+                f"inputs of {sorted(inputs)}: need at least one of {list(self.owned)}, named as in wrap()."
+            )
 
         first = next(iter(used.values()))
         if present is None:

@@ -46,6 +46,8 @@ CALLS = (
     "or ArrayRecord(model.state_dict()) where the node speaks 'plain'."
 )
 """What does it right."""
+DIVERGED = "Training diverged on the node: lower its learning rate, or clip its gradients."
+"""Where numbers that are not finite come from."""
 MOST_SECONDS = 1e9
 """No training takes 30 years."""
 
@@ -129,8 +131,13 @@ def train_reply(
     ------
     WireError
         An array that was sent is missing, or holds a number beyond the range that it travels in.
+    TypeError
+        An array, or one of ``metrics``, of another type.
     """
     said, values = applied_record(applied), as_arrays(arrays)
+    for key, number in (metrics or {}).items():
+        if not isinstance(number, int | float | list):
+            raise TypeError(f"metrics: {key!r} is a {type(number).__name__}, need a number; float(...) of a tensor.")
     config = record(message, "config", ConfigRecord)
     groups = plain_groups(config)
     layout = ConfigRecord() if groups is not None else record(message, "layout", ConfigRecord)
@@ -270,7 +277,7 @@ def _check_finite(where: str, arrays: Mapping[str, AnyArray]) -> None:
     """Raise WireError if a floating-point array holds NaN or Inf."""
     for name, array in arrays.items():
         if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
-            raise WireError(f"{where}: {name!r} holds NaN or Inf.")
+            raise WireError(f"{where}: {name!r} holds NaN or Inf. {DIVERGED}")
 
 
 def _checked_examples(found: Mapping[Modality, float], num_examples: int) -> dict[Modality, int]:
