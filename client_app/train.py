@@ -81,10 +81,12 @@ def train(
                 break
             views = torch_generator(settings.seed, f"views, epoch {epoch}", server_round, partition_id)
             batches = samples.training_batches(settings.batch_size, model.spec.modalities, generator, device, views)
-            for together in grouped(budget.within(batches), settings.accumulate_batches):
-                if settings.accumulate_batches == 1:
-                    step(model, next(together), objective, optimizer)
-                else:
+            batches = budget.within(batches)
+            if settings.accumulate_batches == 1:
+                for batch in batches:
+                    step(model, batch, objective, optimizer)
+            else:
+                for together in grouped(batches, settings.accumulate_batches):
                     accumulated_step(model, together, objective, optimizer)
             try:
                 objective.losses.check(epoch, settings.lr)

@@ -76,7 +76,7 @@ def test_the_quickstart_runs_on_flower() -> None:
     run_on_flower(APPS / "quickstart", config, num_nodes=2, num_gpus=0.0, while_running=lambda: None)
 
 
-@pytest.mark.parametrize("method", ["fedcmi", "moon"])
+@pytest.mark.parametrize("method", ["fedcmi", "fedcmi-plus", "moon"])
 def test_the_hugging_face_app_learns_with_any_method(load: object, method: str) -> None:
     pytest.importorskip("transformers")
     (app,) = load("example_apps/hugging_face", "app")

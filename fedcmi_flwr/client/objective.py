@@ -23,6 +23,7 @@ from fedcmi_flwr.client.adapted import AdaptedModel
 from fedcmi_flwr.client.begin import Received, begin_round
 from fedcmi_flwr.client.calls import Call, LastCall
 from fedcmi_flwr.client.compressing import compress_update, split_memory
+from fedcmi_flwr.client.labels import check_logits
 from fedcmi_flwr.client.memory import keep_memory, read_memory
 from fedcmi_flwr.client.outputs import as_model_output
 from fedcmi_flwr.client.received import as_methods_see_it, declared, load, partition_of
@@ -189,6 +190,7 @@ class LocalObjective:
             The method needs more than the model returns.
         """
         found = as_model_output(outputs)
+        check_logits(found.fused_logits, self.model.spec.num_classes)
         if len(found.fused_logits) != len(labels):
             raise ValueError(f"outputs of {len(found.fused_logits)} samples, but {len(labels)} labels.")
         call = Call(inputs if isinstance(inputs, tuple) else (inputs,)) if inputs is not None else self._calls.call
@@ -215,6 +217,8 @@ class LocalObjective:
 
         Raises
         ------
+        NotAppliedError
+            No trained parameter has a gradient.
         ValueError
             One of Adam's kin, and a method that goes with SGD alone.
         """
@@ -223,6 +227,12 @@ class LocalObjective:
             raise ValueError(
                 f"method {self.method_name!r} {self.method.needs_sgd}; found {type(optimizer).__name__}. Step "
                 "with torch.optim.SGD, or take another method."
+            )
+        trained = self.model.trained_parameters().values() if self._steps.count == 0 else ()
+        if trained and all(parameter.grad is None for parameter in trained):
+            raise NotAppliedError(
+                "objective.step(optimizer): no parameter of the model has a gradient; call loss.backward() before, and "
+                "optimizer.zero_grad() not between the two."
             )
 
         self.method.clip_gradients(self.model)

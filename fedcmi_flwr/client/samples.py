@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fedcmi_flwr.client.calls import Call, CalledBatch
+from fedcmi_flwr.client.labels import as_labels
 from fedcmi_flwr.client.wrapped import WrappedModel
 from fedcmi_flwr.models.multimodal import MultimodalModel
 from fedcmi_flwr.types import Batch, Modality
@@ -156,6 +157,7 @@ def as_batch(model: MultimodalModel, inputs: Any, labels: Tensor, present: Tenso
     call = inputs if isinstance(inputs, Call) else Call(inputs if isinstance(inputs, tuple) else (inputs,))
     if call.args and isinstance(call.args[0], Batch):
         return call.args[0]
+    labels = as_labels(labels, model.spec.num_classes)
     if isinstance(model, WrappedModel):
         given = present if present is not None else call.kwargs.get("present", call.args[1] if call.args[1:] else None)
         return model.as_batch(call.args[0], given, labels)

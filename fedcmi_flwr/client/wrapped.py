@@ -74,6 +74,23 @@ class WrappedModel(MultimodalModel):
         """Train, and send back, the branches of these modalities alone."""
         self._used = tuple(name for name in self.spec.modalities if name in modalities)
 
+    def initialize(self, method: str | Method) -> None:
+        """Let a new model start as a method wants it, on the server and before ``start``; :func:`wrap` does it itself.
+
+        Parameters
+        ----------
+        method
+            The run's, by name or with hyperparameters: FedCMI+ lets linear projectors start as the identity. It is
+            needed where the model was wrapped for another one.
+
+        Raises
+        ------
+        ValueError
+            An unknown method.
+        """
+        of_method = find(METHOD, method) if isinstance(method, str) else method
+        of_method.initialize(self)
+
     def trained_parameters(self) -> dict[str, nn.Parameter]:
         """Return the trained parameters of the owned branches and the fusion head, by name."""
         found = super().trained_parameters()
@@ -116,7 +133,9 @@ class WrappedModel(MultimodalModel):
             )
         used = {name: inputs[name] for name in self.owned if name in inputs}
         if not used:
-            raise ValueError(f"inputs of {sorted(inputs)}: need at least one of {list(self.owned)}.")
+            raise ValueError(
+                f"inputs of {sorted(inputs)}: need at least one of {list(self.owned)}, named as in wrap()."
+            )
 
         first = next(iter(used.values()))
         if present is None:
@@ -147,7 +166,8 @@ def wrap(
     num_classes
         C.
     method
-        Decides what the model consists of: two projectors and a classifier for each modality with FedCMI.
+        Decides what the model consists of, two projectors and a classifier for each modality with FedCMI, and how it
+        starts: the projectors of FedCMI+ as the identity. Say the one that the strategy gets.
     embedding_dim
         D, the size of each modality's embedding; a linear layer follows an encoder that ends in another width.
     widths
@@ -174,7 +194,9 @@ def wrap(
         own[name] = OwnEncoder(name, trunk, width, embedding_dim)
     described = dict.fromkeys(names, "own")
     spec = ModelSpec(names, num_classes, embedding_dim, described, projector, fusion, of_method.structure)
-    return WrappedModel(spec, own)
+    model = WrappedModel(spec, own)
+    model.initialize(of_method)
+    return model
 
 
 def _last_width(modality: Modality, trunk: nn.Module) -> int:

@@ -92,7 +92,13 @@ class LocalGrid(Grid):
     def _call(self, message: Message) -> Message:
         context = self.contexts[message.metadata.dst_node_id]
         try:
-            return self._client_app(message=message, context=context)
+            reply = self._client_app(message=message, context=context)
+            if not isinstance(reply, Message):
+                raise TypeError(
+                    f"the client app's {message.metadata.message_type} function returned {type(reply).__name__}, need "
+                    "a Message: return objective.reply(...), or Message(content, reply_to=message)"
+                )
+            return reply
         except Exception as error:  # as Flower does: any exception of an app becomes an error reply
             logger.debug("client app raised", exc_info=True)
             reason = f"{type(error)}:<'{error}'>"

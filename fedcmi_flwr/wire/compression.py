@@ -109,6 +109,13 @@ def decompress(record: ArrayRecord, sent: Mapping[str, AnyArray]) -> dict[str, A
     return {name: piece.reshape(shapes[name]) for name, piece in zip(shapes, pieces, strict=True)}
 
 
+def decompressed(record: ArrayRecord, sent: Mapping[str, AnyArray]) -> dict[str, AnyArray]:
+    """Return the weights of a compressed update by name; ``sent`` and errors as for :func:`decompress`."""
+    update = decompress(record, sent)
+    with np.errstate(over="ignore"):  # a sum that is no longer finite is refused with all others
+        return {name: np.add(sent[name], update[name]) for name in update}
+
+
 def _to_int8(arrays: list[AnyArray]) -> ArrayRecord:
     codes: list[AnyArray] = []
     scales: list[AnyArray] = []

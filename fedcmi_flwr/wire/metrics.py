@@ -13,6 +13,8 @@ MOST_SAMPLES = 10**12
 """No node has more samples, nor passes over them; sums over nodes stay whole numbers of 64 bits."""
 LARGEST_SUM = 1e100
 """No sum of single-precision losses over that many samples is larger; sums over nodes stay finite."""
+MOST_KEYS = 8
+"""Of a record in an error."""
 LONGEST_NAME = 100
 """Characters of the name of a loss term or a prediction."""
 
@@ -25,7 +27,10 @@ def sample_count(metrics: MetricRecord, key: str = NUM_EXAMPLES) -> int:
     """Return a reply's weight; raise WireError for anything but a number of samples."""
     count = metrics.get(key)
     if not isinstance(count, int) or not 1 <= count <= MOST_SAMPLES:
-        raise WireError(f"metrics: {key} = {count!r}, need an integer from 1 (to {MOST_SAMPLES:.0e}).")
+        raise WireError(
+            f"metrics: {key} = {count!r}, need an integer from 1 (to {MOST_SAMPLES:.0e}), the node's samples. The keys "
+            f"are {sorted(metrics)[:MOST_KEYS]}; weighted_by_key of FedCMI names another."
+        )
     return count
 
 

@@ -30,7 +30,8 @@ def record(message: Message, name: str, kind: type[Record]) -> Record:
     """Return a record of a message; raise WireError where none of that kind has the name."""
     found = message.content.get(name)
     if not isinstance(found, kind):
-        raise WireError(f"record {name!r} is {type(found).__name__}, need {kind.__name__}.")
+        there = sorted(map(str, message.content))
+        raise WireError(f"record {name!r} is {type(found).__name__}, need {kind.__name__}; the message has {there}.")
     return found
 
 

@@ -12,7 +12,7 @@ from fedcmi_flwr.methods.applied import Applied
 from fedcmi_flwr.types import AnyArray, ClassStats, Modality
 from fedcmi_flwr.wire.applied import applied_record, read_applied
 from fedcmi_flwr.wire.compression import RECORD as COMPRESSED
-from fedcmi_flwr.wire.compression import Compressed, compressible, decompress
+from fedcmi_flwr.wire.compression import Compressed, decompressed
 from fedcmi_flwr.wire.metrics import (
     LARGEST_SUM,
     MOST_SAMPLES,
@@ -48,6 +48,8 @@ CALLS = (
     "or ArrayRecord(model.state_dict()) where the node speaks 'plain'."
 )
 """What does it right."""
+DIVERGED = "Training diverged on the node: lower its learning rate, or clip its gradients."
+"""Where numbers that are not finite come from."""
 MOST_SECONDS = 1e9
 """No training takes 30 years."""
 
@@ -134,25 +136,15 @@ def train_reply(
     ------
     WireError
         An array that was sent is missing, or holds a number beyond the range that it travels in.
+    TypeError
+        An array, or one of ``metrics``, of another type.
     """
     said, values = applied_record(applied), as_arrays(arrays)
-    config = record(message, "config", ConfigRecord)
-    groups = plain_groups(config)
-    layout = ConfigRecord() if groups is not None else record(message, "layout", ConfigRecord)
+    for key, number in (metrics or {}).items():
+        if not isinstance(number, int | float | list):
+            raise TypeError(f"metrics: {key!r} is a {type(number).__name__}, need a number; float(...) of a tensor.")
+    content = _arrays_of_reply(message, values, compressed)
     of_method = method_records(from_method or {})
-
-    content = RecordDict()
-    if groups is not None:
-        owned = {group: names for group, names in groups.items() if any(name in values for name in names)}
-        content["arrays"] = pack_plain(values, owned)
-    else:
-        wire_dtype = str(config.get("wire-dtype", "float32"))
-        left_out = compressed.names if compressed is not None else ()
-        sent = layout_groups(layout)
-        whole = {group: [name for name in names if name not in left_out] for group, names in sent.items()}
-        content["arrays"], content["layout"] = pack(values, whole, wire_dtype)
-        if compressed is not None:
-            content[COMPRESSED] = compressed.record
 
     found: dict[str, Any] = {NUM_EXAMPLES: num_examples}
     if seconds is not None:
@@ -171,6 +163,23 @@ def train_reply(
     content.update(said)
     content.update(of_method)
     return Message(content, reply_to=message)
+
+
+def _arrays_of_reply(message: Message, values: Mapping[str, AnyArray], compressed: Compressed | None) -> RecordDict:
+    """Return the records of the trained arrays, packed as the message that is answered asks for."""
+    config = record(message, "config", ConfigRecord)
+    groups = plain_groups(config)
+    if groups is not None:
+        owned = {group: names for group, names in groups.items() if any(name in values for name in names)}
+        return RecordDict({"arrays": pack_plain(values, owned)})
+
+    sent = layout_groups(record(message, "layout", ConfigRecord))
+    left_out = compressed.names if compressed is not None else ()
+    whole = {group: [name for name in names if name not in left_out] for group, names in sent.items()}
+    packed, layout = pack(values, whole, str(config.get("wire-dtype", "float32")))
+
+    small = {COMPRESSED: compressed.record} if compressed is not None else {}
+    return RecordDict({"arrays": packed, "layout": layout, **small})
 
 
 def reply_names(message: Message) -> set[str]:
@@ -220,7 +229,7 @@ def read_train_reply(
     from_method = method_arrays(message)
     arrays = unpack_plain(packed) if layout is None else unpack(packed, layout)[0]
     if COMPRESSED in message.content:
-        arrays |= _decompressed(record(message, COMPRESSED, ArrayRecord), sent)
+        arrays |= decompressed(record(message, COMPRESSED, ArrayRecord), sent)
 
     num_examples = sample_count(metrics, weight_key)
     examples = numbers_below(metrics, EXAMPLES_OF)
@@ -247,13 +256,6 @@ def read_train_reply(
         applied=applied,
         metrics=free_metrics(metrics, (*KNOWN, weight_key)),
     )
-
-
-def _decompressed(packed: ArrayRecord, sent: Mapping[str, AnyArray]) -> dict[str, AnyArray]:
-    """Return the weights of a compressed update."""
-    update = decompress(packed, sent)
-    with np.errstate(over="ignore"):  # a sum that is no longer finite is refused with all others
-        return {name: np.add(sent[name], update[name]) for name in compressible(sent)}
 
 
 def _class_stats(metrics: MetricRecord, measured: list[Modality], num_classes: int) -> ClassStats | None:
@@ -289,7 +291,7 @@ def _check_finite(where: str, arrays: Mapping[str, AnyArray]) -> None:
     """Raise WireError if a floating-point array holds NaN or Inf."""
     for name, array in arrays.items():
         if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
-            raise WireError(f"{where}: {name!r} holds NaN or Inf.")
+            raise WireError(f"{where}: {name!r} holds NaN or Inf. {DIVERGED}")
 
 
 def _checked_examples(found: Mapping[Modality, float], num_examples: int) -> dict[Modality, int]:

@@ -75,8 +75,9 @@ def evaluate(message: Message, context: Context) -> Message:
 def main(grid: Grid, context: Context) -> None:
     """Run the rounds, and leave what the nodes measured."""
     torch.manual_seed(0)
-    model = new_model()
-    strategy = FedCMI(model.groups, CLASSES, method=str(context.run_config["method"]), fraction_evaluate=1.0)
+    model, method = new_model(), str(context.run_config["method"])
+    model.initialize(method)
+    strategy = FedCMI(model.groups, CLASSES, method=method, fraction_evaluate=1.0)
     result = strategy.start(
         grid,
         ArrayRecord(model.state_dict()),

@@ -43,7 +43,7 @@ def outcome(method: str, kind: str, train: Train) -> None:
 
 def loop(
     kind: str, call: Callable[[nn.Module], Any], samples: object = None, step: bool = True, loss: bool = True,
-    remember: bool = True,
+    remember: bool = True, labels: object = Y, backward: bool = True, metrics: object = None,
 ) -> Train:  # fmt: skip
     """Return a node's training, with parts of it left out."""
 
@@ -53,11 +53,12 @@ def loop(
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         outputs = call(model)
         logits = outputs if isinstance(outputs, Tensor) else outputs.fused_logits
-        found = objective(outputs, Y) if loss else nn.functional.cross_entropy(logits, Y)
-        found.backward()
+        found = objective(outputs, labels) if loss else nn.functional.cross_entropy(logits, Y)
+        if backward:
+            found.backward()
         if step:
             objective.step(optimizer)
-        return objective.reply(len(Y))
+        return objective.reply(len(Y), metrics=metrics)
 
     return train
 
@@ -72,6 +73,24 @@ def flowers_own(message: Message, context: Context) -> Message:
     model.load_state_dict(message.content["arrays"].to_torch_state_dict())
     content = {"arrays": ArrayRecord(model.state_dict()), "metrics": MetricRecord({"num-examples": 8})}
     return Message(RecordDict(content), reply_to=message)
+
+
+def plain(
+    change: Callable[[Tensor], Tensor] = lambda value: value,
+    prefix: str = "",
+    key: str = "num-examples",
+    record: str = "metrics",
+) -> Train:
+    """Return a plain Flower client with one mistake."""
+
+    def train(message: Message, context: Context) -> Message:
+        model = new_model(PLAIN)
+        model.load_state_dict(message.content["arrays"].to_torch_state_dict())
+        state = {prefix + name: change(value) for name, value in model.state_dict().items()}
+        content = {"arrays": ArrayRecord(state), record: MetricRecord({key: 8})}
+        return Message(RecordDict(content), reply_to=message)
+
+    return train
 
 
 def image(model: nn.Module) -> Any:  # noqa: ANN401
@@ -101,6 +120,29 @@ CASES: dict[str, tuple[str, str, Train, str]] = {
         r"call objective\.step\(optimizer\) after backward",
     ),
     "no loss": ("fedcmi", "", loop("", wrapped, pairs, loss=False), r"loss = objective\(model\(inputs\), labels\)"),
+    "nothing returned": ("fedavg", PLAIN, lambda message, context: None, r"train function returned NoneType.*reply"),
+    "float labels": ("fedprox", "", loop("", wrapped, labels=Y.float()), r"need integers.*float32; labels\.long\(\)"),
+    "truth values": ("fedprox", "", loop("", wrapped, labels=Y > 0), r"need integers.*bool"),
+    "one-hot labels": ("fedprox", "", loop("", wrapped, labels=nn.functional.one_hot(Y)), r"\[8, 2\].*argmax\(1\)"),
+    "column of labels": ("fedprox", "", loop("", wrapped, labels=Y[:, None]), r"\[8, 1\].*squeeze\(1\)"),
+    "classes from 1": ("fedprox", "", loop("", wrapped, labels=Y + 1), r"from 1 to 2.*num_classes=2.*from 0"),
+    "a list": ("fedprox", "", loop("", wrapped, labels=Y.tolist()), r"need a tensor \[batch\].*found list"),
+    "samples' labels": ("fedcmi", "", loop("", wrapped, [({"image": X}, Y + 1)]), r"from 1 to 2.*num_classes=2"),
+    "other inputs": ("fedcmi", "", loop("", wrapped, [({"img": X}, Y)]), r"\['img'\].*\['image'\], named as in wrap"),
+    "no backward": ("fedprox", "", loop("", wrapped, backward=False), r"call loss\.backward\(\) before"),
+    "tensor as metric": (
+        "fedprox",
+        "",
+        loop("", wrapped, metrics={"acc": torch.tensor(1.0)}),
+        r"'acc' is a Tensor, need a number; float\(",
+    ),
+    "other class count": ("fedprox", PLAIN, loop(PLAIN, lambda model: X), r"\[8, 3\], need \[batch, 2\]"),
+    "NaN": ("fedavg", PLAIN, plain(lambda value: value * torch.nan), r"'image\.weight' holds NaN.*lower its learning"),
+    "Inf": ("fedavg", PLAIN, plain(lambda value: value / 0), r"'image\.\w+' holds NaN or Inf.*lower its learning"),
+    "other dtype": ("fedavg", PLAIN, plain(lambda value: value.half()), r"is float16 .*expected float32.*state_dict"),
+    "other names": ("fedavg", PLAIN, plain(prefix="model."), r"no modality of \['image'\] is whole.*state_dict"),
+    "other weight key": ("fedavg", PLAIN, plain(key="num_examples"), r"\['num_examples'\]; weighted_by_key"),
+    "other record": ("fedavg", PLAIN, plain(record="metric"), r"'metrics' is NoneType.*\['arrays', 'metric'\]"),
     "no context": ("scaffold", "", loop("", wrapped, pairs, remember=False), r"hand the context over"),
 }
 
@@ -110,6 +152,11 @@ def test_what_is_left_out_is_said_with_the_call_that_does_it(case: str) -> None:
     method, kind, train, text = CASES[case]
     with pytest.raises(RoundFailedError, match=rf"node 1001 .*{text}"):
         outcome(method, kind, train)
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int16, torch.uint8])
+def test_class_numbers_of_any_width_will_do(dtype: torch.dtype) -> None:
+    outcome("fedcmi", "", loop("", wrapped, [({"image": X}, Y.to(dtype))], labels=Y.to(dtype)))
 
 
 def test_flowers_names_that_there_are_not_are_suggested() -> None:
