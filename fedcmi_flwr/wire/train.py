@@ -1,6 +1,6 @@
 """The reply to a train message: trained arrays, and the sums and counts that came of the training."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -143,8 +143,11 @@ def train_reply(
     for key, number in (metrics or {}).items():
         if not isinstance(number, int | float | list):
             raise TypeError(f"metrics: {key!r} is a {type(number).__name__}, need a number; float(...) of a tensor.")
-    content = _arrays_of_reply(message, values, compressed)
+    config = record(message, "config", ConfigRecord)
+    groups = plain_groups(config)
+    layout = record(message, "layout", ConfigRecord) if groups is None else None
     of_method = method_records(from_method or {})
+    content = _packed(values, groups or {}, layout, str(config.get("wire-dtype", "float32")), compressed)
 
     found: dict[str, Any] = {NUM_EXAMPLES: num_examples}
     if seconds is not None:
@@ -165,21 +168,25 @@ def train_reply(
     return Message(content, reply_to=message)
 
 
-def _arrays_of_reply(message: Message, values: Mapping[str, AnyArray], compressed: Compressed | None) -> RecordDict:
+def _packed(
+    values: Mapping[str, AnyArray],
+    plain: Mapping[str, Sequence[str]],
+    layout: ConfigRecord | None,
+    wire_dtype: str,
+    compressed: Compressed | None,
+) -> RecordDict:
     """Return the records of the trained arrays, packed as the message that is answered asks for."""
-    config = record(message, "config", ConfigRecord)
-    groups = plain_groups(config)
-    if groups is not None:
-        owned = {group: names for group, names in groups.items() if any(name in values for name in names)}
+    if layout is None:
+        owned = {group: names for group, names in plain.items() if any(name in values for name in names)}
         return RecordDict({"arrays": pack_plain(values, owned)})
 
-    sent = layout_groups(record(message, "layout", ConfigRecord))
     left_out = compressed.names if compressed is not None else ()
-    whole = {group: [name for name in names if name not in left_out] for group, names in sent.items()}
-    packed, layout = pack(values, whole, str(config.get("wire-dtype", "float32")))
+    groups = layout_groups(layout)
+    whole = {group: [name for name in names if name not in left_out] for group, names in groups.items()}
+    packed, own_layout = pack(values, whole, wire_dtype)
 
     small = {COMPRESSED: compressed.record} if compressed is not None else {}
-    return RecordDict({"arrays": packed, "layout": layout, **small})
+    return RecordDict({"arrays": packed, "layout": own_layout, **small})
 
 
 def reply_names(message: Message) -> set[str]:
