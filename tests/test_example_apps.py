@@ -70,10 +70,14 @@ def test_an_app_learns_with_fedcmi_and_without(load: object, app: str) -> None:
     assert app == "quickstart" or done.server.state["turns"]["of-each"] == [3, 3, 3]
 
 
-def test_the_quickstart_runs_on_flower() -> None:
+@pytest.mark.parametrize(
+    ("app", "rounds"),
+    [("quickstart", "num-server-rounds"), ("advanced", "num-server-rounds"), ("hugging_face", "rounds"),
+     ("regression", "rounds")],
+)  # fmt: skip
+def test_an_app_runs_on_flower(app: str, rounds: str) -> None:
     """On Ray, from a bundle: a run that fails, in the server or because no reply can be used, raises."""
-    config = {"num-server-rounds": 1}
-    run_on_flower(APPS / "quickstart", config, num_nodes=2, num_gpus=0.0, while_running=lambda: None)
+    run_on_flower(APPS / app, {rounds: 1}, num_nodes=2, num_gpus=0.0, while_running=lambda: None)
 
 
 @pytest.mark.parametrize("method", ["fedcmi", "fedcmi-plus", "moon"])

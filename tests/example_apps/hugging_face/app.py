@@ -11,7 +11,8 @@ from transformers import BertConfig, BertModel
 from fedcmi_flwr import FedCMI
 from fedcmi_flwr.client import WrappedModel, train_round, wrap
 
-client, server = ClientApp(), ServerApp()
+client = ClientApp()
+server = ServerApp()
 CLASSES, WORDS, LENGTH = 3, 30, 6
 
 

@@ -7,7 +7,8 @@ from flwr.serverapp import Grid, ServerApp
 
 from fedcmi_flwr import FedCMI
 
-client, server = ClientApp(), ServerApp()
+client = ClientApp()
+server = ServerApp()
 
 
 def new_model() -> torch.nn.ModuleDict:
