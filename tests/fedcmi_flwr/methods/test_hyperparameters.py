@@ -18,7 +18,7 @@ def test_recipes_differ_as_the_specification_says() -> None:
         "gamma": 2.0, "lambda": 1.0, "mu": 1.0, "kappa": 2.0, "warmup": 1, "dominance": "global",
         "surrogate": 0.0, "kd-temperature-scaling": False, "unimodal-auxiliary": False,
         "averaging": 0.0, "self-head-votes": 0.0, "infiltration-votes": 0.0,
-        "prior-adjustment": 0.0, "max-gradient-norm": 10.0, "normalization": "batch",
+        "prior-adjustment": 0.0, "max-gradient-norm": 0.0, "normalization": "batch",
         "infiltration": True,
     }  # fmt: skip
     assert hyperparameters(METHODS["fedcmi-plus"]) == {
