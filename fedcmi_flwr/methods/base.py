@@ -46,7 +46,7 @@ class Method(Settings):
 
     @property
     def structure(self) -> str:
-        """One of ``model.STRUCTURES``."""
+        """One of ``models.multimodal.STRUCTURES``."""
         return "fusion"
 
     @property
