@@ -22,6 +22,11 @@ def split_memory(memory: Mapping[str, torch.Tensor]) -> tuple[Memory, Memory]:
     return of_method, residual
 
 
+def asks_for_compression(task: Task) -> bool:
+    """Return whether the server wants compressed updates."""
+    return task.config.get("update-compression", "none") != "none"
+
+
 def compress_update(
     task: Task, trained: Mapping[str, AnyArray], residual: Mapping[str, torch.Tensor]
 ) -> tuple[Compressed | None, Memory]:
@@ -40,8 +45,7 @@ def compress_update(
     -------
     The compressed update, None where nothing is compressed, and what it leaves out.
     """
-    how = str(task.config.get("update-compression", "none"))
-    if how == "none":
+    if not asks_for_compression(task):
         return None, {}
 
     names = compressible(task.arrays)
@@ -56,6 +60,6 @@ def compress_update(
         if before is not None and before.shape == update[name].shape:
             update[name] = np.add(update[name], before)
 
-    compressed = compress(update, how, float(task.config["top-k-share"]))
+    compressed = compress(update, str(task.config["update-compression"]), float(task.config["top-k-share"]))
     rest = {f"{RESIDUAL}{name}": torch.from_numpy(np.subtract(update[name], compressed.update[name])) for name in names}
     return compressed, rest

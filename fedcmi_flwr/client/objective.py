@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from fedcmi_flwr.client.adapted import AdaptedModel
 from fedcmi_flwr.client.begin import Received, begin_round
 from fedcmi_flwr.client.calls import Call, LastCall
-from fedcmi_flwr.client.compressing import compress_update, split_memory
+from fedcmi_flwr.client.compressing import asks_for_compression, compress_update, split_memory
 from fedcmi_flwr.client.labels import check_logits
 from fedcmi_flwr.client.memory import keep_memory, read_memory
 from fedcmi_flwr.client.outputs import as_model_output
@@ -152,7 +152,8 @@ class LocalObjective:
 
         objective = cls(seen, method, local, str(task.config["method"]))
         objective._message, objective._context, objective._loader = message, context, loader
-        objective._task, objective._residual = task, residual
+        if asks_for_compression(task):  # what was sent is held until the reply
+            objective._task, objective._residual = task, residual
         return objective
 
     def __call__(

@@ -128,7 +128,7 @@ class EvaluationConfig(Settings):
     have. A device evaluates on the test split of its own directory."""
     personal_epochs: int = number(0)
     """Passes over its training samples for which a node trains the heads of the received model, to evaluate the result
-    beside the received model and throw it away; 0: off."""
+    beside the received model; 0: off. ``personal_models`` says what becomes of it."""
     personal_models: str = choice("discard", "keep")
     """What becomes of the model with a node's own heads: nothing, or the node keeps it ("keep"), as a model file that
     `fedcmi predict` reads: a device below the directory that its node-config names under ``personal``, a simulated node

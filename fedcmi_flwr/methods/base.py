@@ -247,8 +247,16 @@ class Method(Settings):
                 torch.nn.utils.clip_grad_norm_(group, self.max_gradient_norm)
 
     def adjust_gradients(self, model: MultimodalModel, local: LocalRound) -> None:
-        """Change the gradients in place after backward, before the optimiser's step; here the proximal gradient."""
-        add_proximal_gradient(model, local.global_parameters, self.mu)
+        """Change the gradients in place after backward, before the optimiser's step.
+
+        Here mu (w - w_global) is added, the gradient of FedProx's mu/2 ||w - w_global||^2 (Li et al., MLSys 2020).
+        """
+        if self.mu == 0:
+            return
+        pairs = zip(model.trained_parameters().values(), local.global_parameters, strict=True)
+        trained = [(w.grad, w.detach(), start) for w, start in pairs if w.grad is not None]
+        gradients, weights, starts = (list(column) for column in zip(*trained, strict=True))
+        torch._foreach_add_(gradients, torch._foreach_sub(weights, starts), alpha=self.mu)
 
     def finish(self, model: MultimodalModel, local: LocalRound, steps: LocalSteps) -> Kept:
         """Return what is kept of the round, after the last step."""
@@ -334,16 +342,6 @@ class WeightedMethod(Method):
 
     weight: float = number(0, default=1.0)
     """Weight of what the method adds to FedAvg's loss; at 0 the method is FedAvg."""
-
-
-def add_proximal_gradient(model: MultimodalModel, global_parameters: Sequence[Tensor], mu: float) -> None:
-    """Add mu (w - w_global), the gradient of FedProx's mu/2 ||w - w_global||^2 (Li et al., MLSys 2020)."""
-    if mu == 0:
-        return
-    pairs = zip(model.trained_parameters().values(), global_parameters, strict=True)
-    trained = [(w.grad, w.detach(), start) for w, start in pairs if w.grad is not None]
-    gradients, weights, starts = (list(column) for column in zip(*trained, strict=True))
-    torch._foreach_add_(gradients, torch._foreach_sub(weights, starts), alpha=mu)
 
 
 def present_rows(model: MultimodalModel, batch: Batch) -> dict[Modality, Bool[Tensor, " batch"]]:

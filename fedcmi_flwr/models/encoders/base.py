@@ -1,7 +1,7 @@
 """What every encoder is: a trunk, which may be pretrained or frozen, and an output layer to R^D."""
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Shaped
@@ -111,3 +111,9 @@ def no_options(name: str, options: Mapping[str, object]) -> None:
     """Raise ValueError for options of an encoder that has none."""
     if options:
         raise ValueError(f"encoder {name!r} has no options, found {dict(options)}.")
+
+
+def chosen_options(name: str, options: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an encoder's options, defaults where not given; raise ValueError for one that it does not have."""
+    no_options(name, {key: value for key, value in options.items() if key not in defaults})
+    return {**defaults, **options}

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fedcmi_flwr.data.schema import ModalitySpec
-from fedcmi_flwr.models.encoders.base import Encoder, no_options
+from fedcmi_flwr.models.encoders.base import Encoder, chosen_options
 
 GRU_OPTIONS: Mapping[str, int] = {"width": 64, "layers": 1}
 """Units of each direction, and layers."""
@@ -43,8 +43,7 @@ class GRU(Encoder):
     def __init__(
         self, modality: ModalitySpec, embedding_dim: int, normalization: str, options: Mapping[str, Any], frozen: bool
     ) -> None:
-        no_options("gru", {key: value for key, value in options.items() if key not in GRU_OPTIONS})
-        chosen = {**GRU_OPTIONS, **options}
+        chosen = chosen_options("gru", options, GRU_OPTIONS)
         width = chosen["width"]
         trunk = nn.GRU(modality.channels, width, chosen["layers"], batch_first=True, bidirectional=True)
         super().__init__(trunk, nn.Linear(2 * width, embedding_dim))
@@ -164,8 +163,7 @@ class Transformer1d(Encoder):
     def __init__(
         self, modality: ModalitySpec, embedding_dim: int, normalization: str, options: Mapping[str, Any], frozen: bool
     ) -> None:
-        no_options("transformer-1d", {key: value for key, value in options.items() if key not in TRANSFORMER_OPTIONS})
-        chosen = {**TRANSFORMER_OPTIONS, **options}
+        chosen = chosen_options("transformer-1d", options, TRANSFORMER_OPTIONS)
         width, heads = chosen["width"], chosen["heads"]
         if width % (2 * heads):
             raise ValueError(

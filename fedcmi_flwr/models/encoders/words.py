@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fedcmi_flwr.data.schema import ModalitySpec
-from fedcmi_flwr.models.encoders.base import Encoder, no_options
+from fedcmi_flwr.models.encoders.base import Encoder, chosen_options
 
 BAG_OPTIONS: Mapping[str, int] = {"buckets": 4096, "width": 64}
 """Rows of the table beside that of padding, and their length."""
@@ -64,8 +64,7 @@ class BagOfWords(Encoder):
     def __init__(
         self, modality: ModalitySpec, embedding_dim: int, normalization: str, options: Mapping[str, Any], frozen: bool
     ) -> None:
-        no_options("bag-of-words", {key: value for key, value in options.items() if key not in BAG_OPTIONS})
-        chosen = {**BAG_OPTIONS, **options}
+        chosen = chosen_options("bag-of-words", options, BAG_OPTIONS)
         super().__init__(Table(chosen["buckets"], chosen["width"]), nn.Linear(chosen["width"], embedding_dim))
 
     def read(self, x: Int[Tensor, "batch time"]) -> Float[Tensor, "batch features"]:
@@ -126,7 +125,6 @@ class TextCNN(Encoder):
     def __init__(
         self, modality: ModalitySpec, embedding_dim: int, normalization: str, options: Mapping[str, Any], frozen: bool
     ) -> None:
-        no_options("text-cnn", {key: value for key, value in options.items() if key not in CNN_OPTIONS})
-        chosen = {**CNN_OPTIONS, **options}
+        chosen = chosen_options("text-cnn", options, CNN_OPTIONS)
         trunk = Windows(chosen["buckets"], chosen["width"], chosen["channels"])
         super().__init__(trunk, nn.Linear(len(WINDOWS) * chosen["channels"], embedding_dim))
