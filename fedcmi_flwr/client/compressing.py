@@ -24,7 +24,7 @@ def split_memory(memory: Mapping[str, torch.Tensor]) -> tuple[Memory, Memory]:
 
 def asks_for_compression(task: Task) -> bool:
     """Return whether the server wants compressed updates."""
-    return task.config.get("update-compression", "none") != "none"
+    return bool(task.config.get("update-compression", "none") != "none")
 
 
 def compress_update(
