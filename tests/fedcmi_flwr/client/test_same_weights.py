@@ -108,7 +108,17 @@ def rounds(run: Federated) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("foreign", [False, True], ids=["the project's model", "any module"])
 @pytest.mark.parametrize("name", METHODS)
 def test_an_own_loop_gives_the_same_weights(tmp_path: Path, toy: Path, name: str, foreign: bool) -> None:
-    options = {"method": name, "lr": 0.05}
+    assert_same_weights(tmp_path, toy, foreign, {"method": name, "lr": 0.05})
+
+
+@pytest.mark.parametrize("way", ["int8", "top-k"])
+def test_an_own_loop_compresses_as_the_projects_client_does(tmp_path: Path, toy: Path, way: str) -> None:
+    """With SCAFFOLD, so that the node's memory holds the method's arrays beside what compression left out."""
+    assert_same_weights(tmp_path, toy, True, {"method": "scaffold", "lr": 0.05, "update_compression": way})
+
+
+def assert_same_weights(tmp_path: Path, toy: Path, foreign: bool, options: dict[str, Any]) -> None:
+    """Train with the project's client and with an own app, and compare the global weights bit for bit."""
     ours = federate(tmp_path / "ours", toy, NODES, **options)
     own = federate(tmp_path / "own", toy, NODES, ours.arrays, **options)
     own.grid = LocalGrid(own_app(foreign), [each.node_config for each in ours.grid.contexts.values()],
