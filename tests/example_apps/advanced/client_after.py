@@ -30,7 +30,7 @@ def train(msg: Message, context: Context) -> Message:
             loss.backward()
             torch.nn.utils.clip_grad_norm_(net.parameters(), 5.0)
             objective.step(optimizer)
-            total += float(loss)
+            total += loss.item()
 
     turns = int(context.state.config_records.get("turns", {"count": 0})["count"]) + 1
     context.state["turns"] = ConfigRecord({"count": turns})

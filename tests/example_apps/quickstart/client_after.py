@@ -21,7 +21,7 @@ def fit(net: Module, loader: DataLoader, lr: float, objective: LocalObjective) -
         loss = objective(net(inputs), labels)
         loss.backward()
         objective.step(optimizer)
-    return float(loss)
+    return loss.item()
 
 
 @app.train()

@@ -20,7 +20,7 @@ def fit(net: Module, loader: DataLoader, lr: float) -> float:
         loss = criterion(net(inputs), labels)
         loss.backward()
         optimizer.step()
-    return float(loss)
+    return loss.item()
 
 
 @app.train()

@@ -40,7 +40,7 @@ def train(message: Message, context: Context) -> Message:
         loss = error(model, int(context.node_config["partition-id"]))
         loss.backward()
         optimizer.step()
-    metrics = MetricRecord({"mse": float(loss), "num-examples": 64})
+    metrics = MetricRecord({"mse": loss.item(), "num-examples": 64})
     return Message(RecordDict({"arrays": ArrayRecord(model.state_dict()), "metrics": metrics}), reply_to=message)
 
 
@@ -49,7 +49,7 @@ def evaluate(message: Message, context: Context) -> Message:
     """Measure the error on data that nobody trained on."""
     model = new_model()
     model.load_state_dict(message.content["arrays"].to_torch_state_dict())
-    found = float(error(model, 1000 + int(context.node_config["partition-id"])))
+    found = error(model, 1000 + int(context.node_config["partition-id"])).item()
     return Message(RecordDict({"metrics": MetricRecord({"mse": found, "num-examples": 64})}), reply_to=message)
 
 
