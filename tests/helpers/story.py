@@ -34,6 +34,7 @@ import psutil
 from server_app.deploy import processes, services
 from server_app.deploy.certificates import make_node_key, new_authority
 from server_app.deploy.deployment import Device
+from server_app.deploy.rehearsal import site_of
 from server_app.launch.flower_cli import CONNECTION, ask, connection_file, flower_environment, free_port, program
 from server_app.launch.run_log import tail
 from server_app.run.directory import read_metrics
@@ -109,7 +110,9 @@ class Story:
         self.wait("round 4's checkpoint", (self.run_dir / "checkpoints" / "round-000004").is_dir)
         os.kill(int((self.home / "superlink.pid").read_text()), signal.SIGKILL)
         self.end(training, 1)
+        restarted = time.time()
         self.fedcmi("fedcmi deploy up deployment --only superlink")
+        self.wait("the devices' return", lambda: self.all_are_back(restarted))
         resumed = self.begin("fedcmi deploy run deployment --run-dir runs/edge --resume", "resumed")
         self.end(resumed, 0)
         self.status = self.fedcmi("fedcmi deploy status deployment --json")
@@ -120,6 +123,11 @@ class Story:
         self.stranger_ended = processes.pid_of(self.home / "stranger") is None
         processes.stop(self.home / "stranger")
         self.fedcmi("fedcmi deploy down deployment")
+
+    def all_are_back(self, since: float) -> bool:
+        """Return whether the SuperLink has heard every device since a moment: two are enough for a run to go on."""
+        known = site_of(self.kit).registered()
+        return all(name in known and known[name].online and known[name].last_seen > since for name in edges.EDGES)
 
     def interrupt_a_run(self) -> None:
         """Begin another run and end its command while it trains."""
