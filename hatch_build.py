@@ -62,10 +62,14 @@ def write_apps(root: Path, made: Path) -> None:
     made
         An empty directory.
     """
-    (made / "__init__.py").write_text('"""The packages that a checkout has at its top."""\n', encoding="utf-8")
+    (made / "__init__.py").write_text(
+        '"""The packages that a checkout has at its top."""\n', encoding="utf-8"
+    )
     (made / "app.toml").write_text(flower_app(root), encoding="utf-8")
     for package in PACKAGES:
-        shutil.copytree(root / package, made / package, ignore=shutil.ignore_patterns("__pycache__", "*.png"))
+        shutil.copytree(
+            root / package, made / package, ignore=shutil.ignore_patterns("__pycache__", "*.png")
+        )
         for path in (made / package).rglob("*.py"):
             source = path.read_text(encoding="utf-8")
             path.write_text(IMPORT.sub(rf"\1from {INSIDE}.\2", source), encoding="utf-8")
@@ -89,7 +93,11 @@ def flower_app(root: Path) -> str:
 
     app = table["tool"]["flwr"]["app"]
     app["fab-include"] = ["fedcmi_flwr/**/*.py", f"{INSIDE.replace('.', '/')}/app.toml"]
-    app["components"] = {name: f"{INSIDE}.{reference}" for name, reference in app["components"].items()}
+    app["components"] = {
+        name: f"{INSIDE}.{reference}" for name, reference in app["components"].items()
+    }
 
     tools = {name: table["tool"][name] for name in ("flwr", "uv")}
-    return tomli_w.dumps({"project": project, "dependency-groups": table["dependency-groups"], "tool": tools})
+    return tomli_w.dumps(
+        {"project": project, "dependency-groups": table["dependency-groups"], "tool": tools}
+    )

@@ -1,4 +1,7 @@
-"""One step over several batches, with the memory of one: the gradient is that of all their samples."""
+"""One step over several batches, with the memory of one.
+
+The gradient is that of all their samples.
+"""
 
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice
@@ -11,13 +14,19 @@ from fedcmi_flwr.types import Batch
 
 
 def grouped(batches: Iterator[Batch], size: int) -> Iterator[Iterator[Batch]]:
-    """Yield ``size`` batches at a time, each made when it is its turn; the last group may be smaller."""
+    """Yield ``size`` batches at a time, each made when it is its turn.
+
+    The last group may be smaller.
+    """
     for first in batches:
         yield chain([first], islice(batches, size - 1))
 
 
 def accumulated_step(
-    model: MultimodalModel, batches: Iterable[Batch], objective: LocalObjective, optimizer: SGD | AdamW
+    model: MultimodalModel,
+    batches: Iterable[Batch],
+    objective: LocalObjective,
+    optimizer: SGD | AdamW,
 ) -> None:
     """Take one step along the mean of the batches' gradients, each weighted by its samples.
 

@@ -26,12 +26,15 @@ app = ClientApp()
 
 @app.query()
 def query(message: Message, context: Context) -> Message:
-    """Say which modalities this node has samples of, once it is clear that they are enough to train on."""
+    """Say which modalities this node has samples of, once it is clear that they are enough to train
+    on.
+    """
     with naming_device(context):
         node = read_node(context)
         samples = node_samples(node, "train", node.modalities)
     return wire.query_reply(
-        message, wire.NodeInfo(samples.seen_modalities, node.config.partition_id, name=node.config.name)
+        message,
+        wire.NodeInfo(samples.seen_modalities, node.config.partition_id, name=node.config.name),
     )
 
 
@@ -52,7 +55,9 @@ def train_round(message: Message, context: Context) -> Message:
     partition, name = node.config.partition_id, str(task.config["method"])
 
     begin = time.perf_counter()
-    result = train(model, samples, method, settings, task.server_round, partition, received, name, time_budget)
+    result = train(
+        model, samples, method, settings, task.server_round, partition, received, name, time_budget
+    )
     seconds = time.perf_counter() - begin
 
     trained = to_arrays(model.trained_state())
@@ -75,7 +80,9 @@ def train_round(message: Message, context: Context) -> Message:
 
 @app.evaluate()
 def evaluate_round(message: Message, context: Context) -> Message:
-    """Evaluate the received groups on this node's test samples, and beside them heads of its own if it is to."""
+    """Evaluate the received groups on this node's test samples, and beside them heads of its own if
+    it is to.
+    """
     task = wire.read_task(message)
     node = read_node(context)
 
@@ -88,7 +95,9 @@ def evaluate_round(message: Message, context: Context) -> Message:
     if epochs > 0:
         settings = read_section(TrainingConfig, task.config)
         training_samples = task_samples(node, "train", task)
-        personal = personalise(model, training_samples, settings, epochs, task.server_round, node.config.partition_id)
+        personal = personalise(
+            model, training_samples, settings, epochs, task.server_round, node.config.partition_id
+        )
         if node.run.evaluation.personal_models == "keep":
             keep(personal, node, samples.modalities, method, task.server_round)
         found = _evaluated(personal, samples, method)

@@ -1,4 +1,7 @@
-"""The received model: the federation's architecture, the arrays that the node was sent, and its own frozen trunks."""
+"""The received model.
+
+The federation's architecture, the arrays that the node was sent, and its own frozen trunks.
+"""
 
 import json
 import logging
@@ -18,7 +21,8 @@ from fedcmi_flwr.wire.tensors import to_state_dict
 logger = logging.getLogger("flwr.fedcmi")
 
 _models: dict[str, MultimodalModel] = {}
-"""The model of this process's last task, by its description: the nodes of a simulation's process take turns with it."""
+"""The model of this process's last task, by its description: the nodes of a simulation's process
+take turns with it."""
 
 
 def method_of(task: wire.Task) -> Method:
@@ -54,11 +58,14 @@ def receive(node: Node, task: wire.Task, method: Method) -> MultimodalModel:
     classes = list(node.stored.classes)
     if classes != task.config["classes"]:
         raise DataError(
-            f"{node.directory}: classes {classes}, but the federation's are {task.config['classes']}; "
-            "prepare the node's data with the same classes in the same order."
+            f"{node.directory}: classes {classes}, but the federation's are "
+            f"{task.config['classes']}; prepare the node's data with the same classes in the same "
+            "order."
         )
 
-    options = {name: json.loads(task.config.get(f"options.{name}", "{}")) for name in task.modalities}
+    options = {
+        name: json.loads(task.config.get(f"options.{name}", "{}")) for name in task.modalities
+    }
     spec = model_spec(node.run.model, method, task.modalities, len(classes), options)
     inputs = [modality for modality in node.stored.modalities if modality.name in task.groups]
     model = _model(spec, inputs)
@@ -79,7 +86,10 @@ def receive(node: Node, task: wire.Task, method: Method) -> MultimodalModel:
 
 
 def _model(spec: ModelSpec, inputs: Sequence[ModalitySpec]) -> MultimodalModel:
-    """Return a model into which everything has yet to be loaded; to build one anew takes longer than that."""
+    """Return a model into which everything has yet to be loaded.
+
+    To build one anew takes longer than that.
+    """
     key = repr((spec, inputs))
     if key not in _models:
         _models.clear()
@@ -90,7 +100,9 @@ def _model(spec: ModelSpec, inputs: Sequence[ModalitySpec]) -> MultimodalModel:
 
 
 def _load_frozen(model: MultimodalModel, node: Node, task: wire.Task) -> None:
-    """Load the frozen trunks from this node's own directories, and check that they are the server's."""
+    """Load the frozen trunks from this node's own directories, and check that they are the
+    server's.
+    """
     frozen = [name for name in model.owned if name in model.spec.frozen]
     of_run = pretrained.read_locations(node.run.model.pretrained)
     of_node = pretrained.read_locations(node.config.pretrained)

@@ -35,19 +35,25 @@ class Node:
 
     @property
     def time_budget(self) -> float:
-        """The seconds it trains in a round, 0 without an end: as its own configuration says, or else the run's."""
+        """The seconds it trains in a round, 0 without an end.
+
+        As its own configuration says, or else the run's.
+        """
         own = self.config.time_budget
         return self.run.work.time_budget if own is None else own
 
     @property
     def personal_directory(self) -> Path:
-        """Where the node keeps the model with its own heads; ConfigError on a device that was not told."""
+        """Where the node keeps the model with its own heads.
+
+        ConfigError on a device that was not told.
+        """
         if self.config.personal is not None:
             return Path(self.config.personal)
         if self.config.num_partitions is None or not self.run.run_dir:
             raise ConfigError(
-                "personal-models = 'keep': this device does not know where; set `personal`, the path of a directory, "
-                "in its node-config."
+                "personal-models = 'keep': this device does not know where; set `personal`, the "
+                "path of a directory, in its node-config."
             )
         return Path(self.run.run_dir) / "personal" / f"partition-{self.config.partition_id}"
 
@@ -106,5 +112,8 @@ def read_node(context: Context) -> Node:
     wanted = run.data.modalities.split("+") if run.data.modalities else owned
     used = tuple(name for name in owned if name in wanted)
     if not used:
-        raise DataError(f"this node owns {list(owned)}, none of the run's modalities {wanted}: it takes no part.")
+        raise DataError(
+            f"this node owns {list(owned)}, none of the run's modalities {wanted}: it takes no "
+            "part."
+        )
     return Node(run, config, directory, stored, used)

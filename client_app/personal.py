@@ -1,4 +1,7 @@
-"""Heads of a node's own: what the received model could do here if its last layers were trained on this node alone."""
+"""Heads of a node's own.
+
+What the received model could do here if its last layers were trained on this node alone.
+"""
 
 import copy
 from collections.abc import Sequence
@@ -34,10 +37,12 @@ def personalise(
     server_round: int,
     partition_id: int,
 ) -> MultimodalModel:
-    """Return a copy of the received model with heads trained on CE(F) + sum_m CE(H_m(u_m)); it must not leave the node.
+    """Return a copy of the received model with heads trained on CE(F) + sum_m CE(H_m(u_m)).
 
-    Encoders and projectors are frozen, and all layers in eval mode, so that no running statistics move and nothing is
-    dropped. Samples are seen in their evaluation views.
+    It must not leave the node.
+
+    Encoders and projectors are frozen, and all layers in eval mode, so that no running
+    statistics move and nothing is dropped. Samples are seen in their evaluation views.
 
     Parameters
     ----------
@@ -46,8 +51,8 @@ def personalise(
     samples
         The node's training samples.
     settings
-        Learning rate (without its decay, in whose last rounds nothing would change), momentum, weight decay, batch
-        size and seed.
+        Learning rate (without its decay, in whose last rounds nothing would change), momentum,
+        weight decay, batch size and seed.
     epochs
         Passes over the samples, 1 or more.
     server_round
@@ -69,7 +74,9 @@ def personalise(
     generator = torch_generator(settings.seed, "personal", server_round, partition_id)
 
     for _ in range(epochs):
-        for batch in samples.training_batches(settings.batch_size, model.spec.modalities, generator, device):
+        for batch in samples.training_batches(
+            settings.batch_size, model.spec.modalities, generator, device
+        ):
             output, rows = model(batch), present_rows(model, batch)
             loss = cross_entropy(output.fused_logits, batch.labels, batch.present.any(dim=1))
             for name, logits in output.self_logits.items():
@@ -81,8 +88,16 @@ def personalise(
     return model
 
 
-def keep(model: MultimodalModel, node: Node, inputs: Sequence[ModalitySpec], method: Method, server_round: int) -> None:
-    """Write the node's own model where the node keeps it; a reader finds the old file or the new one, whole.
+def keep(
+    model: MultimodalModel,
+    node: Node,
+    inputs: Sequence[ModalitySpec],
+    method: Method,
+    server_round: int,
+) -> None:
+    """Write the node's own model where the node keeps it.
+
+    A reader finds the old file or the new one, whole.
 
     Parameters
     ----------
@@ -91,7 +106,8 @@ def keep(model: MultimodalModel, node: Node, inputs: Sequence[ModalitySpec], met
     node
         Says where.
     inputs
-        Kind, shape and normalisation of each modality that the node owns, as the federation has them.
+        Kind, shape and normalisation of each modality that the node owns, as the federation has
+        them.
     method
         Its votes are how the model predicts.
     server_round
@@ -106,8 +122,13 @@ def keep(model: MultimodalModel, node: Node, inputs: Sequence[ModalitySpec], met
     directory.mkdir(parents=True, exist_ok=True)
 
     settings = {key: value for key, value in node.run.raw.items() if key not in PATH_KEYS}
-    votes = {"self-head-votes": method.votes.self_heads, "infiltration-votes": method.votes.infiltration_heads}
-    recipes = {name: recipe for name, recipe in read_recipes(node.directory).items() if name in model.owned}
+    votes = {
+        "self-head-votes": method.votes.self_heads,
+        "infiltration-votes": method.votes.infiltration_heads,
+    }
+    recipes = {
+        name: recipe for name, recipe in read_recipes(node.directory).items() if name in model.owned
+    }
     notes = {"round": server_round, "run-config": settings, **votes, "recipes": recipes}
     arrays = to_arrays(model.state_dict())
     save_model(directory / MODEL_FILE, arrays, model.spec, inputs, node.stored.classes, notes)
@@ -116,4 +137,9 @@ def keep(model: MultimodalModel, node: Node, inputs: Sequence[ModalitySpec], met
 def _heads(model: MultimodalModel) -> list[nn.Module]:
     """Return the classifiers H_m and the fusion head F, as far as the model has them."""
     owners: list[nn.Module] = [model, *map(model.branch, model.owned)]
-    return [getattr(owner, name) for owner in owners for name in ("fusion", "classifier") if hasattr(owner, name)]
+    return [
+        getattr(owner, name)
+        for owner in owners
+        for name in ("fusion", "classifier")
+        if hasattr(owner, name)
+    ]

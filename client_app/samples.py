@@ -17,7 +17,8 @@ from fedcmi_flwr.types import Modality
 
 
 def task_samples(node: Node, split: str, task: wire.Task) -> Samples:
-    """Return the node's samples of the modalities that it was sent, as the whole federation sees them.
+    """Return the node's samples of the modalities that it was sent, as the whole federation sees
+    them.
 
     Parameters
     ----------
@@ -44,27 +45,32 @@ def task_samples(node: Node, split: str, task: wire.Task) -> Samples:
     for here, common in zip(samples.modalities, described, strict=True):
         if (here.kind, here.shape) != (common.kind, common.shape):
             raise DataError(
-                f"modality {here.name!r}: this node has {here.kind} samples of shape {list(here.shape)}, the "
-                f"federation {common.kind} of {list(common.shape)}; prepare the node's data with the federation's "
-                "settings."
+                f"modality {here.name!r}: this node has {here.kind} samples of shape "
+                f"{list(here.shape)}, the federation {common.kind} of {list(common.shape)}; "
+                "prepare the node's data with the federation's settings."
             )
     views = views_from(read_section(ViewConfig, task.config))
     return replace(samples, modalities=described, views=views)
 
 
 def check_unchanged(node: Node, task: wire.Task) -> None:
-    """Raise DataError where a node has other modalities than it said; the server asks a node that raised again."""
+    """Raise DataError where a node has other modalities than it said.
+
+    The server asks a node that raised again.
+    """
     said = [name for name in task.modalities if name in task.groups]
     now = node_samples(node, "train", node.modalities).seen_modalities
     if set(now) != set(said):
         raise DataError(
-            f"this node now has samples of {list(now)}, but said {said} when it was asked; it takes no part until it "
-            "is asked again."
+            f"this node now has samples of {list(now)}, but said {said} when it was asked; it "
+            "takes no part until it is asked again."
         )
 
 
 def node_samples(node: Node, split: str, modalities: tuple[Modality, ...]) -> Samples:
-    """Return what is the node's of a split: its partition of the training split, its share of the test split.
+    """Return what is the node's of a split.
+
+    Its partition of the training split, its share of the test split.
 
     Parameters
     ----------
@@ -101,13 +107,24 @@ def node_samples(node: Node, split: str, modalities: tuple[Modality, ...]) -> Sa
 
 @lru_cache(maxsize=64)
 def _open(directory: Path, split: str, modalities: tuple[Modality, ...], written: int) -> Samples:
-    """Open a split; cached until it is prepared again, since the nodes of a simulation's process share directories."""
+    """Open a split; cached until it is prepared again, since the nodes of a simulation's process
+    share directories.
+    """
     return load_split(directory, split, modalities)
 
 
 @lru_cache(maxsize=1024)
 def _partition(
-    directory: Path, modalities: tuple[Modality, ...], written: int, data: DataConfig, parts: int, part: int, seed: int
+    directory: Path,
+    modalities: tuple[Modality, ...],
+    written: int,
+    data: DataConfig,
+    parts: int,
+    part: int,
+    seed: int,
 ) -> Samples:
-    """Return one partition of a training split; kept, since to find it again takes as long as the split is large."""
+    """Return one partition of a training split.
+
+    Kept, since to find it again takes as long as the split is large.
+    """
     return partition(_open(directory, "train", modalities, written), data, parts, part, seed)

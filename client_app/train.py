@@ -79,8 +79,12 @@ def train(
         for epoch in range(settings.local_epochs):
             if budget.spent:
                 break
-            views = torch_generator(settings.seed, f"views, epoch {epoch}", server_round, partition_id)
-            batches = samples.training_batches(settings.batch_size, model.spec.modalities, generator, device, views)
+            views = torch_generator(
+                settings.seed, f"views, epoch {epoch}", server_round, partition_id
+            )
+            batches = samples.training_batches(
+                settings.batch_size, model.spec.modalities, generator, device, views
+            )
             batches = budget.within(batches)
             if settings.accumulate_batches == 1:
                 for batch in batches:
@@ -104,8 +108,12 @@ def new_optimizer(model: MultimodalModel, settings: TrainingConfig, lr: float) -
     return SGD(trained, lr, settings.momentum, settings.weight_decay)
 
 
-def step(model: MultimodalModel, batch: Batch, objective: LocalObjective, optimizer: SGD | AdamW) -> torch.Tensor:
-    """Take one optimiser step; on a GPU nothing in it waits for the device, unless the method asks for a number.
+def step(
+    model: MultimodalModel, batch: Batch, objective: LocalObjective, optimizer: SGD | AdamW
+) -> torch.Tensor:
+    """Take one optimiser step.
+
+    On a GPU nothing in it waits for the device, unless the method asks for a number.
 
     Parameters
     ----------
@@ -138,7 +146,10 @@ def begin_round(
     partition_id: int,
     received: Received,
 ) -> LocalRound:
-    """Measure the received model and keep what the method needs of it; the parameters are those of :func:`train`."""
+    """Measure the received model and keep what the method needs of it.
+
+    The parameters are those of :func:`train`.
+    """
     device, num_classes = next(model.parameters()).device, model.spec.num_classes
     node_samples = NodeSamples(
         batches=lambda: samples.evaluation_batches(model.spec.modalities, device),
@@ -150,11 +161,16 @@ def begin_round(
 
 
 def tally(samples: Samples, num_classes: int) -> Tally:
-    """Return how many samples of each class there are, and how many of those that have a modality some lack."""
+    """Return how many samples of each class there are, and how many of those that have a modality
+    some lack.
+    """
 
     def counted(rows: NDArray[np.int64]) -> torch.Tensor:
         return torch.bincount(torch.from_numpy(samples.labels[rows]), minlength=num_classes)
 
     has, names = samples.has[samples.rows], (modality.name for modality in samples.modalities)
     lacking = {name: column for name, column in zip(names, has.T, strict=True) if not column.all()}
-    return Tally(counted(samples.rows), {name: counted(samples.rows[column]) for name, column in lacking.items()})
+    return Tally(
+        counted(samples.rows),
+        {name: counted(samples.rows[column]) for name, column in lacking.items()},
+    )

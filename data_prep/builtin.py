@@ -1,4 +1,7 @@
-"""Data sets by name in the ``data`` key, prepared on first use: built in, without a download, or from outside."""
+"""Data sets by name in the ``data`` key, prepared on first use.
+
+Built in, without a download, or from outside.
+"""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,11 +14,14 @@ from fedcmi_flwr.machine.cache import cache_directory
 from fedcmi_flwr.suggestions import did_you_mean
 
 Preparation = Callable[[Path], object]
-"""Makes a prepared directory where it is told to, unless it is there already, whole or not at all."""
+"""Makes a prepared directory where it is told to, unless it is there already, whole or not at
+all."""
 
 
 def _av_digits(out: Path) -> None:
-    from data_prep.sets import av_digits  # here: a device with data of its own need not have what it imports
+    from data_prep.sets import (
+        av_digits,
+    )  # here: a device with data of its own need not have what it imports
 
     av_digits.prepare(out)
 
@@ -44,8 +50,8 @@ def locate(data: str, data_set: str = "") -> Path:
     Parameters
     ----------
     data
-        A name in BUILT_IN, an entry point of an installed package, "package.module:name", or the path of a prepared
-        directory.
+        A name in BUILT_IN, an entry point of an installed package, "package.module:name", or the
+        path of a prepared directory.
     data_set
         The key ``data-set``: the name of the data set that must be there; empty: any.
 
@@ -56,7 +62,8 @@ def locate(data: str, data_set: str = "") -> Path:
     Raises
     ------
     DataError
-        The path is not a directory, there is no such preparation, it made nothing, or another data set is there.
+        The path is not a directory, there is no such preparation, it made nothing, or another
+        data set is there.
     """
     if data_set and data in BUILT_IN and data != data_set:  # known before anything is prepared
         raise DataError(_other(data_set, data, data))
@@ -70,8 +77,9 @@ def locate(data: str, data_set: str = "") -> Path:
 def _other(data_set: str, data: str, found: str) -> str:
     """Return that another data set is where one was asked for."""
     return (
-        f"data-set = {data_set!r}, but data = {data!r} holds {found!r}; give the directory that `fedcmi prep "
-        f"{data_set}` made as --data, or say what it is to be with --set data-set=NAME."
+        f"data-set = {data_set!r}, but data = {data!r} holds {found!r}; give the directory that "
+        f"`fedcmi prep {data_set}` made as --data, or say what it is to be with --set "
+        "data-set=NAME."
     )
 
 
@@ -91,7 +99,8 @@ def _find(data: str) -> Path:
     if not directory.is_dir():
         names = PREPARATION.names
         raise DataError(
-            f"data = {data!r}: no such directory, and not a data set by name ({', '.join(names)}); give the absolute "
-            f"path of a directory made by `fedcmi prep`.{did_you_mean(directory.name, names)}"
+            f"data = {data!r}: no such directory, and not a data set by name "
+            f"({', '.join(names)}); give the absolute path of a directory made by `fedcmi "
+            f"prep`.{did_you_mean(directory.name, names)}"
         )
     return directory

@@ -1,7 +1,8 @@
-"""FedCMI: balanced multi-modal federated learning via cross-modal infiltration (arXiv 2401.00894) on Flower.
+"""FedCMI: balanced multi-modal federated learning via cross-modal infiltration (arXiv 2401.00894)
+on Flower.
 
-``from fedcmi_flwr import FedCMI`` gives the strategy; it works with any torch model whose parameter names tell which
-modality they belong to. The parts load when they are first used.
+``from fedcmi_flwr import FedCMI`` gives the strategy; it works with any torch model whose
+parameter names tell which modality they belong to. The parts load when they are first used.
 """
 
 from importlib import import_module
@@ -15,7 +16,15 @@ if TYPE_CHECKING:
     from fedcmi_flwr.aggregation.robust import RobustAggregation
     from fedcmi_flwr.client import LocalObjective
     from fedcmi_flwr.inference import Predictor
-    from fedcmi_flwr.methods import METHODS, CrossModalInfiltration, FedCMIPlus, Kept, LocalRound, LocalSteps, Method
+    from fedcmi_flwr.methods import (
+        METHODS,
+        CrossModalInfiltration,
+        FedCMIPlus,
+        Kept,
+        LocalRound,
+        LocalSteps,
+        Method,
+    )
     from fedcmi_flwr.models.encoders import Encoder
     from fedcmi_flwr.strategy import FedCMI, ModalityStrategy
     from fedcmi_flwr.strategy.guards import Guards

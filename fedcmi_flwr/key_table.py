@@ -1,7 +1,9 @@
-"""Every key of a run-config and a node-config: default, what is allowed, meaning, and the methods that use it.
+"""Every key of a run-config and a node-config.
 
-Nothing is said here a second time: ranges are those that the configuration checks, meanings the docstrings under the
-fields, and the methods' defaults the methods' own.
+Default, what is allowed, meaning, and the methods that use it.
+
+Nothing is said here a second time: ranges are those that the configuration checks, meanings the
+docstrings under the fields, and the methods' defaults the methods' own.
 """
 
 import re
@@ -43,7 +45,8 @@ class Key:
     methods: tuple[str, ...]
     """Who uses it."""
     method_defaults: Mapping[str, Scalar]
-    """Of a hyperparameter: method -> its value where the key says "default"; empty for other keys."""
+    """Of a hyperparameter: method -> its value where the key says "default"; empty for other
+    keys."""
 
     @property
     def for_all(self) -> bool:
@@ -77,7 +80,11 @@ def key_sections(defaults: Mapping[str, Scalar]) -> list[KeySection]:
     for name, kind in SECTIONS.items():
         meanings = _meanings(kind)
         items = {settings.key_of(item): item for item in settings.key_fields(kind)}
-        keys = [_key(key, item, meanings[item.name], defaults) for key, item in items.items() if key not in placed]
+        keys = [
+            _key(key, item, meanings[item.name], defaults)
+            for key, item in items.items()
+            if key not in placed
+        ]
         placed |= set(items)
         sections.append(KeySection(name.replace("_", "-"), _first_line(kind), keys))
     return [*sections, _node_section()]
@@ -116,7 +123,10 @@ def _run_section(defaults: Mapping[str, Scalar]) -> KeySection:
         "method": f"one of {', '.join(METHODS)}, an entry point, or package.module:Name (str)",
         "method-options": "key=value key=value, or a TOML inline table; empty for none (str)",
     }
-    keys = [Key(key, defaults[key], allowed[key], meaning, _ALL, {}) for key, meaning in RUN_KEYS.items()]
+    keys = [
+        Key(key, defaults[key], allowed[key], meaning, _ALL, {})
+        for key, meaning in RUN_KEYS.items()
+    ]
     return KeySection("run", "What is run, and where its results go.", keys)
 
 
@@ -134,7 +144,11 @@ def _hyperparameters(defaults: Mapping[str, Scalar]) -> KeySection:
         Key(name, defaults[name], allowed, meaning, tuple(values), values)
         for (name, allowed, meaning), values in sorted(found.items())
     ]
-    return KeySection("method", f'Hyperparameters; "{METHOD_DEFAULT}": the value that stands behind the method.', keys)
+    return KeySection(
+        "method",
+        f'Hyperparameters; "{METHOD_DEFAULT}": the value that stands behind the method.',
+        keys,
+    )
 
 
 def _node_section() -> KeySection:
@@ -147,7 +161,11 @@ def _key(name: str, item: "Field[Any]", meaning: str, defaults: Mapping[str, Sca
     if name in _BUILT_IN:
         meaning = f"{meaning} Built in: {', '.join(_BUILT_IN[name])}."
     structures = _STRUCTURES.get(name)
-    users = [user for user, method in METHODS.items() if structures is None or method.structure in structures]
+    users = [
+        user
+        for user, method in METHODS.items()
+        if structures is None or method.structure in structures
+    ]
     return Key(name, defaults.get(name), _allowed(item), meaning, tuple(users), {})
 
 
@@ -155,7 +173,10 @@ _ALL = tuple(METHODS)
 
 
 def _allowed(item: "Field[Any]") -> str:
-    """Return range and type; a hyperparameter may have a type only, and a node's key may be left out."""
+    """Return range and type.
+
+    A hyperparameter may have a type only, and a node's key may be left out.
+    """
     allowed: str | None = item.metadata.get("allowed")
     kind = item.type.__name__ if isinstance(item.type, type) else None
     if allowed is None:

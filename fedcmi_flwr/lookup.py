@@ -1,12 +1,14 @@
-"""From a name in a run-config to what it stands for: built in, offered by an installed package, or an import path.
+"""From a name in a run-config to what it stands for.
+
+Built in, offered by an installed package, or an import path.
 
     find(METHOD, "fedprox")                          built in
     find(METHOD, "my-method")                        an entry point of an installed package, in group fedcmi.methods
     find(METHOD, "my_package.my_module:MyMethod")    an import path
 
-A built-in name always means what is built in, whatever else is installed: "fedavg" in a recipe or a table of results
-must be the same on every machine, and an unrelated package must not be able to break a run. What a package offers under
-such a name is still there by its import path.
+A built-in name always means what is built in, whatever else is installed: "fedavg" in a recipe
+or a table of results must be the same on every machine, and an unrelated package must not be
+able to break a run. What a package offers under such a name is still there by its import path.
 """
 
 import re
@@ -14,7 +16,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
-from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, packages_distributions, version
+from importlib.metadata import (
+    EntryPoint,
+    PackageNotFoundError,
+    entry_points,
+    packages_distributions,
+    version,
+)
 from typing import Any, Generic, TypeVar
 
 from fedcmi_flwr.suggestions import did_you_mean
@@ -43,7 +51,8 @@ class Kind(Generic[Found]):
     """Entry points of installed packages that offer more: "fedcmi.methods"."""
     built_in: Mapping[str, Found]
     accept: Callable[[Any], Found]
-    """From what a package gives to what is used; TypeError, with what is needed, for anything else."""
+    """From what a package gives to what is used; TypeError, with what is needed, for anything
+    else."""
 
     @property
     def names(self) -> list[str]:
@@ -79,22 +88,30 @@ def find(kind: Kind[Found], name: str) -> Found:
     try:
         return kind.accept(found)
     except TypeError as error:
-        raise UnknownNameError(f"{kind.key} = {name!r}: {path} is {_described(found)}; {error}") from error
+        raise UnknownNameError(
+            f"{kind.key} = {name!r}: {path} is {_described(found)}; {error}"
+        ) from error
 
 
 def import_path(kind: Kind[Any], name: str) -> str:
-    """Return "package.module:Name" of something that is not built in; the errors are those of :func:`find`."""
+    """Return "package.module:Name" of something that is not built in.
+
+    The errors are those of :func:`find`.
+    """
     if IMPORT_PATH.fullmatch(name):
         return name
-    offers: dict[str, EntryPoint] = {offer.value: offer for offer in entry_points(group=kind.group, name=name)}
+    offers: dict[str, EntryPoint] = {
+        offer.value: offer for offer in entry_points(group=kind.group, name=name)
+    }
     if not offers:
         raise UnknownNameError(
-            f"{kind.key} = {name!r}: not one of {kind.names}, nor an import path (package.module:Name)."
-            f"{did_you_mean(name, kind.names)}"
+            f"{kind.key} = {name!r}: not one of {kind.names}, nor an import path "
+            f"(package.module:Name).{did_you_mean(name, kind.names)}"
         )
     if len(offers) > 1:
         raise UnknownNameError(
-            f"{kind.key} = {name!r}: more than one installed package offers it; name one of {sorted(offers)}."
+            f"{kind.key} = {name!r}: more than one installed package offers it; name one of "
+            f"{sorted(offers)}."
         )
     offer = next(iter(offers.values()))
     return f"{offer.module}:{offer.attr}"
@@ -114,11 +131,18 @@ def package_of(kind: Kind[Any], name: str) -> str:
     -------
     Name and version as pip knows them; the name of the top module where pip knows of none.
     """
-    return "" if name in kind.built_in else _package_with(import_path(kind, name).partition(".")[0].partition(":")[0])
+    return (
+        ""
+        if name in kind.built_in
+        else _package_with(import_path(kind, name).partition(".")[0].partition(":")[0])
+    )
 
 
 def file_name(name: str) -> str:
-    """Return a name as part of a path: an import path has a colon, which separates paths elsewhere."""
+    """Return a name as part of a path.
+
+    An import path has a colon, which separates paths elsewhere.
+    """
     return name.replace(":", "-")
 
 
@@ -138,17 +162,22 @@ def _load(where: str, path: str) -> Any:  # noqa: ANN401
         found: Any = import_module(module)
     except ModuleNotFoundError as error:
         if not f"{module}.".startswith(f"{error.name}."):
-            raise UnknownNameError(f"{where}: importing {module} failed, it needs {error.name!r}: {error}.") from error
+            raise UnknownNameError(
+                f"{where}: importing {module} failed, it needs {error.name!r}: {error}."
+            ) from error
         raise MissingPackageError(
-            f"{where}: there is no module {error.name!r} here. Install its package (pip install) in the Python "
-            "environment of the server and of every node, and look at the spelling."
+            f"{where}: there is no module {error.name!r} here. Install its package (pip install) "
+            "in the Python environment of the server and of every node, and look at the spelling."
         ) from error
     except Exception as error:  # a module of somebody else may raise anything
-        raise UnknownNameError(f"{where}: importing {module} failed, {type(error).__name__}: {error}") from error
+        raise UnknownNameError(
+            f"{where}: importing {module} failed, {type(error).__name__}: {error}"
+        ) from error
     for attribute in attributes.split("."):
         if not hasattr(found, attribute):
             raise UnknownNameError(
-                f"{where}: {module} has no {attributes!r}.{did_you_mean(attribute, (n for n in dir(found)))}"
+                f"{where}: {module} has no "
+                f"{attributes!r}.{did_you_mean(attribute, (n for n in dir(found)))}"
             )
         found = getattr(found, attribute)
     return found

@@ -1,4 +1,6 @@
-"""The equations of FedCMI as pure functions of tensors, under the name that users' apps import them by."""
+"""The equations of FedCMI as pure functions of tensors, under the name that users' apps import them
+by.
+"""
 
 from fedcmi_flwr.methods.losses import (
     class_ratio,

@@ -1,7 +1,8 @@
 """The only reader of run-config: every key known, present and in range, or a :class:`ConfigError`.
 
-The values that a run starts from stand in ``pyproject.toml``, under ``[tool.flwr.app.config]``; what each key may be,
-with the settings that ``SECTIONS`` names and, for hyperparameters, with the methods.
+The values that a run starts from stand in ``pyproject.toml``, under ``[tool.flwr.app.config]``;
+what each key may be, with the settings that ``SECTIONS`` names and, for hyperparameters, with
+the methods.
 """
 
 from collections.abc import Mapping
@@ -43,17 +44,21 @@ from fedcmi_flwr.types import Scalar
 METHOD_DEFAULT = "default"
 """The value of a hyperparameter's key that leaves it to the method."""
 RUN_KEYS = {
-    "run-dir": "Where the server writes the run's results; empty: a new directory below the cache directory.",
+    "run-dir": "Where the server writes the run's results; empty: a new directory below the cache "
+    "directory.",
     "method": "What nodes and server do beside averaging: FedAvg, FedCMI or another method.",
     "method-options": "Hyperparameters of the method; those of a method from outside have no keys of their own.",
 }
 """Keys that stand in no section -> what they mean."""
 RECORD_KEYS = ("server-round", "dominant", "classes", "dataset", "server")
 """Other keys of the messages and records that hold hyperparameters too."""
-HYPERPARAMETER_KEYS = tuple(sorted({key for method in METHODS.values() for key in hyperparameters(method)}))
+HYPERPARAMETER_KEYS = tuple(
+    sorted({key for method in METHODS.values() for key in hyperparameters(method)})
+)
 
 PATH_KEYS = ("data", "run-dir", "pretrained", "start-from")
-"""Keys that name paths on one machine, which are no business of who gets a model; config.json has them."""
+"""Keys that name paths on one machine, which are no business of who gets a model; config.json
+has them."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +109,8 @@ SECTIONS: Mapping[str, type[Settings]] = {
     "selection": SelectionConfig,
     "tracking": TrackingConfig,
 }
-"""Field of :class:`RunConfig` -> settings; together they have every key but those of the run and the method."""
+"""Field of :class:`RunConfig` -> settings; together they have every key but those of the run and
+the method."""
 
 
 def read_run_config(raw: Mapping[str, Scalar]) -> RunConfig:
@@ -133,10 +139,14 @@ def read_run_config(raw: Mapping[str, Scalar]) -> RunConfig:
         )
     missing = sorted(known - set(raw))
     if missing:
-        raise ConfigError(f"key {missing[0]!r} is missing in the run-config (in all: {', '.join(missing)}).")
+        raise ConfigError(
+            f"key {missing[0]!r} is missing in the run-config (in all: {', '.join(missing)})."
+        )
     run_dir = _read_run_dir(raw)
     try:
-        sections: dict[str, Any] = {part: read_section(kind, raw) for part, kind in SECTIONS.items()}
+        sections: dict[str, Any] = {
+            part: read_section(kind, raw) for part, kind in SECTIONS.items()
+        }
     except ModuleNotFoundError as error:  # of an extra that the configuration needs
         raise ConfigError(str(error)) from error
     method = _read_method(raw)
@@ -155,7 +165,9 @@ def _read_method(raw: Mapping[str, Scalar]) -> Method:
     except ValueError as error:
         raise ConfigError(str(error)) from error
     for key in sorted(set(hyperparameters(method)) & {*RUN_KEYS, *RECORD_KEYS, *_section_keys()}):
-        raise ConfigError(f"method = {name!r}: its hyperparameter {key!r} has the name of another key; rename it.")
+        raise ConfigError(
+            f"method = {name!r}: its hyperparameter {key!r} has the name of another key; rename it."
+        )
     try:
         chosen = read_assignments(str(options))
         for key in sorted(set(chosen) & set(values)):
@@ -166,14 +178,18 @@ def _read_method(raw: Mapping[str, Scalar]) -> Method:
 
 
 def _check_names(model: ModelConfig, name: str, method: Method) -> None:
-    """Raise ConfigError unless the names of encoders and the fusion head stand for something that goes together."""
+    """Raise ConfigError unless the names of encoders and the fusion head stand for something that
+    goes together.
+    """
     named_encoders(model.encoder)
     try:
         find(FUSION, model.fusion)
     except UnknownNameError as error:
         raise ConfigError(str(error)) from error
     if method.fusions is not None and model.fusion not in method.fusions:
-        raise ConfigError(f"fusion = {model.fusion!r}: method {name!r} needs {' or '.join(method.fusions)}.")
+        raise ConfigError(
+            f"fusion = {model.fusion!r}: method {name!r} needs {' or '.join(method.fusions)}."
+        )
 
 
 def _check_together(sections: Mapping[str, Any], method: Method) -> None:
@@ -181,12 +197,21 @@ def _check_together(sections: Mapping[str, Any], method: Method) -> None:
     fraction_evaluate = sections["sampling"].fraction_evaluate
     if sections["data"].validation_share > 0 and fraction_evaluate > 0:
         raise ConfigError(
-            "fraction-evaluate: nodes evaluate on the test split, which validation-share leaves alone; 0."
+            "fraction-evaluate: nodes evaluate on the test split, which validation-share leaves "
+            "alone; 0."
         )
     if sections["evaluation"].personal_epochs > 0 and fraction_evaluate == 0:
-        raise ConfigError("personal-epochs: nobody evaluates, since fraction-evaluate is 0; set it above 0.")
-    if sections["evaluation"].personal_models == "keep" and sections["evaluation"].personal_epochs == 0:
-        raise ConfigError("personal-models = 'keep': no node trains heads of its own; set personal-epochs above 0.")
+        raise ConfigError(
+            "personal-epochs: nobody evaluates, since fraction-evaluate is 0; set it above 0."
+        )
+    if (
+        sections["evaluation"].personal_models == "keep"
+        and sections["evaluation"].personal_epochs == 0
+    ):
+        raise ConfigError(
+            "personal-models = 'keep': no node trains heads of its own; set personal-epochs "
+            "above 0."
+        )
     _check_steps(sections["training"], method)
     if sections["privacy"].enabled:
         bounds = (sections["aggregation"].name, sections["guards"].max_example_ratio)
@@ -197,24 +222,31 @@ def _check_together(sections: Mapping[str, Any], method: Method) -> None:
 
 
 def _check_steps(training: TrainingConfig, method: Method) -> None:
-    """Raise ConfigError where the method cannot do with the optimiser or with accumulated gradients."""
+    """Raise ConfigError where the method cannot do with the optimiser or with accumulated
+    gradients.
+    """
     if training.optimizer != "sgd" and method.needs_sgd:
         raise ConfigError(
-            f"optimizer = {training.optimizer!r}: the method {method.needs_sgd}; set optimizer to 'sgd', or take "
-            "another method."
+            f"optimizer = {training.optimizer!r}: the method {method.needs_sgd}; set optimizer to "
+            "'sgd', or take another method."
         )
     if training.accumulate_batches > 1 and method.needs_single_batches:
         raise ConfigError(
-            f"accumulate-batches = {training.accumulate_batches}: the method {method.needs_single_batches}; set it to "
-            "1, or take another method."
+            f"accumulate-batches = {training.accumulate_batches}: the method "
+            f"{method.needs_single_batches}; set it to 1, or take another method."
         )
 
 
 def _read_run_dir(raw: Mapping[str, Scalar]) -> str:
     run_dir = raw["run-dir"]
     if not isinstance(run_dir, str) or (run_dir and not Path(run_dir).is_absolute()):
-        raise ConfigError(f"run-dir = {run_dir!r}: must be the absolute path of a new run-dir, or empty (str).")
-    for key, needs in (("resume", raw["resume"] is True), ("node-memory", raw["node-memory"] == "run-dir")):
+        raise ConfigError(
+            f"run-dir = {run_dir!r}: must be the absolute path of a new run-dir, or empty (str)."
+        )
+    for key, needs in (
+        ("resume", raw["resume"] is True),
+        ("node-memory", raw["node-memory"] == "run-dir"),
+    ):
         if needs and not run_dir:
             raise ConfigError(f"{key} = {raw[key]!r}: needs the run's directory, run-dir.")
     return run_dir
@@ -225,5 +257,8 @@ def _section_keys() -> set[str]:
 
 
 def section_keys() -> dict[str, list[str]]:
-    """Return the keys of every section of the run-config by its name in words; a key may be in two of them."""
+    """Return the keys of every section of the run-config by its name in words.
+
+    A key may be in two of them.
+    """
     return {part.replace("_", " "): keys_of(kind) for part, kind in SECTIONS.items()}

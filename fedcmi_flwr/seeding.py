@@ -40,22 +40,28 @@ def derive_seed(seed: int, purpose: str, server_round: int = 0, partition: int =
     return int(_sequence(seed, purpose, server_round, partition).generate_state(1)[0]) >> 1
 
 
-def numpy_generator(seed: int, purpose: str, server_round: int = 0, partition: int = 0) -> np.random.Generator:
+def numpy_generator(
+    seed: int, purpose: str, server_round: int = 0, partition: int = 0
+) -> np.random.Generator:
     """Return a NumPy generator; the parameters are those of :func:`derive_seed`."""
     return np.random.default_rng(_sequence(seed, purpose, server_round, partition))
 
 
-def torch_generator(seed: int, purpose: str, server_round: int = 0, partition: int = 0) -> torch.Generator:
+def torch_generator(
+    seed: int, purpose: str, server_round: int = 0, partition: int = 0
+) -> torch.Generator:
     """Return a CPU torch generator; the parameters are those of :func:`derive_seed`."""
     return torch.Generator().manual_seed(derive_seed(seed, purpose, server_round, partition))
 
 
 @contextmanager
-def torch_global_seed(seed: int, purpose: str, server_round: int = 0, partition: int = 0) -> Iterator[None]:
+def torch_global_seed(
+    seed: int, purpose: str, server_round: int = 0, partition: int = 0
+) -> Iterator[None]:
     """Seed torch's global generator for the block, and restore it afterwards.
 
-    For code that draws from the global generator and cannot be given one, such as module initialisation. The
-    parameters are those of :func:`derive_seed`.
+    For code that draws from the global generator and cannot be given one, such as module
+    initialisation. The parameters are those of :func:`derive_seed`.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, purpose, server_round, partition))

@@ -5,7 +5,8 @@ from difflib import get_close_matches
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return a question with the known names that are nearest to an unknown one, to end an error's text with.
+    """Return a question with the known names that are nearest to an unknown one, to end an error's
+    text with.
 
     Parameters
     ----------

@@ -1,4 +1,6 @@
-"""Any Flower app as a function call: server and nodes in this process, without Ray, SuperLink or network.
+"""Any Flower app as a function call.
+
+Server and nodes in this process, without Ray, SuperLink or network.
 
 run_in_process(server_app, client_app, num_nodes=4, run_config={"num-server-rounds": 3})
 """
@@ -15,9 +17,14 @@ from fedcmi_flwr.simulation.local_grid import LocalGrid
 
 
 class _ListedReplies(LocalGrid):
-    """The grid as Flower has it: replies come as a list, which strategies go through more than once."""
+    """The grid as Flower has it.
 
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+    Replies come as a list, which strategies go through more than once.
+    """
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
         return list(super().send_and_receive(messages, timeout=timeout))
 
 
@@ -50,7 +57,8 @@ def run_in_process(
     num_nodes
         How many there are, 1 or more; each gets its ``partition-id`` and ``num-partitions``.
     run_config
-        The run-config that server and nodes see; unlike ``flwr run`` it takes no defaults from pyproject.toml.
+        The run-config that server and nodes see; unlike ``flwr run`` it takes no defaults from
+        pyproject.toml.
     node_configs
         One more node-config a node, for keys of your own.
 
@@ -65,9 +73,14 @@ def run_in_process(
     """
     own = list(node_configs) if node_configs is not None else [{} for _ in range(num_nodes)]
     if num_nodes < 1 or len(own) != num_nodes:
-        raise ValueError(f"num_nodes = {num_nodes}, {len(own)} node_configs: need one for each of 1 or more nodes.")
+        raise ValueError(
+            f"num_nodes = {num_nodes}, {len(own)} node_configs: need one for each of 1 or more "
+            "nodes."
+        )
     config = dict(run_config or {})
-    numbered = [{"partition-id": part, "num-partitions": num_nodes, **each} for part, each in enumerate(own)]
+    numbered = [
+        {"partition-id": part, "num-partitions": num_nodes, **each} for part, each in enumerate(own)
+    ]
 
     grid = _ListedReplies(client_app, numbered, config)
     context = Context(1, 1, {}, RecordDict(), config)

@@ -1,7 +1,9 @@
-"""The words everything else is said in: modalities, batches, model outputs, loss terms, class statistics.
+"""The words everything else is said in.
 
-Shape legend used in the whole package: ``batch`` samples of a mini-batch, ``modalities`` of the federation in
-their fixed order, ``classes``, ``dim`` the embedding size D.
+Modalities, batches, model outputs, loss terms, class statistics.
+
+Shape legend used in the whole package: ``batch`` samples of a mini-batch, ``modalities`` of the
+federation in their fixed order, ``classes``, ``dim`` the embedding size D.
 """
 
 from collections.abc import Collection, Mapping
@@ -44,7 +46,9 @@ class Batch:
     def to(self, device: torch.device) -> "Batch":
         """Return the batch on ``device``."""
         inputs = {name: value.to(device, non_blocking=True) for name, value in self.inputs.items()}
-        labels, present, indices = (x.to(device, non_blocking=True) for x in (self.labels, self.present, self.indices))
+        labels, present, indices = (
+            x.to(device, non_blocking=True) for x in (self.labels, self.present, self.indices)
+        )
         return Batch(inputs, labels, present, self.complete, indices)
 
 
@@ -52,7 +56,8 @@ class Batch:
 class ModelOutput:
     """What the two-projector model computes for a batch; rows of absent samples hold zeros.
 
-    A model without projectors has u = z, and no infiltration outputs; FedAvg's has no self logits either.
+    A model without projectors has u = z, and no infiltration outputs; FedAvg's has no self
+    logits either.
     """
 
     self_embeddings: Mapping[Modality, Float[Tensor, "batch dim"]]
@@ -64,16 +69,17 @@ class ModelOutput:
     infiltration_logits: Mapping[Modality, Float[Tensor, "batch classes"]]
     """H_m(q_m)."""
     fused_logits: Float[Tensor, "batch classes"]
-    """F over the slots: u_m where present, else the fill of the present modalities' q; a unimodal model's summed
-    log-probabilities."""
+    """F over the slots: u_m where present, else the fill of the present modalities' q; a
+    unimodal model's summed log-probabilities."""
 
 
 @dataclass(frozen=True)
 class Votes:
     """How much the heads of the branches say beside the fusion head when a class is predicted.
 
-    The class is the argmax of fusion * ln F + self_heads * sum_m ln H_m(u_m) + infiltration_heads * sum_m ln H_m(q_m)
-    over the modalities that are looked at: the logarithm of a product of experts.
+    The class is the argmax of fusion * ln F + self_heads * sum_m ln H_m(u_m) +
+    infiltration_heads * sum_m ln H_m(q_m) over the modalities that are looked at: the logarithm
+    of a product of experts.
     """
 
     self_heads: float = 0.0
@@ -83,7 +89,10 @@ class Votes:
 
 @dataclass(frozen=True)
 class LossTerms:
-    """Named loss terms with their weights; weights and terms meet in :meth:`total` and nowhere else."""
+    """Named loss terms with their weights.
+
+    Weights and terms meet in :meth:`total` and nowhere else.
+    """
 
     values: Mapping[str, Float[Tensor, ""]]
     weights: Mapping[str, float] = field(default_factory=dict)
@@ -103,19 +112,27 @@ class ClassStats:
     """
 
     probability_sum: Mapping[Modality, NDArray[np.float64]]
-    """[classes]: sum of softmax(self logits)[true class] over the samples of the class, in [0, count]."""
+    """[classes]: sum of softmax(self logits)[true class] over the samples of the class, in [0,
+    count]."""
     count: Mapping[Modality, NDArray[np.int64] | NDArray[np.float64]]
-    """[classes]: number of samples of the class that have the modality; real numbers where noise was added."""
+    """[classes]: number of samples of the class that have the modality; real numbers where noise
+    was added."""
 
     def __add__(self, other: "ClassStats") -> "ClassStats":
-        """Add the sums and counts of another node; modalities that only one of both has are kept."""
-        return ClassStats(_added(self.probability_sum, other.probability_sum), _added(self.count, other.count))
+        """Add the sums and counts of another node.
+
+        Modalities that only one of both has are kept.
+        """
+        return ClassStats(
+            _added(self.probability_sum, other.probability_sum), _added(self.count, other.count)
+        )
 
     def only(self, modalities: Collection[Modality]) -> "ClassStats":
         """Return the statistics of these modalities alone."""
         kept = [name for name in self.count if name in modalities]
         return ClassStats(
-            {name: self.probability_sum[name] for name in kept}, {name: self.count[name] for name in kept}
+            {name: self.probability_sum[name] for name in kept},
+            {name: self.count[name] for name in kept},
         )
 
 

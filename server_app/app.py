@@ -1,4 +1,6 @@
-"""The ServerApp: build the global model, run the strategy, evaluate after every round, write the run directory."""
+"""The ServerApp: build the global model, run the strategy, evaluate after every round, write the
+run directory.
+"""
 
 import logging
 from collections.abc import Callable

@@ -1,4 +1,7 @@
-"""The app's table in ``pyproject.toml``: what a run-config starts from, and the command that leads to one."""
+"""The app's table in ``pyproject.toml``.
+
+What a run-config starts from, and the command that leads to one.
+"""
 
 import contextlib
 import json
@@ -14,9 +17,11 @@ import fedcmi_flwr
 from fedcmi_flwr.types import Scalar
 
 HOME = Path(__file__).resolve().parents[1]
-"""The checkout or Flower's copy of it; of an installed wheel its package ``_apps`` (see ``hatch_build.py``)."""
+"""The checkout or Flower's copy of it; of an installed wheel its package ``_apps`` (see
+``hatch_build.py``)."""
 INSTALLED = HOME / "app.toml"
-"""What a wheel has instead of ``pyproject.toml``, a name that Flower would not let into its copy."""
+"""What a wheel has instead of ``pyproject.toml``, a name that Flower would not let into its
+copy."""
 
 
 @contextlib.contextmanager
@@ -69,7 +74,8 @@ def run_command(config: Mapping[str, Scalar], num_nodes: int, engine: str) -> st
 
     Returns
     -------
-    What a shell understands; it names the keys that differ from the defaults, and no directory to write to.
+    What a shell understands; it names the keys that differ from the defaults, and no directory
+    to write to.
     """
     defaults, places = default_run_config(), ("run-dir", "node-memory", "resume")
     keys = [key for key in config if key not in places and config[key] != defaults[key]]

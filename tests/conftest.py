@@ -1,4 +1,6 @@
-"""Checks jaxtyping shapes at every call of code that handles tensors, and keeps tests out of the user's cache."""
+"""Checks jaxtyping shapes at every call of code that handles tensors, and keeps tests out of the
+user's cache.
+"""
 
 import logging
 from collections.abc import Iterator
@@ -8,7 +10,9 @@ import pytest
 import torch
 from jaxtyping import install_import_hook
 
-TENSOR_MODULES = [f"fedcmi_flwr.{name}" for name in ("types", "data.views", "models", "methods", "evaluation")]
+TENSOR_MODULES = [
+    f"fedcmi_flwr.{name}" for name in ("types", "data.views", "models", "methods", "evaluation")
+]
 install_import_hook([*TENSOR_MODULES, "client_app.train", "data_prep"], "beartype.beartype")
 
 from data_prep.sets import av_digits  # noqa: E402 (after the hook)
@@ -40,7 +44,9 @@ def av_digits_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _loggers_as_they_were() -> Iterator[None]:
-    """Undo what commands that are called in the test's process do to Flower's loggers, which live as long as it."""
+    """Undo what commands that are called in the test's process do to Flower's loggers, which live
+    as long as it.
+    """
     loggers = [logging.getLogger(name) for name in ("flwr", "flwr.fedcmi")]
     before = [(logger.level, logger.propagate, logger.disabled) for logger in loggers]
     yield

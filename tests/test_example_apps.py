@@ -1,4 +1,6 @@
-"""The apps of tests/example_apps in this process, and what it takes to make one of a plain Flower app."""
+"""The apps of tests/example_apps in this process, and what it takes to make one of a plain Flower
+app.
+"""
 
 import difflib
 import importlib
@@ -49,13 +51,18 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
 @pytest.mark.parametrize("app", ["quickstart", "advanced"])
 @pytest.mark.parametrize(("half", "most"), [("client", 15), ("server", 5)])
 def test_few_lines_make_fedcmi_of_a_plain_app(load: object, app: str, half: str, most: int) -> None:
-    """The client's lines are those of its file and of ``fedcmi_net`` in task.py, with what it imports."""
+    """The client's lines are those of its file and of ``fedcmi_net`` in task.py, with what it
+    imports.
+    """
     texts = [(APPS / app / f"{half}_{when}.py").read_text("utf-8") for when in ("before", "after")]
     changes = list(difflib.ndiff(*(text.splitlines() for text in texts)))
     added = [line for line in changes if line.startswith("+ ") and line[2:].strip()]
     if half == "client":
         (task,) = load(f"example_apps/{app}", "task")
-        added += ["from fedcmi_flwr.client import wrap", *inspect.getsource(task.fedcmi_net).splitlines()]
+        added += [
+            "from fedcmi_flwr.client import wrap",
+            *inspect.getsource(task.fedcmi_net).splitlines(),
+        ]
     assert 0 < len(added) <= most, added
 
 
@@ -66,7 +73,9 @@ def test_an_app_learns_with_fedcmi_and_without(load: object, app: str) -> None:
         client, server = load(f"example_apps/{app}", f"client_{when}", f"server_{when}")
         done = run_in_process(server.app, client.app, 3, config)
         measured = done.server.state["measured"]
-        assert measured["eval_acc" if app == "quickstart" else "accuracy"] > 0.7  # chance is 1/4 and 1/3
+        assert (
+            measured["eval_acc" if app == "quickstart" else "accuracy"] > 0.7
+        )  # chance is 1/4 and 1/3
     assert app == "quickstart" or done.server.state["turns"]["of-each"] == [3, 3, 3]
 
 
@@ -76,7 +85,10 @@ def test_an_app_learns_with_fedcmi_and_without(load: object, app: str) -> None:
      ("regression", "rounds")],
 )  # fmt: skip
 def test_an_app_runs_on_flower(app: str, rounds: str) -> None:
-    """On Ray, from a bundle: a run that fails, in the server or because no reply can be used, raises."""
+    """On Ray, from a bundle.
+
+    A run that fails, in the server or because no reply can be used, raises.
+    """
     run_on_flower(APPS / app, {rounds: 1}, num_nodes=2, num_gpus=0.0, while_running=lambda: None)
 
 
@@ -100,17 +112,25 @@ def test_a_method_that_a_plain_client_does_not_apply_is_refused(
 ) -> None:
     (app,) = load("example_apps/regression", "app")
     strategy = app.FedCMI
-    monkeypatch.setattr(app, "FedCMI", lambda *args, **options: strategy(*args, **{**options, "method": name}))
-    with pytest.raises(RoundFailedError, match=rf"node 1001 .*method '{name}' was asked for, .*LocalObjective"):
+    monkeypatch.setattr(
+        app, "FedCMI", lambda *args, **options: strategy(*args, **{**options, "method": name})
+    )
+    with pytest.raises(
+        RoundFailedError, match=rf"node 1001 .*method '{name}' was asked for, .*LocalObjective"
+    ):
         run_in_process(app.server, app.client, 2, {"rounds": 1})
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_the_example_app_is_refused_with_every_method_but_its_own(load: object, tmp_path: Path, name: str) -> None:
+def test_the_example_app_is_refused_with_every_method_but_its_own(
+    load: object, tmp_path: Path, name: str
+) -> None:
     (app,) = load("example_app", "sensor_app")
     config = {"rounds": 1, "output": str(tmp_path / "w.npz"), "method": name}
     if name == "fedcmi":
         run_in_process(app.server, app.client, 2, config)
         return
-    with pytest.raises(RoundFailedError, match=r"node 1001 .*method '.*was asked for, .*LocalObjective"):
+    with pytest.raises(
+        RoundFailedError, match=r"node 1001 .*method '.*was asked for, .*LocalObjective"
+    ):
         run_in_process(app.server, app.client, 2, config)

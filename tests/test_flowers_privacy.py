@@ -1,4 +1,7 @@
-"""Flower's own differential privacy round the strategy: its mods on the nodes, its wrappers on the server."""
+"""Flower's own differential privacy round the strategy.
+
+Its mods on the nodes, its wrappers on the server.
+"""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -24,9 +27,18 @@ from fedcmi_flwr.testing import run_in_process
 
 CLIP, NOISE, NODES = 0.01, 1e-6, 2
 WRAPPERS: Mapping[str, tuple[Callable[[Any], Strategy], list[Any]]] = {
-    "server, fixed": (lambda s: DifferentialPrivacyServerSideFixedClipping(s, NOISE, CLIP, NODES), []),
-    "server, adaptive": (lambda s: DifferentialPrivacyServerSideAdaptiveClipping(s, NOISE, NODES, CLIP), []),
-    "client, fixed": (lambda s: DifferentialPrivacyClientSideFixedClipping(s, NOISE, CLIP, NODES), [fixedclipping_mod]),
+    "server, fixed": (
+        lambda s: DifferentialPrivacyServerSideFixedClipping(s, NOISE, CLIP, NODES),
+        [],
+    ),
+    "server, adaptive": (
+        lambda s: DifferentialPrivacyServerSideAdaptiveClipping(s, NOISE, NODES, CLIP),
+        [],
+    ),
+    "client, fixed": (
+        lambda s: DifferentialPrivacyClientSideFixedClipping(s, NOISE, CLIP, NODES),
+        [fixedclipping_mod],
+    ),
     "client, adaptive": (
         lambda s: DifferentialPrivacyClientSideAdaptiveClipping(s, NOISE, NODES, CLIP),
         [adaptiveclipping_mod],
@@ -39,14 +51,21 @@ def new_model() -> torch.nn.ModuleDict:
     return torch.nn.ModuleDict({name: torch.nn.Linear(3, 2) for name in ("left", "right")})
 
 
-def client(mods: list[Any], query: bool = False, packing: str = wire.FLAT, owned: tuple[str, ...] = ()) -> ClientApp:
-    """Return a node that adds 1 to every weight, with or without a query handler; ``owned`` is what node 1 owns."""
+def client(
+    mods: list[Any], query: bool = False, packing: str = wire.FLAT, owned: tuple[str, ...] = ()
+) -> ClientApp:
+    """Return a node that adds 1 to every weight, with or without a query handler.
+
+    ``owned`` is what node 1 owns.
+    """
     app = ClientApp()
 
     @app.train(mods=mods)
     def train(message: Message, context: Context) -> Message:
         task = wire.read_task(message)
-        return wire.train_reply(message, {name: value + 1 for name, value in task.arrays.items()}, 4)
+        return wire.train_reply(
+            message, {name: value + 1 for name, value in task.arrays.items()}, 4
+        )
 
     if query:
 
@@ -54,7 +73,8 @@ def client(mods: list[Any], query: bool = False, packing: str = wire.FLAT, owned
         def answer(message: Message, context: Context) -> Message:
             part = int(context.node_config["partition-id"])
             return wire.query_reply(
-                message, wire.NodeInfo(owned if part and owned else ("left", "right"), part, packing)
+                message,
+                wire.NodeInfo(owned if part and owned else ("left", "right"), part, packing),
             )
 
     return app
@@ -80,7 +100,9 @@ def test_updates_are_clipped(name: str, query: bool) -> None:
     """Each node's update has the norm 4; clipped to 0.01, their mean has that norm."""
     wrapped, mods = WRAPPERS[name]
     packing = wire.PLAIN if name == "none" else wire.FLAT
-    found = run_in_process(server(wrapped), client(mods, query, packing), NODES).server.state["arrays"]
+    found = run_in_process(server(wrapped), client(mods, query, packing), NODES).server.state[
+        "arrays"
+    ]
     norm = np.sqrt(sum(float(np.square(array.numpy()).sum()) for array in found.values()))
     assert norm == pytest.approx(CLIP, rel=0.01)
 
@@ -96,7 +118,7 @@ def test_what_a_wrapper_would_misread_is_refused_before_the_first_round() -> Non
 def test_without_a_wrapper_the_fast_path_stays() -> None:
     seen: list[set[str]] = []
 
-    def look(message: Message, context: Context, call_next: Any) -> Message:  # noqa: ANN401
+    def look(message: Message, context: Context, call_next: Any) -> Message:
         seen.append(set(message.content))
         reply: Message = call_next(message, context)
         return reply

@@ -1,4 +1,7 @@
-"""The guides, followed from nothing to a result; that of devices is followed in tests/data_prep/sets."""
+"""The guides, followed from nothing to a result.
+
+That of devices is followed in tests/data_prep/sets.
+"""
 
 import re
 from pathlib import Path

@@ -1,4 +1,7 @@
-"""Every command of every README is executed, shortened by the arguments that stand here; nothing may be left out."""
+"""Every command of every README is executed, shortened by the arguments that stand here.
+
+Nothing may be left out.
+"""
 
 import gzip
 import itertools
@@ -56,7 +59,8 @@ DOCUMENTS = (
     "server_app/deploy/README.md",
     "tests/benchmarks/README.md",
 )
-"""Pages in the order in which they are read: a command may use what one of a page before has made."""
+"""Pages in the order in which they are read: a command may use what one of a page before has
+made."""
 RUN_BY_OTHERS = {
     "server_app/guides/comparison.md": "tests/test_guides.py",
     "server_app/guides/devices.md": "tests/data_prep/sets/test_devices_of_the_guide.py",
@@ -77,7 +81,12 @@ def blocks(document: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
 
 
-LINES = [line for document in DOCUMENTS for block in blocks(document, "sh") for line in block.splitlines()]
+LINES = [
+    line
+    for document in DOCUMENTS
+    for block in blocks(document, "sh")
+    for line in block.splitlines()
+]
 COMMANDS = list(dict.fromkeys(LINES))
 """Each once, although two pages may have it."""
 TUNED_BEFORE = {
@@ -95,7 +104,8 @@ RUN_ELSEWHERE = {
     "make bench": ROOT / "tests" / "test_benchmarks.py",
 }
 OWN_PROCESS = ("fedcmi run --method fedcmi", "flwr run")
-"""Commands that start Flower's processes run in a new one, in a new user's environment; the others in the test's."""
+"""Commands that start Flower's processes run in a new one, in a new user's environment; the
+others in the test's."""
 SMALL = "--num-nodes 4 --set num-server-rounds=1 --set local-epochs=1"
 SHORTER = {
     "fedcmi prep npz": "",
@@ -104,14 +114,15 @@ SHORTER = {
     "fedcmi predict": "",
     "fedcmi export": "",
     "fedcmi run --recipe cremad": (
-        "--rounds 1 --num-nodes 8 --set local-epochs=1 --set min-partition-size=2 --set batch-size=8 "
-        "--set lr-decay-start=-1 --set view-size=32"
+        "--rounds 1 --num-nodes 8 --set local-epochs=1 --set min-partition-size=2 --set "
+        "batch-size=8 --set lr-decay-start=-1 --set view-size=32"
     ),
     "fedcmi run --resume": "",
     "fedcmi run": "--rounds 1 --num-nodes 4 --set local-epochs=1 --set wait-timeout=400",
     "fedcmi bench av-digits --methods fedcmi-plus --set dp": f"--seeds 2 {SMALL}",
     "fedcmi bench avmnist-half-skewed --methods fedcmi,": (
-        f"--seeds 2 --methods fedcmi,fedcmi-plus {SMALL} --set num-server-rounds=2 --set evaluate-from=2"
+        f"--seeds 2 --methods fedcmi,fedcmi-plus {SMALL} --set num-server-rounds=2 --set "
+        "evaluate-from=2"
     ),
     "fedcmi bench avmnist": f"--seeds 2 --methods fedcmi-plus {SMALL}",
     "fedcmi bench": f"--seeds 2 --methods fedavg,fedcmi-plus {SMALL}",
@@ -139,12 +150,17 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def avmnist_raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return an archive in AV-MNIST's layout: 60 test recordings, and enough for its 1,000 training ones."""
+    """Return an archive in AV-MNIST's layout.
+
+    60 test recordings, and enough for its 1,000 training ones.
+    """
     raw = tmp_path_factory.mktemp("raw")
     (raw / "recordings").mkdir()
     tone = np.sin(2 * np.pi * 440 * np.arange(2000) / 8000)
     for digit, index in itertools.product(range(10), range(4, 120)):
-        soundfile.write(raw / "recordings" / f"{digit}_ann_{index}.wav", tone * (1 + digit) / 11, 8000, "PCM_16")
+        soundfile.write(
+            raw / "recordings" / f"{digit}_ann_{index}.wav", tone * (1 + digit) / 11, 8000, "PCM_16"
+        )
     labels = np.arange(1200, dtype=np.uint8) % 10
     images = np.random.default_rng(0).integers(0, 256, (1200, 28, 28), dtype=np.uint8)
     for name, array in (("images-idx3", images), ("labels-idx1", labels)):
@@ -156,7 +172,9 @@ def avmnist_raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def archives(tmp_path_factory: pytest.TempPathFactory, avmnist_raw: Path) -> dict[str, Path]:
     """Return what stands in the README for directories of the reader's."""
-    own, crisismmd, videos = (tmp_path_factory.mktemp(name) for name in ("own", "crisismmd", "videos"))
+    own, crisismmd, videos = (
+        tmp_path_factory.mktemp(name) for name in ("own", "crisismmd", "videos")
+    )
     arrays.write_arrays(own / "toys.npz")
     tabular.write_manifest(own)
     tabular.write_crisismmd(crisismmd)
@@ -172,13 +190,28 @@ def archives(tmp_path_factory: pytest.TempPathFactory, avmnist_raw: Path) -> dic
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """Return the environment of a new user: an empty home, and a port for Flower's local SuperLink."""
+    """Return the environment of a new user.
+
+    An empty home, and a port for Flower's local SuperLink.
+    """
     port = str(free_port())
     home = tmp_path_factory.mktemp("home")
     paths = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    exports = dict(line.removeprefix("export ").split("=", 1) for line in COMMANDS if line.startswith("export "))
-    clean = {key: value for key, value in os.environ.items() if not key.startswith(("FLWR_", "FEDCMI_"))}
-    yield {**clean, **exports, "PATH": paths, "HOME": str(home), "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": port}
+    exports = dict(
+        line.removeprefix("export ").split("=", 1)
+        for line in COMMANDS
+        if line.startswith("export ")
+    )
+    clean = {
+        key: value for key, value in os.environ.items() if not key.startswith(("FLWR_", "FEDCMI_"))
+    }
+    yield {
+        **clean,
+        **exports,
+        "PATH": paths,
+        "HOME": str(home),
+        "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": port,
+    }
     stop_superlink(port)
 
 
@@ -189,7 +222,10 @@ def stop_superlink(port: str) -> None:
             arguments = (process / "cmdline").read_bytes().decode().split("\0")
         except OSError:  # it ended meanwhile
             continue
-        if any(argument.endswith("flower-superlink") for argument in arguments) and port in arguments:
+        if (
+            any(argument.endswith("flower-superlink") for argument in arguments)
+            and port in arguments
+        ):
             os.kill(int(process.name), signal.SIGTERM)
             deadline = time.monotonic() + 30
             while (process / "cmdline").exists() and time.monotonic() < deadline:
@@ -198,7 +234,9 @@ def stop_superlink(port: str) -> None:
 
 def shortened(command: str, archives: dict[str, Path]) -> str:
     extra = next((more for start, more in SHORTER.items() if command.startswith(start)), None)
-    assert extra is not None, f"command {command!r} of a README has no entry here: say how to execute it"
+    assert extra is not None, (
+        f"command {command!r} of a README has no entry here: say how to execute it"
+    )
     line = f"{command} {extra}"
     for name, directory in archives.items():
         line = line.replace(name, str(directory))
@@ -214,11 +252,17 @@ def test_no_page_with_commands_is_forgotten() -> None:
     pages = [path.relative_to(ROOT).as_posix() for path in markdown.pages()]
     assert {page for page in pages if blocks(page, "sh")} == {*DOCUMENTS, *RUN_BY_OTHERS}
     assert [test for test in RUN_BY_OTHERS.values() if not (ROOT / test).is_file()] == []
-    assert [page for page in DOCUMENTS if re.search(r"^ +```sh", (ROOT / page).read_text("utf-8"), re.MULTILINE)] == []
+    assert [
+        page
+        for page in DOCUMENTS
+        if re.search(r"^ +```sh", (ROOT / page).read_text("utf-8"), re.MULTILINE)
+    ] == []
 
 
 def test_the_table_of_the_readme_is_that_of_the_results() -> None:
-    readme, results = ((ROOT / page).read_text("utf-8") for page in ("README.md", "server_app/bench/RESULTS.md"))
+    readme, results = (
+        (ROOT / page).read_text("utf-8") for page in ("README.md", "server_app/bench/RESULTS.md")
+    )
     rows = re.findall(r"^\| [\w-]+ \|(?: [\d.]+ ± .*\|)+$", readme, re.MULTILINE)
     assert len(rows) == 16
     assert [row for row in rows if row not in results] == []
@@ -272,26 +316,44 @@ def expected(command: str) -> list[str]:
 def in_new_process(line: str, directory: Path, environment: dict[str, str]) -> str:
     """Run a line of the shell, which must succeed; return all that it prints."""
     done = subprocess.run(
-        line, shell=True, cwd=directory, env=environment, capture_output=True, text=True, timeout=400, check=False
+        line,
+        shell=True,
+        cwd=directory,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
     )
     assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
     return done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if re.match("fedcmi (bench (?!--suite)|tune )", c)])
-def test_benches_can_be_planned_as_they_stand(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Settings, rows, tuned values, baseline and keys: what :func:`shortened` puts in the place of some is not run."""
+@pytest.mark.parametrize(
+    "command", [c for c in COMMANDS if re.match("fedcmi (bench (?!--suite)|tune )", c)]
+)
+def test_benches_can_be_planned_as_they_stand(
+    command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Settings, rows, tuned values, baseline and keys.
+
+    What :func:`shortened` puts in the place of some is not run.
+    """
     monkeypatch.chdir(ROOT)
     name, *arguments = shlex.split(command)[1:]
     given = parsed(name, arguments)
-    chosen = choose_settings(given["settings"], given["methods"], given.get("baseline"), given["num_nodes"])
+    chosen = choose_settings(
+        given["settings"], given["methods"], given.get("baseline"), given["num_nodes"]
+    )
     rows = chosen.rows
     assert chosen.baseline in {row.stem for row in rows}
     tuned: dict[str, dict[str, Scalar]] = {}
     if given.get("tuned") is not None and Path(given["tuned"]) not in TUNED_BEFORE:
         tuned = read_tuned(Path(given["tuned"]))
         assert {row.stem for row in rows} & set(tuned)
-    configs = bench_configs(chosen.values, rows, tuned, {"data": given["data"]}, given["set_"] or [])
+    configs = bench_configs(
+        chosen.values, rows, tuned, {"data": given["data"]}, given["set_"] or []
+    )
     planned = plan(configs, given["seeds"], chosen.num_nodes, Path(given["out"]))
     assert len(planned) == len(chosen.values) * len(rows) * given["seeds"]
     assert all(read_run_config(experiment.config) for experiment in planned)
@@ -302,7 +364,9 @@ def test_readme_has_its_benches() -> None:
     assert Path("runs/tune/tuned.toml") in TUNED_BEFORE
 
 
-@pytest.mark.parametrize("command", [command for command in COMMANDS if elsewhere(command) is not None])
+@pytest.mark.parametrize(
+    "command", [command for command in COMMANDS if elsewhere(command) is not None]
+)
 def test_the_others_are_run_where_this_file_says(command: str) -> None:
     file = elsewhere(command)
     assert file is not None

@@ -70,7 +70,9 @@ def test_the_rooms_are_found() -> None:
     assert "pipeline/writer.py" in modules(ROOT / "data_prep")
 
 
-@pytest.mark.parametrize("readme", READMES, ids=lambda path: path.parent.relative_to(ROOT).as_posix())
+@pytest.mark.parametrize(
+    "readme", READMES, ids=lambda path: path.parent.relative_to(ROOT).as_posix()
+)
 def test_a_room_says_what_is_in_it(readme: Path) -> None:
     text, room = readme.read_text(encoding="utf-8"), readme.parent
     named = {resolved(room, name) for name in named_files(text)}
@@ -78,19 +80,25 @@ def test_a_room_says_what_is_in_it(readme: Path) -> None:
     assert [name for name in named_files(text) if resolved(room, name) is None] == []
 
 
-@pytest.mark.parametrize("readme", READMES, ids=lambda path: path.parent.relative_to(ROOT).as_posix())
+@pytest.mark.parametrize(
+    "readme", READMES, ids=lambda path: path.parent.relative_to(ROOT).as_posix()
+)
 def test_links_of_a_room_lead_somewhere(readme: Path) -> None:
     links = re.findall(r"\]\(([^)#]+)[^)]*\)", readme.read_text(encoding="utf-8"))
     relative = [link for link in links if not link.startswith("https://")]
     assert [link for link in relative if not (readme.parent / link).exists()] == []
 
 
-@pytest.mark.parametrize("document", ["README.md", "SECURITY.md", "CHANGELOG.md", "CONTRIBUTING.md"])
+@pytest.mark.parametrize(
+    "document", ["README.md", "SECURITY.md", "CHANGELOG.md", "CONTRIBUTING.md"]
+)
 def test_what_the_project_says_of_its_files_is_so(document: str) -> None:
     text = (ROOT / document).read_text(encoding="utf-8")
     paths = [span for span in spans(text) if re.fullmatch(r"[\w-]+(/[\w.-]+)+\.(py|toml|md)", span)]
     files = [path for path in paths if path.split("/")[0] not in MADE_BY_RUNS]
-    links = [link for link in re.findall(r"\]\(([^)#]+)[^)]*\)", text) if not link.startswith("https://")]
+    links = [
+        link for link in re.findall(r"\]\(([^)#]+)[^)]*\)", text) if not link.startswith("https://")
+    ]
     assert [path for path in (*files, *links) if not (ROOT / path).exists()] == []
 
 
@@ -102,7 +110,10 @@ def test_the_four_walks_are_written_down() -> None:
 
 @pytest.mark.parametrize(("readme", "title", "steps"), WALKS)
 def test_a_walk_visits_no_file_twice(readme: Path, title: str, steps: list[str]) -> None:
-    """A step begins with a file and the functions in it: `path.py`, `function`, `Class.method`: what happens."""
+    """A step begins with a file and the functions in it.
+
+    `path.py`, `function`, `Class.method`: what happens.
+    """
     visited = []
     for step in steps:
         file, *functions = spans(step.partition(":")[0])
@@ -111,6 +122,8 @@ def test_a_walk_visits_no_file_twice(readme: Path, title: str, steps: list[str])
         visited.append(path)
         source = path.read_text(encoding="utf-8")
         for function in (name for whole in functions for name in whole.split(".")):
-            assert re.search(rf"\b(def|class) {function}\b", source), f"{title}: no {function} in {file}"
+            assert re.search(rf"\b(def|class) {function}\b", source), (
+                f"{title}: no {function} in {file}"
+            )
     assert len(steps) >= 4
     assert len(visited) == len(set(visited)), title

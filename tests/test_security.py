@@ -17,7 +17,9 @@ from server_app.run.records import round_record
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted(
-    path for name in ("fedcmi_flwr", "client_app", "server_app", "data_prep") for path in (ROOT / name).rglob("*.py")
+    path
+    for name in ("fedcmi_flwr", "client_app", "server_app", "data_prep")
+    for path in (ROOT / name).rglob("*.py")
 )
 FORBIDDEN_IMPORTS = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
 
@@ -39,10 +41,18 @@ def pickles(source: str) -> list[str]:
         names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
         found += [name for name in names if name.split(".")[0] in FORBIDDEN_IMPORTS]
         if isinstance(node, ast.ImportFrom) and node.module in ("torch", "numpy", "pandas"):
-            found += [alias.name for alias in node.names if alias.name in ("load", "read_pickle")]  # missed below
+            found += [
+                alias.name for alias in node.names if alias.name in ("load", "read_pickle")
+            ]  # missed below
     for name, call in _calls(tree):
-        allowed = [k for k in call.keywords if k.arg == "allow_pickle" and ast.unparse(k.value) != "False"]
-        found += [ast.unparse(call)] if allowed or name.endswith(LOADERS) or name in {"eval", "exec"} else []
+        allowed = [
+            k for k in call.keywords if k.arg == "allow_pickle" and ast.unparse(k.value) != "False"
+        ]
+        found += (
+            [ast.unparse(call)]
+            if allowed or name.endswith(LOADERS) or name in {"eval", "exec"}
+            else []
+        )
         found += (
             [ast.unparse(call)]
             if name in ("np.load", "numpy.load") and any(k.arg is None for k in call.keywords)
@@ -81,7 +91,9 @@ def test_a_pickled_array_in_a_message_is_not_loaded() -> None:
 
 def test_every_key_of_a_rounds_record_stands_in_the_table() -> None:
     text = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
-    table = text.partition("a line of metrics.jsonl holds:")[2].partition("\nNot protected either")[0]
+    table = text.partition("a line of metrics.jsonl holds:")[2].partition("\nNot protected either")[
+        0
+    ]
     rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
     named = {key for row in rows for key in re.findall(r"`(\w+)`", row)}
     assert named == set(round_record(0, {}, None))

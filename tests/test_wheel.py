@@ -1,7 +1,9 @@
-"""The wheel, alone: built, installed beside the gate's packages but not the checkout, and run as users run it.
+"""The wheel, alone.
 
-The directory that it is run in has what another Flower project has: a package ``client_app`` and a module
-``server_app``; both raise when they are imported.
+Built, installed beside the gate's packages but not the checkout, and run as users run it.
+
+The directory that it is run in has what another Flower project has: a package ``client_app`` and
+a module ``server_app``; both raise when they are imported.
 """
 
 import ast
@@ -27,14 +29,16 @@ def watch(event, arguments):
             log.write(arguments[0] + chr(10))
 sys.addaudithook(watch)
 """
-"""Python code of every process of the environment: writes down which of the checkout's files are opened."""
+"""Python code of every process of the environment: writes down which of the checkout's files are
+opened."""
 SCRIPT = """#!{python}
 import sys
 from {module} import {name}
 if __name__ == "__main__":
     sys.exit({name}())
 """
-"""What installers make of an entry point; processes that are forked from a server import it once more."""
+"""What installers make of an entry point; processes that are forked from a server import it once
+more."""
 NODES = """
 [superlink]
 address = "127.0.0.1:18000"
@@ -71,9 +75,16 @@ class Installed:
             archive.extractall(packages)
 
         gate = Path(sysconfig.get_path("purelib"))
-        (packages / "gate.pth").write_text(f"{gate}\n")  # a line of it reads no .pth there: not that of the checkout
-        (packages / "sitecustomize.py").write_text(WATCH.format(paths=CHECKED_OUT, log=str(self.log)))
-        for metadata in (next(packages.glob("fedcmi_flwr-*.dist-info")), *gate.glob("flwr-*.dist-info")):
+        (packages / "gate.pth").write_text(
+            f"{gate}\n"
+        )  # a line of it reads no .pth there: not that of the checkout
+        (packages / "sitecustomize.py").write_text(
+            WATCH.format(paths=CHECKED_OUT, log=str(self.log))
+        )
+        for metadata in (
+            next(packages.glob("fedcmi_flwr-*.dist-info")),
+            *gate.glob("flwr-*.dist-info"),
+        ):
             for script in PathDistribution(metadata).entry_points.select(group="console_scripts"):
                 self._write_script(script)
 
@@ -84,7 +95,9 @@ class Installed:
 
     def _write_script(self, script: EntryPoint) -> None:
         path = self._bin / script.name
-        path.write_text(SCRIPT.format(python=self._bin / "python", module=script.module, name=script.attr))
+        path.write_text(
+            SCRIPT.format(python=self._bin / "python", module=script.module, name=script.attr)
+        )
         path.chmod(0o755)
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
@@ -94,7 +107,13 @@ class Installed:
         environment.pop("PYTHONPATH", None)
         program = [str(self._bin / command[0]), *command[1:]]
         return subprocess.run(
-            program, cwd=self.work, env=environment, capture_output=True, text=True, timeout=900, check=False
+            program,
+            cwd=self.work,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=900,
+            check=False,
         )
 
     def opened(self) -> list[str]:
@@ -121,7 +140,10 @@ def test_one_package_with_everything_in_it(wheel: Path) -> None:
     with ZipFile(wheel) as archive:
         names = archive.namelist()
     assert {name.split("/")[0].partition("-")[0] for name in names} == {"fedcmi_flwr"}
-    recipes = {f"fedcmi_flwr/_apps/{path.relative_to(ROOT)}" for path in (ROOT / "server_app/recipes").rglob("*.toml")}
+    recipes = {
+        f"fedcmi_flwr/_apps/{path.relative_to(ROOT)}"
+        for path in (ROOT / "server_app/recipes").rglob("*.toml")
+    }
     assert recipes | {"fedcmi_flwr/py.typed", "fedcmi_flwr/_apps/app.toml"} <= {*names}
 
 
@@ -142,7 +164,9 @@ def _imported(source: bytes) -> set[str]:
 
 def test_the_watch_sees_the_checkout(installed: Installed) -> None:
     """Else the next test could not fail."""
-    done = installed.run("python", "-c", f"import sys; sys.path[:0] = [{str(ROOT)!r}]; import data_prep")
+    done = installed.run(
+        "python", "-c", f"import sys; sys.path[:0] = [{str(ROOT)!r}]; import data_prep"
+    )
     assert done.returncode == 0, done.stderr
     assert f"{ROOT / 'data_prep'}/" in "".join(installed.opened())
 

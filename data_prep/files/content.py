@@ -8,7 +8,9 @@ _OTHER_RIFF = (b"AVI ", b"WEBP")
 
 
 def medium_by_content(path: Path) -> str | None:
-    """Return one of ``makers.MEDIA``; None where it is none of them, or text, which anything may be.
+    """Return one of ``makers.MEDIA``.
+
+    None where it is none of them, or text, which anything may be.
 
     Parameters
     ----------
@@ -17,7 +19,8 @@ def medium_by_content(path: Path) -> str | None:
 
     Returns
     -------
-    "numbers" of NPY files, "image" of what Pillow opens, "sound" or "video" of what libsndfile or FFmpeg open.
+    "numbers" of NPY files, "image" of what Pillow opens, "sound" or "video" of what libsndfile
+    or FFmpeg open.
     """
     try:
         status = path.stat()

@@ -1,7 +1,9 @@
-"""From one file to one stored sample: the preparations' own code, as a recipe of ``recipes.json`` says.
+"""From one file to one stored sample.
 
-Inference makes its samples here. Nothing is added: the noise that the digit tasks are prepared with belongs to the
-task, not to the file.
+The preparations' own code, as a recipe of ``recipes.json`` says.
+
+Inference makes its samples here. Nothing is added: the noise that the digit tasks are prepared
+with belongs to the task, not to the file.
 """
 
 import functools
@@ -73,7 +75,10 @@ class Source:
 
     @property
     def medium(self) -> str | None:
-        """One of MEDIA, by the file's ending, or by its content where that says nothing; None: none of them."""
+        """One of MEDIA, by the file's ending, or by its content where that says nothing.
+
+        None: none of them.
+        """
         ending = self.path.suffix.lower()
         by_ending = next((medium for medium, endings in MEDIA.items() if ending in endings), None)
         return by_ending or medium_by_content(self.path)
@@ -86,8 +91,8 @@ class Maker:
     media: tuple[str, ...]
     """What it can be made of; the first is what it is usually made of."""
     make: Callable[..., Any]
-    """Takes a ``Source`` and the recipe's other entries. Decoders are imported where they are needed, since starting
-    is most of what one prediction costs."""
+    """Takes a ``Source`` and the recipe's other entries. Decoders are imported where they are
+    needed, since starting is most of what one prediction costs."""
 
 
 def _log_mel(
@@ -119,7 +124,9 @@ def _log_spectrogram(source: Source, *, seconds: float, stream: int | None = Non
         return log_spectrogram(source.path, waveform, rate, seconds)
 
 
-def _video_frames(source: Source, *, count: int, size: int, stream: int | None = None) -> NDArray[Any]:
+def _video_frames(
+    source: Source, *, count: int, size: int, stream: int | None = None
+) -> NDArray[Any]:
     from data_prep.media.video import frames_at_even_times
 
     return frames_at_even_times(source.path, count, size, source.segment, stream=stream)
@@ -143,17 +150,23 @@ def _tokens(source: Source, *, tokens: int, tweets: bool, tokenizer: str) -> NDA
     try:
         text = source.path.read_text(encoding="utf-8-sig").strip()
     except UnicodeDecodeError as error:
-        raise UnreadableFileError(source.path, f"not UTF-8 text ({error}); save it again.") from error
+        raise UnreadableFileError(
+            source.path, f"not UTF-8 text ({error}); save it again."
+        ) from error
     return cut_text(clean_tweet(text) if tweets else text, tokenizer, tokens)
 
 
-def _series(source: Source, *, channels: int, points: int, header: bool | None = None) -> NDArray[Any]:
+def _series(
+    source: Source, *, channels: int, points: int, header: bool | None = None
+) -> NDArray[Any]:
     from data_prep.media.series import decode_series
 
     return decode_series(str(source.path), channels, points, header)
 
 
-def _vector(source: Source, *, features: int, columns: list[str] | None, header: bool | None = None) -> NDArray[Any]:
+def _vector(
+    source: Source, *, features: int, columns: list[str] | None, header: bool | None = None
+) -> NDArray[Any]:
     from data_prep.media.vector import decode_vector
 
     return decode_vector(str(source.path), features, columns, header)
@@ -167,7 +180,9 @@ def _array(source: Source, *, shape: list[int], dtype: str) -> NDArray[Any]:
         sample = read_npy(source.path)
         found = f"{sample.dtype} {list(sample.shape)}"
     except (ValueError, EOFError, AttributeError) as error:
-        raise UnreadableFileError(source.path, f"not an NPY file ({error}); write it again.") from error
+        raise UnreadableFileError(
+            source.path, f"not an NPY file ({error}); write it again."
+        ) from error
     if list(sample.shape) != shape or sample.dtype.name != dtype:
         raise UnreadableFileError(source.path, f"holds {found}, expected {dtype} {shape}.")
     return channels_first(sample)
@@ -189,7 +204,8 @@ MAKERS = {
 
 
 FOR_MATCHING = {"maker", "of"}
-"""Entries of a recipe that are no arguments of its maker; "of" names the modality that it shares its files with."""
+"""Entries of a recipe that are no arguments of its maker; "of" names the modality that it shares
+its files with."""
 
 
 def maker_of(modality: str, recipe: Recipe) -> Maker:
@@ -216,8 +232,9 @@ def maker_of(modality: str, recipe: Recipe) -> Maker:
     needed, known = (frozenset[str](), frozenset[str]()) if maker is None else _arguments(maker)
     if maker is None or not needed <= arguments <= known:
         raise PrepError(
-            f"recipe of {modality!r}: maker {recipe.get('maker')!r} with {sorted(arguments)} is none of this release's "
-            f"({', '.join(sorted(MAKERS))}); use the release that prepared the data."
+            f"recipe of {modality!r}: maker {recipe.get('maker')!r} with {sorted(arguments)} is "
+            f"none of this release's ({', '.join(sorted(MAKERS))}); use the release that prepared "
+            "the data."
         )
     return maker
 
@@ -225,8 +242,14 @@ def maker_of(modality: str, recipe: Recipe) -> Maker:
 @functools.lru_cache
 def _arguments(maker: Maker) -> tuple[frozenset[str], frozenset[str]]:
     """Return the arguments that a recipe must have, and all that it may have."""
-    taken = {name: each.default for name, each in inspect.signature(maker.make).parameters.items() if name != "source"}
-    needed = frozenset(name for name, default in taken.items() if default is inspect.Parameter.empty)
+    taken = {
+        name: each.default
+        for name, each in inspect.signature(maker.make).parameters.items()
+        if name != "source"
+    }
+    needed = frozenset(
+        name for name, default in taken.items() if default is inspect.Parameter.empty
+    )
     return needed, frozenset(taken)
 
 
@@ -256,13 +279,15 @@ def make_sample(source: Source, modality: ModalitySpec, recipe: Recipe) -> NDArr
         A recipe that does not make such samples.
     """
     if not source.path.is_file():
-        raise FileNotFoundError(f"{source.path}: no such file; it was to become modality {modality.name!r}.")
+        raise FileNotFoundError(
+            f"{source.path}: no such file; it was to become modality {modality.name!r}."
+        )
     arguments = {key: value for key, value in recipe.items() if key not in FOR_MATCHING}
     array = np.asarray(maker_of(modality.name, recipe).make(source, **arguments))
     if array.shape != modality.shape:
         raise PrepError(
-            f"{source.path}: became {list(array.shape)}, but modality {modality.name!r} is {list(modality.shape)}; "
-            "the recipe is not that of the data."
+            f"{source.path}: became {list(array.shape)}, but modality {modality.name!r} is "
+            f"{list(modality.shape)}; the recipe is not that of the data."
         )
     with np.errstate(over="ignore"):  # infinities are found below
         stored = array.astype(modality.dtype)

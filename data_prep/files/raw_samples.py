@@ -1,4 +1,7 @@
-"""From files as a user gives them to samples as a model takes them: which file is which modality, of which sample."""
+"""From files as a user gives them to samples as a model takes them.
+
+Which file is which modality, of which sample.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +18,8 @@ from fedcmi_flwr.inference.predictions import Chunk
 from fedcmi_flwr.types import Modality
 
 CHUNK = 8
-"""Samples that are in memory at a time; few, so that the first predictions do not wait for many files."""
+"""Samples that are in memory at a time; few, so that the first predictions do not wait for many
+files."""
 Recipes = Mapping[Modality, Recipe]
 Unreadable = dict[Path, str]
 """File that cannot be read -> what is wrong with it, and what to do."""
@@ -51,12 +55,13 @@ class _TakenError(PrepError):
 def match(arguments: Sequence[str], recipes: Recipes) -> Matched:
     """Tell which modality of which sample each file is.
 
-    The kind of a file says its modality; a video is frames, and sound too where nothing else is. What is made of
-    another modality's files takes those. "NAME=FILE" and "NAME=DIRECTORY" say what the kind does not. Files are one
-    sample as long as there is one for each modality at most. More files, and those of directories and what is below
-    them, are one sample for each name without ending, whatever folder they are in: ``photos/a.jpg`` and
-    ``motion/a.csv`` belong together. Where a name comes again, those of one folder do. Files of directories that no
-    recipe takes are skipped.
+    The kind of a file says its modality; a video is frames, and sound too where nothing else is.
+    What is made of another modality's files takes those. "NAME=FILE" and "NAME=DIRECTORY" say
+    what the kind does not. Files are one sample as long as there is one for each modality at
+    most. More files, and those of directories and what is below them, are one sample for each
+    name without ending, whatever folder they are in: ``photos/a.jpg`` and ``motion/a.csv``
+    belong together. Where a name comes again, those of one folder do. Files of directories that
+    no recipe takes are skipped.
 
     Parameters
     ----------
@@ -74,8 +79,8 @@ def match(arguments: Sequence[str], recipes: Recipes) -> Matched:
     FileNotFoundError
         A file or directory that is not there.
     PrepError
-        A file that is given and is none of the modalities, a file that may be several, a second one for the same, or
-        a directory without any that is taken.
+        A file that is given and is none of the modalities, a file that may be several, a second
+        one for the same, or a directory without any that is taken.
     """
     given = _read(arguments, recipes)
     for source in [*given.named.values(), *given.plain]:
@@ -90,11 +95,15 @@ def match(arguments: Sequence[str], recipes: Recipes) -> Matched:
     by_name: dict[str, list[Source]] = {}
     for source in given.plain:
         by_name.setdefault(source.path.stem, []).append(source)
-    samples = [each for sources in by_name.values() for each in _of_one_name(sources, recipes, given.said)]
+    samples = [
+        each for sources in by_name.values() for each in _of_one_name(sources, recipes, given.said)
+    ]
     return Matched(samples, given.skipped)
 
 
-def _of_one_name(sources: Sequence[Source], recipes: Recipes, said: Mapping[Source, Modality]) -> Iterator[RawSample]:
+def _of_one_name(
+    sources: Sequence[Source], recipes: Recipes, said: Mapping[Source, Modality]
+) -> Iterator[RawSample]:
     """Yield the samples of files that have the same name: one, or one for each folder."""
     try:
         yield RawSample(_assign(sources, recipes, {}, said))
@@ -129,7 +138,9 @@ def _read(arguments: Sequence[str], recipes: Recipes) -> _Given:
     for argument in arguments:
         name, equals, file = argument.partition("=")
         if equals and name in given.named:
-            raise PrepError(f"{argument}: {name!r} is {given.named[name].path} already; give one file for it.")
+            raise PrepError(
+                f"{argument}: {name!r} is {given.named[name].path} already; give one file for it."
+            )
         if equals and name in recipes and Path(file).is_dir():
             taken, others = _files(Path(file), {name: recipes[name]})
             given.said |= dict.fromkeys(taken, name)
@@ -139,7 +150,9 @@ def _read(arguments: Sequence[str], recipes: Recipes) -> _Given:
         elif equals and name in recipes:
             given.named[name] = _fitting(name, Source.parse(file), recipes)
         elif equals and not Path(argument).exists():
-            raise PrepError(f"{argument}: there is no modality {name!r} to predict from, only {list(recipes)}.")
+            raise PrepError(
+                f"{argument}: there is no modality {name!r} to predict from, only {list(recipes)}."
+            )
         elif Path(argument).is_dir():
             taken, others = _files(Path(argument), recipes)
             given.plain += taken
@@ -153,27 +166,37 @@ def _read(arguments: Sequence[str], recipes: Recipes) -> _Given:
 
 
 def _fitting(modality: Modality, source: Source, recipes: Recipes) -> Source:
-    """Return a file that is given by name; PrepError if its ending says that it is something else."""
+    """Return a file that is given by name.
+
+    PrepError if its ending says that it is something else.
+    """
     media = maker_of(modality, recipes[modality]).media
     if source.medium is not None and source.medium not in media:
         raise PrepError(
-            f"{modality}={source.path}: is no {' or '.join(media)} file but {source.medium}, by its ending; give one "
-            f"that {modality!r} is made of."
+            f"{modality}={source.path}: is no {' or '.join(media)} file but {source.medium}, by "
+            f"its ending; give one that {modality!r} is made of."
         )
     return source
 
 
 def _files(directory: Path, recipes: Recipes) -> tuple[list[Source], list[Path]]:
-    """Return the files of a directory, and of those below it, that a recipe takes; and the others."""
+    """Return the files of a directory, and of those below it, that a recipe takes.
+
+    And the others.
+    """
     below = (path for path in directory.rglob("*") if path.is_file())
     found = sorted(
-        path for path in below if not any(part.startswith(".") for part in path.relative_to(directory).parts)
+        path
+        for path in below
+        if not any(part.startswith(".") for part in path.relative_to(directory).parts)
     )
     media = {medium for name, recipe in recipes.items() for medium in maker_of(name, recipe).media}
     taken = [source for source in map(Source, found) if source.medium in media]
     if not taken:
         endings = " ".join(ending for medium in sorted(media) for ending in MEDIA[medium])
-        raise PrepError(f"{directory}: holds no file to predict from, of {len(found)}; need one of {endings}.")
+        raise PrepError(
+            f"{directory}: holds no file to predict from, of {len(found)}; need one of {endings}."
+        )
     return taken, [path for path in found if Source(path).medium not in media]
 
 
@@ -191,8 +214,9 @@ def _assign(
         name = (said or {}).get(source) or _modality_of(source, own)
         if name in found:
             raise _TakenError(
-                f"{source.path} and {found[name].path} are both {name!r} of one sample; leave one of them out, or give "
-                "the files of each sample a name of its own before the ending."
+                f"{source.path} and {found[name].path} are both {name!r} of one sample; leave one "
+                "of them out, or give the files of each sample a name of its own before the "
+                "ending."
             )
         found[name] = source
     for source in sources:
@@ -211,21 +235,26 @@ def _modality_of(source: Source, recipes: Recipes) -> Modality:
     wanted = ", ".join(f"{name!r} ({' or '.join(maker.media)})" for name, maker in makers.items())
     if source.medium is None:
         raise PrepError(
-            f"{source.path}: neither its ending nor its content says what it is, and the model is asked for {wanted}; "
-            f"give NAME={source.path} with its modality."
+            f"{source.path}: neither its ending nor its content says what it is, and the model is "
+            f"asked for {wanted}; give NAME={source.path} with its modality."
         )
     if not fitting:
-        raise PrepError(f"{source.path}: is {source.medium}, and the model is asked for {wanted}; leave it out.")
+        raise PrepError(
+            f"{source.path}: is {source.medium}, and the model is asked for {wanted}; leave it out."
+        )
     if len(fitting) > 1:
         choices = " or ".join(f"{name}={source.path}" for name in fitting)
         raise PrepError(
-            f"{source.path}: may be one of {fitting}; give {choices}, or ask for one of them as --modalities."
+            f"{source.path}: may be one of {fitting}; give {choices}, or ask for one of them as "
+            "--modalities."
         )
     return fitting[0]
 
 
 def _add_sound(source: Source, recipes: Recipes, found: dict[Modality, Source]) -> None:
-    """Let a video that is seen be heard too, where the sample has no sound of its own and the video has."""
+    """Let a video that is seen be heard too, where the sample has no sound of its own and the video
+    has.
+    """
     makers = {name: maker_of(name, recipe) for name, recipe in recipes.items() if name not in found}
     fitting = [name for name, maker in makers.items() if source.medium in maker.media[1:]]
     if len(fitting) == 1 and _has_sound(source):
@@ -242,7 +271,10 @@ def _has_sound(source: Source) -> bool:
 
 
 def chunks(
-    samples: Sequence[RawSample], inputs: Sequence[ModalitySpec], recipes: Recipes, unreadable: Unreadable
+    samples: Sequence[RawSample],
+    inputs: Sequence[ModalitySpec],
+    recipes: Recipes,
+    unreadable: Unreadable,
 ) -> Iterator[Chunk]:
     """Decode samples, some at a time.
 
@@ -265,9 +297,14 @@ def chunks(
     """
     shapes = {modality.name: modality for modality in inputs}
     for start in range(0, len(samples), CHUNK):
-        decoded = [(each.name, _decode(each, shapes, recipes, unreadable)) for each in samples[start : start + CHUNK]]
+        decoded = [
+            (each.name, _decode(each, shapes, recipes, unreadable))
+            for each in samples[start : start + CHUNK]
+        ]
         part = [(name, values) for name, values in decoded if values]
-        used = [modality for modality in inputs if any(modality.name in values for _, values in part)]
+        used = [
+            modality for modality in inputs if any(modality.name in values for _, values in part)
+        ]
         arrays = {m.name: np.zeros((len(part), *m.shape), m.dtype) for m in used}
         present = {m.name: np.array([m.name in values for _, values in part]) for m in used}
         for row, (_, values) in enumerate(part):
@@ -278,7 +315,10 @@ def chunks(
 
 
 def _decode(
-    sample: RawSample, inputs: Mapping[Modality, ModalitySpec], recipes: Recipes, unreadable: Unreadable
+    sample: RawSample,
+    inputs: Mapping[Modality, ModalitySpec],
+    recipes: Recipes,
+    unreadable: Unreadable,
 ) -> dict[Modality, NDArray[Any]]:
     """Return the stored values of what can be read of a sample."""
     values = {}
@@ -288,5 +328,7 @@ def _decode(
         except UnreadableFileError as error:
             unreadable[source.path] = error.reason
         except OSError as error:
-            unreadable[source.path] = f"cannot be read ({error.strerror or error}); look at the file."
+            unreadable[source.path] = (
+                f"cannot be read ({error.strerror or error}); look at the file."
+            )
     return values

@@ -31,9 +31,9 @@ CELL_INCHES = (2.4, 1.7)
 def write_contact_sheet(directory: Path, path: Path) -> Path:
     """Draw samples of the train split: a row for each class, its samples beside each other.
 
-    Images and frames are shown as stored, spectrograms with low frequencies below, series as lines, tokens as words
-    where their tokenizer is there and as their number elsewhere. One sample of a class is complete and the other lacks
-    a modality, if there are such.
+    Images and frames are shown as stored, spectrograms with low frequencies below, series as
+    lines, tokens as words where their tokenizer is there and as their number elsewhere. One
+    sample of a class is complete and the other lacks a modality, if there are such.
 
     Parameters
     ----------
@@ -76,7 +76,9 @@ def write_contact_sheet(directory: Path, path: Path) -> Path:
 
 
 def choose_samples(samples: Samples, label: int) -> list[int]:
-    """Return rows of a class: the first complete sample, the first incomplete one, and the next ones if one is missing.
+    """Return rows of a class.
+
+    The first complete sample, the first incomplete one, and the next ones if one is missing.
 
     Parameters
     ----------
@@ -98,13 +100,17 @@ def choose_samples(samples: Samples, label: int) -> list[int]:
 def _draw(axis: "Axes", spec: DatasetSpec, samples: Samples, row: int, column: int) -> None:
     modality = spec.modalities[column]
     if not samples.has[row, column]:
-        axis.text(0.5, 0.5, "missing", ha="center", va="center", color="tab:red", transform=axis.transAxes)
+        axis.text(
+            0.5, 0.5, "missing", ha="center", va="center", color="tab:red", transform=axis.transAxes
+        )
         return
     _DRAWN[modality.kind](axis, np.asarray(samples.arrays[modality.name][row]), spec)
 
 
 def _draw_image(axis: "Axes", image: NDArray[Any], spec: DatasetSpec) -> None:
-    """Draw [channels, height, width] with its own darkest and lightest value, or 0 to 255 as it is."""
+    """Draw [channels, height, width] with its own darkest and lightest value, or 0 to 255
+    as it is.
+    """
     picture = image if len(image) == 3 else image[:1]
     if picture.dtype != np.uint8:
         picture = picture.astype(np.float32)
@@ -139,8 +145,18 @@ def _draw_tokens(axis: "Axes", tokens: NDArray[Any], spec: DatasetSpec) -> None:
     except (KeyError, PrepError):
         words = ""
     text = f"{textwrap.shorten(words, 110)}\n({count})" if words else count
-    plain = text.replace("$", r"\$")  # else matplotlib takes what stands between two of them for a formula
-    axis.text(0.5, 0.5, textwrap.fill(plain, 26), ha="center", va="center", fontsize=7, transform=axis.transAxes)
+    plain = text.replace(
+        "$", r"\$"
+    )  # else matplotlib takes what stands between two of them for a formula
+    axis.text(
+        0.5,
+        0.5,
+        textwrap.fill(plain, 26),
+        ha="center",
+        va="center",
+        fontsize=7,
+        transform=axis.transAxes,
+    )
 
 
 _DRAWN: dict[str, Callable[["Axes", NDArray[Any], DatasetSpec], None]] = {

@@ -5,7 +5,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.text import Text
 
 from data_prep.pipeline.execution import DecodingProgress, Show
@@ -28,7 +36,8 @@ def prepare_visibly(console: Console, make: Callable[[Show], Path]) -> Path:
     console
         Where to; the bar shows only on a terminal.
     make
-        Given the ``show`` of :class:`data_prep.pipeline.execution.Execution`; returns the prepared directory.
+        Given the ``show`` of :class:`data_prep.pipeline.execution.Execution`; returns the
+        prepared directory.
 
     Returns
     -------
@@ -44,7 +53,9 @@ def prepare_visibly(console: Console, make: Callable[[Show], Path]) -> Path:
         TimeRemainingColumn(),
         TextColumn("left"),
     )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
         task = bar.add_task("", total=None)
 
         def show(progress: DecodingProgress) -> None:
@@ -88,5 +99,12 @@ def finished(made: Path, stored: int, progress: DecodingProgress | None, seconds
     if progress is None:
         return f"prepared {made}: {stored} samples, there already with these settings"
     rate = (progress.done - progress.resumed) / seconds
-    resumed = f"; {progress.resumed} of them were there from an interrupted call" if progress.resumed else ""
-    return f"prepared {made}: {stored} samples in {seconds:.1f} s ({rate:.1f} samples per second){resumed}"
+    resumed = (
+        f"; {progress.resumed} of them were there from an interrupted call"
+        if progress.resumed
+        else ""
+    )
+    return (
+        f"prepared {made}: {stored} samples in {seconds:.1f} s ({rate:.1f} samples per "
+        f"second){resumed}"
+    )

@@ -1,4 +1,7 @@
-"""What is in a prepared directory, in numbers: shown after every preparation and by ``fedcmi inspect``."""
+"""What is in a prepared directory, in numbers.
+
+Shown after every preparation and by ``fedcmi inspect``.
+"""
 
 import csv
 import itertools
@@ -85,7 +88,8 @@ def summarise(directory: Path) -> Summary:
         missing[split] = dict(zip(spec.modality_names, lacking, strict=True))
         groups[split] = set(read_columns(samples_path(directory, split))["group"])
     stored = {
-        name: sum(array_path(directory, split, name).stat().st_size for split in splits) for name in spec.modality_names
+        name: sum(array_path(directory, split, name).stat().st_size for split in splits)
+        for name in spec.modality_names
     }
     overlaps = [
         Overlap((first, second), sorted(groups[first] & groups[second]))
@@ -107,7 +111,9 @@ def _excluded(directory: Path) -> list[Reason]:
 
 def render(summary: Summary) -> RenderableType:
     """Return the summary for a terminal."""
-    return Group(_modalities(summary), _splits(summary), *(Text(line) for line in _remarks(summary)))
+    return Group(
+        _modalities(summary), _splits(summary), *(Text(line) for line in _remarks(summary))
+    )
 
 
 def _modalities(summary: Summary) -> Table:
@@ -138,7 +144,10 @@ def _counted(summary: Summary) -> Iterator[tuple[str, ...]]:
         yield (name, *(str(int(summary.counts[split][number])) for split in splits))
     for modality in summary.spec.modality_names:
         if any(summary.missing[split][modality] for split in splits):
-            yield (f"without {modality}", *(str(summary.missing[split][modality]) for split in splits))
+            yield (
+                f"without {modality}",
+                *(str(summary.missing[split][modality]) for split in splits),
+            )
     yield ("groups", *(str(summary.groups[split]) for split in splits))
 
 
@@ -152,7 +161,10 @@ def _remarks(summary: Summary) -> Iterator[str]:
         yield "nothing was excluded"
     for excluded in summary.excluded:
         where = placed(excluded.places)
-        yield f"excluded: {named(excluded.ids, 'sample')}: {excluded.text}{f' ({where})' if where else ''}"
+        yield (
+            f"excluded: {named(excluded.ids, 'sample')}: "
+            f"{excluded.text}{f' ({where})' if where else ''}"
+        )
     for each in summary.suspects:
         where = placed({split: _by_name(summary, counts) for split, counts in each.counts.items()})
         yield f"look at {each.total} of {each.modality} that are stored: {each.flaw} ({where})"

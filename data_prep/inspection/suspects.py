@@ -1,4 +1,6 @@
-"""Stored samples that are likely to be mistakes (no numbers, silence, one colour, no words), by class and split."""
+"""Stored samples that are likely to be mistakes (no numbers, silence, one colour, no words), by
+class and split.
+"""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -23,7 +25,8 @@ NO_WORDS = "without a word"
 EMPTY_TEXT = 2
 """Tokens of a text without words: [CLS] and [SEP]."""
 _GLANCE = 61
-"""Values of a sample between two that are looked at first: hardly any sample has one value at all of those."""
+"""Values of a sample between two that are looked at first: hardly any sample has one value at
+all of those."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,9 @@ def find_suspects(splits: Mapping[str, Samples], classes: int) -> list[Suspects]
     return [Suspects(name, flaw, counts) for (name, flaw), counts in found.items()]
 
 
-def _flaws(modality: ModalitySpec, values: NDArray[np.generic]) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+def _flaws(
+    modality: ModalitySpec, values: NDArray[np.generic]
+) -> Iterator[tuple[str, NDArray[np.bool_]]]:
     """Yield the flaws that some samples of a chunk have, and which."""
     bad = np.zeros(len(values), dtype=bool)
     if values.dtype.kind == "f":

@@ -33,17 +33,24 @@ SPECTROGRAM_WINDOW = 512
 """Samples of a Hann window; half of them plus one are the frequencies of a spectrogram."""
 SPECTROGRAM_HOP = 159
 """Samples from one window to the next."""
-TOO_QUIET = "trim the silence at its start, take another recording, or fetch a damaged file of an archive again."
+TOO_QUIET = (
+    "trim the silence at its start, take another recording, or fetch a damaged file of an "
+    "archive again."
+)
 """What to do about a recording of which nothing is heard."""
 
 
 def read_sound(
-    path: Path, segment: Segment | None = None, *, seconds: float | None = None, stream: int | None = None
+    path: Path,
+    segment: Segment | None = None,
+    *,
+    seconds: float | None = None,
+    stream: int | None = None,
 ) -> tuple[Float[Tensor, " samples"], int]:
     """Read a sound file, or the soundtrack of a video; more than one channel is averaged to mono.
 
-    What the file is, its first bytes say, not its name. libsndfile reads what it knows, FFmpeg all else, segments, and
-    what libsndfile gives up.
+    What the file is, its first bytes say, not its name. libsndfile reads what it knows, FFmpeg
+    all else, segments, and what libsndfile gives up.
 
     Parameters
     ----------
@@ -63,8 +70,8 @@ def read_sound(
     Raises
     ------
     UnreadableFileError
-        There is no such file, or it is not audio, cut off, holds no samples, or samples that are no sound: not finite,
-        or far from [-1, 1].
+        There is no such file, or it is not audio, cut off, holds no samples, or samples that are
+        no sound: not finite, or far from [-1, 1].
     """
     if not path.is_file():
         raise UnreadableFileError(path, "not found; complete the raw archive.")
@@ -81,13 +88,21 @@ def read_sound(
 
 
 def _read_sound_file(path: Path, seconds: float | None) -> tuple[Float[Tensor, " samples"], int]:
-    """Read a file by libsndfile, some samples at a time, so that its channels are never all in memory."""
+    """Read a file by libsndfile, some samples at a time, so that its channels are never all in
+    memory.
+    """
     check_whole(path)
     with soundfile.SoundFile(path) as file:
-        left = file.frames if seconds is None else min(file.frames, math.ceil((seconds + _MARGIN) * file.samplerate))
+        left = (
+            file.frames
+            if seconds is None
+            else min(file.frames, math.ceil((seconds + _MARGIN) * file.samplerate))
+        )
         blocks = []
         while left > 0:
-            block = file.read(min(left, max(_BLOCK // file.channels, 1)), dtype="float32", always_2d=True)
+            block = file.read(
+                min(left, max(_BLOCK // file.channels, 1)), dtype="float32", always_2d=True
+            )
             if not len(block):
                 break
             blocks.append(torch.from_numpy(block).mean(dim=1))
@@ -98,33 +113,44 @@ def _read_sound_file(path: Path, seconds: float | None) -> tuple[Float[Tensor, "
 def _read_soundtrack(
     path: Path, segment: Segment | None, seconds: float | None, stream: int | None
 ) -> tuple[Float[Tensor, " samples"], int]:
-    from data_prep.media.soundtrack import read_soundtrack  # here: FFmpeg is loaded where it is needed
+    from data_prep.media.soundtrack import (
+        read_soundtrack,
+    )  # here: FFmpeg is loaded where it is needed
 
     if segment is None and seconds is not None:
         segment = (0.0, seconds + _MARGIN)
     return read_soundtrack(path, segment, stream)
 
 
-def _checked(path: Path, waveform: Float[Tensor, " samples"], rate: int) -> tuple[Float[Tensor, " samples"], int]:
+def _checked(
+    path: Path, waveform: Float[Tensor, " samples"], rate: int
+) -> tuple[Float[Tensor, " samples"], int]:
     """Refuse what is no sound."""
     if not len(waveform):
         raise UnreadableFileError(path, "audio file without samples; fetch the file again.")
     if not bool(waveform.isfinite().all()):
-        raise UnreadableFileError(path, "holds samples that are infinite or not a number; fetch the file again.")
+        raise UnreadableFileError(
+            path, "holds samples that are infinite or not a number; fetch the file again."
+        )
     peak = float(waveform.abs().max())
     if peak > LOUDEST:
         raise UnreadableFileError(
-            path, f"samples of up to {peak:.4g}, but full scale is 1: integers stored as floats? Scale them to [-1, 1]."
+            path,
+            f"samples of up to {peak:.4g}, but full scale is 1: integers stored as floats? Scale "
+            "them to [-1, 1].",
         )
     if rate > HIGHEST_RATE_HZ:
-        raise UnreadableFileError(path, f"its header says {rate} Hz, which no recording has; look at the file.")
+        raise UnreadableFileError(
+            path, f"its header says {rate} Hz, which no recording has; look at the file."
+        )
     return waveform, rate
 
 
 def fit_length(waveform: Float[Tensor, " samples"], length: int) -> Float[Tensor, " length"]:
     """Cut a waveform at its end, or pad it with zeros at its end; its start stays in place.
 
-    Add noise after this, not before: otherwise the padding is silent and gives the clip's length away.
+    Add noise after this, not before: otherwise the padding is silent and gives the clip's length
+    away.
 
     Parameters
     ----------
@@ -158,7 +184,8 @@ def add_noise(
     noise
         [samples], of variance 1.
     snr_db
-        10 log10(mean signal power / noise variance) in dB; 0 is as much noise as signal, negative is more.
+        10 log10(mean signal power / noise variance) in dB; 0 is as much noise as signal,
+        negative is more.
 
     Returns
     -------
@@ -173,7 +200,9 @@ def add_noise(
         raise ValueError(f"snr_db = {snr_db}: must be a finite number of dB.")
     power = waveform.square().mean()
     if not bool(power):
-        raise ValueError("the clip is silent: a signal-to-noise ratio needs a signal; leave it out.")
+        raise ValueError(
+            "the clip is silent: a signal-to-noise ratio needs a signal; leave it out."
+        )
     return waveform + noise * (power * 10 ** (-snr_db / 10)).sqrt()
 
 
@@ -187,8 +216,8 @@ def log_mel(
 ) -> Float[Tensor, "batch 1 mels frames"]:
     """Return the natural logarithm of the mel power spectrogram plus a floor.
 
-    Periodic Hann window of ``n_fft``, frames centred with reflected edges, HTK mel scale from 0 Hz to half
-    the rate, triangles of height 1 (torchaudio's defaults).
+    Periodic Hann window of ``n_fft``, frames centred with reflected edges, HTK mel scale from 0
+    Hz to half the rate, triangles of height 1 (torchaudio's defaults).
 
     Parameters
     ----------
@@ -215,13 +244,17 @@ def log_mel(
         The waveforms are shorter than a window.
     """
     if waveforms.shape[-1] < n_fft:
-        raise ValueError(f"waveforms of {waveforms.shape[-1]} samples: shorter than the window, {n_fft} samples.")
+        raise ValueError(
+            f"waveforms of {waveforms.shape[-1]} samples: shorter than the window, {n_fft} samples."
+        )
     power: Tensor = _mel_transform(rate, n_mels, n_fft, hop)(waveforms)
     return (power + floor).log().unsqueeze(1)
 
 
 @functools.lru_cache(maxsize=8)
-def _mel_transform(rate: int, n_mels: int, n_fft: int, hop: int) -> torchaudio.transforms.MelSpectrogram:
+def _mel_transform(
+    rate: int, n_mels: int, n_fft: int, hop: int
+) -> torchaudio.transforms.MelSpectrogram:
     return torchaudio.transforms.MelSpectrogram(rate, n_fft=n_fft, hop_length=hop, n_mels=n_mels)
 
 
@@ -274,8 +307,9 @@ def log_spectrogram(
 ) -> Float16[np.ndarray, "1 frequencies windows"]:
     """Return the standardised log-power spectrogram of a clip.
 
-    16 kHz, tiled to a length and cut, clipped to [-1, 1]; periodic Hann windows of 512 samples, 159 apart, none of
-    them reaching past an end; ln(power + 1e-7); mean 0 and standard deviation 1 over the clip.
+    16 kHz, tiled to a length and cut, clipped to [-1, 1]; periodic Hann windows of 512 samples,
+    159 apart, none of them reaching past an end; ln(power + 1e-7); mean 0 and standard deviation
+    1 over the clip.
 
     Parameters
     ----------
@@ -297,13 +331,19 @@ def log_spectrogram(
     UnreadableFileError
         The clip is silent: its spectrogram is one number everywhere.
     """
-    clip = tile(resample(waveform, rate, SPECTROGRAM_RATE_HZ), round(seconds * SPECTROGRAM_RATE_HZ)).clamp(-1, 1)
-    spectrum = torch.stft(clip, SPECTROGRAM_WINDOW, SPECTROGRAM_HOP, window=_hann(), center=False, return_complex=True)
+    clip = tile(
+        resample(waveform, rate, SPECTROGRAM_RATE_HZ), round(seconds * SPECTROGRAM_RATE_HZ)
+    ).clamp(-1, 1)
+    spectrum = torch.stft(
+        clip, SPECTROGRAM_WINDOW, SPECTROGRAM_HOP, window=_hann(), center=False, return_complex=True
+    )
     logs = (spectrum.real.square() + spectrum.imag.square() + 1e-7).log()
     std, mean = torch.std_mean(logs, correction=0)
     if float(std) < 1e-4:
         raise UnreadableFileError(path, f"silent; {TOO_QUIET}")
-    standardised: Float16[np.ndarray, "1 frequencies windows"] = ((logs - mean) / std).half().unsqueeze(0).numpy()
+    standardised: Float16[np.ndarray, "1 frequencies windows"] = (
+        ((logs - mean) / std).half().unsqueeze(0).numpy()
+    )
     return standardised
 
 
@@ -312,7 +352,9 @@ def _hann() -> Tensor:
     return torch.hann_window(SPECTROGRAM_WINDOW)
 
 
-def fit_clip(path: Path, waveform: Float[Tensor, " samples"], samples: int) -> Float[Tensor, " clip_samples"]:
+def fit_clip(
+    path: Path, waveform: Float[Tensor, " samples"], samples: int
+) -> Float[Tensor, " clip_samples"]:
     """Fit a recording to a clip's length; UnreadableFileError where nothing of it can be heard."""
     clip = fit_length(waveform, samples)
     if not bool(clip.any()):

@@ -24,7 +24,8 @@ IMAGENET_MEAN_STD = (
 TOOLS = ("numpy", "torch", "torchaudio", "soundfile", "av")
 
 Job = tuple[str, Segment | None, bool]
-"""File; segment, None for a whole file (sound: a WAV file); whether the duration in a video's header can be trusted."""
+"""File; segment, None for a whole file (sound: a WAV file); whether the duration in a video's
+header can be trusted."""
 
 
 def audio_stream(name: Modality, seconds: float, track: int | None = None) -> Stream:
@@ -37,13 +38,16 @@ def audio_stream(name: Modality, seconds: float, track: int | None = None) -> St
     seconds
         What a clip is tiled to.
     track
-        Number of the sound stream of files that have several, from 1; None: the one flagged default, else the first.
+        Number of the sound stream of files that have several, from 1; None: the one flagged
+        default, else the first.
 
     Returns
     -------
     Standardised log spectrograms, made of ``Job``.
     """
-    recipe = {"maker": "log-spectrogram", "seconds": seconds} | ({} if track is None else {"stream": track})
+    recipe = {"maker": "log-spectrogram", "seconds": seconds} | (
+        {} if track is None else {"stream": track}
+    )
     decode = partial(_spectrogram, seconds, track)
     return Stream(name, "spectrogram", spectrogram_shape(seconds), "float16", decode, recipe)
 
@@ -80,12 +84,18 @@ def visual_stream(name: Modality, count: int, frame_size: int, track: int | None
     return Stream(name, "frames", shape, "uint8", decode, recipe, IMAGENET_MEAN_STD)
 
 
-def _spectrogram(seconds: float, track: int | None, job: Job) -> Float16[np.ndarray, "1 frequencies windows"]:
+def _spectrogram(
+    seconds: float, track: int | None, job: Job
+) -> Float16[np.ndarray, "1 frequencies windows"]:
     path, segment = Path(job[0]), job[1]
     waveform, rate = read_sound(path, segment, seconds=seconds, stream=track)
     return log_spectrogram(path, waveform, rate, seconds)
 
 
-def _frames(count: int, size: int, track: int | None, job: Job) -> UInt8[np.ndarray, "count 3 size size"]:
+def _frames(
+    count: int, size: int, track: int | None, job: Job
+) -> UInt8[np.ndarray, "count 3 size size"]:
     path, segment, trust_duration = job
-    return frames_at_even_times(Path(path), count, size, segment, trust_duration=trust_duration, stream=track)
+    return frames_at_even_times(
+        Path(path), count, size, segment, trust_duration=trust_duration, stream=track
+    )

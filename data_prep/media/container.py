@@ -1,7 +1,8 @@
 """A file as FFmpeg opens it: which of its streams is meant, and whether the file is whole.
 
-The packets are read once without decoding anything. That gives every frame's real time, whatever the header states or
-leaves out, and shows whether the file is cut off. Times are seconds since the start of the file.
+The packets are read once without decoding anything. That gives every frame's real time, whatever
+the header states or leaves out, and shows whether the file is cut off. Times are seconds since
+the start of the file.
 """
 
 import contextlib
@@ -20,7 +21,22 @@ from data_prep.media.container_size import check_container_whole
 from data_prep.media.signature import true_reason
 
 _THUMBNAIL = Disposition.attached_pic | Disposition.timed_thumbnails
-_MEASURED = ("mov", "matroska", "flv", "avi", "asf", "wav", "aiff", "flac", "caf", "au", "w64", "mxf", "wv", "tta")
+_MEASURED = (
+    "mov",
+    "matroska",
+    "flv",
+    "avi",
+    "asf",
+    "wav",
+    "aiff",
+    "flac",
+    "caf",
+    "au",
+    "w64",
+    "mxf",
+    "wv",
+    "tta",
+)
 """Formats that state how long they are; of all others FFmpeg guesses it from the bit rate."""
 
 
@@ -37,8 +53,12 @@ def opened(path: Path) -> Iterator[InputContainer]:
         raise UnreadableFileError(path, true_reason(path, reason)) from error
 
 
-def choose_stream(path: Path, container: InputContainer, kind: str, number: int | None = None) -> Any:  # noqa: ANN401 (one of PyAV's two kinds)
-    """Return the stream that is meant: the chosen one, else the one flagged default, else the first; no thumbnail.
+def choose_stream(
+    path: Path, container: InputContainer, kind: str, number: int | None = None
+) -> Any:  # noqa: ANN401 (one of PyAV's two kinds)
+    """Return the stream that is meant.
+
+    The chosen one, else the one flagged default, else the first; no thumbnail.
 
     Parameters
     ----------
@@ -60,19 +80,29 @@ def choose_stream(path: Path, container: InputContainer, kind: str, number: int 
     UnreadableFileError
         There is no such stream.
     """
-    streams = [each for each in container.streams if each.type == kind and not each.disposition & _THUMBNAIL]
+    streams = [
+        each
+        for each in container.streams
+        if each.type == kind and not each.disposition & _THUMBNAIL
+    ]
     if not streams and kind == "video":
         raise UnreadableFileError(path, "holds no video; give another file, or leave it out.")
     if not streams:
         raise UnreadableFileError(
-            path, "holds no sound: no sound file, and no video with a soundtrack; give another file, or leave it out."
+            path,
+            "holds no sound: no sound file, and no video with a soundtrack; give another file, "
+            "or leave it out.",
         )
     if number is not None and number > len(streams):
-        raise UnreadableFileError(path, f"has {len(streams)} {kind} streams, asked for number {number}.")
+        raise UnreadableFileError(
+            path, f"has {len(streams)} {kind} streams, asked for number {number}."
+        )
     default = [each for each in streams if each.disposition & Disposition.default]
     chosen: Any = (default or streams)[0] if number is None else streams[number - 1]
     if chosen.codec_context is None:
-        raise UnreadableFileError(path, f"its {kind} is in a codec that FFmpeg does not know; convert it.")
+        raise UnreadableFileError(
+            path, f"its {kind} is in a codec that FFmpeg does not know; convert it."
+        )
     return chosen
 
 
@@ -113,7 +143,9 @@ class Scan:
         return self.tells_all_times and self.packets[0].is_key
 
 
-def scan_packets(path: Path, container: InputContainer, stream: Stream, trust_duration: bool) -> Scan:
+def scan_packets(
+    path: Path, container: InputContainer, stream: Stream, trust_duration: bool
+) -> Scan:
     """Read all packets, and decode none; refuse a file that is cut off.
 
     Parameters
@@ -139,18 +171,24 @@ def scan_packets(path: Path, container: InputContainer, stream: Stream, trust_du
     check_container_whole(path)
     packets: list[Packet] = []
     end = 0.0
-    states_no_order = container.format.name == "avi"  # when frames are shown in another order, FFmpeg guesses the times
+    states_no_order = (
+        container.format.name == "avi"
+    )  # when frames are shown in another order, FFmpeg guesses the times
     for packet in container.demux():
         if not packet.size or packet.stream.disposition & _THUMBNAIL:
             continue
         if packet.is_corrupt:
-            raise UnreadableFileError(path, "cut off or damaged: a packet is not whole; fetch the file again.")
+            raise UnreadableFileError(
+                path, "cut off or damaged: a packet is not whole; fetch the file again."
+            )
         time = packet.dts if packet.pts is None else packet.pts
         if time is not None and packet.time_base is not None:
             end = max(end, float((time + (packet.duration or 0)) * packet.time_base))
         if packet.stream_index == stream.index:
             is_guess = states_no_order and packet.pts != packet.dts
-            packets.append(Packet(None if is_guess else packet.pts, packet.is_keyframe, not packet.is_discard))
+            packets.append(
+                Packet(None if is_guess else packet.pts, packet.is_keyframe, not packet.is_discard)
+            )
 
     origin = Fraction(container.start_time or 0, av.time_base)
     stated = (container.duration or 0) / av.time_base
@@ -158,6 +196,7 @@ def scan_packets(path: Path, container: InputContainer, stream: Stream, trust_du
     if trusted and end - float(origin) < 0.8 * stated - 0.5:
         raise UnreadableFileError(
             path,
-            f"cut off: ends at {end - float(origin):.2f} s, its header says {stated:.2f} s; fetch the file again.",
+            f"cut off: ends at {end - float(origin):.2f} s, its header says {stated:.2f} s; fetch "
+            "the file again.",
         )
     return Scan(packets, stream.time_base or Fraction(1), origin)

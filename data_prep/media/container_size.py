@@ -1,4 +1,7 @@
-"""How large a file of several streams should be, by its own account: what shows that it is cut off."""
+"""How large a file of several streams should be, by its own account.
+
+What shows that it is cut off.
+"""
 
 import struct
 from pathlib import Path
@@ -6,21 +9,25 @@ from pathlib import Path
 from data_prep.errors import UnreadableFileError
 
 _PACKETS = ((0, 188), (4, 192), (0, 204))
-"""Where the first sync byte of an MPEG transport stream is, and the bytes of a packet: plain, with time stamps, with
-error correction."""
+"""Where the first sync byte of an MPEG transport stream is, and the bytes of a packet: plain,
+with time stamps, with error correction."""
 _EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
 _BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"styp")
 """What an MP4 or QuickTime file begins with."""
 
 
 def check_container_whole(path: Path) -> None:
-    """Raise UnreadableFileError for an AVI, MP4, QuickTime, Matroska or transport stream file that is cut off."""
+    """Raise UnreadableFileError for an AVI, MP4, QuickTime, Matroska or transport stream file that
+    is cut off.
+    """
     size = path.stat().st_size
     with path.open("rb") as file:
         head = file.read(512)
     packet = next((length for start, length in _PACKETS if head[start::length][:2] == b"GG"), 1)
     if size % packet:
-        raise UnreadableFileError(path, "cut off: its last packet is not whole; fetch the file again.")
+        raise UnreadableFileError(
+            path, "cut off: its last packet is not whole; fetch the file again."
+        )
     expected = _stated_size(path, head, size)
     if expected > size + 1:
         raise UnreadableFileError(
@@ -66,7 +73,9 @@ def _matroska_size(head: bytes, size: int) -> int:
 
 
 def _number(data: bytes) -> tuple[int, int]:
-    """Return a number of EBML, whose first bit that is set says of how many bytes it is, and those bytes."""
+    """Return a number of EBML, whose first bit that is set says of how many bytes it is, and those
+    bytes.
+    """
     first = data[0] if data else 0
     digits = 9 - first.bit_length()
     if not first or len(data) < digits:

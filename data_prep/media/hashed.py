@@ -1,4 +1,6 @@
-"""Text to tokens without a vocabulary: each word and n-gram of characters by its hash, the same on every machine.
+"""Text to tokens without a vocabulary.
+
+Each word and n-gram of characters by its hash, the same on every machine.
 
 Nothing is learned of texts and nothing is fetched, so no vocabulary leaves or enters a node.
 """
@@ -20,7 +22,8 @@ FEWEST, MOST = 16, 2**30
 WITHOUT_SPACES = re.compile(
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
 )
-"""Characters of Thai, Lao, Burmese, Khmer, Japanese and Chinese, whose words have no spaces between them."""
+"""Characters of Thai, Lao, Burmese, Khmer, Japanese and Chinese, whose words have no spaces
+between them."""
 
 
 def is_hashed(tokenizer: str) -> bool:
@@ -29,12 +32,15 @@ def is_hashed(tokenizer: str) -> bool:
 
 
 def buckets_of(tokenizer: str) -> int:
-    """Return the number of buckets in "hashed:BUCKETS"; PrepError unless it is a whole number in range."""
+    """Return the number of buckets in "hashed:BUCKETS".
+
+    PrepError unless it is a whole number in range.
+    """
     number = tokenizer.removeprefix(PREFIX)
     if not (number.isascii() and number.isdecimal() and FEWEST <= int(number) <= MOST):
         raise PrepError(
-            f"tokenizer {tokenizer!r}: must be {PREFIX}BUCKETS with {FEWEST} to {MOST} buckets, such as {PREFIX}4096, "
-            "which the encoders bag-of-words and text-cnn have rows for."
+            f"tokenizer {tokenizer!r}: must be {PREFIX}BUCKETS with {FEWEST} to {MOST} buckets, "
+            f"such as {PREFIX}4096, which the encoders bag-of-words and text-cnn have rows for."
         )
     return int(number)
 
@@ -42,8 +48,9 @@ def buckets_of(tokenizer: str) -> int:
 def pieces(text: str) -> list[str]:
     """Return what of a text is hashed: its words in order, then their n-grams.
 
-    A character of a language without spaces is a word, and so is one of punctuation. N-grams are three neighbouring
-    characters of a word with "<" before and ">" behind it, or two of a run of characters without spaces.
+    A character of a language without spaces is a word, and so is one of punctuation. N-grams are
+    three neighbouring characters of a word with "<" before and ">" behind it, or two of a run of
+    characters without spaces.
 
     Parameters
     ----------

@@ -1,4 +1,7 @@
-"""White noise of the samples of a split: one generator's numbers, dealt row by row, whoever makes which row."""
+"""White noise of the samples of a split.
+
+One generator's numbers, dealt row by row, whoever makes which row.
+"""
 
 import functools
 from dataclasses import dataclass
@@ -27,17 +30,21 @@ class NoiseRow:
         Parameters
         ----------
         *shape
-            Of every row of this noise. Where it has a multiple of 16 numbers, the rows are those of one draw of all.
+            Of every row of this noise. Where it has a multiple of 16 numbers, the rows are those
+            of one draw of all.
 
         Returns
         -------
-        [*shape], independent numbers of mean 0 and variance 1; the same whenever and wherever it is drawn.
+        [*shape], independent numbers of mean 0 and variance 1; the same whenever and wherever it
+        is drawn.
         """
         return _rows(self.seed, self.purpose, shape).draw(self.row)
 
 
 class _Rows:
-    """A generator that goes on from the row it drew last, as rows mostly come in order, and begins again for others."""
+    """A generator that goes on from the row it drew last, as rows mostly come in order, and begins
+    again for others.
+    """
 
     def __init__(self, seed: int, purpose: str, shape: tuple[int, ...]) -> None:
         self.seed, self.purpose, self.shape = seed, purpose, shape

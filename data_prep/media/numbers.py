@@ -16,7 +16,9 @@ _LARGE_BYTES = 1 << 26
 """A larger NPY file is not read whole."""
 _CHUNK = 1 << 22
 """Numbers of it that are read at a time."""
-_NUMBER = re.compile(r"[+-]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?|nan|inf(?:inity)?)", re.IGNORECASE)
+_NUMBER = re.compile(
+    r"[+-]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?|nan|inf(?:inity)?)", re.IGNORECASE
+)
 
 
 def read_numbers(
@@ -33,13 +35,14 @@ def read_numbers(
     axes
         Of what it should be, for messages: "[time, channels]".
     header
-        Whether the first row of CSV has names; None: where none of its cells is a number, and ``0,1,2`` is refused
-        since it may be either. A first column without a name is an index, and refused, unless there is no header.
+        Whether the first row of CSV has names; None: where none of its cells is a number, and
+        ``0,1,2`` is refused since it may be either. A first column without a name is an index,
+        and refused, unless there is no header.
 
     Returns
     -------
-    The header, None where there is none; and the numbers, all finite, one or two axes: float64, but of a large NPY file
-    as they are there, and memory-mapped.
+    The header, None where there is none; and the numbers, all finite, one or two axes: float64,
+    but of a large NPY file as they are there, and memory-mapped.
 
     Raises
     ------
@@ -79,10 +82,13 @@ def read_npy(path: Path) -> NDArray[Any]:
     Raises
     ------
     ValueError
-        It is no NPY file, shorter than its header says, or of objects, which would have to be unpickled.
+        It is no NPY file, shorter than its header says, or of objects, which would have to be
+        unpickled.
     """
     try:
-        mapped = np.load(path, allow_pickle=False, mmap_mode="r")  # so that a header alone takes no memory
+        mapped = np.load(
+            path, allow_pickle=False, mmap_mode="r"
+        )  # so that a header alone takes no memory
     except (ValueError, EOFError):
         raise
     except Exception as error:  # of many kinds: NumPy evaluates the header
@@ -91,7 +97,10 @@ def read_npy(path: Path) -> NDArray[Any]:
 
 
 def _is_finite(path: Path, numbers: NDArray[Any]) -> bool:
-    """Return whether all numbers are finite; those of a mapped file are read, so that they do not stay in memory."""
+    """Return whether all numbers are finite.
+
+    Those of a mapped file are read, so that they do not stay in memory.
+    """
     if not isinstance(numbers, np.memmap):
         return bool(np.isfinite(numbers).all())
     if numbers.dtype.kind != "f":
@@ -123,27 +132,37 @@ def _read_csv(path: Path, stated: bool | None) -> tuple[list[str] | None, NDArra
                 raise ValueError(f"row {count} has {len(cells)} cells, row 1 has {width}")
             if names is not None and len(names) != width:
                 raise ValueError(f"its header has {len(names)} names, row 1 has {width} cells")
-            numbers.extend(_number(cell, f"row {count}, column {column}") for column, cell in enumerate(cells, 1))
+            numbers.extend(
+                _number(cell, f"row {count}, column {column}")
+                for column, cell in enumerate(cells, 1)
+            )
     return names, np.array(numbers).reshape(count, width)
 
 
 def _is_header(cells: list[str], stated: bool | None) -> bool:
-    """Return whether a first row names columns; ValueError where it may be either, or names an index."""
+    """Return whether a first row names columns.
+
+    ValueError where it may be either, or names an index.
+    """
     if stated is False:
         return False
     numeric = [_NUMBER.fullmatch(cell) is not None for cell in cells]
     if len(cells) > 1 and not cells[0] and not any(numeric[1:]) and all(cells[1:]):
-        raise ValueError("its first column has no name, as an index that pandas wrote; write it without (index=False)")
+        raise ValueError(
+            "its first column has no name, as an index that pandas wrote; write it without "
+            "(index=False)"
+        )
     if stated:
         return True
     if cells == [str(number) for number in range(len(cells))] and len(cells) > 1:
         raise ValueError(
-            f"its first row, {','.join(cells)}, may be data or numbers of columns; say --header yes or no, or write "
-            "names into it"
+            f"its first row, {','.join(cells)}, may be data or numbers of columns; say --header "
+            "yes or no, or write names into it"
         )
     if any(numeric) and not all(numeric):
         raise ValueError(
-            f"its first row, {','.join(cells)}, is neither all numbers nor all names; say --header yes or no"
+            f"its first row, {','.join(cells)}, is neither all numbers nor all names; say "
+            "--header yes or no"
         )
     return not any(numeric)
 

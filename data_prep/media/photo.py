@@ -15,9 +15,11 @@ from fedcmi_flwr.types import Modality
 PHOTO_SIZE = 224
 """Height and width of the stored square in pixels."""
 CENTRE = 127.5
-"""Mean and standard deviation 0.5 of what is stored as 0 to 255: normalised values are in [-1, 1]."""
+"""Mean and standard deviation 0.5 of what is stored as 0 to 255: normalised values are in [-1,
+1]."""
 PADDING = (128, 128, 128)
-"""Colour of padding, and of what is transparent: grey, the middle, which is fed to an encoder as about 0."""
+"""Colour of padding, and of what is transparent: grey, the middle, which is fed to an encoder as
+about 0."""
 
 
 def read_photo(path: Path, size: int = PHOTO_SIZE) -> UInt8[np.ndarray, "3 size size"]:
@@ -45,7 +47,10 @@ def read_photo(path: Path, size: int = PHOTO_SIZE) -> UInt8[np.ndarray, "3 size 
 
 
 def _to_rgb(path: Path, image: Image.Image, opened: Image.Image) -> Image.Image:
-    """Convert from any mode: more than 8 bits to 8, and what is transparent to the colour of padding."""
+    """Convert from any mode.
+
+    More than 8 bits to 8, and what is transparent to the colour of padding.
+    """
     if is_deep(image):
         levels = unit_range(path, image, getattr(opened, "tag_v2", {})) * 256
         return Image.fromarray(levels.clip(0, 255).astype(np.uint8)).convert("RGB")

@@ -42,14 +42,25 @@ def decoding(path: Path) -> Iterator[None]:
         raise UnreadableFileError(path, "not found; complete the archive.") from error
     except UnreadableFileError:
         raise
-    except (OSError, ValueError, SyntaxError, struct.error, EOFError, IndexError, OverflowError) as error:
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+        struct.error,
+        EOFError,
+        IndexError,
+        OverflowError,
+    ) as error:
         reason = f"not decodable as an image ({error}); fetch the file again."
         raise UnreadableFileError(path, true_reason(path, reason)) from error
 
 
 def open_picture(path: Path) -> Image.Image:
     """Open an image and look at its header only, whatever its size; close it."""
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # what is decoded is limited by :func:`turn`
+    limit, Image.MAX_IMAGE_PIXELS = (
+        Image.MAX_IMAGE_PIXELS,
+        None,
+    )  # what is decoded is limited by :func:`turn`
     try:
         return Image.open(path)
     finally:
@@ -82,11 +93,15 @@ def load_upright(path: Path, image: Image.Image, side: int) -> Image.Image:
     megabytes = image.width * image.height * len(image.getbands()) / 1e6
     if megabytes * 1e6 > MOST_BYTES:
         raise UnreadableFileError(
-            path, f"{image.width} x {image.height} pixels take {megabytes:.0f} MB to decode; scale it down."
+            path,
+            f"{image.width} x {image.height} pixels take {megabytes:.0f} MB to decode; scale it "
+            "down.",
         )
     image.load()
     try:
-        orientation = image.getexif().get(_ORIENTATION_TAG)  # after load: some formats are turned by it
+        orientation = image.getexif().get(
+            _ORIENTATION_TAG
+        )  # after load: some formats are turned by it
     except (OSError, ValueError, SyntaxError, struct.error):
         orientation = None
     if megabytes > 100 and image.mode in ("L", "RGB"):
@@ -99,7 +114,9 @@ def is_deep(image: Image.Image) -> bool:
     return image.mode.startswith(("I", "F"))
 
 
-def unit_range(path: Path, image: Image.Image, tags: Mapping[int, Any]) -> Float[np.ndarray, "height width"]:
+def unit_range(
+    path: Path, image: Image.Image, tags: Mapping[int, Any]
+) -> Float[np.ndarray, "height width"]:
     """Return a deep grey image from 0 (black) to 1 (white), by what the format says is white.
 
     Parameters
@@ -118,11 +135,14 @@ def unit_range(path: Path, image: Image.Image, tags: Mapping[int, Any]) -> Float
     Raises
     ------
     UnreadableFileError
-        The format does not say what is white, or the values cannot be of what it says; with the range found.
+        The format does not say what is white, or the values cannot be of what it says; with the
+        range found.
     """
     values = np.asarray(image, dtype=np.float64)
     if not np.isfinite(values).all():
-        raise UnreadableFileError(path, "holds pixels that are infinite or not a number; write it again.")
+        raise UnreadableFileError(
+            path, "holds pixels that are infinite or not a number; write it again."
+        )
     low, high = float(values.min()), float(values.max())
     stated = next((float(np.ravel(tags[tag])[0]) for tag in _LARGEST_TAGS if tag in tags), None)
     advice = "scale it, or state the value of white as MaxSampleValue (TIFF)."
@@ -131,11 +151,17 @@ def unit_range(path: Path, image: Image.Image, tags: Mapping[int, Any]) -> Float
     elif image.mode.startswith("I;16"):
         white = 65535.0
         if 0 < high <= _TWELVE_BITS:
-            raise UnreadableFileError(path, f"16 bits, but values of {low:g} to {high:g} only: 12 bits? {advice}")
+            raise UnreadableFileError(
+                path, f"16 bits, but values of {low:g} to {high:g} only: 12 bits? {advice}"
+            )
     elif image.mode == "F":
         white = 1.0
     else:
-        raise UnreadableFileError(path, f"integers of 32 bits, {low:g} to {high:g}: what is white? {advice}")
+        raise UnreadableFileError(
+            path, f"integers of 32 bits, {low:g} to {high:g}: what is white? {advice}"
+        )
     if low < 0 or high > white:
-        raise UnreadableFileError(path, f"values of {low:g} to {high:g}, expected 0 to {white:g}; {advice}")
+        raise UnreadableFileError(
+            path, f"values of {low:g} to {high:g}, expected 0 to {white:g}; {advice}"
+        )
     return (values / white).astype(np.float32)

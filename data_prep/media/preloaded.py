@@ -1,4 +1,6 @@
-"""Imported once by the server that workers are forked from, so that no worker imports torch again."""
+"""Imported once by the server that workers are forked from, so that no worker imports torch
+again.
+"""
 
 import av
 import numpy

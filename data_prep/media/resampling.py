@@ -9,16 +9,22 @@ from jaxtyping import Float
 from torch import Tensor
 
 _LARGEST_KERNEL = 1 << 22
-"""Weights of a kernel that is made once for a pair of rates; 16,001 to 16,000 Hz would take 256 million."""
+"""Weights of a kernel that is made once for a pair of rates; 16,001 to 16,000 Hz would take 256
+million."""
 _WIDTH = 6
-"""Zero crossings on each side, and share of the lower Nyquist frequency that passes: torchaudio's defaults."""
+"""Zero crossings on each side, and share of the lower Nyquist frequency that passes:
+torchaudio's defaults."""
 _ROLLOFF = 0.99
 _BLOCK = 1 << 20
 """Weights that are in memory at a time where they are computed as they are needed."""
 
 
-def resample(waveform: Float[Tensor, " samples"], rate: int, wanted: int) -> Float[Tensor, " resampled"]:
-    """Resample a waveform (windowed sinc); the kernel of each pair of rates is computed once per process.
+def resample(
+    waveform: Float[Tensor, " samples"], rate: int, wanted: int
+) -> Float[Tensor, " resampled"]:
+    """Resample a waveform (windowed sinc).
+
+    The kernel of each pair of rates is computed once per process.
 
     Parameters
     ----------
@@ -49,8 +55,12 @@ def _resampler(rate: int, wanted: int) -> torchaudio.transforms.Resample:
     return torchaudio.transforms.Resample(rate, wanted)
 
 
-def _by_blocks(waveform: Float[Tensor, " samples"], old: int, new: int) -> Float[Tensor, " resampled"]:
-    """Resample by the same formula, with the weights of some samples at a time instead of a kernel for all phases."""
+def _by_blocks(
+    waveform: Float[Tensor, " samples"], old: int, new: int
+) -> Float[Tensor, " resampled"]:
+    """Resample by the same formula, with the weights of some samples at a time instead of a kernel
+    for all phases.
+    """
     cutoff = min(old, new) / old * _ROLLOFF  # in cycles per two samples
     reach = math.ceil(_WIDTH / cutoff)
     count = -(-len(waveform) * new // old)

@@ -22,7 +22,8 @@ def read_series(path: Path, header: bool | None = None) -> Shaped[np.ndarray, "t
     Parameters
     ----------
     path
-        ``.npy`` with [time, channels] or [time]; anything else is read as CSV, of which the first row may be a header.
+        ``.npy`` with [time, channels] or [time]; anything else is read as CSV, of which the
+        first row may be a header.
     header
         As for :func:`data_prep.media.numbers.read_numbers`.
 
@@ -39,7 +40,9 @@ def read_series(path: Path, header: bool | None = None) -> Shaped[np.ndarray, "t
     return numbers.reshape(len(numbers), -1)
 
 
-def resample_points(series: Shaped[np.ndarray, "time channels"], points: int) -> Float32[np.ndarray, "channels points"]:
+def resample_points(
+    series: Shaped[np.ndarray, "time channels"], points: int
+) -> Float32[np.ndarray, "channels points"]:
     """Bring a series to a number of points by linear interpolation; its first and last points stay.
 
     Nothing is smoothed before points are left out.
@@ -63,7 +66,9 @@ def resample_points(series: Shaped[np.ndarray, "time channels"], points: int) ->
     wanted = np.linspace(0, len(series) - 1, points)
     before = np.floor(wanted).astype(np.int64)
     after = np.minimum(before + 1, len(series) - 1)
-    low, high = (series[rows].astype(np.float64) for rows in (before, after))  # all that is needed of a large file
+    low, high = (
+        series[rows].astype(np.float64) for rows in (before, after)
+    )  # all that is needed of a large file
     values = (high - low) * (wanted - before)[:, None] + low
     return np.ascontiguousarray(values.T, np.float32)
 
@@ -71,15 +76,22 @@ def resample_points(series: Shaped[np.ndarray, "time channels"], points: int) ->
 def decode_series(
     path: str, channels: int, points: int, header: bool | None = None
 ) -> Float32[np.ndarray, "channels points"]:
-    """Return the stored series of a path as jobs hold it; UnreadableFileError for another number of channels."""
+    """Return the stored series of a path as jobs hold it.
+
+    UnreadableFileError for another number of channels.
+    """
     series = read_series(Path(path), header)
     if series.shape[1] != channels:
-        raise UnreadableFileError(Path(path), f"{series.shape[1]} channels, expected are {channels}.")
+        raise UnreadableFileError(
+            Path(path), f"{series.shape[1]} channels, expected are {channels}."
+        )
     with np.errstate(over="ignore"):  # infinities are found where rows are written
         return resample_points(series, points)
 
 
-def series_stream(name: Modality, channels: int, points: int = POINTS, header: bool | None = None) -> Stream:
+def series_stream(
+    name: Modality, channels: int, points: int = POINTS, header: bool | None = None
+) -> Stream:
     """Return the stream of a modality of numeric series; its jobs are paths.
 
     Parameters
@@ -95,7 +107,8 @@ def series_stream(name: Modality, channels: int, points: int = POINTS, header: b
 
     Returns
     -------
-    Series [channels, points], float32, normalised by what the train split measures, channel by channel.
+    Series [channels, points], float32, normalised by what the train split measures, channel by
+    channel.
 
     Raises
     ------

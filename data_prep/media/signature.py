@@ -1,4 +1,7 @@
-"""What a file is that no decoder takes, by its first bytes: so that an error gives the true reason."""
+"""What a file is that no decoder takes, by its first bytes.
+
+So that an error gives the true reason.
+"""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -51,7 +54,8 @@ def refuse_pointers(files: Iterable[Path], allowed: int) -> None:
     Parameters
     ----------
     files
-        All files of the archive that are going to be read; those that are not there are passed over.
+        All files of the archive that are going to be read; those that are not there are passed
+        over.
     allowed
         How many files may be unusable.
 
@@ -62,11 +66,17 @@ def refuse_pointers(files: Iterable[Path], allowed: int) -> None:
     """
     found = [path for path in files if _is_pointer(path)]
     if len(found) > allowed:
-        raise PrepError(f"{found[0]}: {_PULL}. {len(found)} files of the archive are such pointers.")
+        raise PrepError(
+            f"{found[0]}: {_PULL}. {len(found)} files of the archive are such pointers."
+        )
 
 
 def _is_pointer(path: Path) -> bool:
     try:
-        return path.is_file() and path.stat().st_size < POINTER_BYTES and path.read_bytes().startswith(POINTER)
+        return (
+            path.is_file()
+            and path.stat().st_size < POINTER_BYTES
+            and path.read_bytes().startswith(POINTER)
+        )
     except OSError:  # found again, and told, where the file is decoded
         return False

@@ -1,4 +1,7 @@
-"""Sound that FFmpeg decodes: soundtracks of videos, and sound files that libsndfile does not take; PyAV."""
+"""Sound that FFmpeg decodes: soundtracks of videos, and sound files that libsndfile does not take.
+
+PyAV.
+"""
 
 import math
 from collections.abc import Iterator
@@ -44,15 +47,21 @@ def read_soundtrack(
         No such file, no sound in it or in the segment, damaged, or cut off.
     """
     with opened(path) as container:
-        scan_packets(path, container, choose_stream(path, container, "audio", stream), trust_duration=True)
+        scan_packets(
+            path, container, choose_stream(path, container, "audio", stream), trust_duration=True
+        )
     start, end = segment or (0.0, math.inf)
     with opened(path) as container:
         chosen = choose_stream(path, container, "audio", stream)
         waveform, rate = _decode_sound(path, container, chosen, start, end)
     if not len(waveform):
-        raise UnreadableFileError(path, f"holds no sound from {start:g} s to {end:g} s; look at the segment.")
+        raise UnreadableFileError(
+            path, f"holds no sound from {start:g} s to {end:g} s; look at the segment."
+        )
     if not bool(waveform.isfinite().all()):
-        raise UnreadableFileError(path, "its sound is infinite or not a number in places; fetch the file again.")
+        raise UnreadableFileError(
+            path, "its sound is infinite or not a number in places; fetch the file again."
+        )
     return waveform, rate
 
 
@@ -94,5 +103,7 @@ def _decode_sound(
     (planar,) = av.AudioResampler(format="fltp").resample(whole)
     waveform = torch.from_numpy(planar.to_ndarray()).mean(dim=0)
     skip = max(round((start - begin) * whole.rate), 0)
-    wanted = len(waveform) if math.isinf(end) else max(round((end - max(start, begin)) * whole.rate), 0)
+    wanted = (
+        len(waveform) if math.isinf(end) else max(round((end - max(start, begin)) * whole.rate), 0)
+    )
     return waveform[skip : skip + wanted], whole.rate

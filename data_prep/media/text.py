@@ -1,7 +1,7 @@
 """Text from string to stored tokens: clean a tweet, cut it into WordPieces.
 
-The tokenizer is BERT's, from the optional package transformers, and loaded once a process; or "hashed:BUCKETS", which
-needs neither package nor vocabulary (``hashed.py``).
+The tokenizer is BERT's, from the optional package transformers, and loaded once a process; or
+"hashed:BUCKETS", which needs neither package nor vocabulary (``hashed.py``).
 """
 
 import functools
@@ -34,7 +34,9 @@ _RETWEET = re.compile(r"\brt\b")
 
 
 def clean_tweet(tweet: str) -> str:
-    """Lower-case a tweet and take out its URLs, user names and the word "rt"; the words between them stay.
+    """Lower-case a tweet and take out its URLs, user names and the word "rt".
+
+    The words between them stay.
 
     What HTML writes as ``&amp;`` is read as the character that it means.
 
@@ -65,8 +67,8 @@ def load_tokenizer(source: str, local_only: bool = False) -> Any:  # noqa: ANN40
     Parameters
     ----------
     source
-        A directory with ``vocab.txt`` or ``tokenizer.json``, or a name on the hub, which is downloaded unless it is in
-        the hub's cache.
+        A directory with ``vocab.txt`` or ``tokenizer.json``, or a name on the hub, which is
+        downloaded unless it is in the hub's cache.
     local_only
         Whether nothing is to be downloaded.
 
@@ -85,10 +87,16 @@ def load_tokenizer(source: str, local_only: bool = False) -> Any:  # noqa: ANN40
         raise PrepError(f"tokenizer {source!r}: has no words that its tokens could become again.")
     with needs("text"):
         from transformers import BertTokenizerFast
-    advice = "give a directory with vocab.txt or tokenizer.json, such as a copy of bert-base-uncased."
+    advice = (
+        "give a directory with vocab.txt or tokenizer.json, such as a copy of bert-base-uncased."
+    )
     directory = Path(source).expanduser()
-    if directory.is_dir() and not any((directory / name).is_file() for name in ("vocab.txt", "tokenizer.json")):
-        raise PrepError(f"tokenizer {source!r}: a directory without vocab.txt and tokenizer.json; {advice}")
+    if directory.is_dir() and not any(
+        (directory / name).is_file() for name in ("vocab.txt", "tokenizer.json")
+    ):
+        raise PrepError(
+            f"tokenizer {source!r}: a directory without vocab.txt and tokenizer.json; {advice}"
+        )
     try:
         name = str(directory) if directory.is_dir() else source
         tokenizer = BertTokenizerFast.from_pretrained(name, local_files_only=local_only)
@@ -98,7 +106,11 @@ def load_tokenizer(source: str, local_only: bool = False) -> Any:  # noqa: ANN40
         raise PrepError(f"tokenizer {source!r}: has no words; {advice}")
     missing = [token for token in SPECIAL[:4] if token not in tokenizer.get_vocab()]
     if missing or tokenizer.pad_token_id != 0:
-        found = f"lacks {missing[0]}" if missing else f"pads with token {tokenizer.pad_token_id}, must be 0"
+        found = (
+            f"lacks {missing[0]}"
+            if missing
+            else f"pads with token {tokenizer.pad_token_id}, must be 0"
+        )
         raise PrepError(f"tokenizer {source!r}: {found}; {advice}")
     return tokenizer
 
@@ -123,7 +135,9 @@ def encode_text(text: str, tokenizer: str, tokens: int) -> NDArray[np.int32]:
 
 
 def cut_text(text: str, described: str, tokens: int) -> NDArray[np.int32]:
-    """Return what :func:`encode_text` does, with a tokenizer that :func:`described` has described."""
+    """Return what :func:`encode_text` does, with a tokenizer that :func:`described` has
+    described.
+    """
     if is_hashed(described):
         return hash_text(text, buckets_of(described), tokens)
     return np.array(_cutter(described, tokens).encode(text).ids, dtype=np.int32)
@@ -131,7 +145,9 @@ def cut_text(text: str, described: str, tokens: int) -> NDArray[np.int32]:
 
 @functools.lru_cache(maxsize=2)
 def described(tokenizer: str) -> str:
-    """Return all there is to know of a tokenizer, words included, as JSON of the package tokenizers; or "hashed:N"."""
+    """Return all there is to know of a tokenizer, words included, as JSON of the package
+    tokenizers; or "hashed:N".
+    """
     if is_hashed(tokenizer):
         return f"{PREFIX}{buckets_of(tokenizer)}"
     backend = load_tokenizer(tokenizer).backend_tokenizer
@@ -152,11 +168,18 @@ def _cutter(described: str, tokens: int) -> Any:  # noqa: ANN401 (tokenizers com
 
 
 def decode_text(stored: NDArray[np.integer[Any]], tokenizer: str) -> str:
-    """Return stored tokens as words, without [CLS], [SEP] and padding; PrepError where the tokenizer is not at hand."""
-    return str(load_tokenizer(tokenizer, local_only=True).decode(stored.tolist(), skip_special_tokens=True))
+    """Return stored tokens as words, without [CLS], [SEP] and padding.
+
+    PrepError where the tokenizer is not at hand.
+    """
+    return str(
+        load_tokenizer(tokenizer, local_only=True).decode(stored.tolist(), skip_special_tokens=True)
+    )
 
 
-def text_stream(name: Modality, tokenizer: str, tokens: int = TOKENS, *, tweets: bool = False) -> Stream:
+def text_stream(
+    name: Modality, tokenizer: str, tokens: int = TOKENS, *, tweets: bool = False
+) -> Stream:
     """Return the stream of a text modality; its jobs are texts.
 
     Parameters
@@ -182,25 +205,39 @@ def text_stream(name: Modality, tokenizer: str, tokens: int = TOKENS, *, tweets:
     if tokens < 3:
         raise PrepError(f"tokens = {tokens}: must be 3 or more, for [CLS], a word and [SEP].")
     decode = functools.partial(encode_text, tokenizer=tokenizer, tokens=tokens)
-    recipe = {"maker": "tokens", "tokens": tokens, "tweets": tweets, "tokenizer": described(tokenizer)}
+    recipe = {
+        "maker": "tokens",
+        "tokens": tokens,
+        "tweets": tweets,
+        "tokenizer": described(tokenizer),
+    }
     return Stream(name, "tokens", (tokens,), "int32", decode, recipe)
 
 
 def described_text_stream(name: Modality, described: str, tokens: int) -> Stream:
-    """Return :func:`text_stream` with a tokenizer that :func:`described` has described, which need not be here."""
+    """Return :func:`text_stream` with a tokenizer that :func:`described` has described, which need
+    not be here.
+    """
     decode = functools.partial(cut_text, described=described, tokens=tokens)
     recipe = {"maker": "tokens", "tokens": tokens, "tweets": False, "tokenizer": described}
     return Stream(name, "tokens", (tokens,), "int32", decode, recipe)
 
 
 def vocabulary(tokenizer: str) -> Mapping[str, Any]:
-    """Return what of a tokenizer decides the tokens, for the settings of a preparation: not where it lies."""
+    """Return what of a tokenizer decides the tokens, for the settings of a preparation.
+
+    Not where it lies.
+    """
     if is_hashed(tokenizer):
         return {"hashed": buckets_of(tokenizer)}
     loaded = load_tokenizer(tokenizer)
     words = json.dumps(loaded.get_vocab(), sort_keys=True)
     normalizer = json.loads(loaded.backend_tokenizer.to_str())["normalizer"]
-    return {"words": len(loaded), "sha256": hashlib.sha256(words.encode()).hexdigest(), "normalizer": normalizer}
+    return {
+        "words": len(loaded),
+        "sha256": hashlib.sha256(words.encode()).hexdigest(),
+        "normalizer": normalizer,
+    }
 
 
 def text_tools(tokenizer: str) -> dict[str, str]:

@@ -1,4 +1,7 @@
-"""Feature vectors, from a file or from cells of a table to the stored array. No value is ever filled in."""
+"""Feature vectors, from a file or from cells of a table to the stored array.
+
+No value is ever filled in.
+"""
 
 import functools
 import math
@@ -26,9 +29,11 @@ def read_vector(
     Parameters
     ----------
     path
-        ``.npy`` with [features]; anything else is read as CSV, one row or one column, with or without a header.
+        ``.npy`` with [features]; anything else is read as CSV, one row or one column, with or
+        without a header.
     columns
-        Names of the features; a header must have them all, in any order and beside others. None: all that is there.
+        Names of the features; a header must have them all, in any order and beside others. None:
+        all that is there.
     header
         As for :func:`data_prep.media.numbers.read_numbers`.
 
@@ -39,24 +44,32 @@ def read_vector(
     Raises
     ------
     UnreadableFileError
-        There is no such file, or it is empty, more than one sample, not numbers, not finite, or lacks a column.
+        There is no such file, or it is empty, more than one sample, not numbers, not finite, or
+        lacks a column.
     """
     names, numbers = read_numbers(path, "vector", "[features]", header=header)
     if numbers.size != max(numbers.shape):
-        raise UnreadableFileError(path, f"numbers of shape {list(numbers.shape)}; give one row, the sample's.")
+        raise UnreadableFileError(
+            path, f"numbers of shape {list(numbers.shape)}; give one row, the sample's."
+        )
     vector = np.asarray(numbers, np.float64).ravel()
     if columns is None or names is None:
         return vector
     absent = [name for name in columns if name not in names]
     if absent:
-        raise UnreadableFileError(path, f"has no column {absent[0]!r}, only {names}; write it again.")
+        raise UnreadableFileError(
+            path, f"has no column {absent[0]!r}, only {names}; write it again."
+        )
     return vector[[names.index(name) for name in columns]]
 
 
 def decode_vector(
     path: str, features: int, columns: Sequence[str] | None = None, header: bool | None = None
 ) -> Float[np.ndarray, " features"]:
-    """Return the vector of a path as jobs hold it; UnreadableFileError for another number of features."""
+    """Return the vector of a path as jobs hold it.
+
+    UnreadableFileError for another number of features.
+    """
     vector = read_vector(Path(path), columns, header)
     if len(vector) != features:
         raise UnreadableFileError(Path(path), f"{len(vector)} features, expected are {features}.")
@@ -77,7 +90,8 @@ def read_cells(where: str, place: str, cells: Sequence[tuple[str, str]]) -> Cell
 
     Returns
     -------
-    What :func:`decode_cells` takes; None where every value is missing: the sample lacks the modality.
+    What :func:`decode_cells` takes; None where every value is missing: the sample lacks the
+    modality.
 
     Raises
     ------
@@ -91,7 +105,10 @@ def read_cells(where: str, place: str, cells: Sequence[tuple[str, str]]) -> Cell
         except ValueError:
             value = math.inf
         if math.isinf(value):
-            raise PrepError(f"{where}, column {column!r}: {text!r} is no finite number; correct or empty the cell.")
+            raise PrepError(
+                f"{where}, column {column!r}: {text!r} is no finite number; correct or empty the "
+                "cell."
+            )
         values.append(value)
     return None if all(math.isnan(value) for value in values) else (place, tuple(values))
 
@@ -102,7 +119,9 @@ def decode_cells(cells: Cells, columns: Sequence[str]) -> Float[np.ndarray, " fe
     empty = [column for column, value in zip(columns, values, strict=True) if math.isnan(value)]
     if empty:
         raise UnreadableFileError(
-            Path(place), f"{', '.join(empty[:5])} missing beside values of the same vector; fill in or empty all of it."
+            Path(place),
+            f"{', '.join(empty[:5])} missing beside values of the same vector; fill in or empty "
+            "all of it.",
         )
     return np.array(values)
 
@@ -119,7 +138,8 @@ def vector_stream(
     features
         Of every vector.
     columns
-        Names of the features, where they are cells of a table: jobs are of :func:`read_cells`. None: jobs are paths.
+        Names of the features, where they are cells of a table: jobs are of :func:`read_cells`.
+        None: jobs are paths.
     header
         As for :func:`read_vector`.
 

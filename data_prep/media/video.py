@@ -1,8 +1,9 @@
 """Frames of a video, at even times; PyAV.
 
-Where the packets say when each frame is on screen, only what leads from a key frame to a wanted frame is decoded. Where
-they do not (AVI with B-frames), or where a decoder cannot begin at such a place (intra refresh, a start without a key
-frame), everything is decoded. Only wanted frames are scaled, and they are turned as the file's display matrix says.
+Where the packets say when each frame is on screen, only what leads from a key frame to a wanted
+frame is decoded. Where they do not (AVI with B-frames), or where a decoder cannot begin at such
+a place (intra refresh, a start without a key frame), everything is decoded. Only wanted frames
+are scaled, and they are turned as the file's display matrix says.
 """
 
 import itertools
@@ -40,8 +41,8 @@ def frames_at_even_times(
 ) -> UInt8[np.ndarray, "count 3 size size"]:
     """Return the frames on screen at the centres of ``count`` equal parts of a video.
 
-    A part without a frame of its own repeats the one on screen, so that any length gives ``count`` frames. Each is
-    stretched to a square (bilinear).
+    A part without a frame of its own repeats the one on screen, so that any length gives
+    ``count`` frames. Each is stretched to a square (bilinear).
 
     Parameters
     ----------
@@ -68,31 +69,50 @@ def frames_at_even_times(
         No such file, no video, damaged, cut off, or shorter than where the segment starts.
     """
     with opened(path) as container:
-        scan = scan_packets(path, container, choose_stream(path, container, "video", stream), trust_duration)
+        scan = scan_packets(
+            path, container, choose_stream(path, container, "video", stream), trust_duration
+        )
     if not scan.packets:
         raise UnreadableFileError(path, "holds no video frames; fetch the file again.")
     if scan.has_entries:
-        times = sorted(packet.pts for packet in scan.packets if packet.is_shown and packet.pts is not None)
+        times = sorted(
+            packet.pts for packet in scan.packets if packet.is_shown and packet.pts is not None
+        )
         wanted = _on_screen(path, scan, times, count, segment)
         with opened(path) as container:
-            decoded = _runs_of(container, choose_stream(path, container, "video", stream), scan, set(wanted))
-            pixels = _keep(decoded, lambda place, frame: frame.pts if frame.pts in wanted else None, size)
+            decoded = _runs_of(
+                container, choose_stream(path, container, "video", stream), scan, set(wanted)
+            )
+            pixels = _keep(
+                decoded, lambda place, frame: frame.pts if frame.pts in wanted else None, size
+            )
         if not set(wanted) - pixels.keys():
             return np.stack([pixels[pts] for pts in wanted])
     return _of_everything(path, scan, count, size, segment, stream)
 
 
-def _on_screen(path: Path, scan: Scan, times: Sequence[int], count: int, segment: Segment | None) -> list[int]:
-    """Return which of the sorted times are those of the frames on screen at the centres of equal parts."""
+def _on_screen(
+    path: Path, scan: Scan, times: Sequence[int], count: int, segment: Segment | None
+) -> list[int]:
+    """Return which of the sorted times are those of the frames on screen at the centres of equal
+    parts.
+    """
     if not times:
         raise UnreadableFileError(path, "holds no video frames; fetch the file again.")
-    first, last = Fraction(times[0]), times[-1] + Fraction(times[-1] - times[0], max(len(times) - 1, 1))
+    first, last = (
+        Fraction(times[0]),
+        times[-1] + Fraction(times[-1] - times[0], max(len(times) - 1, 1)),
+    )
     if segment is not None:
-        start, end = ((Fraction(time).limit_denominator(10**6) + scan.origin) / scan.time_base for time in segment)
+        start, end = (
+            (Fraction(time).limit_denominator(10**6) + scan.origin) / scan.time_base
+            for time in segment
+        )
         if start >= max(last, Fraction(times[-1] + 1)):
             raise UnreadableFileError(
                 path,
-                f"its last frame is at {scan.seconds(times[-1]):.2f} s, before {segment[0]:g} s; look at the segment.",
+                f"its last frame is at {scan.seconds(times[-1]):.2f} s, before {segment[0]:g} s; "
+                "look at the segment.",
             )
         first, last = max(first, start), min(last, end)
     centres = [first + (last - first) * Fraction(2 * part + 1, 2 * count) for part in range(count)]
@@ -100,8 +120,15 @@ def _on_screen(path: Path, scan: Scan, times: Sequence[int], count: int, segment
 
 
 def _runs(scan: Scan, wanted: set[int]) -> list[range]:
-    """Return the packets to decode: for each wanted frame, from the key frame before it to itself."""
-    places = {packet.pts: place for place, packet in reversed(list(enumerate(scan.packets))) if packet.is_shown}
+    """Return the packets to decode.
+
+    For each wanted frame, from the key frame before it to itself.
+    """
+    places = {
+        packet.pts: place
+        for place, packet in reversed(list(enumerate(scan.packets)))
+        if packet.is_shown
+    }
     runs: list[range] = []
     for stop in sorted({places[pts] for pts in wanted}):
         start = _key_before(scan, stop)
@@ -121,7 +148,9 @@ def _key_before(scan: Scan, place: int) -> int:
     return 0
 
 
-def _runs_of(container: InputContainer, stream: VideoStream, scan: Scan, wanted: set[int]) -> Iterator[VideoFrame]:
+def _runs_of(
+    container: InputContainer, stream: VideoStream, scan: Scan, wanted: set[int]
+) -> Iterator[VideoFrame]:
     """Decode the runs of packets that lead to the wanted frames."""
     decoder = stream.codec_context
     decoder.thread_count = 1
@@ -130,7 +159,9 @@ def _runs_of(container: InputContainer, stream: VideoStream, scan: Scan, wanted:
         for place, packet in packets:
             if place in run:
                 # what no other frame refers to is decoded only where it is wanted
-                decoder.skip_frame = "DEFAULT" if packet.pts is None or packet.pts in wanted else "NONREF"
+                decoder.skip_frame = (
+                    "DEFAULT" if packet.pts is None or packet.pts in wanted else "NONREF"
+                )
                 yield from decoder.decode(packet)
             if place == run.stop - 1:
                 break
@@ -149,12 +180,16 @@ def _of_everything(
     usable = [place for place, (_, is_corrupt) in enumerate(found) if not is_corrupt]
     if len(usable) < _DECODED_SHARE * max(len(found), _after_first(scan)):
         raise UnreadableFileError(
-            path, f"damaged: of {len(scan.packets)} frames {len(usable)} can be decoded; fetch the file again."
+            path,
+            f"damaged: of {len(scan.packets)} frames {len(usable)} can be decoded; fetch the file "
+            "again.",
         )
     stamps = {place: found[place][0] for place in usable}
     known = [stamp for stamp in stamps.values() if stamp is not None]
     is_rising = all(earlier < later for earlier, later in itertools.pairwise(known))
-    if not scan.tells_all_times or len(known) < len(stamps) or not is_rising:  # frames are counted instead
+    if (
+        not scan.tells_all_times or len(known) < len(stamps) or not is_rising
+    ):  # frames are counted instead
         stamps = {place: round(place / rate / scan.time_base) for place in usable}
         known = [stamp for stamp in stamps.values() if stamp is not None]
     wanted = _on_screen(path, scan, known, count, segment)
@@ -177,19 +212,28 @@ def _every(container: InputContainer, stream: VideoStream) -> Iterator[VideoFram
         yield from packet.decode()
 
 
-def _keep(frames: Iterator[VideoFrame], key: Callable[[int, VideoFrame], int | None], size: int) -> dict[int, Pixels]:
-    """Return frames as they are stored, by what ``key`` says of a frame and its place; None: it is not wanted."""
+def _keep(
+    frames: Iterator[VideoFrame], key: Callable[[int, VideoFrame], int | None], size: int
+) -> dict[int, Pixels]:
+    """Return frames as they are stored, by what ``key`` says of a frame and its place.
+
+    None: it is not wanted.
+    """
     reformatter = VideoReformatter()
     kept: dict[int, Pixels] = {}
     for place, frame in enumerate(frames):
         name = key(place, frame)
         if name is not None and name not in kept and not frame.is_corrupt:
-            scaled = reformatter.reformat(frame, size, size, "rgb24", interpolation="BILINEAR", threads=1)
+            scaled = reformatter.reformat(
+                frame, size, size, "rgb24", interpolation="BILINEAR", threads=1
+            )
             kept[name] = _upright(scaled.to_ndarray(), frame).transpose(2, 0, 1)
     return kept
 
 
-def _upright(pixels: UInt8[np.ndarray, "size size 3"], frame: VideoFrame) -> UInt8[np.ndarray, "size size 3"]:
+def _upright(
+    pixels: UInt8[np.ndarray, "size size 3"], frame: VideoFrame
+) -> UInt8[np.ndarray, "size size 3"]:
     """Turn and mirror a square by a display matrix: x' = a x + c y, y' = b x + d y, y downwards."""
     found = [bytes(each) for each in _side_data(frame) if each.type == SideData.DISPLAYMATRIX]
     if not found:

@@ -1,7 +1,9 @@
-"""Sound files that libsndfile reads: which they are, by their first bytes, and whether all of them is there.
+"""Sound files that libsndfile reads.
 
-libsndfile returns the part that there is of a file that is cut off; what the header says about the size is compared
-with the file.
+Which they are, by their first bytes, and whether all of them is there.
+
+libsndfile returns the part that there is of a file that is cut off; what the header says about
+the size is compared with the file.
 """
 
 import re
@@ -11,7 +13,19 @@ from pathlib import Path
 from data_prep.errors import UnreadableFileError
 
 _HEAD = 1 << 16
-_STARTS = (b"RIFF", b"RF64", b"RIFX", b"FORM", b".snd", b"fLaC", b"OggS", b"caff", b"riff", b"NIST", b"Creative Voice")
+_STARTS = (
+    b"RIFF",
+    b"RF64",
+    b"RIFX",
+    b"FORM",
+    b".snd",
+    b"fLaC",
+    b"OggS",
+    b"caff",
+    b"riff",
+    b"NIST",
+    b"Creative Voice",
+)
 _SOX_UNKNOWN = 0x7FFFF000
 """From here on a size stands for "unknown" in the header of a WAV file that sox wrote to a pipe."""
 _KBITS = {
@@ -45,13 +59,18 @@ def check_whole(path: Path) -> None:
             path, f"cut off: {size} bytes found, its header says {expected}; fetch the file again."
         )
     if head.startswith(b"OggS") and not _ends_a_stream(tail):
-        raise UnreadableFileError(path, "cut off: its last page does not end the stream; fetch the file again.")
+        raise UnreadableFileError(
+            path, "cut off: its last page does not end the stream; fetch the file again."
+        )
     if head.startswith(b"ID3") or _mp3_frame_bytes(head):
         _check_mp3(path, size)
 
 
 def _stated_size(head: bytes, tail: bytes, size: int) -> int:
-    """Return how many bytes there should be, by the header; what is there, where the header does not say."""
+    """Return how many bytes there should be, by the header.
+
+    What is there, where the header does not say.
+    """
     kind = head[:4]
     if kind == b"RIFF" and len(head) >= 8:
         declared = int(struct.unpack("<I", head[4:8])[0])
@@ -89,20 +108,29 @@ def _ends_a_stream(tail: bytes) -> bool:
 
 
 def _check_mp3(path: Path, size: int) -> None:
-    """Compare an MP3 file with the size in its first frame; without one, look whether its last frame is whole."""
+    """Compare an MP3 file with the size in its first frame.
+
+    Without one, look whether its last frame is whole.
+    """
     content = path.read_bytes()
     start = _after_id3(content)
     header = content[start : start + 200]
     tag = re.search(rb"Xing|Info", header)
     if tag is not None:
-        flags, _, stated = struct.unpack(">III", content[start + tag.start() + 4 : start + tag.start() + 16].ljust(12))
+        flags, _, stated = struct.unpack(
+            ">III", content[start + tag.start() + 4 : start + tag.start() + 16].ljust(12)
+        )
         if flags & 3 == 3 and start + stated > size + 1:
             raise UnreadableFileError(
-                path, f"cut off: {size} bytes found, its header says {start + stated}; fetch the file again."
+                path,
+                f"cut off: {size} bytes found, its header says {start + stated}; fetch the file "
+                "again.",
             )
     while length := _mp3_frame_bytes(content[start : start + 4]):
         if start + length > size:
-            raise UnreadableFileError(path, "cut off: its last frame is not whole; fetch the file again.")
+            raise UnreadableFileError(
+                path, "cut off: its last frame is not whole; fetch the file again."
+            )
         start += length
 
 

@@ -24,7 +24,11 @@ ROUNDING = 1e-10
 
 
 def assemble(
-    store: RowStore, left_out: Sequence[int], directory: Path, name: str, settings: Mapping[str, Any]
+    store: RowStore,
+    left_out: Sequence[int],
+    directory: Path,
+    name: str,
+    settings: Mapping[str, Any],
 ) -> DatasetSpec:
     """Write every split and the recipes below ``directory``, without the samples that are left out.
 
@@ -54,11 +58,15 @@ def assemble(
     names = [stream.name for stream in plan.streams]
     for split, rows in kept.items():
         if not rows:
-            raise PrepError(f"split {split!r}: none of its {store.sizes[split]} samples can be used.")
+            raise PrepError(
+                f"split {split!r}: none of its {store.sizes[split]} samples can be used."
+            )
         (directory / split).mkdir()
         positions = [store.positions[row] for row in rows]
         for modality in names:
-            _store(store.files[split, modality].path, array_path(directory, split, modality), positions)
+            _store(
+                store.files[split, modality].path, array_path(directory, split, modality), positions
+            )
         write_samples(directory, split, [plan.samples[row] for row in rows], names)
 
     write_recipes(directory, {stream.name: stream.recipe for stream in plan.streams})
@@ -66,11 +74,22 @@ def assemble(
     measured = [plan.samples[row] for row in kept[split]]
     modalities = tuple(_describe(directory, stream, split, measured) for stream in plan.streams)
     sizes = {split: len(rows) for split, rows in kept.items()}
-    return DatasetSpec(name, "classification", tuple(plan.classes), modalities, sizes, dict(settings), dict(plan.tools))
+    return DatasetSpec(
+        name,
+        "classification",
+        tuple(plan.classes),
+        modalities,
+        sizes,
+        dict(settings),
+        dict(plan.tools),
+    )
 
 
 def _store(source: Path, target: Path, positions: Sequence[int]) -> None:
-    """Give a file of rows its place: the same file where all rows are kept, else a copy of the kept ones."""
+    """Give a file of rows its place.
+
+    The same file where all rows are kept, else a copy of the kept ones.
+    """
     rows = np.load(source, mmap_mode="r")
     if len(positions) == len(rows):
         try:
@@ -80,7 +99,9 @@ def _store(source: Path, target: Path, positions: Sequence[int]) -> None:
         return
     with target.open("wb") as file:
         described = {"descr": np.lib.format.dtype_to_descr(rows.dtype), "fortran_order": False}
-        np.lib.format.write_array_header_1_0(file, {**described, "shape": (len(positions), *rows.shape[1:])})
+        np.lib.format.write_array_header_1_0(
+            file, {**described, "shape": (len(positions), *rows.shape[1:])}
+        )
         for chunk in _chunks(rows, positions):
             file.write(chunk.tobytes())
 
@@ -90,21 +111,31 @@ def _chunks(rows: NDArray[Any], positions: Sequence[int]) -> Iterator[NDArray[An
     return (rows[list(positions[start : start + step])] for start in range(0, len(positions), step))
 
 
-def _describe(directory: Path, stream: Stream, split: str, samples: Sequence[Planned]) -> ModalitySpec:
+def _describe(
+    directory: Path, stream: Stream, split: str, samples: Sequence[Planned]
+) -> ModalitySpec:
     mean, std = stream.mean_std or _measure(directory, stream, split, samples)
     return ModalitySpec(stream.name, stream.kind, stream.shape, stream.dtype, mean, std)
 
 
 def _measure(directory: Path, stream: Stream, split: str, samples: Sequence[Planned]) -> MeanStd:
-    """Return mean and standard deviation of the samples that have the modality; one each, or one a channel."""
+    """Return mean and standard deviation of the samples that have the modality.
+
+    One each, or one a channel.
+    """
     positions = [position for position, sample in enumerate(samples) if stream.name in sample.jobs]
     if not positions:
-        raise PrepError(f"no {split} sample has {stream.name}: there is nothing to normalise it by.")
+        raise PrepError(
+            f"no {split} sample has {stream.name}: there is nothing to normalise it by."
+        )
     rows = np.load(array_path(directory, split, stream.name), mmap_mode="r")
     channels = stream.shape[0] if stream.kind in BY_FIRST_AXIS else 1
     count = len(positions) * rows[0].size // channels
 
-    total = sum(_by_channel(chunk, channels).sum(axis=1, keepdims=True) for chunk in _chunks(rows, positions))
+    total = sum(
+        _by_channel(chunk, channels).sum(axis=1, keepdims=True)
+        for chunk in _chunks(rows, positions)
+    )
     mean = np.asarray(total) / count
     chunks = (_by_channel(chunk, channels) for chunk in _chunks(rows, positions))
     squares = sum(np.square(values - mean).sum(axis=1) for values in chunks)
@@ -112,7 +143,9 @@ def _measure(directory: Path, stream: Stream, split: str, samples: Sequence[Plan
 
     constant = std <= ROUNDING * np.abs(mean.ravel())
     if constant.all():
-        raise PrepError(f"{stream.name} never changes in the {split} split: there is nothing to learn from.")
+        raise PrepError(
+            f"{stream.name} never changes in the {split} split: there is nothing to learn from."
+        )
     std[constant] = 1  # a channel or feature of many that never changes: fed to the encoder as 0
     if channels == 1:
         return mean.item(), std.item()

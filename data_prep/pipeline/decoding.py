@@ -1,4 +1,7 @@
-"""From jobs to rows: decoded by workers, block by block, and noted in the journal when they are there."""
+"""From jobs to rows.
+
+Decoded by workers, block by block, and noted in the journal when they are there.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -20,7 +23,9 @@ Block = Sequence[tuple[int, int, Planned]]
 
 
 def decode_rows(store: RowStore, execution: Execution) -> dict[int, str]:
-    """Decode every row that is not there yet; rows that could not be decoded before are tried again.
+    """Decode every row that is not there yet.
+
+    Rows that could not be decoded before are tried again.
 
     Parameters
     ----------
@@ -34,7 +39,9 @@ def decode_rows(store: RowStore, execution: Execution) -> dict[int, str]:
     Number of the sample -> why it cannot be made, in the order of the plan.
     """
     store.mend_journal()
-    stamps = {row: store.line(row) for row in range(len(store.plan.samples))}  # before decoding: what changes is redone
+    stamps = {
+        row: store.line(row) for row in range(len(store.plan.samples))
+    }  # before decoding: what changes is redone
     there, total = store.finished(), len(store.plan.samples)
     todo = [row for row in range(total) if row not in there]
     work = partial(_make_block, {stream.name: stream for stream in store.plan.streams}, store.files)
@@ -61,7 +68,10 @@ def _blocks(store: RowStore, todo: Sequence[int]) -> Iterator[Block]:
 def _make_block(
     streams: Mapping[Modality, Stream], files: Mapping[tuple[str, Modality], RowFile], block: Block
 ) -> list[tuple[int, str | None]]:
-    """Decode and write the samples of a block; return why those that could not be decoded could not."""
+    """Decode and write the samples of a block.
+
+    Return why those that could not be decoded could not.
+    """
     verdicts: list[tuple[int, str | None]] = []
     for row, position, sample in block:
         try:
@@ -83,14 +93,19 @@ def _decode(stream: Stream, sample: Planned) -> bytes:
         raise
     except Exception as error:
         raise PrepError(
-            f"{stream.name} of sample {sample.id!r} ({sample.sources.get(stream.name)}): the decoder failed with "
-            f"{type(error).__name__}: {error}"
+            f"{stream.name} of sample {sample.id!r} ({sample.sources.get(stream.name)}): the "
+            f"decoder failed with {type(error).__name__}: {error}"
         ) from error
     if array.shape != stream.shape:
-        raise PrepError(f"{stream.name} of sample {sample.id!r}: shape {array.shape}, planned was {stream.shape}.")
+        raise PrepError(
+            f"{stream.name} of sample {sample.id!r}: shape {array.shape}, planned was "
+            f"{stream.shape}."
+        )
     with np.errstate(over="ignore"):  # infinities are found below
         stored = array.astype(stream.dtype)
     if not np.isfinite(stored).all():
         source = Path(sample.sources[stream.name])
-        raise UnreadableFileError(source, f"{stream.name} is not finite as {stream.dtype}; look at the file.")
+        raise UnreadableFileError(
+            source, f"{stream.name} is not finite as {stream.dtype}; look at the file."
+        )
     return stored.tobytes()

@@ -1,4 +1,7 @@
-"""How a preparation is carried out: by how many processes, in spite of how many unusable files, and who is told."""
+"""How a preparation is carried out.
+
+By how many processes, in spite of how many unusable files, and who is told.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -40,14 +43,19 @@ class Execution:
     workers: int = 1
     """Processes that decode, 1 or more; 1 is the calling process itself."""
     max_bad: int = 0
-    """Samples that may be left out because a file of theirs cannot be used; they are listed in ``excluded.csv``."""
+    """Samples that may be left out because a file of theirs cannot be used; they are listed in
+    ``excluded.csv``."""
     show: Show = _show_nothing
-    """Called in the calling process before the first samples are decoded and after each block of them."""
+    """Called in the calling process before the first samples are decoded and after each block of
+    them."""
 
     def __post_init__(self) -> None:
         """Check the ranges before anything is read or written."""
         if self.workers < 1 or self.max_bad < 0:
-            raise PrepError(f"workers = {self.workers}, max_bad = {self.max_bad}: must be at least 1 and at least 0.")
+            raise PrepError(
+                f"workers = {self.workers}, max_bad = {self.max_bad}: must be at least 1 and at "
+                "least 0."
+            )
 
     def tolerate(self, bad: Sequence[Exclusion], listed: Path | None = None) -> None:
         """Refuse more unusable samples than allowed.

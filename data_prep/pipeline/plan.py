@@ -1,4 +1,7 @@
-"""What is to be prepared, said before anything is decoded: samples, and how each modality of them is made."""
+"""What is to be prepared, said before anything is decoded.
+
+Samples, and how each modality of them is made.
+"""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -31,13 +34,14 @@ class Stream:
     dtype: str
     """NumPy name of the stored dtype."""
     decode: Callable[[Any], NDArray[Any]]
-    """Job -> array of this shape, called in a worker: a module's function or a partial of one. Raises
-    UnreadableFileError for a source file that cannot be used; any other exception ends the preparation."""
+    """Job -> array of this shape, called in a worker: a module's function or a partial of one.
+    Raises UnreadableFileError for a source file that cannot be used; any other exception ends
+    the preparation."""
     recipe: Recipe
     """The same for a file that stands alone, for ``recipes.json``."""
     mean_std: MeanStd | None = (0.0, 1.0)
-    """Normalisation; MEASURED: mean and standard deviation over the train split as stored, of series by
-    channel, of vectors by feature."""
+    """Normalisation; MEASURED: mean and standard deviation over the train split as stored, of
+    series by channel, of vectors by feature."""
 
     @property
     def row_bytes(self) -> int:
@@ -53,15 +57,17 @@ class Planned:
     """Unique within its split."""
     label: int
     group: str
-    """Actor, video, tweet: what must not stand in two splits, and what a natural federation deals by."""
+    """Actor, video, tweet: what must not stand in two splits, and what a natural federation
+    deals by."""
     split: str
     jobs: Mapping[Modality, Any]
-    """What each modality is made of, in values that pickle and whose ``repr`` says all of them; a modality that the
-    sample lacks is left out."""
+    """What each modality is made of, in values that pickle and whose ``repr`` says all of them;
+    a modality that the sample lacks is left out."""
     sources: Mapping[Modality, str]
     """For the sample table: file within the raw archive, and place inside the file."""
     files: Sequence[str] = ()
-    """Paths of all that it is decoded from: a call that goes on decodes again what has changed since."""
+    """Paths of all that it is decoded from: a call that goes on decodes again what has changed
+    since."""
 
 
 @dataclass(frozen=True)
@@ -95,19 +101,30 @@ class Plan:
     """Versions of what decodes and transforms the media."""
 
     def check(self) -> None:
-        """Raise PrepError for ids that are used twice, samples without any modality, and no samples at all."""
+        """Raise PrepError for ids that are used twice, samples without any modality, and no samples
+        at all.
+        """
         seen: set[tuple[str, str]] = set()
         for sample in self.samples:
             if (sample.split, sample.id) in seen:
-                raise PrepError(f"split {sample.split!r}: two samples are called {sample.id!r}; ids must differ.")
+                raise PrepError(
+                    f"split {sample.split!r}: two samples are called {sample.id!r}; ids must "
+                    "differ."
+                )
             seen.add((sample.split, sample.id))
             if not sample.jobs:
-                raise PrepError(f"sample {sample.id!r}: has none of {[stream.name for stream in self.streams]}.")
+                raise PrepError(
+                    f"sample {sample.id!r}: has none of {[stream.name for stream in self.streams]}."
+                )
         if not self.samples:
-            raise PrepError("no samples are left to prepare; look at the raw archive and the settings.")
+            raise PrepError(
+                "no samples are left to prepare; look at the raw archive and the settings."
+            )
 
 
-def select_modalities(available: Sequence[Modality], wanted: Sequence[Modality] | None) -> tuple[Modality, ...]:
+def select_modalities(
+    available: Sequence[Modality], wanted: Sequence[Modality] | None
+) -> tuple[Modality, ...]:
     """Check which modalities to store, for a device that owns only some.
 
     Parameters
@@ -135,7 +152,9 @@ def select_modalities(available: Sequence[Modality], wanted: Sequence[Modality] 
         return tuple(available)
     unknown = [name for name in wanted if name not in available]
     if unknown or not wanted:
-        raise PrepError(f"modalities = {list(wanted)}: must be one or more of {', '.join(available)}.")
+        raise PrepError(
+            f"modalities = {list(wanted)}: must be one or more of {', '.join(available)}."
+        )
     return tuple(name for name in available if name in wanted)
 
 

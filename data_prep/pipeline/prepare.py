@@ -1,10 +1,13 @@
-"""From a plan of samples to a prepared directory: decoded by many processes, resumable, always the same bytes.
+"""From a plan of samples to a prepared directory.
 
-A data set says what is to be made (:class:`Plan`): each sample's label, group and split, and for each of its modalities
-a *job* (file, segment, ...) that the modality's *stream* turns into an array. Rows are decoded into files beside the
-final directory, ``.<name>.rows``, each row at its own position, and noted in a journal when they are there.
-A killed preparation goes on from the journal. What is stored depends on the plan alone: neither on the number of
-workers nor on their order. Memory stays flat: a worker holds one sample, and only its verdict travels back.
+Decoded by many processes, resumable, always the same bytes.
+
+A data set says what is to be made (:class:`Plan`): each sample's label, group and split, and for
+each of its modalities a *job* (file, segment, ...) that the modality's *stream* turns into an
+array. Rows are decoded into files beside the final directory, ``.<name>.rows``, each row at its
+own position, and noted in a journal when they are there. A killed preparation goes on from the
+journal. What is stored depends on the plan alone: neither on the number of workers nor on their
+order. Memory stays flat: a worker holds one sample, and only its verdict travels back.
 """
 
 import contextlib
@@ -45,7 +48,8 @@ def prepare_plan(
     make_plan
         Looks at the raw archive; not called when ``out`` is finished already.
     execution
-        Workers, how many samples may be left out because a source file cannot be used, and who is told.
+        Workers, how many samples may be left out because a source file cannot be used, and who
+        is told.
 
     Returns
     -------
@@ -54,7 +58,8 @@ def prepare_plan(
     Raises
     ------
     PrepError
-        More unusable files than allowed, no space on the disk, a worker that died, or something else at ``out``.
+        More unusable files than allowed, no space on the disk, a worker that died, or something
+        else at ``out``.
     """
     rows = out.resolve().with_name(f".{out.name}.rows")
 
@@ -64,7 +69,9 @@ def prepare_plan(
         with _disk_space(rows):
             store = RowStore(rows, plan, name, settings)
             bad = decode_rows(store, execution)
-            unreadable = [_exclusion(plan, plan.samples[row], reason) for row, reason in bad.items()]
+            unreadable = [
+                _exclusion(plan, plan.samples[row], reason) for row, reason in bad.items()
+            ]
             excluded = [*plan.excluded, *unreadable]
             write_excluded(rows, excluded)  # for whoever is told that they are too many
             execution.tolerate(unreadable, rows / EXCLUDED)
@@ -91,5 +98,6 @@ def _disk_space(rows: Path) -> Iterator[None]:
             raise
         free = shutil.disk_usage(rows.parent).free
         raise PrepError(
-            f"{rows.parent}: the disk is full ({error.strerror}; {free / 1e6:.1f} MB free). Make room and call again."
+            f"{rows.parent}: the disk is full ({error.strerror}; {free / 1e6:.1f} MB free). Make "
+            "room and call again."
         ) from error

@@ -28,7 +28,9 @@ class Reason:
 
 
 def by_reason(excluded: Iterable[Exclusion]) -> list[Reason]:
-    """Group exclusions; a reason that begins with a file's name, or holds numbers, is the same for another file.
+    """Group exclusions.
+
+    A reason that begins with a file's name, or holds numbers, is the same for another file.
 
     Parameters
     ----------
@@ -54,7 +56,9 @@ def _reason(group: Sequence[tuple[Exclusion, str, str]]) -> Reason:
         if entry.label:
             of_split = places.setdefault(entry.split, {})
             of_split[entry.label] = of_split.get(entry.label, 0) + 1
-    return Reason(group[0][2], [entry.id for entry, _, _ in group], [file for _, file, _ in group], places)
+    return Reason(
+        group[0][2], [entry.id for entry, _, _ in group], [file for _, file, _ in group], places
+    )
 
 
 def placed(places: Mapping[str, Mapping[str, int]]) -> str:
@@ -80,7 +84,9 @@ def placed(places: Mapping[str, Mapping[str, int]]) -> str:
 
 
 def _split(entry: Exclusion) -> tuple[str, str]:
-    """Return the file that is to blame, all of the sample's where the reason names none, and what is wrong with it."""
+    """Return the file that is to blame, all of the sample's where the reason names none, and what
+    is wrong with it.
+    """
     files = [_SEGMENT.sub("", source) for source in entry.source.split(";")]
     first, colon, rest = entry.reason.partition(": ")
     blamed = [file for file in files if colon and PurePath(file).name == first]
@@ -107,4 +113,6 @@ def named(names: Sequence[str], what: str) -> str:
     ('4 groups (a, b, c, ...)', '1 sample (a)')
     """
     more = ", ..." if len(names) > EXAMPLES else ""
-    return f"{len(names)} {what}{'s' if len(names) > 1 else ''} ({', '.join(names[:EXAMPLES])}{more})"
+    return (
+        f"{len(names)} {what}{'s' if len(names) > 1 else ''} ({', '.join(names[:EXAMPLES])}{more})"
+    )

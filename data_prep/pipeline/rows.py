@@ -71,7 +71,9 @@ class RowStore:
             for stream in plan.streams:
                 self.files[split, stream.name] = self._open(split, stream)
         if not known:
-            plan_file.write_text(fingerprint, encoding="ascii")  # last: only now are the files whole
+            plan_file.write_text(
+                fingerprint, encoding="ascii"
+            )  # last: only now are the files whole
 
     def _open(self, split: str, stream: Stream) -> RowFile:
         """Make a file of its full size, so that a full disk shows now; keep one that is there."""
@@ -79,7 +81,11 @@ class RowStore:
         dtype, count = np.dtype(stream.dtype), self.sizes[split]
         shape = (count, *stream.shape)
         with path.open("r+b" if path.exists() else "w+b") as file:
-            described = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+            described = {
+                "descr": np.lib.format.dtype_to_descr(dtype),
+                "fortran_order": False,
+                "shape": shape,
+            }
             np.lib.format.write_array_header_1_0(file, described)
             header = file.tell()
             try:
@@ -91,7 +97,10 @@ class RowStore:
 
     @property
     def journal(self) -> Path:
-        """One line for each row that is there: its number, and the stamp of the files that it was decoded from."""
+        """One line for each row that is there.
+
+        Its number, and the stamp of the files that it was decoded from.
+        """
         return self.directory / "journal"
 
     def line(self, row: int) -> bytes:
@@ -99,7 +108,9 @@ class RowStore:
         return f"{row} {_stamp(self.plan.samples[row].files)}\n".encode()
 
     def finished(self) -> set[int]:
-        """Return the numbers of the samples that are there, and whose files have not changed since."""
+        """Return the numbers of the samples that are there, and whose files have not
+        changed since.
+        """
         lines = set(self.journal.read_bytes().splitlines(keepends=True))
         return {row for row in range(len(self.plan.samples)) if self.line(row) in lines}
 
@@ -110,7 +121,10 @@ class RowStore:
 
 
 def _stamp(files: Sequence[str]) -> str:
-    """Return a hash of the sizes and modification times of files; a file that is not there has neither."""
+    """Return a hash of the sizes and modification times of files.
+
+    A file that is not there has neither.
+    """
     found: list[tuple[int, int] | None] = []
     for file in files:
         try:
@@ -125,7 +139,9 @@ def _stamp(files: Sequence[str]) -> str:
 def _fingerprint(plan: Plan, name: str, settings: Mapping[str, Any]) -> str:
     """Return a hash of all that decides the rows and their places."""
     streams = [(stream.name, stream.kind, stream.shape, stream.dtype) for stream in plan.streams]
-    digest = hashlib.sha256(json.dumps([name, settings, streams], sort_keys=True, default=str).encode())
+    digest = hashlib.sha256(
+        json.dumps([name, settings, streams], sort_keys=True, default=str).encode()
+    )
     for sample in plan.samples:
         digest.update(repr((sample.id, sample.split, sorted(sample.jobs.items()))).encode())
     return digest.hexdigest()

@@ -15,7 +15,9 @@ EXCLUDED = "excluded.csv"
 """What of the raw archive is not stored, and why."""
 
 
-def write_samples(directory: Path, split: str, samples: Sequence[Planned], modalities: Sequence[Modality]) -> None:
+def write_samples(
+    directory: Path, split: str, samples: Sequence[Planned], modalities: Sequence[Modality]
+) -> None:
     """Write ``labels.npy`` and ``samples.csv`` of a split.
 
     Parameters

@@ -20,7 +20,9 @@ IN_FLIGHT = 3
 """Tasks for each worker that are handed out at a time."""
 
 
-def run_tasks(work: Callable[[Task], Result], tasks: Iterable[Task], workers: int) -> Iterator[Result]:
+def run_tasks(
+    work: Callable[[Task], Result], tasks: Iterable[Task], workers: int
+) -> Iterator[Result]:
     """Do every task, and yield the results as they come.
 
     Parameters
@@ -51,8 +53,8 @@ def run_tasks(work: Callable[[Task], Result], tasks: Iterable[Task], workers: in
             yield from _results(pool, tasks, IN_FLIGHT * workers)
         except BrokenProcessPool as error:
             raise PrepError(
-                "a worker process died, perhaps for lack of memory; call again with fewer workers: it goes on where "
-                "it stopped."
+                "a worker process died, perhaps for lack of memory; call again with fewer "
+                "workers: it goes on where it stopped."
             ) from error
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
@@ -60,7 +62,10 @@ def run_tasks(work: Callable[[Task], Result], tasks: Iterable[Task], workers: in
 
 @contextlib.contextmanager
 def one_torch_thread() -> Iterator[None]:
-    """Keep torch to one thread as in a worker: sums over several threads would differ in their last bits."""
+    """Keep torch to one thread as in a worker.
+
+    Sums over several threads would differ in their last bits.
+    """
     import torch
 
     threads = torch.get_num_threads()

@@ -1,9 +1,10 @@
 """AV-MNIST: spoken digits heard, handwritten digits seen, paired by digit.
 
-Raw archive: ``recordings/<digit>_<speaker>_<index>.wav`` (the Free Spoken Digit Dataset, 8 kHz) beside
-``t10k-images-idx3-ubyte.gz`` and ``t10k-labels-idx1-ubyte.gz`` (MNIST's test half). The test split is the
-recordings with index below 10; the train split is drawn from the others,
-equally many of each digit as far as they reach. Every image is used at most once. Group: the speaker.
+Raw archive: ``recordings/<digit>_<speaker>_<index>.wav`` (the Free Spoken Digit Dataset, 8 kHz)
+beside ``t10k-images-idx3-ubyte.gz`` and ``t10k-labels-idx1-ubyte.gz`` (MNIST's test half). The
+test split is the recordings with index below 10; the train split is drawn from the others,
+equally many of each digit as far as they reach. Every image is used at most once. Group: the
+speaker.
 """
 
 import re
@@ -84,14 +85,15 @@ def prepare(
     seed
         Seed of the train split, the pairing and the noise, 0 or greater.
     audio_snr_db
-        Signal-to-noise ratio of the white noise in dB, relative to the mean power over the whole clip.
+        Signal-to-noise ratio of the white noise in dB, relative to the mean power over the whole
+        clip.
     image_noise
         Standard deviation of the pixel noise in standardised units, 0 or greater.
     train_size
         Number of train samples, 1 or greater.
     modalities
-        What to store of "audio", "visual" and "contour"; None is the first two. The raw archive must be complete all
-        the same.
+        What to store of "audio", "visual" and "contour"; None is the first two. The raw archive
+        must be complete all the same.
     execution
         Workers, how many recordings may be left out because they cannot be used, and who is told.
 
@@ -119,7 +121,9 @@ def prepare(
         execution.tolerate(excluded)
         splits = _pair(_split(recordings, train_size, seed), images, labels, seed)
         tools = tool_versions("numpy", "torch", "torchaudio", "soundfile")
-        return plan_digits(NAME, splits, levels, digit_streams(levels, read_clip, BRIGHTEST), tools, excluded)
+        return plan_digits(
+            NAME, splits, levels, digit_streams(levels, read_clip, BRIGHTEST), tools, excluded
+        )
 
     return prepare_plan(out, NAME, settings, make_plan, execution)
 
@@ -128,18 +132,25 @@ def _read_mnist(raw: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     images, labels = read_idx_images(raw / IMAGES).numpy(), read_idx_labels(raw / LABELS).numpy()
     if len(images) != len(labels):
         raise PrepError(
-            f"{raw}: {len(images)} images in {IMAGES} but {len(labels)} labels in {LABELS}; fetch both again."
+            f"{raw}: {len(images)} images in {IMAGES} but {len(labels)} labels in {LABELS}; fetch "
+            "both again."
         )
     if images.shape[1:] != (IMAGE_SIZE, IMAGE_SIZE):
         height, width = images.shape[1:]
         raise PrepError(
-            f"{raw / IMAGES}: images of {height} x {width}, expected {IMAGE_SIZE} x {IMAGE_SIZE}; is this MNIST's file?"
+            f"{raw / IMAGES}: images of {height} x {width}, expected {IMAGE_SIZE} x {IMAGE_SIZE}; "
+            "is this MNIST's file?"
         )
     return images, labels
 
 
-def _read_recordings(folder: Path, allowed: int) -> tuple[list[_Recording], list[UnreadableFileError]]:
-    """Read every ``.wav`` of the folder that is not hidden, by name: which ones can be used decides the splits."""
+def _read_recordings(
+    folder: Path, allowed: int
+) -> tuple[list[_Recording], list[UnreadableFileError]]:
+    """Read every ``.wav`` of the folder that is not hidden, by name.
+
+    Which ones can be used decides the splits.
+    """
     if not folder.is_dir():
         raise FileNotFoundError(
             f"{folder}: not found, expected a folder of <digit>_<speaker>_<index>.wav; "
@@ -154,14 +165,19 @@ def _read_recordings(folder: Path, allowed: int) -> tuple[list[_Recording], list
         except UnreadableFileError as error:
             bad.append(error)
     if not recordings and not bad:
-        raise PrepError(f"{folder}: holds no .wav files, expected <digit>_<speaker>_<index>.wav; unpack them there.")
+        raise PrepError(
+            f"{folder}: holds no .wav files, expected <digit>_<speaker>_<index>.wav; unpack them "
+            "there."
+        )
     return recordings, bad
 
 
 def _read_recording(path: Path) -> _Recording:
     match = _FILE_NAME.fullmatch(path.name)
     if match is None:
-        raise UnreadableFileError(path, "its name is not <digit>_<speaker>_<index>.wav; rename or remove it.")
+        raise UnreadableFileError(
+            path, "its name is not <digit>_<speaker>_<index>.wav; rename or remove it."
+        )
     read_clip(str(path))
     return _Recording(path, int(match["digit"]), match["speaker"], int(match["index"]))
 
@@ -192,13 +208,15 @@ def read_clip(file: str) -> Float[Tensor, " samples"]:
     return fit_clip(path, waveform, CLIP_SAMPLES)
 
 
-def _split(recordings: Sequence[_Recording], train_size: int, seed: int) -> dict[str, list[_Recording]]:
+def _split(
+    recordings: Sequence[_Recording], train_size: int, seed: int
+) -> dict[str, list[_Recording]]:
     test = [recording for recording in recordings if recording.index < TEST_INDICES]
     others = [recording for recording in recordings if recording.index >= TEST_INDICES]
     if not test or len(others) < train_size:
         raise PrepError(
-            f"{len(test)} usable recordings with an index below {TEST_INDICES} for the test split and "
-            f"{len(others)} others for the train split, expected at least 1 and {train_size}; "
+            f"{len(test)} usable recordings with an index below {TEST_INDICES} for the test split "
+            f"and {len(others)} others for the train split, expected at least 1 and {train_size}; "
             "complete the recordings or lower train_size."
         )
     digits = np.array([recording.digit for recording in others])
@@ -207,13 +225,18 @@ def _split(recordings: Sequence[_Recording], train_size: int, seed: int) -> dict
 
 
 def _pair(
-    splits: dict[str, list[_Recording]], images: NDArray[np.uint8], image_labels: NDArray[np.int64], seed: int
+    splits: dict[str, list[_Recording]],
+    images: NDArray[np.uint8],
+    image_labels: NDArray[np.int64],
+    seed: int,
 ) -> dict[str, list[CleanDigit]]:
     """Give each recording an image of its digit; test is served first, whatever the train split."""
     ordered = splits["test"] + splits["train"]
     digits = np.array([recording.digit for recording in ordered])
     rows = pair_by_label(digits, image_labels, numpy_generator(seed, f"{NAME}/pairs"))
-    paired = [_clean(recording, int(row), images) for recording, row in zip(ordered, rows, strict=True)]
+    paired = [
+        _clean(recording, int(row), images) for recording, row in zip(ordered, rows, strict=True)
+    ]
     cut = len(splits["test"])
     return {"train": paired[cut:], "test": paired[:cut]}
 

@@ -1,8 +1,8 @@
 """CREMA-D: actors say sentences in six emotions, heard and seen.
 
-Raw archive: ``AudioWAV/<clip>.wav`` beside ``VideoFlash/<clip>.flv``, clip = ``<actor>_<sentence>_<EMOTION>_<level>``.
-Stored are the spectrogram of 3 s and 3 frames at even times. Group: the actor. A clip that has only one of its two
-files is kept and marked.
+Raw archive: ``AudioWAV/<clip>.wav`` beside ``VideoFlash/<clip>.flv``, clip =
+``<actor>_<sentence>_<EMOTION>_<level>``. Stored are the spectrogram of 3 s and 3 frames at even
+times. Group: the actor. A clip that has only one of its two files is kept and marked.
 """
 
 import hashlib
@@ -38,7 +38,8 @@ TEST_SHARE = 0.1
 NOT_CLIPS = {"1076_MTI_SAD_XX": "has no sound and an error picture, says the data set's own page"}
 """Left out by name."""
 ODD_DURATIONS = ("1076_MTI_NEU_XX", "1064_TIE_SAD_XX", "1064_IEO_DIS_MD")
-"""Very short, without a stated duration, a minute long, says the page: their headers are not held against them."""
+"""Very short, without a stated duration, a minute long, says the page: their headers are not
+held against them."""
 
 _NAMED = f"<actor>_<sentence>_<emotion>_<level> with an emotion of {', '.join(CLASSES)}"
 _CLIP = re.compile(rf"(?P<actor>[0-9]{{4}})_[A-Z]{{3}}_(?P<emotion>{'|'.join(CLASSES)})_[A-Z]+")
@@ -81,19 +82,21 @@ def prepare(
     out
         The prepared directory to make.
     split
-        "actor": a tenth of the actors are for testing; "random": a tenth of each emotion's clips; "paper": what
-        the lists say.
+        "actor": a tenth of the actors are for testing; "random": a tenth of each emotion's
+        clips; "paper": what the lists say.
     lists
-        For "paper", as ``cremad_lists.py`` reads them; none: ``train.csv`` and ``test.csv`` in ``raw``. Clips that
-        they do not name are left out.
+        For "paper", as ``cremad_lists.py`` reads them; none: ``train.csv`` and ``test.csv`` in
+        ``raw``. Clips that they do not name are left out.
     seed
         Seed of the split, 0 or greater.
     frame_size
         Pixels of the stored frames.
     modalities
-        What to store, "audio", "visual" or both; None is both. The folder of the other one is not looked at.
+        What to store, "audio", "visual" or both; None is both. The folder of the other one is
+        not looked at.
     execution
-        Workers, how many samples may be left out because a file of theirs cannot be used, and who is told.
+        Workers, how many samples may be left out because a file of theirs cannot be used, and
+        who is told.
 
     Returns
     -------
@@ -108,11 +111,20 @@ def prepare(
     """
     wanted = select_modalities(MODALITIES, modalities)
     if split not in SPLITS or seed < 0:
-        raise PrepError(f"split = {split!r}, seed = {seed}: must be one of {', '.join(SPLITS)}, and at least 0.")
+        raise PrepError(
+            f"split = {split!r}, seed = {seed}: must be one of {', '.join(SPLITS)}, and at least 0."
+        )
     if lists and split != "paper":
-        raise PrepError(f"split = {split!r}: only 'paper' goes by lists; leave them out, or choose it.")
+        raise PrepError(
+            f"split = {split!r}: only 'paper' goes by lists; leave them out, or choose it."
+        )
     streams = [audio_stream("audio", SECONDS), visual_stream("visual", FRAMES, frame_size)]
-    settings: dict[str, Any] = {"split": split, "seed": seed, "frame_size": frame_size, "modalities": list(wanted)}
+    settings: dict[str, Any] = {
+        "split": split,
+        "seed": seed,
+        "frame_size": frame_size,
+        "modalities": list(wanted),
+    }
     found = find_lists(raw, lists) if split == "paper" else []
     if found:
         settings["list_sha256"] = [hashlib.sha256(path.read_bytes()).hexdigest() for path in found]
@@ -124,7 +136,10 @@ def prepare(
             splits, left_out = read_lists(found, {clip.name for clip in clips}, NOT_CLIPS)
             unlisted = [clip for clip in clips if clip.name not in splits]
             excluded += left_out
-            excluded += [Exclusion(clip.name, "", _sources(clip), "in none of the lists") for clip in unlisted]
+            excluded += [
+                Exclusion(clip.name, "", _sources(clip), "in none of the lists")
+                for clip in unlisted
+            ]
         else:
             splits = _draw_splits(clips, split, seed)
         samples = [_plan_clip(clip, splits[clip.name]) for clip in clips if clip.name in splits]
@@ -142,7 +157,8 @@ def _find_clips(raw: Path, wanted: Sequence[Modality]) -> tuple[list[_Clip], lis
         folder, ending = FOLDERS[modality]
         if not (raw / folder).is_dir():
             raise FileNotFoundError(
-                f"{raw / folder}: not found, expected a folder of <clip>{ending}; give the directory that holds it."
+                f"{raw / folder}: not found, expected a folder of <clip>{ending}; give the "
+                "directory that holds it."
             )
         found = by_stem(raw / folder, ending)
         if not found:
@@ -151,9 +167,13 @@ def _find_clips(raw: Path, wanted: Sequence[Modality]) -> tuple[list[_Clip], lis
             if _CLIP.fullmatch(name):
                 files.setdefault(name, {})[modality] = path
             else:
-                strange.append(Exclusion(name, "", f"{folder}/{path.name}", f"its name is not {_NAMED}"))
+                strange.append(
+                    Exclusion(name, "", f"{folder}/{path.name}", f"its name is not {_NAMED}")
+                )
     clips = [_Clip(name, files[name]) for name in sorted(files)]
-    left_out = [Exclusion(c.name, "", _sources(c), NOT_CLIPS[c.name]) for c in clips if c.name in NOT_CLIPS]
+    left_out = [
+        Exclusion(c.name, "", _sources(c), NOT_CLIPS[c.name]) for c in clips if c.name in NOT_CLIPS
+    ]
     return [clip for clip in clips if clip.name not in NOT_CLIPS], left_out + strange
 
 
@@ -163,14 +183,26 @@ def _draw_splits(clips: Sequence[_Clip], split: str, seed: int) -> dict[str, str
         actors = group_part([clip.actor for clip in clips], TEST_SHARE, generator)
         is_test = [clip.actor in actors for clip in clips]
     else:
-        is_test = stratified_part(np.array([clip.label for clip in clips]), TEST_SHARE, generator).tolist()
-    return {clip.name: "test" if test else "train" for clip, test in zip(clips, is_test, strict=True)}
+        is_test = stratified_part(
+            np.array([clip.label for clip in clips]), TEST_SHARE, generator
+        ).tolist()
+    return {
+        clip.name: "test" if test else "train" for clip, test in zip(clips, is_test, strict=True)
+    }
 
 
 def _plan_clip(clip: _Clip, split: str) -> Planned:
     jobs = {m: (str(path), None, clip.name not in ODD_DURATIONS) for m, path in clip.files.items()}
     sources = {m: _source(clip, m) for m in clip.files}
-    return Planned(clip.name, clip.label, clip.actor, split, jobs, sources, [str(path) for path in clip.files.values()])
+    return Planned(
+        clip.name,
+        clip.label,
+        clip.actor,
+        split,
+        jobs,
+        sources,
+        [str(path) for path in clip.files.values()],
+    )
 
 
 def _source(clip: _Clip, modality: Modality) -> str:

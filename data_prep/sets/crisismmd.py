@@ -1,11 +1,12 @@
 """CrisisMMD: tweets with photographs from disasters: informative or not, or what help they tell of.
 
 Raw archive: ``data_image/<event>/<date>/<id>_<n>.jpg`` and the split files with agreed labels,
-``task_<task>_text_img_agreed_lab_{train,dev,test}.tsv``, beside ``data_image`` or in the folder of their own archive.
-The split files are tab-separated without quoting: a quotation mark is part of its tweet. A sample is one image of a
-tweet, with the tweet's text; its group is the tweet. Left out, and listed: rows whose text and image carry different
-labels, rows with neither, and tweets that stand in a later split too. A tweet of which nothing is left once it is
-cleaned has no text.
+``task_<task>_text_img_agreed_lab_{train,dev,test}.tsv``, beside ``data_image`` or in the folder
+of their own archive. The split files are tab-separated without quoting: a quotation mark is part
+of its tweet. A sample is one image of a tweet, with the tweet's text; its group is the tweet.
+Left out, and listed: rows whose text and image carry different labels, rows with neither, and
+tweets that stand in a later split too. A tweet of which nothing is left once it is cleaned has
+no text.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,9 +16,23 @@ from pathlib import Path, PurePosixPath
 from data_prep.errors import PrepError
 from data_prep.media.photo import PADDING, PHOTO_SIZE, photo_stream
 from data_prep.media.signature import refuse_pointers
-from data_prep.media.text import DEFAULT_TOKENIZER, TOKENS, clean_tweet, text_stream, text_tools, vocabulary
+from data_prep.media.text import (
+    DEFAULT_TOKENIZER,
+    TOKENS,
+    clean_tweet,
+    text_stream,
+    text_tools,
+    vocabulary,
+)
 from data_prep.pipeline.execution import SERIAL, Execution
-from data_prep.pipeline.plan import Exclusion, Plan, Planned, Stream, select_modalities, tool_versions
+from data_prep.pipeline.plan import (
+    Exclusion,
+    Plan,
+    Planned,
+    Stream,
+    select_modalities,
+    tool_versions,
+)
 from data_prep.pipeline.prepare import prepare_plan
 from data_prep.sets.finding import any_case
 from fedcmi_flwr.types import Modality
@@ -37,13 +52,23 @@ LABELS: Mapping[str, Mapping[str, str]] = {
         "missing_or_found_people": "affected_individuals",
     },
 }
-"""Task -> label in the files -> class that it belongs to, as the field merges the rare ones; in index order."""
+"""Task -> label in the files -> class that it belongs to, as the field merges the rare ones; in
+index order."""
 SPLITS = {"train": "train", "val": "dev", "test": "test"}
 """Stored split -> what the raw file is called by."""
 SPLIT_FOLDER = "crisismmd_datasplit_agreed_label"
 """Where the split files are when their archive was unpacked beside ``data_image``."""
 IMAGES = "data_image"
-COLUMNS = ("event_name", "tweet_id", "image_id", "tweet_text", "image", "label", "label_text", "label_image")
+COLUMNS = (
+    "event_name",
+    "tweet_id",
+    "image_id",
+    "tweet_text",
+    "image",
+    "label",
+    "label_text",
+    "label_image",
+)
 
 
 @dataclass(frozen=True)
@@ -87,19 +112,22 @@ def prepare(
     task
         One of LABELS.
     tokenizer
-        BERT's: a directory with ``vocab.txt`` or ``tokenizer.json``, a name on the hub, or "hashed:BUCKETS".
+        BERT's: a directory with ``vocab.txt`` or ``tokenizer.json``, a name on the hub, or
+        "hashed:BUCKETS".
     image_size
         Height and width of the stored images in pixels.
     tokens
         Tokens of a text, [CLS] and [SEP] included.
     keep_overlap
-        Whether tweets that stand in several splits are kept in all of them; otherwise a tweet of the test split is
-        left out of the others, and one of the dev split out of the train split.
+        Whether tweets that stand in several splits are kept in all of them; otherwise a tweet of
+        the test split is left out of the others, and one of the dev split out of the train
+        split.
     modalities
-        What to store, "image", "text" or both; None is both. Text is not looked at where it is not stored, and needs
-        no tokenizer then.
+        What to store, "image", "text" or both; None is both. Text is not looked at where it is
+        not stored, and needs no tokenizer then.
     execution
-        Workers, how many samples may be left out because a file of theirs cannot be used, and who is told.
+        Workers, how many samples may be left out because a file of theirs cannot be used, and
+        who is told.
 
     Returns
     -------
@@ -134,10 +162,18 @@ def prepare(
             tweets, faulty = _read_split(path, split, LABELS[task])
             read, unusable = read + tweets, unusable + faulty
         rows, left_out = _without_excluded(read, names, keep_overlap)
-        images = {row.image: str(any_case(raw.resolve() / row.image)) for row in rows if "image" in names}
+        images = {
+            row.image: str(any_case(raw.resolve() / row.image)) for row in rows if "image" in names
+        }
         refuse_pointers(map(Path, images.values()), execution.max_bad)
         classes = tuple(dict.fromkeys(LABELS[task].values()))
-        return Plan(classes, streams, [_plan(row, names, classes, images) for row in rows], unusable + left_out, tools)
+        return Plan(
+            classes,
+            streams,
+            [_plan(row, names, classes, images) for row in rows],
+            unusable + left_out,
+            tools,
+        )
 
     return prepare_plan(out, NAME, settings, make_plan, execution)
 
@@ -145,7 +181,9 @@ def prepare(
 def _split_files(raw: Path, task: str) -> dict[str, Path]:
     """Return the file of each split; FileNotFoundError where a part of the archive is missing."""
     if not (raw / IMAGES).is_dir():
-        raise FileNotFoundError(f"{raw / IMAGES}: not found, expected the photographs; give the directory above it.")
+        raise FileNotFoundError(
+            f"{raw / IMAGES}: not found, expected the photographs; give the directory above it."
+        )
     return {split: _split_file(raw, task, name) for split, name in SPLITS.items()}
 
 
@@ -155,11 +193,14 @@ def _split_file(raw: Path, task: str, name: str) -> Path:
         if path.is_file():
             return path
     raise FileNotFoundError(
-        f"{raw / file}: not found, nor in {SPLIT_FOLDER}; unpack the split files with agreed labels there."
+        f"{raw / file}: not found, nor in {SPLIT_FOLDER}; unpack the split files with agreed "
+        "labels there."
     )
 
 
-def _read_split(path: Path, split: str, labels: Mapping[str, str]) -> tuple[list[_Tweet], list[Exclusion]]:
+def _read_split(
+    path: Path, split: str, labels: Mapping[str, str]
+) -> tuple[list[_Tweet], list[Exclusion]]:
     """Read a file. Lines end with a line feed only: tweets hold characters that Python splits at.
 
     A line that cannot be used is left out and listed; it stops nothing.
@@ -172,7 +213,10 @@ def _read_split(path: Path, split: str, labels: Mapping[str, str]) -> tuple[list
     header, rows = cells[0], cells[1:]
     missing = [column for column in COLUMNS if column not in header]
     if len(rows) and missing:
-        raise PrepError(f"{path}: column {missing[0]!r} is missing, found {header}; fetch the agreed-label files.")
+        raise PrepError(
+            f"{path}: column {missing[0]!r} is missing, found {header}; fetch the agreed-label "
+            "files."
+        )
     if not any(row != [""] for row in rows):
         raise PrepError(f"{path}: holds no rows; fetch the file again.")
     tweets, unusable = [], []
@@ -181,7 +225,11 @@ def _read_split(path: Path, split: str, labels: Mapping[str, str]) -> tuple[list
             continue
         named = {column: cell.strip() for column, cell in zip(header, row, strict=False)}
         place = f"{path.name}:{number}"
-        reason = f"{len(row)} cells, the header has {len(header)}" if len(row) != len(header) else _fault(named, labels)
+        reason = (
+            f"{len(row)} cells, the header has {len(header)}"
+            if len(row) != len(header)
+            else _fault(named, labels)
+        )
         if reason:
             unusable.append(Exclusion(named.get("image_id", ""), split, place, reason))
         else:
@@ -220,13 +268,22 @@ def _tweet(cells: Mapping[str, str], place: str, split: str, labels: Mapping[str
 def _without_excluded(
     rows: Sequence[_Tweet], names: Sequence[Modality], keep_overlap: bool
 ) -> tuple[list[_Tweet], list[Exclusion]]:
-    """Apply the data set's rules; a tweet stays in the last of its splits, in the order train, val, test."""
+    """Apply the data set's rules.
+
+    A tweet stays in the last of its splits, in the order train, val, test.
+    """
     reasons = {row.place: _unusable(row, names) for row in rows}
-    last = {row.tweet_id: row.split for row in rows if not reasons[row.place]}  # rows come in the order of the splits
+    last = {
+        row.tweet_id: row.split for row in rows if not reasons[row.place]
+    }  # rows come in the order of the splits
     for row in rows:
         if not reasons[row.place] and last[row.tweet_id] != row.split and not keep_overlap:
             reasons[row.place] = f"its tweet is in the {last[row.tweet_id]} split too"
-    excluded = [Exclusion(row.image_id, row.split, row.place, reasons[row.place]) for row in rows if reasons[row.place]]
+    excluded = [
+        Exclusion(row.image_id, row.split, row.place, reasons[row.place])
+        for row in rows
+        if reasons[row.place]
+    ]
     return [row for row in rows if not reasons[row.place]], excluded
 
 
@@ -238,15 +295,22 @@ def _unusable(row: _Tweet, names: Sequence[Modality]) -> str:
 
 
 def _present(row: _Tweet, names: Sequence[Modality]) -> list[Modality]:
-    """Return what a row has of the modalities; an empty cell, or no words, is a missing modality."""
+    """Return what a row has of the modalities.
+
+    An empty cell, or no words, is a missing modality.
+    """
     cells = {"image": row.image, "text": row.text}
     return [name for name in names if cells[name]]
 
 
-def _plan(row: _Tweet, names: Sequence[Modality], classes: Sequence[str], images: Mapping[str, str]) -> Planned:
+def _plan(
+    row: _Tweet, names: Sequence[Modality], classes: Sequence[str], images: Mapping[str, str]
+) -> Planned:
     jobs, sources = dict[Modality, str](), dict[Modality, str]()
     for name in _present(row, names):
         jobs[name] = images[row.image] if name == "image" else row.text
         sources[name] = row.image if name == "image" else row.place
     files = [jobs["image"]] if "image" in jobs else []
-    return Planned(row.image_id, classes.index(row.label), row.tweet_id, row.split, jobs, sources, files)
+    return Planned(
+        row.image_id, classes.index(row.label), row.tweet_id, row.split, jobs, sources, files
+    )

@@ -1,4 +1,6 @@
-"""What the audio-visual digit tasks share: the plan that turns clean waveforms and images into noisy samples.
+"""What the audio-visual digit tasks share.
+
+The plan that turns clean waveforms and images into noisy samples.
 
 The numbers are choices of this project, by which neither modality is easy.
 """
@@ -81,13 +83,20 @@ class Levels:
         if self.seed < 0:
             raise PrepError(f"seed = {self.seed}: must be 0 or greater.")
         if not math.isfinite(self.audio_snr_db):
-            raise PrepError(f"audio_snr_db = {self.audio_snr_db}: must be a finite number of dB (100 is clean).")
+            raise PrepError(
+                f"audio_snr_db = {self.audio_snr_db}: must be a finite number of dB (100 is clean)."
+            )
         if not 0 <= self.image_noise < math.inf:
-            raise PrepError(f"image_noise = {self.image_noise}: must be a finite number, 0 or greater.")
+            raise PrepError(
+                f"image_noise = {self.image_noise}: must be a finite number, 0 or greater."
+            )
 
     def settings(self) -> dict[str, Any]:
         """Return these levels and the constants of this file, as ``dataset.json`` records them."""
-        constants = {"contour_frame": contour.FRAME, "contour_hz": [contour.LOWEST_HZ, contour.HIGHEST_HZ]}
+        constants = {
+            "contour_frame": contour.FRAME,
+            "contour_hz": [contour.LOWEST_HZ, contour.HIGHEST_HZ],
+        }
         return {
             **asdict(self),
             **(constants if "contour" in self.modalities else {}),
@@ -109,7 +118,8 @@ class CleanDigit:
     label: int
     group: str
     raw: Mapping[Modality, Any]
-    """"audio": what the data set's ``ReadClip`` takes; "visual": the pixels of a square, row by row, a byte each."""
+    """"audio": what the data set's ``ReadClip`` takes; "visual": the pixels of a square, row by
+    row, a byte each."""
     sources: Mapping[Modality, str]
     """Where "audio" and "visual" came from: file in the raw archive, and place inside the file."""
 
@@ -124,7 +134,8 @@ def plan_digits(
 ) -> Plan:
     """Plan the samples of a digit task, each with noise of its own.
 
-    Which noise a modality of a sample gets depends on its row in its split and on the seed, not on what else is stored.
+    Which noise a modality of a sample gets depends on its row in its split and on the seed, not
+    on what else is stored.
 
     Parameters
     ----------
@@ -149,10 +160,13 @@ def plan_digits(
     for split, digits in splits.items():
         for row, digit in enumerate(digits):
             noise = {
-                origin: NoiseRow(levels.seed, f"{name}/{split}/{origin}-noise", row) for origin in ORIGINS.values()
+                origin: NoiseRow(levels.seed, f"{name}/{split}/{origin}-noise", row)
+                for origin in ORIGINS.values()
             }
             origins = {modality: ORIGINS[modality] for modality in levels.modalities}
-            jobs = {modality: (digit.raw[origin], noise[origin]) for modality, origin in origins.items()}
+            jobs = {
+                modality: (digit.raw[origin], noise[origin]) for modality, origin in origins.items()
+            }
             sources = {modality: digit.sources[origin] for modality, origin in origins.items()}
             samples.append(Planned(digit.id, digit.label, digit.group, split, jobs, sources))
     return Plan(CLASSES, streams, samples, excluded, tools)
@@ -172,17 +186,25 @@ def digit_streams(levels: Levels, read_clip: ReadClip, brightest: int) -> list[S
 
     Returns
     -------
-    One stream for each modality; audio is normalised by the mean and standard deviation of the train split as stored,
-    the contour channel by channel.
+    One stream for each modality; audio is normalised by the mean and standard deviation of the
+    train split as stored, the contour channel by channel.
     """
     frames = CLIP_SAMPLES // MEL_HOP + 1
-    mel, square, trace = (1, MEL_BANDS, frames), (1, IMAGE_SIZE, IMAGE_SIZE), (len(contour.CHANNELS), frames)
+    mel, square, trace = (
+        (1, MEL_BANDS, frames),
+        (1, IMAGE_SIZE, IMAGE_SIZE),
+        (len(contour.CHANNELS), frames),
+    )
     hear = partial(_hear, read_clip, levels.audio_snr_db)
     see = partial(_see, brightest, levels.image_noise)
     streams = {
-        "audio": Stream("audio", "spectrogram", mel, DTYPE, partial(_spectrogram, hear), SOUND, MEASURED),
+        "audio": Stream(
+            "audio", "spectrogram", mel, DTYPE, partial(_spectrogram, hear), SOUND, MEASURED
+        ),
         "visual": Stream("visual", "image", square, DTYPE, see, PICTURE, (PIXEL_MEAN, PIXEL_STD)),
-        "contour": Stream("contour", "series", trace, DTYPE, partial(_contour, hear), TRACE, MEASURED),
+        "contour": Stream(
+            "contour", "series", trace, DTYPE, partial(_contour, hear), TRACE, MEASURED
+        ),
     }
     return [streams[modality] for modality in levels.modalities]
 
@@ -203,6 +225,10 @@ def _contour(hear: Callable[[Job], Tensor], job: Job) -> Float[np.ndarray, "3 fr
 def _see(brightest: int, sigma: float, job: Job) -> Float[np.ndarray, "1 height width"]:
     pixels, noise = job
     side = math.isqrt(len(pixels))
-    image = torch.from_numpy(np.frombuffer(pixels, np.uint8).reshape(side, side) / np.float32(brightest))
-    noisy = add_pixel_noise(fit_square(image, IMAGE_SIZE), noise.draw(IMAGE_SIZE, IMAGE_SIZE), sigma)
+    image = torch.from_numpy(
+        np.frombuffer(pixels, np.uint8).reshape(side, side) / np.float32(brightest)
+    )
+    noisy = add_pixel_noise(
+        fit_square(image, IMAGE_SIZE), noise.draw(IMAGE_SIZE, IMAGE_SIZE), sigma
+    )
     return noisy.unsqueeze(0).numpy()

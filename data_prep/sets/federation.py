@@ -1,4 +1,7 @@
-"""What the prepared directories of a federation agree on, as a file: the server's describes it, devices follow it."""
+"""What the prepared directories of a federation agree on, as a file.
+
+The server's describes it, devices follow it.
+"""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -10,7 +13,14 @@ from data_prep.errors import PrepError, UnreadableFileError
 from data_prep.media.text import described
 from data_prep.pipeline.plan import Stream
 from data_prep.sets.manifest_kinds import KINDS, Kind, features_of, kind_of
-from fedcmi_flwr.data.schema import DatasetSpec, ModalitySpec, Recipe, check_spec, read_recipes, read_spec
+from fedcmi_flwr.data.schema import (
+    DatasetSpec,
+    ModalitySpec,
+    Recipe,
+    check_spec,
+    read_recipes,
+    read_spec,
+)
 from fedcmi_flwr.machine.atomic_files import write_atomically
 from fedcmi_flwr.types import Modality
 
@@ -44,13 +54,16 @@ class Federation:
         kind = BY_MAKER.get(recipe.get("maker", ""))
         if kind is None or recipe.get("tweets"):
             raise PrepError(
-                f"{self.path}: modality {name!r} is made by {recipe.get('maker')!r}, which a manifest's are not; "
-                "prepare the device's data by the command that prepared the server's."
+                f"{self.path}: modality {name!r} is made by {recipe.get('maker')!r}, which a "
+                "manifest's are not; prepare the device's data by the command that prepared the "
+                "server's."
             )
         return f"{kind}:{','.join(recipe['columns'])}" if recipe.get("columns") else kind
 
     def choose(self, asked: Mapping[Modality, str], columns: Sequence[str]) -> dict[Modality, str]:
-        """Return the modalities to store: those that are asked for, else all that a manifest has columns of.
+        """Return the modalities to store.
+
+        Those that are asked for, else all that a manifest has columns of.
 
         Parameters
         ----------
@@ -71,16 +84,30 @@ class Federation:
         known = self.kinds
         for name, kind in asked.items():
             if known.get(name) != kind:
-                theirs = repr(known[name]) if name in known else f"no such modality, only {list(known)}"
-                raise PrepError(f"modality {name!r}: {kind!r} here, {theirs} in {self.path}; use the federation's.")
-        there = {name: kind for name, kind in known.items() if {*(features_of(kind) or (name,))} <= {*columns}}
+                theirs = (
+                    repr(known[name]) if name in known else f"no such modality, only {list(known)}"
+                )
+                raise PrepError(
+                    f"modality {name!r}: {kind!r} here, {theirs} in {self.path}; use the "
+                    "federation's."
+                )
+        there = {
+            name: kind
+            for name, kind in known.items()
+            if {*(features_of(kind) or (name,))} <= {*columns}
+        }
         chosen = {name: kind for name, kind in known.items() if name in (asked or there)}
         if not chosen:
-            raise PrepError(f"the manifest has no column of {list(known)}, the modalities of {self.path}.")
+            raise PrepError(
+                f"the manifest has no column of {list(known)}, the modalities of {self.path}."
+            )
         return chosen
 
     def check(
-        self, classes: Sequence[str] | None, sizes: Mapping[str, Any], modalities: Mapping[Modality, str]
+        self,
+        classes: Sequence[str] | None,
+        sizes: Mapping[str, Any],
+        modalities: Mapping[Modality, str],
     ) -> None:
         """Refuse what is asked for otherwise than the federation has it.
 
@@ -99,12 +126,17 @@ class Federation:
             A difference; the message has both sides.
         """
         if classes is not None and tuple(classes) != self.classes:
-            raise PrepError(f"classes {list(classes)} here, {list(self.classes)} in {self.path}; use the federation's.")
+            raise PrepError(
+                f"classes {list(classes)} here, {list(self.classes)} in {self.path}; use the "
+                "federation's."
+            )
         for name, kind in modalities.items():
             recipe = self.recipes[name]
             asked, stream = sizes.get("streams", {}).get(name), recipe.get("stream")
             if asked not in (None, stream):
-                raise PrepError(f"stream {asked} of {name!r} here, {stream or 'the default'} in {self.path}.")
+                raise PrepError(
+                    f"stream {asked} of {name!r} here, {stream or 'the default'} in {self.path}."
+                )
             for field, entry in KINDS[kind_of(kind)].entries.items():
                 if field not in sizes:
                     continue
@@ -112,7 +144,8 @@ class Federation:
                 if here != recipe.get(entry):
                     theirs = "another one" if field == "tokenizer" else repr(recipe.get(entry))
                     raise PrepError(
-                        f"{field} = {sizes[field]!r} here, {theirs} in {self.path} for {name!r}; leave it out."
+                        f"{field} = {sizes[field]!r} here, {theirs} in {self.path} for {name!r}; "
+                        "leave it out."
                     )
 
     def stream(self, name: Modality, files: Sequence[Path]) -> Stream:
@@ -132,20 +165,24 @@ class Federation:
         Raises
         ------
         PrepError
-            Files of another size than the federation's, or a recipe that makes something else than described.
+            Files of another size than the federation's, or a recipe that makes something else
+            than described.
         """
         kind = KINDS[kind_of(self.kinds[name])]
         stored = next(modality for modality in self.modalities if modality.name == name)
         stream = kind.again(name, self.recipes[name])
         if (stream.kind, stream.shape, stream.dtype) != (stored.kind, stored.shape, stored.dtype):
             raise PrepError(
-                f"{self.path}: modality {name!r} is {stored.dtype} {list(stored.shape)}, but its recipe makes "
-                f"{stream.dtype} {list(stream.shape)}; write the file again, with `fedcmi prep describe`."
+                f"{self.path}: modality {name!r} is {stored.dtype} {list(stored.shape)}, but its "
+                f"recipe makes {stream.dtype} {list(stream.shape)}; write the file again, with "
+                "`fedcmi prep describe`."
             )
         self._check_first(name, kind, files, stored.shape[0])
         return replace(stream, mean_std=(stored.mean, stored.std))
 
-    def _check_first(self, name: Modality, kind: Kind, files: Sequence[Path], expected: int) -> None:
+    def _check_first(
+        self, name: Modality, kind: Kind, files: Sequence[Path], expected: int
+    ) -> None:
         """Say that all files are of another size where the first one that can be read is."""
         for file in files if kind.measure else ():
             try:
@@ -154,8 +191,8 @@ class Federation:
                 continue
             if found != expected:
                 raise PrepError(
-                    f"modality {name!r}: {file} has {found} channels or features, {self.path} says {expected}; give "
-                    "files as the server's are."
+                    f"modality {name!r}: {file} has {found} channels or features, {self.path} "
+                    f"says {expected}; give files as the server's are."
                 )
             return
 
@@ -217,18 +254,28 @@ def read_federation(path: Path) -> Federation:
         It is something else.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: not found, expected what `fedcmi prep describe` wrote on the server.")
+        raise FileNotFoundError(
+            f"{path}: not found, expected what `fedcmi prep describe` wrote on the server."
+        )
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["federation_version"] != VERSION:
-            raise ValueError(f"version {content['federation_version']!r}, this release reads {VERSION}")
+            raise ValueError(
+                f"version {content['federation_version']!r}, this release reads {VERSION}"
+            )
         modalities = tuple(ModalitySpec.from_fields(fields) for fields in content["modalities"])
         name, classes = content["name"], tuple(content["classes"])
-        strange = [f"class {number} is {each!r}" for number, each in enumerate(classes) if not isinstance(each, str)]
+        strange = [
+            f"class {number} is {each!r}"
+            for number, each in enumerate(classes)
+            if not isinstance(each, str)
+        ]
         if strange:
             raise ValueError(f"{strange[0]}; names are text")
         found = Federation(path, name, classes, modalities, content["recipes"])
         check_spec(path, DatasetSpec(name, "classification", classes, modalities, {}, {}, {}))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise PrepError(f"{path}: not the description of a federation ({error}); write it again.") from error
+        raise PrepError(
+            f"{path}: not the description of a federation ({error}); write it again."
+        ) from error
     return found

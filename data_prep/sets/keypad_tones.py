@@ -1,6 +1,7 @@
 """Telephone keypad tones: each digit is a pair of tones, heard over a line of its own.
 
-Source of the frequencies: ITU-T Recommendation Q.23. Onset, length, gain and detuning are choices of this project.
+Source of the frequencies: ITU-T Recommendation Q.23. Onset, length, gain and detuning are
+choices of this project.
 """
 
 import math
@@ -58,21 +59,26 @@ class KeyPress:
 
 
 def draw_presses(
-    digits: NDArray[np.int64], lines: NDArray[np.int64], rate: int, samples: int, generator: np.random.Generator
+    digits: NDArray[np.int64],
+    lines: NDArray[np.int64],
+    rate: int,
+    samples: int,
+    generator: np.random.Generator,
 ) -> list[KeyPress]:
     """Draw one key press per clip, with silence around it.
 
-    A press lasts 75 to 300 ms and starts anywhere that lets it end inside the clip. Half of what makes
-    presses differ belongs to the line: each tone's gain is a line's factor times a press's factor, both
-    uniform in [sqrt(0.3), 1], so 0.3 to 1; both tones are detuned by a line's share plus a press's share,
-    both uniform within 0.5 %, so 1 % at most.
+    A press lasts 75 to 300 ms and starts anywhere that lets it end inside the clip. Half of what
+    makes presses differ belongs to the line: each tone's gain is a line's factor times a press's
+    factor, both uniform in [sqrt(0.3), 1], so 0.3 to 1; both tones are detuned by a line's share
+    plus a press's share, both uniform within 0.5 %, so 1 % at most.
 
     Parameters
     ----------
     digits
         [batch], 0 to 9.
     lines
-        [batch], the line of each press, 0 to LINES - 1. Call once for all splits: the lines are drawn here.
+        [batch], the line of each press, 0 to LINES - 1. Call once for all splits: the lines are
+        drawn here.
     rate
         Samples per second.
     samples
@@ -90,7 +96,9 @@ def draw_presses(
 
     presses = []
     for digit, line in zip(digits, lines, strict=True):
-        length = int(generator.integers(round(SHORTEST_S * rate), round(LONGEST_S * rate), endpoint=True))
+        length = int(
+            generator.integers(round(SHORTEST_S * rate), round(LONGEST_S * rate), endpoint=True)
+        )
         onset = int(generator.integers(0, samples - length, endpoint=True))
         gains = line_gains[line] * generator.uniform(factor, 1, 2)
         detuning = line_detuning[line] + generator.uniform(-DETUNING / 2, DETUNING / 2)
@@ -122,7 +130,10 @@ def render_press(press: KeyPress, rate: int, samples: int) -> Float[Tensor, " sa
     [samples], within [-2, 2].
     """
     times = np.arange(press.length)
-    angles = 2 * math.pi * np.array(press.hertz)[:, None] * times / rate + np.array(press.phases)[:, None]
+    angles = (
+        2 * math.pi * np.array(press.hertz)[:, None] * times / rate
+        + np.array(press.phases)[:, None]
+    )
     clip = np.zeros(samples, np.float32)
     clip[press.onset : press.onset + press.length] = np.array(press.gains) @ np.sin(angles)
     return torch.from_numpy(clip)

@@ -1,16 +1,18 @@
-"""Your own data: a table of samples and their files -> prepared directory, for any two or more modalities.
+"""Your own data: a table of samples and their files -> prepared directory, for any two or more
+modalities.
 
-The table (``manifest_table.py``) has the columns ``id``, ``label``, ``split`` (train, val, test), ``group`` (optional:
-the person, device or place that a sample comes from; the id if left out) and one column for each modality. Its cells
-are paths relative to the raw directory; those of a text modality hold the text itself. An empty cell is a modality
-that the sample lacks.
+The table (``manifest_table.py``) has the columns ``id``, ``label``, ``split`` (train, val,
+test), ``group`` (optional: the person, device or place that a sample comes from; the id if left
+out) and one column for each modality. Its cells are paths relative to the raw directory; those
+of a text modality hold the text itself. An empty cell is a modality that the sample lacks.
 
-A modality of the kind "vector:age,bmi" is made of several columns of numbers. A sample whose cells there are all empty,
-or NaN, lacks the modality; one of which some are empty cannot be used: it is counted against ``max_bad`` and listed in
-``excluded.csv``. Nothing is filled in.
+A modality of the kind "vector:age,bmi" is made of several columns of numbers. A sample whose
+cells there are all empty, or NaN, lacks the modality; one of which some are empty cannot be
+used: it is counted against ``max_bad`` and listed in ``excluded.csv``. Nothing is filled in.
 
-A server and its devices prepare their data each for itself (``role``): one modality, one split, missing classes and
-columns without any cell are fine there. What they must agree on stands in a file (``federation.py``).
+A server and its devices prepare their data each for itself (``role``): one modality, one split,
+missing classes and columns without any cell are fine there. What they must agree on stands in a
+file (``federation.py``).
 """
 
 import hashlib
@@ -28,7 +30,13 @@ from data_prep.pipeline.plan import Plan, Planned, Stream, tool_versions
 from data_prep.pipeline.prepare import prepare_plan
 from data_prep.sets.federation import Federation
 from data_prep.sets.manifest_kinds import KINDS, Sizes, columns_of, features_of, kind_of
-from data_prep.sets.manifest_table import Entry, class_names, find_file, manifest_columns, read_manifest
+from data_prep.sets.manifest_table import (
+    Entry,
+    class_names,
+    find_file,
+    manifest_columns,
+    read_manifest,
+)
 from fedcmi_flwr.types import Modality
 
 NAME = "manifest"
@@ -62,19 +70,22 @@ def prepare(
     out
         The prepared directory to make.
     modalities
-        Column -> kind, in stored order; :func:`data_prep.sets.manifest_kinds.parse_modalities` checks them. Of a
-        federation: what is asked for, or nothing for all of its modalities that the manifest has.
+        Column -> kind, in stored order; :func:`data_prep.sets.manifest_kinds.parse_modalities`
+        checks them. Of a federation: what is asked for, or nothing for all of its modalities
+        that the manifest has.
     sizes
-        What is stored of each sample, as a whole or the fields that differ from the defaults; of a federation it may
-        only repeat what the federation has.
+        What is stored of each sample, as a whole or the fields that differ from the defaults; of
+        a federation it may only repeat what the federation has.
     classes
-        Labels in index order; None: the federation's, else sorted, as numbers where all are integers.
+        Labels in index order; None: the federation's, else sorted, as numbers where all are
+        integers.
     role
         One of ROLES; None: all data of a federation, to be dealt to simulated nodes.
     federation
         What the directory must agree with; a device needs it.
     execution
-        Workers, how many samples may be left out because a file of theirs cannot be used, and who is told.
+        Workers, how many samples may be left out because a file of theirs cannot be used, and
+        who is told.
 
     Returns
     -------
@@ -85,10 +96,14 @@ def prepare(
     FileNotFoundError
         There is no such manifest or raw directory.
     PrepError
-        A manifest or files that cannot be used, or do not agree with the federation; or something else at ``out``.
+        A manifest or files that cannot be used, or do not agree with the federation; or
+        something else at ``out``.
     """
     _check_role(role, federation, modalities)
-    for what, path, there in (("manifest", manifest, manifest.is_file()), ("directory", raw, raw.is_dir())):
+    for what, path, there in (
+        ("manifest", manifest, manifest.is_file()),
+        ("directory", raw, raw.is_dir()),
+    ):
         if not there:
             raise FileNotFoundError(f"{path}: not found, expected a {what}.")
     if federation is None:
@@ -99,7 +114,11 @@ def prepare(
         asked = vars(sizes) if isinstance(sizes, Sizes) else sizes or {}
         federation.check(classes, asked, chosen)
         how = _Federated(chosen, federation)
-    settings = {"modalities": how.modalities, "manifest_sha256": _sha256(manifest), **how.settings()}
+    settings = {
+        "modalities": how.modalities,
+        "manifest_sha256": _sha256(manifest),
+        **how.settings(),
+    }
     settings |= {} if role is None else {"for": role}
 
     def make_plan() -> Plan:
@@ -107,21 +126,29 @@ def prepare(
         where = "" if federation is None else f" of {federation.path}"
         names = class_names(entries, how.classes, is_whole=role is None, where=where)
         samples = [_plan(raw, entry, how.modalities, names) for entry in entries]
-        refuse_pointers((Path(file) for sample in samples for file in sample.files), execution.max_bad)
+        refuse_pointers(
+            (Path(file) for sample in samples for file in sample.files), execution.max_bad
+        )
         streams = [_stream(raw, entries, name, how, role) for name in how.modalities]
         return Plan(names, streams, samples, (), how.tools())
 
-    return prepare_plan(out, NAME if federation is None else federation.name, settings, make_plan, execution)
+    return prepare_plan(
+        out, NAME if federation is None else federation.name, settings, make_plan, execution
+    )
 
 
-def _check_role(role: str | None, federation: Federation | None, modalities: Mapping[Modality, str]) -> None:
+def _check_role(
+    role: str | None, federation: Federation | None, modalities: Mapping[Modality, str]
+) -> None:
     if role is not None and role not in ROLES:
         raise PrepError(f"for {role!r}: must be {' or '.join(ROLES)}.")
     if role is None and federation is not None:
         raise PrepError(f"{federation.path}: say whose data this is, --for device or --for server.")
     if role == DEVICE and federation is None:
-        raise PrepError("a device's data must agree with the server's: give --federation FILE, the file that "
-                        "`fedcmi prep describe` writes there.")  # fmt: skip
+        raise PrepError(
+            "a device's data must agree with the server's: give --federation FILE, the file that "
+            "`fedcmi prep describe` writes there."
+        )
     if federation is None and not modalities:
         raise PrepError("no modality: give --modality NAME=KIND.")
 
@@ -169,8 +196,14 @@ class _Federated:
 
     def tools(self) -> dict[str, str]:
         """Return the versions of what decodes it."""
-        texts = [self.federation.recipes[name] for name, kind in self.modalities.items() if kind_of(kind) == "text"]
-        return _versions(_kinds(self.modalities), all(is_hashed(recipe["tokenizer"]) for recipe in texts))
+        texts = [
+            self.federation.recipes[name]
+            for name, kind in self.modalities.items()
+            if kind_of(kind) == "text"
+        ]
+        return _versions(
+            _kinds(self.modalities), all(is_hashed(recipe["tokenizer"]) for recipe in texts)
+        )
 
     def stream(self, name: Modality, files: Sequence[Path]) -> Stream:
         """Return how a modality is made."""
@@ -188,15 +221,23 @@ def _kinds(modalities: Mapping[Modality, str]) -> list[str]:
 def _versions(kinds: Sequence[str], hashed: bool) -> dict[str, str]:
     """Return the versions of what decodes these kinds; a hashed tokenizer needs no package."""
     decoded = [kind for kind in kinds if not (hashed and kind == "text")]
-    return tool_versions("numpy", *dict.fromkeys(package for kind in decoded for package in KINDS[kind].packages))
+    return tool_versions(
+        "numpy", *dict.fromkeys(package for kind in decoded for package in KINDS[kind].packages)
+    )
 
 
-def _plan(raw: Path, entry: Entry, modalities: Mapping[Modality, str], classes: Sequence[str]) -> Planned:
+def _plan(
+    raw: Path, entry: Entry, modalities: Mapping[Modality, str], classes: Sequence[str]
+) -> Planned:
     jobs, sources, files = dict[str, Any](), dict[str, str](), list[str]()
     for name, kind in modalities.items():
         columns = features_of(kind)
         if columns:
-            cells = read_cells(entry.where, entry.place, [(column, entry.cells.get(column, "")) for column in columns])
+            cells = read_cells(
+                entry.where,
+                entry.place,
+                [(column, entry.cells.get(column, "")) for column in columns],
+            )
             if cells is not None:
                 jobs[name], sources[name] = cells, entry.place
         elif name in entry.cells:
@@ -208,10 +249,14 @@ def _plan(raw: Path, entry: Entry, modalities: Mapping[Modality, str], classes: 
                 jobs[name] = job(file)
                 files.append(str(file))
             sources[name] = entry.place if job is None else cell
-    return Planned(entry.id, classes.index(entry.label), entry.group, entry.split, jobs, sources, files)
+    return Planned(
+        entry.id, classes.index(entry.label), entry.group, entry.split, jobs, sources, files
+    )
 
 
-def _stream(raw: Path, entries: Sequence[Entry], name: Modality, how: _Alone | _Federated, role: str | None) -> Stream:
+def _stream(
+    raw: Path, entries: Sequence[Entry], name: Modality, how: _Alone | _Federated, role: str | None
+) -> Stream:
     columns = features_of(how.modalities[name])
     if columns and isinstance(how, _Alone):
         return vector_stream(name, len(columns), columns)

@@ -30,7 +30,8 @@ class Sizes:
     """What is stored of each sample, for the kinds of modality that the manifest has."""
 
     image_size: int = PHOTO_SIZE
-    """Height and width of images and of videos' frames in pixels; images are padded to a square, frames stretched."""
+    """Height and width of images and of videos' frames in pixels; images are padded to a square,
+    frames stretched."""
     seconds: float = 3.0
     """Of sound, repeated to this length or cut to it."""
     frames: int = 3
@@ -38,13 +39,16 @@ class Sizes:
     tokens: int = TOKENS
     """Tokens of a text, [CLS] and [SEP] included."""
     tokenizer: str = DEFAULT_TOKENIZER
-    """BERT's: a directory with ``vocab.txt`` or ``tokenizer.json``, a name on the hub, or "hashed:BUCKETS"."""
+    """BERT's: a directory with ``vocab.txt`` or ``tokenizer.json``, a name on the hub, or
+    "hashed:BUCKETS"."""
     points: int = POINTS
     """Of a numeric series, resampled linearly from the whole of it."""
     header: bool | None = None
-    """Whether the first row of series and vectors in CSV has names; None: where none of its cells is a number."""
+    """Whether the first row of series and vectors in CSV has names; None: where none of its
+    cells is a number."""
     streams: Mapping[Modality, int] = field(default_factory=dict)
-    """Number of the stream, from 1, of files that have several; else the one flagged default, or the first."""
+    """Number of the stream, from 1, of files that have several; else the one flagged default, or
+    the first."""
 
 
 @dataclass(frozen=True)
@@ -64,9 +68,11 @@ class Kind:
     packages: Sequence[str] = ()
     """That decode it."""
     job: Callable[[Path], Any] | None = str
-    """What a worker is given to make a file's array of; None: cells are no paths, and given as they are."""
+    """What a worker is given to make a file's array of; None: cells are no paths, and given as
+    they are."""
     measure: Callable[[Path, bool | None], int] | None = None
-    """What a file says of the first axis of its samples: channels, features; None: that is the same for all files."""
+    """What a file says of the first axis of its samples: channels, features; None: that is the
+    same for all files."""
 
 
 def _first_axis(
@@ -74,13 +80,17 @@ def _first_axis(
 ) -> int:
     """Return what the first file that can be read says: all of them must agree with it."""
     if not files:
-        raise PrepError(f"column {name!r}: all cells are empty, and nothing else says how large a sample is.")
+        raise PrepError(
+            f"column {name!r}: all cells are empty, and nothing else says how large a sample is."
+        )
     for file in files:
         try:
             return measure(file, sizes.header)
         except UnreadableFileError as error:
             reason = error
-    raise PrepError(f"{name}: none of its {len(files)} files can be read, the last one because: {reason}")
+    raise PrepError(
+        f"{name}: none of its {len(files)} files can be read, the last one because: {reason}"
+    )
 
 
 def _channels(file: Path, header: bool | None) -> int:
@@ -92,7 +102,9 @@ def _features(file: Path, header: bool | None) -> int:
 
 
 def _series(name: Modality, sizes: Sizes, files: Sequence[Path]) -> Stream:
-    return series_stream(name, _first_axis(name, sizes, files, _channels), sizes.points, sizes.header)
+    return series_stream(
+        name, _first_axis(name, sizes, files, _channels), sizes.points, sizes.header
+    )
 
 
 def _vector(name: Modality, sizes: Sizes, files: Sequence[Path]) -> Stream:
@@ -140,7 +152,9 @@ KINDS = {
     ),
     "series": Kind(
         _series,
-        lambda name, recipe: series_stream(name, recipe["channels"], recipe["points"], recipe.get("header")),
+        lambda name, recipe: series_stream(
+            name, recipe["channels"], recipe["points"], recipe.get("header")
+        ),
         "series",
         {"points": "points", "header": "header"},
         lambda sizes: {"points": sizes.points} | _header(sizes),
@@ -157,7 +171,9 @@ KINDS = {
     ),
     "vector": Kind(
         _vector,
-        lambda name, recipe: vector_stream(name, recipe["features"], recipe["columns"], recipe.get("header")),
+        lambda name, recipe: vector_stream(
+            name, recipe["features"], recipe["columns"], recipe.get("header")
+        ),
         "vector",
         {"header": "header"},
         _header,
@@ -165,7 +181,9 @@ KINDS = {
     ),
     "video": Kind(
         _video,
-        lambda name, recipe: visual_stream(name, recipe["count"], recipe["size"], recipe.get("stream")),
+        lambda name, recipe: visual_stream(
+            name, recipe["count"], recipe["size"], recipe.get("stream")
+        ),
         "video-frames",
         {"frames": "count", "image_size": "size"},
         lambda sizes: {"frames": sizes.frames, "image_size": sizes.image_size},
@@ -193,7 +211,8 @@ def parse_modalities(options: Sequence[str], fewest: int = 2) -> dict[Modality, 
     Raises
     ------
     PrepError
-        Something else, a name twice, too few, a kind that is not in KINDS, or columns that cannot be features.
+        Something else, a name twice, too few, a kind that is not in KINDS, or columns that
+        cannot be features.
     DataError
         A name that cannot be a modality's.
 
@@ -206,7 +225,10 @@ def parse_modalities(options: Sequence[str], fewest: int = 2) -> dict[Modality, 
     for option in options:
         name, _, kind = option.partition("=")
         if kind_of(kind) not in KINDS:
-            raise PrepError(f"modality {option!r}: must be NAME=KIND with one of the kinds {', '.join(sorted(KINDS))}.")
+            raise PrepError(
+                f"modality {option!r}: must be NAME=KIND with one of the kinds "
+                f"{', '.join(sorted(KINDS))}."
+            )
         _check_columns(option, kind)
         if name in modalities or name in OWN_COLUMNS:
             raise PrepError(f"modality {option!r}: {name!r} is given twice, or no modality's name.")
@@ -214,12 +236,15 @@ def parse_modalities(options: Sequence[str], fewest: int = 2) -> dict[Modality, 
     check_modality_names(list(modalities))
     if len(modalities) < fewest:
         raise PrepError(
-            f"modalities {list(modalities)}: there must be two or more, unless they are --for device or server."
+            f"modalities {list(modalities)}: there must be two or more, unless they are --for "
+            "device or server."
         )
     return modalities
 
 
-def parse_streams(options: Sequence[str], modalities: Mapping[Modality, str]) -> dict[Modality, int]:
+def parse_streams(
+    options: Sequence[str], modalities: Mapping[Modality, str]
+) -> dict[Modality, int]:
     """Read what ``--stream NAME=NUMBER`` gives.
 
     Parameters
@@ -244,7 +269,10 @@ def parse_streams(options: Sequence[str], modalities: Mapping[Modality, str]) ->
         if not number.isdecimal() or int(number) < 1:
             raise PrepError(f"stream {option!r}: must be NAME=NUMBER, with a number from 1 on.")
         if modalities.get(name) not in ("audio", "video"):
-            raise PrepError(f"stream {option!r}: {name!r} is no modality of sound or video, of {dict(modalities)}.")
+            raise PrepError(
+                f"stream {option!r}: {name!r} is no modality of sound or video, of "
+                f"{dict(modalities)}."
+            )
         found[name] = int(number)
     return found
 
@@ -255,14 +283,21 @@ def kind_of(kind: str) -> str:
 
 
 def features_of(kind: str) -> tuple[str, ...]:
-    """Return the columns that a kind is made of: ("age", "bmi") of "vector:age,bmi", none of a kind of files."""
+    """Return the columns that a kind is made of.
+
+    ("age", "bmi") of "vector:age,bmi", none of a kind of files.
+    """
     listed = kind.partition(":")[2]
     return tuple(column.strip() for column in listed.split(",")) if listed else ()
 
 
 def columns_of(modalities: Mapping[Modality, str]) -> list[str]:
     """Return the columns of a manifest that modalities need, each once."""
-    return list(dict.fromkeys(column for name, kind in modalities.items() for column in features_of(kind) or (name,)))
+    return list(
+        dict.fromkeys(
+            column for name, kind in modalities.items() for column in features_of(kind) or (name,)
+        )
+    )
 
 
 def _check_columns(option: str, kind: str) -> None:
@@ -271,4 +306,6 @@ def _check_columns(option: str, kind: str) -> None:
         raise PrepError(f"modality {option!r}: only a vector has columns, such as vector:age,bmi.")
     wrong = [column for column in columns if column in OWN_COLUMNS or columns.count(column) > 1]
     if wrong:
-        raise PrepError(f"modality {option!r}: {wrong[0]!r} is given twice, or says what the sample is.")
+        raise PrepError(
+            f"modality {option!r}: {wrong[0]!r} is given twice, or says what the sample is."
+        )

@@ -1,4 +1,7 @@
-"""A manifest as its user wrote it: rows read from CSV or Parquet, and checked before any file is opened."""
+"""A manifest as its user wrote it.
+
+Rows read from CSV or Parquet, and checked before any file is opened.
+"""
 
 import csv
 import posixpath
@@ -16,7 +19,8 @@ OWN_COLUMNS = (*REQUIRED, "group")
 """Columns that are no modality; ``group`` may be left out, and is the id then."""
 SPLITS = ("train", "val", "test")
 MISSING = ("", "nan", "NaN", "NAN", "None", "NA", "N/A", "n/a", "<NA>", "null", "NULL", "#N/A")
-"""What a cell holds that is missing, in any column, as programs write it; spaces around it do not count."""
+"""What a cell holds that is missing, in any column, as programs write it; spaces around it do
+not count."""
 _LONGEST_CELL = 1 << 30
 
 _INTEGER = re.compile(r"-?[0-9]+")
@@ -35,19 +39,23 @@ class Entry:
     split: str
     group: str
     cells: Mapping[str, str]
-    """Column -> what stands there, of those that are not empty: a path, the text itself, or a number."""
+    """Column -> what stands there, of those that are not empty: a path, the text itself, or a
+    number."""
 
 
-def read_manifest(path: Path, needed: Sequence[str], splits: Sequence[str] = ("train", "test")) -> list[Entry]:
+def read_manifest(
+    path: Path, needed: Sequence[str], splits: Sequence[str] = ("train", "test")
+) -> list[Entry]:
     """Read a manifest and check everything that can be checked row by row.
 
     Parameters
     ----------
     path
-        Parquet, or anything else as CSV: commas, UTF-8, a header. Rows are counted from 1, below the header.
+        Parquet, or anything else as CSV: commas, UTF-8, a header. Rows are counted from 1, below
+        the header.
     needed
-        Names of the columns that hold paths, texts or numbers. A cell that is empty, or holds one of MISSING, is
-        something that the sample lacks.
+        Names of the columns that hold paths, texts or numbers. A cell that is empty, or holds
+        one of MISSING, is something that the sample lacks.
     splits
         Those that must have rows.
 
@@ -60,8 +68,8 @@ def read_manifest(path: Path, needed: Sequence[str], splits: Sequence[str] = ("t
     FileNotFoundError
         There is no such file.
     PrepError
-        Missing columns, empty cells where there must be none, ids that occur twice, unknown splits, samples that
-        lack everything, or a file that cannot be read.
+        Missing columns, empty cells where there must be none, ids that occur twice, unknown
+        splits, samples that lack everything, or a file that cannot be read.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: not found, expected a manifest, CSV or Parquet.")
@@ -75,12 +83,17 @@ def read_manifest(path: Path, needed: Sequence[str], splits: Sequence[str] = ("t
     for number, cells in enumerate(rows, start=1):
         entry = _entry(path, number, dict(zip(columns, cells, strict=True)), needed)
         if entry.id in seen:
-            raise PrepError(f"{entry.where}, column 'id': row {seen[entry.id]} has this id too; ids must differ.")
+            raise PrepError(
+                f"{entry.where}, column 'id': row {seen[entry.id]} has this id too; ids must "
+                "differ."
+            )
         seen[entry.id] = number
         entries.append(entry)
     for split in splits:
         if all(entry.split != split for entry in entries):
-            raise PrepError(f"{path}, column 'split': no row is {split!r}; needed are {' and '.join(splits)}.")
+            raise PrepError(
+                f"{path}, column 'split': no row is {split!r}; needed are {' and '.join(splits)}."
+            )
     return entries
 
 
@@ -107,14 +120,19 @@ def _read_csv(path: Path) -> tuple[list[str], list[list[str]]]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = [row for row in _numbered(path, csv.reader(file, strict=True)) if row]
     except UnicodeDecodeError as error:
-        raise PrepError(f"{path}: not UTF-8 at byte {error.start} ({error.reason}); save it as UTF-8.") from error
+        raise PrepError(
+            f"{path}: not UTF-8 at byte {error.start} ({error.reason}); save it as UTF-8."
+        ) from error
     if not rows:
-        raise PrepError(f"{path}: an empty file, expected a header with {', '.join(REQUIRED)} and modalities.")
+        raise PrepError(
+            f"{path}: an empty file, expected a header with {', '.join(REQUIRED)} and modalities."
+        )
     header = [name.strip() for name in rows[0]]
     for number, row in enumerate(rows[1:], start=1):
         if len(row) != len(header):
             raise PrepError(
-                f"{path}: row {number} has {len(row)} cells, the header {len(header)}; quote cells with commas."
+                f"{path}: row {number} has {len(row)} cells, the header {len(header)}; quote "
+                "cells with commas."
             )
     return header, rows[1:]
 
@@ -129,8 +147,8 @@ def _numbered(path: Path, reader: Any) -> Iterator[list[str]]:  # noqa: ANN401 (
             return
         except csv.Error as error:
             raise PrepError(
-                f"{path}: the row that begins at line {begin} is no CSV ({error}); a quote inside a cell is written "
-                "twice, and the cell in quotes."
+                f"{path}: the row that begins at line {begin} is no CSV ({error}); a quote inside "
+                "a cell is written twice, and the cell in quotes."
             ) from error
         begin = reader.line_num + 1
 
@@ -155,7 +173,10 @@ def _read_parquet(path: Path, needed: Sequence[str]) -> tuple[list[str], list[li
     except (pyarrow.ArrowException, OSError) as error:
         raise PrepError(f"{path}: not readable as Parquet ({error}); save it again.") from error
     columns = [
-        [_to_text(f"{path}: row {row}, column {name!r}", value) for row, value in enumerate(table[name].to_pylist(), 1)]
+        [
+            _to_text(f"{path}: row {row}, column {name!r}", value)
+            for row, value in enumerate(table[name].to_pylist(), 1)
+        ]
         for name in table.column_names
     ]
     return list(table.column_names), [list(row) for row in zip(*columns, strict=True)]
@@ -169,9 +190,14 @@ def _to_text(where: str, value: object) -> str:
         try:
             return value.decode("utf-8")
         except UnicodeDecodeError as error:
-            raise PrepError(f"{where}: bytes that are no UTF-8 text ({error.reason}); store text.") from error
+            raise PrepError(
+                f"{where}: bytes that are no UTF-8 text ({error.reason}); store text."
+            ) from error
     if isinstance(value, list | dict | tuple):
-        raise PrepError(f"{where}: a {type(value).__name__}, {value!r:.60}; store one text, path or number a cell.")
+        raise PrepError(
+            f"{where}: a {type(value).__name__}, {value!r:.60}; store one text, path or number a "
+            "cell."
+        )
     return str(value)
 
 
@@ -181,14 +207,20 @@ def _entry(path: Path, number: int, cells: Mapping[str, str], needed: Sequence[s
     own = {column: cells.get(column, "") for column in OWN_COLUMNS}
     for column in REQUIRED:
         if not own[column]:
-            raise PrepError(f"{where}, column {column!r}: empty or missing, must be given for every sample.")
+            raise PrepError(
+                f"{where}, column {column!r}: empty or missing, must be given for every sample."
+            )
     if own["split"] not in SPLITS:
-        raise PrepError(f"{where}, column 'split': {own['split']!r} is not one of {', '.join(SPLITS)}.")
+        raise PrepError(
+            f"{where}, column 'split': {own['split']!r} is not one of {', '.join(SPLITS)}."
+        )
     has = {name: cells[name] for name in needed if cells[name]}
     if not has:
         raise PrepError(f"{where}: has none of {', '.join(needed)}; remove the row.")
     place = f"{path.name}:{number}"
-    return Entry(where, place, own["id"], own["label"], own["split"], own["group"] or own["id"], has)
+    return Entry(
+        where, place, own["id"], own["label"], own["split"], own["group"] or own["id"], has
+    )
 
 
 def _known(cell: str) -> str:
@@ -225,12 +257,18 @@ def find_file(raw: Path, entry: Entry, modality: Modality) -> Path:
         raise PrepError(f"{where}: {cell!r} leaves {raw}; give paths relative to it and below it.")
     file = raw.resolve() / plain
     if not file.is_file():
-        raise PrepError(f"{where}: {raw / plain} is not there; complete the files, or leave the cell empty.")
+        raise PrepError(
+            f"{where}: {raw / plain} is not there; complete the files, or leave the cell empty."
+        )
     return file
 
 
 def class_names(
-    entries: Sequence[Entry], wanted: Sequence[str] | None, *, is_whole: bool = True, where: str = ""
+    entries: Sequence[Entry],
+    wanted: Sequence[str] | None,
+    *,
+    is_whole: bool = True,
+    where: str = "",
 ) -> tuple[str, ...]:
     """Return the classes in index order, and check that the train split has what the others have.
 
@@ -241,8 +279,8 @@ def class_names(
     wanted
         Names in the order to be used; None: sorted, as numbers where all labels are integers.
     is_whole
-        Whether the rows are all that there is to train and test on; else ``wanted`` may name more, and there may be
-        classes that are not trained here.
+        Whether the rows are all that there is to train and test on; else ``wanted`` may name
+        more, and there may be classes that are not trained here.
     where
         Where ``wanted`` stands, for the message.
 
@@ -253,7 +291,8 @@ def class_names(
     Raises
     ------
     PrepError
-        Less than two labels, ``wanted`` names other ones than the rows, or a label that no train sample has.
+        Less than two labels, ``wanted`` names other ones than the rows, or a label that no train
+        sample has.
     """
     first: dict[str, Entry] = {}
     for entry in entries:
@@ -262,12 +301,19 @@ def class_names(
     for label, entry in first.items():
         if wanted is not None and label not in wanted:
             raise PrepError(
-                f"{entry.where}, column 'label': {label!r} is not one of the classes {list(wanted)}{where}."
+                f"{entry.where}, column 'label': {label!r} is not one of the classes "
+                f"{list(wanted)}{where}."
             )
         if is_whole and label not in trained:
-            raise PrepError(f"{entry.where}, column 'label': no sample of the train split is {label!r}.")
-    if wanted is not None and (len(set(wanted)) != len(wanted) or (is_whole and set(wanted) != set(first))):
-        raise PrepError(f"classes {list(wanted)}: must be each label of the manifest once, {sorted(first)}.")
+            raise PrepError(
+                f"{entry.where}, column 'label': no sample of the train split is {label!r}."
+            )
+    if wanted is not None and (
+        len(set(wanted)) != len(wanted) or (is_whole and set(wanted) != set(first))
+    ):
+        raise PrepError(
+            f"classes {list(wanted)}: must be each label of the manifest once, {sorted(first)}."
+        )
     names = list(first) if wanted is None else list(wanted)
     if len(names) < 2:
         advice = "" if is_whole else "; name all classes of the federation as --classes"

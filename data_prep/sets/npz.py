@@ -1,10 +1,10 @@
 """One NPZ file of arrays -> prepared directory: sets whose modalities are computed or cut already.
 
-The file, read without unpickling, has an array for each modality, ``[samples, ...]``; ``y``, the class of each sample;
-``split``, "train", "val" or "test"; and may have ``group``, what a sample comes from: person, device, block. A group
-that is -1 or empty is unknown, and one of its own. Further arrays called ``y_...`` are other labels of the same
-samples; arrays with one axis, or of another length than ``y``, are no modalities. What an array is follows from its
-shape:
+The file, read without unpickling, has an array for each modality, ``[samples, ...]``; ``y``, the
+class of each sample; ``split``, "train", "val" or "test"; and may have ``group``, what a sample
+comes from: person, device, block. A group that is -1 or empty is unknown, and one of its own.
+Further arrays called ``y_...`` are other labels of the same samples; arrays with one axis, or of
+another length than ``y``, are no modalities. What an array is follows from its shape:
 
 ===================  =======  ====================
 one sample           kind     stored
@@ -16,9 +16,10 @@ one sample           kind     stored
 [height, width, 3]   image    [3, height, width]
 ===================  =======  ====================
 
-uint8 images and float16 stay as they are; everything else is stored as float32. All are normalised by what the train
-split measures. A sample whose values of a modality are all NaN lacks it; one with other values that are not finite
-cannot be used: it is counted against ``max_bad`` and listed in ``excluded.csv``. Nothing is filled in.
+uint8 images and float16 stay as they are; everything else is stored as float32. All are
+normalised by what the train split measures. A sample whose values of a modality are all NaN
+lacks it; one with other values that are not finite cannot be used: it is counted against
+``max_bad`` and listed in ``excluded.csv``. Nothing is filled in.
 """
 
 import functools
@@ -77,7 +78,9 @@ def read_arrays(file: Path) -> Arrays:
         raise FileNotFoundError(f"{file}: not found, expected an NPZ file.")
     if not zipfile.is_zipfile(file):
         whole = "not a whole NPZ file, which numpy.savez writes; write it again."
-        cut_off = file.read_bytes()[:2] == b"PK"  # an NPZ file is a ZIP archive, and nothing to unpack
+        cut_off = (
+            file.read_bytes()[:2] == b"PK"
+        )  # an NPZ file is a ZIP archive, and nothing to unpack
         reason = whole if cut_off else true_reason(file, whole)
         raise PrepError(f"{file}: {reason}")
     arrays, name = {}, ""
@@ -116,7 +119,8 @@ def prepare(
     classes
         Their names, in the order of the sorted labels; None: the labels themselves.
     execution
-        Workers, how many samples may be left out because a file of theirs cannot be used, and who is told.
+        Workers, how many samples may be left out because a file of theirs cannot be used, and
+        who is told.
 
     Returns
     -------
@@ -145,7 +149,11 @@ def prepare(
         streams = [_stream(name, arrays[name], f"{file}: array {name!r}", place) for name in names]
         samples = _samples(file, arrays, names, labels, splits)
         kept = [sample for sample in samples if sample.jobs]
-        empty = [Exclusion(each.id, each.split, file.name, LACKS_ALL) for each in samples if not each.jobs]
+        empty = [
+            Exclusion(each.id, each.split, file.name, LACKS_ALL)
+            for each in samples
+            if not each.jobs
+        ]
         return Plan(labelled, streams, kept, empty, tool_versions("numpy"))
 
     return prepare_plan(out, NAME, settings, make_plan, execution)
@@ -159,12 +167,20 @@ def _chosen(file: Path, arrays: Arrays, wanted: Sequence[Modality] | None) -> li
     for name in wanted or ():
         if name in own and name not in usable:
             shape = list(arrays[name].shape)
-            raise PrepError(f"{file}: array {name!r} is {shape}, a modality must be [{count}, ...] as {LABEL!r} is.")
+            raise PrepError(
+                f"{file}: array {name!r} is {shape}, a modality must be [{count}, ...] as "
+                f"{LABEL!r} is."
+            )
         if name not in own or list(wanted or ()).count(name) > 1:
-            raise PrepError(f"{file}: {name!r} is no modality or named twice; there are {', '.join(usable)}.")
+            raise PrepError(
+                f"{file}: {name!r} is no modality or named twice; there are {', '.join(usable)}."
+            )
     names = list(usable if wanted is None else wanted)
     if not names:
-        raise PrepError(f"{file}: no modality among its arrays, {', '.join(arrays)}; one must be [{count}, ...].")
+        raise PrepError(
+            f"{file}: no modality among its arrays, {', '.join(arrays)}; one must be [{count}, "
+            "...]."
+        )
     check_modality_names(names)
     return names
 
@@ -174,11 +190,15 @@ def _column(file: Path, arrays: Arrays, name: str, like: NDArray[Any] | None) ->
     if name not in arrays:
         raise PrepError(f"{file}: array {name!r} is missing, found {', '.join(arrays)}.")
     array = arrays[name]
-    if array.ndim != 1 or array.dtype.kind not in "iuU" or (like is not None and len(array) != len(like)):
+    if (
+        array.ndim != 1
+        or array.dtype.kind not in "iuU"
+        or (like is not None and len(array) != len(like))
+    ):
         expected = "" if like is None else f" of {len(like)}"
         raise PrepError(
-            f"{file}: array {name!r} is {array.dtype} {list(array.shape)}, expected integers or words{expected}, one a "
-            "sample."
+            f"{file}: array {name!r} is {array.dtype} {list(array.shape)}, expected integers or "
+            f"words{expected}, one a sample."
         )
     return array
 
@@ -189,7 +209,11 @@ def _splits(file: Path, arrays: Arrays) -> NDArray[Any]:
     unknown = sorted({str(split) for split in splits} - {*SPLITS})
     absent = [split for split in ("train", "test") if split not in splits]
     if unknown or absent:
-        found = f"{unknown[0]!r} is not one of {', '.join(SPLITS)}" if unknown else f"no sample is {absent[0]!r}"
+        found = (
+            f"{unknown[0]!r} is not one of {', '.join(SPLITS)}"
+            if unknown
+            else f"no sample is {absent[0]!r}"
+        )
         raise PrepError(f"{file}: array 'split': {found}.")
     return splits
 
@@ -203,12 +227,19 @@ def _labels(
     trained = set(labels[splits == "train"].tolist())
     untrained = [str(value) for index, value in enumerate(values) if index not in trained]
     if untrained:
-        raise PrepError(f"{file}: array {name!r}: no sample of the train split is {untrained[0]!r}.")
+        raise PrepError(
+            f"{file}: array {name!r}: no sample of the train split is {untrained[0]!r}."
+        )
     if len(values) < 2:
-        raise PrepError(f"{file}: array {name!r}: all labels are {values.tolist()}; there must be two or more classes.")
+        raise PrepError(
+            f"{file}: array {name!r}: all labels are {values.tolist()}; there must be two or more "
+            "classes."
+        )
     classes = tuple(wanted) if wanted is not None else tuple(str(value) for value in values)
     if len(set(classes)) != len(values):
-        raise PrepError(f"classes {list(classes)}: must be {len(values)} different names, of {values.tolist()}.")
+        raise PrepError(
+            f"classes {list(classes)}: must be {len(values)} different names, of {values.tolist()}."
+        )
     return labels.astype(np.int64), classes
 
 
@@ -217,7 +248,11 @@ def _stream(name: Modality, array: NDArray[Any], where: str, place: "Place") -> 
     shape, dtype = array.shape[1:], array.dtype
     if dtype.kind not in "fiub" or 0 in array.shape:
         raise PrepError(f"{where} is {dtype} {list(array.shape)}, expected numbers.")
-    stored = dtype.name if dtype == np.float16 or (dtype == np.uint8 and _is_image(shape, dtype)) else "float32"
+    stored = (
+        dtype.name
+        if dtype == np.float16 or (dtype == np.uint8 and _is_image(shape, dtype))
+        else "float32"
+    )
     decode: Any = functools.partial(_row, place, name)
     recipe: dict[str, Any] = {"maker": "array", "shape": list(shape), "dtype": dtype.name}
     if len(shape) == 1:
@@ -232,8 +267,8 @@ def _stream(name: Modality, array: NDArray[Any], where: str, place: "Place") -> 
         recipe = {"maker": "series", "channels": shape[1], "points": shape[0]}
         return Stream(name, "series", shape[::-1], stored, decode, recipe, MEASURED)
     raise PrepError(
-        f"{where} is {dtype} {list(array.shape)}; one sample must be [features], [time, channels] or "
-        "[height, width, 1 or 3]."
+        f"{where} is {dtype} {list(array.shape)}; one sample must be [features], [time, channels] "
+        "or [height, width, 1 or 3]."
     )
 
 
@@ -242,7 +277,10 @@ def _is_image(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:
 
 
 def channels_first(sample: NDArray[Any]) -> NDArray[Any]:
-    """Return a sample of an array with the axes of a stored one: channels come first, a grey image gets one."""
+    """Return a sample of an array with the axes of a stored one.
+
+    Channels come first, a grey image gets one.
+    """
     if sample.ndim == 2 and sample.dtype == np.uint8:
         return sample[np.newaxis]
     return np.moveaxis(sample, -1, 0)
@@ -269,17 +307,25 @@ def _row(place: Place, name: Modality, row: int) -> NDArray[Any]:
     sample = _array(place, name)[row]
     finite = np.isfinite(sample)
     if not finite.all():
-        reason = f"array {name!r}, row {row}: {(~finite).sum()} of {sample.size} values are not finite."
+        reason = (
+            f"array {name!r}, row {row}: {(~finite).sum()} of {sample.size} values are not finite."
+        )
         raise UnreadableFileError(Path(place.file), reason)
     return channels_first(sample)
 
 
 def _samples(
-    file: Path, arrays: Arrays, names: Sequence[Modality], labels: NDArray[np.int64], splits: NDArray[Any]
+    file: Path,
+    arrays: Arrays,
+    names: Sequence[Modality],
+    labels: NDArray[np.int64],
+    splits: NDArray[Any],
 ) -> list[Planned]:
     """Return every sample of the file; one that lacks everything has no jobs."""
     lacking = {name: _all_missing(arrays[name]) for name in names}
-    groups = _column(file, arrays, "group", labels) if "group" in arrays else np.full(len(labels), -1)
+    groups = (
+        _column(file, arrays, "group", labels) if "group" in arrays else np.full(len(labels), -1)
+    )
     samples = []
     for row, (label, split, group) in enumerate(zip(labels, splits, groups, strict=True)):
         jobs = {name: row for name in names if not lacking[name][row]}

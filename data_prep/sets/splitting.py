@@ -9,10 +9,11 @@ from data_prep.errors import PrepError
 
 
 def balanced_order(labels: NDArray[np.int64], generator: np.random.Generator) -> NDArray[np.int64]:
-    """Order samples at random so that every leading part has equally many of each class, to within one.
+    """Order samples at random so that every leading part has equally many of each class, to within
+    one.
 
-    Once a class is used up, the others go on. Cut the order to get splits: the parts are disjoint, and a
-    longer first part begins with the shorter one.
+    Once a class is used up, the others go on. Cut the order to get splits: the parts are
+    disjoint, and a longer first part begins with the shorter one.
 
     Parameters
     ----------
@@ -44,7 +45,8 @@ def pair_by_label(
 ) -> NDArray[np.int64]:
     """Give every sample a partner of its own class from a pool; no partner is used twice.
 
-    Samples are served in their order, so the partners of leading samples do not depend on how many follow.
+    Samples are served in their order, so the partners of leading samples do not depend on how
+    many follow.
 
     Parameters
     ----------
@@ -71,14 +73,16 @@ def pair_by_label(
         pool = order[pool_labels[order] == label]
         if len(pool) < len(rows):
             raise PrepError(
-                f"class {label}: {len(rows)} samples need a partner each, found {len(pool)} to pair with; "
-                "use fewer samples, or the whole pool."
+                f"class {label}: {len(rows)} samples need a partner each, found {len(pool)} to "
+                "pair with; use fewer samples, or the whole pool."
             )
         partners[rows] = pool[: len(rows)]
     return partners
 
 
-def stratified_part(labels: NDArray[np.int64], share: float, generator: np.random.Generator) -> NDArray[np.bool_]:
+def stratified_part(
+    labels: NDArray[np.int64], share: float, generator: np.random.Generator
+) -> NDArray[np.bool_]:
     """Draw a share of the samples of each class.
 
     Parameters
@@ -86,7 +90,8 @@ def stratified_part(labels: NDArray[np.int64], share: float, generator: np.rando
     labels
         [samples], class indices.
     share
-        Of each class, in (0, 1); rounded to whole samples, at least 1 of a class that has 2 or more.
+        Of each class, in (0, 1); rounded to whole samples, at least 1 of a class that has 2 or
+        more.
     generator
         Source of randomness.
 
@@ -136,5 +141,8 @@ def group_part(groups: Sequence[str], share: float, generator: np.random.Generat
     """
     names = sorted(set(groups))
     if len(names) < 2:
-        raise PrepError(f"only {len(names)} groups {names}: at least 2 are needed to keep the splits' groups apart.")
+        raise PrepError(
+            f"only {len(names)} groups {names}: at least 2 are needed to keep the splits' groups "
+            "apart."
+        )
     return {str(name) for name in generator.permutation(names)[: max(round(share * len(names)), 1)]}

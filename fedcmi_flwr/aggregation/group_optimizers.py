@@ -9,11 +9,14 @@ from fedcmi_flwr.aggregation.optimizers import Moments, ServerOptimizer
 from fedcmi_flwr.types import AnyArray
 
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
-"""Last parts of the names of batch norm's buffers: averages, not weights; a step could make a variance negative."""
+"""Last parts of the names of batch norm's buffers: averages, not weights; a step could make a
+variance negative."""
 
 
 class GroupOptimizers:
-    """The optimisers of a run; a group's moments stand still in rounds in which nobody trained the group.
+    """The optimisers of a run.
+
+    A group's moments stand still in rounds in which nobody trained the group.
 
     Parameters
     ----------
@@ -45,21 +48,25 @@ class GroupOptimizers:
 
         Returns
         -------
-        Name -> array: stepped for the groups' weights, the average itself for buffers, integers and where there is no
-        optimiser. A group whose new weights or moments would not be finite is left out, and its optimiser stays as it
-        was.
+        Name -> array: stepped for the groups' weights, the average itself for buffers, integers
+        and where there is no optimiser. A group whose new weights or moments would not be finite
+        is left out, and its optimiser stays as it was.
         """
         found = dict(averaged)
         if self._rule is None:
             return found
 
         for group, names in groups.items():
-            count = self._steps[group] + 1  # Adam's bias correction counts the optimiser's own steps, not the rounds
+            count = (
+                self._steps[group] + 1
+            )  # Adam's bias correction counts the optimiser's own steps, not the rounds
             weights = [name for name in names if _is_weight(name, before[name])]
             old, new = ({name: source[name] for name in weights} for source in (before, averaged))
             with np.errstate(over="ignore", invalid="ignore"):
                 wide, moments = self._rule.step(count, old, new, self._moments.get(group, {}))
-                stepped = {name: np.asarray(wide[name], dtype=before[name].dtype) for name in weights}
+                stepped = {
+                    name: np.asarray(wide[name], dtype=before[name].dtype) for name in weights
+                }
 
             arrays = [*stepped.values(), *_flat(moments).values()]
             if all(np.isfinite(array).all() for array in arrays):
@@ -74,7 +81,8 @@ class GroupOptimizers:
 
         Returns
         -------
-        "group/steps" -> number of steps; "group/moment/name" (FedAvgM: "group/moment/position") -> array.
+        "group/steps" -> number of steps; "group/moment/name" (FedAvgM: "group/moment/position")
+        -> array.
         """
         found: dict[str, AnyArray] = {}
         for group, moments in self._moments.items():

@@ -14,7 +14,8 @@ def weighted_mean(arrays: Iterable[AnyArray], weights: Sequence[float]) -> AnyAr
     Parameters
     ----------
     arrays
-        One or more, one per node, all of one shape and dtype; each is let go before the next one is taken.
+        One or more, one per node, all of one shape and dtype; each is let go before the next one
+        is taken.
     weights
         One per node, above 0.
 
@@ -71,7 +72,8 @@ def moving_average(
 
 
 def aggregate_groups(
-    current: Mapping[str, AnyArray], updates: Sequence[tuple[Mapping[str, AnyArray], Mapping[str, float]]]
+    current: Mapping[str, AnyArray],
+    updates: Sequence[tuple[Mapping[str, AnyArray], Mapping[str, float]]],
 ) -> dict[str, AnyArray]:
     """Average each array over the nodes that trained it; what nobody trained keeps its value.
 
@@ -80,12 +82,14 @@ def aggregate_groups(
     current
         The global model: name -> array.
     updates
-        (name -> array, name -> weight) of each node: n_{k,m} above 0, of the arrays that it trained and no others.
+        (name -> array, name -> weight) of each node: n_{k,m} above 0, of the arrays that it
+        trained and no others.
 
     Returns
     -------
-    The new global model, with the names and order of ``current``. The order of ``updates`` decides the order of the
-    floating-point sums: give them in a fixed order to get the same bits.
+    The new global model, with the names and order of ``current``. The order of ``updates``
+    decides the order of the floating-point sums: give them in a fixed order to get the same
+    bits.
     """
     averaged = {}
     for name, value in current.items():

@@ -1,7 +1,9 @@
-"""Server optimisers: the average of what nodes trained is a step from the old weights, not the new weights.
+"""Server optimisers.
 
-Their arithmetic is, to the bit, that of Flower's strategies of the same names. ``group_optimizers.py`` gives each
-parameter group one of its own.
+The average of what nodes trained is a step from the old weights, not the new weights.
+
+Their arithmetic is, to the bit, that of Flower's strategies of the same names.
+``group_optimizers.py`` gives each parameter group one of its own.
 """
 
 from abc import ABC, abstractmethod
@@ -48,7 +50,9 @@ class UpdateRule(ABC):
         self.momentum = momentum
 
     @abstractmethod
-    def step(self, count: int, old: Arrays, averaged: Arrays, moments: Moments) -> tuple[Arrays, Moments]:
+    def step(
+        self, count: int, old: Arrays, averaged: Arrays, moments: Moments
+    ) -> tuple[Arrays, Moments]:
         """Return the new weights and moments.
 
         Parameters
@@ -73,39 +77,59 @@ class FedAvgM(UpdateRule):
 
     default_lr = 1.0
 
-    def step(self, count: int, old: Arrays, averaged: Arrays, moments: Moments) -> tuple[Arrays, Moments]:
+    def step(
+        self, count: int, old: Arrays, averaged: Arrays, moments: Moments
+    ) -> tuple[Arrays, Moments]:
         """Return w - lr g, where g <- momentum g + (w - average)."""
         if self.lr == 1 and self.momentum == 0:
             return averaged, moments  # w - (w - average) would round
 
-        places = {str(place): name for place, name in enumerate(old)}  # checkpoints number the weights
+        places = {
+            str(place): name for place, name in enumerate(old)
+        }  # checkpoints number the weights
         gradient = {place: old[name] - averaged[name] for place, name in places.items()}
         if self.momentum > 0:
             if moments:
                 before = moments[VELOCITY]
-                gradient = {place: self.momentum * before[place] + value for place, value in gradient.items()}
+                gradient = {
+                    place: self.momentum * before[place] + value
+                    for place, value in gradient.items()
+                }
             moments = {VELOCITY: gradient}
-        return {name: old[name] - self.lr * gradient[place] for place, name in places.items()}, moments
+        return {
+            name: old[name] - self.lr * gradient[place] for place, name in places.items()
+        }, moments
 
 
 class _Adaptive(UpdateRule):
-    """What Adam and Yogi share (Reddi et al., ICLR 2021): each weight's step is divided by how much it has changed."""
+    """What Adam and Yogi share (Reddi et al., ICLR 2021).
+
+    Each weight's step is divided by how much it has changed.
+    """
 
     default_lr = 0.01
     """A first step moves every weight by about as much."""
 
-    def step(self, count: int, old: Arrays, averaged: Arrays, moments: Moments) -> tuple[Arrays, Moments]:
-        """Return w + rate m / (sqrt(v) + tau), where m and v are moving averages of the mean update and its square."""
+    def step(
+        self, count: int, old: Arrays, averaged: Arrays, moments: Moments
+    ) -> tuple[Arrays, Moments]:
+        """Return w + rate m / (sqrt(v) + tau), where m and v are moving averages of the mean update
+        and its square.
+        """
         change = {name: averaged[name] - old[name] for name in old}
         zeros = {name: np.zeros_like(value) for name, value in averaged.items()}
 
         before = moments.get("m_t", zeros)
-        first = {name: self.momentum * before[name] + (1 - self.momentum) * change[name] for name in old}
+        first = {
+            name: self.momentum * before[name] + (1 - self.momentum) * change[name] for name in old
+        }
         before = moments.get("v_t", zeros)
         second = {name: self._second_moment(before[name], change[name] ** 2) for name in old}
 
         rate = self._rate(count)
-        stepped = {name: old[name] + rate * first[name] / (np.sqrt(second[name]) + TAU) for name in old}
+        stepped = {
+            name: old[name] + rate * first[name] / (np.sqrt(second[name]) + TAU) for name in old
+        }
         return stepped, {"m_t": first, "v_t": second}
 
     @abstractmethod
@@ -123,14 +147,19 @@ class FedAdam(_Adaptive):
         return BETA_2 * before + (1 - BETA_2) * squared
 
     def _rate(self, count: int) -> float:
-        """Return the bias-corrected rate, in double precision like everything that is multiplied by it."""
+        """Return the bias-corrected rate, in double precision like everything that is multiplied by
+        it.
+        """
         first, second = (1 - np.power(beta, count + 1.0) for beta in (self.momentum, BETA_2))
         rate: np.float64 = self.lr * np.sqrt(second) / first
         return rate
 
 
 class FedYogi(_Adaptive):
-    """Yogi on the server; the second moment goes towards the square in steps that do not depend on its own size."""
+    """Yogi on the server.
+
+    The second moment goes towards the square in steps that do not depend on its own size.
+    """
 
     def _second_moment(self, before: Floats, squared: Floats) -> Floats:
         step: Floats = (1 - BETA_2) * squared * np.sign(before - squared)
@@ -143,8 +172,13 @@ RULES: Mapping[str, type[UpdateRule]] = {"fedavgm": FedAvgM, "fedadam": FedAdam,
 
 def _accept(found: Any) -> type[UpdateRule]:  # noqa: ANN401
     """Return a class of server optimisers."""
-    if not (isinstance(found, type) and issubclass(found, UpdateRule)) or not hasattr(found, "default_lr"):
-        raise TypeError("a server optimiser is a class derived from aggregation.optimizers.UpdateRule with default_lr.")
+    if not (isinstance(found, type) and issubclass(found, UpdateRule)) or not hasattr(
+        found, "default_lr"
+    ):
+        raise TypeError(
+            "a server optimiser is a class derived from aggregation.optimizers.UpdateRule with "
+            "default_lr."
+        )
     return found
 
 
@@ -155,11 +189,14 @@ SERVER_OPTIMIZER = Kind("server-optimizer", "fedcmi.server_optimizers", RULES, _
 class ServerOptimizer(Settings):
     """What the server does with each parameter group's average."""
 
-    name: str = text("'none' or the name of a server optimiser", key="server-optimizer", default="none")
-    """Takes the average as it is ("none"), or as a step of an optimiser: built in, an entry point of a package that is
-    installed on the server, or "package.module:Name"."""
+    name: str = text(
+        "'none' or the name of a server optimiser", key="server-optimizer", default="none"
+    )
+    """Takes the average as it is ("none"), or as a step of an optimiser: built in, an entry
+    point of a package that is installed on the server, or "package.module:Name"."""
     lr: float = number(0, key="server-lr", default=0.0)
-    """Learning rate of the server's optimiser; 0: its own, 1 for fedavgm, 0.01 for fedadam and fedyogi."""
+    """Learning rate of the server's optimiser; 0: its own, 1 for fedavgm, 0.01 for fedadam and
+    fedyogi."""
     momentum: float = number(0, 1, below=True, key="server-momentum", default=0.9)
     """Momentum of fedavgm, beta_1 of fedadam and fedyogi."""
 

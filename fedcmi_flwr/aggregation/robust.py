@@ -1,7 +1,9 @@
-"""From the updates of a parameter group to one: their mean, or what a few hostile nodes of many do not decide.
+"""From the updates of a parameter group to one.
 
-The robust rules leave num-examples out: a weight that a node names itself is a way to be louder than the others. Their
-arithmetic is, to the bit, that of Flower's trimmed mean and Krum.
+Their mean, or what a few hostile nodes of many do not decide.
+
+The robust rules leave num-examples out: a weight that a node names itself is a way to be louder
+than the others. Their arithmetic is, to the bit, that of Flower's trimmed mean and Krum.
 """
 
 import math
@@ -24,14 +26,14 @@ BLOCK = 2**16
 class RobustAggregation(Settings):
     """What becomes of a parameter group, given the updates of the nodes that own it.
 
-    Integer and boolean arrays (counters) take the maximum. Sources: Yin et al., ICML 2018 (median, trimmed mean);
-    Blanchard et al., NeurIPS 2017 (Krum).
+    Integer and boolean arrays (counters) take the maximum. Sources: Yin et al., ICML 2018
+    (median, trimmed mean); Blanchard et al., NeurIPS 2017 (Krum).
     """
 
     name: str = choice("mean", "median", "trimmed-mean", "krum", key="aggregation", default="mean")
-    """"mean": weighted by samples, and robust to nothing. The others count every node the same: "median", of each
-    number; "trimmed-mean", of each number, without its largest and smallest ones; "krum", the whole group of the one
-    node that is nearest to its neighbours."""
+    """"mean": weighted by samples, and robust to nothing. The others count every node the same:
+    "median", of each number; "trimmed-mean", of each number, without its largest and smallest
+    ones; "krum", the whole group of the one node that is nearest to its neighbours."""
     trim_share: float = number(0, 0.5, above=True, below=True, default=0.2)
     """Of the owners of a group, what "trimmed-mean" cuts off at each end, rounded down."""
     malicious_nodes: int = number(0, default=1)
@@ -39,7 +41,9 @@ class RobustAggregation(Settings):
 
     @property
     def owners_needed(self) -> int:
-        """Fewest updates of a group that the rule protects against one hostile one; Krum: against f, 2 f + 3.
+        """Fewest updates of a group that the rule protects against one hostile one.
+
+        Krum: against f, 2 f + 3.
 
         Examples
         --------
@@ -63,7 +67,9 @@ class RobustAggregation(Settings):
         updates: Sequence[tuple[Arrays, Mapping[str, float]]],
         groups: Mapping[str, Sequence[str]],
     ) -> dict[str, AnyArray]:
-        """Aggregate each group over the nodes that sent it; the order of the updates matters to the last bits and ties.
+        """Aggregate each group over the nodes that sent it.
+
+        The order of the updates matters to the last bits and ties.
 
         Parameters
         ----------
@@ -72,7 +78,8 @@ class RobustAggregation(Settings):
         updates
             (name -> array, name -> weight) of each node.
         groups
-            Group -> names, of the groups to aggregate, each with at least one owner; all others keep their values.
+            Group -> names, of the groups to aggregate, each with at least one owner; all others
+            keep their values.
 
         Returns
         -------
@@ -87,10 +94,15 @@ class RobustAggregation(Settings):
             found |= self._aggregate_group(current, owners, names)
         return found
 
-    def _aggregate_group(self, current: Arrays, owners: Sequence[Arrays], names: Sequence[str]) -> dict[str, AnyArray]:
+    def _aggregate_group(
+        self, current: Arrays, owners: Sequence[Arrays], names: Sequence[str]
+    ) -> dict[str, AnyArray]:
         counters = [name for name in names if not np.issubdtype(current[name].dtype, np.floating)]
         weights = [name for name in names if name not in counters]
-        found = {name: weighted_mean((owner[name] for owner in owners), [1] * len(owners)) for name in counters}
+        found = {
+            name: weighted_mean((owner[name] for owner in owners), [1] * len(owners))
+            for name in counters
+        }
 
         if self.name == "krum" and weights:
             chosen = owners[krum_index(_changes(current, owners, weights), self.malicious_nodes)]
@@ -99,19 +111,29 @@ class RobustAggregation(Settings):
 
     def _coordinatewise(self, name: str, owners: Sequence[Arrays]) -> AnyArray:
         first = owners[0][name]
-        stacked, found = np.empty((len(owners), first.size), first.dtype), np.empty(first.size, first.dtype)
+        stacked, found = (
+            np.empty((len(owners), first.size), first.dtype),
+            np.empty(first.size, first.dtype),
+        )
         for row, owner in zip(stacked, owners, strict=True):
             row[:] = owner[name].ravel()
 
         blocks = -(-first.size // BLOCK) or 1
-        for part, rows in zip(np.array_split(found, blocks), np.array_split(stacked, blocks, axis=1), strict=True):
+        for part, rows in zip(
+            np.array_split(found, blocks), np.array_split(stacked, blocks, axis=1), strict=True
+        ):
             numbers = rows.astype(np.float64)
-            part[:] = np.median(numbers, axis=0) if self.name == "median" else trimmed_mean(numbers, self.trim_share)
+            part[:] = (
+                np.median(numbers, axis=0)
+                if self.name == "median"
+                else trimmed_mean(numbers, self.trim_share)
+            )
         return found.reshape(first.shape)
 
 
 def trimmed_mean(rows: NDArray[np.float64], share: float) -> NDArray[np.float64]:
-    """Return the mean over the first axis without the largest and the smallest numbers of each column.
+    """Return the mean over the first axis without the largest and the smallest numbers of each
+    column.
 
     Parameters
     ----------
@@ -164,10 +186,15 @@ def krum_index(vectors: NDArray[np.float64], malicious: int) -> int:
     return int(np.argsort(scores)[0])
 
 
-def _changes(current: Arrays, owners: Sequence[Arrays], names: Sequence[str]) -> NDArray[np.float64]:
+def _changes(
+    current: Arrays, owners: Sequence[Arrays], names: Sequence[str]
+) -> NDArray[np.float64]:
     """Return [owners, numbers]: changes, whose distances lose less to rounding than weights'."""
     rows = []
     for owner in owners:
-        change = [np.asarray(owner[name], np.float64) - np.asarray(current[name], np.float64) for name in names]
+        change = [
+            np.asarray(owner[name], np.float64) - np.asarray(current[name], np.float64)
+            for name in names
+        ]
         rows.append(np.concatenate(change, axis=None))
     return np.stack(rows)

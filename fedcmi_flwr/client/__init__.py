@@ -1,7 +1,8 @@
 """The client's half of every method, for your own Flower app.
 
-Three depths: :func:`wrap` and :func:`train_round` do a whole round; :class:`LocalObjective` is the method inside your
-own loop; with the method "fedavg" the strategy takes any training and any loss.
+Three depths: :func:`wrap` and :func:`train_round` do a whole round; :class:`LocalObjective` is
+the method inside your own loop; with the method "fedavg" the strategy takes any training and any
+loss.
 """
 
 from fedcmi_flwr.client.objective import LocalObjective, LocalResult, NotAppliedError

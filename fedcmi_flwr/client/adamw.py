@@ -1,6 +1,7 @@
 """AdamW (Loshchilov and Hutter, ICLR 2019), step for step that of ``torch.optim.AdamW``.
 
-It stands beside :class:`fedcmi_flwr.client.sgd.SGD` for the same reason: torch's class is slow to import.
+It stands beside :class:`fedcmi_flwr.client.sgd.SGD` for the same reason: torch's class is slow
+to import.
 """
 
 from collections.abc import Iterable
@@ -27,7 +28,9 @@ class Moments(NamedTuple):
 
 
 class AdamW:
-    """AdamW over one group of parameters; what it keeps begins at zero with each new one, so with each round.
+    """AdamW over one group of parameters.
+
+    What it keeps begins at zero with each new one, so with each round.
 
     Parameters
     ----------
@@ -36,10 +39,13 @@ class AdamW:
     lr
         Learning rate.
     weight_decay
-        Before each step weights shrink by this share times the learning rate; it is not part of the gradient.
+        Before each step weights shrink by this share times the learning rate; it is not part of
+        the gradient.
     """
 
-    def __init__(self, parameters: Iterable[torch.nn.Parameter], lr: float, weight_decay: float = 0.0) -> None:
+    def __init__(
+        self, parameters: Iterable[torch.nn.Parameter], lr: float, weight_decay: float = 0.0
+    ) -> None:
         self.parameters = list(parameters)
         self.lr, self.weight_decay = lr, weight_decay
         self.param_groups = [{"lr": lr, "betas": BETAS}]
@@ -54,7 +60,9 @@ class AdamW:
 
     def step(self) -> None:
         """Take a step with each parameter that has a gradient."""
-        moved: list[torch.Tensor] = [parameter for parameter in self.parameters if parameter.grad is not None]
+        moved: list[torch.Tensor] = [
+            parameter for parameter in self.parameters if parameter.grad is not None
+        ]
         gradients = [parameter.grad for parameter in moved if parameter.grad is not None]
         on_gpu = self.parameters[0].device.type == "cuda"  # as for SGD
         moments = [self._moments_of(parameter, on_gpu) for parameter in moved]
@@ -82,5 +90,7 @@ class AdamW:
         if parameter not in self._moments:
             where = parameter.device if on_gpu else torch.device("cpu")
             steps = torch.zeros((), dtype=torch.float32, device=where)
-            self._moments[parameter] = Moments(torch.zeros_like(parameter), torch.zeros_like(parameter), steps)
+            self._moments[parameter] = Moments(
+                torch.zeros_like(parameter), torch.zeros_like(parameter), steps
+            )
         return self._moments[parameter]

@@ -1,4 +1,7 @@
-"""A torch module of the user's as methods see a model: its groups, its outputs and, where it has them, its parts."""
+"""A torch module of the user's as methods see a model.
+
+Its groups, its outputs and, where it has them, its parts.
+"""
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,8 +23,9 @@ from fedcmi_flwr.types import Batch, ClassStats, Modality, ModelOutput
 class AdaptedModel(MultimodalModel):
     """Any module behind the interface of the two-projector model.
 
-    What a method needs and the module lacks is asked of the module by name: ``fuse(self_embeddings,
-    infiltration_embeddings, present)`` gives the fused logits of what is present, ``fusion`` is the fusion head.
+    What a method needs and the module lacks is asked of the module by name:
+    ``fuse(self_embeddings, infiltration_embeddings, present)`` gives the fused logits of what is
+    present, ``fusion`` is the fusion head.
 
     Parameters
     ----------
@@ -33,7 +37,9 @@ class AdaptedModel(MultimodalModel):
         Modalities, classes and structure of the federation's model.
     """
 
-    def __init__(self, module: nn.Module, groups: Mapping[str, Sequence[str]], spec: ModelSpec) -> None:
+    def __init__(
+        self, module: nn.Module, groups: Mapping[str, Sequence[str]], spec: ModelSpec
+    ) -> None:
         nn.Module.__init__(self)
         self.module = module
         fusion = getattr(module, "fusion", None)
@@ -67,7 +73,9 @@ class AdaptedModel(MultimodalModel):
 
     def trained_state(self) -> dict[str, Tensor]:
         """Return what was sent, as it is now."""
-        return {name: value for name, value in self.module.state_dict().items() if name in self._sent}
+        return {
+            name: value for name, value in self.module.state_dict().items() if name in self._sent
+        }
 
     def load_trained_state(self, state: Mapping[str, Tensor]) -> None:
         """Load what :meth:`trained_state` returned."""
@@ -76,9 +84,14 @@ class AdaptedModel(MultimodalModel):
     def trained_groups(self) -> dict[str, list[nn.Parameter]]:
         """Return the trained parameters by group, without names."""
         trained = self.trained_parameters()
-        return {group: [trained[name] for name in names if name in trained] for group, names in self.groups.items()}
+        return {
+            group: [trained[name] for name in names if name in trained]
+            for group, names in self.groups.items()
+        }
 
-    def slots(self, u: Mapping[Modality, Tensor], q: Mapping[Modality, Tensor], present: Tensor) -> Tensor:
+    def slots(
+        self, u: Mapping[Modality, Tensor], q: Mapping[Modality, Tensor], present: Tensor
+    ) -> Tensor:
         """Return the embeddings of what is present in a row, zeros or q in the other slots."""
         for name in self.owned:
             _ = u[name]  # an error that says what the module must return
@@ -89,14 +102,19 @@ class AdaptedModel(MultimodalModel):
         call: Any = batch.inputs[self.owned[0]]
         return as_model_output(call.of(self.module))
 
-    def fuse(self, u: Mapping[Modality, Tensor], q: Mapping[Modality, Tensor], present: Tensor) -> Tensor:
-        """Ask the module for its fused logits when only the ``present`` modalities are looked at."""
+    def fuse(
+        self, u: Mapping[Modality, Tensor], q: Mapping[Modality, Tensor], present: Tensor
+    ) -> Tensor:
+        """Ask the module for its fused logits when only the ``present`` modalities are
+        looked at.
+        """
         fuse = getattr(self.module, "fuse", None)
         if fuse is None:
             raise NotImplementedError(
-                f"the method hides modalities from the fusion head, which {type(self.module).__name__} cannot: give it "
-                "a method fuse(self_embeddings, infiltration_embeddings, present) that returns [batch, classes], or "
-                "build the model with fedcmi_flwr.client.wrap."
+                "the method hides modalities from the fusion head, which "
+                f"{type(self.module).__name__} cannot: give it a method fuse(self_embeddings, "
+                "infiltration_embeddings, present) that returns [batch, classes], or build the "
+                "model with fedcmi_flwr.client.wrap."
             )
         logits: Tensor = fuse(u, q, present)
         return logits
@@ -144,14 +162,24 @@ def measure_adapted(model: AdaptedModel, batches: Iterable[Batch]) -> ClassStats
             rows = batch.present[:, model.spec.modalities.index(name)]
             labels = batch.labels[rows]
             probability = true_class_probability(output.self_logits[name][rows], labels)
-            total[name] += torch.bincount(labels, probability.double(), minlength=classes).double().cpu().numpy()
+            total[name] += (
+                torch.bincount(labels, probability.double(), minlength=classes)
+                .double()
+                .cpu()
+                .numpy()
+            )
             count[name] += torch.bincount(labels, minlength=classes).cpu().numpy()
     model.train(was_training)
     return ClassStats(total, count)
 
 
-def adapted_spec(module: nn.Module, modalities: Sequence[Modality], num_classes: int, structure: str) -> ModelSpec:
-    """Return the description of a module: of its insides only the width of a concatenating fusion head is known."""
+def adapted_spec(
+    module: nn.Module, modalities: Sequence[Modality], num_classes: int, structure: str
+) -> ModelSpec:
+    """Return the description of a module.
+
+    Of its insides only the width of a concatenating fusion head is known.
+    """
     fusion = getattr(module, "fusion", None)
     dim = fusion.output.in_features // len(modalities) if isinstance(fusion, ConcatFusion) else 0
     return ModelSpec(tuple(modalities), num_classes, dim, {}, "own", "own", structure)

@@ -1,4 +1,7 @@
-"""What is done on a node before the first step: the received model is measured, and what the method needs is kept."""
+"""What is done on a node before the first step.
+
+The received model is measured, and what the method needs is kept.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -60,7 +63,9 @@ def begin_round(
     dominance, teachers = method.teaching(model.owned, server_round, received.dominance, stats)
 
     # a teacher need not look again at samples that are the same in every epoch
-    kept_features = {name: features[name] for name in teachers if name in features and name in samples.same}
+    kept_features = {
+        name: features[name] for name in teachers if name in features and name in samples.same
+    }
     trained = model.trained_parameters().values()
     tally = samples.tally()
 
@@ -73,15 +78,23 @@ def begin_round(
         dominance=dominance.to(device),
         stats=stats,
         log_prior=log_prior(tally.classes).to(device),
-        log_prior_of={name: log_prior(counts).to(device) for name, counts in tally.classes_of.items()},
+        log_prior_of={
+            name: log_prior(counts).to(device) for name, counts in tally.classes_of.items()
+        },
         batches=samples.batches,
         generator=generator,
     )
-    return replace(local, method_state=method.prepare(model, local, received.from_server, received.memory))
+    return replace(
+        local, method_state=method.prepare(model, local, received.from_server, received.memory)
+    )
 
 
-def _measured(model: MultimodalModel, samples: NodeSamples) -> tuple[ClassStats, Mapping[Modality, torch.Tensor]]:
-    """Return the class statistics and, of a model that has them, what each encoder makes of each sample."""
+def _measured(
+    model: MultimodalModel, samples: NodeSamples
+) -> tuple[ClassStats, Mapping[Modality, torch.Tensor]]:
+    """Return the class statistics and, of a model that has them, what each encoder makes of each
+    sample.
+    """
     if isinstance(model, AdaptedModel):
         return measure_adapted(model, samples.batches()), {}
     measured = measure(model, samples.batches())

@@ -1,7 +1,8 @@
 """What a module of the user's was called with, and calling a copy of it with the same.
 
-Two methods look at the samples of a batch once more, under a frozen model. A user's loop calls the model as it likes,
-``model(images)`` or ``model(ids, mask=mask)``, and need not say again what it called it with.
+Two methods look at the samples of a batch once more, under a frozen model. A user's loop calls
+the model as it likes, ``model(images)`` or ``model(ids, mask=mask)``, and need not say again
+what it called it with.
 """
 
 from collections.abc import Mapping
@@ -16,7 +17,8 @@ from torch.utils.hooks import RemovableHandle
 from fedcmi_flwr.types import Batch, Modality
 
 _hooks: WeakKeyDictionary[nn.Module, RemovableHandle] = WeakKeyDictionary()
-"""The hook of the last :class:`LastCall` on each module; a round that was broken off left it there."""
+"""The hook of the last :class:`LastCall` on each module; a round that was broken off left it
+there."""
 
 
 @dataclass(frozen=True)
@@ -32,24 +34,32 @@ class Call:
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "Call":
         """Return the call with its tensors on ``device``."""
-        return Call(moved(self.args, device, non_blocking), moved(dict(self.kwargs), device, non_blocking))
+        return Call(
+            moved(self.args, device, non_blocking), moved(dict(self.kwargs), device, non_blocking)
+        )
 
 
 @dataclass(frozen=True)
 class CalledBatch(Batch):
-    """A batch of a module whose inputs only the module understands: each modality's inputs are the whole call."""
+    """A batch of a module whose inputs only the module understands.
+
+    Each modality's inputs are the whole call.
+    """
 
     inputs: Mapping[Modality, Any]
 
     def to(self, device: torch.device) -> "CalledBatch":
         """Return the batch on ``device``."""
         inputs = {name: call.to(device, non_blocking=True) for name, call in self.inputs.items()}
-        labels, present, indices = (x.to(device, non_blocking=True) for x in (self.labels, self.present, self.indices))
+        labels, present, indices = (
+            x.to(device, non_blocking=True) for x in (self.labels, self.present, self.indices)
+        )
         return CalledBatch(inputs, labels, present, self.complete, indices)
 
 
 class LastCall:
-    """Remembers the last call of a module, until it is closed or another one watches the same module.
+    """Remembers the last call of a module, until it is closed or another one watches the same
+    module.
 
     Parameters
     ----------
@@ -82,7 +92,10 @@ class LastCall:
 
 
 def moved(value: Any, device: torch.device, non_blocking: bool = False) -> Any:  # noqa: ANN401
-    """Return nested tuples, lists and mappings with their tensors on ``device``; anything else as it is."""
+    """Return nested tuples, lists and mappings with their tensors on ``device``.
+
+    Anything else as it is.
+    """
     if isinstance(value, Tensor):
         return value.to(device, non_blocking=non_blocking)
     if isinstance(value, Mapping):

@@ -16,7 +16,9 @@ Memory = dict[str, torch.Tensor]
 
 
 def split_memory(memory: Mapping[str, torch.Tensor]) -> tuple[Memory, Memory]:
-    """Return what of a node's memory is the method's, and what compression left out, both by name."""
+    """Return what of a node's memory is the method's, and what compression left out, both
+    by name.
+    """
     of_method = {name: value for name, value in memory.items() if not name.startswith(RESIDUAL)}
     residual = {name: value for name, value in memory.items() if name.startswith(RESIDUAL)}
     return of_method, residual
@@ -60,6 +62,11 @@ def compress_update(
         if before is not None and before.shape == update[name].shape:
             update[name] = np.add(update[name], before)
 
-    compressed = compress(update, str(task.config["update-compression"]), float(task.config["top-k-share"]))
-    rest = {f"{RESIDUAL}{name}": torch.from_numpy(np.subtract(update[name], compressed.update[name])) for name in names}
+    compressed = compress(
+        update, str(task.config["update-compression"]), float(task.config["top-k-share"])
+    )
+    rest = {
+        f"{RESIDUAL}{name}": torch.from_numpy(np.subtract(update[name], compressed.update[name]))
+        for name in names
+    }
     return compressed, rest

@@ -1,4 +1,6 @@
-"""A method's half on a node, inside anybody's training loop: the loss, what is done to the gradients, and the reply.
+"""A method's half on a node, inside anybody's training loop.
+
+The loss, what is done to the gradients, and the reply.
 
 A round, in full::
 
@@ -81,7 +83,9 @@ class LocalObjective:
         As the task has it.
     """
 
-    def __init__(self, model: MultimodalModel, method: Method, local: LocalRound, method_name: str) -> None:
+    def __init__(
+        self, model: MultimodalModel, method: Method, local: LocalRound, method_name: str
+    ) -> None:
         self.model = model
         self.method = method
         self.local = local
@@ -112,15 +116,17 @@ class LocalObjective:
         message
             The train message.
         model
-            Any torch module with the parameter names of the server's model, or one of :func:`wrap`; on the device
-            where it is trained.
+            Any torch module with the parameter names of the server's model, or one of
+            :func:`wrap`; on the device where it is trained.
         context
-            Flower's, of the node: gives the node's number and, where the node-config has them, the modalities that it
-            trains ("image+text"), and keeps what the method remembers there.
+            Flower's, of the node: gives the node's number and, where the node-config has them,
+            the modalities that it trains ("image+text"), and keeps what the method remembers
+            there.
         samples
-            The node's training samples, each once: (inputs, labels) or (inputs, labels, present) of batches, where
-            ``inputs`` is what the model is called with (a tuple: more than one argument), or a function that returns
-            such a thing. Needed by methods that look at them before or after training: FedCMI's class statistics.
+            The node's training samples, each once: (inputs, labels) or (inputs, labels, present)
+            of batches, where ``inputs`` is what the model is called with (a tuple: more than one
+            argument), or a function that returns such a thing. Needed by methods that look at
+            them before or after training: FedCMI's class statistics.
 
         Returns
         -------
@@ -169,13 +175,14 @@ class LocalObjective:
         Parameters
         ----------
         outputs
-            What the model returned: logits [batch, classes], a mapping with "fused_logits" and more of
-            :class:`fedcmi_flwr.types.ModelOutput`, or what a model of :func:`wrap` returns.
+            What the model returned: logits [batch, classes], a mapping with "fused_logits" and
+            more of :class:`fedcmi_flwr.types.ModelOutput`, or what a model of :func:`wrap`
+            returns.
         labels
             [batch], on the outputs' device.
         present
-            [batch, modalities], truth values over all modalities of the federation in their order: what each sample
-            has. None: all that the node owns.
+            [batch, modalities], truth values over all modalities of the federation in their
+            order: what each sample has. None: all that the node owns.
         inputs
             What the model was called with; left out: its last call.
 
@@ -193,12 +200,19 @@ class LocalObjective:
         found = as_model_output(outputs)
         check_logits(found.fused_logits, self.model.spec.num_classes)
         if len(found.fused_logits) != len(labels):
-            raise ValueError(f"outputs of {len(found.fused_logits)} samples, but {len(labels)} labels.")
-        call = Call(inputs if isinstance(inputs, tuple) else (inputs,)) if inputs is not None else self._calls.call
+            raise ValueError(
+                f"outputs of {len(found.fused_logits)} samples, but {len(labels)} labels."
+            )
+        call = (
+            Call(inputs if isinstance(inputs, tuple) else (inputs,))
+            if inputs is not None
+            else self._calls.call
+        )
         if call is None:
             raise ValueError(
-                "the model was not called since from_message: call the very module that was handed over, or say what "
-                "it was called with, objective(outputs, labels, inputs=...)."
+                "the model was not called since from_message: call the very module that was "
+                "handed over, or say what it was called with, objective(outputs, labels, "
+                "inputs=...)."
             )
 
         batch = as_batch(self.model, call, labels, present)
@@ -208,13 +222,15 @@ class LocalObjective:
         return terms.total()
 
     def step(self, optimizer: Optimizer) -> None:
-        """Do to the gradients what the method says (clip, proximal term, control variates), then step.
+        """Do to the gradients what the method says (clip, proximal term, control variates), then
+        step.
 
         Parameters
         ----------
         optimizer
-            Any; call it after ``backward`` instead of ``optimizer.step()``. SCAFFOLD's control variates reckon with
-            the learning rate and momentum of its first parameter group, as SGD means them.
+            Any; call it after ``backward`` instead of ``optimizer.step()``. SCAFFOLD's control
+            variates reckon with the learning rate and momentum of its first parameter group, as
+            SGD means them.
 
         Raises
         ------
@@ -226,20 +242,22 @@ class LocalObjective:
         group = optimizer.param_groups[0]
         if self.method.needs_sgd and "betas" in group:
             raise ValueError(
-                f"method {self.method_name!r} {self.method.needs_sgd}; found {type(optimizer).__name__}. Step "
-                "with torch.optim.SGD, or take another method."
+                f"method {self.method_name!r} {self.method.needs_sgd}; found "
+                f"{type(optimizer).__name__}. Step with torch.optim.SGD, or take another method."
             )
         trained = self.model.trained_parameters().values() if self._steps.count == 0 else ()
         if trained and all(parameter.grad is None for parameter in trained):
             raise NotAppliedError(
-                "objective.step(optimizer): no parameter of the model has a gradient; call loss.backward() before, and "
-                "optimizer.zero_grad() not between the two."
+                "objective.step(optimizer): no parameter of the model has a gradient; call "
+                "loss.backward() before, and optimizer.zero_grad() not between the two."
             )
 
         self.method.clip_gradients(self.model)
         self.method.adjust_gradients(self.model, self.local)
         optimizer.step()
-        self._steps = LocalSteps(self._steps.count + 1, float(group["lr"]), float(group.get("momentum", 0.0)))
+        self._steps = LocalSteps(
+            self._steps.count + 1, float(group["lr"]), float(group.get("momentum", 0.0))
+        )
 
     def finish(self) -> LocalResult:
         """End the round: what the method keeps, and what the losses add up to.
@@ -275,7 +293,8 @@ class LocalObjective:
         Parameters
         ----------
         num_examples
-            Training samples of the node; None: as many as ``samples`` had, where the method looked at them.
+            Training samples of the node; None: as many as ``samples`` had, where the method
+            looked at them.
         modality_examples
             How many of them have each modality; left out: counted in ``samples``, else all.
         metrics
@@ -288,18 +307,26 @@ class LocalObjective:
         The reply.
         """
         if self._message is None:
-            raise ValueError("reply() answers the message of LocalObjective.from_message; this one was made without.")
+            raise ValueError(
+                "reply() answers the message of LocalObjective.from_message; this one was made "
+                "without."
+            )
         result = self.finish()
         loader = self._loader
         if num_examples is None:
             num_examples = loader.num_examples if loader is not None else None
         if num_examples is None:
-            raise ValueError("reply(num_examples): say how many training samples the node has; nobody counted them.")
+            raise ValueError(
+                "reply(num_examples): say how many training samples the node has; nobody counted "
+                "them."
+            )
         if modality_examples is None and loader is not None:
             modality_examples = loader.modality_examples
 
         trained = to_arrays(self.model.trained_state())
-        compressed, residual = compress_update(self._task, trained, self._residual) if self._task else (None, {})
+        compressed, residual = (
+            compress_update(self._task, trained, self._residual) if self._task else (None, {})
+        )
         self._remember({**result.kept.memory, **residual})
         return train_reply(
             self._message,
@@ -319,8 +346,9 @@ class LocalObjective:
     def _check_applied(self) -> None:
         if self._lossless and changes_loss(self.method):
             raise NotAppliedError(
-                f"method {self.method_name!r} trains with a loss of its own, which was never asked for: "
-                "loss = objective(model(inputs), labels) for every batch. The run's method 'fedavg' takes any loss."
+                f"method {self.method_name!r} trains with a loss of its own, which was never "
+                "asked for: loss = objective(model(inputs), labels) for every batch. The run's "
+                "method 'fedavg' takes any loss."
             )
         if self._steps.count == 0 and (changes_gradients(self.method) or changes_loss(self.method)):
             raise NotAppliedError(
@@ -331,17 +359,22 @@ class LocalObjective:
     def _remember(self, memory: Mapping[str, Tensor]) -> None:
         if memory and self._context is None:
             raise NotAppliedError(
-                f"method {self.method_name!r}, or the compression of updates, remembers something on the node until "
-                "its next turn: hand the context over, LocalObjective.from_message(message, model, context)."
+                f"method {self.method_name!r}, or the compression of updates, remembers something "
+                "on the node until its next turn: hand the context over, "
+                "LocalObjective.from_message(message, model, context)."
             )
         if self._context is not None:
             keep_memory(self._context, memory)
 
 
 def check_weights(model: MultimodalModel, lr: float) -> None:
-    """Raise FloatingPointError when a weight or running statistic is no longer finite, though the last loss was."""
+    """Raise FloatingPointError when a weight or running statistic is no longer finite, though the
+    last loss was.
+    """
     state = model.trained_state()
     finite = torch.stack([value.isfinite().all() for value in state.values()]).tolist()
     broken = [name for name, fine in zip(state, finite, strict=True) if not fine]
     if broken:
-        raise FloatingPointError(f"training diverged: weight {broken[0]!r} is not finite. Lower lr ({lr}).")
+        raise FloatingPointError(
+            f"training diverged: weight {broken[0]!r} is not finite. Lower lr ({lr})."
+        )

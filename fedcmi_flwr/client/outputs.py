@@ -14,7 +14,10 @@ PARTS = tuple(item.name for item in fields(ModelOutput))
 
 
 class MissingOutputError(KeyError):
-    """A method looks for something that the model does not return; the text says what and what to do."""
+    """A method looks for something that the model does not return.
+
+    The text says what and what to do.
+    """
 
     def __str__(self) -> str:
         """Return the text as it is, without a key's quotation marks."""
@@ -22,7 +25,10 @@ class MissingOutputError(KeyError):
 
 
 class _PerModality(dict[str, Part]):
-    """One of the outputs by modality; a modality that is not there is an error that says what is needed."""
+    """One of the outputs by modality.
+
+    A modality that is not there is an error that says what is needed.
+    """
 
     def __init__(self, part: str, values: Mapping[str, Part]) -> None:
         super().__init__(values)
@@ -30,9 +36,10 @@ class _PerModality(dict[str, Part]):
 
     def __missing__(self, modality: str) -> Part:
         raise MissingOutputError(
-            f"the method reads {self._part}[{modality!r}] of the model's outputs, which hold it of {sorted(self)}. "
-            f"Return a mapping with the key {self._part!r} (modality -> tensor), as fedcmi_flwr.types.ModelOutput has "
-            "it, or build the model with fedcmi_flwr.client.wrap."
+            f"the method reads {self._part}[{modality!r}] of the model's outputs, which hold it "
+            f"of {sorted(self)}. Return a mapping with the key {self._part!r} (modality -> "
+            "tensor), as fedcmi_flwr.types.ModelOutput has it, or build the model with "
+            "fedcmi_flwr.client.wrap."
         )
 
 
@@ -42,7 +49,8 @@ def as_model_output(outputs: Any) -> ModelOutput:  # noqa: ANN401
     Parameters
     ----------
     outputs
-        Fused logits [batch, classes]; or a mapping with some of the names in PARTS; or a ModelOutput.
+        Fused logits [batch, classes]; or a mapping with some of the names in PARTS; or a
+        ModelOutput.
 
     Returns
     -------
@@ -57,10 +65,17 @@ def as_model_output(outputs: Any) -> ModelOutput:  # noqa: ANN401
         return outputs
     named: Any = {"fused_logits": outputs} if isinstance(outputs, Tensor) else outputs
     if not isinstance(named, Mapping) or not isinstance(named.get("fused_logits"), Tensor):
-        found = f"the keys {sorted(map(str, named))}" if isinstance(named, Mapping) else type(outputs).__name__
-        raise TypeError(
-            f"outputs: need logits [batch, classes], or a mapping with 'fused_logits' and more of {list(PARTS)}; found "
-            f"{found}. Where a model returns an object of its own, hand over its logits."
+        found = (
+            f"the keys {sorted(map(str, named))}"
+            if isinstance(named, Mapping)
+            else type(outputs).__name__
         )
-    parts = {part: _PerModality(part, named.get(part, {})) for part in PARTS if part != "fused_logits"}
+        raise TypeError(
+            "outputs: need logits [batch, classes], or a mapping with 'fused_logits' and more of "
+            f"{list(PARTS)}; found {found}. Where a model returns an object of its own, hand over "
+            "its logits."
+        )
+    parts = {
+        part: _PerModality(part, named.get(part, {})) for part in PARTS if part != "fused_logits"
+    }
     return ModelOutput(fused_logits=named["fused_logits"], **parts)

@@ -1,4 +1,7 @@
-"""A received task and a user's model: the arrays are loaded, and the model gets the face that methods know."""
+"""A received task and a user's model.
+
+The arrays are loaded, and the model gets the face that methods know.
+"""
 
 import zlib
 from dataclasses import replace
@@ -36,7 +39,8 @@ def load(model: nn.Module, task: Task) -> None:
             found = f"of shape {list(own[name].shape)}" if name in own else "missing"
             raise WireError(
                 f"tensor {name!r}: the server sent shape {list(tensor.shape)}, in the node's "
-                f"{type(model).__name__} it is {found}. Build the same model on the server and on every node."
+                f"{type(model).__name__} it is {found}. Build the same model on the server and on "
+                "every node."
             )
     model.load_state_dict(received, strict=False)
 
@@ -67,8 +71,8 @@ def declared(task: Task, context: Context | None) -> Task:
     unknown = [name for name in names if name not in task.groups or name == SHARED]
     if unknown:
         raise WireError(
-            f"node-config modalities = {text!r}: {unknown[0]!r} was not sent to this node, which got "
-            f"{[name for name in task.groups if name != SHARED]}; join names by '+'."
+            f"node-config modalities = {text!r}: {unknown[0]!r} was not sent to this node, which "
+            f"got {[name for name in task.groups if name != SHARED]}; join names by '+'."
         )
     groups = {group: members for group, members in task.groups.items() if group in (*names, SHARED)}
     arrays = {name: task.arrays[name] for members in groups.values() for name in members}
@@ -89,7 +93,9 @@ def as_methods_see_it(model: nn.Module, task: Task, method: Method) -> Multimoda
 
 def _num_classes(config: dict[str, Any]) -> int:
     if "num-classes" not in config:
-        raise WireError("config: key 'num-classes' is missing; was this message made by the FedCMI strategy?")
+        raise WireError(
+            "config: key 'num-classes' is missing; was this message made by the FedCMI strategy?"
+        )
     return int(config["num-classes"])
 
 

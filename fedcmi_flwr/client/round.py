@@ -35,7 +35,8 @@ def train_round(
     context
         Flower's, of the node.
     model
-        On the device where it is trained: one of :func:`wrap`, or any module that a method can read.
+        On the device where it is trained: one of :func:`wrap`, or any module that a method can
+        read.
     samples
         As for :meth:`LocalObjective.from_message`.
     lr

@@ -31,6 +31,7 @@ class RunningLosses:
         broken = [name for name, total in self.sums().items() if not math.isfinite(total)]
         if broken:
             raise FloatingPointError(
-                f"training diverged: loss term {broken[0]!r} is not finite after local epoch {epoch + 1}. Lower lr "
-                f"({lr}) or the term's weight; with kd, turn on kd-temperature-scaling."
+                f"training diverged: loss term {broken[0]!r} is not finite after local epoch "
+                f"{epoch + 1}. Lower lr ({lr}) or the term's weight; with kd, turn on "
+                "kd-temperature-scaling."
             )

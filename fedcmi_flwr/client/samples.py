@@ -39,7 +39,8 @@ class NodeSamples:
     tally: Callable[[], Tally]
     """Numbers by class."""
     same: frozenset[Modality] = frozenset()
-    """Modalities whose samples look the same in every epoch, so that features can be kept by place."""
+    """Modalities whose samples look the same in every epoch, so that features can be kept by
+    place."""
 
 
 def log_prior(counts: Int[Tensor, " classes"]) -> Float[Tensor, " classes"]:
@@ -56,15 +57,18 @@ class LoaderSamples:
     model
         As methods see it.
     source
-        (inputs, labels) or (inputs, labels, present) of batches, as often as it is iterated over, or a function that
-        returns such a thing. ``inputs`` is what the module is called with; a tuple is more than one argument. None:
-        nobody handed samples over.
+        (inputs, labels) or (inputs, labels, present) of batches, as often as it is iterated
+        over, or a function that returns such a thing. ``inputs`` is what the module is called
+        with; a tuple is more than one argument. None: nobody handed samples over.
     method_name
         For errors.
     """
 
     def __init__(
-        self, model: MultimodalModel, source: Iterable[Any] | Callable[[], Iterable[Any]] | None, method_name: str
+        self,
+        model: MultimodalModel,
+        source: Iterable[Any] | Callable[[], Iterable[Any]] | None,
+        method_name: str,
     ) -> None:
         self._model = model
         self._source = source
@@ -77,8 +81,9 @@ class LoaderSamples:
         """Yield the samples as batches on the model's device; the first pass counts them too."""
         if self._source is None:
             raise SamplesNeededError(
-                f"method {self._method_name!r} looks at the node's samples before or after it trains: hand them over, "
-                "LocalObjective.from_message(message, model, samples=loader)."
+                f"method {self._method_name!r} looks at the node's samples before or after it "
+                "trains: hand them over, LocalObjective.from_message(message, model, "
+                "samples=loader)."
             )
         found = self._source() if callable(self._source) else self._source
         device = next(self._model.parameters()).device
@@ -90,7 +95,10 @@ class LoaderSamples:
         self._counted = True
 
     def count(self) -> Tally:
-        """Return the numbers by class; the samples are read for it where no method has looked at them yet."""
+        """Return the numbers by class.
+
+        The samples are read for it where no method has looked at them yet.
+        """
         if not self._counted:
             self._classes, self._present = [], []
             deque(self.batches(), maxlen=0)
@@ -123,15 +131,22 @@ class LoaderSamples:
 
     def _all(self) -> tuple[Tensor, Tensor]:
         if not self._classes:
-            raise SamplesNeededError("samples: the loader gave no batch; a node without samples takes no part.")
+            raise SamplesNeededError(
+                "samples: the loader gave no batch; a node without samples takes no part."
+            )
         return torch.cat(self._classes), torch.cat(self._present)
 
     def _checked(self, item: Any) -> tuple[Any, Tensor, Tensor | None]:  # noqa: ANN401
         """Return (inputs, labels, present) of what a loader gave."""
-        if not isinstance(item, list | tuple) or not 2 <= len(item) <= 3 or not isinstance(item[1], Tensor):
+        if (
+            not isinstance(item, list | tuple)
+            or not 2 <= len(item) <= 3
+            or not isinstance(item[1], Tensor)
+        ):
             raise SamplesNeededError(
-                f"samples: a batch is {type(item).__name__}, need (inputs, labels) or (inputs, labels, present); where "
-                "batches are mappings: samples=lambda: ((batch['x'], batch['y']) for batch in loader)."
+                f"samples: a batch is {type(item).__name__}, need (inputs, labels) or (inputs, "
+                "labels, present); where batches are mappings: samples=lambda: ((batch['x'], "
+                "batch['y']) for batch in loader)."
             )
         return item[0], item[1], item[2] if len(item) == 3 else None
 
@@ -144,7 +159,8 @@ def as_batch(model: MultimodalModel, inputs: Any, labels: Tensor, present: Tenso
     model
         As methods see it.
     inputs
-        What the user's module was or is to be called with: a :class:`Call`, or the arguments themselves.
+        What the user's module was or is to be called with: a :class:`Call`, or the arguments
+        themselves.
     labels
         [batch].
     present
@@ -154,17 +170,29 @@ def as_batch(model: MultimodalModel, inputs: Any, labels: Tensor, present: Tenso
     -------
     The batch.
     """
-    call = inputs if isinstance(inputs, Call) else Call(inputs if isinstance(inputs, tuple) else (inputs,))
+    call = (
+        inputs
+        if isinstance(inputs, Call)
+        else Call(inputs if isinstance(inputs, tuple) else (inputs,))
+    )
     if call.args and isinstance(call.args[0], Batch):
         return call.args[0]
     labels = as_labels(labels, model.spec.num_classes)
     if isinstance(model, WrappedModel):
-        given = present if present is not None else call.kwargs.get("present", call.args[1] if call.args[1:] else None)
+        given = (
+            present
+            if present is not None
+            else call.kwargs.get("present", call.args[1] if call.args[1:] else None)
+        )
         return model.as_batch(call.args[0], given, labels)
 
     order = model.spec.modalities
     if present is None:
-        present = torch.tensor([name in model.owned for name in order], device=labels.device).expand(len(labels), -1)
+        present = torch.tensor(
+            [name in model.owned for name in order], device=labels.device
+        ).expand(len(labels), -1)
     columns = [present[:, order.index(name)] for name in model.owned]
     complete = bool(torch.stack(columns).all())
-    return CalledBatch(dict.fromkeys(model.owned, call), labels, present, complete, torch.arange(len(labels)))
+    return CalledBatch(
+        dict.fromkeys(model.owned, call), labels, present, complete, torch.arange(len(labels))
+    )

@@ -1,7 +1,9 @@
-"""Stochastic gradient descent, step for step that of ``torch.optim.SGD``, ready as soon as torch is.
+"""Stochastic gradient descent, step for step that of ``torch.optim.SGD``, ready as soon as torch
+is.
 
-That class imports torch's compiler at its first step. It takes about as long as torch itself, which a device would pay
-for every message, since each is answered by a process of its own, and a simulation in every one of its processes.
+That class imports torch's compiler at its first step. It takes about as long as torch itself,
+which a device would pay for every message, since each is answered by a process of its own, and a
+simulation in every one of its processes.
 """
 
 from collections.abc import Iterable
@@ -26,7 +28,11 @@ class SGD:
     """
 
     def __init__(
-        self, parameters: Iterable[torch.nn.Parameter], lr: float, momentum: float = 0.0, weight_decay: float = 0.0
+        self,
+        parameters: Iterable[torch.nn.Parameter],
+        lr: float,
+        momentum: float = 0.0,
+        weight_decay: float = 0.0,
     ) -> None:
         self.parameters = list(parameters)
         self.lr, self.momentum, self.weight_decay = lr, momentum, weight_decay
@@ -42,7 +48,9 @@ class SGD:
 
     def step(self) -> None:
         """Take a step with each parameter that has a gradient."""
-        moved: list[torch.Tensor] = [parameter for parameter in self.parameters if parameter.grad is not None]
+        moved: list[torch.Tensor] = [
+            parameter for parameter in self.parameters if parameter.grad is not None
+        ]
         gradients = [parameter.grad for parameter in moved if parameter.grad is not None]
         velocities = [self._velocities.get(parameter) for parameter in moved]
         on_gpu = self.parameters[0].device.type == "cuda"  # on a CPU the fused one rounds otherwise

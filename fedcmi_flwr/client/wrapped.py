@@ -27,7 +27,9 @@ class OwnEncoder(Encoder):
         D.
     """
 
-    def __init__(self, modality: Modality, trunk: nn.Module, width: int, embedding_dim: int) -> None:
+    def __init__(
+        self, modality: Modality, trunk: nn.Module, width: int, embedding_dim: int
+    ) -> None:
         super().__init__(trunk, output_layer(width, embedding_dim, frozen=False))
         self._modality = modality
         self._width = width
@@ -38,8 +40,9 @@ class OwnEncoder(Encoder):
         shape = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
         if not isinstance(found, Tensor) or found.ndim != 2 or found.shape[1] != self._width:
             raise ValueError(
-                f"the encoder of {self._modality!r} gave {shape}, need a tensor [batch, {self._width}]; say "
-                f"widths={{{self._modality!r}: ...}} to wrap() if it ends in another width."
+                f"the encoder of {self._modality!r} gave {shape}, need a tensor [batch, "
+                f"{self._width}]; say widths={{{self._modality!r}: ...}} to wrap() if it ends in "
+                "another width."
             )
         return found
 
@@ -75,13 +78,15 @@ class WrappedModel(MultimodalModel):
         self._used = tuple(name for name in self.spec.modalities if name in modalities)
 
     def initialize(self, method: str | Method) -> None:
-        """Let a new model start as a method wants it, on the server and before ``start``; :func:`wrap` does it itself.
+        """Let a new model start as a method wants it, on the server and before ``start``.
+
+        :func:`wrap` does it itself.
 
         Parameters
         ----------
         method
-            The run's, by name or with hyperparameters: FedCMI+ lets linear projectors start as the identity. It is
-            needed where the model was wrapped for another one.
+            The run's, by name or with hyperparameters: FedCMI+ lets linear projectors start as
+            the identity. It is needed where the model was wrapped for another one.
 
         Raises
         ------
@@ -105,16 +110,20 @@ class WrappedModel(MultimodalModel):
     def _unused(self) -> tuple[str, ...]:
         return tuple(f"branches.{name}." for name in self.spec.modalities if name not in self._used)
 
-    def forward(self, batch: Batch | Mapping[Modality, Tensor], present: Tensor | None = None) -> ModelOutput:
+    def forward(
+        self, batch: Batch | Mapping[Modality, Tensor], present: Tensor | None = None
+    ) -> ModelOutput:
         """Return everything that a method may want to know.
 
         Parameters
         ----------
         batch
-            Modality -> inputs of the same samples; modalities that this node does not own may be left out.
+            Modality -> inputs of the same samples; modalities that this node does not own may be
+            left out.
         present
-            [batch, modalities], truth values: what each sample has, over all modalities of the federation in their
-            order; rows of ``batch`` that are not present are never read. None: every sample has all that is there.
+            [batch, modalities], truth values: what each sample has, over all modalities of the
+            federation in their order; rows of ``batch`` that are not present are never read.
+            None: every sample has all that is there.
 
         Returns
         -------
@@ -123,23 +132,33 @@ class WrappedModel(MultimodalModel):
         return super().forward(batch if isinstance(batch, Batch) else self.as_batch(batch, present))
 
     def as_batch(
-        self, inputs: Mapping[Modality, Tensor], present: Tensor | None = None, labels: Tensor | None = None
+        self,
+        inputs: Mapping[Modality, Tensor],
+        present: Tensor | None = None,
+        labels: Tensor | None = None,
     ) -> Batch:
-        """Return inputs as a method sees them; the parameters are those of :meth:`forward`, and the labels."""
+        """Return inputs as a method sees them.
+
+        The parameters are those of :meth:`forward`, and the labels.
+        """
         if not isinstance(inputs, Mapping):
             raise TypeError(
-                f"a wrapped model is called with its inputs by modality, model({{{self.owned[0]!r}: ...}}); found "
-                f"{type(inputs).__name__}. The batches of samples= hold the same."
+                "a wrapped model is called with its inputs by modality, "
+                f"model({{{self.owned[0]!r}: ...}}); found {type(inputs).__name__}. The batches "
+                "of samples= hold the same."
             )
         used = {name: inputs[name] for name in self.owned if name in inputs}
         if not used:
             raise ValueError(
-                f"inputs of {sorted(inputs)}: need at least one of {list(self.owned)}, named as in wrap()."
+                f"inputs of {sorted(inputs)}: need at least one of {list(self.owned)}, named as "
+                "in wrap()."
             )
 
         first = next(iter(used.values()))
         if present is None:
-            here = torch.tensor([name in used for name in self.spec.modalities], device=first.device)
+            here = torch.tensor(
+                [name in used for name in self.spec.modalities], device=first.device
+            )
             present = here.expand(len(first), -1)
         complete = all(bool(present[:, self.spec.modalities.index(name)].all()) for name in used)
         if labels is None:
@@ -157,19 +176,23 @@ def wrap(
     projector: str = "linear",
     fusion: str = "concat",
 ) -> WrappedModel:
-    """Build the model of a method round encoders of your own, the same on the server and on every node.
+    """Build the model of a method round encoders of your own, the same on the server and on every
+    node.
 
     Parameters
     ----------
     encoders
-        Modality -> any module that gives [batch, width] from the modality's inputs, in the order of the fusion slots.
+        Modality -> any module that gives [batch, width] from the modality's inputs, in the order
+        of the fusion slots.
     num_classes
         C.
     method
-        Decides what the model consists of, two projectors and a classifier for each modality with FedCMI, and how it
-        starts: the projectors of FedCMI+ as the identity. Say the one that the strategy gets.
+        Decides what the model consists of, two projectors and a classifier for each modality
+        with FedCMI, and how it starts: the projectors of FedCMI+ as the identity. Say the one
+        that the strategy gets.
     embedding_dim
-        D, the size of each modality's embedding; a linear layer follows an encoder that ends in another width.
+        D, the size of each modality's embedding; a linear layer follows an encoder that ends in
+        another width.
     widths
         What encoders end in; left out: taken from each one's last linear layer.
     projector
@@ -193,7 +216,9 @@ def wrap(
         width = (widths or {}).get(name) or _last_width(name, trunk)
         own[name] = OwnEncoder(name, trunk, width, embedding_dim)
     described = dict.fromkeys(names, "own")
-    spec = ModelSpec(names, num_classes, embedding_dim, described, projector, fusion, of_method.structure)
+    spec = ModelSpec(
+        names, num_classes, embedding_dim, described, projector, fusion, of_method.structure
+    )
     model = WrappedModel(spec, own)
     model.initialize(of_method)
     return model

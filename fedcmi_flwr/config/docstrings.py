@@ -9,12 +9,14 @@ from itertools import pairwise
 def field_docstrings(kind: type) -> dict[str, str]:
     """Return the docstrings of a class's fields.
 
-    Python throws away a string that stands under a field; the source still has it, in an installed package too.
+    Python throws away a string that stands under a field; the source still has it, in an
+    installed package too.
 
     Parameters
     ----------
     kind
-        A class with annotated fields. A field that it redefines without a docstring keeps that of the base class.
+        A class with annotated fields. A field that it redefines without a docstring keeps that
+        of the base class.
 
     Returns
     -------

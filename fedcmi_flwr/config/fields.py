@@ -1,7 +1,8 @@
 """Fields of settings: what each may hold is said once, and checked wherever the settings come from.
 
-Settings are frozen dataclasses that are right once they exist, whether ``read_section`` makes them of a run-config or a
-user's app constructs them. What a wrong value raises names the key, the value and what is allowed.
+Settings are frozen dataclasses that are right once they exist, whether ``read_section`` makes
+them of a run-config or a user's app constructs them. What a wrong value raises names the key,
+the value and what is allowed.
 """
 
 import math
@@ -87,7 +88,10 @@ def _field(check: Callable[[Any], bool], allowed: str, key: str, default: Any) -
 
 @dataclass(frozen=True)
 class Settings:
-    """Base of the dataclasses whose fields come from the functions above; what has other fields has no key for them."""
+    """Base of the dataclasses whose fields come from the functions above.
+
+    What has other fields has no key for them.
+    """
 
     def __post_init__(self) -> None:
         """Check every field; an integer stands for a float."""
@@ -101,21 +105,33 @@ def key_fields(kind: type) -> list["Field[Any]"]:
 
 
 def key_of(item: "Field[Any]") -> str:
-    """Return the configuration key of a field, by default its name with hyphens: ``lr_min`` -> "lr-min"."""
+    """Return the configuration key of a field, by default its name with hyphens.
+
+    ``lr_min`` -> "lr-min".
+    """
     key: str = item.metadata["key"]
     return key or item.name.replace("_", "-")
 
 
 def checked(item: "Field[Any]", value: Any) -> Any:  # noqa: ANN401
-    """Return the value of a field that has a key; raise ConfigError for a wrong type or one that is not allowed."""
+    """Return the value of a field that has a key.
+
+    Raise ConfigError for a wrong type or one that is not allowed.
+    """
     kind: Any = item.type
     largest = LARGEST.get(type(value), math.inf)
     if isinstance(value, int | float) and abs(value) > largest:
-        raise ConfigError(f"{key_of(item)} = {value!r}: must be {item.metadata['allowed']}, at most {largest:g}.")
+        raise ConfigError(
+            f"{key_of(item)} = {value!r}: must be {item.metadata['allowed']}, at most {largest:g}."
+        )
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
 
-    is_kind = isinstance(value, kind) and isinstance(value, bool) is (kind is bool)  # True is an int to Python
+    is_kind = isinstance(value, kind) and isinstance(value, bool) is (
+        kind is bool
+    )  # True is an int to Python
     if not is_kind or not item.metadata["check"](value):
-        raise ConfigError(f"{key_of(item)} = {value!r}: must be {item.metadata['allowed']} ({kind.__name__}).")
+        raise ConfigError(
+            f"{key_of(item)} = {value!r}: must be {item.metadata['allowed']} ({kind.__name__})."
+        )
     return value

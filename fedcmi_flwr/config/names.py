@@ -1,8 +1,11 @@
-"""Names that a key may have as its value, where what they stand for lies above the configuration."""
+"""Names that a key may have as its value, where what they stand for lies above the
+configuration.
+"""
 
 WIRE_DTYPES = ("float32", "float16")
 """Values of the key ``wire-dtype``: what float32 weights travel in, ``wire/packing.py``."""
 COMPRESSIONS = ("none", "int8", "top-k")
 """Values of the key ``update-compression``, ``wire/compression.py``."""
 INITIALIZATIONS = ("torch", "xavier-kaiming")
-"""As each layer does by itself, or as the paper's authors do: Xavier for linear layers, Kaiming for convolutions."""
+"""As each layer does by itself, or as the paper's authors do: Xavier for linear layers, Kaiming
+for convolutions."""

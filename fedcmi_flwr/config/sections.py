@@ -1,7 +1,8 @@
-"""The sections of a run configuration, where what they set has no class of its own that could be one.
+"""The sections of a run configuration, where what they set has no class of its own that could be
+one.
 
-The others stand with their subjects: ``Sampling``, ``Tolerance`` and ``Guards`` in ``strategy/``, ``ServerOptimizer``,
-``RobustAggregation`` and ``Privacy`` in ``aggregation/``.
+The others stand with their subjects: ``Sampling``, ``Tolerance`` and ``Guards`` in
+``strategy/``, ``ServerOptimizer``, ``RobustAggregation`` and ``Privacy`` in ``aggregation/``.
 """
 
 import math
@@ -9,7 +10,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from fedcmi_flwr.config.fields import ConfigError, Settings, choice, flag, key_fields, key_of, number, text
+from fedcmi_flwr.config.fields import (
+    ConfigError,
+    Settings,
+    choice,
+    flag,
+    key_fields,
+    key_of,
+    number,
+    text,
+)
 from fedcmi_flwr.config.names import COMPRESSIONS, INITIALIZATIONS, WIRE_DTYPES
 from fedcmi_flwr.types import Scalar
 
@@ -31,13 +41,14 @@ class DataConfig(Settings):
     data: str = text("the name of a built-in data set or the path of a prepared directory")
     """"av-digits", or the absolute path of a prepared directory."""
     data_set: str = text("the name of a data set, as dataset.json has it, or empty")
-    """What the prepared directory must hold ("cremad", "manifest"), which a recipe says so that it never trains on
-    something else; empty: anything."""
+    """What the prepared directory must hold ("cremad", "manifest"), which a recipe says so that
+    it never trains on something else; empty: anything."""
     modalities: str = text("names of stored modalities joined by '+', or empty")
-    """What the federation trains on, "audio" or "audio+visual"; empty: every modality that is stored. Nodes that own
-    none of them take no part."""
+    """What the federation trains on, "audio" or "audio+visual"; empty: every modality that is
+    stored. Nodes that own none of them take no part."""
     partition: str = choice("iid", "dirichlet", "natural")
-    """Partitioner of flwr-datasets: IID, balanced Dirichlet over labels, or by the samples' natural groups."""
+    """Partitioner of flwr-datasets: IID, balanced Dirichlet over labels, or by the samples'
+    natural groups."""
     dirichlet_alpha: float = number(0, above=True)
     """Concentration of the Dirichlet partitioner; smaller is more skewed."""
     min_partition_size: int = number(2)
@@ -45,19 +56,20 @@ class DataConfig(Settings):
     multimodal_ratio: float = number(0, 1)
     """Share of the nodes that keep every modality; the rest own one each, dealt evenly."""
     ownership: str = choice(*OWNERSHIPS)
-    """How modalities are dealt to simulated nodes: as ``multimodal_ratio`` says, or to each node a non-empty subset of
-    them, all subsets being equally likely."""
+    """How modalities are dealt to simulated nodes: as ``multimodal_ratio`` says, or to each node
+    a non-empty subset of them, all subsets being equally likely."""
     missing_share: float = number(0, 1, below=True)
-    """Of a simulated node's training samples with two or more of the modalities it trains on, the share that loses one
-    of them, drawn by seed and partition."""
+    """Of a simulated node's training samples with two or more of the modalities it trains on,
+    the share that loses one of them, drawn by seed and partition."""
     validation_share: float = number(0, 0.5)
-    """Share of the training split that is cut off for the server to evaluate on instead of the test split; in
-    simulations only. Whole groups (person, device) are cut off where the data has two or more, with shares of each
-    class as near to this one as groups allow, and one group at least; else samples, class by class."""
+    """Share of the training split that is cut off for the server to evaluate on instead of the
+    test split; in simulations only. Whole groups (person, device) are cut off where the data
+    has two or more, with shares of each class as near to this one as groups allow, and one
+    group at least; else samples, class by class."""
     calibration_share: float = number(0, 0.5)
-    """Share of what is left that is cut off in the same way, for the server to choose at the end of the run how the
-    model decides (``evaluation/calibration.py``); in simulations only. 0 where the data has a split of its own for
-    that."""
+    """Share of what is left that is cut off in the same way, for the server to choose at the end
+    of the run how the model decides (``evaluation/calibration.py``); in simulations only. 0
+    where the data has a split of its own for that."""
 
 
 @dataclass(frozen=True)
@@ -65,25 +77,29 @@ class ModelConfig(Settings):
     """What is trained."""
 
     encoder: str = text("an encoder's name, or 'modality=name modality=name'")
-    """One encoder for all modalities, or one per modality: "audio=resnet18 visual=small-cnn". A name is built in, an
-    entry point of an installed package, or "package.module:Name"."""
+    """One encoder for all modalities, or one per modality: "audio=resnet18 visual=small-cnn". A
+    name is built in, an entry point of an installed package, or "package.module:Name"."""
     embedding_dim: int = number(1)
-    """D, how many numbers an embedding has: what encoders and projectors give, and fusion heads take."""
+    """D, how many numbers an embedding has: what encoders and projectors give, and fusion heads
+    take."""
     projector: str = choice("linear", "mlp")
-    """What self- and infiltration projectors are: one linear layer ("linear"), or three with ReLU between them
-    ("mlp")."""
+    """What self- and infiltration projectors are: one linear layer ("linear"), or three with
+    ReLU between them ("mlp")."""
     fusion: str = text("the name of a fusion head")
-    """Head that predicts from all modalities together: built in, an entry point of an installed package, or
-    "package.module:Name"."""
+    """Head that predicts from all modalities together: built in, an entry point of an installed
+    package, or "package.module:Name"."""
     initialization: str = choice(*INITIALIZATIONS)
-    """How the server initialises what is not pretrained: as torch does ("torch"), or as the paper's authors do."""
+    """How the server initialises what is not pretrained: as torch does ("torch"), or as the
+    paper's authors do."""
     pretrained: str = text("'modality=DIR modality=DIR', or empty")
-    """Where the weights of encoders' trunks come from: "text=/weights/bert visual=/weights/resnet18"."""
+    """Where the weights of encoders' trunks come from: "text=/weights/bert
+    visual=/weights/resnet18"."""
     start_from: str = text("the path of a model file or of a run directory, or empty")
-    """A trained model whose weights the run begins with, of the modalities and classes that both have; the others begin
-    as ``initialization`` says."""
+    """A trained model whose weights the run begins with, of the modalities and classes that both
+    have; the others begin as ``initialization`` says."""
     freeze: str = text("names of modalities joined by '+', or empty")
-    """Modalities whose encoder's trunk is neither trained nor sent; every node has it in its own directory."""
+    """Modalities whose encoder's trunk is neither trained nor sent; every node has it in its own
+    directory."""
 
 
 @dataclass(frozen=True)
@@ -95,8 +111,8 @@ class ViewConfig(Settings):
     view_size: int = number(0)
     """Height and width of the view in pixels; 0: as stored."""
     view_frames: int = number(0)
-    """Frames of the view: training draws one of each of this many equal segments, evaluation takes the middle ones;
-    0: all that are stored."""
+    """Frames of the view: training draws one of each of this many equal segments, evaluation
+    takes the middle ones; 0: all that are stored."""
 
 
 @dataclass(frozen=True)
@@ -108,12 +124,12 @@ class FederationConfig(Settings):
     round_timeout: float = number(0, above=True)
     """Seconds to wait for the replies of a round before it goes on without the missing ones."""
     wire_dtype: str = choice(*WIRE_DTYPES)
-    """What float32 weights travel in, both ways; "float16" halves the bytes and keeps 11 of 24 significant bits. What a
-    method sends besides weights is not narrowed."""
+    """What float32 weights travel in, both ways; "float16" halves the bytes and keeps 11 of 24
+    significant bits. What a method sends besides weights is not narrowed."""
     update_compression: str = choice(*COMPRESSIONS)
-    """What nodes send instead of weights: each update in 8 bits a number, with a scale for each channel ("int8"), or
-    its largest numbers alone ("top-k"); what is left out, a node adds to its next update. Nodes of apps that speak
-    Flower's plain way send weights all the same."""
+    """What nodes send instead of weights: each update in 8 bits a number, with a scale for each
+    channel ("int8"), or its largest numbers alone ("top-k"); what is left out, a node adds to
+    its next update. Nodes of apps that speak Flower's plain way send weights all the same."""
     top_k_share: float = number(0, 1, above=True)
     """Of an update's numbers, those that "top-k" sends."""
 
@@ -123,16 +139,19 @@ class EvaluationConfig(Settings):
     """What nodes evaluate on their own test samples, with ``fraction_evaluate`` above 0."""
 
     node_test: str = choice(*NODE_TESTS)
-    """What a simulated node evaluates on: every n-th test sample, so that all nodes together have each once ("shared"),
-    or test samples drawn by the class shares of its training samples ("own-distribution"), which several nodes may
-    have. A device evaluates on the test split of its own directory."""
+    """What a simulated node evaluates on: every n-th test sample, so that all nodes together
+    have each once ("shared"), or test samples drawn by the class shares of its training
+    samples ("own-distribution"), which several nodes may have. A device evaluates on the test
+    split of its own directory."""
     personal_epochs: int = number(0)
-    """Passes over its training samples for which a node trains the heads of the received model, to evaluate the result
-    beside the received model; 0: off. ``personal_models`` says what becomes of it."""
+    """Passes over its training samples for which a node trains the heads of the received model,
+    to evaluate the result beside the received model; 0: off. ``personal_models`` says what
+    becomes of it."""
     personal_models: str = choice("discard", "keep")
-    """What becomes of the model with a node's own heads: nothing, or the node keeps it ("keep"), as a model file that
-    `fedcmi predict` reads: a device below the directory that its node-config names under ``personal``, a simulated node
-    below the run's ``personal``. It never leaves the node."""
+    """What becomes of the model with a node's own heads: nothing, or the node keeps it ("keep"),
+    as a model file that `fedcmi predict` reads: a device below the directory that its
+    node-config names under ``personal``, a simulated node below the run's ``personal``. It
+    never leaves the node."""
 
 
 @dataclass(frozen=True)
@@ -154,22 +173,24 @@ class TrainingConfig(Settings):
     lr_decay_start: int = number(-1)
     """Last round, counted from 1, at the full learning rate; -1: no decay."""
     momentum: float = number(0, 1)
-    """Momentum of the nodes' SGD: the share of the last step that goes into the next. AdamW does not look at it."""
+    """Momentum of the nodes' SGD: the share of the last step that goes into the next. AdamW does
+    not look at it."""
     weight_decay: float = number(0)
-    """Weight decay: SGD adds this many times the weight to its gradient; AdamW shrinks weights by this share times the
-    learning rate before each step."""
+    """Weight decay: SGD adds this many times the weight to its gradient; AdamW shrinks weights
+    by this share times the learning rate before each step."""
     optimizer: str = choice(*OPTIMIZERS, default="sgd")
-    """The nodes' optimiser, torch's: SGD with momentum, or AdamW with betas 0.9 and 0.999. What it keeps (momentum,
-    moments, step counts) begins at zero in each round and never leaves the node. AdamW wants a smaller
-    ``lr``, such as 0.001."""
+    """The nodes' optimiser, torch's: SGD with momentum, or AdamW with betas 0.9 and 0.999. What
+    it keeps (momentum, moments, step counts) begins at zero in each round and never leaves
+    the node. AdamW wants a smaller ``lr``, such as 0.001."""
     lr_warmup_rounds: int = number(0, default=0)
-    """First rounds, in which the learning rate rises: round t of W trains at t / (W + 1) of ``lr``; 0: no warm-up."""
+    """First rounds, in which the learning rate rises: round t of W trains at t / (W + 1) of
+    ``lr``; 0: no warm-up."""
     lr_schedule: str = choice(*SCHEDULES, default="linear")
-    """How the learning rate falls from ``lr_decay_start`` to ``lr_min`` in the last round: on a line or on half a
-    cosine."""
+    """How the learning rate falls from ``lr_decay_start`` to ``lr_min`` in the last round: on a
+    line or on half a cosine."""
     accumulate_batches: int = number(1, default=1)
-    """Batches whose gradients make one step: a batch this many times as large in the memory of one, except that batch
-    norm sees each alone. An epoch's last step takes what is left."""
+    """Batches whose gradients make one step: a batch this many times as large in the memory of
+    one, except that batch norm sees each alone. An epoch's last step takes what is left."""
 
     def __post_init__(self) -> None:
         """Check each key, and keys against each other."""
@@ -178,8 +199,9 @@ class TrainingConfig(Settings):
             raise ConfigError(f"lr-min = {self.lr_min}: must not exceed lr = {self.lr}.")
         if self.lr_schedule == "cosine" and self.lr_decay_start < 0:
             raise ConfigError(
-                "lr-schedule = 'cosine': nothing decays while lr-decay-start is -1; set it to the last round at the "
-                f"full learning rate ({self.lr_warmup_rounds}: right after warm-up)."
+                "lr-schedule = 'cosine': nothing decays while lr-decay-start is -1; set it to "
+                f"the last round at the full learning rate ({self.lr_warmup_rounds}: right after "
+                "warm-up)."
             )
         if 0 <= self.lr_decay_start < self.lr_warmup_rounds:
             raise ConfigError(
@@ -188,7 +210,9 @@ class TrainingConfig(Settings):
             )
 
     def learning_rate(self, server_round: int) -> float:
-        """Return the learning rate of a round: rising in warm-up, constant, then down to ``lr_min`` in the last round.
+        """Return the learning rate of a round.
+
+        Rising in warm-up, constant, then down to ``lr_min`` in the last round.
 
         Parameters
         ----------
@@ -223,26 +247,31 @@ class MachineConfig(Settings):
     device: str = choice(*DEVICES)
     """"auto" takes a GPU when the process sees one."""
     precision: str = choice(*PRECISIONS)
-    """What nodes' encoders compute in: float32, bfloat16 ("bf16"; weights, heads and losses stay float32), or bfloat16
-    for large encoders on a GPU or CPU that has it ("auto")."""
+    """What nodes' encoders compute in: float32, bfloat16 ("bf16"; weights, heads and losses stay
+    float32), or bfloat16 for large encoders on a GPU or CPU that has it ("auto")."""
     torch_threads: int = number(1, 1024)
-    """CPU threads of torch in each process; another number may change the last bits of the weights."""
+    """CPU threads of torch in each process; another number may change the last bits of the
+    weights."""
 
 
 @dataclass(frozen=True)
 class CheckpointConfig(Settings):
-    """What a run leaves so that it can go on: after its processes have died, or with more rounds after its end."""
+    """What a run leaves so that it can go on.
+
+    After its processes have died, or with more rounds after its end.
+    """
 
     checkpoint_every: int = number(0)
-    """Rounds between two checkpoints; 0: none. One costs the time and space of writing the model (twice where it is
-    averaged), the method's state and the server optimiser's moments to the disk."""
+    """Rounds between two checkpoints; 0: none. One costs the time and space of writing the model
+    (twice where it is averaged), the method's state and the server optimiser's moments to the
+    disk."""
     checkpoint_keep: int = number(1)
-    """Newest checkpoints that are kept; the one before the newest always is, since the next round shows whether nodes
-    can train on the newest."""
+    """Newest checkpoints that are kept; the one before the newest always is, since the next
+    round shows whether nodes can train on the newest."""
     node_memory: str = choice(*NODE_MEMORIES)
-    """Where nodes keep what a method remembers between their turns: in Flower's context ("context"), which lives as
-    long as the run and the SuperNode; or below the run directory ("run-dir"), for simulations: ``fedcmi run`` decides
-    it by ``checkpoint_every``."""
+    """Where nodes keep what a method remembers between their turns: in Flower's context
+    ("context"), which lives as long as the run and the SuperNode; or below the run directory
+    ("run-dir"), for simulations: ``fedcmi run`` decides it by ``checkpoint_every``."""
     resume: bool = flag()
     """Go on from the newest checkpoint of ``run-dir``; all other keys must be those of the run."""
 
@@ -250,7 +279,10 @@ class CheckpointConfig(Settings):
         """Check each key, and keys against each other."""
         super().__post_init__()
         if self.node_memory == "run-dir" and self.checkpoint_every == 0:
-            raise ConfigError("node-memory = 'run-dir': serves checkpoints only; set checkpoint-every or 'context'.")
+            raise ConfigError(
+                "node-memory = 'run-dir': serves checkpoints only; set checkpoint-every or "
+                "'context'."
+            )
 
 
 @dataclass(frozen=True)
@@ -258,8 +290,8 @@ class TrackingConfig(Settings):
     """Where the server shows a run while it goes on, besides its run directory."""
 
     track: str = text("names of trackers joined by '+', or empty")
-    """"tensorboard", "mlflow" and "wandb", each with its package; a tracker of another package by its entry point or as
-    "package.module:Name". None of them can end a run."""
+    """"tensorboard", "mlflow" and "wandb", each with its package; a tracker of another package
+    by its entry point or as "package.module:Name". None of them can end a run."""
 
 
 def split_trackers(text: str) -> tuple[str, ...]:

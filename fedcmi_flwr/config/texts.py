@@ -36,7 +36,8 @@ def read_value(text: str) -> Scalar:
 
 
 def read_assignments(text: str) -> dict[str, Scalar]:
-    """Return the keys and values of a text such as "depth=3 mode=mean" or "{depth = 3, mode = 'mean'}".
+    """Return the keys and values of a text such as "depth=3 mode=mean" or "{depth = 3, mode =
+    'mean'}".
 
     Parameters
     ----------
@@ -50,7 +51,8 @@ def read_assignments(text: str) -> dict[str, Scalar]:
     Raises
     ------
     ValueError
-        Neither of them, a key that stands there twice, or a value that is no number, truth value or text.
+        Neither of them, a key that stands there twice, or a value that is no number, truth value
+        or text.
 
     Examples
     --------
@@ -64,7 +66,9 @@ def read_assignments(text: str) -> dict[str, Scalar]:
     while position < len(text):
         match = ASSIGNMENT.match(text, position)
         if match is None or match[1] in found:
-            raise ValueError(f"at {text[position:].strip()!r}: must be key=value key=value, each key once.")
+            raise ValueError(
+                f"at {text[position:].strip()!r}: must be key=value key=value, each key once."
+            )
         found[match[1]] = read_value(match[2])
         position = match.end()
     return found
@@ -75,7 +79,9 @@ def _inline_table(text: str) -> dict[str, Scalar]:
         table: dict[str, object] = tomllib.loads(f"table = {text}")["table"]
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"not a TOML inline table ({error}).") from error
-    scalars: dict[str, Scalar] = {k: v for k, v in table.items() if isinstance(v, bool | int | float | str)}
+    scalars: dict[str, Scalar] = {
+        k: v for k, v in table.items() if isinstance(v, bool | int | float | str)
+    }
     for key in table:
         if key not in scalars:
             raise ValueError(f"{key} = {table[key]!r}: must be a number, true or false, or a text.")

@@ -13,7 +13,9 @@ CHUNK_BYTES = 1 << 24
 """What is looked at a time."""
 
 
-def chunks(array: StoredArray, rows: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.generic]]]:
+def chunks(
+    array: StoredArray, rows: NDArray[np.int64]
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.generic]]]:
     """Yield row numbers and their samples, some at a time.
 
     Parameters
@@ -52,7 +54,7 @@ def check_finite(samples: Samples, split: str) -> None:
             if len(bad):
                 row, source = int(bad[0]), str(samples.sources[bad[0]])
                 raise DataError(
-                    f"{modality.name} of sample {row} of the {split} split (row {row + 2} of samples.csv, of "
-                    f"{source!r}) holds NaN or Inf; mend it or leave it out, and prepare the data again. `fedcmi "
-                    "inspect` counts all such samples."
+                    f"{modality.name} of sample {row} of the {split} split (row {row + 2} of "
+                    f"samples.csv, of {source!r}) holds NaN or Inf; mend it or leave it out, and "
+                    "prepare the data again. `fedcmi inspect` counts all such samples."
                 )

@@ -1,4 +1,7 @@
-"""Samples -> batches on a device: whole batches, in their stored dtype, without a wait for the copy."""
+"""Samples -> batches on a device.
+
+Whole batches, in their stored dtype, without a wait for the copy.
+"""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,12 +22,15 @@ StoredArray = NDArray[Any] | torch.Tensor
 PIECE = 256
 """Samples that are copied at a time when all are."""
 RESIDENT_SHARE = 1 / 4
-"""Of a GPU's free memory that a node's samples may take; other nodes may train on it at the same time."""
+"""Of a GPU's free memory that a node's samples may take; other nodes may train on it at the same
+time."""
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Some rows of one split, seen through some of its modalities; arrays stay where they are until a batch needs them.
+    """Some rows of one split, seen through some of its modalities.
+
+    Arrays stay where they are until a batch needs them.
 
     A sample's index is its position in ``rows``.
     """
@@ -51,13 +57,17 @@ class Samples:
     def seen_modalities(self) -> tuple[Modality, ...]:
         """Modalities that at least one of the samples has."""
         has = self.has[self.rows]
-        return tuple(modality.name for column, modality in enumerate(self.modalities) if has[:, column].any())
+        return tuple(
+            modality.name for column, modality in enumerate(self.modalities) if has[:, column].any()
+        )
 
     @property
     def modality_counts(self) -> dict[Modality, int]:
         """How many of the samples have each modality."""
         counts = self.has[self.rows].sum(axis=0).tolist()
-        return {modality.name: count for modality, count in zip(self.modalities, counts, strict=True)}
+        return {
+            modality.name: count for modality, count in zip(self.modalities, counts, strict=True)
+        }
 
     def select(self, rows: NDArray[np.int64]) -> "Samples":
         """Return these rows (numbers within the split) only."""
@@ -75,9 +85,12 @@ class Samples:
 
         Returns
         -------
-        Samples at the same indices that give the same batches; these ones themselves where the room is too small.
+        Samples at the same indices that give the same batches; these ones themselves where the
+        room is too small.
         """
-        sizes = [math.prod(array.shape[1:]) * array.dtype.itemsize for array in self.arrays.values()]
+        sizes = [
+            math.prod(array.shape[1:]) * array.dtype.itemsize for array in self.arrays.values()
+        ]
         if len(self.rows) * sum(sizes) > room:
             return self
         return replace(
@@ -165,20 +178,33 @@ class Samples:
         for start, end in zip(starts, [*starts[1:], len(order)], strict=True):
             yield self.batch(order[start:end], federation, device, view_generator)
 
-    def batches(self, batch_size: int, federation: Sequence[Modality], device: torch.device = CPU) -> Iterator[Batch]:
+    def batches(
+        self, batch_size: int, federation: Sequence[Modality], device: torch.device = CPU
+    ) -> Iterator[Batch]:
         """Yield the samples in stored order, in their evaluation views."""
         for start in range(0, len(self.rows), batch_size):
-            yield self.batch(np.arange(start, min(start + batch_size, len(self.rows))), federation, device)
+            yield self.batch(
+                np.arange(start, min(start + batch_size, len(self.rows))), federation, device
+            )
 
-    def evaluation_batches(self, federation: Sequence[Modality], device: torch.device = CPU) -> Iterator[Batch]:
-        """Yield the samples in stored order, as many at a time as is good where no gradient is needed."""
+    def evaluation_batches(
+        self, federation: Sequence[Modality], device: torch.device = CPU
+    ) -> Iterator[Batch]:
+        """Yield the samples in stored order, as many at a time as is good where no gradient is
+        needed.
+        """
         return self.batches(self.views.evaluation_batch(self.modalities), federation, device)
 
 
 def take(
-    array: StoredArray, rows: NDArray[np.int64], frame_indices: NDArray[np.int64] | None, device: torch.device
+    array: StoredArray,
+    rows: NDArray[np.int64],
+    frame_indices: NDArray[np.int64] | None,
+    device: torch.device,
 ) -> torch.Tensor:
-    """Bring rows of an array to a device; to a GPU through pinned memory, so that nothing waits for the copy.
+    """Bring rows of an array to a device.
+
+    To a GPU through pinned memory, so that nothing waits for the copy.
 
     Parameters
     ----------
@@ -199,7 +225,9 @@ def take(
         chosen = torch.from_numpy(rows).to(device, non_blocking=True)
         if frame_indices is None:
             return array.index_select(0, chosen)
-        return array[chosen.unsqueeze(1), torch.from_numpy(frame_indices).to(device, non_blocking=True)]
+        return array[
+            chosen.unsqueeze(1), torch.from_numpy(frame_indices).to(device, non_blocking=True)
+        ]
     found = array[rows] if frame_indices is None else array[rows[:, None], frame_indices]
     wanted = torch.from_numpy(np.asarray(found))
     if device.type == "cuda":
@@ -208,7 +236,9 @@ def take(
 
 
 def _copied(array: StoredArray, rows: NDArray[np.int64], device: torch.device) -> torch.Tensor:
-    """Bring rows of an array to a device piece by piece, so that little of it is in pinned memory at a time."""
+    """Bring rows of an array to a device piece by piece, so that little of it is in pinned memory
+    at a time.
+    """
     pieces = np.array_split(rows, max(1, math.ceil(len(rows) / PIECE)))
     copy = take(array, rows[:0], None, device).new_empty((len(rows), *array.shape[1:]))
     for piece, part in zip(pieces, copy.split([len(piece) for piece in pieces]), strict=True):
@@ -217,7 +247,10 @@ def _copied(array: StoredArray, rows: NDArray[np.int64], device: torch.device) -
 
 
 def room_on(device: torch.device) -> int:
-    """Return the bytes of a device that samples may stay in: none of a CPU's, which has them at hand already."""
+    """Return the bytes of a device that samples may stay in.
+
+    None of a CPU's, which has them at hand already.
+    """
     if device.type != "cuda":
         return 0
     free, _ = torch.cuda.mem_get_info(device)

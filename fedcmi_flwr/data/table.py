@@ -1,4 +1,6 @@
-"""``samples.csv`` of a split, read without pandas, which takes a second to import in every process of a federation."""
+"""``samples.csv`` of a split, read without pandas, which takes a second to import in every process
+of a federation.
+"""
 
 import csv
 from pathlib import Path
@@ -31,7 +33,10 @@ def read_columns(path: Path) -> dict[str, list[str]]:
             rows = []
             for row in filter(None, lines):
                 if len(row) != len(header):
-                    raise ValueError(f"{path}, line {lines.line_num}: {len(row)} cells under {len(header)} columns")
+                    raise ValueError(
+                        f"{path}, line {lines.line_num}: {len(row)} cells under {len(header)} "
+                        "columns"
+                    )
                 rows.append(row)
         except csv.Error as error:
             raise ValueError(f"{path}, line {lines.line_num}: {error}") from error

@@ -1,9 +1,12 @@
-"""From stored values to what an encoder sees: the frames, the crop and the normalisation, a whole batch at a time.
+"""From stored values to what an encoder sees.
 
-A sample has an evaluation view, always the same, and training views, which differ from epoch to epoch. Batches come to
-the device in their stored dtype and are cropped and normalised there. torchvision's transforms draw one crop for all
-that they are given, so a batch of them would share its crop: here every sample has its own, and all are cut out, scaled
-and mirrored at once by two batched matrix products.
+The frames, the crop and the normalisation, a whole batch at a time.
+
+A sample has an evaluation view, always the same, and training views, which differ from epoch to
+epoch. Batches come to the device in their stored dtype and are cropped and normalised there.
+torchvision's transforms draw one crop for all that they are given, so a batch of them would
+share its crop: here every sample has its own, and all are cut out, scaled and mirrored at once
+by two batched matrix products.
 """
 
 import math
@@ -30,7 +33,8 @@ CROP_SHARE = (0.08, 1.0)
 CROP_RATIO = (3 / 4, 4 / 3)
 """Width to height of the crop, its logarithm drawn evenly."""
 ATTEMPTS = 10
-"""Crops that are drawn for a sample; the first that fits is taken, and the largest central one if none does."""
+"""Crops that are drawn for a sample; the first that fits is taken, and the largest central one
+if none does."""
 EVALUATION_BATCH = 256
 """Samples in a batch where no gradient is needed, unless they are large."""
 EVALUATION_VALUES = 2**23
@@ -63,7 +67,8 @@ class Views:
         samples
             Number of samples.
         generator
-            Draws one frame of each segment, for each sample; None: the middle one, the first of two.
+            Draws one frame of each segment, for each sample; None: the middle one, the first of
+            two.
 
         Returns
         -------
@@ -84,7 +89,9 @@ class Views:
         drawn = torch.rand(samples, self.frames, generator=generator, dtype=torch.float64).numpy()
         return np.asarray(first + np.floor(drawn * count), dtype=np.int64)
 
-    def show(self, stored: Tensor, modality: ModalitySpec, generator: torch.Generator | None) -> Tensor:
+    def show(
+        self, stored: Tensor, modality: ModalitySpec, generator: torch.Generator | None
+    ) -> Tensor:
         """Return what the encoder sees of a batch.
 
         Parameters
@@ -104,8 +111,12 @@ class Views:
             height, width = stored.shape[-2:]
             size = (self.size or height, self.size or width)
             if generator is not None and modality.name in self.augmented:
-                boxes = random_boxes(len(stored), height, width, generator).to(stored.device, non_blocking=True)
-                mirrored = (torch.rand(len(stored), generator=generator) < 0.5).to(stored.device, non_blocking=True)
+                boxes = random_boxes(len(stored), height, width, generator).to(
+                    stored.device, non_blocking=True
+                )
+                mirrored = (torch.rand(len(stored), generator=generator) < 0.5).to(
+                    stored.device, non_blocking=True
+                )
                 stored = cut_out(stored.float(), boxes, mirrored, size)
             elif size != (height, width):
                 planes = stored.float().flatten(0, -4)  # frames beside samples
@@ -114,12 +125,17 @@ class Views:
         return normalise(stored, modality)
 
     def repeat(self, modality: ModalitySpec) -> bool:
-        """Return whether training sees the same of a sample in every epoch, which is what evaluation sees."""
+        """Return whether training sees the same of a sample in every epoch, which is what
+        evaluation sees.
+        """
         drawn = modality.kind == "frames" and self.frames > 0
         return modality.name not in self.augmented and not drawn
 
     def evaluation_batch(self, modalities: Sequence[ModalitySpec]) -> int:
-        """Return the samples of a batch where no gradient is needed: fewer than EVALUATION_BATCH of large ones."""
+        """Return the samples of a batch where no gradient is needed.
+
+        Fewer than EVALUATION_BATCH of large ones.
+        """
         largest = max(math.prod(self._shape(modality)) for modality in modalities)
         return max(1, min(EVALUATION_BATCH, EVALUATION_VALUES // largest))
 
@@ -155,11 +171,14 @@ def check_views(views: Views, modalities: Sequence[ModalitySpec]) -> None:
         if kinds.get(name) not in VISUAL:
             fit = [known for known, kind in kinds.items() if kind in VISUAL]
             near = did_you_mean(name, fit)
-            raise ConfigError(f"augment: {name!r} is not one of the modalities of images or frames, {fit}.{near}")
+            raise ConfigError(
+                f"augment: {name!r} is not one of the modalities of images or frames, {fit}.{near}"
+            )
     for modality in modalities:
         if modality.kind == "frames" and views.frames > modality.shape[0]:
             raise ConfigError(
-                f"view-frames = {views.frames}: {modality.name!r} has {modality.shape[0]} stored frames a sample."
+                f"view-frames = {views.frames}: {modality.name!r} has {modality.shape[0]} stored "
+                "frames a sample."
             )
 
 
@@ -167,23 +186,34 @@ def normalise(stored: Tensor, modality: ModalitySpec) -> Tensor:
     """Return ``(stored - mean) / std`` in float32; tokens as int64."""
     if modality.kind == "tokens":
         return stored.long()
-    mean, std = (_along_channels(value, modality, stored) for value in (modality.mean, modality.std))
+    mean, std = (
+        _along_channels(value, modality, stored) for value in (modality.mean, modality.std)
+    )
     if stored.device.type != "cpu" or stored.numel() < HUGE:
         return torch.empty(stored.shape, device=stored.device).copy_(stored).sub_(mean).div_(std)
-    # NumPy's memory comes in huge pages, torch's page by page; and one sample at a time stays in the processor's cache
+    # NumPy's memory comes in huge pages, torch's page by page; and one sample at a time stays in
+    # the processor's cache
     view = torch.from_numpy(np.empty(stored.shape, np.float32))
     for sample, values in zip(view, stored, strict=True):
         sample.copy_(values).sub_(mean).div_(std)
     return view
 
 
-def _along_channels(value: float | tuple[float, ...], modality: ModalitySpec, like: Tensor) -> float | Tensor:
+def _along_channels(
+    value: float | tuple[float, ...], modality: ModalitySpec, like: Tensor
+) -> float | Tensor:
     if not isinstance(value, tuple):
         return value
-    return torch.tensor(value).reshape(-1, *[1] * modality.axes_behind).to(like.device, non_blocking=True)
+    return (
+        torch.tensor(value)
+        .reshape(-1, *[1] * modality.axes_behind)
+        .to(like.device, non_blocking=True)
+    )
 
 
-def random_boxes(count: int, height: int, width: int, generator: torch.Generator) -> Int[Tensor, "batch 4"]:
+def random_boxes(
+    count: int, height: int, width: int, generator: torch.Generator
+) -> Int[Tensor, "batch 4"]:
     """Draw crops as torchvision's RandomResizedCrop does, one for each sample.
 
     Parameters
@@ -223,7 +253,8 @@ def cut_out(
     mirrored: Bool[Tensor, " batch"],
     size: tuple[int, int],
 ) -> Float[Tensor, "batch *planes view_height view_width"]:
-    """Cut each sample's box out of all of its planes, scale it to one size with antialiasing, and mirror some.
+    """Cut each sample's box out of all of its planes, scale it to one size with antialiasing, and
+    mirror some.
 
     Parameters
     ----------
@@ -253,10 +284,12 @@ def cut_out(
 def _scaling(
     start: Int[Tensor, " batch"], length: Int[Tensor, " batch"], pixels: int, size: int
 ) -> Float[Tensor, "batch size pixels"]:
-    """Return the weights of an antialiased linear scaling of [start, start + length) to ``size`` pixels.
+    """Return the weights of an antialiased linear scaling of [start, start + length) to ``size``
+    pixels.
 
-    Pixel p counts for pixel i of the result by a triangle around i's centre, as wide as i is on the original, at least
-    one pixel to each side; weights outside of the box are 0 and the others of i add up to 1.
+    Pixel p counts for pixel i of the result by a triangle around i's centre, as wide as i is on
+    the original, at least one pixel to each side; weights outside of the box are 0 and the
+    others of i add up to 1.
     """
     start, length = start.reshape(-1, 1, 1), length.reshape(-1, 1, 1)
     step = length / size

@@ -1,4 +1,6 @@
-"""Confidence that can be believed: a temperature for the scores, fitted on validation data, and the error that is left.
+"""Confidence that can be believed.
+
+A temperature for the scores, fitted on validation data, and the error that is left.
 
 Source: Guo, Pleiss, Sun, Weinberger, "On Calibration of Modern Neural Networks", ICML 2017.
 """
@@ -13,7 +15,15 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedcmi_flwr.evaluation.decision import Decision, Decisions, Subset, rules, scores, subsets, uncalibrated
+from fedcmi_flwr.evaluation.decision import (
+    Decision,
+    Decisions,
+    Subset,
+    rules,
+    scores,
+    subsets,
+    uncalibrated,
+)
 from fedcmi_flwr.models.multimodal import MultimodalModel, mask_for
 from fedcmi_flwr.types import Batch, Votes
 
@@ -21,7 +31,8 @@ NUM_BINS = 15
 """Bins of equal width over (0, 1] for the expected calibration error."""
 LOWEST_TEMPERATURE = 0.05
 HIGHEST_TEMPERATURE = 20.0
-"""Bounds of a temperature; where every validation sample is predicted right, the best would be 0."""
+"""Bounds of a temperature; where every validation sample is predicted right, the best would be
+0."""
 _HALVINGS = 60
 
 
@@ -31,10 +42,14 @@ class CalibrationError(ValueError):
 
 @dataclass(frozen=True)
 class Bins:
-    """Sums over samples by the confidence of their prediction; they add up over batches and nodes."""
+    """Sums over samples by the confidence of their prediction.
+
+    They add up over batches and nodes.
+    """
 
     count: NDArray[np.int64]
-    """[NUM_BINS]: samples whose confidence, the largest probability, is in (bin / NUM_BINS, (bin + 1) / NUM_BINS]."""
+    """[NUM_BINS]: samples whose confidence, the largest probability, is in (bin / NUM_BINS, (bin
+    + 1) / NUM_BINS]."""
     correct: NDArray[np.int64]
     """[NUM_BINS]: those of them that were predicted right."""
     confidence: NDArray[np.float64]
@@ -42,7 +57,11 @@ class Bins:
 
     def __add__(self, other: "Bins") -> "Bins":
         """Add another batch's or node's sums."""
-        return Bins(self.count + other.count, self.correct + other.correct, self.confidence + other.confidence)
+        return Bins(
+            self.count + other.count,
+            self.correct + other.correct,
+            self.confidence + other.confidence,
+        )
 
     @staticmethod
     def none() -> "Bins":
@@ -51,12 +70,21 @@ class Bins:
 
     @property
     def expected_error(self) -> float:
-        """Mean over samples of |accuracy - confidence| of their bin, in [0, 1]; NaN without samples."""
+        """Mean over samples of |accuracy - confidence| of their bin, in [0, 1].
+
+        NaN without samples.
+        """
         samples = self.count.sum()
-        return float(np.abs(self.correct - self.confidence).sum() / samples) if samples else float("nan")
+        return (
+            float(np.abs(self.correct - self.confidence).sum() / samples)
+            if samples
+            else float("nan")
+        )
 
     @staticmethod
-    def of(log_probabilities: Float[Tensor, "samples classes"], labels: Int[Tensor, " samples"]) -> "Bins":
+    def of(
+        log_probabilities: Float[Tensor, "samples classes"], labels: Int[Tensor, " samples"]
+    ) -> "Bins":
         """Sort samples into bins.
 
         Parameters
@@ -74,20 +102,27 @@ class Bins:
         confidence = best.exp().clamp(max=1.0)
         place = (confidence * NUM_BINS).ceil().long().sub(1).clamp(0, NUM_BINS - 1)
         weights = (torch.ones_like(confidence), (predicted == labels).double(), confidence)
-        count, correct, total = (torch.bincount(place, w, minlength=NUM_BINS).cpu().numpy() for w in weights)
+        count, correct, total = (
+            torch.bincount(place, w, minlength=NUM_BINS).cpu().numpy() for w in weights
+        )
         return Bins(count.astype(np.int64), correct.astype(np.int64), total.astype(np.float64))
 
 
-def mean_nll(found: Float[Tensor, "samples classes"], labels: Int[Tensor, " samples"], temperature: float) -> float:
+def mean_nll(
+    found: Float[Tensor, "samples classes"], labels: Int[Tensor, " samples"], temperature: float
+) -> float:
     """Return the mean of -ln softmax(scores / temperature)[true class], in nats."""
     return float(torch.nn.functional.cross_entropy(found.double() / temperature, labels))
 
 
-def fit_temperature(found: Float[Tensor, "samples classes"], labels: Int[Tensor, " samples"]) -> float:
+def fit_temperature(
+    found: Float[Tensor, "samples classes"], labels: Int[Tensor, " samples"]
+) -> float:
     """Return the temperature with the lowest mean negative log-likelihood.
 
-    With b = 1 / T the mean of ln sum_c exp(b s_c) - b s_y is convex in b, since its second derivative is a mean of
-    variances; so the root of its derivative, mean of E_b[s] - s_y, is found by halving an interval of ln b.
+    With b = 1 / T the mean of ln sum_c exp(b s_c) - b s_y is convex in b, since its second
+    derivative is a mean of variances; so the root of its derivative, mean of E_b[s] - s_y, is
+    found by halving an interval of ln b.
 
     Parameters
     ----------
@@ -106,7 +141,9 @@ def fit_temperature(found: Float[Tensor, "samples classes"], labels: Int[Tensor,
         No samples, samples of one class only, or scores that are not finite.
     """
     if len(labels.unique()) < 2:
-        raise CalibrationError(f"{len(labels)} samples of {len(labels.unique())} classes: need two classes or more.")
+        raise CalibrationError(
+            f"{len(labels)} samples of {len(labels.unique())} classes: need two classes or more."
+        )
     if not found.isfinite().all():
         raise CalibrationError("the scores hold NaN or Inf: the model diverged.")
     values = found.double()
@@ -126,7 +163,9 @@ def fit_temperature(found: Float[Tensor, "samples classes"], labels: Int[Tensor,
 def choose(
     candidates: Mapping[str, Float[Tensor, "samples classes"]], labels: Int[Tensor, " samples"]
 ) -> tuple[str, float]:
-    """Choose how to decide: the rule whose validation likelihood is best once its temperature is fitted.
+    """Choose how to decide.
+
+    The rule whose validation likelihood is best once its temperature is fitted.
 
     Parameters
     ----------
@@ -137,8 +176,8 @@ def choose(
 
     Returns
     -------
-    The rule with the lowest mean negative log-likelihood after temperature scaling, the first of equals, and its
-    temperature.
+    The rule with the lowest mean negative log-likelihood after temperature scaling, the first of
+    equals, and its temperature.
 
     Raises
     ------
@@ -151,7 +190,9 @@ def choose(
 
 
 @torch.no_grad()
-def calibrate(model: MultimodalModel, batches: Iterable[Batch], own: Votes) -> tuple[Decisions, dict[Subset, str]]:
+def calibrate(
+    model: MultimodalModel, batches: Iterable[Batch], own: Votes
+) -> tuple[Decisions, dict[Subset, str]]:
     """Choose the decision of every subset of the modalities on validation data.
 
     Parameters
@@ -159,7 +200,8 @@ def calibrate(model: MultimodalModel, batches: Iterable[Batch], own: Votes) -> t
     model
         Put into eval mode and back.
     batches
-        Samples that were neither trained on nor are reported on. A subset is judged on those that have all of it.
+        Samples that were neither trained on nor are reported on. A subset is judged on those
+        that have all of it.
     own
         The votes of the method that trained the model.
 
@@ -167,9 +209,18 @@ def calibrate(model: MultimodalModel, batches: Iterable[Batch], own: Votes) -> t
     -------
     The decisions, and for each subset that keeps the method's votes uncalibrated the reason why.
     """
-    was_training, device, offered = model.training, next(model.parameters()).device, rules(model.spec, own)
-    labels = {subset: [torch.empty(0, dtype=torch.long)] for subset in subsets(model.spec.modalities)}
-    found = {subset: {rule: [torch.empty(0, model.spec.num_classes)] for rule in offered} for subset in labels}
+    was_training, device, offered = (
+        model.training,
+        next(model.parameters()).device,
+        rules(model.spec, own),
+    )
+    labels = {
+        subset: [torch.empty(0, dtype=torch.long)] for subset in subsets(model.spec.modalities)
+    }
+    found = {
+        subset: {rule: [torch.empty(0, model.spec.num_classes)] for rule in offered}
+        for subset in labels
+    }
     model.eval()
     for batch in (batch.to(device) for batch in batches):
         output = model(batch)

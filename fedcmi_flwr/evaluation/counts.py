@@ -26,7 +26,9 @@ FUSION_ALONE = Votes()
 
 @dataclass(frozen=True)
 class Counts:
-    """Correct predictions and samples per class of one way to predict ("fused", "audio only", ...)."""
+    """Correct predictions and samples per class of one way to predict ("fused", "audio
+    only", ...).
+    """
 
     correct: NDArray[np.int64]
     """[classes]."""
@@ -37,7 +39,9 @@ class Counts:
 
     def __add__(self, other: "Counts") -> "Counts":
         """Add another node's or batch's counts."""
-        return Counts(self.correct + other.correct, self.count + other.count, self.bins + other.bins)
+        return Counts(
+            self.correct + other.correct, self.count + other.count, self.bins + other.bins
+        )
 
     @property
     def accuracy(self) -> float:
@@ -47,7 +51,9 @@ class Counts:
     @property
     def per_class(self) -> list[float]:
         """Accuracy of each class, in [0, 1]; NaN for classes without samples."""
-        return [_ratio(correct, count) for correct, count in zip(self.correct, self.count, strict=True)]
+        return [
+            _ratio(correct, count) for correct, count in zip(self.correct, self.count, strict=True)
+        ]
 
     @property
     def macro(self) -> float:
@@ -85,9 +91,11 @@ class Measured:
     """What a node sees of its own samples under the received model."""
 
     stats: ClassStats
-    """Per owned modality and class, the sum of true-class probabilities and the number of samples."""
+    """Per owned modality and class, the sum of true-class probabilities and the number of
+    samples."""
     features: Mapping[Modality, Float[Tensor, "samples features"]]
-    """What each owned modality's encoder makes of the samples, by place; zeros where a sample has not the modality."""
+    """What each owned modality's encoder makes of the samples, by place; zeros where a sample
+    has not the modality."""
 
 
 @torch.no_grad()
@@ -124,11 +132,16 @@ def measure(model: MultimodalModel, batches: Iterable[Batch]) -> Measured:
                 features = _as_one_of_several(branch.encoder, inputs)
             seen[name].append(features if batch.complete else scatter(features, rows))
     model.train(was_training)
-    return Measured(ClassStats(total, count), {name: torch.cat(parts) for name, parts in seen.items()})
+    return Measured(
+        ClassStats(total, count), {name: torch.cat(parts) for name, parts in seen.items()}
+    )
 
 
 def _as_one_of_several(encoder: Encoder, sample: Tensor) -> Tensor:
-    """Return one sample's features as a larger batch has them: convolutions of a single one round otherwise."""
+    """Return one sample's features as a larger batch has them.
+
+    Convolutions of a single one round otherwise.
+    """
     return encoder.features(torch.cat([sample, sample]))[:1]
 
 
@@ -142,7 +155,9 @@ def gives_numbers(model: MultimodalModel, batch: Batch) -> bool:
 
 
 @torch.no_grad()
-def evaluate(model: MultimodalModel, batches: Iterable[Batch], votes: Votes = FUSION_ALONE) -> dict[str, Counts]:
+def evaluate(
+    model: MultimodalModel, batches: Iterable[Batch], votes: Votes = FUSION_ALONE
+) -> dict[str, Counts]:
     """Count correct predictions of every way to predict that the model offers.
 
     Parameters
@@ -152,19 +167,23 @@ def evaluate(model: MultimodalModel, batches: Iterable[Batch], votes: Votes = FU
     batches
         Samples to predict.
     votes
-        Weights of the branches' heads beside the fusion head; by default the fusion head decides alone.
+        Weights of the branches' heads beside the fusion head; by default the fusion head decides
+        alone.
 
     Returns
     -------
-    "fused": every modality that a sample has; "<m> only": modality m with the other slots filled; "<m> head": the self
-    head H_m(u_m); "<m>+<n> only": these modalities, for every proper subset of ``decision.subsets``. Samples that lack
-    a modality do not count where it is asked for.
+    "fused": every modality that a sample has; "<m> only": modality m with the other slots
+    filled; "<m> head": the self head H_m(u_m); "<m>+<n> only": these modalities, for every
+    proper subset of ``decision.subsets``. Samples that lack a modality do not count where it is
+    asked for.
     """
     return _counted(model, batches, lambda batch: _predictions(model, batch, votes))
 
 
 @torch.no_grad()
-def accuracy_matrix(model: MultimodalModel, batches: Iterable[Batch], decisions: Decisions) -> dict[Subset, Counts]:
+def accuracy_matrix(
+    model: MultimodalModel, batches: Iterable[Batch], decisions: Decisions
+) -> dict[Subset, Counts]:
     """Count correct predictions from every subset of the modalities, each decided in its own way.
 
     Parameters
@@ -186,7 +205,11 @@ def accuracy_matrix(model: MultimodalModel, batches: Iterable[Batch], decisions:
         for subset in subsets(model.spec.modalities):
             mask, rows = mask_for(subset, model.spec.modalities, batch.present)
             decision = decisions.of(subset)
-            yield subset, decision.log_probabilities(scores(model, output, mask, decision.votes)), rows
+            yield (
+                subset,
+                decision.log_probabilities(scores(model, output, mask, decision.votes)),
+                rows,
+            )
 
     return _counted(model, batches, predictions)
 
@@ -196,7 +219,10 @@ def _counted(
     batches: Iterable[Batch],
     predictions: Callable[[Batch], Iterable[tuple[Name, Tensor, Tensor]]],
 ) -> dict[Name, Counts]:
-    """Count, in eval mode, what is predicted for each batch: name, logits [batch, classes] and which samples count."""
+    """Count, in eval mode, what is predicted for each batch.
+
+    Name, logits [batch, classes] and which samples count.
+    """
     was_training, device = model.training, _device(model)
     model.eval()
     counts: dict[Name, Counts] = {}
@@ -208,7 +234,9 @@ def _counted(
     return counts
 
 
-def _predictions(model: MultimodalModel, batch: Batch, votes: Votes) -> Iterator[tuple[str, Tensor, Tensor]]:
+def _predictions(
+    model: MultimodalModel, batch: Batch, votes: Votes
+) -> Iterator[tuple[str, Tensor, Tensor]]:
     output, modalities = model(batch), model.spec.modalities
     yield "fused", scores(model, output, batch.present, votes), batch.present.any(dim=1)
     for subset in (subset for subset in subsets(modalities) if set(subset) <= set(model.owned)):
@@ -220,7 +248,8 @@ def _predictions(model: MultimodalModel, batch: Batch, votes: Votes) -> Iterator
 
 
 def prediction_names(modalities: Sequence[Modality]) -> list[str]:
-    """Return every name that :func:`evaluate` may give a prediction, whatever a node owns and a model's structure is.
+    """Return every name that :func:`evaluate` may give a prediction, whatever a node owns and a
+    model's structure is.
 
     Parameters
     ----------
@@ -236,7 +265,11 @@ def prediction_names(modalities: Sequence[Modality]) -> list[str]:
     >>> prediction_names(["audio", "visual"])
     ['fused', 'audio only', 'visual only', 'audio head', 'visual head']
     """
-    only = [only_name(subset_name(subset)) for subset in subsets(modalities) if len(subset) < len(modalities)]
+    only = [
+        only_name(subset_name(subset))
+        for subset in subsets(modalities)
+        if len(subset) < len(modalities)
+    ]
     alone = [only_name(modality) for modality in modalities]
     heads = [head_name(modality) for modality in modalities]
     return list(dict.fromkeys(["fused", *alone, *only, *heads]))
@@ -245,12 +278,16 @@ def prediction_names(modalities: Sequence[Modality]) -> list[str]:
 def _count(logits: Tensor, labels: Tensor, rows: Tensor) -> Counts:
     classes = logits.shape[1]
     right = (logits.argmax(dim=1) == labels) & rows
-    correct, count = (_per_class(labels, weight, classes).astype(np.int64) for weight in (right, rows))
+    correct, count = (
+        _per_class(labels, weight, classes).astype(np.int64) for weight in (right, rows)
+    )
     return Counts(correct, count, Bins.of(logits[rows].log_softmax(dim=1), labels[rows]))
 
 
 def only_name(subset: str) -> str:
-    """Return the name of the prediction from some modalities ("audio", "audio+touch") with the other slots filled."""
+    """Return the name of the prediction from some modalities ("audio", "audio+touch") with the
+    other slots filled.
+    """
     return f"{subset} only"
 
 
@@ -260,7 +297,9 @@ def head_name(modality: Modality) -> str:
 
 
 def is_head(prediction: str) -> bool:
-    """Return whether a prediction is that of a self head, which says how well a branch is trained."""
+    """Return whether a prediction is that of a self head, which says how well a branch is
+    trained.
+    """
     return prediction.endswith(" head")
 
 

@@ -1,7 +1,8 @@
 """How a class is predicted from a subset of the modalities: which heads vote, and how sure that is.
 
-A model is used with whatever modalities a sample has. For each subset one :class:`Decision` says which heads vote and
-by what temperature their scores are divided, so that their softmax is the chance of being right (``calibration.py``).
+A model is used with whatever modalities a sample has. For each subset one :class:`Decision` says
+which heads vote and by what temperature their scores are divided, so that their softmax is the
+chance of being right (``calibration.py``).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +24,10 @@ ALL_SUBSETS_UP_TO = 5
 
 
 def scores(
-    model: MultimodalModel, output: ModelOutput, present: Bool[Tensor, "batch modalities"], votes: Votes
+    model: MultimodalModel,
+    output: ModelOutput,
+    present: Bool[Tensor, "batch modalities"],
+    votes: Votes,
 ) -> Float[Tensor, "batch classes"]:
     """Return the class scores that ``votes`` gives when only the ``present`` modalities count.
 
@@ -46,7 +50,10 @@ def scores(
     if votes.fusion > 0:
         fused = model.fuse(output.self_embeddings, output.infiltration_embeddings, present)
         total = votes.fusion * fused.log_softmax(dim=1)
-    heads = ((votes.self_heads, output.self_logits), (votes.infiltration_heads, output.infiltration_logits))
+    heads = (
+        (votes.self_heads, output.self_logits),
+        (votes.infiltration_heads, output.infiltration_logits),
+    )
     for weight, voters in heads:
         for name, logits in voters.items() if weight > 0 else ():
             rows = present[:, model.spec.modalities.index(name)].unsqueeze(1)
@@ -66,9 +73,10 @@ def rules(spec: ModelSpec, own: Votes) -> dict[str, Votes]:
 
     Returns
     -------
-    "fused": the fusion head alone, slots of what is missing filled as the structure says; "self-heads": the self heads
-    H_m(u_m) of the modalities that are there; "combined": both, with the method's own votes if it has any. A model
-    without heads beside its fusion offers "fused" only, and so does one whose fusion is its heads' sum already.
+    "fused": the fusion head alone, slots of what is missing filled as the structure says;
+    "self-heads": the self heads H_m(u_m) of the modalities that are there; "combined": both,
+    with the method's own votes if it has any. A model without heads beside its fusion offers
+    "fused" only, and so does one whose fusion is its heads' sum already.
     """
     if spec.structure not in ("two-projectors", "one-projector"):
         return {"fused": Votes()}
@@ -82,7 +90,8 @@ class Decision:
 
     votes: Votes
     temperature: float
-    """The scores are divided by it before the softmax; above 0. The predicted class does not depend on it."""
+    """The scores are divided by it before the softmax; above 0. The predicted class does not
+    depend on it."""
     calibrated: bool
     """Whether rule and temperature were chosen on validation data."""
 
@@ -93,7 +102,9 @@ class Decision:
             return "self-heads"
         return "fused" if self.votes == Votes() else "combined"
 
-    def log_probabilities(self, scores: Float[Tensor, "batch classes"]) -> Float[Tensor, "batch classes"]:
+    def log_probabilities(
+        self, scores: Float[Tensor, "batch classes"]
+    ) -> Float[Tensor, "batch classes"]:
         """Return ln of the probability of each class, from the scores of these votes."""
         return (scores / self.temperature).log_softmax(dim=1)
 
@@ -109,15 +120,24 @@ class Decisions:
     chosen: Mapping[Subset, Decision] = field(default_factory=dict)
 
     def of(self, subset: Sequence[Modality]) -> Decision:
-        """Return the decision of a subset; raise ValueError for an unknown modality, one named twice, or none."""
+        """Return the decision of a subset.
+
+        Raise ValueError for an unknown modality, one named twice, or none.
+        """
         if not subset or len(set(subset)) < len(subset) or not set(subset) <= set(self.modalities):
-            raise ValueError(f"modalities {list(subset)}: need one or more of {list(self.modalities)}, each once.")
-        return self.chosen.get(tuple(name for name in self.modalities if name in subset), self.default)
+            raise ValueError(
+                f"modalities {list(subset)}: need one or more of {list(self.modalities)}, each "
+                "once."
+            )
+        return self.chosen.get(
+            tuple(name for name in self.modalities if name in subset), self.default
+        )
 
     def log_probabilities(
         self, model: MultimodalModel, output: ModelOutput, present: Bool[Tensor, "batch modalities"]
     ) -> Float[Tensor, "batch classes"]:
-        """Return ln of the probability of each class, each sample decided by the modalities that it has.
+        """Return ln of the probability of each class, each sample decided by the modalities that it
+        has.
 
         Parameters
         ----------
@@ -139,9 +159,17 @@ class Decisions:
         """
         found = torch.empty_like(output.fused_logits)
         for pattern in present.unique(dim=0):
-            decision = self.of([name for name, there in zip(self.modalities, pattern.tolist(), strict=True) if there])
+            decision = self.of(
+                [
+                    name
+                    for name, there in zip(self.modalities, pattern.tolist(), strict=True)
+                    if there
+                ]
+            )
             rows = (present == pattern).all(dim=1)
-            found[rows] = decision.log_probabilities(scores(model, output, present, decision.votes))[rows]
+            found[rows] = decision.log_probabilities(
+                scores(model, output, present, decision.votes)
+            )[rows]
         return found
 
     def to_json(self) -> dict[str, Any]:
@@ -165,13 +193,15 @@ class Decisions:
         Parameters
         ----------
         notes
-            Of the file's metadata (``model_file.py``): the method's votes, and "decisions", if any, by :meth:`to_json`.
+            Of the file's metadata (``model_file.py``): the method's votes, and "decisions", if
+            any, by :meth:`to_json`.
         modalities
             All modalities of the federation.
 
         Returns
         -------
-        The decisions; without any in the file, the method's votes with temperature 1 decide, not calibrated.
+        The decisions; without any in the file, the method's votes with temperature 1 decide, not
+        calibrated.
 
         Raises
         ------
@@ -180,12 +210,19 @@ class Decisions:
         """
         try:
             own = Votes(float(notes["self-head-votes"]), float(notes["infiltration-votes"]))
-            chosen = {tuple(name.split("+")): _read(fields) for name, fields in notes.get("decisions", {}).items()}
+            chosen = {
+                tuple(name.split("+")): _read(fields)
+                for name, fields in notes.get("decisions", {}).items()
+            }
         except (LookupError, TypeError, AttributeError, ValueError) as error:
-            raise ValueError(f"notes of the model: how it decides cannot be read ({error!r}).") from error
+            raise ValueError(
+                f"notes of the model: how it decides cannot be read ({error!r})."
+            ) from error
         strange = sorted({name for subset in chosen for name in subset} - set(modalities))
         if strange:
-            raise ValueError(f"notes of the model: decisions on {strange}, which are not of {list(modalities)}.")
+            raise ValueError(
+                f"notes of the model: decisions on {strange}, which are not of {list(modalities)}."
+            )
         return Decisions(tuple(modalities), uncalibrated(own), chosen)
 
 
@@ -195,7 +232,9 @@ def uncalibrated(votes: Votes) -> Decision:
 
 
 def _read(fields: Mapping[str, Any]) -> Decision:
-    votes = Votes(float(fields["self-heads"]), float(fields["infiltration-heads"]), float(fields["fusion"]))
+    votes = Votes(
+        float(fields["self-heads"]), float(fields["infiltration-heads"]), float(fields["fusion"])
+    )
     temperature = float(fields["temperature"])
     if not temperature > 0:
         raise ValueError(f"temperature {temperature}: must be above 0")

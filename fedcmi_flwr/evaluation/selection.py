@@ -12,7 +12,9 @@ from fedcmi_flwr.types import Batch, Votes
 
 
 @torch.no_grad()
-def selection_figures(model: MultimodalModel, batches: Iterable[Batch], votes: Votes) -> dict[str, float]:
+def selection_figures(
+    model: MultimodalModel, batches: Iterable[Batch], votes: Votes
+) -> dict[str, float]:
     """Return the figures of the fused prediction by which the best round is chosen.
 
     Parameters

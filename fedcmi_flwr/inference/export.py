@@ -1,12 +1,16 @@
-"""A trained model as graphs for other runtimes: one for each subset of its modalities, batches of any size.
+"""A trained model as graphs for other runtimes.
 
-A graph takes samples as a prepared directory stores them: the choice of frames, the scaling and the normalisation of an
-evaluation are part of it. It gives ``probabilities`` [samples, classes], calibrated as the model's file says, and
-``scores``, the sums of log-probabilities that they come from. Each graph is run by its own runtime and compared with
-the :class:`Predictor` before anything is left at the place that was asked for.
+One for each subset of its modalities, batches of any size.
 
-ONNX files hold no code. A ``.pt2`` file of ``torch.export`` holds its sample inputs pickled, and ``torch.export.load``
-unpickles them: load only those of people you trust. Here only files are loaded that were written a moment before.
+A graph takes samples as a prepared directory stores them: the choice of frames, the scaling and
+the normalisation of an evaluation are part of it. It gives ``probabilities`` [samples, classes],
+calibrated as the model's file says, and ``scores``, the sums of log-probabilities that they come
+from. Each graph is run by its own runtime and compared with the :class:`Predictor` before
+anything is left at the place that was asked for.
+
+ONNX files hold no code. A ``.pt2`` file of ``torch.export`` holds its sample inputs pickled, and
+``torch.export.load`` unpickles them: load only those of people you trust. Here only files are
+loaded that were written a moment before.
 """
 
 import contextlib
@@ -71,9 +75,13 @@ class SubsetGraph(nn.Module):
         self.decision = predictor.decisions.of(subset)
         self.present = torch.tensor([[name in subset for name in self.model.spec.modalities]])
 
-    def forward(self, *stored: Tensor) -> tuple[Float[Tensor, "batch classes"], Float[Tensor, "batch classes"]]:
+    def forward(
+        self, *stored: Tensor
+    ) -> tuple[Float[Tensor, "batch classes"], Float[Tensor, "batch classes"]]:
         """Return probabilities and scores; ``stored`` is [batch, *shape] of each modality."""
-        shown = {spec.name: show(self.views, x, spec) for spec, x in zip(self.specs, stored, strict=True)}
+        shown = {
+            spec.name: show(self.views, x, spec) for spec, x in zip(self.specs, stored, strict=True)
+        }
         count = stored[0].shape[0]  # not len, which torch.export would take for a constant
         unused = torch.zeros(count, dtype=torch.int64)
         batch = Batch(shown, unused, self.present.expand(count, -1), True, unused)
@@ -82,7 +90,9 @@ class SubsetGraph(nn.Module):
 
 
 def show(views: Views, stored: Tensor, spec: ModalitySpec) -> Tensor:
-    """Return what :meth:`Views.show` does for an evaluation, in operations that every runtime has."""
+    """Return what :meth:`Views.show` does for an evaluation, in operations that every
+    runtime has.
+    """
     if spec.kind == "tokens":
         return stored.long()
     indices = views.frame_indices(spec, 1, None)
@@ -91,19 +101,26 @@ def show(views: Views, stored: Tensor, spec: ModalitySpec) -> Tensor:
     values = stored.float()
     if spec.kind in VISUAL and views.size and spec.shape[-2:] != (views.size, views.size):
         values = _scaled(values, views.size)
-    mean, std = (torch.tensor(value).reshape(-1, *[1] * spec.axes_behind) for value in (spec.mean, spec.std))
+    mean, std = (
+        torch.tensor(value).reshape(-1, *[1] * spec.axes_behind) for value in (spec.mean, spec.std)
+    )
     return (values - mean) / std
 
 
 def _scaled(values: Tensor, size: int) -> Tensor:
-    """Scale the last two axes bilinearly with antialiasing: a product with the weights that torch's scaling has."""
+    """Scale the last two axes bilinearly with antialiasing.
+
+    A product with the weights that torch's scaling has.
+    """
     height, width = values.shape[-2:]
     rows, columns = (_weights(pixels, size) for pixels in (height, width))
     return rows @ values @ columns.T
 
 
 def _weights(pixels: int, size: int) -> Float[Tensor, "size pixels"]:
-    return F.interpolate(torch.eye(pixels)[None, None], (size, pixels), mode="bilinear", antialias=True)[0, 0]
+    return F.interpolate(
+        torch.eye(pixels)[None, None], (size, pixels), mode="bilinear", antialias=True
+    )[0, 0]
 
 
 def export_model(
@@ -118,7 +135,8 @@ def export_model(
     out
         The directory to make; nothing is there before every graph is checked.
     kind
-        "onnx": ``.onnx`` files; "torch": ``.pt2`` files of ``torch.export``, which are loaded by unpickling.
+        "onnx": ``.onnx`` files; "torch": ``.pt2`` files of ``torch.export``, which are loaded by
+        unpickling.
     chosen
         Subsets of modalities; None: all that decisions are made for.
 
@@ -147,11 +165,17 @@ def export_model(
     predictor = Predictor.load(path, "cpu")
     for names in chosen or ():
         predictor.decisions.of(names)  # raises for what the model does not have
-    wanted = subsets(predictor.modalities) if chosen is None else [_ordered(predictor, names) for names in chosen]
+    wanted = (
+        subsets(predictor.modalities)
+        if chosen is None
+        else [_ordered(predictor, names) for names in chosen]
+    )
     with new_directory(out) as partial:
         described = [_export_subset(predictor, subset, kind, partial) for subset in wanted]
         description = _describe(predictor, find_model(path), kind, described)
-        (partial / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+        (partial / DESCRIPTION).write_text(
+            json.dumps(description, indent=2) + "\n", encoding="utf-8"
+        )
         card = find_model(path).with_name(CARD)
         if card.is_file():
             shutil.copyfile(card, partial / CARD)
@@ -162,12 +186,16 @@ def _ordered(predictor: Predictor, names: Sequence[Modality]) -> Subset:
     return tuple(name for name in predictor.modalities if name in names)
 
 
-def _export_subset(predictor: Predictor, subset: Subset, kind: str, directory: Path) -> dict[str, Any]:
+def _export_subset(
+    predictor: Predictor, subset: Subset, kind: str, directory: Path
+) -> dict[str, Any]:
     """Write and check one graph; return its part of the description."""
     graph = SubsetGraph(predictor, subset).eval()
     ending, write, read = WRITERS[kind]
     path = directory / f"{subset_name(subset)}{ending}"
-    examples = tuple(random_samples(predictor.input(name), predictor, EXAMPLES, 0) for name in subset)
+    examples = tuple(
+        random_samples(predictor.input(name), predictor, EXAMPLES, 0) for name in subset
+    )
     decision = predictor.decisions.of(subset)
     about = {
         "modalities": list(subset),
@@ -184,8 +212,13 @@ def _export_subset(predictor: Predictor, subset: Subset, kind: str, directory: P
             write(graph, subset, examples, path, {**about, "classes": list(predictor.classes)})
     except Exception as error:  # of many kinds: whatever the exporter stumbles over
         encoders = {name: predictor.model.spec.encoders[name] for name in subset}
-        raise ExportError(f"{subset_name(subset)}: {encoders} cannot be exported to {kind}: {error}") from error
-    worst, fewest = _check(predictor, subset, path, read), _fewest_samples(predictor, subset, path, read)
+        raise ExportError(
+            f"{subset_name(subset)}: {encoders} cannot be exported to {kind}: {error}"
+        ) from error
+    worst, fewest = (
+        _check(predictor, subset, path, read),
+        _fewest_samples(predictor, subset, path, read),
+    )
     return {"file": path.name, **about, "largest_difference": worst, "fewest_samples": fewest}
 
 
@@ -222,9 +255,13 @@ def random_samples(spec: ModalitySpec, predictor: Predictor, count: int, seed: i
     shape, dtype = (count, *spec.shape), getattr(torch, spec.dtype)
     if spec.kind == "tokens":
         branch = predictor.model.branch(spec.name)
-        words = max(layer.num_embeddings for layer in branch.modules() if isinstance(layer, nn.Embedding))
+        words = max(
+            layer.num_embeddings for layer in branch.modules() if isinstance(layer, nn.Embedding)
+        )
         return torch.randint(0, words, shape, generator=generator).to(dtype)
-    mean, std = (torch.tensor(value).reshape(-1, *[1] * spec.axes_behind) for value in (spec.mean, spec.std))
+    mean, std = (
+        torch.tensor(value).reshape(-1, *[1] * spec.axes_behind) for value in (spec.mean, spec.std)
+    )
     noise = mean + std * torch.randn(shape, generator=generator)
     return noise.to(dtype) if dtype.is_floating_point else noise.clamp(0, 255).to(dtype)
 
@@ -233,11 +270,16 @@ Outputs = tuple[NDArray[Any], NDArray[Any]]
 Run = Callable[[Sequence[NDArray[Any]]], Outputs]
 
 
-def _check(predictor: Predictor, subset: Subset, path: Path, read: Callable[[Path, Subset], Run]) -> float:
+def _check(
+    predictor: Predictor, subset: Subset, path: Path, read: Callable[[Path, Subset], Run]
+) -> float:
     """Compare a written graph with the model on random samples; return the largest difference."""
     run, graph, worst = read(path, subset), SubsetGraph(predictor, subset), 0.0
     for size in BATCHES:
-        samples = {name: random_samples(predictor.input(name), predictor, size, size).numpy() for name in subset}
+        samples = {
+            name: random_samples(predictor.input(name), predictor, size, size).numpy()
+            for name in subset
+        }
         probabilities, found = run(list(samples.values()))
         with torch.inference_mode():
             _, expected = graph(*(torch.from_numpy(array) for array in samples.values()))
@@ -248,15 +290,20 @@ def _check(predictor: Predictor, subset: Subset, path: Path, read: Callable[[Pat
         largest = max(float(difference.max()) for difference in differences)
         if not largest <= TOLERANCE or not np.isfinite(found).all():
             raise ExportError(
-                f"{path.name}: differs from the model by {largest:.2g} on {size} random samples, {TOLERANCE} allowed; "
-                "nothing was written."
+                f"{path.name}: differs from the model by {largest:.2g} on {size} random samples, "
+                f"{TOLERANCE} allowed; nothing was written."
             )
         worst = max(worst, largest)
     return worst
 
 
-def _fewest_samples(predictor: Predictor, subset: Subset, path: Path, read: Callable[[Path, Subset], Run]) -> int:
-    """Return 0 where a written graph takes a batch without samples; 1 where it has an operation that does not."""
+def _fewest_samples(
+    predictor: Predictor, subset: Subset, path: Path, read: Callable[[Path, Subset], Run]
+) -> int:
+    """Return 0 where a written graph takes a batch without samples.
+
+    1 where it has an operation that does not.
+    """
     nothing = [random_samples(predictor.input(name), predictor, 0, 0).numpy() for name in subset]
     try:
         probabilities, _ = read(path, subset)(nothing)
@@ -266,7 +313,11 @@ def _fewest_samples(predictor: Predictor, subset: Subset, path: Path, read: Call
 
 
 def _write_onnx(
-    graph: nn.Module, subset: Subset, examples: tuple[Tensor, ...], path: Path, about: Mapping[str, Any]
+    graph: nn.Module,
+    subset: Subset,
+    examples: tuple[Tensor, ...],
+    path: Path,
+    about: Mapping[str, Any],
 ) -> None:
     program = torch.onnx.export(
         graph,
@@ -297,10 +348,16 @@ def _read_onnx(path: Path, subset: Subset) -> Run:
 
 
 def _write_torch(
-    graph: nn.Module, subset: Subset, examples: tuple[Tensor, ...], path: Path, about: Mapping[str, Any]
+    graph: nn.Module,
+    subset: Subset,
+    examples: tuple[Tensor, ...],
+    path: Path,
+    about: Mapping[str, Any],
 ) -> None:
     program = torch.export.export(graph, examples, dynamic_shapes=_dynamic(examples))
-    torch.export.save(program, path, extra_files={"about.json": json.dumps({**about, "order": list(subset)})})
+    torch.export.save(
+        program, path, extra_files={"about.json": json.dumps({**about, "order": list(subset)})}
+    )
 
 
 def _read_torch(path: Path, subset: Subset) -> Run:
@@ -328,7 +385,9 @@ WRITERS: dict[str, tuple[str, Callable[..., None], Callable[[Path, Subset], Run]
 """Format -> ending, writer, and what reads a file back to run it."""
 
 
-def _describe(predictor: Predictor, model: Path, kind: str, described: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _describe(
+    predictor: Predictor, model: Path, kind: str, described: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
     return {
         "format": kind,
         "model": model.name,
@@ -337,11 +396,15 @@ def _describe(predictor: Predictor, model: Path, kind: str, described: Sequence[
         "classes": list(predictor.classes),
         "outputs": {
             "probabilities": "[samples, classes], each row adds up to 1",
-            "scores": "[samples, classes], weighted sums of log-probabilities: probabilities are the softmax of "
-            "scores / temperature",
+            "scores": "[samples, classes], weighted sums of log-probabilities: probabilities are the "
+            "softmax of scores / temperature",
         },
-        "inputs": "[samples, *shape] as stored in the prepared directory, not normalised; any number of samples, from "
-        "fewest_samples of the graph on",
-        "recipes": {name: dict(predictor.recipes[name]) for name in predictor.modalities if name in predictor.recipes},
+        "inputs": "[samples, *shape] as stored in the prepared directory, not normalised; any number "
+        "of samples, from fewest_samples of the graph on",
+        "recipes": {
+            name: dict(predictor.recipes[name])
+            for name in predictor.modalities
+            if name in predictor.recipes
+        },
         "graphs": [dict(graph) for graph in described],
     }

@@ -53,7 +53,9 @@ class Prediction:
         (first, confidence), (second, rest) = list(self.probabilities.items())[:2]
         doubt = "" if self.calibrated else ", uncalibrated"
         seen = "+".join(self.modalities)
-        return f"{first} ({confidence:.1%}{doubt}), then {second} ({rest:.1%}): {self.sample} [{seen}]"
+        return (
+            f"{first} ({confidence:.1%}{doubt}), then {second} ({rest:.1%}): {self.sample} [{seen}]"
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return all of it as JSON holds it."""
@@ -92,9 +94,13 @@ def predictions(predictor: Predictor, chunks: Iterable[Chunk]) -> Iterator[Predi
         for row, (name, values) in enumerate(zip(chunk.names, found, strict=True)):
             order = np.argsort(-values, kind="stable")
             probabilities = {classes[place]: float(values[place]) for place in order}
-            seen = tuple(m for m in predictor.modalities if m in chunk.inputs and _has(chunk, m, row))
+            seen = tuple(
+                m for m in predictor.modalities if m in chunk.inputs and _has(chunk, m, row)
+            )
             label = None if chunk.labels is None else classes[chunk.labels[row]]
-            yield Prediction(name, seen, probabilities, predictor.decisions.of(seen).calibrated, label)
+            yield Prediction(
+                name, seen, probabilities, predictor.decisions.of(seen).calibrated, label
+            )
 
 
 def _has(chunk: Chunk, modality: Modality, row: int) -> bool:
@@ -103,7 +109,11 @@ def _has(chunk: Chunk, modality: Modality, row: int) -> bool:
 
 def accuracy(found: Iterable[Prediction]) -> float:
     """Return the share of labelled predictions that are right; NaN without any."""
-    right = [prediction.predicted == prediction.label for prediction in found if prediction.label is not None]
+    right = [
+        prediction.predicted == prediction.label
+        for prediction in found
+        if prediction.label is not None
+    ]
     return sum(right) / len(right) if right else math.nan
 
 
@@ -121,7 +131,8 @@ def prepared_chunks(predictor: Predictor, directory: Path, split: str) -> Iterat
 
     Yields
     ------
-    The samples that have any of the model's modalities, with those of them that the directory stores.
+    The samples that have any of the model's modalities, with those of them that the directory
+    stores.
 
     Raises
     ------
@@ -134,18 +145,22 @@ def prepared_chunks(predictor: Predictor, directory: Path, split: str) -> Iterat
     spec = read_spec(directory)
     if spec.classes != predictor.classes:
         raise InputError(
-            f"{directory}: its classes {list(spec.classes)} are not the model's {list(predictor.classes)}."
+            f"{directory}: its classes {list(spec.classes)} are not the model's "
+            f"{list(predictor.classes)}."
         )
     stored = {modality.name: modality for modality in spec.modalities}
     names = [name for name in predictor.modalities if name in stored]
     if not names:
-        raise InputError(f"{directory}: stores {list(stored)}, the model takes {list(predictor.modalities)}.")
+        raise InputError(
+            f"{directory}: stores {list(stored)}, the model takes {list(predictor.modalities)}."
+        )
     for own in (predictor.input(name) for name in names):
         other = stored[own.name]
         if (own.kind, own.shape, own.dtype) != (other.kind, other.shape, other.dtype):
             raise InputError(
-                f"{directory}: {own.name!r} is {other.kind} {list(other.shape)} of {other.dtype}, the model takes "
-                f"{own.kind} {list(own.shape)} of {own.dtype}; prepare the data as the model's were."
+                f"{directory}: {own.name!r} is {other.kind} {list(other.shape)} of {other.dtype}, "
+                f"the model takes {own.kind} {list(own.shape)} of {own.dtype}; prepare the data "
+                "as the model's were."
             )
     samples = load_split(directory, split, names)
     for start in range(0, len(samples), ROWS):

@@ -1,4 +1,6 @@
-"""Files and directories that a reader finds old or new but never torn, whenever the writer is killed or loses power."""
+"""Files and directories that a reader finds old or new but never torn, whenever the writer is
+killed or loses power.
+"""
 
 import contextlib
 import os
@@ -84,7 +86,8 @@ def new_directory(path: Path, mode: int = 0o777) -> Iterator[Path]:
     Parameters
     ----------
     path
-        Where the directory belongs; there may be an empty one. Nothing is left of it if the block raises.
+        Where the directory belongs; there may be an empty one. Nothing is left of it if the
+        block raises.
     mode
         Of the directory, before the umask.
 
@@ -127,7 +130,10 @@ def _sync_file(path: Path) -> None:
 
 
 def _sync_directory(path: Path) -> None:
-    """Return when the names in a directory are on the disk; Windows has no such call, and needs none."""
+    """Return when the names in a directory are on the disk.
+
+    Windows has no such call, and needs none.
+    """
     if os.name == "nt":
         return
     handle = os.open(path, os.O_RDONLY)

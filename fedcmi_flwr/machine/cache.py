@@ -5,7 +5,10 @@ from pathlib import Path
 
 
 def cache_directory() -> Path:
-    """Return where built-in data, deals and unnamed runs go: $FEDCMI_CACHE, else the user's cache directory."""
+    """Return where built-in data, deals and unnamed runs go.
+
+    $FEDCMI_CACHE, else the user's cache directory.
+    """
     chosen = os.environ.get("FEDCMI_CACHE")
     if chosen:
         return Path(chosen).absolute()

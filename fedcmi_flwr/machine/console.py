@@ -1,4 +1,7 @@
-"""``fedcmi`` in a checkout, whose packages have names that other Flower projects use too: here the checkout's win."""
+"""``fedcmi`` in a checkout, whose packages have names that other Flower projects use too.
+
+Here the checkout's win.
+"""
 
 import sys
 from importlib import import_module
@@ -10,6 +13,9 @@ COMMANDS = "server_app.commands.main"
 
 
 def main() -> None:
-    """Run the commands, whatever ``server_app`` there is on the user's path; a wheel has none at its top."""
+    """Run the commands, whatever ``server_app`` there is on the user's path.
+
+    A wheel has none at its top.
+    """
     sys.path.insert(0, str(ROOT))
     import_module(COMMANDS).app()

@@ -6,12 +6,17 @@ from importlib.util import find_spec
 
 
 class MissingExtraError(ModuleNotFoundError):
-    """A package of an extra is not installed; the text says which, and the command that installs it."""
+    """A package of an extra is not installed.
+
+    The text says which, and the command that installs it.
+    """
 
     def __init__(self, module: str | None, extra: str) -> None:
         package = (module or "").partition(".")[0]
         super().__init__(
-            f"the package {package} is needed and not installed; pip install 'fedcmi-flwr[{extra}]'.", name=package
+            f"the package {package} is needed and not installed; pip install "
+            f"'fedcmi-flwr[{extra}]'.",
+            name=package,
         )
 
 
@@ -31,7 +36,8 @@ def needs(extra: str) -> Iterator[None]:
     Raises
     ------
     MissingExtraError
-        One of the packages is not installed; an error that names its extra already is left as it is.
+        One of the packages is not installed; an error that names its extra already is left as it
+        is.
     """
     try:
         yield
@@ -42,7 +48,10 @@ def needs(extra: str) -> Iterator[None]:
 
 
 def require(extra: str, *packages: str) -> None:
-    """Raise MissingExtraError where a package is not installed, before the work whose end needs it; imports nothing."""
+    """Raise MissingExtraError where a package is not installed, before the work whose end needs it.
+
+    Imports nothing.
+    """
     for package in packages:
         if find_spec(package) is None:
             raise MissingExtraError(package, extra)

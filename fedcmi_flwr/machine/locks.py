@@ -1,6 +1,9 @@
-"""Locks on files and directories: they end with the process that holds them, however that ends (``flock``).
+"""Locks on files and directories.
 
-A system without ``flock``, such as Windows, has no locks here: whoever asks for one is warned and goes on without.
+They end with the process that holds them, however that ends (``flock``).
+
+A system without ``flock``, such as Windows, has no locks here: whoever asks for one is warned
+and goes on without.
 """
 
 import contextlib
@@ -70,5 +73,7 @@ def _take(handle: int, path: Path, patience: float, kind: int) -> None:
             return
         except BlockingIOError:
             if time.monotonic() > deadline:
-                raise LockedError(f"{path}: another process has held its lock for {patience:.0f} s.") from None
+                raise LockedError(
+                    f"{path}: another process has held its lock for {patience:.0f} s."
+                ) from None
             time.sleep(POLL)

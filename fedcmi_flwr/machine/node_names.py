@@ -1,4 +1,7 @@
-"""What a deployment calls its nodes: lines about a node say its name instead of Flower's long number."""
+"""What a deployment calls its nodes.
+
+Lines about a node say its name instead of Flower's long number.
+"""
 
 import json
 import os
@@ -19,7 +22,10 @@ def write_names(path: Path, names: Mapping[int, str]) -> None:
 def read_names(path: Path) -> dict[int, str]:
     """Return what :func:`write_names` kept; empty where there is no such file yet."""
     try:
-        return {int(node): str(name) for node, name in json.loads(path.read_text(encoding="utf-8")).items()}
+        return {
+            int(node): str(name)
+            for node, name in json.loads(path.read_text(encoding="utf-8")).items()
+        }
     except FileNotFoundError:
         return {}
 
@@ -36,8 +42,8 @@ def called(node: int, own: str = "") -> str:
 
     Returns
     -------
-    Its name in the deployment, which the server knows by the node's key: "edge-2"; where it has none, "node 'edge-2'"
-    of its own name, or "node 123".
+    Its name in the deployment, which the server knows by the node's key: "edge-2"; where it has
+    none, "node 'edge-2'" of its own name, or "node 123".
     """
     path = os.environ.get(VARIABLE)
     names = read_names(Path(path)) if path else {}

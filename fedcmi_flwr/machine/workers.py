@@ -1,4 +1,6 @@
-"""How many processes this machine has room for, and how they are started, on every system that Python runs on."""
+"""How many processes this machine has room for, and how they are started, on every system that
+Python runs on.
+"""
 
 import multiprocessing
 import os
@@ -12,16 +14,21 @@ if TYPE_CHECKING:
 
 
 def usable_cores() -> int:
-    """Return how many cores this process may use; all of them where the system does not say, as on macOS."""
+    """Return how many cores this process may use.
+
+    All of them where the system does not say, as on macOS.
+    """
     allowed = getattr(os, "sched_getaffinity", None)
     return len(allowed(0)) if allowed else os.cpu_count() or 1
 
 
 def worker_context(preload: Sequence[str]) -> "ForkServerContext | SpawnContext":
-    """Return what starts worker processes: forked from a server that has imported everything; on Windows anew.
+    """Return what starts worker processes: forked from a server that has imported everything.
 
-    Ctrl-C in a terminal reaches all processes that were started there. Workers do not hear it: whoever started them
-    hears it, and ends them.
+    On Windows anew.
+
+    Ctrl-C in a terminal reaches all processes that were started there. Workers do not hear it:
+    whoever started them hears it, and ends them.
 
     Parameters
     ----------
@@ -36,12 +43,16 @@ def worker_context(preload: Sequence[str]) -> "ForkServerContext | SpawnContext"
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(preload))
-    if threading.current_thread() is not threading.main_thread():  # only that one may change what signals do
+    if (
+        threading.current_thread() is not threading.main_thread()
+    ):  # only that one may change what signals do
         return context
 
     from multiprocessing import forkserver  # Windows has none
 
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the server takes this over, and workers from it
+    before = signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # the server takes this over, and workers from it
     try:
         forkserver.ensure_running()
     finally:

@@ -1,7 +1,10 @@
-"""The methods side by side, one file each; a file joins by being here and naming its methods in ``METHODS``.
+"""The methods side by side, one file each.
 
-``base.py`` says what a method is asked. Whatever is in this directory is imported, so that a new method costs one
-file, one recipe and one test. A method from outside is found by its entry point or import path (``lookup.py``).
+A file joins by being here and naming its methods in ``METHODS``.
+
+``base.py`` says what a method is asked. Whatever is in this directory is imported, so that a new
+method costs one file, one recipe and one test. A method from outside is found by its entry point
+or import path (``lookup.py``).
 """
 
 from collections.abc import Mapping
@@ -47,7 +50,9 @@ def _all_methods() -> dict[str, Method]:
         named: dict[str, Method] = getattr(import_module(f"{__name__}.{name}"), "METHODS", {})
         taken = sorted(set(found) & set(named))
         if taken:
-            raise ValueError(f"methods/{name}.py: method {taken[0]!r} is named in another file too.")
+            raise ValueError(
+                f"methods/{name}.py: method {taken[0]!r} is named in another file too."
+            )
         found |= named
     return found
 
@@ -57,13 +62,20 @@ def _accept(found: Any) -> Method:  # noqa: ANN401
     if isinstance(found, type) and issubclass(found, Method):
         found = found()  # a TypeError names the arguments without a default
     if not isinstance(found, Method):
-        raise TypeError("a method is a dataclass derived from fedcmi_flwr.Method, or an object of one.")
+        raise TypeError(
+            "a method is a dataclass derived from fedcmi_flwr.Method, or an object of one."
+        )
     undeclared = list(get_annotations(type(found)))
     if undeclared and "__dataclass_fields__" not in vars(type(found)):
-        raise TypeError(f"without @dataclass(frozen=True, kw_only=True) {undeclared} are no hyperparameters; add it.")
+        raise TypeError(
+            f"without @dataclass(frozen=True, kw_only=True) {undeclared} are no hyperparameters; "
+            "add it."
+        )
     for key, value in hyperparameters(found).items():
         if not isinstance(value, bool | int | float | str):
-            raise TypeError(f"{key} = {value!r}: a hyperparameter is a number, a truth value or a text.")
+            raise TypeError(
+                f"{key} = {value!r}: a hyperparameter is a number, a truth value or a text."
+            )
     return found
 
 
@@ -73,7 +85,9 @@ METHOD = Kind("method", "fedcmi.methods", METHODS, _accept)
 
 
 def method_from(config: Mapping[str, Any]) -> Method:
-    """Return the method that a message names under "method", with the hyperparameters that it holds."""
+    """Return the method that a message names under "method", with the hyperparameters that it
+    holds.
+    """
     keys = hyperparameters(find(METHOD, config["method"]))
     return make_method(config["method"], {key: config[key] for key in keys if key in config})
 
@@ -95,6 +109,7 @@ def make_method(name: str, overrides: Mapping[str, Scalar]) -> Method:
     Raises
     ------
     ValueError
-        Unknown name; a hyperparameter that the method does not have; a value of the wrong type or out of range.
+        Unknown name; a hyperparameter that the method does not have; a value of the wrong type
+        or out of range.
     """
     return with_hyperparameters(find(METHOD, name), name, overrides)

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from fedcmi_flwr.methods.base import Method
 from fedcmi_flwr.methods.hyperparameters import hyperparameters
 
-ELSEWHERE = frozenset({"averaging", "normalization", "infiltration", "self-head-votes", "infiltration-votes"})
+ELSEWHERE = frozenset(
+    {"averaging", "normalization", "infiltration", "self-head-votes", "infiltration-votes"}
+)
 """Hyperparameters that the server, or the model's architecture, answers for."""
 GRADIENT_TERMS = frozenset({"mu", "max-gradient-norm"})
 """Those that are applied to the gradients."""
@@ -40,7 +42,11 @@ def terms_of(method: Method) -> tuple[str, ...]:
     ('mu',)
     """
     values = hyperparameters(method).items()
-    return tuple(key for key, value in values if key not in ELSEWHERE and not isinstance(value, str) and value > 0)
+    return tuple(
+        key
+        for key, value in values
+        if key not in ELSEWHERE and not isinstance(value, str) and value > 0
+    )
 
 
 def changes_loss(method: Method) -> bool:
@@ -51,7 +57,10 @@ def changes_loss(method: Method) -> bool:
 def changes_gradients(method: Method) -> bool:
     """Return whether something is done to the gradients before the optimiser's step."""
     kind = type(method)
-    own = kind.adjust_gradients is not Method.adjust_gradients or kind.clip_gradients is not Method.clip_gradients
+    own = (
+        kind.adjust_gradients is not Method.adjust_gradients
+        or kind.clip_gradients is not Method.clip_gradients
+    )
     return own or any(term in GRADIENT_TERMS for term in terms_of(method))
 
 

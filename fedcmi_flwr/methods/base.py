@@ -1,7 +1,10 @@
-"""What every method is made of: hyperparameters that all share, and hooks that do nothing until a method fills them.
+"""What every method is made of.
 
-A method is a frozen dataclass. Its fields are its hyperparameters: they travel to the nodes under the same names, and
-are all that a run configuration may override. All methods run in the same model code, loop and aggregation.
+Hyperparameters that all share, and hooks that do nothing until a method fills them.
+
+A method is a frozen dataclass. Its fields are its hyperparameters: they travel to the nodes
+under the same names, and are all that a run configuration may override. All methods run in the
+same model code, loop and aggregation.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,21 +29,23 @@ class Method(Settings):
     """A method that adds nothing to the loss but what all methods share."""
 
     mu: float = number(0, default=0.0)
-    """Weight mu of FedProx's proximal term mu/2 ||w - w_global||^2 (Li et al., MLSys 2020); 0: off."""
+    """Weight mu of FedProx's proximal term mu/2 ||w - w_global||^2 (Li et al., MLSys 2020); 0:
+    off."""
     averaging: float = number(0, 1, below=True, default=0.0)
-    """Decay of the moving average of the global weights that is evaluated and saved, a <- averaging a +
-    (1 - averaging) w after each round; training goes on from w. 0: off."""
+    """Decay of the moving average of the global weights that is evaluated and saved, a <-
+    averaging a + (1 - averaging) w after each round; training goes on from w. 0: off."""
     prior_adjustment: float = number(0, default=0.0)
-    """Weight of ln(share of the class among the node's samples), which every cross-entropy of a head or the fusion head
-    adds to the logits, so that a node's label skew does not go into the weights (Menon et al., ICLR 2021);
-    0: off."""
+    """Weight of ln(share of the class among the node's samples), which every cross-entropy of a
+    head or the fusion head adds to the logits, so that a node's label skew does not go into
+    the weights (Menon et al., ICLR 2021); 0: off."""
     max_gradient_norm: float = number(0, default=0.0)
-    """Euclidean norm to which the gradient of each parameter group (a modality's branch, the fusion head) is scaled
-    down where it is longer, so that one modality's steep batch neither undoes nor slows the others; 0: off.
-    The norm is that of the loss alone, before proximal gradients and control variates."""
+    """Euclidean norm to which the gradient of each parameter group (a modality's branch, the
+    fusion head) is scaled down where it is longer, so that one modality's steep batch neither
+    undoes nor slows the others; 0: off. The norm is that of the loss alone, before proximal
+    gradients and control variates."""
     normalization: str = choice(*NORMALIZATIONS, default="batch")
-    """What normalises inside the encoders: "batch" norm, whose statistics are those of a node's own batches, or "group"
-    norm, which has none."""
+    """What normalises inside the encoders: "batch" norm, whose statistics are those of a node's
+    own batches, or "group" norm, which has none."""
 
     # ---- what kind of method it is
 
@@ -66,26 +71,40 @@ class Method(Settings):
 
     @property
     def needs_sgd(self) -> str:
-        """Why the method goes with SGD alone, as the end of a sentence; empty: it goes with any optimiser."""
+        """Why the method goes with SGD alone, as the end of a sentence.
+
+        Empty: it goes with any optimiser.
+        """
         return ""
 
     @property
     def needs_single_batches(self) -> str:
-        """Why each step must be that of one batch, as the end of a sentence; empty: gradients may be accumulated."""
+        """Why each step must be that of one batch, as the end of a sentence.
+
+        Empty: gradients may be accumulated.
+        """
         return ""
 
     @property
     def tuning(self) -> tuple[str, tuple[float, ...]] | None:
-        """The key of the method's own weight, and three values; `fedcmi tune` tries two that are not the one given."""
+        """The key of the method's own weight, and three values.
+
+        `fedcmi tune` tries two that are not the one given.
+        """
         return None
 
     # ---- on the server
 
     def initialize(self, model: MultimodalModel) -> None:
-        """Change how a new model starts; by default it stays as the run's ``initialization`` made it."""
+        """Change how a new model starts.
+
+        By default it stays as the run's ``initialization`` made it.
+        """
 
     def decide(self, stats: ClassStats) -> Dominance:
-        """Return who is dominant at which temperatures, by class statistics of one node or of all nodes."""
+        """Return who is dominant at which temperatures, by class statistics of one node or of all
+        nodes.
+        """
         return NOBODY
 
     def broadcast(self, decided: Dominance) -> Dominance:
@@ -120,7 +139,8 @@ class Method(Settings):
         num_classes: int,
         num_examples: int,
     ) -> None:
-        """Raise ValueError unless a node's arrays for :meth:`combine` are what the method asked for.
+        """Raise ValueError unless a node's arrays for :meth:`combine` are what the method asked
+        for.
 
         Parameters
         ----------
@@ -139,7 +159,9 @@ class Method(Settings):
             raise ValueError(f"arrays {sorted(reply)} that this method did not ask for.")
 
     def scale_reply(self, reply: Mapping[str, AnyArray], share: float) -> Mapping[str, AnyArray]:
-        """Return a node's arrays for :meth:`combine` as if it had fewer samples; here they do not depend on them.
+        """Return a node's arrays for :meth:`combine` as if it had fewer samples.
+
+        Here they do not depend on them.
 
         Parameters
         ----------
@@ -173,7 +195,10 @@ class Method(Settings):
         return {}
 
     def combine(
-        self, state: Mapping[str, AnyArray], replies: Sequence[Mapping[str, AnyArray]], owners: Mapping[str, int]
+        self,
+        state: Mapping[str, AnyArray],
+        replies: Sequence[Mapping[str, AnyArray]],
+        owners: Mapping[str, int],
     ) -> dict[str, AnyArray]:
         """Return the method's new state on the server.
 
@@ -193,7 +218,9 @@ class Method(Settings):
         return {}
 
     def without_memory(self, state: Mapping[str, AnyArray]) -> dict[str, AnyArray]:
-        """Return what is left of the state on the server when all nodes have lost their memory; here all of it.
+        """Return what is left of the state on the server when all nodes have lost their memory.
+
+        Here all of it.
 
         Parameters
         ----------
@@ -209,15 +236,27 @@ class Method(Settings):
     # ---- on a node
 
     def teaching(
-        self, owned: tuple[Modality, ...], server_round: int, received: Dominance, stats: ClassStats | None
+        self,
+        owned: tuple[Modality, ...],
+        server_round: int,
+        received: Dominance,
+        stats: ClassStats | None,
     ) -> tuple[Dominance, tuple[Modality, ...]]:
-        """Return the decision in force on a node in this round, and the owned modalities that may teach under it."""
+        """Return the decision in force on a node in this round, and the owned modalities that may
+        teach under it.
+        """
         return NOBODY, ()
 
     def prepare(
-        self, model: MultimodalModel, local: LocalRound, received: Mapping[str, Tensor], memory: Mapping[str, Tensor]
+        self,
+        model: MultimodalModel,
+        local: LocalRound,
+        received: Mapping[str, Tensor],
+        memory: Mapping[str, Tensor],
     ) -> Any:  # noqa: ANN401
-        """Return whatever the method needs in this round, before the first step; it becomes ``local.method_state``.
+        """Return whatever the method needs in this round, before the first step.
+
+        It becomes ``local.method_state``.
 
         Parameters
         ----------
@@ -236,7 +275,9 @@ class Method(Settings):
         """
         return None
 
-    def loss_terms(self, model: MultimodalModel, batch: Batch, output: ModelOutput, local: LocalRound) -> LossTerms:
+    def loss_terms(
+        self, model: MultimodalModel, batch: Batch, output: ModelOutput, local: LocalRound
+    ) -> LossTerms:
         """Return the local objective's terms for one batch; here CE(F)."""
         return LossTerms({"fused": self.fused_cross_entropy(batch, output, local)})
 
@@ -249,7 +290,8 @@ class Method(Settings):
     def adjust_gradients(self, model: MultimodalModel, local: LocalRound) -> None:
         """Change the gradients in place after backward, before the optimiser's step.
 
-        Here mu (w - w_global) is added, the gradient of FedProx's mu/2 ||w - w_global||^2 (Li et al., MLSys 2020).
+        Here mu (w - w_global) is added, the gradient of FedProx's mu/2 ||w - w_global||^2 (Li et
+        al., MLSys 2020).
         """
         if self.mu == 0:
             return
@@ -285,18 +327,25 @@ class Method(Settings):
         local
             Gives the priors.
         modality
-            What the samples in ``rows`` are known to have; the prior is that of such samples. None: of all.
+            What the samples in ``rows`` are known to have; the prior is that of such samples.
+            None: of all.
 
         Returns
         -------
         Scalar in nats.
         """
         if self.prior_adjustment > 0:
-            prior = local.log_prior if modality is None else local.log_prior_of.get(modality, local.log_prior)
+            prior = (
+                local.log_prior
+                if modality is None
+                else local.log_prior_of.get(modality, local.log_prior)
+            )
             logits = logits + self.prior_adjustment * prior
         return losses.cross_entropy(logits, batch.labels, rows)
 
-    def fused_cross_entropy(self, batch: Batch, output: ModelOutput, local: LocalRound) -> Float[Tensor, ""]:
+    def fused_cross_entropy(
+        self, batch: Batch, output: ModelOutput, local: LocalRound
+    ) -> Float[Tensor, ""]:
         """Return CE(F) over all samples of the batch."""
         every = torch.ones_like(batch.labels, dtype=torch.bool)
         return self.cross_entropy(output.fused_logits, batch, every, local)

@@ -1,4 +1,7 @@
-"""Who teaches, and how sharply: from class statistics to the dominant modality and the class-wise temperatures."""
+"""Who teaches, and how sharply.
+
+From class statistics to the dominant modality and the class-wise temperatures.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -7,31 +10,45 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fedcmi_flwr.methods.losses import class_ratio, class_temperature, dominant_modality, log_class_probability
+from fedcmi_flwr.methods.losses import (
+    class_ratio,
+    class_temperature,
+    dominant_modality,
+    log_class_probability,
+)
 from fedcmi_flwr.types import ClassStats, Modality
 
 
 @dataclass(frozen=True)
 class Dominance:
-    """Who teaches, and at which temperatures: decided by the server, or by the node from its own statistics."""
+    """Who teaches, and at which temperatures.
+
+    Decided by the server, or by the node from its own statistics.
+    """
 
     dominant: Modality | None
     """d; None: nobody teaches."""
     ratio: Mapping[Modality, Float[Tensor, " classes"]]
     """r_{m,c} of each weak modality; NaN where a class has no sample."""
     temperature: Mapping[Modality, Float[Tensor, " classes"]]
-    """T_{m,c} of each weak modality, in (0, 1]; a modality that nobody measured is left out and has T = 1."""
+    """T_{m,c} of each weak modality, in (0, 1]; a modality that nobody measured is left out and
+    has T = 1."""
 
     def to(self, device: torch.device) -> "Dominance":
         """Return the decision with its temperatures on ``device``, where every step needs them."""
-        return replace(self, temperature={name: value.to(device) for name, value in self.temperature.items()})
+        return replace(
+            self, temperature={name: value.to(device) for name, value in self.temperature.items()}
+        )
 
 
 NOBODY = Dominance(None, {}, {})
 
 
-def decide_dominance(stats: ClassStats, kappa: float, dominant: Modality | None = None) -> Dominance:
-    """Turn class statistics into the dominant modality and the class-wise temperatures of the weak ones.
+def decide_dominance(
+    stats: ClassStats, kappa: float, dominant: Modality | None = None
+) -> Dominance:
+    """Turn class statistics into the dominant modality and the class-wise temperatures of the weak
+    ones.
 
     Parameters
     ----------

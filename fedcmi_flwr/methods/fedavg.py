@@ -8,7 +8,10 @@ from fedcmi_flwr.methods.base import Method
 
 @dataclass(frozen=True, kw_only=True)
 class FedAvg(Method):
-    """CE(F) on encoders and fusion head, missing modalities as zeros; FedProx is FedAvg with ``mu`` above 0."""
+    """CE(F) on encoders and fusion head, missing modalities as zeros.
+
+    FedProx is FedAvg with ``mu`` above 0.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)

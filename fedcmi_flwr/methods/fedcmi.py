@@ -1,4 +1,7 @@
-"""FedCMI (Fan et al., arXiv 2401.00894) and the control without distillation; FedCMI+ is in ``fedcmi_plus.py``."""
+"""FedCMI (Fan et al., arXiv 2401.00894) and the control without distillation.
+
+FedCMI+ is in ``fedcmi_plus.py``.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,25 +24,27 @@ DOMINANCES = ("global", "client", "batch")
 class CrossModalInfiltration(Method):
     """FedCMI's local objective; with lambda = mu = 0 it is the control for KD.
 
-    L = CE(F(u)) + gamma sum_m CE(H_m(u_m)) + lambda sum_{m != d} KD_m; proximal gradient mu (w - w_global).
+    L = CE(F(u)) + gamma sum_m CE(H_m(u_m)) + lambda sum_{m != d} KD_m; proximal gradient mu (w -
+    w_global).
     """
 
     gamma: float = number(0, default=2.0)
     """Weight gamma of the self heads' cross-entropy, sum_m CE(H_m(u_m))."""
     lambda_: float = number(0, key="lambda", default=1.0)
-    """Weight lambda of the distillation from the dominant modality d into the others, sum_{m != d} KD_m."""
+    """Weight lambda of the distillation from the dominant modality d into the others, sum_{m !=
+    d} KD_m."""
     mu: float = number(0, default=1.0)
     kappa: float = number(0, default=2.0)
-    """Strength kappa of the class-wise temperature T_{m,c}, which sharpens the teacher for classes where a modality
-    lags; at 0 it is 1 for every class."""
+    """Strength kappa of the class-wise temperature T_{m,c}, which sharpens the teacher for
+    classes where a modality lags; at 0 it is 1 for every class."""
     warmup: int = number(0, default=1)
     """First rounds of a run, in which nothing is distilled."""
     dominance: str = choice(*DOMINANCES, default="global")
-    """Who decides the dominant modality d and the temperatures T: the server ("global"), each node in each round
-    ("client"), or each batch for d and the node for T ("batch")."""
+    """Who decides the dominant modality d and the temperatures T: the server ("global"), each
+    node in each round ("client"), or each batch for d and the node for T ("batch")."""
     surrogate: float = number(0, default=0.0)
-    """Weight of CE(F with every other slot filled by q_m) on multimodal nodes, which trains what the fusion
-    head sees where modalities are missing; 0: off."""
+    """Weight of CE(F with every other slot filled by q_m) on multimodal nodes, which trains what
+    the fusion head sees where modalities are missing; 0: off."""
     kd_temperature_scaling: bool = flag(default=False)
     """Multiply KD by T^2, so that a low temperature does not make its gradient larger."""
     unimodal_auxiliary: bool = flag(default=False)
@@ -48,11 +53,11 @@ class CrossModalInfiltration(Method):
     """Weight of the self heads' log-probabilities, beside 1 for the fusion head's, when a class is
     predicted; 0: off."""
     infiltration_votes: float = number(0, default=0.0)
-    """Weight of the infiltration heads' log-probabilities, beside 1 for the fusion head's, when a class is
-    predicted; 0: off."""
+    """Weight of the infiltration heads' log-probabilities, beside 1 for the fusion head's, when
+    a class is predicted; 0: off."""
     infiltration: bool = flag(default=True)
-    """Whether there are infiltration projectors; without them q_m = u_m, and what learns from the teacher are the self
-    logits (an ablation)."""
+    """Whether there are infiltration projectors; without them q_m = u_m, and what learns from
+    the teacher are the self logits (an ablation)."""
 
     @property
     def structure(self) -> str:
@@ -83,9 +88,15 @@ class CrossModalInfiltration(Method):
         return decided if self.dominance == "global" else NOBODY
 
     def teaching(
-        self, owned: tuple[Modality, ...], server_round: int, received: Dominance, stats: ClassStats | None
+        self,
+        owned: tuple[Modality, ...],
+        server_round: int,
+        received: Dominance,
+        stats: ClassStats | None,
     ) -> tuple[Dominance, tuple[Modality, ...]]:
-        """Nobody teaches in warm-up rounds, nor on a node with one modality, nor where d is not owned."""
+        """Nobody teaches in warm-up rounds, nor on a node with one modality, nor where d is not
+        owned.
+        """
         if stats is None or server_round <= self.warmup or len(owned) < 2:
             return NOBODY, ()
         if self.dominance == "batch":
@@ -93,12 +104,19 @@ class CrossModalInfiltration(Method):
         decision = received if self.dominance == "global" else self.decide(stats)
         return (decision, (decision.dominant,)) if decision.dominant in owned else (NOBODY, ())
 
-    def loss_terms(self, model: MultimodalModel, batch: Batch, output: ModelOutput, local: LocalRound) -> LossTerms:
-        """Return the terms ``fused``, ``self``, ``kd`` and ``surrogate`` that apply to this node and batch."""
+    def loss_terms(
+        self, model: MultimodalModel, batch: Batch, output: ModelOutput, local: LocalRound
+    ) -> LossTerms:
+        """Return the terms ``fused``, ``self``, ``kd`` and ``surrogate`` that apply to this node
+        and batch.
+        """
         terms = {"fused": self.fused_cross_entropy(batch, output, local)}
         present = present_rows(model, batch)
         if self.gamma > 0 and (self.unimodal_auxiliary or not local.unimodal):
-            heads = [self.cross_entropy(output.self_logits[m], batch, present[m], local, m) for m in local.owned]
+            heads = [
+                self.cross_entropy(output.self_logits[m], batch, present[m], local, m)
+                for m in local.owned
+            ]
             terms["self"] = torch.stack(heads).sum()
         if local.teachers:
             distilled = self._distillation(batch, output, local, present)
@@ -106,10 +124,16 @@ class CrossModalInfiltration(Method):
                 terms["kd"] = torch.stack(distilled).sum()
         if self.surrogate > 0 and not local.unimodal:
             terms["surrogate"] = self.surrogate_cross_entropy(model, batch, output, local, present)
-        return LossTerms(terms, {"self": self.gamma, "kd": self.lambda_, "surrogate": self.surrogate})
+        return LossTerms(
+            terms, {"self": self.gamma, "kd": self.lambda_, "surrogate": self.surrogate}
+        )
 
     def _distillation(
-        self, batch: Batch, output: ModelOutput, local: LocalRound, present: Mapping[Modality, Tensor]
+        self,
+        batch: Batch,
+        output: ModelOutput,
+        local: LocalRound,
+        present: Mapping[Modality, Tensor],
     ) -> list[Tensor]:
         decided = self._dominance_of_batch(batch, output, local, present)
         d = decided.dominant
@@ -121,18 +145,29 @@ class CrossModalInfiltration(Method):
             temperature = decided.temperature.get(name, certain).to(teacher)[batch.labels]
             rows = present[name] & present[d]
             student = output.infiltration_logits[name]
-            losses.append(knowledge_distillation(teacher, student, temperature, rows, self.kd_temperature_scaling))
+            losses.append(
+                knowledge_distillation(
+                    teacher, student, temperature, rows, self.kd_temperature_scaling
+                )
+            )
         return losses
 
     def _dominance_of_batch(
-        self, batch: Batch, output: ModelOutput, local: LocalRound, present: Mapping[Modality, Tensor]
+        self,
+        batch: Batch,
+        output: ModelOutput,
+        local: LocalRound,
+        present: Mapping[Modality, Tensor],
     ) -> Dominance:
         if self.dominance != "batch" or local.stats is None:
             return local.dominance
         every = torch.stack(list(present.values())).all(dim=0)
         if not bool(every.any()):
             return NOBODY  # no sample to compare the modalities on
-        sums = [(true_class_probability(output.self_logits[m], batch.labels) * every).sum() for m in local.owned]
+        sums = [
+            (true_class_probability(output.self_logits[m], batch.labels) * every).sum()
+            for m in local.owned
+        ]
         winner = local.owned[int(torch.stack(sums).argmax())]
         return decide_dominance(local.stats, self.kappa, winner)
 

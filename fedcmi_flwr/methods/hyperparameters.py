@@ -1,4 +1,7 @@
-"""A method's hyperparameters: the fields of its dataclass, under the keys that a run-config has for them."""
+"""A method's hyperparameters.
+
+The fields of its dataclass, under the keys that a run-config has for them.
+"""
 
 from collections.abc import Mapping
 from dataclasses import fields, replace
@@ -40,7 +43,9 @@ def hyperparameters(method: "DataclassInstance") -> dict[str, Scalar]:
     return {key_of(item.name): getattr(method, item.name) for item in fields(method)}
 
 
-def with_hyperparameters(method: "MethodLike", name: str, values: Mapping[str, Scalar]) -> "MethodLike":
+def with_hyperparameters(
+    method: "MethodLike", name: str, values: Mapping[str, Scalar]
+) -> "MethodLike":
     """Return a method with some of its hyperparameters replaced.
 
     Parameters
@@ -66,17 +71,22 @@ def with_hyperparameters(method: "MethodLike", name: str, values: Mapping[str, S
     for key, value in values.items():
         if key not in items:
             raise ValueError(
-                f"{key} = {value!r}: method {name!r} has no such hyperparameter, only {sorted(items)}."
-                f"{did_you_mean(key, items)}"
+                f"{key} = {value!r}: method {name!r} has no such hyperparameter, only "
+                f"{sorted(items)}.{did_you_mean(key, items)}"
             )
         item = items[key]
         has_range = "check" in item.metadata
-        chosen[item.name] = checked(item, value) if has_range else _coerced(key, value, getattr(method, item.name))
+        chosen[item.name] = (
+            checked(item, value) if has_range else _coerced(key, value, getattr(method, item.name))
+        )
     return replace(method, **chosen)
 
 
 def _coerced(key: str, value: Scalar, example: Scalar) -> Scalar:
-    """Return ``value`` as the type of ``example``; an integer may stand for a float, nothing else for anything."""
+    """Return ``value`` as the type of ``example``.
+
+    An integer may stand for a float, nothing else for anything.
+    """
     if isinstance(example, float) and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if type(value) is not type(example):

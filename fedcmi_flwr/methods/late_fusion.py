@@ -1,7 +1,8 @@
-"""Late fusion: one unimodal FedAvg per modality, log-probabilities summed when a class is predicted.
+"""Late fusion: one unimodal FedAvg per modality, log-probabilities summed when a class is
+predicted.
 
-The branches share no parameter, so that one run with the summed loss is as many runs with one modality each, on the
-same nodes and batches.
+The branches share no parameter, so that one run with the summed loss is as many runs with one
+modality each, on the same nodes and batches.
 """
 
 from dataclasses import dataclass
@@ -23,10 +24,14 @@ class LateFusion(Method):
         """No fusion head."""
         return "unimodal"
 
-    def loss_terms(self, model: MultimodalModel, batch: Batch, output: ModelOutput, local: LocalRound) -> LossTerms:
+    def loss_terms(
+        self, model: MultimodalModel, batch: Batch, output: ModelOutput, local: LocalRound
+    ) -> LossTerms:
         """Return the sum of the modalities' cross-entropies."""
         rows = present_rows(model, batch)
-        heads = [self.cross_entropy(output.self_logits[m], batch, rows[m], local, m) for m in model.owned]
+        heads = [
+            self.cross_entropy(output.self_logits[m], batch, rows[m], local, m) for m in model.owned
+        ]
         return LossTerms({"self": torch.stack(heads).sum()})
 
 

@@ -1,4 +1,7 @@
-"""One round of local training as a method sees it: what the node knows before it, and what is kept of it."""
+"""One round of local training as a method sees it.
+
+What the node knows before it, and what is kept of it.
+"""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +22,9 @@ class Teacher(Protocol):
     def self_logits(self, x: Any) -> Float[Tensor, "batch classes"]:  # noqa: ANN401
         """Return the self logits of inputs."""
 
-    def self_logits_of(self, features: Float[Tensor, "batch features"]) -> Float[Tensor, "batch classes"]:
+    def self_logits_of(
+        self, features: Float[Tensor, "batch features"]
+    ) -> Float[Tensor, "batch classes"]:
         """Return the same from what the encoder made of the inputs."""
 
 
@@ -31,7 +36,8 @@ class LocalRound:
     unimodal: bool
     """True when the node owns one modality of several."""
     global_parameters: Sequence[Tensor]
-    """Parameters of the received model, in the order of ``model.trained_parameters()``, detached copies."""
+    """Parameters of the received model, in the order of ``model.trained_parameters()``, detached
+    copies."""
     teachers: Mapping[Modality, Teacher]
     """Frozen branches of the received model, in eval mode, for the modalities that may teach."""
     dominance: Dominance
@@ -44,9 +50,11 @@ class LocalRound:
     generator: torch.Generator
     """The method's own random numbers of this round and node, on the CPU."""
     features: Mapping[Modality, Float[Tensor, "samples features"]] = field(default_factory=dict)
-    """Features of the teachers' encoders, by sample index; only where samples look the same in every epoch."""
+    """Features of the teachers' encoders, by sample index; only where samples look the same in
+    every epoch."""
     log_prior_of: Mapping[Modality, Float[Tensor, " classes"]] = field(default_factory=dict)
-    """``log_prior`` among the samples that have a modality, for each modality that some of them lack."""
+    """``log_prior`` among the samples that have a modality, for each modality that some of them
+    lack."""
     method_state: Any = None
     """What :meth:`Method.prepare` made for the method itself."""
 
@@ -54,8 +62,9 @@ class LocalRound:
     def teacher_logits(self, modality: Modality, batch: Batch) -> Float[Tensor, "batch classes"]:
         """Return a teacher's self logits of a batch.
 
-        Features that are known already are not computed again. The layers behind them are: they take no time, and their
-        last bits depend on the batch's size, those of convolutions do not.
+        Features that are known already are not computed again. The layers behind them are: they
+        take no time, and their last bits depend on the batch's size, those of convolutions do
+        not.
 
         Parameters
         ----------
@@ -89,6 +98,7 @@ class Kept:
     """What a method keeps of a round: some for the server, some for the node's next turn."""
 
     to_server: Mapping[str, Tensor] = field(default_factory=dict)
-    """Arrays for :meth:`Method.combine`: of the size of weights, or summed statistics; never samples."""
+    """Arrays for :meth:`Method.combine`: of the size of weights, or summed statistics; never
+    samples."""
     memory: Mapping[str, Tensor] = field(default_factory=dict)
     """Arrays that stay on the node until it is sampled again."""

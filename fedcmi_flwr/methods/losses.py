@@ -1,6 +1,9 @@
-"""The equations of this room's README as pure functions of tensors; every one is vectorised over the batch.
+"""The equations of this room's README as pure functions of tensors.
 
-Source: arXiv 2401.00894, sections 3.2 (cross-modal infiltration) and 3.3 (class-wise temperature adaptation).
+Every one is vectorised over the batch.
+
+Source: arXiv 2401.00894, sections 3.2 (cross-modal infiltration) and 3.3 (class-wise temperature
+adaptation).
 """
 
 from collections.abc import Sequence
@@ -21,7 +24,9 @@ def masked_mean(values: Float[Tensor, " batch"], rows: Bool[Tensor, " batch"]) -
 
 
 def cross_entropy(
-    logits: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"], rows: Bool[Tensor, " batch"]
+    logits: Float[Tensor, "batch classes"],
+    labels: Int[Tensor, " batch"],
+    rows: Bool[Tensor, " batch"],
 ) -> Float[Tensor, ""]:
     """Return the mean cross-entropy in nats over the samples in ``rows``."""
     return masked_mean(F.cross_entropy(logits, labels, reduction="none"), rows)
@@ -34,7 +39,8 @@ def knowledge_distillation(
     rows: Bool[Tensor, " batch"],
     scale_by_temperature: bool = False,
 ) -> Float[Tensor, ""]:
-    """Return KD_m: cross-entropy between the softened teacher and student, mean over the samples in ``rows``.
+    """Return KD_m: cross-entropy between the softened teacher and student, mean over the samples in
+    ``rows``.
 
     Per sample: - sum_c softmax(teacher / T)[c] * log_softmax(student / T)[c].
 
@@ -49,7 +55,8 @@ def knowledge_distillation(
     rows
         [batch]: samples that have both modalities.
     scale_by_temperature
-        Multiply each sample's loss by T^2 (Hinton et al., 2015), which keeps gradients of the size of T = 1.
+        Multiply each sample's loss by T^2 (Hinton et al., 2015), which keeps gradients of the
+        size of T = 1.
 
     Returns
     -------
@@ -68,8 +75,8 @@ def mean_log_probability(
 ) -> Float[Tensor, "batch classes"]:
     """Return the consensus of a sample's modalities: the mean of their log-probabilities.
 
-    Their sum would be that of independent witnesses. Modalities of one event are not independent, and the sum is far
-    too sure of itself to teach.
+    Their sum would be that of independent witnesses. Modalities of one event are not
+    independent, and the sum is far too sure of itself to teach.
 
     Parameters
     ----------
@@ -96,16 +103,21 @@ def true_class_probability(
 def log_class_probability(
     probability_sum: Float[Tensor, "modalities classes"], count: Float[Tensor, "modalities classes"]
 ) -> Float[Tensor, "modalities classes"]:
-    """Return ln p_{m,c} from sums and counts, p clamped to [MIN_PROBABILITY, 1]; NaN where a class has no sample."""
+    """Return ln p_{m,c} from sums and counts, p clamped to [MIN_PROBABILITY, 1].
+
+    NaN where a class has no sample.
+    """
     probability = (probability_sum / count).clamp(MIN_PROBABILITY, 1.0)
     return torch.where(count > 0, probability.log(), torch.nan)
 
 
-def dominant_modality(log_probability: Float[Tensor, "modalities classes"], candidates: Sequence[bool]) -> int | None:
+def dominant_modality(
+    log_probability: Float[Tensor, "modalities classes"], candidates: Sequence[bool]
+) -> int | None:
     """Return the index of d = argmax_m of the mean over classes of ln p_{m,c}.
 
-    Only classes that every candidate has samples of are compared, so that no modality wins by being measured on
-    easier classes.
+    Only classes that every candidate has samples of are compared, so that no modality wins by
+    being measured on easier classes.
 
     Parameters
     ----------
@@ -131,14 +143,20 @@ def dominant_modality(log_probability: Float[Tensor, "modalities classes"], cand
 def class_ratio(
     log_dominant: Float[Tensor, " classes"], log_weak: Float[Tensor, " classes"]
 ) -> Float[Tensor, " classes"]:
-    """Return r_{m,c} = p_{d,c} / p_{m,c} from logs; NaN where either modality has no sample of the class."""
+    """Return r_{m,c} = p_{d,c} / p_{m,c} from logs.
+
+    NaN where either modality has no sample of the class.
+    """
     return (log_dominant - log_weak).exp()
 
 
 def class_temperature(ratio: Float[Tensor, " classes"], kappa: float) -> Float[Tensor, " classes"]:
-    """Return T_{m,c} from r_{m,c}: sharper where the weak modality lags more than its mean over classes.
+    """Return T_{m,c} from r_{m,c}.
 
-    T = 1 / (1 + kappa ln(r / rbar)) where r > rbar, else 1; rbar is the mean of r over the classes with samples.
+    Sharper where the weak modality lags more than its mean over classes.
+
+    T = 1 / (1 + kappa ln(r / rbar)) where r > rbar, else 1; rbar is the mean of r over the
+    classes with samples.
 
     Parameters
     ----------

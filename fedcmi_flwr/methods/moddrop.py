@@ -15,7 +15,9 @@ from fedcmi_flwr.types import Batch, LossTerms, ModelOutput
 
 @dataclass(frozen=True, kw_only=True)
 class ModDrop(Method):
-    """CE(F) in which some samples show the fusion head only one of their modalities, chosen evenly."""
+    """CE(F) in which some samples show the fusion head only one of their modalities, chosen
+    evenly.
+    """
 
     weight: float = number(0, 1, default=0.5)
     """Share of the samples that show the fusion head one modality only."""
@@ -25,7 +27,9 @@ class ModDrop(Method):
         """The own weight."""
         return ("weight", (0.25, 0.5, 0.75))
 
-    def loss_terms(self, model: MultimodalModel, batch: Batch, output: ModelOutput, local: LocalRound) -> LossTerms:
+    def loss_terms(
+        self, model: MultimodalModel, batch: Batch, output: ModelOutput, local: LocalRound
+    ) -> LossTerms:
         """Return CE(F) on what is left of each sample."""
         shown = kept_modalities(batch.present, self.weight, local.generator)
         logits = model.fuse(output.self_embeddings, output.infiltration_embeddings, shown)

@@ -29,10 +29,13 @@ class Others(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Moon(WeightedMethod):
-    """CE(F) + weight * contrast; the representation is the fusion head's input, [batch, modalities * dim].
+    """CE(F) + weight * contrast.
 
-    contrast = -ln( e^(sim(v, v_global) / 0.5) / (e^(sim(v, v_global) / 0.5) + e^(sim(v, v_previous) / 0.5)) ), with the
-    cosine as sim; it is left out in a node's first turn, which has no previous model.
+    The representation is the fusion head's input, [batch, modalities * dim].
+
+    contrast = -ln( e^(sim(v, v_global) / 0.5) / (e^(sim(v, v_global) / 0.5) + e^(sim(v,
+    v_previous) / 0.5)) ), with the cosine as sim; it is left out in a node's first turn, which
+    has no previous model.
     """
 
     @property
@@ -41,7 +44,11 @@ class Moon(WeightedMethod):
         return ("weight", (0.1, 1.0, 5.0))
 
     def prepare(
-        self, model: MultimodalModel, local: LocalRound, received: Mapping[str, Tensor], memory: Mapping[str, Tensor]
+        self,
+        model: MultimodalModel,
+        local: LocalRound,
+        received: Mapping[str, Tensor],
+        memory: Mapping[str, Tensor],
     ) -> Others:
         """Freeze the received model and rebuild the previous one."""
         frozen = copy.deepcopy(model).eval().requires_grad_(False)
@@ -51,7 +58,9 @@ class Moon(WeightedMethod):
         previous.load_trained_state(memory)
         return Others(frozen, previous)
 
-    def loss_terms(self, model: MultimodalModel, batch: Batch, output: ModelOutput, local: LocalRound) -> LossTerms:
+    def loss_terms(
+        self, model: MultimodalModel, batch: Batch, output: ModelOutput, local: LocalRound
+    ) -> LossTerms:
         """Return CE(F) and the contrast."""
         terms = {"fused": self.fused_cross_entropy(batch, output, local)}
         others: Others = local.method_state
@@ -64,17 +73,23 @@ class Moon(WeightedMethod):
 
     def finish(self, model: MultimodalModel, local: LocalRound, steps: LocalSteps) -> Kept:
         """Keep the trained model for the node's next turn."""
-        return Kept(memory={name: value.detach().clone() for name, value in model.trained_state().items()})
+        return Kept(
+            memory={name: value.detach().clone() for name, value in model.trained_state().items()}
+        )
 
 
-def representation(model: MultimodalModel, batch: Batch, output: ModelOutput) -> Float[Tensor, "batch width"]:
+def representation(
+    model: MultimodalModel, batch: Batch, output: ModelOutput
+) -> Float[Tensor, "batch width"]:
     """Return the fusion head's input, all slots in a row."""
     slots = model.slots(output.self_embeddings, output.infiltration_embeddings, batch.present)
     return slots.flatten(1)
 
 
 def contrast(
-    own: Float[Tensor, "batch width"], towards: Float[Tensor, "batch width"], away: Float[Tensor, "batch width"]
+    own: Float[Tensor, "batch width"],
+    towards: Float[Tensor, "batch width"],
+    away: Float[Tensor, "batch width"],
 ) -> Float[Tensor, ""]:
     """Return the mean of MOON's contrastive loss in nats, 0 or greater.
 
@@ -97,8 +112,12 @@ def contrast(
     >>> round(float(contrast(v, v, -v)), 4)  # ln(1 + e^(-2 / 0.5))
     0.0181
     """
-    similarity = torch.stack([F.cosine_similarity(own, towards), F.cosine_similarity(own, away)], dim=1)
-    return F.cross_entropy(similarity / TEMPERATURE, torch.zeros(len(own), dtype=torch.long, device=own.device))
+    similarity = torch.stack(
+        [F.cosine_similarity(own, towards), F.cosine_similarity(own, away)], dim=1
+    )
+    return F.cross_entropy(
+        similarity / TEMPERATURE, torch.zeros(len(own), dtype=torch.long, device=own.device)
+    )
 
 
 METHODS = {"moon": Moon()}

@@ -45,7 +45,9 @@ def embedding_sums(
     return sums, counts
 
 
-def class_means(sums: Float[Tensor, "classes dim"], counts: Float[Tensor, " classes"]) -> Float[Tensor, "classes dim"]:
+def class_means(
+    sums: Float[Tensor, "classes dim"], counts: Float[Tensor, " classes"]
+) -> Float[Tensor, "classes dim"]:
     """Return the prototypes, NaN where a class has no sample."""
     return sums / counts.unsqueeze(1)
 
@@ -64,7 +66,10 @@ def prototype_cross_entropy(
     labels: Int[Tensor, " batch"],
     rows: Bool[Tensor, " batch"],
 ) -> Float[Tensor, ""]:
-    """Return the mean of CE(-||z - prototype||, y) over the rows whose class has a prototype; 0 when there is none."""
+    """Return the mean of CE(-||z - prototype||, y) over the rows whose class has a prototype.
+
+    0 when there is none.
+    """
     known = ~prototypes.isnan().any(dim=1)
     used = rows & known[labels]
     log_probability = prototype_logits(z, prototypes).log_softmax(dim=1)

@@ -77,10 +77,15 @@ def split_names(text: str) -> tuple[str, ...]:
 
 
 def check_stored(key: str, names: Iterable[Modality], stored: Sequence[Modality]) -> None:
-    """Raise ConfigError when a key names a modality that is not stored; one that this run leaves out is no error."""
+    """Raise ConfigError when a key names a modality that is not stored.
+
+    One that this run leaves out is no error.
+    """
     for name in names:
         if name not in stored:
-            raise ConfigError(f"{key}: {name!r} is not stored, only {list(stored)}.{did_you_mean(name, stored)}")
+            raise ConfigError(
+                f"{key}: {name!r} is not stored, only {list(stored)}.{did_you_mean(name, stored)}"
+            )
 
 
 def chosen_modalities(text: str, stored: Sequence[Modality]) -> tuple[Modality, ...]:
@@ -149,7 +154,10 @@ def encoder_names(text: str, modalities: tuple[Modality, ...]) -> dict[Modality,
 
 
 def named_encoders(text: str) -> list[str]:
-    """Return the encoders that the ``encoder`` key names, whatever the modalities; ConfigError for an unknown one."""
+    """Return the encoders that the ``encoder`` key names, whatever the modalities.
+
+    ConfigError for an unknown one.
+    """
     names = sorted(set(_read_encoders(text).values()))
     for name in names:
         _check_encoder(text, name)
@@ -171,7 +179,9 @@ def _check_encoder(text: str, name: str) -> None:
     try:
         find(ENCODER, name)
     except UnknownNameError as error:
-        raise ConfigError(str(error) if name == text else f"in encoder = {text!r}: {error}") from error
+        raise ConfigError(
+            str(error) if name == text else f"in encoder = {text!r}: {error}"
+        ) from error
 
 
 def _needed(which: str) -> str:

@@ -1,4 +1,7 @@
-"""Trained models on disk: safetensors, with all that is needed to build the model again in the metadata."""
+"""Trained models on disk.
+
+Safetensors, with all that is needed to build the model again in the metadata.
+"""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -57,12 +60,16 @@ def save_model(
     described["classes"] = list(classes)
     if packages := outside_packages(spec):
         described["packages"] = packages
-    metadata = {key: json.dumps(value) for key, value in {**described, "notes": dict(notes)}.items()}
+    metadata = {
+        key: json.dumps(value) for key, value in {**described, "notes": dict(notes)}.items()
+    }
     write_atomically(path, to_bytes(arrays, metadata))
 
 
 def to_bytes(arrays: Mapping[str, AnyArray], metadata: Mapping[str, str]) -> bytes:
-    """Return the content of a safetensors file; the same arrays and texts always give the same bytes.
+    """Return the content of a safetensors file.
+
+    The same arrays and texts always give the same bytes.
 
     Parameters
     ----------
@@ -83,7 +90,9 @@ def to_bytes(arrays: Mapping[str, AnyArray], metadata: Mapping[str, str]) -> byt
     return len(header).to_bytes(8, "little") + header + plain[8 + length :]
 
 
-def load_model(path: Path, modalities: Sequence[Modality] | None = None) -> tuple[MultimodalModel, dict[str, Any]]:
+def load_model(
+    path: Path, modalities: Sequence[Modality] | None = None
+) -> tuple[MultimodalModel, dict[str, Any]]:
     """Build the model of a checkpoint and load its weights.
 
     Parameters
@@ -100,8 +109,9 @@ def load_model(path: Path, modalities: Sequence[Modality] | None = None) -> tupl
     Raises
     ------
     CheckpointError
-        Not a safetensors file, without this project's metadata, without one of the modalities, or none is asked for;
-        or a part of the model comes from a package that is not installed here.
+        Not a safetensors file, without this project's metadata, without one of the modalities,
+        or none is asked for; or a part of the model comes from a package that is not installed
+        here.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -119,7 +129,9 @@ def load_model(path: Path, modalities: Sequence[Modality] | None = None) -> tupl
             names = [name for name in file.keys() if not name.startswith(left_out)]  # noqa: SIM118 (not a mapping)
             arrays = {name: file.get_tensor(name) for name in names}
         fields = dict(**metadata["model"])
-        described: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+        described: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()
+        }
         spec, inputs = ModelSpec(**described), [ModalitySpec.from_fields(item) for item in wanted]
         model = MultimodalModel(spec, inputs)
         model.load_state_dict(arrays)
@@ -132,16 +144,25 @@ def load_model(path: Path, modalities: Sequence[Modality] | None = None) -> tupl
 
 def outside_packages(spec: ModelSpec) -> list[str]:
     """Return what a model needs besides this project, "my-package 0.1.0"."""
-    found = {package_of(ENCODER, name) for name in spec.encoders.values()} | {package_of(FUSION, spec.fusion)}
+    found = {package_of(ENCODER, name) for name in spec.encoders.values()} | {
+        package_of(FUSION, spec.fusion)
+    }
     return sorted(found - {""})
 
 
-def _incomplete(path: Path, metadata: Mapping[str, Any], error: UnknownNameError) -> CheckpointError:
-    """Say which package the model of a file needs; without a package it names what this project does not know."""
+def _incomplete(
+    path: Path, metadata: Mapping[str, Any], error: UnknownNameError
+) -> CheckpointError:
+    """Say which package the model of a file needs.
+
+    Without a package it names what this project does not know.
+    """
     if "packages" not in metadata:
         return _foreign(path, error)
     packages = ", ".join(map(str, metadata["packages"]))
-    return CheckpointError(f"{path}: this model was trained with {packages}; install that here. {error}")
+    return CheckpointError(
+        f"{path}: this model was trained with {packages}; install that here. {error}"
+    )
 
 
 def _foreign(path: Path, error: Exception) -> CheckpointError:
@@ -151,7 +172,9 @@ def _foreign(path: Path, error: Exception) -> CheckpointError:
 def _check_asked(path: Path, asked: Sequence[Modality], stored: Sequence[Modality]) -> None:
     """Raise CheckpointError unless a model has what it is asked for."""
     if not asked:
-        raise CheckpointError(f"{path}: asked for no modality; ask for one or more of {list(stored)}.")
+        raise CheckpointError(
+            f"{path}: asked for no modality; ask for one or more of {list(stored)}."
+        )
     for name in asked:
         if name not in stored:
             raise CheckpointError(

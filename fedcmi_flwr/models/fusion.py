@@ -19,7 +19,9 @@ class ConcatFusion(nn.Module):
         super().__init__()
         self.output = nn.Linear(num_modalities * dim, num_classes)
 
-    def forward(self, slots: Float[Tensor, "batch modalities dim"]) -> Float[Tensor, "batch classes"]:
+    def forward(
+        self, slots: Float[Tensor, "batch modalities dim"]
+    ) -> Float[Tensor, "batch classes"]:
         """Return fused logits."""
         logits: Tensor = self.output(slots.flatten(1))
         return logits
@@ -32,21 +34,28 @@ class SumFusion(nn.Module):
         super().__init__()
         self.outputs = nn.ModuleList(nn.Linear(dim, num_classes) for _ in range(num_modalities))
 
-    def forward(self, slots: Float[Tensor, "batch modalities dim"]) -> Float[Tensor, "batch classes"]:
+    def forward(
+        self, slots: Float[Tensor, "batch modalities dim"]
+    ) -> Float[Tensor, "batch classes"]:
         """Return fused logits."""
         logits = [output(slot) for output, slot in zip(self.outputs, slots.unbind(1), strict=True)]
         return torch.stack(logits).sum(0)
 
 
 class FilmFusion(nn.Module):
-    """Feature-wise linear modulation (Perez et al., AAAI 2018): each slot in turn scales and shifts the last one."""
+    """Feature-wise linear modulation (Perez et al., AAAI 2018).
+
+    Each slot in turn scales and shifts the last one.
+    """
 
     def __init__(self, num_modalities: int, dim: int, num_classes: int) -> None:
         super().__init__()
         self.conditions = nn.ModuleList(nn.Linear(dim, 2 * dim) for _ in range(num_modalities - 1))
         self.output = nn.Linear(dim, num_classes)
 
-    def forward(self, slots: Float[Tensor, "batch modalities dim"]) -> Float[Tensor, "batch classes"]:
+    def forward(
+        self, slots: Float[Tensor, "batch modalities dim"]
+    ) -> Float[Tensor, "batch classes"]:
         """Return fused logits."""
         *conditioning, hidden = slots.unbind(1)
         for condition, slot in zip(self.conditions, conditioning, strict=True):
@@ -57,7 +66,10 @@ class FilmFusion(nn.Module):
 
 
 class GatedFusion(nn.Module):
-    """Gated multimodal unit (Arevalo et al., 2017): sum_m sigmoid(G_m u_m) * (V_m u_m), then linear."""
+    """Gated multimodal unit (Arevalo et al., 2017).
+
+    sum_m sigmoid(G_m u_m) * (V_m u_m), then linear.
+    """
 
     def __init__(self, num_modalities: int, dim: int, num_classes: int) -> None:
         super().__init__()
@@ -65,7 +77,9 @@ class GatedFusion(nn.Module):
         self.values = nn.ModuleList(nn.Linear(dim, dim) for _ in range(num_modalities))
         self.output = nn.Linear(dim, num_classes)
 
-    def forward(self, slots: Float[Tensor, "batch modalities dim"]) -> Float[Tensor, "batch classes"]:
+    def forward(
+        self, slots: Float[Tensor, "batch modalities dim"]
+    ) -> Float[Tensor, "batch classes"]:
         """Return fused logits."""
         rows = zip(self.gates, self.values, slots.unbind(1), strict=True)
         hidden = [torch.sigmoid(gate(slot)) * value(slot) for gate, value, slot in rows]
@@ -85,7 +99,9 @@ FUSIONS: dict[str, type[nn.Module]] = {
 def _accept(found: Any) -> type[nn.Module]:  # noqa: ANN401
     """Return a class of modules."""
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
-        raise TypeError("a fusion head is a class derived from torch.nn.Module, as those in models/fusion.py.")
+        raise TypeError(
+            "a fusion head is a class derived from torch.nn.Module, as those in models/fusion.py."
+        )
     return found
 
 
@@ -97,10 +113,12 @@ def fill_slots(
     q: Float[Tensor, "batch modalities dim"],
     present: Bool[Tensor, "batch modalities"],
 ) -> Float[Tensor, "batch modalities dim"]:
-    """Return the fusion head's input: u where a modality is present, else the mean of the present modalities' q.
+    """Return the fusion head's input.
 
-    With two modalities the fill is the other one's q; q = 0 gives zero filling. A sample without any modality is
-    filled with zeros.
+    U where a modality is present, else the mean of the present modalities' q.
+
+    With two modalities the fill is the other one's q; q = 0 gives zero filling. A sample without
+    any modality is filled with zeros.
     """
     weight = present.to(q.dtype).unsqueeze(2)
     fill = (weight * q).sum(1) / weight.sum(1).clamp(min=1)

@@ -15,8 +15,9 @@ def initialize(model: nn.Module, kind: str, pretrained: Iterable[nn.Module] = ()
     model
         Changed in place.
     kind
-        One of INITIALIZATIONS. "xavier-kaiming": linear layers get Xavier's uniform weights and no bias, convolutions
-        Kaiming's normal weights by fan-out; every other layer and the convolutions' biases stay as torch made them.
+        One of INITIALIZATIONS. "xavier-kaiming": linear layers get Xavier's uniform weights and
+        no bias, convolutions Kaiming's normal weights by fan-out; every other layer and the
+        convolutions' biases stay as torch made them.
     pretrained
         Parts that keep their weights.
 

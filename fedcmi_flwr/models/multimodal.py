@@ -1,8 +1,8 @@
 """The two-projector model: branches, missing-modality slots, fusion heads.
 
-Shapes: z, u, q [batch, dim]; logits [batch, classes]; slots [batch, modalities, dim]. A node builds branches for the
-modalities it owns and nothing else; the fusion head is the same on all nodes.
-Source: arXiv 2401.00894, section 3 (self- and infiltration projector, shared classifier).
+Shapes: z, u, q [batch, dim]; logits [batch, classes]; slots [batch, modalities, dim]. A node
+builds branches for the modalities it owns and nothing else; the fusion head is the same on all
+nodes. Source: arXiv 2401.00894, section 3 (self- and infiltration projector, shared classifier).
 """
 
 import copy
@@ -47,16 +47,21 @@ class ModelSpec:
 
 
 STRUCTURES = {
-    "two-projectors": "FedCMI's model: encoder, P_m, Q_m and shared classifier H_m per modality, and the fusion head",
+    "two-projectors": "FedCMI's model: encoder, P_m, Q_m and shared classifier H_m per modality, and the "
+    "fusion head",
     "one-projector": "the same without Q_m: q_m is u_m",
     "fusion": "encoders and fusion head, u_m = z_m, missing slots are zeros: FedAvg's model",
-    "unimodal": "encoder and classifier per modality, u_m = z_m; F is the sum of the present log-probabilities",
+    "unimodal": "encoder and classifier per modality, u_m = z_m; F is the sum of the present "
+    "log-probabilities",
 }
 """What a model consists of."""
 
 
 def build_projector(kind: str, dim: int) -> nn.Module:
-    """Return P_m or Q_m: ``linear``, or ``mlp`` = Linear-ReLU-Linear-ReLU-Linear, each R^D -> R^D."""
+    """Return P_m or Q_m.
+
+    ``linear``, or ``mlp`` = Linear-ReLU-Linear-ReLU-Linear, each R^D -> R^D.
+    """
     if kind == "linear":
         return nn.Linear(dim, dim)
     if kind == "mlp":
@@ -66,7 +71,9 @@ def build_projector(kind: str, dim: int) -> nn.Module:
 
 
 class Branch(nn.Module):
-    """One modality's parameter group: encoder E_m and, as the structure says, P_m, Q_m and the classifier H_m.
+    """One modality's parameter group.
+
+    Encoder E_m and, as the structure says, P_m, Q_m and the classifier H_m.
 
     Parameters
     ----------
@@ -82,7 +89,9 @@ class Branch(nn.Module):
         One of STRUCTURES.
     """
 
-    def __init__(self, encoder: Encoder, dim: int, num_classes: int, projector: str, structure: str) -> None:
+    def __init__(
+        self, encoder: Encoder, dim: int, num_classes: int, projector: str, structure: str
+    ) -> None:
         super().__init__()
         self.encoder: Encoder = encoder
         if structure in ("two-projectors", "one-projector"):
@@ -93,7 +102,9 @@ class Branch(nn.Module):
             self.classifier = nn.Linear(dim, num_classes)
 
     def encode(self, x: Tensor) -> Float[Tensor, "batch dim"]:
-        """Return z; fewer than two samples have no batch statistics, so the running ones serve them in training."""
+        """Return z; fewer than two samples have no batch statistics, so the running ones serve them
+        in training.
+        """
         if self.training and len(x) < 2:
             self.encoder.eval()
             z: Tensor = self.encoder(x)
@@ -106,7 +117,9 @@ class Branch(nn.Module):
         """Return H_m(P_m(E_m(x))): all that a teacher or the class statistics need."""
         return self.self_logits_of(self.encoder.features(x))
 
-    def self_logits_of(self, features: Float[Tensor, "batch features"]) -> Float[Tensor, "batch classes"]:
+    def self_logits_of(
+        self, features: Float[Tensor, "batch features"]
+    ) -> Float[Tensor, "batch classes"]:
         """Return the same from what ``encoder.features`` gave."""
         logits: Tensor = self.classifier(self.self_embedding(self.encoder.output(features)))
         return logits
@@ -134,12 +147,14 @@ class MultimodalModel(nn.Module):
     inputs
         What each owned modality's samples look like; one branch is built for each.
     encoders
-        Encoders that are there already, by modality; each gets a branch too, whatever ``spec`` calls it.
+        Encoders that are there already, by modality; each gets a branch too, whatever ``spec``
+        calls it.
 
     Raises
     ------
     ValueError
-        A modality that ``spec`` does not know, an unknown encoder, projector, fusion, structure or normalization.
+        A modality that ``spec`` does not know, an unknown encoder, projector, fusion, structure
+        or normalization.
     """
 
     def __init__(
@@ -153,7 +168,9 @@ class MultimodalModel(nn.Module):
         owned = [*ready, *(modality.name for modality in inputs)]
         unknown = [name for name in owned if name not in spec.modalities]
         if unknown or not owned:
-            raise ValueError(f"modalities {unknown}: need one or more, all of {list(spec.modalities)}.")
+            raise ValueError(
+                f"modalities {unknown}: need one or more, all of {list(spec.modalities)}."
+            )
         fusion = find(FUSION, spec.fusion)
         if spec.structure not in STRUCTURES:
             raise ValueError(f"structure {spec.structure!r}: not one of {sorted(STRUCTURES)}.")
@@ -163,10 +180,16 @@ class MultimodalModel(nn.Module):
         for modality in inputs:
             name = modality.name
             options, frozen = spec.options.get(name), name in spec.frozen
-            encoder = build_encoder(spec.encoders[name], modality, dim, spec.normalization, options, frozen)
-            self.branches[name] = Branch(encoder, dim, spec.num_classes, spec.projector, spec.structure)
+            encoder = build_encoder(
+                spec.encoders[name], modality, dim, spec.normalization, options, frozen
+            )
+            self.branches[name] = Branch(
+                encoder, dim, spec.num_classes, spec.projector, spec.structure
+            )
         for name, encoder in ready.items():
-            self.branches[name] = Branch(encoder, dim, spec.num_classes, spec.projector, spec.structure)
+            self.branches[name] = Branch(
+                encoder, dim, spec.num_classes, spec.projector, spec.structure
+            )
         if spec.structure != "unimodal":
             self.fusion = fusion(len(spec.modalities), dim, spec.num_classes)
 
@@ -183,22 +206,36 @@ class MultimodalModel(nn.Module):
         return branch
 
     def teacher(self, modality: Modality) -> Branch:
-        """Return a copy of an owned modality's branch as it is now, which teaches: in eval mode, without gradients."""
+        """Return a copy of an owned modality's branch as it is now, which teaches.
+
+        In eval mode, without gradients.
+        """
         return copy.deepcopy(self.branch(modality)).eval().requires_grad_(False)
 
     def trained_parameters(self) -> dict[str, nn.Parameter]:
         """Return the parameters without the frozen trunks', by name."""
-        return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
+        return {
+            name: parameter
+            for name, parameter in self.named_parameters()
+            if parameter.requires_grad
+        }
 
     def trained_groups(self) -> dict[str, list[nn.Parameter]]:
         """Return the same by parameter group, without names."""
         trained = self.trained_parameters().items()
         groups = parameter_groups(self.spec).items()
-        return {group: [value for name, value in trained if name.startswith(prefixes)] for group, prefixes in groups}
+        return {
+            group: [value for name, value in trained if name.startswith(prefixes)]
+            for group, prefixes in groups
+        }
 
     def trained_state(self) -> dict[str, Tensor]:
         """Return the state_dict without the frozen trunks: what is sent, averaged and kept."""
-        return {name: value for name, value in self.state_dict().items() if not name.startswith(self._frozen_prefixes)}
+        return {
+            name: value
+            for name, value in self.state_dict().items()
+            if not name.startswith(self._frozen_prefixes)
+        }
 
     def load_trained_state(self, state: Mapping[str, Tensor]) -> None:
         """Load what :meth:`trained_state` returned.
@@ -224,7 +261,9 @@ class MultimodalModel(nn.Module):
         return tuple(f"branches.{name}.encoder.trunk." for name in self.spec.frozen)
 
     def forward(self, batch: Batch) -> ModelOutput:
-        """Run the branch of every modality in the batch on the samples that have it, and the fusion head on all."""
+        """Run the branch of every modality in the batch on the samples that have it, and the fusion
+        head on all.
+        """
         u, q, self_logits, infiltration_logits = {}, {}, {}, {}
         for name in (name for name in self.owned if name in batch.inputs):
             branch, rows = self.branch(name), None
@@ -247,7 +286,10 @@ class MultimodalModel(nn.Module):
         q: Mapping[Modality, Float[Tensor, "batch dim"]],
         present: Bool[Tensor, "batch modalities"],
     ) -> Float[Tensor, "batch classes"]:
-        """Return the fused logits when only the ``present`` modalities are looked at; the others' slots are filled."""
+        """Return the fused logits when only the ``present`` modalities are looked at.
+
+        The others' slots are filled.
+        """
         if self.spec.structure == "unimodal":
             return self._summed_log_probabilities(u, present)
         logits: Tensor = self.fusion(self.slots(u, q, present))
@@ -266,19 +308,27 @@ class MultimodalModel(nn.Module):
         return fill_slots(u_stack, q_stack, present)
 
     def _summed_log_probabilities(
-        self, u: Mapping[Modality, Float[Tensor, "batch dim"]], present: Bool[Tensor, "batch modalities"]
+        self,
+        u: Mapping[Modality, Float[Tensor, "batch dim"]],
+        present: Bool[Tensor, "batch modalities"],
     ) -> Float[Tensor, "batch classes"]:
         votes = []
         for name, embedding in u.items():
             log_probability = self.branch(name).classifier(embedding).log_softmax(dim=1)
-            votes.append(log_probability * present[:, self.spec.modalities.index(name)].unsqueeze(1))
+            votes.append(
+                log_probability * present[:, self.spec.modalities.index(name)].unsqueeze(1)
+            )
         return torch.stack(votes).sum(0)
 
 
 def mask_for(
-    subset: Sequence[Modality], modalities: Sequence[Modality], present: Bool[Tensor, "batch modalities"]
+    subset: Sequence[Modality],
+    modalities: Sequence[Modality],
+    present: Bool[Tensor, "batch modalities"],
 ) -> tuple[Bool[Tensor, "batch modalities"], Bool[Tensor, " batch"]]:
-    """Return ``present`` with all modalities outside the subset hidden, and which samples have the whole subset."""
+    """Return ``present`` with all modalities outside the subset hidden, and which samples have the
+    whole subset.
+    """
     among = torch.tensor([name in subset for name in modalities], device=present.device)
     return present & among, (present | ~among).all(dim=1)
 
@@ -292,7 +342,9 @@ def scatter(values: Tensor, rows: Tensor | None) -> Tensor:
 
 
 def parameter_groups(spec: ModelSpec) -> dict[str, tuple[str, ...]]:
-    """Return the parameter-name prefixes of each aggregation group: one per modality, and the shared fusion head.
+    """Return the parameter-name prefixes of each aggregation group.
+
+    One per modality, and the shared fusion head.
 
     Parameters
     ----------
@@ -301,7 +353,8 @@ def parameter_groups(spec: ModelSpec) -> dict[str, tuple[str, ...]]:
 
     Returns
     -------
-    Group -> prefixes; the modalities in their order, then "shared", to which a unimodal model has no parameters.
+    Group -> prefixes; the modalities in their order, then "shared", to which a unimodal model
+    has no parameters.
 
     Examples
     --------

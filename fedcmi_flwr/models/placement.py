@@ -1,4 +1,7 @@
-"""Where a model computes: the device, the number format of its encoders and their layout in memory."""
+"""Where a model computes.
+
+The device, the number format of its encoders and their layout in memory.
+"""
 
 import torch
 
@@ -25,12 +28,16 @@ def choose_device(wanted: str) -> torch.device:
     """
     available = torch.cuda.is_available()
     if wanted == "cuda" and not available:
-        raise ConfigError("device = 'cuda': torch sees no GPU in this process; use 'auto' or 'cpu'.")
+        raise ConfigError(
+            "device = 'cuda': torch sees no GPU in this process; use 'auto' or 'cpu'."
+        )
     return torch.device("cuda" if available and wanted != "cpu" else "cpu")
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Return whether a device computes in bfloat16 itself, so that it is faster than float32 there."""
+    """Return whether a device computes in bfloat16 itself, so that it is faster than
+    float32 there.
+    """
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     found = torch.cpu.get_capabilities()
@@ -38,9 +45,11 @@ def has_bfloat16(device: torch.device) -> bool:
 
 
 def place(model: MultimodalModel, device: torch.device, precision: str) -> None:
-    """Move a model to where a node trains it, and choose what its encoders compute in and the layout of large ones.
+    """Move a model to where a node trains it, and choose what its encoders compute in and the
+    layout of large ones.
 
-    Large encoders have their weights' channels last in memory, which changes no value, but the order of sums.
+    Large encoders have their weights' channels last in memory, which changes no value, but the
+    order of sums.
 
     Parameters
     ----------
@@ -54,6 +63,8 @@ def place(model: MultimodalModel, device: torch.device, precision: str) -> None:
     model.to(device)
     for name in model.owned:
         encoder = model.branch(name).encoder
-        encoder.in_bfloat16 = precision == "bf16" or (precision == "auto" and encoder.large and has_bfloat16(device))
+        encoder.in_bfloat16 = precision == "bf16" or (
+            precision == "auto" and encoder.large and has_bfloat16(device)
+        )
         if encoder.large:
             encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # left out of torch's types

@@ -1,8 +1,11 @@
-"""Pretrained trunks: a directory with ``model.safetensors`` and, optionally, ``config.json``, for each modality.
+"""Pretrained trunks.
 
-``config.json`` holds what differs from the named architecture: for BERT its usual file, for torchvision's classes their
-arguments. The server initialises the trunks from these weights and sends them out with the first round, unless they are
-frozen: then every node has the directory itself, and a checksum tells whether it is the server's.
+A directory with ``model.safetensors`` and, optionally, ``config.json``, for each modality.
+
+``config.json`` holds what differs from the named architecture: for BERT its usual file, for
+torchvision's classes their arguments. The server initialises the trunks from these weights and
+sends them out with the first round, unless they are frozen: then every node has the directory
+itself, and a checksum tells whether it is the server's.
 """
 
 import hashlib
@@ -41,7 +44,8 @@ def read_locations(text: str) -> dict[Modality, str]:
 
     Returns
     -------
-    Modality -> the absolute path of a directory, or the name of a repository of the Hugging Face hub.
+    Modality -> the absolute path of a directory, or the name of a repository of the Hugging Face
+    hub.
 
     Raises
     ------
@@ -59,12 +63,15 @@ def read_locations(text: str) -> dict[Modality, str]:
         raise ConfigError(f"pretrained = {text!r}: {error}; close each quotation mark.") from error
     found = {modality: location for modality, _, location in pairs}
     if len(found) < len(pairs) or not all(modality and location for modality, _, location in pairs):
-        raise ConfigError(f"pretrained = {text!r}: must be 'modality=DIR modality=DIR', each modality once.")
+        raise ConfigError(
+            f"pretrained = {text!r}: must be 'modality=DIR modality=DIR', each modality once."
+        )
     return found
 
 
 def absolute_locations(text: str) -> str:
-    """Return the ``pretrained`` key with absolute paths, since a simulation's processes work in other directories.
+    """Return the ``pretrained`` key with absolute paths, since a simulation's processes work in
+    other directories.
 
     Parameters
     ----------
@@ -73,8 +80,8 @@ def absolute_locations(text: str) -> str:
 
     Returns
     -------
-    The same; relative paths count from the working directory. What is no directory here, and does not begin like a
-    path, is the name of a hub's repository and stays.
+    The same; relative paths count from the working directory. What is no directory here, and
+    does not begin like a path, is the name of a hub's repository and stays.
 
     Raises
     ------
@@ -104,13 +111,14 @@ def check_frozen(locations: Mapping[Modality, str], frozen: Sequence[Modality]) 
     for name in frozen:
         if name not in locations:
             raise ConfigError(
-                f"freeze = {name!r}: a frozen trunk needs weights; give its directory as pretrained = '{name}=DIR' in "
-                "the run-config or the node-config."
+                f"freeze = {name!r}: a frozen trunk needs weights; give its directory as "
+                f"pretrained = '{name}=DIR' in the run-config or the node-config."
             )
 
 
 def directory_of(modality: Modality, location: str) -> Path:
-    """Return the directory of a modality's weights, after fetching them where ``location`` names a hub's repository.
+    """Return the directory of a modality's weights, after fetching them where ``location`` names a
+    hub's repository.
 
     Parameters
     ----------
@@ -140,8 +148,9 @@ def directory_of(modality: Modality, location: str) -> Path:
         return Path(snapshot_download(location, allow_patterns=[WEIGHTS, OPTIONS]))
     except (OSError, ValueError) as error:
         raise PretrainedError(
-            f"pretrained {modality}={location}: neither a directory nor a repository of the Hugging Face hub that can "
-            f"be reached ({error}); give the absolute path of a directory with {WEIGHTS}."
+            f"pretrained {modality}={location}: neither a directory nor a repository of the "
+            f"Hugging Face hub that can be reached ({error}); give the absolute path of a "
+            f"directory with {WEIGHTS}."
         ) from error
 
 
@@ -193,29 +202,43 @@ def load_trunks(model: MultimodalModel, locations: Mapping[Modality, str]) -> di
     Raises
     ------
     PretrainedError
-        A directory or file that is missing or broken, or weights that do not fit, named by file and key.
+        A directory or file that is missing or broken, or weights that do not fit, named by file
+        and key.
     """
-    return {name: _load_trunk(model.branch(name).encoder, name, where) for name, where in locations.items()}
+    return {
+        name: _load_trunk(model.branch(name).encoder, name, where)
+        for name, where in locations.items()
+    }
 
 
 def _load_trunk(encoder: Encoder, modality: Modality, location: str) -> str:
     path = directory_of(modality, location) / WEIGHTS
     if not path.is_file():
-        raise PretrainedError(f"{path}: missing; the trunk of modality {modality!r} is to be loaded from it.")
+        raise PretrainedError(
+            f"{path}: missing; the trunk of modality {modality!r} is to be loaded from it."
+        )
     state, checksum = _read(path, path.stat().st_mtime_ns, encoder.trunk_state)
     needed = encoder.trunk.state_dict()
-    for names, what in ((sorted(needed.keys() - state), "lacks"), (sorted(state.keys() - needed), "has unknown")):
+    for names, what in (
+        (sorted(needed.keys() - state), "lacks"),
+        (sorted(state.keys() - needed), "has unknown"),
+    ):
         if names:
-            statistics = any(name.endswith("running_mean") for name in names) and what == "has unknown"
-            hint = " It was made with batch norm: set normalization to 'batch'." if statistics else ""
+            statistics = (
+                any(name.endswith("running_mean") for name in names) and what == "has unknown"
+            )
+            hint = (
+                " It was made with batch norm: set normalization to 'batch'." if statistics else ""
+            )
             raise PretrainedError(
-                f"{path}: {what} {names[0]!r} ({len(names)} in all) for the trunk of modality {modality!r}.{hint}"
+                f"{path}: {what} {names[0]!r} ({len(names)} in all) for the trunk of modality "
+                f"{modality!r}.{hint}"
             )
     for name, value in needed.items():
         if state[name].shape != value.shape:
             raise PretrainedError(
-                f"{path}: {name!r} has shape {list(state[name].shape)}, the trunk of modality {modality!r} needs "
-                f"{list(value.shape)}."
+                f"{path}: {name!r} has shape {list(state[name].shape)}, the trunk of modality "
+                f"{modality!r} needs {list(value.shape)}."
             )
     encoder.trunk.load_state_dict(state)
     return checksum
@@ -223,7 +246,10 @@ def _load_trunk(encoder: Encoder, modality: Modality, location: str) -> str:
 
 @lru_cache(maxsize=4)
 def _read(path: Path, written: int, rename: Renaming) -> tuple[dict[str, torch.Tensor], str]:
-    """Read a trunk and its checksum; cached until it is written again, since simulated nodes share directories."""
+    """Read a trunk and its checksum.
+
+    Cached until it is written again, since simulated nodes share directories.
+    """
     try:
         state = rename(load_file(path))
     except (SafetensorError, OSError) as error:
@@ -250,6 +276,7 @@ def check_same(modality: Modality, own: Sequence[str], servers: Sequence[str]) -
     """
     if own[0] != servers[0]:
         raise PretrainedError(
-            f"modality {modality!r}: the frozen trunks differ: {own[1]} on this node has checksum {own[0]}, "
-            f"{servers[1]} on the server {servers[0]}. Copy the server's {WEIGHTS} to the node."
+            f"modality {modality!r}: the frozen trunks differ: {own[1]} on this node has checksum "
+            f"{own[0]}, {servers[1]} on the server {servers[0]}. Copy the server's {WEIGHTS} to "
+            "the node."
         )

@@ -1,4 +1,6 @@
-"""A model that begins with another one's weights: as far as both have the same modalities and classes.
+"""A model that begins with another one's weights.
+
+As far as both have the same modalities and classes.
 
 What the other model lacks, a modality's branch or a class, begins as it was initialised.
 """
@@ -20,7 +22,10 @@ BY_MODALITY = ("outputs", "gates", "values")
 
 @torch.no_grad()
 def take_over(
-    model: MultimodalModel, classes: Sequence[str], other: MultimodalModel, other_classes: Sequence[str]
+    model: MultimodalModel,
+    classes: Sequence[str],
+    other: MultimodalModel,
+    other_classes: Sequence[str],
 ) -> list[str]:
     """Copy into a model what it has in common with another one.
 
@@ -46,11 +51,19 @@ def take_over(
     """
     common = [name for name in model.owned if name in other.owned]
     if not common:
-        raise CheckpointError(f"the model has {list(other.owned)}, none of the run's modalities {list(model.owned)}.")
+        raise CheckpointError(
+            f"the model has {list(other.owned)}, none of the run's modalities {list(model.owned)}."
+        )
     if not set(classes) & set(other_classes):
-        raise CheckpointError(f"the model tells {list(other_classes)} apart, none of the run's classes.")
+        raise CheckpointError(
+            f"the model tells {list(other_classes)} apart, none of the run's classes."
+        )
 
-    rows = [(place, other_classes.index(name)) for place, name in enumerate(classes) if name in other_classes]
+    rows = [
+        (place, other_classes.index(name))
+        for place, name in enumerate(classes)
+        if name in other_classes
+    ]
     here, there = model.trained_state(), other.state_dict()
     pairs = [*_of_branches(here, common), *_of_fusion(here, model, other)]
     taken = []
@@ -61,14 +74,22 @@ def take_over(
     return taken
 
 
-def _of_branches(here: Mapping[str, Tensor], common: Sequence[Modality]) -> Iterator[tuple[str, str]]:
-    """Yield the arrays of the branches of common modalities, which have the same names in both models."""
+def _of_branches(
+    here: Mapping[str, Tensor], common: Sequence[Modality]
+) -> Iterator[tuple[str, str]]:
+    """Yield the arrays of the branches of common modalities, which have the same names in both
+    models.
+    """
     prefixes = tuple(f"branches.{name}." for name in common)
     yield from ((name, name) for name in here if name.startswith(prefixes))
 
 
-def _of_fusion(here: Mapping[str, Tensor], model: MultimodalModel, other: MultimodalModel) -> Iterator[tuple[str, str]]:
-    """Yield the arrays of the fusion head with their names in the other model, whose slots may have another order."""
+def _of_fusion(
+    here: Mapping[str, Tensor], model: MultimodalModel, other: MultimodalModel
+) -> Iterator[tuple[str, str]]:
+    """Yield the arrays of the fusion head with their names in the other model, whose slots may have
+    another order.
+    """
     ours, theirs = model.spec.modalities, other.spec.modalities
     if model.spec.fusion != other.spec.fusion:
         return
@@ -82,14 +103,21 @@ def _of_fusion(here: Mapping[str, Tensor], model: MultimodalModel, other: Multim
             yield name, name
 
 
-def _columns(name: str, model: MultimodalModel, other: MultimodalModel) -> list[tuple[slice, slice]]:
-    """Return which columns are which where a layer sees all slots side by side; elsewhere all of them."""
+def _columns(
+    name: str, model: MultimodalModel, other: MultimodalModel
+) -> list[tuple[slice, slice]]:
+    """Return which columns are which where a layer sees all slots side by side.
+
+    Elsewhere all of them.
+    """
     if name != "fusion.output.weight" or model.spec.fusion != "concat":
         return [(slice(None), slice(None))]
     ours, theirs = model.spec.modalities, other.spec.modalities
     common = [modality for modality in ours if modality in theirs]
     width, source = model.spec.embedding_dim, other.spec.embedding_dim
-    return [(_block(ours.index(each), width), _block(theirs.index(each), source)) for each in common]
+    return [
+        (_block(ours.index(each), width), _block(theirs.index(each), source)) for each in common
+    ]
 
 
 def _block(place: int, width: int) -> slice:
@@ -112,12 +140,13 @@ def _copy(
         for row, other_row in rows:
             for column, other_column in columns:
                 _copy_whole(
-                    target[row][column] if target.ndim > 1 else target[row], _part(source, other_row, other_column)
+                    target[row][column] if target.ndim > 1 else target[row],
+                    _part(source, other_row, other_column),
                 )
     except ValueError as error:
         raise CheckpointError(
-            f"{name!r} is {list(source.shape)} in the model and {list(target.shape)} in the run: the run needs the "
-            "model's encoder, embedding-dim, projector and normalization."
+            f"{name!r} is {list(source.shape)} in the model and {list(target.shape)} in the run: "
+            "the run needs the model's encoder, embedding-dim, projector and normalization."
         ) from error
 
 

@@ -1,7 +1,10 @@
-"""Positions dealt to partitions by flwr-datasets' partitioners, once on this machine: the deal is kept in the cache.
+"""Positions dealt to partitions by flwr-datasets' partitioners, once on this machine.
 
-These partitioners take longer to import than a node needs to start, and every process of a simulation has nodes that
-ask for the same deal. The first one deals; the others read what it left.
+The deal is kept in the cache.
+
+These partitioners take longer to import than a node needs to start, and every process of a
+simulation has nodes that ask for the same deal. The first one deals; the others read what it
+left.
 """
 
 import hashlib
@@ -36,7 +39,9 @@ TINY = 1e-300
 
 
 @lru_cache(maxsize=8)
-def deal(label_bytes: bytes, groups: tuple[str, ...], key: Key, num_partitions: int, seed: int) -> Positions:
+def deal(
+    label_bytes: bytes, groups: tuple[str, ...], key: Key, num_partitions: int, seed: int
+) -> Positions:
     """Deal positions 0 .. N - 1, or find them dealt.
 
     Parameters
@@ -101,14 +106,18 @@ def _write(kept: Path, parts: Positions) -> None:
         np.savez(file, positions=np.concatenate(parts), ends=ends)
 
 
-def _dealt(labels: NDArray[np.int64], groups: Sequence[str], key: Key, num_partitions: int, seed: int) -> Positions:
+def _dealt(
+    labels: NDArray[np.int64], groups: Sequence[str], key: Key, num_partitions: int, seed: int
+) -> Positions:
     with needs("simulation"):
         import datasets
         from flwr_datasets import partitioner as flower
 
     kind, alpha, min_size = key
     generator_seed = derive_seed(seed, "partition")
-    table = datasets.Dataset.from_dict({"position": np.arange(len(labels)), "label": labels, "group": list(groups)})
+    table = datasets.Dataset.from_dict(
+        {"position": np.arange(len(labels)), "label": labels, "group": list(groups)}
+    )
     dealer: Any
     if kind == "iid":
         table, dealer = table.shuffle(seed=generator_seed), flower.IidPartitioner(num_partitions)
@@ -128,8 +137,9 @@ def _dealt(labels: NDArray[np.int64], groups: Sequence[str], key: Key, num_parti
 class _FlooredDirichlet(np.random.Generator):
     """Draws the numbers that NumPy's does, but no share of a class that is 0.
 
-    Flower divides a node's shares by their sum whenever a class is used up, and where all that is left of them is 0,
-    which a small alpha makes of most, by 0. A share of ``TINY`` changes no draw while there are larger ones.
+    Flower divides a node's shares by their sum whenever a class is used up, and where all that
+    is left of them is 0, which a small alpha makes of most, by 0. A share of ``TINY`` changes no
+    draw while there are larger ones.
     """
 
     def dirichlet(self, alpha: Any, size: Any = None) -> NDArray[np.float64]:  # noqa: ANN401 (as NumPy has it)
@@ -146,22 +156,31 @@ def _check_enough(kind: str, samples: int, groups: int, num_partitions: int, min
         )
     if samples < num_partitions * min_size:
         raise DataError(
-            f"{kind} partition: {samples} samples over {num_partitions} nodes leave fewer than min-partition-size = "
-            f"{min_size} for some: too small to train on. Use fewer nodes or lower min-partition-size."
+            f"{kind} partition: {samples} samples over {num_partitions} nodes leave fewer than "
+            f"min-partition-size = {min_size} for some: too small to train on. Use fewer nodes or "
+            "lower min-partition-size."
         )
 
 
 def _positions(dealer: Any, kind: str, num_partitions: int, what: str) -> Positions:  # noqa: ANN401
-    """Ask the partitioner for every part; natural groups beyond the number of nodes are dealt in turn."""
+    """Ask the partitioner for every part.
+
+    Natural groups beyond the number of nodes are dealt in turn.
+    """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the partitioner warns at each retry; what counts is its final word
+            warnings.simplefilter(
+                "ignore"
+            )  # the partitioner warns at each retry; what counts is its final word
             count = dealer.num_partitions if kind == "natural" else num_partitions
-            parts = [np.array(dealer.load_partition(part)["position"], dtype=np.int64) for part in range(count)]
+            parts = [
+                np.array(dealer.load_partition(part)["position"], dtype=np.int64)
+                for part in range(count)
+            ]
     except ValueError as error:
         raise DataError(
-            f"{what} over {num_partitions} nodes failed: {error} Use fewer nodes, a larger dirichlet-alpha "
-            "or a smaller min-partition-size."
+            f"{what} over {num_partitions} nodes failed: {error} Use fewer nodes, a larger "
+            "dirichlet-alpha or a smaller min-partition-size."
         ) from error
     return [np.concatenate(parts[first::num_partitions]) for first in range(num_partitions)]
 
@@ -170,6 +189,7 @@ def _check_partitions(parts: Positions, kind: str, min_size: int) -> None:
     small = [index for index, rows in enumerate(parts) if len(rows) < min_size]
     if small:
         raise DataError(
-            f"{kind} partition {small[0]} has {len(parts[small[0]])} samples, fewer than min-partition-size = "
-            f"{min_size}: too small to train on. Use fewer nodes or lower min-partition-size."
+            f"{kind} partition {small[0]} has {len(parts[small[0]])} samples, fewer than "
+            f"min-partition-size = {min_size}: too small to train on. Use fewer nodes or lower "
+            "min-partition-size."
         )

@@ -1,7 +1,10 @@
-"""An in-process Grid: a whole federation without Flower's processes, for tests and the experiment runner.
+"""An in-process Grid.
 
-It calls the ClientApp directly, one node after the other, and keeps one Context per node. It gives the same weights as
-a run on Ray. Flower's private task identity is touched in this file only.
+A whole federation without Flower's processes, for tests and the experiment runner.
+
+It calls the ClientApp directly, one node after the other, and keeps one Context per node. It
+gives the same weights as a run on Ray. Flower's private task identity is touched in this file
+only.
 """
 
 import itertools
@@ -34,7 +37,10 @@ class LocalGrid(Grid):
     """
 
     def __init__(
-        self, client_app: ClientApp, node_configs: Sequence[Mapping[str, Any]], run_config: Mapping[str, Any]
+        self,
+        client_app: ClientApp,
+        node_configs: Sequence[Mapping[str, Any]],
+        run_config: Mapping[str, Any],
     ) -> None:
         TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = 1
         self._client_app = client_app
@@ -64,7 +70,9 @@ class LocalGrid(Grid):
         ttl: float | None = None,
     ) -> Message:
         """Build a message to a node."""
-        return Message(content, dst_node_id=dst_node_id, message_type=message_type, ttl=ttl, group_id=group_id)
+        return Message(
+            content, dst_node_id=dst_node_id, message_type=message_type, ttl=ttl, group_id=group_id
+        )
 
     def get_node_ids(self) -> Iterable[int]:
         """Return the ids of all nodes."""
@@ -82,10 +90,19 @@ class LocalGrid(Grid):
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Return the replies to these messages, once."""
-        return [self._replies.pop(message_id) for message_id in message_ids if message_id in self._replies]
+        return [
+            self._replies.pop(message_id)
+            for message_id in message_ids
+            if message_id in self._replies
+        ]
 
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        """Yield one reply after the other, each made when it is asked for; ``timeout`` has no effect."""
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        """Yield one reply after the other, each made when it is asked for.
+
+        ``timeout`` has no effect.
+        """
         for message in messages:
             yield from self.pull_messages(self.push_messages([message]))
 
@@ -95,8 +112,9 @@ class LocalGrid(Grid):
             reply = self._client_app(message=message, context=context)
             if not isinstance(reply, Message):
                 raise TypeError(
-                    f"the client app's {message.metadata.message_type} function returned {type(reply).__name__}, need "
-                    "a Message: return objective.reply(...), or Message(content, reply_to=message)"
+                    f"the client app's {message.metadata.message_type} function returned "
+                    f"{type(reply).__name__}, need a Message: return objective.reply(...), or "
+                    "Message(content, reply_to=message)"
                 )
             return reply
         except Exception as error:  # as Flower does: any exception of an app becomes an error reply

@@ -1,7 +1,8 @@
 """What methods keep on simulated nodes between two turns, as files that survive the simulation.
 
-A partition has a directory with one file for each turn, ``partition-3/round-000007.safetensors``, so that a run can go
-on from an earlier round than the one it was killed in. On real devices the memory stays in Flower's context.
+A partition has a directory with one file for each turn,
+``partition-3/round-000007.safetensors``, so that a run can go on from an earlier round than the
+one it was killed in. On real devices the memory stays in Flower's context.
 """
 
 import re
@@ -35,11 +36,17 @@ def read_file_memory(directory: Path, partition: int, server_round: int) -> dict
     -------
     Name -> tensor.
     """
-    turns = [path for path in _turns(directory / f"partition-{partition}") if _round_of(path) < server_round]
+    turns = [
+        path
+        for path in _turns(directory / f"partition-{partition}")
+        if _round_of(path) < server_round
+    ]
     return to_state_dict(load_file(turns[-1])) if turns else {}
 
 
-def keep_file_memory(directory: Path, partition: int, server_round: int, memory: Mapping[str, torch.Tensor]) -> None:
+def keep_file_memory(
+    directory: Path, partition: int, server_round: int, memory: Mapping[str, torch.Tensor]
+) -> None:
     """Keep what a node has to remember of a round; nothing is written where it has nothing.
 
     Parameters
@@ -69,7 +76,10 @@ def forget_after(directory: Path, server_round: int) -> None:
 
 
 def forget_before(directory: Path, server_round: int) -> None:
-    """Remove what no run that goes on from this round or a later one reads: all turns but the last one up to it."""
+    """Remove what no run that goes on from this round or a later one reads.
+
+    All turns but the last one up to it.
+    """
     for own in directory.glob("partition-*"):
         for path in [path for path in _turns(own) if _round_of(path) <= server_round][:-1]:
             path.unlink()
@@ -77,7 +87,10 @@ def forget_before(directory: Path, server_round: int) -> None:
 
 def _turns(own: Path) -> list[Path]:
     """Return what was kept, oldest first; what has another name is not ours."""
-    return sorted((path for path in own.glob("round-*.safetensors") if NAME.fullmatch(path.name)), key=_round_of)
+    return sorted(
+        (path for path in own.glob("round-*.safetensors") if NAME.fullmatch(path.name)),
+        key=_round_of,
+    )
 
 
 def _round_of(path: Path) -> int:

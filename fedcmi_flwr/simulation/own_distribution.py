@@ -1,4 +1,7 @@
-"""A simulated node's own test samples: drawn from the common test split by the class shares of its training samples."""
+"""A simulated node's own test samples.
+
+Drawn from the common test split by the class shares of its training samples.
+"""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +18,9 @@ def draw_by_own_distribution(
 ) -> NDArray[np.int64]:
     """Draw as many samples, none twice, as have the class shares of others.
 
-    The class that is scarcest for its share gives all its samples, and the others are rounded to whole samples. Classes
-    that have no sample to draw from are left out. Fewer than FEWEST samples are refused.
+    The class that is scarcest for its share gives all its samples, and the others are rounded to
+    whole samples. Classes that have no sample to draw from are left out. Fewer than FEWEST
+    samples are refused.
 
     Parameters
     ----------
@@ -48,14 +52,23 @@ def draw_by_own_distribution(
     generator = numpy_generator(seed, "node-test", partition=partition_id)
     classes, wanted = np.unique(like, return_counts=True)
     found = [np.flatnonzero(labels == label) for label in classes]
-    scales = [len(places) / count for places, count in zip(found, wanted, strict=True) if len(places)]
+    scales = [
+        len(places) / count for places, count in zip(found, wanted, strict=True) if len(places)
+    ]
     scale = min(scales, default=0)
-    sizes = [round(scale * count) if len(places) else 0 for places, count in zip(found, wanted, strict=True)]
+    sizes = [
+        round(scale * count) if len(places) else 0
+        for places, count in zip(found, wanted, strict=True)
+    ]
     if sum(sizes) < FEWEST:
         raise DataError(
-            f"node-test = 'own-distribution': partition {partition_id} can be given {sum(sizes)} samples in the class "
-            f"shares of its training samples, need {FEWEST}; of its classes {classes.tolist()} the split to draw from "
-            f"has {[len(places) for places in found]} samples. Set node-test = 'shared', or use a larger split."
+            f"node-test = 'own-distribution': partition {partition_id} can be given {sum(sizes)} "
+            f"samples in the class shares of its training samples, need {FEWEST}; of its classes "
+            f"{classes.tolist()} the split to draw from has {[len(places) for places in found]} "
+            "samples. Set node-test = 'shared', or use a larger split."
         )
-    drawn = [generator.choice(places, size, replace=False) for places, size in zip(found, sizes, strict=True)]
+    drawn = [
+        generator.choice(places, size, replace=False)
+        for places, size in zip(found, sizes, strict=True)
+    ]
     return np.sort(np.concatenate(drawn))

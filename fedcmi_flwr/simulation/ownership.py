@@ -74,8 +74,11 @@ def owned_modalities(
     return owned
 
 
-def random_subsets(modalities: Sequence[Modality], num_partitions: int, seed: int) -> list[tuple[Modality, ...]]:
-    """Draw, by seed, a non-empty subset of the modalities for each partition, all subsets being equally likely.
+def random_subsets(
+    modalities: Sequence[Modality], num_partitions: int, seed: int
+) -> list[tuple[Modality, ...]]:
+    """Draw, by seed, a non-empty subset of the modalities for each partition, all subsets being
+    equally likely.
 
     Drawn again, all of them, until every modality has an owner and some partition owns two or more.
 
@@ -103,12 +106,18 @@ def random_subsets(modalities: Sequence[Modality], num_partitions: int, seed: in
     [('audio',), ('visual',), ('audio', 'visual')]
     """
     for draw in range(MOST_DRAWS):
-        numbers = numpy_generator(seed, "modality subsets", draw).integers(1, 2 ** len(modalities), num_partitions)
-        dealt = [tuple(name for bit, name in enumerate(modalities) if number >> bit & 1) for number in numbers.tolist()]
+        numbers = numpy_generator(seed, "modality subsets", draw).integers(
+            1, 2 ** len(modalities), num_partitions
+        )
+        dealt = [
+            tuple(name for bit, name in enumerate(modalities) if number >> bit & 1)
+            for number in numbers.tolist()
+        ]
         paired = any(len(names) > 1 for names in dealt) or len(modalities) == 1
         if paired and {name for names in dealt for name in names} == set(modalities):
             return dealt
     raise DataError(
-        f"ownership = 'random-subsets': in {MOST_DRAWS} draws for {num_partitions} nodes, one of {list(modalities)} "
-        "had no owner, or nobody owned two. Use more nodes or another ownership."
+        f"ownership = 'random-subsets': in {MOST_DRAWS} draws for {num_partitions} nodes, one of "
+        f"{list(modalities)} had no owner, or nobody owned two. Use more nodes or another "
+        "ownership."
     )

@@ -12,8 +12,11 @@ from fedcmi_flwr.simulation.deal import deal
 from fedcmi_flwr.simulation.parts import training_parts
 
 
-def partition(samples: Samples, config: DataConfig, num_partitions: int, partition_id: int, seed: int) -> Samples:
-    """Return one partition of the training split, of which the parts that nobody trains on are cut off first.
+def partition(
+    samples: Samples, config: DataConfig, num_partitions: int, partition_id: int, seed: int
+) -> Samples:
+    """Return one partition of the training split, of which the parts that nobody trains on are cut
+    off first.
 
     Parameters
     ----------
@@ -40,18 +43,21 @@ def partition(samples: Samples, config: DataConfig, num_partitions: int, partiti
     key = (config.partition, config.dirichlet_alpha, config.min_partition_size)
     pool = training_parts(samples, config, seed).training
     labels, groups = samples.labels[pool], samples.sources[pool]
-    rows = pool[deal(labels.tobytes(), tuple(groups.tolist()), key, num_partitions, seed)[partition_id]]
+    rows = pool[
+        deal(labels.tobytes(), tuple(groups.tolist()), key, num_partitions, seed)[partition_id]
+    ]
     if config.partition == "natural" and len(rows) < config.min_partition_size:
         raise DataError(
-            f"natural partition {partition_id} has {len(rows)} samples, fewer than min-partition-size = "
-            f"{config.min_partition_size}: too small to train on, so this node takes no part."
+            f"natural partition {partition_id} has {len(rows)} samples, fewer than "
+            f"min-partition-size = {config.min_partition_size}: too small to train on, so this "
+            "node takes no part."
         )
     usable = rows[samples.has[rows].any(axis=1)]
     if len(usable) < 2:
         names = [modality.name for modality in samples.modalities]
         raise DataError(
-            f"{config.partition} partition {partition_id}: {len(usable)} of its {len(rows)} samples have any of "
-            f"{names}; a batch needs two. Use fewer nodes or other modalities."
+            f"{config.partition} partition {partition_id}: {len(usable)} of its {len(rows)} "
+            f"samples have any of {names}; a batch needs two. Use fewer nodes or other modalities."
         )
     return with_missing(samples.select(usable), config.missing_share, partition_id, seed)
 
@@ -98,7 +104,8 @@ def own_samples(samples: Samples, config: DataConfig, split: str) -> Samples:
     samples
         A split of the device's directory.
     config
-        Gives ``min-partition-size``; its ``validation-share``, ``calibration-share`` and ``missing-share`` must be 0.
+        Gives ``min-partition-size``; its ``validation-share``, ``calibration-share`` and
+        ``missing-share`` must be 0.
     split
         The split's name; only the training split must have that many samples.
 
@@ -118,13 +125,14 @@ def own_samples(samples: Samples, config: DataConfig, split: str) -> Samples:
     }
     for key in (key for key, share in shares.items() if share > 0):
         raise DataError(
-            f"{key} = {shares[key]}: is for simulations, where server and nodes share a prepared directory; this node "
-            f"has data of its own. Set {key} to 0."
+            f"{key} = {shares[key]}: is for simulations, where server and nodes share a prepared "
+            f"directory; this node has data of its own. Set {key} to 0."
         )
     if split == "train" and len(samples) < config.min_partition_size:
         names = [modality.name for modality in samples.modalities]
         raise DataError(
-            f"this node has {len(samples)} training samples with any of {names}, fewer than min-partition-size = "
-            f"{config.min_partition_size}: too small to train on. Give it more data or lower min-partition-size."
+            f"this node has {len(samples)} training samples with any of {names}, fewer than "
+            f"min-partition-size = {config.min_partition_size}: too small to train on. Give it "
+            "more data or lower min-partition-size."
         )
     return samples

@@ -1,7 +1,9 @@
-"""A training split in parts: what nodes train on, and what is kept aside to evaluate or to choose on.
+"""A training split in parts.
 
-Where samples belong to groups (person, device, block), a part is cut by whole groups, so that what is chosen on it
-holds for groups that were not trained on; else class by class.
+What nodes train on, and what is kept aside to evaluate or to choose on.
+
+Where samples belong to groups (person, device, block), a part is cut by whole groups, so that
+what is chosen on it holds for groups that were not trained on; else class by class.
 """
 
 from dataclasses import dataclass
@@ -31,7 +33,9 @@ class TrainingParts:
 
 
 def training_parts(samples: Samples, config: DataConfig, seed: int) -> TrainingParts:
-    """Cut a training split as the configuration asks: the validation part first, calibration from what is left.
+    """Cut a training split as the configuration asks.
+
+    The validation part first, calibration from what is left.
 
     Parameters
     ----------
@@ -53,14 +57,17 @@ def training_parts(samples: Samples, config: DataConfig, seed: int) -> TrainingP
     """
     labels, groups = samples.labels, samples.sources
     rest, validation = cut_part(labels, groups, config.validation_share, seed, "validation")
-    training, calibration = cut_part(labels[rest], groups[rest], config.calibration_share, seed, "calibration")
+    training, calibration = cut_part(
+        labels[rest], groups[rest], config.calibration_share, seed, "calibration"
+    )
     return TrainingParts(rest[training], validation, rest[calibration])
 
 
 def cut_part(
     labels: NDArray[np.int64], groups: NDArray[np.str_], share: float, seed: int, purpose: str
 ) -> tuple[Positions, Positions]:
-    """Cut a part off: by whole groups where two or more are left of which any has several samples, else by class.
+    """Cut a part off: by whole groups where two or more are left of which any has several samples,
+    else by class.
 
     Parameters
     ----------
@@ -90,8 +97,8 @@ def cut_part(
         part = _by_group(labels.tobytes(), tuple(groups.tolist()), share, seed, purpose)
         if not len(part):
             raise DataError(
-                f"{purpose}-share = {share}: every group has all samples of some class, so none can be kept aside; "
-                "set it to 0, or prepare the data with other groups."
+                f"{purpose}-share = {share}: every group has all samples of some class, so none "
+                "can be kept aside; set it to 0, or prepare the data with other groups."
             )
     elif share > 0:
         part = _by_class(labels, share, numpy_generator(seed, purpose))
@@ -108,12 +115,16 @@ def _by_class(labels: NDArray[np.int64], share: float, generator: np.random.Gene
 
 
 @lru_cache(maxsize=8)
-def _by_group(label_bytes: bytes, groups: tuple[str, ...], share: float, seed: int, purpose: str) -> Positions:
-    """Return whole groups whose share of every class is as near to ``share`` as groups in a random order get.
+def _by_group(
+    label_bytes: bytes, groups: tuple[str, ...], share: float, seed: int, purpose: str
+) -> Positions:
+    """Return whole groups whose share of every class is as near to ``share`` as groups in a random
+    order get.
 
-    A group is taken if that brings the shares of its classes nearer, and some sample of each stays for training. Where
-    no group does, the one that moves them least too far is taken: a part is not empty unless it must be. Cached, since
-    every simulated node of a process asks for the same cut.
+    A group is taken if that brings the shares of its classes nearer, and some sample of each
+    stays for training. Where no group does, the one that moves them least too far is taken: a
+    part is not empty unless it must be. Cached, since every simulated node of a process asks for
+    the same cut.
     """
     _, classes = np.unique(np.frombuffer(label_bytes, dtype=np.int64), return_inverse=True)
     names, members = np.unique(groups, return_inverse=True)

@@ -1,4 +1,7 @@
-"""The account of differential privacy: what a round will release is booked before any node is asked."""
+"""The account of differential privacy.
+
+What a round will release is booked before any node is asked.
+"""
 
 from collections.abc import Mapping
 
@@ -7,7 +10,9 @@ from fedcmi_flwr.methods import Method
 from fedcmi_flwr.strategy.round_report import RoundReport
 
 
-def charge(report: RoundReport, privacy: Privacy, releases: Mapping[int, int], method: Method) -> dict[int, int]:
+def charge(
+    report: RoundReport, privacy: Privacy, releases: Mapping[int, int], method: Method
+) -> dict[int, int]:
     """Book what a round will release of the nodes that it asks.
 
     Parameters
@@ -32,7 +37,10 @@ def charge(report: RoundReport, privacy: Privacy, releases: Mapping[int, int], m
     """
     plan = report.plan
     check_arrays(plan.arrays)
-    asked = {partition: len(groups) + method.measures for partition, groups in plan.groups_by_partition.items()}
+    asked = {
+        partition: len(groups) + method.measures
+        for partition, groups in plan.groups_by_partition.items()
+    }
     booked = privacy.charge(releases, asked)
     report.privacy = privacy.spent(booked)
     return booked

@@ -1,13 +1,17 @@
-"""Whether a node did what the run's method asks of it: a method of which the nodes do only FedAvg is FedAvg."""
+"""Whether a node did what the run's method asks of it.
+
+A method of which the nodes do only FedAvg is FedAvg.
+"""
 
 from fedcmi_flwr.methods import METHODS, Method, hyperparameters
 from fedcmi_flwr.methods.applied import GRADIENT_TERMS, Applied, needs_client, terms_of
 from fedcmi_flwr.wire import WireError
 
 HOW = (
-    "Train with fedcmi_flwr.client: objective = LocalObjective.from_message(message, model, context, samples=loader), "
-    "objective(outputs, labels), objective.step(optimizer), objective.reply(num_examples). "
-    "Where the node only trains in its own way, the run's method is METHODS['fedavg']."
+    "Train with fedcmi_flwr.client: objective = LocalObjective.from_message(message, model, "
+    "context, samples=loader), objective(outputs, labels), objective.step(optimizer), "
+    "objective.reply(num_examples). Where the node only trains in its own way, the run's method "
+    "is METHODS['fedavg']."
 )
 
 
@@ -58,17 +62,24 @@ def check_applied(applied: Applied | None, name: str, method: Method) -> None:
     if not needs_client(method) and (applied is None or applied.method == name):
         return
     if applied is None:
-        raise WireError(f"method {name!r} was asked for, but the reply does not say that the node applied it. {HOW}")
+        raise WireError(
+            f"method {name!r} was asked for, but the reply does not say that the node applied it. "
+            f"{HOW}"
+        )
     if applied.method != name:
-        raise WireError(f"method {name!r} was asked for, but the node applied {applied.method!r}. {HOW}")
+        raise WireError(
+            f"method {name!r} was asked for, but the node applied {applied.method!r}. {HOW}"
+        )
 
     values = hyperparameters(method)
     left_out = [term for term in terms_of(method) if term not in applied.terms]
     if left_out:
         term = left_out[0]
-        call = "objective.step(optimizer)" if term in GRADIENT_TERMS else "objective(outputs, labels)"
+        call = (
+            "objective.step(optimizer)" if term in GRADIENT_TERMS else "objective(outputs, labels)"
+        )
         raise WireError(
-            f"method {name!r}: {term} = {values[term]!r} was asked for, but not applied ({len(left_out)} left out: "
-            f"{', '.join(left_out)}); {call} of fedcmi_flwr.client.LocalObjective does it, or give the strategy a "
-            f"method without it."
+            f"method {name!r}: {term} = {values[term]!r} was asked for, but not applied "
+            f"({len(left_out)} left out: {', '.join(left_out)}); {call} of "
+            "fedcmi_flwr.client.LocalObjective does it, or give the strategy a method without it."
         )

@@ -20,7 +20,9 @@ POLL_SHARE = 0.1
 
 
 class ArrivalGrid(Grid):
-    """A Grid whose :meth:`send_and_receive` hands out each reply as soon as it is there; all else is the inner one's.
+    """A Grid whose :meth:`send_and_receive` hands out each reply as soon as it is there.
+
+    All else is the inner one's.
 
     Parameters
     ----------
@@ -63,8 +65,11 @@ class ArrivalGrid(Grid):
         """Return the replies that are there."""
         return self._grid.pull_messages(message_ids)
 
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        """Send messages, and return an iterator that waits for their replies, in the order of arrival.
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        """Send messages, and return an iterator that waits for their replies, in the order of
+        arrival.
 
         Parameters
         ----------
@@ -78,7 +83,9 @@ class ArrivalGrid(Grid):
         Iterator over the replies.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        sent = [name for name in self._grid.push_messages(messages) if name]  # None: Flower could not send it
+        sent = [
+            name for name in self._grid.push_messages(messages) if name
+        ]  # None: Flower could not send it
         return self._arriving(sent, deadline)
 
     def _arriving(self, waiting: list[str], deadline: float | None) -> Iterator[Message]:

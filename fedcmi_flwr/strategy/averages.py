@@ -1,4 +1,7 @@
-"""Averages that the strategy keeps: of the global model over rounds, and of the nodes' own numbers."""
+"""Averages that the strategy keeps.
+
+Of the global model over rounds, and of the nodes' own numbers.
+"""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 
@@ -10,14 +13,15 @@ from fedcmi_flwr.types import AnyArray
 
 Arrays = Mapping[str, AnyArray]
 MetricsAggregation = Callable[[list[RecordDict], str], MetricRecord]
-"""From the nodes' numbers, one RecordDict a node, and the key of their weight to what is reported of them."""
+"""From the nodes' numbers, one RecordDict a node, and the key of their weight to what is
+reported of them."""
 
 
 class ModelAverage:
     """The moving average of the global weights, a <- decay a + (1 - decay) w after each round.
 
-    It is what a round returns, so that it is evaluated, saved and given to the nodes that evaluate; training goes on
-    from w.
+    It is what a round returns, so that it is evaluated, saved and given to the nodes that
+    evaluate; training goes on from w.
 
     Parameters
     ----------
@@ -55,7 +59,10 @@ class ModelAverage:
         return self._show()
 
     def go_back(self, trained: Arrays, names: Collection[str]) -> ArrayRecord:
-        """Take arrays that went back to their last good values out of the average; the rest is as for :meth:`add`."""
+        """Take arrays that went back to their last good values out of the average.
+
+        The rest is as for :meth:`add`.
+        """
         self.trained = trained
         if self.average:
             before = self._before or trained
@@ -82,7 +89,10 @@ class ModelAverage:
         return self._show()
 
     def behind(self, arrays: ArrayRecord) -> Arrays:
-        """Return the weights that training goes on from: w, where a round of this object returned ``arrays``."""
+        """Return the weights that training goes on from.
+
+        W, where a round of this object returned ``arrays``.
+        """
         if self.decay > 0 and arrays is self._shown:
             return self.trained
         return {name: array.numpy() for name, array in arrays.items()}
@@ -94,7 +104,8 @@ class ModelAverage:
 
 
 def mean_metrics(records: Sequence[RecordDict], weight_key: str) -> MetricRecord:
-    """Average numbers over the nodes that have them, as Flower's FedAvg does where all nodes have all.
+    """Average numbers over the nodes that have them, as Flower's FedAvg does where all nodes have
+    all.
 
     Parameters
     ----------
@@ -119,7 +130,9 @@ def mean_metrics(records: Sequence[RecordDict], weight_key: str) -> MetricRecord
 
 
 def own_metrics(
-    weighted: Sequence[tuple[Mapping[str, float | list[float]], int]], weight_key: str, aggregate: MetricsAggregation
+    weighted: Sequence[tuple[Mapping[str, float | list[float]], int]],
+    weight_key: str,
+    aggregate: MetricsAggregation,
 ) -> MetricRecord:
     """Return what a round reports of the nodes' own numbers.
 
@@ -137,5 +150,7 @@ def own_metrics(
     The numbers; none where no node has any.
     """
     having = [(metrics, samples) for metrics, samples in weighted if metrics]
-    records = [RecordDict({"metrics": MetricRecord({**metrics, weight_key: n})}) for metrics, n in having]
+    records = [
+        RecordDict({"metrics": MetricRecord({**metrics, weight_key: n})}) for metrics, n in having
+    ]
     return MetricRecord(dict(aggregate(records, weight_key))) if records else MetricRecord()

@@ -1,4 +1,7 @@
-"""From the replies of an evaluation to what each node counted: malformed and missing ones are refused by name."""
+"""From the replies of an evaluation to what each node counted.
+
+Malformed and missing ones are refused by name.
+"""
 
 from collections.abc import Iterable, Mapping
 
@@ -41,7 +44,9 @@ def evaluation_metrics(
     report.evaluated = add_up(report.evaluated_by.values())
     if not report.evaluated_by:
         return None
-    weighted = [(report.node_metrics[p], report.node_weights[p]) for p in sorted(report.evaluated_by)]
+    weighted = [
+        (report.node_metrics[p], report.node_weights[p]) for p in sorted(report.evaluated_by)
+    ]
     metrics = own_metrics(weighted, weight_key, aggregate)
     metrics.update({f"accuracy.{name}": found.accuracy for name, found in report.evaluated.items()})
     return metrics
@@ -84,7 +89,9 @@ def read_evaluations(
             report.refuse(node, f"Evaluation of {report.plan.describe(node)} refused: {error}")
 
     for node in sorted(silent):
-        report.refuse(node, f"No evaluation of {report.plan.describe(node)}. The round's time is over.")
+        report.refuse(
+            node, f"No evaluation of {report.plan.describe(node)}. The round's time is over."
+        )
     return found
 
 

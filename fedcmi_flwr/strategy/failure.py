@@ -1,4 +1,6 @@
-"""Why a round's updates are too few for the model to change, and how many such rounds a run puts up with."""
+"""Why a round's updates are too few for the model to change, and how many such rounds a run puts up
+with.
+"""
 
 import logging
 
@@ -13,7 +15,9 @@ logger = logging.getLogger("flwr.fedcmi")
 
 
 class FailureBudget:
-    """Failed rounds that may follow now; none before the first success, where waiting would not help.
+    """Failed rounds that may follow now.
+
+    None before the first success, where waiting would not help.
 
     Parameters
     ----------
@@ -34,10 +38,14 @@ class FailureBudget:
         if self._left == 0:
             raise RoundFailedError(reason)
         self._left -= 1
-        logger.warning("%s The model stays as it was; %d more such rounds may follow.", reason, self._left)
+        logger.warning(
+            "%s The model stays as it was; %d more such rounds may follow.", reason, self._left
+        )
 
 
-def why_failed(report: RoundReport, num_updates: int, tolerance: Tolerance, aggregation: RobustAggregation) -> str:
+def why_failed(
+    report: RoundReport, num_updates: int, tolerance: Tolerance, aggregation: RobustAggregation
+) -> str:
     """Return why a round fails; empty where it does not.
 
     Parameters
@@ -63,7 +71,10 @@ def why_failed(report: RoundReport, num_updates: int, tolerance: Tolerance, aggr
         first = report.refused[0] if report.refused else "no more nodes were asked to train."
         usable = "none" if num_updates == 0 else f"{num_updates}"
         needed = "" if num_updates == 0 else f", min-replies = {tolerance.min_replies}"
-        return f"{where}: {usable} of {len(report.plan.sent)} replies can be used{needed}. The first: {first}"
+        return (
+            f"{where}: {usable} of {len(report.plan.sent)} replies can be used{needed}. The "
+            f"first: {first}"
+        )
 
     modalities = [group for group in report.plan.names if group != SHARED]
     if not any(report.owners[modality] for modality in modalities):

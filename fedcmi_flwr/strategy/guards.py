@@ -1,4 +1,6 @@
-"""What one node's reply may do to the global model, and the last look at what a round would make of it."""
+"""What one node's reply may do to the global model, and the last look at what a round would make of
+it.
+"""
 
 import math
 from collections.abc import Mapping
@@ -21,24 +23,31 @@ from fedcmi_flwr.types import SHARED, AnyArray, ClassStats, Modality
 
 @dataclass(frozen=True)
 class Guards(Settings):
-    """Bounds on what one node's reply may do to the global model; all but the first are off by default."""
+    """Bounds on what one node's reply may do to the global model.
+
+    All but the first are off by default.
+    """
 
     max_norm_ratio: float = number(1, zero="off", default=100.0)
-    """How many times as far as the round's median (the lower one of two) a reply may change a parameter group, in its
-    Euclidean norm and in its largest number; what goes farther is refused, since no training does that. Running
-    statistics, and what a method sends besides weights, may go this number cubed; of fewer than three replies, what was
-    sent is a second witness. 0: off. With differential privacy, which clips every update, it does nothing."""
+    """How many times as far as the round's median (the lower one of two) a reply may change a
+    parameter group, in its Euclidean norm and in its largest number; what goes farther is
+    refused, since no training does that. Running statistics, and what a method sends besides
+    weights, may go this number cubed; of fewer than three replies, what was sent is a second
+    witness. 0: off. With differential privacy, which clips every update, it does nothing."""
     max_update_norm: float = number(0, default=0.0)
-    """Largest Euclidean norm of (update - what was sent), over the floating-point arrays of each parameter group for
-    itself; 0: off. What a method sends besides weights is bounded by it too, as one vector."""
+    """Largest Euclidean norm of (update - what was sent), over the floating-point arrays of each
+    parameter group for itself; 0: off. What a method sends besides weights is bounded by it
+    too, as one vector."""
     update_norm_action: str = choice("clip", "refuse", default="clip")
-    """What becomes of a longer one: "clip" scales the group's update down to the norm, "refuse" refuses the reply. What
-    a method sends besides weights has units of its own and is always scaled down."""
+    """What becomes of a longer one: "clip" scales the group's update down to the norm, "refuse"
+    refuses the reply. What a method sends besides weights has units of its own and is always
+    scaled down."""
     max_example_ratio: float = number(1, zero="off", default=0.0)
-    """Largest weight of a reply, its num-examples, as a multiple of the median (the lower one of two) of the round's
-    replies; 0: off. A reply whose weight is cut has its numbers of samples with a modality (rounded up) and its class
-    statistics scaled down with it. Then the same holds for its number of samples with each modality, as a multiple of
-    the median of those that trained the modality."""
+    """Largest weight of a reply, its num-examples, as a multiple of the median (the lower one of
+    two) of the round's replies; 0: off. A reply whose weight is cut has its numbers of
+    samples with a modality (rounded up) and its class statistics scaled down with it. Then
+    the same holds for its number of samples with each modality, as a multiple of the median
+    of those that trained the modality."""
     expected: ExpectedNames = ANY_NAMES
     """Names that replies may use; not a key, but what the server knows of its nodes' app."""
 
@@ -69,14 +78,23 @@ def bound_updates(
         measured = {partition: report.extents[partition] for partition in found}
         reasons = too_far(measured, report.plan, guards.max_norm_ratio)
         for partition, reason in reasons.items():
-            report.refuse(nodes[partition], f"Reply of {report.plan.describe(nodes[partition])} refused: {reason}")
-        found = {partition: update for partition, update in found.items() if partition not in reasons}
+            report.refuse(
+                nodes[partition],
+                f"Reply of {report.plan.describe(nodes[partition])} refused: {reason}",
+            )
+        found = {
+            partition: update for partition, update in found.items() if partition not in reasons
+        }
     if guards.max_update_norm > 0:
         checked = {p: _within_norm(update, nodes[p], report, guards) for p, update in found.items()}
         found = {partition: update for partition, update in checked.items() if update is not None}
     if guards.max_example_ratio > 0 and found:
-        most = int(guards.max_example_ratio * median_low(update.num_examples for update in found.values()))
-        found = {p: _within_weight(update, nodes[p], report, most, method) for p, update in found.items()}
+        most = int(
+            guards.max_example_ratio * median_low(update.num_examples for update in found.values())
+        )
+        found = {
+            p: _within_weight(update, nodes[p], report, most, method) for p, update in found.items()
+        }
         for modality in (group for group in report.plan.names if group != SHARED):
             found |= _within_modality(found, modality, nodes, report, guards.max_example_ratio)
     return found
@@ -88,7 +106,9 @@ def finite_or_kept(
     old_state: Mapping[str, AnyArray],
     report: RoundReport,
 ) -> tuple[dict[str, AnyArray], dict[str, AnyArray]]:
-    """Return the new global model and the method's new state; what would not be finite keeps its value and is noted.
+    """Return the new global model and the method's new state.
+
+    What would not be finite keeps its value and is noted.
 
     Parameters
     ----------
@@ -115,7 +135,9 @@ def finite_or_kept(
     return arrays, kept
 
 
-def keep_finite(aggregated: Mapping[str, AnyArray], plan: RoundPlan) -> tuple[dict[str, AnyArray], list[str]]:
+def keep_finite(
+    aggregated: Mapping[str, AnyArray], plan: RoundPlan
+) -> tuple[dict[str, AnyArray], list[str]]:
     """Return the new global model; a group that is not finite, or is not there, keeps its value.
 
     Parameters
@@ -142,7 +164,9 @@ def keep_finite(aggregated: Mapping[str, AnyArray], plan: RoundPlan) -> tuple[di
 def keep_finite_state(
     new: Mapping[str, AnyArray], old: Mapping[str, AnyArray]
 ) -> tuple[dict[str, AnyArray], list[str]]:
-    """Return a method's new state; an array with Inf, or NaN where the old one had a number, keeps its old value.
+    """Return a method's new state.
+
+    An array with Inf, or NaN where the old one had a number, keeps its old value.
 
     Parameters
     ----------
@@ -153,7 +177,8 @@ def keep_finite_state(
 
     Returns
     -------
-    Name -> array, without those that would not be finite and have no old value; and the names of what is not new.
+    Name -> array, without those that would not be finite and have no old value; and the names of
+    what is not new.
     """
     found = {}
     lost = []
@@ -189,11 +214,17 @@ def update_norm(arrays: Mapping[str, AnyArray], sent: Mapping[str, AnyArray]) ->
     5.0
     """
     with np.errstate(over="ignore"):
-        return math.hypot(*(float(np.linalg.norm(_change(arrays[name], sent[name]))) for name in _floating(sent)))
+        return math.hypot(
+            *(float(np.linalg.norm(_change(arrays[name], sent[name]))) for name in _floating(sent))
+        )
 
 
-def shortened(arrays: Mapping[str, AnyArray], sent: Mapping[str, AnyArray], share: float) -> LazyArrays:
-    """Return sent + share * (arrays - sent) for the floating-point arrays of ``sent``, all others as they are."""
+def shortened(
+    arrays: Mapping[str, AnyArray], sent: Mapping[str, AnyArray], share: float
+) -> LazyArrays:
+    """Return sent + share * (arrays - sent) for the floating-point arrays of ``sent``, all others
+    as they are.
+    """
     floating = set(_floating(sent))
 
     def read(name: str) -> AnyArray:
@@ -218,7 +249,9 @@ def _is_finite(array: AnyArray) -> bool:
     return not np.issubdtype(array.dtype, np.floating) or bool(np.isfinite(array).all())
 
 
-def _within_norm(update: wire.NodeUpdate, node: int, report: RoundReport, guards: Guards) -> wire.NodeUpdate | None:
+def _within_norm(
+    update: wire.NodeUpdate, node: int, report: RoundReport, guards: Guards
+) -> wire.NodeUpdate | None:
     """Return the update with no group longer than allowed; None where the reply is refused."""
     longest = guards.max_update_norm
     arrays = update.arrays
@@ -227,13 +260,17 @@ def _within_norm(update: wire.NodeUpdate, node: int, report: RoundReport, guards
         norm = update_norm(update.arrays, sent)
         if norm <= longest:
             continue
-        what = f"the update of {group!r} has the norm {norm:.4g}, above max-update-norm = {longest:g}"
+        what = (
+            f"the update of {group!r} has the norm {norm:.4g}, above max-update-norm = {longest:g}"
+        )
         if guards.update_norm_action == "refuse":
             report.refuse(node, f"Reply of {report.plan.describe(node)} refused: {what}.")
             return None
         report.bound(f"Reply of {report.plan.describe(node)}: {what}; it is scaled down to that.")
         arrays = shortened(arrays, sent, longest / norm)
-    return replace(update, arrays=arrays, from_method=_short_enough(update.from_method, node, report, longest))
+    return replace(
+        update, arrays=arrays, from_method=_short_enough(update.from_method, node, report, longest)
+    )
 
 
 def _short_enough(
@@ -245,8 +282,8 @@ def _short_enough(
     if norm <= longest:
         return arrays
     report.bound(
-        f"Reply of {report.plan.describe(node)}: method-arrays have the norm {norm:.4g}, above max-update-norm = "
-        f"{longest:g}; they are scaled down to that."
+        f"Reply of {report.plan.describe(node)}: method-arrays have the norm {norm:.4g}, above "
+        f"max-update-norm = {longest:g}; they are scaled down to that."
     )
     return shortened(arrays, nothing, longest / norm)
 
@@ -261,9 +298,14 @@ def _within_weight(
     report.bound(f"Reply of {report.plan.describe(node)}: {cut} (max-example-ratio).")
     share = most / update.num_examples
     stats = None if update.stats is None else _fewer_samples(update.stats, share)
-    fewer = {name: -(-count * most // update.num_examples) for name, count in update.modality_examples.items()}
+    fewer = {
+        name: -(-count * most // update.num_examples)
+        for name, count in update.modality_examples.items()
+    }
     kept = method.scale_reply(update.from_method, share)
-    return replace(update, num_examples=most, stats=stats, from_method=kept, modality_examples=fewer)
+    return replace(
+        update, num_examples=most, stats=stats, from_method=kept, modality_examples=fewer
+    )
 
 
 def _within_modality(
@@ -273,31 +315,47 @@ def _within_modality(
     report: RoundReport,
     ratio: float,
 ) -> dict[int, wire.NodeUpdate]:
-    """Return the updates that say too many samples have a modality, with a number that is allowed."""
-    owners = {p: u.examples_of(modality) for p, u in updates.items() if modality in report.plan.sent[nodes[p]][1]}
+    """Return the updates that say too many samples have a modality, with a number that is
+    allowed.
+    """
+    owners = {
+        p: u.examples_of(modality)
+        for p, u in updates.items()
+        if modality in report.plan.sent[nodes[p]][1]
+    }
     trained = [count for count in owners.values() if count > 0]
     most, capped = int(ratio * median_low(trained)) if trained else 0, {}
     for partition, count in owners.items():
         if count <= most:
             continue
         cut = f"num-examples = {count} with {modality} count as {most}"
-        report.bound(f"Reply of {report.plan.describe(nodes[partition])}: {cut} (max-example-ratio).")
+        report.bound(
+            f"Reply of {report.plan.describe(nodes[partition])}: {cut} (max-example-ratio)."
+        )
         update = updates[partition]
         stats = None if update.stats is None else _with_fewer(update.stats, modality, most / count)
-        capped[partition] = replace(update, stats=stats, modality_examples={**update.modality_examples, modality: most})
+        capped[partition] = replace(
+            update, stats=stats, modality_examples={**update.modality_examples, modality: most}
+        )
     return capped
 
 
 def _with_fewer(stats: ClassStats, modality: Modality, share: float) -> ClassStats:
     """Return the statistics with those of one modality of fewer samples."""
     fewer = _fewer_samples(stats.only([modality]), share)
-    return ClassStats({**stats.probability_sum, **fewer.probability_sum}, {**stats.count, **fewer.count})
+    return ClassStats(
+        {**stats.probability_sum, **fewer.probability_sum}, {**stats.count, **fewer.count}
+    )
 
 
 def _fewer_samples(stats: ClassStats, share: float) -> ClassStats:
-    """Return statistics of fewer samples with the same mean probabilities; counts are rounded down."""
+    """Return statistics of fewer samples with the same mean probabilities.
+
+    Counts are rounded down.
+    """
     counts = {name: np.floor(count * share).astype(np.int64) for name, count in stats.count.items()}
     sums = {
-        name: stats.probability_sum[name] * (count / np.maximum(stats.count[name], 1)) for name, count in counts.items()
+        name: stats.probability_sum[name] * (count / np.maximum(stats.count[name], 1))
+        for name, count in counts.items()
     }
     return ClassStats(sums, counts)

@@ -1,4 +1,7 @@
-"""What nodes could train on when they last did: where a round goes back to when all of them find its model unusable."""
+"""What nodes could train on when they last did.
+
+Where a round goes back to when all of them find its model unusable.
+"""
 
 from collections.abc import Collection, Mapping
 
@@ -12,7 +15,8 @@ DIVERGED = ("FloatingPointError", "holds NaN or Inf")
 
 
 class LastGood:
-    """The weights of each parameter group from which nodes last trained it, and the state at that time.
+    """The weights of each parameter group from which nodes last trained it, and the state at that
+    time.
 
     Parameters
     ----------
@@ -22,12 +26,16 @@ class LastGood:
         Of that checkpoint.
     """
 
-    def __init__(self, arrays: Mapping[str, AnyArray] | None = None, state: ServerState | None = None) -> None:
+    def __init__(
+        self, arrays: Mapping[str, AnyArray] | None = None, state: ServerState | None = None
+    ) -> None:
         self.state = state
         """None: no round has succeeded yet."""
         self._arrays = dict(arrays or {})
 
-    def note(self, plan: RoundPlan, owners: Mapping[str, Collection[int]], state: ServerState) -> None:
+    def note(
+        self, plan: RoundPlan, owners: Mapping[str, Collection[int]], state: ServerState
+    ) -> None:
         """Take what a round sent for good, as far as somebody trained it.
 
         Parameters
@@ -45,7 +53,8 @@ class LastGood:
                 self._arrays |= {name: plan.arrays[name] for name in names}
 
     def go_back(self, report: RoundReport, groups: Collection[str]) -> dict[str, AnyArray]:
-        """Return the weights from which nodes last trained these groups, and note the groups that have such weights.
+        """Return the weights from which nodes last trained these groups, and note the groups that
+        have such weights.
 
         Parameters
         ----------
@@ -60,11 +69,18 @@ class LastGood:
         """
         found: dict[str, AnyArray] = {}
         for group in groups:
-            own = {name: self._arrays[name] for name in report.plan.names[group] if name in self._arrays}
+            own = {
+                name: self._arrays[name]
+                for name in report.plan.names[group]
+                if name in self._arrays
+            }
             if own:
                 found |= own
                 report.rolled_back.append(group)
-                report.bound(f"Training on {group!r} diverged on every node; it goes back to its last good weights.")
+                report.bound(
+                    f"Training on {group!r} diverged on every node; it goes back to its last good "
+                    "weights."
+                )
         return found
 
 

@@ -1,8 +1,9 @@
 """The strategy: per-modality aggregation and the broadcast of the global dominant modality.
 
-A round: wait for nodes and ask unknown ones what they own; sample partitions; send each node the parameter groups it
-can use, with the dominant modality and class temperatures that the last round's statistics gave; average every group
-over the nodes that own it; add up the statistics for the next round.
+A round: wait for nodes and ask unknown ones what they own; sample partitions; send each node the
+parameter groups it can use, with the dominant modality and class temperatures that the last
+round's statistics gave; average every group over the nodes that own it; add up the statistics
+for the next round.
 """
 
 import logging
@@ -27,7 +28,12 @@ from fedcmi_flwr.methods import hyperparameters as hyperparameters_of
 from fedcmi_flwr.methods.dominance import NOBODY
 from fedcmi_flwr.strategy.account import charge
 from fedcmi_flwr.strategy.applied import name_of
-from fedcmi_flwr.strategy.averages import MetricsAggregation, ModelAverage, mean_metrics, own_metrics
+from fedcmi_flwr.strategy.averages import (
+    MetricsAggregation,
+    ModelAverage,
+    mean_metrics,
+    own_metrics,
+)
 from fedcmi_flwr.strategy.averaging import average_updates
 from fedcmi_flwr.strategy.evaluations import evaluation_metrics
 from fedcmi_flwr.strategy.failure import FailureBudget, why_failed
@@ -52,19 +58,22 @@ logger = logging.getLogger("flwr.fedcmi")
 
 
 class ModalityStrategy(FedAvg):
-    """Federated averaging per modality, with cross-modal infiltration from the global dominant modality.
+    """Federated averaging per modality, with cross-modal infiltration from the global dominant
+    modality.
 
     Source: arXiv 2401.00894. The other methods of the project run through it with their parts off.
 
     Parameters
     ----------
     groups
-        Modality -> prefixes of its parameters' names in the model's state_dict. What no prefix matches is shared by
-        all nodes (the fusion head). The order of the modalities is sent to the nodes.
+        Modality -> prefixes of its parameters' names in the model's state_dict. What no prefix
+        matches is shared by all nodes (the fusion head). The order of the modalities is sent to
+        the nodes.
     num_classes
         C, the length of the class statistics.
     method
-        The local objective, by name or with hyperparameters; they are sent to the nodes under their configuration keys.
+        The local objective, by name or with hyperparameters; they are sent to the nodes under
+        their configuration keys.
     seed
         Seed of the sampling of partitions.
     sampling
@@ -78,15 +87,16 @@ class ModalityStrategy(FedAvg):
     server_optimizer
         What the server does with each group's average.
     privacy
-        Differential privacy. Where it is enabled, losses, numbers of samples, times and class statistics are not
-        released, and :class:`PrivacyBudgetError` ends ``start`` before a round that would exceed the budget.
+        Differential privacy. Where it is enabled, losses, numbers of samples, times and class
+        statistics are not released, and :class:`PrivacyBudgetError` ends ``start`` before a
+        round that would exceed the budget.
     wire_dtype
         What float32 weights travel in, "float32" or "float16"; nodes are told.
     weighted_by_key
         Key of a reply's number of samples, its weight.
     train_metrics_aggr_fn
-        From the nodes' own numbers, one RecordDict a node, and the weight's key to what a round reports of them, as
-        Flower's FedAvg takes it; None: weighted means.
+        From the nodes' own numbers, one RecordDict a node, and the weight's key to what a round
+        reports of them, as Flower's FedAvg takes it; None: weighted means.
     evaluate_metrics_aggr_fn
         The same for evaluations.
     **options
@@ -95,8 +105,9 @@ class ModalityStrategy(FedAvg):
     Raises
     ------
     ValueError
-        Fewer than one modality, or a modality called "shared"; with ``privacy``, a method whose nodes send arrays of
-        their own, evaluations on nodes, another aggregation than the mean, or ``max_example_ratio``.
+        Fewer than one modality, or a modality called "shared"; with ``privacy``, a method whose
+        nodes send arrays of their own, evaluations on nodes, another aggregation than the mean,
+        or ``max_example_ratio``.
     """
 
     def __init__(
@@ -132,7 +143,9 @@ class ModalityStrategy(FedAvg):
         )
         self.groups = checked_groups(groups)
         if privacy.enabled:
-            check_protected(method, sampling.fraction_evaluate, aggregation.name, guards.max_example_ratio)
+            check_protected(
+                method, sampling.fraction_evaluate, aggregation.name, guards.max_example_ratio
+            )
 
         self.num_classes = num_classes
         self.method = method
@@ -144,7 +157,9 @@ class ModalityStrategy(FedAvg):
         self.privacy = privacy
         self.wire_dtype = wire_dtype
 
-        self.nodes = NodeRegistry(tuple(self.groups), seed, sampling.min_available_nodes, sampling.wait_timeout)
+        self.nodes = NodeRegistry(
+            tuple(self.groups), seed, sampling.min_available_nodes, sampling.wait_timeout
+        )
         self.optimizers = GroupOptimizers(server_optimizer)
         self.dominance = NOBODY
         self.method_state: dict[str, AnyArray] = {}
@@ -152,11 +167,13 @@ class ModalityStrategy(FedAvg):
         """The account: partition id -> vectors of the node that went into noisy sums."""
         self.failures = FailureBudget(tolerance.failure_budget)
         self.rounds_done = 0
-        """Rounds of an earlier process; Flower's ``start`` counts from 1 again, the hooks below go on from here."""
+        """Rounds of an earlier process; Flower's ``start`` counts from 1 again, the hooks below
+        go on from here."""
         self.model_average = ModelAverage(method.averaging)
         """What a round returns, and the weights behind it that the next one trains on."""
         self.why_unusable: Callable[[Mapping[str, AnyArray]], str] = lambda _: ""
-        """From a new global model to what is wrong with it; such a round fails, and the model stays as it was."""
+        """From a new global model to what is wrong with it; such a round fails, and the model
+        stays as it was."""
         self.good = LastGood()
         self.report = RoundReport(RoundPlan(0, num_classes))
         self._around = Around(tuple(self.groups))
@@ -165,10 +182,20 @@ class ModalityStrategy(FedAvg):
 
     def state(self) -> ServerState:
         """Return what the next round needs besides the weights."""
-        return ServerState(self.dominance, dict(self.method_state), self.optimizers.state(), dict(self.releases))
+        return ServerState(
+            self.dominance, dict(self.method_state), self.optimizers.state(), dict(self.releases)
+        )
 
-    def resume(self, rounds_done: int, state: ServerState, nodes_remember: bool, good: LastGood | None = None) -> None:
-        """Go on after a round of an earlier process; call it before ``start``, with the weights after that round.
+    def resume(
+        self,
+        rounds_done: int,
+        state: ServerState,
+        nodes_remember: bool,
+        good: LastGood | None = None,
+    ) -> None:
+        """Go on after a round of an earlier process.
+
+        Call it before ``start``, with the weights after that round.
 
         Parameters
         ----------
@@ -177,8 +204,8 @@ class ModalityStrategy(FedAvg):
         state
             What :meth:`state` gave after that round.
         nodes_remember
-            Whether nodes still have what the method kept on them; where they do not, as after a new run id on real
-            devices, the method drops what makes no sense without it.
+            Whether nodes still have what the method kept on them; where they do not, as after a
+            new run id on real devices, the method drops what makes no sense without it.
         good
             Where the first round goes back to if all nodes find its model unusable; None: nowhere.
         """
@@ -202,7 +229,10 @@ class ModalityStrategy(FedAvg):
         return super().start(*args, **options)
 
     def summary(self) -> None:
-        """Log the strategy's settings; ``start`` calls it first, be it that of a wrapper, which is checked here."""
+        """Log the strategy's settings.
+
+        ``start`` calls it first, be it that of a wrapper, which is checked here.
+        """
         self._around.check(self.method)
         super().summary()
         logger.info("\t├──> Modalities: %s", ", ".join(self.groups))
@@ -211,22 +241,31 @@ class ModalityStrategy(FedAvg):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Sample nodes and send each the groups it can use; nothing where too few nodes can be used."""
+        """Sample nodes and send each the groups it can use.
+
+        Nothing where too few nodes can be used.
+        """
         self._started = time.monotonic()
         self.nodes.learn(self.report.learned)
         self.nodes.ask_again(self.report.to_ask_again)
-        plan = self._plan(server_round + self.rounds_done, self.model_average.behind(arrays), config)
+        plan = self._plan(
+            server_round + self.rounds_done, self.model_average.behind(arrays), config
+        )
         spent = self.privacy.spent(self.releases) if self.privacy.enabled else None
         self.report = report = RoundReport(plan, privacy=spent)
         try:
-            chosen = self.nodes.sample(grid, plan.server_round, self.fraction_train, self.min_train_nodes, "train")
+            chosen = self.nodes.sample(
+                grid, plan.server_round, self.fraction_train, self.min_train_nodes, "train"
+            )
         except RoundFailedError as error:
             report.failed = str(error)
             return []
         report.asking_seconds = time.monotonic() - self._started
 
         known = self._around.seen(self.nodes.known)
-        sent = {node: (known[node], groups_for(known[node].modalities, plan.names)) for node in chosen}
+        sent = {
+            node: (known[node], groups_for(known[node].modalities, plan.names)) for node in chosen
+        }
         report.plan = replace(plan, known=known, sent=sent)
         if self.privacy.enabled:
             self.releases = charge(report, self.privacy, self.releases, self.method)
@@ -246,13 +285,14 @@ class ModalityStrategy(FedAvg):
         server_round
             Counted from 1 by Flower's ``start``; the report has the true one.
         replies
-            Replies in any order; it does not matter to the result. Each is let go before the next one is taken, so that
-            with :class:`ArrivalGrid` the memory does not grow with their number (krum: of weights, does).
+            Replies in any order; it does not matter to the result. Each is let go before the
+            next one is taken, so that with :class:`ArrivalGrid` the memory does not grow with
+            their number (krum: of weights, does).
 
         Returns
         -------
-        The new global model (None after a failed round, which leaves it as it was), and mean losses, samples and
-        refused replies.
+        The new global model (None after a failed round, which leaves it as it was), and mean
+        losses, samples and refused replies.
 
         Raises
         ------
@@ -262,10 +302,16 @@ class ModalityStrategy(FedAvg):
         with ReplyStore() as store:
             updates = read_updates(replies, self.report, self.method, self.method_state, store)
             if self.privacy.enabled:  # how many samples a node has is not released, nor of what
-                updates = {partition: replace(u, modality_examples={}) for partition, u in updates.items()}
-            return self._aggregate_train(bound_updates(updates, self.report, self.guards, self.method))
+                updates = {
+                    partition: replace(u, modality_examples={}) for partition, u in updates.items()
+                }
+            return self._aggregate_train(
+                bound_updates(updates, self.report, self.guards, self.method)
+            )
 
-    def _aggregate_train(self, updates: Mapping[int, wire.NodeUpdate]) -> tuple[ArrayRecord | None, MetricRecord]:
+    def _aggregate_train(
+        self, updates: Mapping[int, wire.NodeUpdate]
+    ) -> tuple[ArrayRecord | None, MetricRecord]:
         report = self.report
         report.owners = owners_by_group(report.plan, updates, self.tolerance, self.aggregation)
         before = self.state()
@@ -274,7 +320,10 @@ class ModalityStrategy(FedAvg):
         if reason:
             if report.rolled_back == list(report.plan.names) and self.good.state is not None:
                 self._restore(self.good.state)
-            arrays = {**report.plan.arrays, **back}  # before the round is closed, which lets go of them
+            arrays = {
+                **report.plan.arrays,
+                **back,
+            }  # before the round is closed, which lets go of them
             failed = self._fail(reason)
             return (self.model_average.go_back(arrays, back) if back else None), failed
 
@@ -293,13 +342,20 @@ class ModalityStrategy(FedAvg):
         self.failures.renew()
         self._close()
 
-        own = [] if self.privacy.enabled else [(update.metrics, update.num_examples) for update in ordered]
+        own = (
+            []
+            if self.privacy.enabled
+            else [(update.metrics, update.num_examples) for update in ordered]
+        )
         metrics = own_metrics(own, self.weighted_by_key, self.train_metrics_aggr_fn)
         metrics.update(report.numbers)
         return shown, metrics
 
     def _step(self, updates: Sequence[wire.NodeUpdate]) -> dict[str, AnyArray]:
-        """Return the new global model and take the method's new state; what would not be finite keeps its value."""
+        """Return the new global model and take the method's new state.
+
+        What would not be finite keeps its value.
+        """
         report, plan = self.report, self.report.plan
         trained = {group: names for group, names in plan.names.items() if report.owners[group]}
         with np.errstate(over="ignore", invalid="ignore"):
@@ -326,24 +382,47 @@ class ModalityStrategy(FedAvg):
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Sample nodes for evaluation on their own samples; nothing when ``fraction_evaluate`` is 0."""
+        """Sample nodes for evaluation on their own samples.
+
+        Nothing when ``fraction_evaluate`` is 0.
+        """
         server_round += self.rounds_done
         if self.fraction_evaluate == 0.0 or self.report.failed or server_round < self.evaluate_from:
             return []
         chosen = self.nodes.sample_evaluators(grid, server_round, self.fraction_evaluate)
         known = self._around.seen(self.nodes.known)
         self._evaluating = {node: known[node] for node in chosen}
-        plan = self._plan(server_round, {name: array.numpy() for name, array in arrays.items()}, config)
+        plan = self._plan(
+            server_round, {name: array.numpy() for name, array in arrays.items()}, config
+        )
         tasks = TaskMessages(plan, self.method, config, self.wire_dtype)
         return [tasks.evaluate(node, info) for node, info in self._evaluating.items()]
 
-    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
-        """Add up correct predictions and samples over nodes, then divide; malformed and missing replies are noted."""
-        asked, self._evaluating = self._evaluating, {}
-        return evaluation_metrics(replies, asked, self.report, self.weighted_by_key, self.evaluate_metrics_aggr_fn)
+    def aggregate_evaluate(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> MetricRecord | None:
+        """Add up correct predictions and samples over nodes, then divide.
 
-    def _plan(self, server_round: int, arrays: Mapping[str, AnyArray], config: ConfigRecord) -> RoundPlan:
-        """Return a round's plan before anybody is chosen; ``config`` may have a name of its own for the method."""
+        Malformed and missing replies are noted.
+        """
+        asked, self._evaluating = self._evaluating, {}
+        return evaluation_metrics(
+            replies, asked, self.report, self.weighted_by_key, self.evaluate_metrics_aggr_fn
+        )
+
+    def _plan(
+        self, server_round: int, arrays: Mapping[str, AnyArray], config: ConfigRecord
+    ) -> RoundPlan:
+        """Return a round's plan before anybody is chosen.
+
+        ``config`` may have a name of its own for the method.
+        """
         names, expected = group_names(tuple(arrays), self.groups), self.guards.expected
-        plan = RoundPlan(server_round, self.num_classes, self.dominance, arrays, names, expected=expected)
-        return replace(plan, method=str(config.get("method", self.method_name)), weight_key=self.weighted_by_key)
+        plan = RoundPlan(
+            server_round, self.num_classes, self.dominance, arrays, names, expected=expected
+        )
+        return replace(
+            plan,
+            method=str(config.get("method", self.method_name)),
+            weight_key=self.weighted_by_key,
+        )

@@ -1,4 +1,7 @@
-"""The nodes of a federation as the server knows them: who is connected, who owns what, who takes part in a round."""
+"""The nodes of a federation as the server knows them.
+
+Who is connected, who owns what, who takes part in a round.
+"""
 
 import logging
 import sys
@@ -36,7 +39,8 @@ class Unusable:
 
     reason: str
     pause: int
-    """Rounds until it is asked again, since what is wrong may be mended meanwhile; doubles up to ``LONGEST_PAUSE``."""
+    """Rounds until it is asked again, since what is wrong may be mended meanwhile; doubles up to
+    ``LONGEST_PAUSE``."""
     ask_in: int
     """The round in which it is asked again."""
 
@@ -57,7 +61,11 @@ class NodeRegistry:
     """
 
     def __init__(
-        self, modalities: tuple[Modality, ...], seed: int, min_available_nodes: int, wait_timeout: float
+        self,
+        modalities: tuple[Modality, ...],
+        seed: int,
+        min_available_nodes: int,
+        wait_timeout: float,
     ) -> None:
         self.modalities = modalities
         self.seed = seed
@@ -73,8 +81,11 @@ class NodeRegistry:
         """Forget what nodes said they own, so that they are asked before their next turn."""
         self.known = {node: info for node, info in self.known.items() if node not in set(node_ids)}
 
-    def sample(self, grid: Grid, server_round: int, fraction: float, least: int, purpose: str) -> list[int]:
-        """Sample partition ids, not node ids (those are random per run), and return their nodes in that order.
+    def sample(
+        self, grid: Grid, server_round: int, fraction: float, least: int, purpose: str
+    ) -> list[int]:
+        """Sample partition ids, not node ids (those are random per run), and return their nodes in
+        that order.
 
         Parameters
         ----------
@@ -96,7 +107,8 @@ class NodeRegistry:
         Raises
         ------
         RoundFailedError
-            Too few usable nodes within ``wait_timeout``, or nodes that cannot be used and too few others.
+            Too few usable nodes within ``wait_timeout``, or nodes that cannot be used and too
+            few others.
         """
         ready = self._available(grid, server_round)
         by_partition = {self.known[node].partition_id: node for node in ready}
@@ -107,7 +119,10 @@ class NodeRegistry:
         return [by_partition[int(partition)] for partition in sorted(partitions)]
 
     def sample_evaluators(self, grid: Grid, server_round: int, fraction: float) -> list[int]:
-        """Return the nodes that evaluate, as :meth:`sample` does; none where too few nodes can be used."""
+        """Return the nodes that evaluate, as :meth:`sample` does.
+
+        None where too few nodes can be used.
+        """
         try:
             return self.sample(grid, server_round, fraction, 1, "evaluate")
         except RoundFailedError as error:
@@ -115,13 +130,20 @@ class NodeRegistry:
             return []
 
     def _available(self, grid: Grid, server_round: int) -> list[int]:
-        """Return connected nodes that said what they own; wait for ``min_available_nodes`` of them, with a bound."""
+        """Return connected nodes that said what they own.
+
+        Wait for ``min_available_nodes`` of them, with a bound.
+        """
         deadline = time.monotonic() + self.wait_timeout
         while True:
             connected = set(grid.get_node_ids())
             self.known = {node: info for node, info in self.known.items() if node in connected}
-            self.unusable = {node: found for node, found in self.unusable.items() if node in connected}
-            self.holders = {partition: node for partition, node in self.holders.items() if node in connected}
+            self.unusable = {
+                node: found for node, found in self.unusable.items() if node in connected
+            }
+            self.holders = {
+                partition: node for partition, node in self.holders.items() if node in connected
+            }
             resting = {node for node, found in self.unusable.items() if found.ask_in > server_round}
             self._query(grid, sorted(connected - set(self.known) - resting), server_round)
             if len(self.known) >= self.min_available_nodes:
@@ -129,26 +151,37 @@ class NodeRegistry:
             found = f"{len(self.known)} of {len(connected)} connected nodes can be used"
             if len(connected) >= self.min_available_nodes and self.unusable:
                 node = min(self.unusable)
-                raise RoundFailedError(f"round {server_round}: {found}. {called(node)}: {self.unusable[node].reason}")
+                raise RoundFailedError(
+                    f"round {server_round}: {found}. {called(node)}: {self.unusable[node].reason}"
+                )
             if time.monotonic() > deadline:
                 raise RoundFailedError(
-                    f"round {server_round}: {found} after {self.wait_timeout:.0f} s (wait-timeout), but "
-                    f"min-available-nodes = {self.min_available_nodes}. Start more SuperNodes or lower it."
+                    f"round {server_round}: {found} after {self.wait_timeout:.0f} s "
+                    f"(wait-timeout), but min-available-nodes = {self.min_available_nodes}. Start "
+                    "more SuperNodes or lower it."
                 )
             time.sleep(POLL_SECONDS)
 
     def _query(self, grid: Grid, node_ids: list[int], server_round: int) -> None:
-        """Ask nodes what they own; note why a node cannot be used: an error, nonsense, or no answer in time."""
+        """Ask nodes what they own.
+
+        Note why a node cannot be used: an error, nonsense, or no answer in time.
+        """
         if not node_ids:
             return
-        silent = f"no answer to the query within {self.wait_timeout:.0f} s (wait-timeout); restart it."
+        silent = (
+            f"no answer to the query within {self.wait_timeout:.0f} s (wait-timeout); restart it."
+        )
         reasons = dict.fromkeys(node_ids, silent)
         waiting, undeclared = set(node_ids), list[int]()
         messages = [wire.query_message(node, server_round) for node in node_ids]
         for message in grid.send_and_receive(messages, timeout=self.wait_timeout):
             node = message.metadata.src_node_id
             if node not in waiting:
-                logger.warning("query: an answer of %s, which was not asked or answered before, is left", called(node))
+                logger.warning(
+                    "query: an answer of %s, which was not asked or answered before, is left",
+                    called(node),
+                )
                 continue
             waiting.remove(node)
             try:
@@ -167,16 +200,27 @@ class NodeRegistry:
         for node in sorted(undeclared):
             self._assume_all(node)
         for node, reason in reasons.items():
-            pause = min(2 * self.unusable[node].pause, LONGEST_PAUSE) if node in self.unusable else 1
+            pause = (
+                min(2 * self.unusable[node].pause, LONGEST_PAUSE) if node in self.unusable else 1
+            )
             logger.warning(
-                "query: %s cannot be used: %s It is asked again in %d round(s).", called(node), reason, pause
+                "query: %s cannot be used: %s It is asked again in %d round(s).",
+                called(node),
+                reason,
+                pause,
             )
             self.unusable[node] = Unusable(reason, pause, server_round + pause)
 
     def _assume_all(self, node: int) -> None:
-        """Take a node that has no query handler for one that owns everything, until its first reply says what."""
+        """Take a node that has no query handler for one that owns everything, until its first reply
+        says what.
+        """
         own = [partition for partition, holder in self.holders.items() if holder == node]
-        free = own[0] if own else next(partition for partition in count() if partition not in self.holders)
+        free = (
+            own[0]
+            if own
+            else next(partition for partition in count() if partition not in self.holders)
+        )
         info = wire.NodeInfo(self.modalities, free, wire.PLAIN, declared=False)
         self._take_partition(node, info)
         self.known[node] = info
@@ -188,19 +232,29 @@ class NodeRegistry:
 
     def _take_partition(self, node: int, info: wire.NodeInfo) -> None:
         holder = self.holders.get(info.partition_id, node)
-        if holder != node and holder in self.known and not self.known[holder].declared and info.declared:
+        if (
+            holder != node
+            and holder in self.known
+            and not self.known[holder].declared
+            and info.declared
+        ):
             self.holders[info.partition_id] = node
             self._assume_all(holder)  # its number was a guess
         if self.holders.get(info.partition_id, node) != node:
             raise WireError(
-                f"partition-id {info.partition_id} is taken by another node; give each node its own in --node-config."
+                f"partition-id {info.partition_id} is taken by another node; give each node its "
+                "own in --node-config."
             )
-        self.holders = {partition: holder for partition, holder in self.holders.items() if holder != node}
+        self.holders = {
+            partition: holder for partition, holder in self.holders.items() if holder != node
+        }
         self.holders[info.partition_id] = node
 
 
 def content_of(message: Message) -> Message:
-    """Return the message if it has content; raise WireError with Flower's code and reason if it is an error.
+    """Return the message if it has content.
+
+    Raise WireError with Flower's code and reason if it is an error.
 
     Ray's reasons hold a whole traceback; its last line says what happened.
     """
@@ -213,12 +267,20 @@ def content_of(message: Message) -> Message:
 
 
 def _raise_if_pool_is_poisoned(message: Message) -> None:
-    """Stop the run when a Ray actor died: Flower puts it back into the pool, where it fails every later task.
+    """Stop the run when a Ray actor died.
 
-    Only in a simulation, where Flower runs Ray in the server's process: on devices anybody may say such a thing.
+    Flower puts it back into the pool, where it fails every later task.
+
+    Only in a simulation, where Flower runs Ray in the server's process: on devices anybody may
+    say such a thing.
     """
-    if "ray" in sys.modules and message.error.code == 0 and "ray.exceptions" in str(message.error.reason):
+    if (
+        "ray" in sys.modules
+        and message.error.code == 0
+        and "ray.exceptions" in str(message.error.reason)
+    ):
         raise RoundFailedError(
-            f"a simulated client's process died ({message.error.reason}). Its actor would fail every later task: "
-            "start the run again; if memory ran out, give each client more or run fewer at once."
+            f"a simulated client's process died ({message.error.reason}). Its actor would fail "
+            "every later task: start the run again; if memory ran out, give each client more or "
+            "run fewer at once."
         )

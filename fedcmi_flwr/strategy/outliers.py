@@ -1,7 +1,10 @@
-"""How far each reply goes, beside the others of its round: one damaged number must not ruin the model for good.
+"""How far each reply goes, beside the others of its round.
 
-A flipped bit can turn a weight into 3e38, which is finite and so passes every check of the reply alone. What honest
-nodes do in a round is of one order of magnitude; what is a hundred times as much as the median's is no training.
+One damaged number must not ruin the model for good.
+
+A flipped bit can turn a weight into 3e38, which is finite and so passes every check of the reply
+alone. What honest nodes do in a round is of one order of magnitude; what is a hundred times as
+much as the median's is no training.
 """
 
 import math
@@ -19,10 +22,11 @@ from fedcmi_flwr.types import AnyArray
 FEWEST = 3
 """Replies whose median says what is usual; of fewer, what was sent is a second witness."""
 SMALL = 1e-3
-"""Share of what was sent that a change always may be, before the ratio: where most nodes change nothing at all."""
+"""Share of what was sent that a change always may be, before the ratio: where most nodes change
+nothing at all."""
 LOOSE = 3
-"""Power of the ratio for what has no scale of its own: running statistics, and what methods send. Honest nodes whose
-activations grow differ in it a thousandfold."""
+"""Power of the ratio for what has no scale of its own: running statistics, and what methods
+send. Honest nodes whose activations grow differ in it a thousandfold."""
 METHOD = "method-arrays"
 
 
@@ -91,7 +95,8 @@ def extents(update: wire.NodeUpdate, plan: RoundPlan) -> dict[str, Extent]:
 
     Returns
     -------
-    Group that it holds -> extent of its change; under ``METHOD`` that of what the method sends, where it does.
+    Group that it holds -> extent of its change; under ``METHOD`` that of what the method sends,
+    where it does.
     """
     held = {group: names for group, names in plan.names.items() if set(names) <= set(update.arrays)}
     found = {group: extent_of(names, update.arrays, plan.arrays) for group, names in held.items()}
@@ -100,8 +105,13 @@ def extents(update: wire.NodeUpdate, plan: RoundPlan) -> dict[str, Extent]:
     return found
 
 
-def extent_of(names: Sequence[str], arrays: Mapping[str, AnyArray], sent: Mapping[str, AnyArray]) -> Extent:
-    """Return how far floating-point arrays are from what was sent; from 0 what is not in ``sent``."""
+def extent_of(
+    names: Sequence[str], arrays: Mapping[str, AnyArray], sent: Mapping[str, AnyArray]
+) -> Extent:
+    """Return how far floating-point arrays are from what was sent.
+
+    From 0 what is not in ``sent``.
+    """
     weight, statistic, largest = 0.0, 0.0, 0.0
     for name in names:
         if not np.issubdtype(arrays[name].dtype, np.floating) or arrays[name].size == 0:
@@ -115,7 +125,9 @@ def extent_of(names: Sequence[str], arrays: Mapping[str, AnyArray], sent: Mappin
     return Extent(weight, largest, statistic)
 
 
-def too_far(found: Mapping[int, Mapping[str, Extent]], plan: RoundPlan, ratio: float) -> dict[int, str]:
+def too_far(
+    found: Mapping[int, Mapping[str, Extent]], plan: RoundPlan, ratio: float
+) -> dict[int, str]:
     """Return the replies that go too far, and in what.
 
     Parameters
@@ -136,7 +148,10 @@ def too_far(found: Mapping[int, Mapping[str, Extent]], plan: RoundPlan, ratio: f
         limit = measure.limit(ratio)
         for partition, value in measure.found.items():
             if value > limit:
-                because = f"{measure.what} is {value:.4g}, above {limit:.4g}: too far from the round's other replies"
+                because = (
+                    f"{measure.what} is {value:.4g}, above {limit:.4g}: too far from the round's "
+                    "other replies"
+                )
                 reasons.setdefault(partition, f"{because} (max-norm-ratio = {ratio:g}).")
     return reasons
 
@@ -153,8 +168,15 @@ def _measures(found: Mapping[int, Mapping[str, Extent]], plan: RoundPlan) -> lis
             sent, of = extent_of(plan.names[group], plan.arrays, {}), f"the update of {group!r}"
         loose = group == METHOD
         measures += [
-            Measure(f"the norm of {of}", loose, sent.norm, {p: own.norm for p, own in owners.items()}),
-            Measure(f"the largest number of {of}", loose, sent.largest, {p: own.largest for p, own in owners.items()}),
+            Measure(
+                f"the norm of {of}", loose, sent.norm, {p: own.norm for p, own in owners.items()}
+            ),
+            Measure(
+                f"the largest number of {of}",
+                loose,
+                sent.largest,
+                {p: own.largest for p, own in owners.items()},
+            ),
             Measure(
                 f"the norm of the running statistics of {of}",
                 True,

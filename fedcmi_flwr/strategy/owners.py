@@ -21,7 +21,10 @@ def known_owners(plan: RoundPlan) -> dict[str, int]:
 
 
 def owners_by_group(
-    plan: RoundPlan, updates: Mapping[int, wire.NodeUpdate], tolerance: Tolerance, aggregation: RobustAggregation
+    plan: RoundPlan,
+    updates: Mapping[int, wire.NodeUpdate],
+    tolerance: Tolerance,
+    aggregation: RobustAggregation,
 ) -> dict[str, list[int]]:
     """Return whose updates count for each group: nobody's for one that too few nodes trained.
 
@@ -45,17 +48,23 @@ def owners_by_group(
     found = {}
     sent = plan.groups_by_partition
     for group in plan.names:
-        owners = [p for p in sorted(updates) if group in sent[p] and updates[p].examples_of(group) > 0]
+        owners = [
+            p for p in sorted(updates) if group in sent[p] and updates[p].examples_of(group) > 0
+        ]
         needed, because = owners_needed(group, tolerance, aggregation)
         if len(owners) < needed:
             few = f"{len(owners)} of {needed} nodes ({because})" if owners else "nobody"
-            logger.warning("round %d: %s trained %r; it keeps its value", plan.server_round, few, group)
+            logger.warning(
+                "round %d: %s trained %r; it keeps its value", plan.server_round, few, group
+            )
             owners = []
         found[group] = owners
     return found
 
 
-def owners_needed(group: str, tolerance: Tolerance, aggregation: RobustAggregation) -> tuple[int, str]:
+def owners_needed(
+    group: str, tolerance: Tolerance, aggregation: RobustAggregation
+) -> tuple[int, str]:
     """Return how many nodes must have trained a group for it to change, and the key that says so.
 
     Parameters

@@ -1,4 +1,7 @@
-"""From a round's replies to the updates that count: what is malformed, missing or does not fit is refused by name."""
+"""From a round's replies to the updates that count.
+
+What is malformed, missing or does not fit is refused by name.
+"""
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,7 +26,8 @@ from fedcmi_flwr.wire.text import one_line
 
 logger = logging.getLogger("flwr.fedcmi")
 SIZE_RATIO, ALWAYS_READ = 4, 2**20
-"""A reply may have so many times the bytes of the arrays that were sent, and so many more: methods add arrays."""
+"""A reply may have so many times the bytes of the arrays that were sent, and so many more:
+methods add arrays."""
 
 
 def read_updates(
@@ -64,7 +68,9 @@ def read_updates(
         node = message.metadata.src_node_id
         info = silent.pop(node, None)
         if info is not None:
-            report.bytes_up[info.partition_id] = wire.content_bytes(message, arrays_alone=report.privacy is not None)
+            report.bytes_up[info.partition_id] = wire.content_bytes(
+                message, arrays_alone=report.privacy is not None
+            )
         try:
             content = content_of(message)
             if info is None:
@@ -81,7 +87,9 @@ def read_updates(
     because = f"Flower says: {'; '.join(lost)}" if lost else "The round's time is over."
     if lost and not silent:
         logger.warning(
-            "round %d: errors, though no reply is missing: %s", report.plan.server_round, one_line("; ".join(lost))
+            "round %d: errors, though no reply is missing: %s",
+            report.plan.server_round,
+            one_line("; ".join(lost)),
         )
     for node in silent:
         report.refuse(node, f"No reply of {report.plan.describe(node)}. {because}")
@@ -89,7 +97,9 @@ def read_updates(
     return _without_incompatible(updates, report, method, method_state)
 
 
-def _read_update(content: Message, report: RoundReport, method: Method, node: int) -> wire.NodeUpdate:
+def _read_update(
+    content: Message, report: RoundReport, method: Method, node: int
+) -> wire.NodeUpdate:
     plan = report.plan
     info, groups = plan.sent[node]
     sent = plan.sent_to(node)
@@ -107,30 +117,42 @@ def _read_update(content: Message, report: RoundReport, method: Method, node: in
     check_applied(update.applied, plan.method, method)
     foreign = sorted(set(update.modality_examples) - set(info.modalities))
     if foreign:
-        raise WireError(f"metrics: num-examples.{foreign[0]}, but the node owns {list(info.modalities)}.")
+        raise WireError(
+            f"metrics: num-examples.{foreign[0]}, but the node owns {list(info.modalities)}."
+        )
     try:
-        method.check_reply(update.from_method, sent, info.modalities, plan.num_classes, update.num_examples)
+        method.check_reply(
+            update.from_method, sent, info.modalities, plan.num_classes, update.num_examples
+        )
     except ValueError as error:
         raise WireError(f"method-arrays: {error}") from error
     return update
 
 
 def _check_size(content: Message, sent: Mapping[str, AnyArray]) -> None:
-    """Refuse what is far larger than what was sent, before it is read, which takes many times its size."""
+    """Refuse what is far larger than what was sent, before it is read, which takes many times its
+    size.
+    """
     asked = sum(array.nbytes for array in sent.values())
     size, largest = wire.content_bytes(content), SIZE_RATIO * asked + ALWAYS_READ
     if size > largest:
-        raise WireError(f"it has {size} bytes; of a node that was sent arrays of {asked}, at most {largest} are read.")
+        raise WireError(
+            f"it has {size} bytes; of a node that was sent arrays of {asked}, at most {largest} "
+            "are read."
+        )
 
 
-def _shown_by(content: Message, plan: RoundPlan, node: int) -> tuple[wire.NodeInfo, tuple[str, ...]]:
+def _shown_by(
+    content: Message, plan: RoundPlan, node: int
+) -> tuple[wire.NodeInfo, tuple[str, ...]]:
     """Return what a node without a query handler owns, by the arrays that it sent back."""
     info, groups = plan.narrowed(node, wire.reply_names(content))
     if not info.modalities:
         raise WireError(
-            f"arrays: no modality of {list(plan.sent[node][0].modalities)} is whole. The node has no query handler, "
-            "so it must send back all arrays of each modality that it owns, under the names that were sent: "
-            "ArrayRecord(model.state_dict()); or answer the query, client_app.query()."
+            f"arrays: no modality of {list(plan.sent[node][0].modalities)} is whole. The node has "
+            "no query handler, so it must send back all arrays of each modality that it owns, "
+            "under the names that were sent: ArrayRecord(model.state_dict()); or answer the "
+            "query, client_app.query()."
         )
     return info, groups
 
@@ -143,11 +165,16 @@ def _refuse(report: RoundReport, node: int, reason: str) -> None:
 
 
 def _put_away(update: wire.NodeUpdate, store: ReplyStore) -> wire.NodeUpdate:
-    return replace(update, arrays=store.put(update.arrays), from_method=store.put(update.from_method))
+    return replace(
+        update, arrays=store.put(update.arrays), from_method=store.put(update.from_method)
+    )
 
 
 def _without_incompatible(
-    updates: dict[int, wire.NodeUpdate], report: RoundReport, method: Method, method_state: Mapping[str, AnyArray]
+    updates: dict[int, wire.NodeUpdate],
+    report: RoundReport,
+    method: Method,
+    method_state: Mapping[str, AnyArray],
 ) -> dict[int, wire.NodeUpdate]:
     """Refuse what the method cannot combine with its state or with the other replies."""
     from_method = {partition: updates[partition].from_method for partition in sorted(updates)}
@@ -155,7 +182,9 @@ def _without_incompatible(
     for node, (info, _) in report.plan.sent.items():
         if info.partition_id in reasons:
             reason = reasons[info.partition_id]
-            report.refuse(node, f"Reply of {report.plan.describe(node)} refused: method-arrays: {reason}")
+            report.refuse(
+                node, f"Reply of {report.plan.describe(node)} refused: method-arrays: {reason}"
+            )
     return {partition: update for partition, update in updates.items() if partition not in reasons}
 
 
@@ -173,7 +202,9 @@ def note_training(updates: Mapping[int, wire.NodeUpdate], report: RoundReport) -
     report.losses = mean_losses(list(ordered.values()))
     report.examples = {partition: update.num_examples for partition, update in ordered.items()}
     seconds = {partition: update.seconds for partition, update in ordered.items()}
-    report.train_seconds = {partition: took for partition, took in seconds.items() if took is not None}
+    report.train_seconds = {
+        partition: took for partition, took in seconds.items() if took is not None
+    }
 
 
 def mean_losses(updates: Sequence[wire.NodeUpdate]) -> dict[str, float]:

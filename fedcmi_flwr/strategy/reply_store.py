@@ -1,7 +1,10 @@
-"""Where a round's replies wait for each other: the first ones in memory, then all of them in a temporary file.
+"""Where a round's replies wait for each other.
 
-What replies become is decided in the order of the partition ids, and may need all of them: weights that one node names
-are bound by the others', medians are over all. So each is put away as it arrives, and read again array by array.
+The first ones in memory, then all of them in a temporary file.
+
+What replies become is decided in the order of the partition ids, and may need all of them:
+weights that one node names are bound by the others', medians are over all. So each is put away
+as it arrives, and read again array by array.
 """
 
 import tempfile
@@ -14,11 +17,14 @@ from fedcmi_flwr.strategy.lazy_arrays import LazyArrays
 from fedcmi_flwr.types import AnyArray
 
 BYTES_IN_MEMORY = 2**28
-"""More than these of a round's replies go to the disk, where Python's ``tempfile`` has its directory (TMPDIR)."""
+"""More than these of a round's replies go to the disk, where Python's ``tempfile`` has its
+directory (TMPDIR)."""
 
 
 class ReplyStore:
-    """A file without a name, which is gone when the store, a context manager, is left or the process dies."""
+    """A file without a name, which is gone when the store, a context manager, is left or the
+    process dies.
+    """
 
     def __init__(self) -> None:
         self._file = tempfile.SpooledTemporaryFile(max_size=BYTES_IN_MEMORY)  # noqa: SIM115
@@ -29,7 +35,10 @@ class ReplyStore:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         """Forget all arrays."""
         self._file.close()
@@ -61,8 +70,9 @@ class ReplyStore:
         except OSError as error:
             raise OSError(
                 error.errno,
-                f"the round's replies, {self._end / 1e9:.1f} GB so far, cannot be kept in {tempfile.gettempdir()} "
-                f"({error.strerror}); set TMPDIR to a directory with room for all replies of a round",
+                f"the round's replies, {self._end / 1e9:.1f} GB so far, cannot be kept in "
+                f"{tempfile.gettempdir()} ({error.strerror}); set TMPDIR to a directory with room "
+                "for all replies of a round",
             ) from error
 
         def read(name: str) -> AnyArray:
@@ -70,7 +80,9 @@ class ReplyStore:
             array = np.empty(shape, dtype)
             self._file.seek(offset)
             if self._file.readinto(_as_bytes(array).data) != array.nbytes:
-                raise OSError(f"the temporary file of the round's replies was cut short at {name!r}.")
+                raise OSError(
+                    f"the temporary file of the round's replies was cut short at {name!r}."
+                )
             return array
 
         return LazyArrays(stored, read)

@@ -41,7 +41,8 @@ class RoundPlan:
         return {info.partition_id: groups for info, groups in self.sent.values()}
 
     def narrowed(self, node: int, names: Collection[str]) -> tuple[wire.NodeInfo, tuple[str, ...]]:
-        """Return what a node that declared nothing turns out to own, by the names of the arrays in its reply.
+        """Return what a node that declared nothing turns out to own, by the names of the arrays in
+        its reply.
 
         Parameters
         ----------
@@ -56,7 +57,9 @@ class RoundPlan:
         """
         info, groups = self.sent[node]
         whole = tuple(group for group in groups if set(self.names[group]) <= set(names))
-        return replace(info, modalities=tuple(name for name in info.modalities if name in whole)), whole
+        return replace(
+            info, modalities=tuple(name for name in info.modalities if name in whole)
+        ), whole
 
     def sent_to(self, node: int) -> dict[str, AnyArray]:
         """Return the arrays that a node was sent: name -> array."""
@@ -64,8 +67,13 @@ class RoundPlan:
         return {name: self.arrays[name] for group in groups for name in self.names[group]}
 
     def describe(self, node: int) -> str:
-        """Return what the node is called and, where it was sent something, its partition and modalities."""
+        """Return what the node is called and, where it was sent something, its partition and
+        modalities.
+        """
         if node not in self.sent:
             return called(node, self.known[node].name if node in self.known else "")
         info, _ = self.sent[node]
-        return f"{called(node, info.name)} (partition {info.partition_id}, {'+'.join(info.modalities)})"
+        return (
+            f"{called(node, info.name)} (partition {info.partition_id}, "
+            f"{'+'.join(info.modalities)})"
+        )

@@ -41,23 +41,26 @@ class RoundReport:
     owners: dict[str, list[int]] = field(default_factory=dict)
     """Group -> partition ids whose updates were averaged."""
     examples: dict[int, int] = field(default_factory=dict)
-    """Partition id -> training samples, of the nodes whose updates were averaged; empty with :attr:`privacy`."""
-    losses: dict[str, float] = field(default_factory=dict)
-    """Loss term -> mean over the samples of the nodes that have the term, in nats, without weight; empty with
+    """Partition id -> training samples, of the nodes whose updates were averaged; empty with
     :attr:`privacy`."""
+    losses: dict[str, float] = field(default_factory=dict)
+    """Loss term -> mean over the samples of the nodes that have the term, in nats, without
+    weight; empty with :attr:`privacy`."""
     stats: ClassStats = field(default_factory=lambda: ClassStats({}, {}))
     """Class statistics added up over nodes; empty with :attr:`privacy`."""
     measured: Dominance = NOBODY
     """What this round's statistics say; sent in the next round."""
     evaluated: dict[str, Counts] = field(default_factory=dict)
-    """What nodes counted on their own test samples, added up; empty unless ``fraction_evaluate`` is above 0."""
+    """What nodes counted on their own test samples, added up; empty unless ``fraction_evaluate``
+    is above 0."""
     evaluated_by: dict[int, dict[str, Counts]] = field(default_factory=dict)
     """Partition id -> what that node counted."""
     privacy: dict[str, float] | None = None
     """"epsilon" and "delta" after the round; None: no differential privacy."""
 
     node_metrics: dict[int, dict[str, float | list[float]]] = field(default_factory=dict)
-    """Partition id -> numbers of the node's own, from the last evaluation; the strategy averages them."""
+    """Partition id -> numbers of the node's own, from the last evaluation; the strategy averages
+    them."""
     node_weights: dict[int, int] = field(default_factory=dict)
     """Partition id -> samples that it evaluated."""
     learned: dict[int, tuple[wire.NodeInfo, tuple[str, ...]]] = field(default_factory=dict)
@@ -66,14 +69,14 @@ class RoundReport:
     bytes_down: dict[int, int] = field(default_factory=dict)
     """Partition id -> bytes of the train message."""
     bytes_up: dict[int, int] = field(default_factory=dict)
-    """Partition id -> bytes of the reply, refused ones included; with :attr:`privacy` of its arrays alone, since the
-    bytes of its metrics vary with the counts in them."""
+    """Partition id -> bytes of the reply, refused ones included; with :attr:`privacy` of its
+    arrays alone, since the bytes of its metrics vary with the counts in them."""
     train_seconds: dict[int, float] = field(default_factory=dict)
-    """Partition id -> seconds that training took on the node, where it says so and its update was averaged; empty with
-    :attr:`privacy`."""
+    """Partition id -> seconds that training took on the node, where it says so and its update
+    was averaged; empty with :attr:`privacy`."""
     asking_seconds: float = 0.0
-    """From the start of sampling until it was known which nodes train; in a simulation's first round their processes
-    start meanwhile."""
+    """From the start of sampling until it was known which nodes train; in a simulation's first
+    round their processes start meanwhile."""
     seconds: float = 0.0
     """From the start of sampling to the end of aggregation."""
 
@@ -84,7 +87,10 @@ class RoundReport:
 
     @property
     def numbers(self) -> dict[str, int | float]:
-        """What Flower's history gets of the round: mean losses, samples, refused replies, and the privacy spent."""
+        """What Flower's history gets of the round.
+
+        Mean losses, samples, refused replies, and the privacy spent.
+        """
         losses = {f"loss.{name}": value for name, value in self.losses.items()}
         counts = {"num-examples": self.num_examples, "refused": len(self.refused)}
         return {**losses, **counts, **(self.privacy or {})}
@@ -96,20 +102,33 @@ class RoundReport:
             self.bytes_down[info.partition_id] = wire.content_bytes(message)
 
     def learn(self) -> None:
-        """Take what nodes turned out to own for what they were sent: nobody waits for the rest of them."""
+        """Take what nodes turned out to own for what they were sent.
+
+        Nobody waits for the rest of them.
+        """
         self.plan = replace(self.plan, sent={**self.plan.sent, **self.learned})
 
     def refuse(self, node: int, line: str) -> None:
         """Note and log that a node's reply cannot be used; ``line`` says which node and why."""
         self.to_ask_again.add(node)
-        self._note(self.refused, line, f"{self.plan.describe(node)}: the reason is in the server's log.")
+        self._note(
+            self.refused, line, f"{self.plan.describe(node)}: the reason is in the server's log."
+        )
 
     def bound(self, line: str) -> None:
-        """Note and log that something was kept within bounds; ``line`` says of which node and why."""
-        self._note(self.bounded, line, "Something was kept within bounds: what is in the server's log.")
+        """Note and log that something was kept within bounds.
+
+        ``line`` says of which node and why.
+        """
+        self._note(
+            self.bounded, line, "Something was kept within bounds: what is in the server's log."
+        )
 
     def _note(self, lines: list[str], line: str, private: str) -> None:
-        """Log a line and note it; with :attr:`privacy` note another, since a line may quote what a node sent."""
+        """Log a line and note it.
+
+        With :attr:`privacy` note another, since a line may quote what a node sent.
+        """
         line = one_line(line)
         lines.append(line if self.privacy is None else private)
         logger.warning("round %d: %s", self.plan.server_round, line)

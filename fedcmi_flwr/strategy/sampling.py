@@ -26,12 +26,16 @@ class Sampling(Settings):
     """Seconds to wait for these nodes, and for the answers to queries, before the round fails."""
 
     def changed(self, options: Mapping[str, Any]) -> "Sampling":
-        """Return the settings with some of them given by name; TypeError says of another name what there is."""
+        """Return the settings with some of them given by name.
+
+        TypeError says of another name what there is.
+        """
         known = [item.name for item in fields(self)]
         for name in options:
             if name not in known:
                 raise TypeError(
-                    f"FedCMI has no argument {name!r}; of Flower's FedAvg it takes weighted_by_key, "
-                    f"train_metrics_aggr_fn, evaluate_metrics_aggr_fn, {', '.join(known)}.{did_you_mean(name, known)}"
+                    f"FedCMI has no argument {name!r}; of Flower's FedAvg it takes "
+                    "weighted_by_key, train_metrics_aggr_fn, evaluate_metrics_aggr_fn, "
+                    f"{', '.join(known)}.{did_you_mean(name, known)}"
                 )
         return replace(self, **options)

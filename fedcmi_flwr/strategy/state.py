@@ -11,7 +11,8 @@ from fedcmi_flwr.types import AnyArray
 class ServerState:
     """The state of a :class:`fedcmi_flwr.strategy.FedCMI` after a round.
 
-    No generator is part of it: everything random is drawn from (seed, purpose, round, partition), ``seeding.py``.
+    No generator is part of it: everything random is drawn from (seed, purpose, round,
+    partition), ``seeding.py``.
     """
 
     dominance: Dominance = NOBODY

@@ -1,4 +1,7 @@
-"""What the server sends in a round: the same weights and settings to all nodes, cut to what each can use."""
+"""What the server sends in a round.
+
+The same weights and settings to all nodes, cut to what each can use.
+"""
 
 from collections.abc import Mapping
 
@@ -28,10 +31,16 @@ class TaskMessages:
         What float32 arrays travel in, both ways.
     """
 
-    def __init__(self, plan: RoundPlan, method: Method, config: ConfigRecord, wire_dtype: str) -> None:
+    def __init__(
+        self, plan: RoundPlan, method: Method, config: ConfigRecord, wire_dtype: str
+    ) -> None:
         self._plan = plan
         self._method = method
-        told = {"method": plan.method, "num-classes": plan.num_classes, **hyperparameters_of(method)}
+        told = {
+            "method": plan.method,
+            "num-classes": plan.num_classes,
+            **hyperparameters_of(method),
+        }
         self._settings = {**told, **config, "server-round": plan.server_round}
         self._wire_dtype = wire_dtype
         self._plain: dict[tuple[str, ...], ArrayRecord] = {}
@@ -60,13 +69,17 @@ class TaskMessages:
         """
         names = self._plan.names
         sent = [name for group in groups_for(info.modalities, names) for name in names[group]]
-        return self._message(node, info, MessageType.TRAIN, self._method.for_node(state, info.modalities, sent))
+        return self._message(
+            node, info, MessageType.TRAIN, self._method.for_node(state, info.modalities, sent)
+        )
 
     def evaluate(self, node: int, info: wire.NodeInfo) -> Message:
         """Return a node's evaluate message; parameters and errors as for :meth:`train`."""
         return self._message(node, info, MessageType.EVALUATE, {})
 
-    def _message(self, node: int, info: wire.NodeInfo, kind: str, from_method: Mapping[str, AnyArray]) -> Message:
+    def _message(
+        self, node: int, info: wire.NodeInfo, kind: str, from_method: Mapping[str, AnyArray]
+    ) -> Message:
         groups = groups_for(info.modalities, self._plan.names)
         packed = self._plain_for(groups) if info.packing == wire.PLAIN else self._packed_for(groups)
         modalities = tuple(name for name in self._plan.names if name != SHARED)
@@ -88,5 +101,7 @@ class TaskMessages:
                 self._packed[groups] = wire.pack(self._plan.arrays, names, self._wire_dtype)
             except wire.WireError as error:
                 where = f"round {self._plan.server_round}"
-                raise RoundFailedError(f"{where}: the global model cannot be sent: {error}") from error
+                raise RoundFailedError(
+                    f"{where}: the global model cannot be sent: {error}"
+                ) from error
         return self._packed[groups]

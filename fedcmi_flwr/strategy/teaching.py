@@ -16,7 +16,8 @@ logger = logging.getLogger("flwr.fedcmi")
 def next_teacher(
     report: RoundReport, updates: Sequence[wire.NodeUpdate], method: Method, privacy: Privacy
 ) -> Dominance:
-    """Add up the class statistics, and decide the dominant modality and temperatures that go out with the next model.
+    """Add up the class statistics, and decide the dominant modality and temperatures that go out
+    with the next model.
 
     Parameters
     ----------
@@ -36,7 +37,9 @@ def next_teacher(
     parts = [update.stats for update in updates if update.stats is not None]
     counting = [group for group in report.plan.names if group != SHARED and report.owners[group]]
     if privacy.enabled:
-        stats = privacy.statistics(parts, counting if method.measures else [], report.plan.num_classes)
+        stats = privacy.statistics(
+            parts, counting if method.measures else [], report.plan.num_classes
+        )
     else:
         stats = report.stats = sum(parts, start=ClassStats({}, {})).only(counting)
 

@@ -1,6 +1,9 @@
-"""What another strategy that is put round this one may expect: Flower's wrappers for differential privacy.
+"""What another strategy that is put round this one may expect.
 
-They look at a reply's arrays one by one beside the whole model's, and reckon with every node's update in every average.
+Flower's wrappers for differential privacy.
+
+They look at a reply's arrays one by one beside the whole model's, and reckon with every node's
+update in every average.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +15,10 @@ from fedcmi_flwr.methods import Method
 from fedcmi_flwr.strategy.nodes import RoundFailedError
 from fedcmi_flwr.types import Modality
 
-INSTEAD = "Use the strategy's own, FedCMI(..., privacy=Privacy(...)), which knows of modalities, without the wrapper."
+INSTEAD = (
+    "Use the strategy's own, FedCMI(..., privacy=Privacy(...)), which knows of modalities, "
+    "without the wrapper."
+)
 
 
 class Around:
@@ -31,12 +37,16 @@ class Around:
         self._wrapper = False
 
     def check(self, method: Method) -> None:
-        """Look around when a ``start`` calls ``summary``; ValueError where a wrapper would misread the method."""
+        """Look around when a ``start`` calls ``summary``.
+
+        ValueError where a wrapper would misread the method.
+        """
         self._wrapper = not self.nothing
         if self._wrapper and type(method).check_reply is not Method.check_reply:
             raise ValueError(
-                f"a wrapper round FedCMI: the nodes of {type(method).__name__} send arrays of their own beside the "
-                "weights, which the wrapper takes for weights; choose a method that sends none."
+                f"a wrapper round FedCMI: the nodes of {type(method).__name__} send arrays of "
+                "their own beside the weights, which the wrapper takes for weights; choose a "
+                "method that sends none."
             )
 
     def seen(self, known: Mapping[int, wire.NodeInfo]) -> dict[int, wire.NodeInfo]:
@@ -54,8 +64,8 @@ class Around:
         Raises
         ------
         RoundFailedError
-            With a wrapper a node owns a part of the modalities: its reply is not the whole model, and fewer nodes than
-            the wrapper reckons with share the noise of a modality.
+            With a wrapper a node owns a part of the modalities: its reply is not the whole
+            model, and fewer nodes than the wrapper reckons with share the noise of a modality.
         """
         if not self._wrapper:
             return dict(known)
@@ -63,7 +73,8 @@ class Around:
             if len(info.modalities) < len(self.modalities):
                 who = called(node, info.name)
                 raise RoundFailedError(
-                    f"a wrapper round FedCMI: {who} owns {list(info.modalities)} only, but the wrapper "
-                    f"compares each reply with the whole model, and its noise is for averages over all nodes. {INSTEAD}"
+                    f"a wrapper round FedCMI: {who} owns {list(info.modalities)} only, but the "
+                    "wrapper compares each reply with the whole model, and its noise is for "
+                    f"averages over all nodes. {INSTEAD}"
                 )
         return {node: replace(info, packing=wire.PLAIN) for node, info in known.items()}

@@ -1,4 +1,6 @@
-"""What travels between server and nodes: one file per message, which encodes, decodes and checks it.
+"""What travels between server and nodes.
+
+One file per message, which encodes, decodes and checks it.
 
 Records of a message by name (S -> N: server to node, N -> S: its reply)::
 
@@ -21,20 +23,26 @@ Records of a message by name (S -> N: server to node, N -> S: its reply)::
                       method-arrays, method-layout
 
 ``num-examples.<m>`` says how many of the samples have modality m; without it, all of them have.
-``arrays`` holds one flat array per parameter group and dtype ("audio/float32"); ``layout`` holds,
-per group, the JSON list of [name, dtype, shape] that the flat arrays are cut by (``packing.py``). Of
-a node that speaks "plain" there is no ``layout``: ``arrays`` has the names of the model's state_dict,
-and the config's ``plain-layout`` says which group each belongs to. Other numbers in ``metrics`` are
-the app's own and are averaged over nodes, as Flower's FedAvg does. A
-node narrows its ``arrays`` as the config's ``wire-dtype`` says. ``method-arrays`` are never
-narrowed: sums over samples and differences have other ranges. Where the config has
-``update-compression``, what is in ``compressed`` is not in the reply's ``arrays`` and ``layout``.
+``arrays`` holds one flat array per parameter group and dtype ("audio/float32"); ``layout``
+holds, per group, the JSON list of [name, dtype, shape] that the flat arrays are cut by
+(``packing.py``). Of a node that speaks "plain" there is no ``layout``: ``arrays`` has the names
+of the model's state_dict, and the config's ``plain-layout`` says which group each belongs to.
+Other numbers in ``metrics`` are the app's own and are averaged over nodes, as Flower's FedAvg
+does. A node narrows its ``arrays`` as the config's ``wire-dtype`` says. ``method-arrays`` are
+never narrowed: sums over samples and differences have other ranges. Where the config has
+``update-compression``, what is in ``compressed`` is not in the reply's ``arrays`` and
+``layout``.
 
 Whatever does not keep to this raises :class:`WireError`, whose text names the record and the key.
 """
 
 from fedcmi_flwr.methods.applied import Applied
-from fedcmi_flwr.wire.evaluate import evaluate_metrics, evaluate_reply, evaluate_weight, read_evaluate_reply
+from fedcmi_flwr.wire.evaluate import (
+    evaluate_metrics,
+    evaluate_reply,
+    evaluate_weight,
+    read_evaluate_reply,
+)
 from fedcmi_flwr.wire.metrics import NUM_EXAMPLES
 from fedcmi_flwr.wire.packing import FLAT, PLAIN, WireError, pack, pack_plain, unpack
 from fedcmi_flwr.wire.query import (
@@ -47,7 +55,13 @@ from fedcmi_flwr.wire.query import (
 from fedcmi_flwr.wire.size import content_bytes
 from fedcmi_flwr.wire.task import Task, read_task, task_message
 from fedcmi_flwr.wire.tensors import to_arrays, to_state_dict
-from fedcmi_flwr.wire.train import EXAMPLES_OF, NodeUpdate, read_train_reply, reply_names, train_reply
+from fedcmi_flwr.wire.train import (
+    EXAMPLES_OF,
+    NodeUpdate,
+    read_train_reply,
+    reply_names,
+    train_reply,
+)
 
 __all__ = [
     "EXAMPLES_OF",

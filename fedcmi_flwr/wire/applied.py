@@ -28,8 +28,14 @@ def read_applied(message: Message) -> Applied | None:
         return None
     found = record(message, APPLIED, ConfigRecord)
     method, terms = found.get("method"), found.get("terms", [])
-    if not isinstance(method, str) or not isinstance(terms, list) or not all(isinstance(term, str) for term in terms):
-        raise WireError(f"{APPLIED}: method = {method!r}, terms = {terms!r}; need a name and a list of names.")
+    if (
+        not isinstance(method, str)
+        or not isinstance(terms, list)
+        or not all(isinstance(term, str) for term in terms)
+    ):
+        raise WireError(
+            f"{APPLIED}: method = {method!r}, terms = {terms!r}; need a name and a list of names."
+        )
     if not 0 < len(method) <= LONGEST_METHOD or not method.isprintable():
         raise WireError(f"{APPLIED}: method = {method[:LONGEST_METHOD]!r} is no name.")
     return Applied(method, tuple(map(str, terms)))

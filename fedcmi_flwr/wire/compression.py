@@ -1,8 +1,9 @@
 """A node's update in few bytes: int8 with a scale for each channel, or the largest entries alone.
 
-What is compressed is the difference from the weights that were sent, of float32 arrays with two axes or more; biases,
-norms and counters travel whole. What compression leaves out is the node's to keep and to add to its next update (error
-feedback: Seide et al., Interspeech 2014; top-k: Stich et al., NeurIPS 2018).
+What is compressed is the difference from the weights that were sent, of float32 arrays with two
+axes or more; biases, norms and counters travel whole. What compression leaves out is the node's
+to keep and to add to its next update (error feedback: Seide et al., Interspeech 2014; top-k:
+Stich et al., NeurIPS 2018).
 
 A reply's record ``compressed`` holds, over all compressed arrays by name::
 
@@ -67,7 +68,9 @@ def compress(update: Mapping[str, AnyArray], how: str, share: float) -> Compress
     """
     names = tuple(sorted(update))
     if how not in ("int8", "top-k") or not names:
-        raise ValueError(f"cannot compress {len(names)} arrays by {how!r}; choose int8 or top-k, or none.")
+        raise ValueError(
+            f"cannot compress {len(names)} arrays by {how!r}; choose int8 or top-k, or none."
+        )
 
     if how == "int8":
         record = _to_int8([update[name] for name in names])
@@ -93,16 +96,21 @@ def decompress(record: ArrayRecord, sent: Mapping[str, AnyArray]) -> dict[str, A
     Raises
     ------
     WireError
-        Other arrays than a way of compression has, of another dtype or size, or numbers out of range.
+        Other arrays than a way of compression has, of another dtype or size, or numbers out of
+        range.
     """
     shapes = {name: sent[name].shape for name in compressible(sent)}
     arrays = {key: decode(record[key], f"{RECORD}/{key}") for key in record}
     if set(arrays) == {"codes", "scales"}:
         flat = _from_int8(arrays["codes"], arrays["scales"], list(shapes.values()))
     elif set(arrays) == {"indices", "values"}:
-        flat = _from_top_k(arrays["indices"], arrays["values"], sum(map(math.prod, shapes.values())))
+        flat = _from_top_k(
+            arrays["indices"], arrays["values"], sum(map(math.prod, shapes.values()))
+        )
     else:
-        raise WireError(f"{RECORD}: holds {sorted(arrays)}, need codes and scales, or indices and values.")
+        raise WireError(
+            f"{RECORD}: holds {sorted(arrays)}, need codes and scales, or indices and values."
+        )
 
     ends = np.cumsum([math.prod(shape) for shape in shapes.values()])
     pieces = np.split(flat, ends[:-1])
@@ -110,7 +118,10 @@ def decompress(record: ArrayRecord, sent: Mapping[str, AnyArray]) -> dict[str, A
 
 
 def decompressed(record: ArrayRecord, sent: Mapping[str, AnyArray]) -> dict[str, AnyArray]:
-    """Return the weights of a compressed update by name; ``sent`` and errors as for :func:`decompress`."""
+    """Return the weights of a compressed update by name.
+
+    ``sent`` and errors as for :func:`decompress`.
+    """
     update = decompress(record, sent)
     with np.errstate(over="ignore"):  # a sum that is no longer finite is refused with all others
         return {name: np.add(sent[name], update[name]) for name in update}
@@ -126,7 +137,9 @@ def _to_int8(arrays: list[AnyArray]) -> ArrayRecord:
         steps = np.where(scale > 0, scale, 1)[:, None]  # a channel of zeros has codes of zero
         codes.append(np.rint(rows / steps).astype(np.int8).ravel())
         scales.append(scale.astype(np.float32))
-    return ArrayRecord({"codes": Array(np.concatenate(codes)), "scales": Array(np.concatenate(scales))})
+    return ArrayRecord(
+        {"codes": Array(np.concatenate(codes)), "scales": Array(np.concatenate(scales))}
+    )
 
 
 def _from_int8(codes: AnyArray, scales: AnyArray, shapes: list[tuple[int, ...]]) -> AnyArray:
@@ -144,7 +157,9 @@ def _to_top_k(flat: AnyArray, share: float) -> ArrayRecord:
     kept = max(1, math.ceil(share * flat.size))
     largest = np.argpartition(np.abs(flat), flat.size - kept)[flat.size - kept :]
     indices = np.sort(largest).astype(np.int64)
-    return ArrayRecord({"indices": Array(indices), "values": Array(flat[indices].astype(np.float32))})
+    return ArrayRecord(
+        {"indices": Array(indices), "values": Array(flat[indices].astype(np.float32))}
+    )
 
 
 def _from_top_k(indices: AnyArray, values: AnyArray, numbers: int) -> AnyArray:
@@ -163,6 +178,6 @@ def _from_top_k(indices: AnyArray, values: AnyArray, numbers: int) -> AnyArray:
 def _check(key: str, found: AnyArray, dtype: type[np.generic], size: int) -> None:
     if found.dtype != dtype or found.shape != (size,):
         raise WireError(
-            f"{RECORD}: {key} is {found.dtype} {list(found.shape)}, need {np.dtype(dtype)} [{size}] for the arrays "
-            "that were sent."
+            f"{RECORD}: {key} is {found.dtype} {list(found.shape)}, need {np.dtype(dtype)} "
+            f"[{size}] for the arrays that were sent."
         )

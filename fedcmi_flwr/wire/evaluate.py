@@ -1,4 +1,7 @@
-"""The reply to an evaluate message: correct predictions and samples, per class and by confidence."""
+"""The reply to an evaluate message.
+
+Correct predictions and samples, per class and by confidence.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -49,7 +52,9 @@ def evaluate_reply(message: Message, counts: Mapping[str, Counts], num_examples:
     return Message(RecordDict({"metrics": MetricRecord(metrics)}), reply_to=message)
 
 
-def read_evaluate_reply(message: Message, num_classes: int, weight_key: str = NUM_EXAMPLES) -> dict[str, Counts]:
+def read_evaluate_reply(
+    message: Message, num_classes: int, weight_key: str = NUM_EXAMPLES
+) -> dict[str, Counts]:
     """Check and decode a reply to an evaluate message (on the server).
 
     Parameters
@@ -63,7 +68,8 @@ def read_evaluate_reply(message: Message, num_classes: int, weight_key: str = NU
 
     Returns
     -------
-    Prediction -> correct predictions and samples per class and bin; empty where the node has numbers of its own only.
+    Prediction -> correct predictions and samples per class and bin; empty where the node has
+    numbers of its own only.
 
     Raises
     ------
@@ -74,7 +80,9 @@ def read_evaluate_reply(message: Message, num_classes: int, weight_key: str = NU
     metrics = record(message, "metrics", MetricRecord)
     num_examples, names = sample_count(metrics, weight_key), names_below(metrics, "correct.")
     if not names and not evaluate_metrics(message, weight_key):
-        raise WireError(f"metrics: no 'correct.<prediction>', nor a finite number, among {sorted(metrics)}.")
+        raise WireError(
+            f"metrics: no 'correct.<prediction>', nor a finite number, among {sorted(metrics)}."
+        )
 
     counts: dict[str, Counts] = {}
     for name in names:
@@ -85,7 +93,9 @@ def read_evaluate_reply(message: Message, num_classes: int, weight_key: str = NU
     return counts
 
 
-def evaluate_metrics(message: Message, weight_key: str = NUM_EXAMPLES) -> dict[str, float | list[float]]:
+def evaluate_metrics(
+    message: Message, weight_key: str = NUM_EXAMPLES
+) -> dict[str, float | list[float]]:
     """Return a node's own numbers in its reply to an evaluate message."""
     return free_metrics(record(message, "metrics", MetricRecord), (*KNOWN, weight_key))
 
@@ -96,7 +106,10 @@ def evaluate_weight(message: Message, weight_key: str = NUM_EXAMPLES) -> int:
 
 
 def _bins(metrics: MetricRecord, name: str) -> Bins:
-    """Return a prediction's samples by confidence; a node may leave out all three lists together."""
+    """Return a prediction's samples by confidence.
+
+    A node may leave out all three lists together.
+    """
     keys = [f"bin-count.{name}", f"bin-correct.{name}", f"bin-confidence.{name}"]
     if not any(key in metrics for key in keys):
         return Bins.none()
@@ -113,13 +126,19 @@ def _check_counts(name: str, found: Counts, num_examples: int) -> None:
     bins = found.bins
     for correct, count in ((found.correct, found.count), (bins.correct, bins.count)):
         if (correct < 0).any() or (correct > count).any():
-            raise WireError(f"metrics: counts of {name!r} are out of range: need 0 <= correct <= count.")
+            raise WireError(
+                f"metrics: counts of {name!r} are out of range: need 0 <= correct <= count."
+            )
 
     samples, right = found.count.sum(), found.correct.sum()
     if samples > num_examples:
-        raise WireError(f"metrics: counts of {name!r} add up to more than num-examples = {num_examples}.")
+        raise WireError(
+            f"metrics: counts of {name!r} add up to more than num-examples = {num_examples}."
+        )
     if bins.count.any() and (bins.count.sum(), bins.correct.sum()) != (samples, right):
-        raise WireError(f"metrics: counts of {name!r} are not of the same samples in classes and in bins.")
+        raise WireError(
+            f"metrics: counts of {name!r} are not of the same samples in classes and in bins."
+        )
 
     # a sum of confidences lies between those of its bin's two ends, give or take rounding
     edges = np.arange(NUM_BINS + 1) / NUM_BINS

@@ -1,4 +1,7 @@
-"""Numbers of a reply's ``metrics`` record: each is what its key says it is, or WireError names the key."""
+"""Numbers of a reply's ``metrics`` record.
+
+Each is what its key says it is, or WireError names the key.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +15,8 @@ from fedcmi_flwr.wire.packing import WireError
 MOST_SAMPLES = 10**12
 """No node has more samples, nor passes over them; sums over nodes stay whole numbers of 64 bits."""
 LARGEST_SUM = 1e100
-"""No sum of single-precision losses over that many samples is larger; sums over nodes stay finite."""
+"""No sum of single-precision losses over that many samples is larger; sums over nodes stay
+finite."""
 MOST_KEYS = 8
 """Of a record in an error."""
 LONGEST_NAME = 100
@@ -28,14 +32,17 @@ def sample_count(metrics: MetricRecord, key: str = NUM_EXAMPLES) -> int:
     count = metrics.get(key)
     if not isinstance(count, int) or not 1 <= count <= MOST_SAMPLES:
         raise WireError(
-            f"metrics: {key} = {count!r}, need an integer from 1 (to {MOST_SAMPLES:.0e}), the node's samples. The keys "
-            f"are {sorted(metrics)[:MOST_KEYS]}; weighted_by_key of FedCMI names another."
+            f"metrics: {key} = {count!r}, need an integer from 1 (to {MOST_SAMPLES:.0e}), the "
+            f"node's samples. The keys are {sorted(metrics)[:MOST_KEYS]}; weighted_by_key of "
+            "FedCMI names another."
         )
     return count
 
 
 def free_metrics(metrics: MetricRecord, known: Sequence[str]) -> dict[str, float | list[float]]:
-    """Return the numbers that are a node's own affair; one that is not finite is left out, as if it were not there.
+    """Return the numbers that are a node's own affair.
+
+    One that is not finite is left out, as if it were not there.
 
     Parameters
     ----------
@@ -79,9 +86,13 @@ def whole_numbers(metrics: MetricRecord, key: str, length: int) -> NDArray[np.in
     values: Any = metrics.get(key)
     is_list = isinstance(values, list) and len(values) == length
     if not is_list or not all(isinstance(value, int) for value in values):
-        raise WireError(f"metrics: {key!r} must be {length} finite whole numbers, found {values!r}.")
+        raise WireError(
+            f"metrics: {key!r} must be {length} finite whole numbers, found {values!r}."
+        )
     if not all(abs(value) <= MOST_SAMPLES for value in values):
-        raise WireError(f"metrics: {key!r} holds a number out of range ({MOST_SAMPLES:.0e}): {values!r}.")
+        raise WireError(
+            f"metrics: {key!r} holds a number out of range ({MOST_SAMPLES:.0e}): {values!r}."
+        )
     return np.array(values, dtype=np.int64)
 
 
@@ -141,5 +152,6 @@ def names_below(metrics: MetricRecord, prefix: str) -> list[str]:
 def _check_name(name: str, prefix: str) -> None:
     if not name or len(name) > LONGEST_NAME or not name.isprintable():
         raise WireError(
-            f"metrics: {name!r} is no name: need 1 to {LONGEST_NAME} printable characters after {prefix!r}."
+            f"metrics: {name!r} is no name: need 1 to {LONGEST_NAME} printable characters after "
+            f"{prefix!r}."
         )

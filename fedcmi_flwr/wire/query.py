@@ -21,10 +21,11 @@ class NodeInfo:
     modalities: tuple[Modality, ...]
     partition_id: int
     packing: str = FLAT
-    """How it wants its arrays: "flat", for :func:`read_task` and :func:`train_reply`, or "plain", one array per tensor
-    as Flower's own apps read and send them."""
+    """How it wants its arrays: "flat", for :func:`read_task` and :func:`train_reply`, or
+    "plain", one array per tensor as Flower's own apps read and send them."""
     declared: bool = True
-    """False: the node has no query handler, and its first reply to a train message shows what it owns."""
+    """False: the node has no query handler, and its first reply to a train message shows what it
+    owns."""
     name: str = ""
     """What the device calls itself, "edge-2"; empty where it has no name."""
 
@@ -57,25 +58,41 @@ def read_query_reply(message: Message, modalities: Sequence[Modality]) -> NodeIn
 
     Returns
     -------
-    The node's modalities in the federation's order, its partition id, and its device's name if it has one.
+    The node's modalities in the federation's order, its partition id, and its device's name if
+    it has one.
 
     Raises
     ------
     WireError
-        No modality, one that the federation does not know, no partition id, an unknown packing, or a name that cannot
-        be printed.
+        No modality, one that the federation does not know, no partition id, an unknown packing,
+        or a name that cannot be printed.
     """
     node = record(message, "node", ConfigRecord)
-    names, partition, packing = node.get("modalities"), node.get("partition-id"), node.get("packing", FLAT)
+    names, partition, packing = (
+        node.get("modalities"),
+        node.get("partition-id"),
+        node.get("packing", FLAT),
+    )
 
     if not isinstance(names, list) or not names or not set(names) <= set(modalities):
         raise WireError(f"node: modalities = {names!r}, need one or more of {list(modalities)}.")
 
-    if not isinstance(partition, int) or isinstance(partition, bool) or not 0 <= partition <= LARGEST_PARTITION_ID:
-        raise WireError(f"node: partition-id = {partition!r}, need an integer from 0 (to {LARGEST_PARTITION_ID}).")
+    if (
+        not isinstance(partition, int)
+        or isinstance(partition, bool)
+        or not 0 <= partition <= LARGEST_PARTITION_ID
+    ):
+        raise WireError(
+            f"node: partition-id = {partition!r}, need an integer from 0 (to "
+            f"{LARGEST_PARTITION_ID})."
+        )
     if packing not in (FLAT, PLAIN):
         raise WireError(f"node: packing = {packing!r}, need {FLAT!r} or {PLAIN!r}.")
     called = node.get("name", "")
     if not isinstance(called, str) or len(called) > LONGEST_NAME or not called.isprintable():
-        raise WireError(f"node: name = {called!r:.100}, need up to {LONGEST_NAME} printable characters.")
-    return NodeInfo(tuple(name for name in modalities if name in names), partition, str(packing), name=called)
+        raise WireError(
+            f"node: name = {called!r:.100}, need up to {LONGEST_NAME} printable characters."
+        )
+    return NodeInfo(
+        tuple(name for name in modalities if name in names), partition, str(packing), name=called
+    )

@@ -31,7 +31,10 @@ def record(message: Message, name: str, kind: type[Record]) -> Record:
     found = message.content.get(name)
     if not isinstance(found, kind):
         there = sorted(map(str, message.content))
-        raise WireError(f"record {name!r} is {type(found).__name__}, need {kind.__name__}; the message has {there}.")
+        raise WireError(
+            f"record {name!r} is {type(found).__name__}, need {kind.__name__}; the message has "
+            f"{there}."
+        )
     return found
 
 
@@ -44,7 +47,10 @@ def method_records(arrays: Mapping[str, AnyArray]) -> dict[str, ArrayRecord | Co
 
 
 def method_arrays(message: Message) -> dict[str, AnyArray]:
-    """Reverse :func:`method_records`; raise WireError where only one of the two records is there."""
+    """Reverse :func:`method_records`.
+
+    Raise WireError where only one of the two records is there.
+    """
     if "method-arrays" not in message.content and "method-layout" not in message.content:
         return {}
     packed = record(message, "method-arrays", ArrayRecord)

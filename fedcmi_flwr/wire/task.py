@@ -11,7 +11,13 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from fedcmi_flwr.methods.dominance import Dominance
 from fedcmi_flwr.types import AnyArray, Modality
 from fedcmi_flwr.wire.packing import WireError, unpack, unpack_plain
-from fedcmi_flwr.wire.records import PLAIN_LAYOUT, method_arrays, method_records, plain_groups, record
+from fedcmi_flwr.wire.records import (
+    PLAIN_LAYOUT,
+    method_arrays,
+    method_records,
+    plain_groups,
+    record,
+)
 from fedcmi_flwr.wire.tensors import to_state_dict
 
 TEMPERATURE = "temperature."
@@ -27,7 +33,8 @@ class Task:
     groups: dict[str, tuple[str, ...]]
     """Group -> names."""
     config: dict[str, Any]
-    """Hyperparameters by configuration key, and all that the user put into Flower's train_config."""
+    """Hyperparameters by configuration key, and all that the user put into Flower's
+    train_config."""
     server_round: int
     """From 1."""
     modalities: tuple[Modality, ...]
@@ -63,8 +70,8 @@ def task_message(
         Flower's "train" or "evaluate".
     packed
         The ``arrays`` and ``layout`` records of the groups that the node can use, from
-        :func:`packing.pack`; nodes that own the same share them. For a node that speaks "plain": what
-        :func:`packing.pack_plain` gave, and group -> names.
+        :func:`packing.pack`; nodes that own the same share them. For a node that speaks "plain":
+        what :func:`packing.pack_plain` gave, and group -> names.
     config
         Hyperparameters and ``server-round``.
     modalities
@@ -134,7 +141,9 @@ def read_task(message: Message) -> Task:
         modalities, server_round = config.pop("modalities"), config.pop("server-round")
         dominant = config.pop("dominant") or None
     except KeyError as error:
-        raise WireError(f"config: key {error} is missing; was this message made by the FedCMI strategy?") from error
+        raise WireError(
+            f"config: key {error} is missing; was this message made by the FedCMI strategy?"
+        ) from error
 
     keys = [key for key in config if key.startswith(TEMPERATURE)]
     temperature = {key.removeprefix(TEMPERATURE): torch.tensor(config.pop(key)) for key in keys}

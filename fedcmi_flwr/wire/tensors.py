@@ -9,7 +9,9 @@ from fedcmi_flwr.types import AnyArray
 
 
 def to_arrays(state_dict: Mapping[str, torch.Tensor]) -> dict[str, AnyArray]:
-    """Return copies of a state_dict's tensors as NumPy arrays, so that later training does not change them."""
+    """Return copies of a state_dict's tensors as NumPy arrays, so that later training does not
+    change them.
+    """
     return {name: tensor.detach().cpu().numpy().copy() for name, tensor in state_dict.items()}
 
 
@@ -19,7 +21,10 @@ def to_state_dict(arrays: Mapping[str, AnyArray]) -> dict[str, torch.Tensor]:
 
 
 def as_arrays(values: Mapping[str, AnyArray | torch.Tensor]) -> dict[str, AnyArray]:
-    """Return arrays as they are and tensors as :func:`to_arrays` does; TypeError names what is neither."""
+    """Return arrays as they are and tensors as :func:`to_arrays` does.
+
+    TypeError names what is neither.
+    """
     found: dict[str, AnyArray] = {}
     for name, value in values.items():
         if isinstance(value, torch.Tensor):
@@ -27,5 +32,7 @@ def as_arrays(values: Mapping[str, AnyArray | torch.Tensor]) -> dict[str, AnyArr
         elif isinstance(value, np.ndarray | np.generic):
             found[name] = value
         else:
-            raise TypeError(f"arrays: {name!r} is a {type(value).__name__}, need a NumPy array or a tensor.")
+            raise TypeError(
+                f"arrays: {name!r} is a {type(value).__name__}, need a NumPy array or a tensor."
+            )
     return found

@@ -1,4 +1,7 @@
-"""The reply to a train message: trained arrays, and the sums and counts that came of the training."""
+"""The reply to a train message.
+
+Trained arrays, and the sums and counts that came of the training.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +26,14 @@ from fedcmi_flwr.wire.metrics import (
     sample_count,
     whole_numbers,
 )
-from fedcmi_flwr.wire.packing import WireError, layout_groups, pack, pack_plain, unpack, unpack_plain
+from fedcmi_flwr.wire.packing import (
+    WireError,
+    layout_groups,
+    pack,
+    pack_plain,
+    unpack,
+    unpack_plain,
+)
 from fedcmi_flwr.wire.records import method_arrays, method_records, plain_groups, record
 from fedcmi_flwr.wire.tensors import as_arrays
 
@@ -40,12 +50,14 @@ KNOWN = (
 )
 """Keys that mean something here; other numbers are averaged as they are."""
 VARIANCE = "running_var"
-"""Last part of the name of batch norm's variance; below 0 its root, and so all that follows, is NaN."""
+"""Last part of the name of batch norm's variance; below 0 its root, and so all that follows, is
+NaN."""
 MOST_NAMES = 5
 """Of arrays in an error."""
 CALLS = (
-    "Reply with the names, shapes and dtypes that were sent: train_reply(message, model.state_dict(), num_examples), "
-    "or ArrayRecord(model.state_dict()) where the node speaks 'plain'."
+    "Reply with the names, shapes and dtypes that were sent: train_reply(message, "
+    "model.state_dict(), num_examples), or ArrayRecord(model.state_dict()) where the node speaks "
+    "'plain'."
 )
 """What does it right."""
 DIVERGED = "Training diverged on the node: lower its learning rate, or clip its gradients."
@@ -70,7 +82,8 @@ class NodeUpdate:
     from_method: Mapping[str, AnyArray] = field(default_factory=dict)
     """What the method's part on the node has for its part on the server."""
     modality_examples: Mapping[Modality, int] = field(default_factory=dict)
-    """Of ``num_examples``, those that have a modality; one that is not here is one that all have."""
+    """Of ``num_examples``, those that have a modality; one that is not here is one that all
+    have."""
     seconds: float | None = None
     """That training took on the node; None where it does not say."""
     applied: Applied | None = None
@@ -79,7 +92,10 @@ class NodeUpdate:
     """Numbers of the node's own."""
 
     def examples_of(self, group: str) -> int:
-        """Return n_{k,m}: on how many samples a group was trained; the shared one on all of them."""
+        """Return n_{k,m}: on how many samples a group was trained.
+
+        The shared one on all of them.
+        """
         return self.modality_examples.get(group, self.num_examples)
 
 
@@ -121,8 +137,9 @@ def train_reply(
     seconds
         That training took, without what comes before and after it.
     applied
-        Which method, and which of its hyperparameters, were at work; the server refuses a reply that does not say so,
-        unless the method is plain averaging. ``LocalObjective.reply`` says it by itself.
+        Which method, and which of its hyperparameters, were at work; the server refuses a reply
+        that does not say so, unless the method is plain averaging. ``LocalObjective.reply`` says
+        it by itself.
     metrics
         Numbers of your own, which the strategy averages over nodes.
     compressed
@@ -142,12 +159,17 @@ def train_reply(
     said, values = applied_record(applied), as_arrays(arrays)
     for key, number in (metrics or {}).items():
         if not isinstance(number, int | float | list):
-            raise TypeError(f"metrics: {key!r} is a {type(number).__name__}, need a number; float(...) of a tensor.")
+            raise TypeError(
+                f"metrics: {key!r} is a {type(number).__name__}, need a number; float(...) of a "
+                "tensor."
+            )
     config = record(message, "config", ConfigRecord)
     groups = plain_groups(config)
     layout = record(message, "layout", ConfigRecord) if groups is None else None
     of_method = method_records(from_method or {})
-    content = _packed(values, groups or {}, layout, str(config.get("wire-dtype", "float32")), compressed)
+    content = _packed(
+        values, groups or {}, layout, str(config.get("wire-dtype", "float32")), compressed
+    )
 
     found: dict[str, Any] = {NUM_EXAMPLES: num_examples}
     if seconds is not None:
@@ -177,12 +199,16 @@ def _packed(
 ) -> RecordDict:
     """Return the records of the trained arrays, packed as the message that is answered asks for."""
     if layout is None:
-        owned = {group: names for group, names in plain.items() if any(name in values for name in names)}
+        owned = {
+            group: names for group, names in plain.items() if any(name in values for name in names)
+        }
         return RecordDict({"arrays": pack_plain(values, owned)})
 
     left_out = compressed.names if compressed is not None else ()
     groups = layout_groups(layout)
-    whole = {group: [name for name in names if name not in left_out] for group, names in groups.items()}
+    whole = {
+        group: [name for name in names if name not in left_out] for group, names in groups.items()
+    }
     packed, own_layout = pack(values, whole, wire_dtype)
 
     small = {COMPRESSED: compressed.record} if compressed is not None else {}
@@ -240,7 +266,10 @@ def read_train_reply(
 
     num_examples = sample_count(metrics, weight_key)
     examples = numbers_below(metrics, EXAMPLES_OF)
-    loss_sum, loss_count = numbers_below(metrics, "loss-sum."), numbers_below(metrics, "loss-count.")
+    loss_sum, loss_count = (
+        numbers_below(metrics, "loss-sum."),
+        numbers_below(metrics, "loss-count."),
+    )
     stats = _class_stats(metrics, list(measured), num_classes)
     seconds = metrics.get("seconds")
 
@@ -265,11 +294,15 @@ def read_train_reply(
     )
 
 
-def _class_stats(metrics: MetricRecord, measured: list[Modality], num_classes: int) -> ClassStats | None:
+def _class_stats(
+    metrics: MetricRecord, measured: list[Modality], num_classes: int
+) -> ClassStats | None:
     """Return the class statistics of the modalities that must be there; None where none must."""
     if not measured:
         return None
-    sums = {name: numbers(metrics, f"class-probability-sum.{name}", num_classes) for name in measured}
+    sums = {
+        name: numbers(metrics, f"class-probability-sum.{name}", num_classes) for name in measured
+    }
     counts = {name: whole_numbers(metrics, f"class-count.{name}", num_classes) for name in measured}
     return ClassStats(sums, counts)
 
@@ -279,8 +312,8 @@ def _check_arrays(arrays: Mapping[str, AnyArray], sent: Mapping[str, AnyArray]) 
     missing, extra = sorted(set(sent) - set(arrays)), sorted(set(arrays) - set(sent))
     if missing or extra:
         raise WireError(
-            f"arrays: missing {missing[:MOST_NAMES]}, extra {extra[:MOST_NAMES]} ({len(missing)} and {len(extra)} in "
-            f"all). {CALLS}"
+            f"arrays: missing {missing[:MOST_NAMES]}, extra {extra[:MOST_NAMES]} ({len(missing)} "
+            f"and {len(extra)} in all). {CALLS}"
         )
     for name, array in arrays.items():
         expected = sent[name]
@@ -307,7 +340,8 @@ def _checked_examples(found: Mapping[Modality, float], num_examples: int) -> dic
     for name, count in found.items():
         if not isinstance(count, int) or not 0 <= count <= num_examples:
             raise WireError(
-                f"metrics: {EXAMPLES_OF}{name} = {count!r}, need an integer from 0 to num-examples = {num_examples}."
+                f"metrics: {EXAMPLES_OF}{name} = {count!r}, need an integer from 0 to "
+                f"num-examples = {num_examples}."
             )
         counts[name] = count
     return counts
@@ -316,13 +350,19 @@ def _checked_examples(found: Mapping[Modality, float], num_examples: int) -> dic
 def _check_losses(sums: Mapping[str, float], counts: Mapping[str, float]) -> None:
     """Raise WireError unless every loss term has a finite sum and a number of samples."""
     if set(sums) != set(counts):
-        raise WireError(f"metrics: loss-sum.* of {sorted(sums)}, but loss-count.* of {sorted(counts)}.")
+        raise WireError(
+            f"metrics: loss-sum.* of {sorted(sums)}, but loss-count.* of {sorted(counts)}."
+        )
     for name, total in sums.items():
         if not abs(total) <= LARGEST_SUM or not 0 <= counts[name] <= MOST_SAMPLES:
-            raise WireError(f"metrics: the loss {name!r} has the sum {total} over {counts[name]} samples.")
+            raise WireError(
+                f"metrics: the loss {name!r} has the sum {total} over {counts[name]} samples."
+            )
 
 
-def _check_stats(stats: ClassStats, num_examples: int, modality_examples: Mapping[Modality, int]) -> None:
+def _check_stats(
+    stats: ClassStats, num_examples: int, modality_examples: Mapping[Modality, int]
+) -> None:
     """Raise WireError unless 0 <= probability sum <= count everywhere, and no count is made up."""
     for name, count in stats.count.items():
         where = f"metrics: class statistics of {name!r}"
@@ -339,9 +379,14 @@ def _check_stats(stats: ClassStats, num_examples: int, modality_examples: Mappin
 
 
 def _checked_seconds(seconds: object) -> float | None:
-    """Return how long training took, None where the node does not say; raise WireError if no time."""
+    """Return how long training took, None where the node does not say.
+
+    Raise WireError if no time.
+    """
     if seconds is None:
         return None
     if not isinstance(seconds, int | float) or not 0 <= seconds <= MOST_SECONDS:
-        raise WireError(f"metrics: seconds = {seconds!r}, need a number from 0 (to {MOST_SECONDS:.0e}).")
+        raise WireError(
+            f"metrics: seconds = {seconds!r}, need a number from 0 (to {MOST_SECONDS:.0e})."
+        )
     return float(seconds)

@@ -1,4 +1,6 @@
-"""How the rows of a bench are compared, as comparison.json keeps it, and the sentences below a setting's table."""
+"""How the rows of a bench are compared, as comparison.json keeps it, and the sentences below a
+setting's table.
+"""
 
 import json
 from collections.abc import Collection, Mapping, Sequence
@@ -14,7 +16,8 @@ from server_app.run.reader import ReportError
 from server_app.run.records import json_ready
 
 OWN = "fedcmi-plus"
-"""The row that is compared with the best other row, and the method of the rows that are variations of it."""
+"""The row that is compared with the best other row, and the method of the rows that are
+variations of it."""
 RECORD = "comparison.json"
 """Beside results.csv."""
 
@@ -61,14 +64,19 @@ def read_comparison(out: Path) -> Comparison:
         raise ReportError(f"{path}: no such file; {again}.")
     try:
         found = Comparison(**json.loads(path.read_text(encoding="utf-8")))
-        targets = {name: float("nan") if target is None else target for name, target in found.targets.items()}
+        targets = {
+            name: float("nan") if target is None else target
+            for name, target in found.targets.items()
+        }
     except (json.JSONDecodeError, TypeError, AttributeError) as error:
         raise ReportError(f"{path}: not written by this version ({error!r}); {again}.") from error
     return Comparison(found.rows, found.baseline, targets, found.own)
 
 
 def shown_predictions(results: pd.DataFrame) -> list[str]:
-    """Return the predictions of lines of results.csv without those of the self heads, in their order."""
+    """Return the predictions of lines of results.csv without those of the self heads, in their
+    order.
+    """
     return [str(name) for name in results["prediction"].unique() if not is_head(name)]
 
 
@@ -91,9 +99,12 @@ def sentences(part: pd.DataFrame, comparison: Comparison) -> list[str]:
 
 
 def best_other(part: pd.DataFrame, comparison: Comparison) -> str:
-    """Return a sentence that compares OWN with the best other row of each prediction; empty if there is no other.
+    """Return a sentence that compares OWN with the best other row of each prediction.
 
-    A row takes part if it has every seed that OWN has: one whose hard seeds failed would win by the easy ones.
+    Empty if there is no other.
+
+    A row takes part if it has every seed that OWN has: one whose hard seeds failed would win by
+    the easy ones.
 
     Parameters
     ----------
@@ -111,7 +122,11 @@ def best_other(part: pd.DataFrame, comparison: Comparison) -> str:
         return ""
     others = [row for row in comparison.rows if row not in {OWN, *comparison.own}]
     whole = [row for row in others if seeds.get(row, set()) >= seeds[OWN]]
-    found = [text for name in shown_predictions(part) for text in _against_best(by_seed(part, name), whole, name)]
+    found = [
+        text
+        for name in shown_predictions(part)
+        for text in _against_best(by_seed(part, name), whole, name)
+    ]
     partial = [row for row in others if row not in whole]
     left_out = f" Left out, since seeds of it are missing: {', '.join(partial)}." if partial else ""
     if not found:
@@ -120,11 +135,19 @@ def best_other(part: pd.DataFrame, comparison: Comparison) -> str:
 
 
 def _against_best(accuracies: pd.DataFrame, rows: Sequence[str], prediction: str) -> list[str]:
-    """Return how OWN does against the best of some rows over its seeds; nothing where one side has no number."""
+    """Return how OWN does against the best of some rows over its seeds.
+
+    Nothing where one side has no number.
+    """
     if OWN not in accuracies:
         return []
     same_seeds = accuracies[accuracies[OWN].notna()]
-    means = same_seeds[[row for row in rows if row in accuracies]].dropna(axis="columns").mean().dropna()
+    means = (
+        same_seeds[[row for row in rows if row in accuracies]]
+        .dropna(axis="columns")
+        .mean()
+        .dropna()
+    )
     if means.empty:
         return []
     best = str(means.idxmax())
@@ -132,7 +155,9 @@ def _against_best(accuracies: pd.DataFrame, rows: Sequence[str], prediction: str
 
 
 def refused_replies(part: pd.DataFrame, rows: Sequence[str]) -> str:
-    """Return a sentence that names the rows some of whose replies were refused or missing; empty if there is none.
+    """Return a sentence that names the rows some of whose replies were refused or missing.
+
+    Empty if there is none.
 
     Parameters
     ----------
@@ -150,5 +175,7 @@ def refused_replies(part: pd.DataFrame, rows: Sequence[str]) -> str:
     for row in (row for row in rows if row in of_runs.groups):
         counts = of_runs.get_group(row)
         if counts.sum():
-            found.append(f"{row} {int(counts.sum())} in {int((counts > 0).sum())} of {len(counts)} runs")
+            found.append(
+                f"{row} {int(counts.sum())} in {int((counts > 0).sum())} of {len(counts)} runs"
+            )
     return f"Replies refused or missing: {', '.join(found)}." if found else ""

@@ -22,7 +22,8 @@ RunConfigs = Mapping[str, Mapping[str, Mapping[str, Scalar]]]
 
 
 def find_settings(names: Sequence[str]) -> list[Path]:
-    """Return the recipes of settings, each given by the name of one in ``server_app/recipes`` or by a path.
+    """Return the recipes of settings, each given by the name of one in ``server_app/recipes`` or by
+    a path.
 
     Parameters
     ----------
@@ -49,8 +50,8 @@ def find_rows(names: Sequence[str]) -> list[Path]:
     Parameters
     ----------
     names
-        Each a directory below ``server_app/recipes`` ("methods": all rows in it, by name), the name of a row in one
-        of these directories ("fedprox"), or the path of a TOML file.
+        Each a directory below ``server_app/recipes`` ("methods": all rows in it, by name), the
+        name of a row in one of these directories ("fedprox"), or the path of a TOML file.
 
     Returns
     -------
@@ -63,7 +64,9 @@ def find_rows(names: Sequence[str]) -> list[Path]:
     """
     groups = {name: sorted((RECIPES / name).glob("*.toml"), key=_stem) for name in ROW_DIRECTORIES}
     known = {path.stem: [path] for paths in groups.values() for path in paths} | groups
-    found = [path for name in names for path in (known.get(name) or [_own_file("row", name, known)])]
+    found = [
+        path for name in names for path in (known.get(name) or [_own_file("row", name, known)])
+    ]
     return _all_different("rows", found)
 
 
@@ -74,7 +77,10 @@ def _stem(path: Path) -> str:
 def _own_file(what: str, name: str, known: Mapping[str, object]) -> Path:
     path = Path(name).absolute()
     if not path.is_file():
-        raise ConfigError(f"{what} {name!r}: neither a file nor one of {', '.join(known)}.{did_you_mean(name, known)}")
+        raise ConfigError(
+            f"{what} {name!r}: neither a file nor one of "
+            f"{', '.join(known)}.{did_you_mean(name, known)}"
+        )
     return path
 
 
@@ -82,12 +88,16 @@ def _all_different(what: str, paths: list[Path]) -> list[Path]:
     names = [path.stem for path in paths]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise ConfigError(f"{what}: {twice[0]!r} is there twice; name each once, and give files different names.")
+        raise ConfigError(
+            f"{what}: {twice[0]!r} is there twice; name each once, and give files different names."
+        )
     return paths
 
 
 def choose_baseline(name: str | None, rows: Sequence[Path]) -> str:
-    """Return the row that others are compared with: the one asked for, else BASELINE, else the first.
+    """Return the row that others are compared with.
+
+    The one asked for, else BASELINE, else the first.
 
     Parameters
     ----------
@@ -109,7 +119,10 @@ def choose_baseline(name: str | None, rows: Sequence[Path]) -> str:
     if name is None:
         return BASELINE if BASELINE in names else names[0]
     if name not in names:
-        raise ConfigError(f"--baseline {name!r}: not one of the rows, {', '.join(names)}.{did_you_mean(name, names)}")
+        raise ConfigError(
+            f"--baseline {name!r}: not one of the rows, "
+            f"{', '.join(names)}.{did_you_mean(name, names)}"
+        )
     return name
 
 
@@ -121,7 +134,9 @@ def read_tuned(path: Path) -> dict[str, dict[str, Scalar]]:
         raise ConfigError(f"tuned values {path}: {error}.") from error
     for row, values in tables.items():
         if not isinstance(values, dict):
-            raise ConfigError(f"tuned values {path}: {row!r} must be a table of run-config keys, [{row}].")
+            raise ConfigError(
+                f"tuned values {path}: {row!r} must be a table of run-config keys, [{row}]."
+            )
         _leave_to_the_bench(f"tuned values {path}, [{row}]", values, (*DECIDED, "method"))
     return tables
 
@@ -143,7 +158,9 @@ def bench_configs(
     options: Mapping[str, Scalar | None],
     assignments: Sequence[str],
 ) -> RunConfigs:
-    """Put the run-configs of a bench together: defaults, then setting, row, tuned values, options and assignments.
+    """Put the run-configs of a bench together.
+
+    Defaults, then setting, row, tuned values, options and assignments.
 
     Parameters
     ----------
@@ -165,7 +182,8 @@ def bench_configs(
     Raises
     ------
     ConfigError
-        As for :func:`server_app.launch.start.combine`, a row without a method, or a key that a bench decides.
+        As for :func:`server_app.launch.start.combine`, a row without a method, or a key that a
+        bench decides.
     """
     keys = [text.partition("=")[0].strip() for text in assignments]
     _leave_to_the_bench("--set", keys, (*DECIDED, "method"))
@@ -209,10 +227,12 @@ def _overrides(path: Path, decided: Sequence[str]) -> dict[str, Scalar]:
     return values
 
 
-def _leave_to_the_bench(where: str, keys: Sequence[str] | Mapping[str, Scalar], decided: Sequence[str]) -> None:
+def _leave_to_the_bench(
+    where: str, keys: Sequence[str] | Mapping[str, Scalar], decided: Sequence[str]
+) -> None:
     for key in keys:
         if key in decided:
             raise ConfigError(
-                f"{where}: {key!r} must not stand here; a bench decides {', '.join(decided)} itself, "
-                "see --methods and --seeds."
+                f"{where}: {key!r} must not stand here; a bench decides {', '.join(decided)} "
+                "itself, see --methods and --seeds."
             )

@@ -57,17 +57,26 @@ class Experiment:
 
 
 def plan(configs: RunConfigs, seeds: int, num_nodes: int, out: Path) -> list[Experiment]:
-    """Return every run of a bench, seed by seed, so that an interrupted bench has whole seeds to show."""
+    """Return every run of a bench, seed by seed, so that an interrupted bench has whole seeds to
+    show.
+    """
 
     def experiment(setting: str, row: str, seed: int) -> Experiment:
         run_dir = (out / setting / row / f"seed{seed}").absolute()
         config = {**configs[setting][row], "seed": seed, "run-dir": str(run_dir)}
         return Experiment(setting, row, seed, run_dir, num_nodes, config)
 
-    return [experiment(setting, row, seed) for seed in range(seeds) for setting in configs for row in configs[setting]]
+    return [
+        experiment(setting, row, seed)
+        for seed in range(seeds)
+        for setting in configs
+        for row in configs[setting]
+    ]
 
 
-def run_all(experiments: Sequence[Experiment], jobs: int, on_flower: bool, show: Show) -> list[Experiment]:
+def run_all(
+    experiments: Sequence[Experiment], jobs: int, on_flower: bool, show: Show
+) -> list[Experiment]:
     """Run what is not finished, several at a time, each in a process of its own.
 
     Parameters
@@ -86,7 +95,9 @@ def run_all(experiments: Sequence[Experiment], jobs: int, on_flower: bool, show:
     The experiments that failed; their ``log.txt`` says why.
     """
     todo = [experiment for experiment in experiments if not experiment.finished]
-    show(f"{len(experiments) - len(todo)} of {len(experiments)} runs are finished, {len(todo)} to do")
+    show(
+        f"{len(experiments) - len(todo)} of {len(experiments)} runs are finished, {len(todo)} to do"
+    )
     by_log = {experiment.run_dir / "log.txt": experiment for experiment in todo}
     failed, done, started = [], 0, time.monotonic()
 
@@ -101,7 +112,10 @@ def run_all(experiments: Sequence[Experiment], jobs: int, on_flower: bool, show:
         left = (time.monotonic() - started) / done * (len(todo) - done)
         show(f"{done}/{len(todo)} {experiment.name}: {state}; about {left / 60:.0f} min left")
 
-    work = [Job(partial(execute, item, on_flower), log, item.run_dir.parents[2]) for log, item in by_log.items()]
+    work = [
+        Job(partial(execute, item, on_flower), log, item.run_dir.parents[2])
+        for log, item in by_log.items()
+    ]
     run_jobs(work, jobs, ended)
     return failed
 
@@ -119,17 +133,25 @@ def execute(experiment: Experiment, on_flower: bool, show: Show) -> None:
         Called with the lines of its log.
     """
     show(f"again: {experiment.command()}")
-    note(Launch(experiment.config, experiment.num_nodes, REPEATED_ON))  # the card has the same command
+    note(
+        Launch(experiment.config, experiment.num_nodes, REPEATED_ON)
+    )  # the card has the same command
     if on_flower:
-        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that the SuperLink ends too
+        signal.signal(
+            signal.SIGTERM, lambda number, frame: sys.exit(128 + number)
+        )  # so that the SuperLink ends too
         run_with_flower(experiment.config, experiment.num_nodes, show)
     else:
         logging.getLogger("flwr").setLevel(logging.ERROR)
-        run_in_process(experiment.config, experiment.num_nodes, load_client_app(), show, plots=False)
+        run_in_process(
+            experiment.config, experiment.num_nodes, load_client_app(), show, plots=False
+        )
 
 
 def reserve(out: Path, num_nodes: int, configs: RunConfigs) -> None:
-    """Note what a bench directory is for, or check that it is for the same; rows, settings and seeds may be added.
+    """Note what a bench directory is for, or check that it is for the same.
+
+    Rows, settings and seeds may be added.
 
     Parameters
     ----------
@@ -145,7 +167,10 @@ def reserve(out: Path, num_nodes: int, configs: RunConfigs) -> None:
     ValueError
         The directory holds runs of another configuration.
     """
-    settings = {setting: {row: _in_full(raw) for row, raw in rows.items()} for setting, rows in configs.items()}
+    settings = {
+        setting: {row: _in_full(raw) for row, raw in rows.items()}
+        for setting, rows in configs.items()
+    }
     record = {"num-nodes": num_nodes, "settings": settings}
     path = out / RECORD
     if path.is_file():
@@ -153,8 +178,8 @@ def reserve(out: Path, num_nodes: int, configs: RunConfigs) -> None:
         differences = list(_differences(out, found, record))
         if differences:
             raise ValueError(
-                f"{out}: holds runs of another configuration: {'; '.join(differences[:3])} (see {path}). "
-                "Give another directory to --out."
+                f"{out}: holds runs of another configuration: {'; '.join(differences[:3])} (see "
+                f"{path}). Give another directory to --out."
             )
         for setting, rows in found["settings"].items():
             settings[setting] = {**rows, **settings.get(setting, {})}
@@ -163,14 +188,18 @@ def reserve(out: Path, num_nodes: int, configs: RunConfigs) -> None:
 
 
 def _in_full(raw: Mapping[str, Scalar]) -> dict[str, Scalar]:
-    """Return a run-config with the method's own values filled in, so that a change of these is a change too."""
+    """Return a run-config with the method's own values filled in, so that a change of these is a
+    change too.
+    """
     return {**raw, **hyperparameters(read_run_config({**raw, "seed": 0, "run-dir": ""}).method)}
 
 
 def _read_record(path: Path) -> dict[str, Any]:
     record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     if set(record) != {"num-nodes", "settings"}:
-        raise ValueError(f"{path}: not a record of this version's benches; give another directory to --out.")
+        raise ValueError(
+            f"{path}: not a record of this version's benches; give another directory to --out."
+        )
     return record
 
 
@@ -184,4 +213,7 @@ def _differences(out: Path, found: Mapping[str, Any], record: Mapping[str, Any])
             there = found["settings"].get(setting, {}).get(row, config) if finished else config
             for key in sorted({*there, *config}):
                 if there.get(key) != config.get(key):
-                    yield f"{setting} {row}: {key} is {there.get(key)!r} there and {config.get(key)!r} here"
+                    yield (
+                        f"{setting} {row}: {key} is {there.get(key)!r} there and "
+                        f"{config.get(key)!r} here"
+                    )

@@ -1,4 +1,6 @@
-"""Jobs in processes of their own, forked from a server that has imported everything and ended with who started them."""
+"""Jobs in processes of their own, forked from a server that has imported everything and ended with
+who started them.
+"""
 
 import contextlib
 import multiprocessing
@@ -19,7 +21,8 @@ from server_app.launch.progress import Show
 from server_app.pyproject import client_app_reference
 
 PRELOADED = (f"{__package__}.experiments", "flwr_datasets.partitioner", "rich.markdown", "typer")
-"""Imported once, before forking; those after the first are imported elsewhere when they are first used."""
+"""Imported once, before forking; those after the first are imported elsewhere when they are
+first used."""
 LOCK = ".lock"
 """File in a bench's directory that the one bench at work there holds."""
 PATIENCE = 20.0
@@ -35,7 +38,8 @@ class Job:
     """What one process does."""
 
     work: Callable[[Show], None]
-    """Importable by name, or a partial of such a function; called with a function that takes lines for the log."""
+    """Importable by name, or a partial of such a function; called with a function that takes
+    lines for the log."""
     log: Path
     """Gets what the process prints; the directory around it is made anew."""
     home: Path
@@ -44,7 +48,9 @@ class Job:
 
 @contextlib.contextmanager
 def alone_in(home: Path) -> Iterator[None]:
-    """Lock a directory for this process and its jobs; wait for jobs whose parent process was killed.
+    """Lock a directory for this process and its jobs.
+
+    Wait for jobs whose parent process was killed.
 
     The process holds ``LOCK`` in it; each job holds a shared lock on the directory itself.
 
@@ -69,7 +75,9 @@ def alone_in(home: Path) -> Iterator[None]:
                 pass  # the last job of others has ended; ours may now share this one
             yield
     except LockedError as error:
-        raise BusyError(f"{home}: another process is at work there; wait for its end or give another --out.") from error
+        raise BusyError(
+            f"{home}: another process is at work there; wait for its end or give another --out."
+        ) from error
 
 
 def run_jobs(jobs: Sequence[Job], at_once: int, ended: Callable[[Job, str | None], None]) -> None:
@@ -128,7 +136,10 @@ def _end_with_the_parent() -> None:
 
 
 def _reason(exit_code: int, log: Path) -> str | None:
-    """Return why a process failed: the signal that ended it, else what the server or the process said last."""
+    """Return why a process failed.
+
+    The signal that ended it, else what the server or the process said last.
+    """
     if exit_code == 0:
         return None
     if exit_code < 0:

@@ -1,4 +1,7 @@
-"""The accuracy matrix over the seeds of a bench: matrix.csv, a table in table.md and one on the page."""
+"""The accuracy matrix over the seeds of a bench.
+
+matrix.csv, a table in table.md and one on the page.
+"""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -14,13 +17,19 @@ MATRIX = "matrix.csv"
 """Beside results.csv."""
 KEYS = ("setting", "method", "seed", "modalities", "rule")
 NUMBERS = ("temperature", "accuracy", "macro", "worst_class", "calibration_error", "before")
-"""Columns of matrix.csv after KEYS; ``before`` is the calibration error of the method's own votes at temperature 1."""
-COLUMNS = {"accuracy": "accuracy", "macro": "macro", "worst class": "worst_class", "ECE": "calibration_error"}
+"""Columns of matrix.csv after KEYS; ``before`` is the calibration error of the method's own
+votes at temperature 1."""
+COLUMNS = {
+    "accuracy": "accuracy",
+    "macro": "macro",
+    "worst class": "worst_class",
+    "ECE": "calibration_error",
+}
 """Head of the table -> column of matrix.csv."""
 CAPTION = (
-    "The last round's models, or with `averaging` above 0 the moving averages of the global weights; each subset of "
-    "the modalities decided as the model file says; in %, over the seeds ± 95 % interval. ECE: expected calibration "
-    "error, 15 bins"
+    "The last round's models, or with `averaging` above 0 the moving averages of the global "
+    "weights; each subset of the modalities decided as the model file says; in %, over the seeds "
+    "± 95 % interval. ECE: expected calibration error, 15 bins"
 )
 
 
@@ -41,7 +50,15 @@ def collect_matrices(experiments: Iterable[Experiment]) -> pd.DataFrame:
         for row in read_matrix(experiment.run_dir / "matrix.json"):
             figures = [row[name] for name in NUMBERS[:-1]]
             run = (experiment.setting, experiment.row, experiment.seed)
-            lines.append((*run, "+".join(row["modalities"]), row["rule"], *figures, row["by_votes"][NUMBERS[4]]))
+            lines.append(
+                (
+                    *run,
+                    "+".join(row["modalities"]),
+                    row["rule"],
+                    *figures,
+                    row["by_votes"][NUMBERS[4]],
+                )
+            )
     return pd.DataFrame(lines, columns=[*KEYS, *NUMBERS]).astype(dict.fromkeys(NUMBERS, float))
 
 
@@ -69,8 +86,8 @@ def subset_table(part: pd.DataFrame, rows: Sequence[str]) -> tuple[list[str], li
 
     Returns
     -------
-    Means with their intervals, errors before calibration only where some are others; and the rules, with the number of
-    seeds that chose each.
+    Means with their intervals, errors before calibration only where some are others; and the
+    rules, with the number of seeds that chose each.
     """
     columns = COLUMNS if _as_voted(part) else {**COLUMNS, "before": "before"}
     lines = []
@@ -78,7 +95,10 @@ def subset_table(part: pd.DataFrame, rows: Sequence[str]) -> tuple[list[str], li
         own = part[part["method"] == row]
         for subset in own["modalities"].unique():
             found = own[own["modalities"] == subset]
-            figures = [interval_text((100 * found[column].dropna()).tolist(), ".1f") for column in columns.values()]
+            figures = [
+                interval_text((100 * found[column].dropna()).tolist(), ".1f")
+                for column in columns.values()
+            ]
             rules = [f"{rule} {count}" for rule, count in found["rule"].value_counts().items()]
             lines.append([row, str(subset), *figures, ", ".join(rules)])
     return ["method", "modalities", *columns, "decided by"], lines

@@ -69,13 +69,18 @@ class Setting:
     def whole(self) -> set[str]:
         """The methods that have all seeds of the setting."""
         seeds = seeds_of_rows(self.results)
-        return {method for method, own in seeds.items() if len(own) == self.results["seed"].nunique()}
+        return {
+            method for method, own in seeds.items() if len(own) == self.results["seed"].nunique()
+        }
 
     @property
     def labels(self) -> list[str]:
         """The methods, with the number of seeds of those that do not have all."""
         seeds = seeds_of_rows(self.results)
-        return [name if name in self.whole else f"{name} ({seeds_text(len(seeds[name]))})" for name in self.methods]
+        return [
+            name if name in self.whole else f"{name} ({seeds_text(len(seeds[name]))})"
+            for name in self.methods
+        ]
 
 
 def read_settings(directory: Path) -> list[Setting]:
@@ -93,12 +98,16 @@ def read_settings(directory: Path) -> list[Setting]:
     Raises
     ------
     ReportError
-        No results.csv or comparison.json, they do not fit the run directories, or `fedcmi tune` made the directory.
+        No results.csv or comparison.json, they do not fit the run directories, or `fedcmi tune`
+        made the directory.
     """
     _refuse_tuning(directory)
     results, comparison = _read_results(directory / "results.csv"), read_comparison(directory)
     _check_rows(directory, results, comparison)
-    return [read_setting(directory, str(name), results, comparison) for name in results["setting"].unique()]
+    return [
+        read_setting(directory, str(name), results, comparison)
+        for name in results["setting"].unique()
+    ]
 
 
 def _refuse_tuning(directory: Path) -> None:
@@ -106,8 +115,9 @@ def _refuse_tuning(directory: Path) -> None:
     made = (directory / "tune.csv").is_file() or any(directory.glob("*/*@*"))
     if made and not (directory / "results.csv").is_file():
         raise ReportError(
-            f"{directory}: made by `fedcmi tune`, of which there is no page; look at tune.csv there for the scores and "
-            "at tuned.toml for what was chosen (both are written when it ends)."
+            f"{directory}: made by `fedcmi tune`, of which there is no page; look at tune.csv "
+            "there for the scores and at tuned.toml for what was chosen (both are written when "
+            "it ends)."
         )
 
 
@@ -115,14 +125,17 @@ def _check_rows(directory: Path, results: pd.DataFrame, comparison: Comparison) 
     unknown = sorted(set(results["method"]) - set(comparison.rows))
     if unknown:
         raise ReportError(
-            f"{directory / 'comparison.json'}: row {unknown[0]!r} of results.csv is missing; call `fedcmi bench` "
-            "again: it keeps what is finished and writes both."
+            f"{directory / 'comparison.json'}: row {unknown[0]!r} of results.csv is missing; call "
+            "`fedcmi bench` again: it keeps what is finished and writes both."
         )
 
 
 def _read_results(path: Path) -> pd.DataFrame:
     if not path.is_file():
-        raise ReportError(f"{path}: no such file; it is written when a bench ends. Call `fedcmi bench` again to go on.")
+        raise ReportError(
+            f"{path}: no such file; it is written when a bench ends. Call `fedcmi bench` again to "
+            "go on."
+        )
     try:
         texts = {"setting": str, "method": str, "prediction": str}
         blank = {name: [""] for name in _NUMBERS}
@@ -139,7 +152,9 @@ def _read_results(path: Path) -> pd.DataFrame:
     return results
 
 
-def read_setting(directory: Path, name: str, results: pd.DataFrame, comparison: Comparison) -> Setting:
+def read_setting(
+    directory: Path, name: str, results: pd.DataFrame, comparison: Comparison
+) -> Setting:
     """Return a setting of results.csv with the curves of its runs."""
     rows = results[results["setting"] == name]
     curves: dict[str, list[Curves]] = {}
@@ -148,7 +163,9 @@ def read_setting(directory: Path, name: str, results: pd.DataFrame, comparison: 
     for method, seed in rows[["method", "seed"]].drop_duplicates().itertuples(index=False):
         run = read_run(directory / name / method / f"seed{seed}")
         curves.setdefault(method, []).append(_curves(run.records))
-        configs.setdefault(method, {key: value for key, value in run.config.items() if key not in _DECIDED})
+        configs.setdefault(
+            method, {key: value for key, value in run.config.items() if key not in _DECIDED}
+        )
         servers.append(run.config.get("server", {}))
         classes = run.classes
     return Setting(name, rows, comparison, curves, configs, servers, classes)

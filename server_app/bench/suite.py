@@ -1,9 +1,11 @@
-"""A suite: several data sets, each in several mixes of skew and ownership, for one table over all of them.
+"""A suite: several data sets, each in several mixes of skew and ownership, for one table over all
+of them.
 
-It is a TOML file. ``rows``, ``baseline`` and ``num-nodes`` hold unless ``fedcmi bench --suite`` is told otherwise.
-``[mixes]`` gives names to run-config keys; ``[sets]`` names a recipe for each set, relative to the file, and where its
-data is: ``data``, a built-in set, or else ``DIR/<set>``, prepared already or to be made of ``DIR/<npz>.npz`` with
-``label``. A setting is a set in a mix: "mfeat-half".
+It is a TOML file. ``rows``, ``baseline`` and ``num-nodes`` hold unless ``fedcmi bench --suite``
+is told otherwise. ``[mixes]`` gives names to run-config keys; ``[sets]`` names a recipe for each
+set, relative to the file, and where its data is: ``data``, a built-in set, or else
+``DIR/<set>``, prepared already or to be made of ``DIR/<npz>.npz`` with ``label``. A setting is a
+set in a mix: "mfeat-half".
 """
 
 import fnmatch
@@ -68,7 +70,8 @@ class Suite:
         return {f"{name}-{mix}": (name, mix) for name in self.sets for mix in self.mixes}
 
     def choose(self, patterns: Sequence[str]) -> list[str]:
-        """Return the settings that any of some names or patterns ("*-half") means, all of them without any.
+        """Return the settings that any of some names or patterns ("*-half") means, all of them
+        without any.
 
         Parameters
         ----------
@@ -86,11 +89,20 @@ class Suite:
         """
         for pattern in patterns:
             if not fnmatch.filter(self.settings, pattern):
-                raise ConfigError(f"setting {pattern!r}: none of the suite {self.name}, {', '.join(self.settings)}.")
+                raise ConfigError(
+                    f"setting {pattern!r}: none of the suite {self.name}, "
+                    f"{', '.join(self.settings)}."
+                )
         wanted = patterns or ["*"]
-        return [name for name in self.settings if any(fnmatch.fnmatchcase(name, pattern) for pattern in wanted)]
+        return [
+            name
+            for name in self.settings
+            if any(fnmatch.fnmatchcase(name, pattern) for pattern in wanted)
+        ]
 
-    def values(self, settings: Sequence[str], data: Mapping[str, str]) -> dict[str, dict[str, Scalar]]:
+    def values(
+        self, settings: Sequence[str], data: Mapping[str, str]
+    ) -> dict[str, dict[str, Scalar]]:
         """Return the run-config keys of settings: the set's recipe, then the mix, then its data.
 
         Parameters
@@ -107,7 +119,11 @@ class Suite:
         found = {}
         for setting in settings:
             name, mix = self.settings[setting]
-            found[setting] = {**setting_values(self.sets[name].recipe), **self.mixes[mix], "data": data[name]}
+            found[setting] = {
+                **setting_values(self.sets[name].recipe),
+                **self.mixes[mix],
+                "data": data[name],
+            }
         return found
 
 
@@ -139,13 +155,17 @@ def read_suite(name: str) -> Suite:
     _check_keys(f"suite {path}", content, KEYS, ("num-nodes", "rows", "mixes", "sets"))
     for part in ("mixes", "sets"):
         if not isinstance(content[part], dict) or not content[part]:
-            raise ConfigError(f"suite {path}: {part!r} must be a table with one entry or more, [{part}].")
+            raise ConfigError(
+                f"suite {path}: {part!r} must be a table with one entry or more, [{part}]."
+            )
     sets = {each: _read_set(path, each, content["sets"][each]) for each in content["sets"]}
     rows, baseline = content["rows"], content.get("baseline")
     return Suite(path.stem, rows, baseline, content["num-nodes"], content["mixes"], sets)
 
 
-def _check_keys(where: str, content: Mapping[str, Any], known: Sequence[str], needed: Sequence[str]) -> None:
+def _check_keys(
+    where: str, content: Mapping[str, Any], known: Sequence[str], needed: Sequence[str]
+) -> None:
     unknown = [key for key in content if key not in known]
     missing = [key for key in needed if key not in content]
     if unknown or missing:
@@ -162,13 +182,18 @@ def _read_set(path: Path, name: str, content: Mapping[str, Any]) -> SuiteSet:
     data = content.get("data", "")
     if data and data not in BUILT_IN:
         raise ConfigError(
-            f"{where}: data = {data!r} is no built-in set ({', '.join(BUILT_IN)}); leave it to --data-root."
+            f"{where}: data = {data!r} is no built-in set ({', '.join(BUILT_IN)}); leave it to "
+            "--data-root."
         )
     return SuiteSet(name, recipe, data, content.get("npz", name), content.get("label", "y"))
 
 
-def locate_sets(suite: Suite, names: Sequence[str], root: Path | None, show: Show) -> dict[str, str]:
-    """Return where the data of sets is; what is not prepared yet is made of its NPZ file, in the cache directory.
+def locate_sets(
+    suite: Suite, names: Sequence[str], root: Path | None, show: Show
+) -> dict[str, str]:
+    """Return where the data of sets is.
+
+    What is not prepared yet is made of its NPZ file, in the cache directory.
 
     Parameters
     ----------
@@ -204,8 +229,9 @@ def locate_sets(suite: Suite, names: Sequence[str], root: Path | None, show: Sho
             lost.append(name)
     if lost:
         raise ConfigError(
-            f"suite {suite.name}: no data of {', '.join(lost)} in {root or 'no --data-root'}; give --data-root DIR "
-            "with DIR/<set>, prepared, or DIR/<set>.npz, or name settings of other sets."
+            f"suite {suite.name}: no data of {', '.join(lost)} in {root or 'no --data-root'}; "
+            "give --data-root DIR with DIR/<set>, prepared, or DIR/<set>.npz, or name settings "
+            "of other sets."
         )
     for name, npz in to_make.items():
         found[name] = str(_prepared(npz, suite.sets[name], show))
@@ -236,7 +262,9 @@ class Chosen:
     """Setting -> set, of a suite; empty without one."""
 
 
-def choose_settings(names: Sequence[str], rows: str | None, baseline: str | None, num_nodes: int | None) -> Chosen:
+def choose_settings(
+    names: Sequence[str], rows: str | None, baseline: str | None, num_nodes: int | None
+) -> Chosen:
     """Return what a bench of settings runs; ConfigError where none is named.
 
     Parameters
@@ -296,7 +324,9 @@ def choose_suite(
     settings = suite.choose(patterns)
     found = find_rows(rows.split(",") if rows else suite.rows)
     known = [path.stem for path in found]
-    chosen = choose_baseline(baseline or (suite.baseline if suite.baseline in known else None), found)
+    chosen = choose_baseline(
+        baseline or (suite.baseline if suite.baseline in known else None), found
+    )
     sets = {setting: suite.settings[setting][0] for setting in settings}
     data = locate_sets(suite, list(dict.fromkeys(sets.values())), root, show)
     return Chosen(suite.values(settings, data), found, chosen, num_nodes or suite.num_nodes, sets)

@@ -1,4 +1,7 @@
-"""The table of a suite: rows over sets, mean, rank, paired differences over seeds and over sets, and what failed."""
+"""The table of a suite.
+
+Rows over sets, mean, rank, paired differences over seeds and over sets, and what failed.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +29,8 @@ class SuiteResults:
     """What a suite's runs gave."""
 
     figures: Mapping[str, pd.DataFrame]
-    """Name of a figure -> its values in %, one line per (setting, seed), one column per row; NaN: none."""
+    """Name of a figure -> its values in %, one line per (setting, seed), one column per row;
+    NaN: none."""
     sets: Mapping[str, str]
     """Setting -> set, of those that were to be run."""
     comparison: Comparison
@@ -38,11 +42,17 @@ class SuiteResults:
         """Rows that have every seed of every setting: only their means over sets mean the same."""
         fused = self.figures[MAIN]
         expected = len(self.sets) * self.seeds
-        return [row for row in self.comparison.rows if row in fused and fused[row].notna().sum() == expected]
+        return [
+            row
+            for row in self.comparison.rows
+            if row in fused and fused[row].notna().sum() == expected
+        ]
 
 
 def suite_figures(results: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Return what is compared: accuracies, fused and the mean of each modality alone, and the worst class and node.
+    """Return what is compared.
+
+    Accuracies, fused and the mean of each modality alone, and the worst class and node.
 
     Parameters
     ----------
@@ -84,13 +94,15 @@ def suite_table(found: SuiteResults, failed: Mapping[str, str]) -> str:
 
     Returns
     -------
-    A table over sets for each figure, differences to the baseline, OWN against the best other row, and failures.
+    A table over sets for each figure, differences to the baseline, OWN against the best other
+    row, and failures.
     """
     sets = list(dict.fromkeys(found.sets.values()))
     lines = [
-        f"{len(sets)} sets, {len(found.sets)} settings ({', '.join(found.sets)}), {seeds_text(found.seeds)}. Mean of "
-        f"the last {LAST_ROUNDS} rounds, in %; of a set over its settings and seeds, ± 95 % interval over seeds. Rank: "
-        "mean over settings, 1 is best. Mean and rank only of rows that have every run.",
+        f"{len(sets)} sets, {len(found.sets)} settings ({', '.join(found.sets)}), "
+        f"{seeds_text(found.seeds)}. Mean of the last {LAST_ROUNDS} rounds, in %; of a set over "
+        "its settings and seeds, ± 95 % interval over seeds. Rank: mean over settings, 1 is "
+        "best. Mean and rank only of rows that have every run.",
         "",
     ]
     for name in found.figures:
@@ -103,7 +115,11 @@ def _over_sets(found: SuiteResults, figure: str, sets: Sequence[str]) -> list[st
     rows = [row for row in found.comparison.rows if row in values]
     means = {row: _by_set(values[row], found.sets) for row in rows}
     settings = values.groupby("setting").mean()
-    ranks = settings[[row for row in whole if row in settings]].rank(axis="columns", ascending=False).mean()
+    ranks = (
+        settings[[row for row in whole if row in settings]]
+        .rank(axis="columns", ascending=False)
+        .mean()
+    )
     lines = []
     for row in rows:
         cells = [_set_cell(found, values[row], name) for name in sets]
@@ -114,8 +130,13 @@ def _over_sets(found: SuiteResults, figure: str, sets: Sequence[str]) -> list[st
 
 
 def _set_cell(found: SuiteResults, values: pd.Series, name: str) -> str:
-    """Return a row's mean over the settings of a set, with its interval over seeds; and the runs where some miss."""
-    own = values[[found.sets[setting] == name for setting in values.index.get_level_values("setting")]].dropna()
+    """Return a row's mean over the settings of a set, with its interval over seeds.
+
+    And the runs where some miss.
+    """
+    own = values[
+        [found.sets[setting] == name for setting in values.index.get_level_values("setting")]
+    ].dropna()
     expected = sum(of == name for of in found.sets.values()) * found.seeds
     if len(own) < expected:
         return f"{own.mean():.1f} ({len(own)} of {expected} runs)" if len(own) else "-"
@@ -141,16 +162,21 @@ def _differences(found: SuiteResults) -> list[str]:
         return [f"No run of {baseline} finished: nothing to take differences to."]
     head = ["figure", f"points over {baseline}", "over seeds", "over sets", "won", "lost", "runs"]
     about = (
-        "Paired differences in points, ± 95 % interval: over seeds (each the mean of all settings) and over sets (each "
-        "the mean of its settings and seeds). Won, lost: settings; in brackets those whose interval over seeds "
-        "excludes 0."
+        "Paired differences in points, ± 95 % interval: over seeds (each the mean of all "
+        "settings) and over sets (each the mean of its settings and seeds). Won, lost: settings; "
+        "in brackets those whose interval over seeds excludes 0."
     )
     return [about, "", *markdown_table(head, lines)]
 
 
 def _difference_cells(difference: pd.Series, found: SuiteResults) -> list[str]:
     settings = difference.groupby("setting").mean()
-    by_seed = difference.unstack("setting").reindex(columns=list(found.sets)).dropna().mean(axis="columns")
+    by_seed = (
+        difference.unstack("setting")
+        .reindex(columns=list(found.sets))
+        .dropna()
+        .mean(axis="columns")
+    )
     over_seeds = interval_text(by_seed.tolist(), "+.1f")
     over_sets = interval_text(_by_set(difference, found.sets).tolist(), "+.1f")
     clear = {setting: clear_sign(difference[setting].tolist()) for setting in settings.index}
@@ -186,7 +212,11 @@ def _against_best(found: SuiteResults) -> list[str]:
     """Return OWN against the best other row of each setting."""
     lines, means = list[list[str]](), dict[str, list[float]]()
     for figure, values in found.figures.items():
-        others = [row for row in found.comparison.rows if row in values and row not in {OWN, *found.comparison.own}]
+        others = [
+            row
+            for row in found.comparison.rows
+            if row in values and row not in {OWN, *found.comparison.own}
+        ]
         if OWN not in values or not others:
             continue
         for setting in found.sets:
@@ -201,18 +231,30 @@ def _against_best(found: SuiteResults) -> list[str]:
             means.setdefault(figure, []).append(float(np.mean(difference)))
     if not lines:
         return []
-    summary = [f"{name}: {np.mean(of):+.1f} on average, {min(of):+.1f} at worst" for name, of in means.items()]
+    summary = [
+        f"{name}: {np.mean(of):+.1f} on average, {min(of):+.1f} at worst"
+        for name, of in means.items()
+    ]
     about = (
-        f"{OWN} against the best other row of each setting, which is chosen by these very runs; rows that lack a seed "
-        f"take no part. {'; '.join(summary)} (points)."
+        f"{OWN} against the best other row of each setting, which is chosen by these very runs; "
+        f"rows that lack a seed take no part. {'; '.join(summary)} (points)."
     )
-    return [about, "", *markdown_table(["figure", "setting", "best other row", "points over it"], lines), ""]
+    return [
+        about,
+        "",
+        *markdown_table(["figure", "setting", "best other row", "points over it"], lines),
+        "",
+    ]
 
 
 def _failures(failed: Mapping[str, str]) -> list[str]:
     if not failed:
         return ["Every run finished."]
-    return [f"{len(failed)} runs did not finish:", "", *(f"- {name}: {reason}" for name, reason in failed.items())]
+    return [
+        f"{len(failed)} runs did not finish:",
+        "",
+        *(f"- {name}: {reason}" for name, reason in failed.items()),
+    ]
 
 
 def failures(experiments: Sequence[Experiment]) -> dict[str, str]:
@@ -228,7 +270,8 @@ def failures(experiments: Sequence[Experiment]) -> dict[str, str]:
 
 
 def write_suite(experiments: Sequence[Experiment], sets: Mapping[str, str], out: Path) -> str:
-    """Write suite.md below ``out``, from what :func:`server_app.bench.table.write_results` wrote there.
+    """Write suite.md below ``out``, from what :func:`server_app.bench.table.write_results` wrote
+    there.
 
     Parameters
     ----------

@@ -1,4 +1,7 @@
-"""The figures of a bench: one line per run and prediction, and a table per setting with intervals over seeds."""
+"""The figures of a bench.
+
+One line per run and prediction, and a table per setting with intervals over seeds.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -55,10 +58,16 @@ FinishedRun = tuple[Experiment, Records]
 
 def finished_runs(experiments: Sequence[Experiment]) -> list[FinishedRun]:
     """Return the finished experiments with the records of their rounds."""
-    return [(experiment, read_metrics(experiment.run_dir)) for experiment in experiments if experiment.finished]
+    return [
+        (experiment, read_metrics(experiment.run_dir))
+        for experiment in experiments
+        if experiment.finished
+    ]
 
 
-def choose_targets(runs: Sequence[FinishedRun], baseline: str, percent: float | None) -> dict[str, float]:
+def choose_targets(
+    runs: Sequence[FinishedRun], baseline: str, percent: float | None
+) -> dict[str, float]:
     """Return the target of each setting, in [0, 1].
 
     Parameters
@@ -77,7 +86,9 @@ def choose_targets(runs: Sequence[FinishedRun], baseline: str, percent: float | 
     targets = {}
     for setting in dict.fromkeys(experiment.setting for experiment, _ in runs):
         chosen = [
-            records for experiment, records in runs if (experiment.setting, experiment.row) == (setting, baseline)
+            records
+            for experiment, records in runs
+            if (experiment.setting, experiment.row) == (setting, baseline)
         ]
         finals = [final_accuracy(records)[MAIN] for records in chosen]
         own = float(np.mean(finals)) if finals else float("nan")
@@ -88,11 +99,12 @@ def choose_targets(runs: Sequence[FinishedRun], baseline: str, percent: float | 
 def collect(runs: Sequence[FinishedRun], targets: Mapping[str, float]) -> pd.DataFrame:
     """Return one line per run and prediction, with COLUMNS.
 
-    ``accuracy`` is the mean over the last rounds, ``best`` the highest of any round and ``best_round`` the first with
-    it, ``by_validation`` that of the round that ``keep-best`` chose (NaN without it), all in [0, 1]. Only where the
-    prediction is MAIN: the first round that reaches the target, and the megabytes sent to and received from nodes until
-    then, NaN if none does; and how many replies were refused or missing. The others are ``fairness.FIGURES`` of the
-    last rounds, NaN where nodes evaluated nothing.
+    ``accuracy`` is the mean over the last rounds, ``best`` the highest of any round and
+    ``best_round`` the first with it, ``by_validation`` that of the round that ``keep-best``
+    chose (NaN without it), all in [0, 1]. Only where the prediction is MAIN: the first round
+    that reaches the target, and the megabytes sent to and received from nodes until then, NaN if
+    none does; and how many replies were refused or missing. The others are ``fairness.FIGURES``
+    of the last rounds, NaN where nodes evaluated nothing.
 
     Parameters
     ----------
@@ -109,7 +121,10 @@ def collect(runs: Sequence[FinishedRun], targets: Mapping[str, float]) -> pd.Dat
     for experiment, records in runs:
         for name, accuracy in final_accuracy(records).items():
             run = (experiment.setting, experiment.row, experiment.seed)
-            of_main, fair = _of_main(records, name, targets[run[0]]), figures(last_rounds(records), name)
+            of_main, fair = (
+                _of_main(records, name, targets[run[0]]),
+                figures(last_rounds(records), name),
+            )
             best = (*best_round(records, name), _by_validation(experiment, records, name))
             lines.append((*run, name, accuracy, *best, *of_main, *fair.values()))
     return pd.DataFrame(lines, columns=COLUMNS).astype({"refused": "Int64"})
@@ -139,14 +154,16 @@ def results_table(results: pd.DataFrame, comparison: Comparison) -> str:
 
     Returns
     -------
-    An overview of all settings for each prediction; then one table per setting, each with its sentences.
+    An overview of all settings for each prediction; then one table per setting, each with its
+    sentences.
     """
     lines = [
         f"Accuracy in % (mean of the last {LAST_ROUNDS} rounds), 95 % intervals over seeds.",
         "",
         *_overview_lines(results, comparison.rows),
-        f"For each setting, in brackets: points over {comparison.baseline} with the same seeds. Best round (its "
-        f"accuracy and number), and rounds and MB (down and up) to the target: {MAIN}.",
+        f"For each setting, in brackets: points over {comparison.baseline} with the same seeds. "
+        "Best round (its accuracy and number), and rounds and MB (down and up) to the target: "
+        f"{MAIN}.",
         "",
     ]
     for setting in results["setting"].unique():
@@ -170,20 +187,29 @@ def _overview_cell(part: pd.DataFrame, prediction: str, row: str) -> str:
     """Return a row's accuracy in a setting, with the number of its seeds where others have more."""
     cell = accuracy_cell(by_seed(part, prediction), row, row)
     seeds = len(seeds_of_rows(part).get(row, ()))
-    return cell if cell == "-" or seeds == part["seed"].nunique() else f"{cell} ({seeds_text(seeds)})"
+    return (
+        cell if cell == "-" or seeds == part["seed"].nunique() else f"{cell} ({seeds_text(seeds)})"
+    )
 
 
 def _setting_lines(part: pd.DataFrame, comparison: Comparison, target: float) -> Iterator[str]:
     predictions = shown_predictions(part)
     seeds, own = part["seed"].nunique(), seeds_of_rows(part)
-    goal = f"target {100 * target:.1f} %" if target == target else f"no target: no run of {comparison.baseline}"
+    goal = (
+        f"target {100 * target:.1f} %"
+        if target == target
+        else f"no target: no run of {comparison.baseline}"
+    )
     yield f"### {part['setting'].iloc[0]} ({seeds_text(seeds)}, {goal})"
     yield ""
 
     shown, lines = [row for row in comparison.rows if row in own], []
     for row in shown:
         name = row if len(own[row]) == seeds else f"{row} ({seeds_text(len(own[row]))})"
-        cells = [accuracy_cell(by_seed(part, prediction), row, comparison.baseline) for prediction in predictions]
+        cells = [
+            accuracy_cell(by_seed(part, prediction), row, comparison.baseline)
+            for prediction in predictions
+        ]
         lines.append([name, *cells, *_main_cells(part, row)])
     head = ["method", *predictions, *_main_head(part)]
     yield from (*markdown_table(head, lines), "")
@@ -194,7 +220,10 @@ def _setting_lines(part: pd.DataFrame, comparison: Comparison, target: float) ->
     names, rows = fairness_cells(part, shown, comparison.baseline)
     yield f"Fairness: {fairness_caption(comparison.baseline)}"
     yield ""
-    yield from (*markdown_table(["method", *names], ([row, *values] for row, values in rows.items())), "")
+    yield from (
+        *markdown_table(["method", *names], ([row, *values] for row, values in rows.items())),
+        "",
+    )
 
 
 def _main_head(part: pd.DataFrame) -> list[str]:
@@ -204,7 +233,10 @@ def _main_head(part: pd.DataFrame) -> list[str]:
 
 def _main_cells(part: pd.DataFrame, row: str) -> list[str]:
     own = part[(part["method"] == row) & (part["prediction"] == MAIN)]
-    reached = [_reached_text(own[column].tolist()) for column in ("rounds_to_target", "megabytes_to_target")]
+    reached = [
+        _reached_text(own[column].tolist())
+        for column in ("rounds_to_target", "megabytes_to_target")
+    ]
     best = f"{100 * own['best'].mean():.1f} in {own['best_round'].mean():.0f}"
     if part["by_validation"].notna().any():
         reached.insert(0, best)
@@ -221,8 +253,11 @@ def _reached_text(values: Sequence[float]) -> str:
     return interval_text(reached, ".0f")
 
 
-def write_results(experiments: Sequence[Experiment], baseline: str, percent: float | None, out: Path) -> str:
-    """Write results.csv, matrix.csv, comparison.json, table.md and a plot per setting below ``out``.
+def write_results(
+    experiments: Sequence[Experiment], baseline: str, percent: float | None, out: Path
+) -> str:
+    """Write results.csv, matrix.csv, comparison.json, table.md and a plot per setting below
+    ``out``.
 
     Parameters
     ----------
@@ -265,7 +300,9 @@ def write_results(experiments: Sequence[Experiment], baseline: str, percent: flo
 
 
 def bands(runs: Sequence[FinishedRun]) -> dict[str, dict[str, Band]]:
-    """Return what :func:`server_app.figures.plots.plot_bench` draws: mean and interval over seeds in %, for each round.
+    """Return what :func:`server_app.figures.plots.plot_bench` draws.
+
+    Mean and interval over seeds in %, for each round.
 
     Parameters
     ----------
@@ -279,8 +316,13 @@ def bands(runs: Sequence[FinishedRun]) -> dict[str, dict[str, Band]]:
     curves: dict[str, dict[str, list[Floats]]] = {}
     for experiment, records in runs:
         for name in (name for name in records[-1]["accuracy"] if not is_head(name)):
-            curves.setdefault(name, {}).setdefault(experiment.row, []).append(100 * over_rounds(records, name))
-    return {name: {row: _band(seeds) for row, seeds in of_rows.items()} for name, of_rows in curves.items()}
+            curves.setdefault(name, {}).setdefault(experiment.row, []).append(
+                100 * over_rounds(records, name)
+            )
+    return {
+        name: {row: _band(seeds) for row, seeds in of_rows.items()}
+        for name, of_rows in curves.items()
+    }
 
 
 def _band(seeds: Sequence[Floats]) -> Band:

@@ -1,4 +1,6 @@
-"""Learning rate and own weight of each row, chosen with the same budget on a part of the training split."""
+"""Learning rate and own weight of each row, chosen with the same budget on a part of the training
+split.
+"""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -24,7 +26,8 @@ from server_app.run.records import final_accuracy
 VALIDATION_SHARE = 0.2
 """Of the training split; the test split is never looked at."""
 LEARNING_RATES = (0.05, 0.1, 0.2)
-"""For a row whose method has a weight of its own: at the row's weight; two other weights follow at the best of them."""
+"""For a row whose method has a weight of its own: at the row's weight; two other weights follow
+at the best of them."""
 MORE_LEARNING_RATES = (0.025, 0.05, 0.1, 0.2, 0.4)
 """For the other rows; five configurations for each row either way."""
 DIVERGED = "training diverged"
@@ -55,7 +58,8 @@ class Score:
 
     candidate: Candidate
     accuracy: float
-    """Mean over settings and seeds of the fused accuracy of the last rounds, in [0, 1]; 0 where a run diverged."""
+    """Mean over settings and seeds of the fused accuracy of the last rounds, in [0, 1]; 0 where
+    a run diverged."""
     diverged: int
     """Runs that ended, or lost a node, because their losses were not finite."""
 
@@ -92,7 +96,10 @@ class Tuning:
         for rows in self.configs.values():
             for row, config in rows.items():
                 if config["validation-share"] == 0:
-                    raise ConfigError(f"{row}: validation-share = 0; tuning looks at a validation part, never at test.")
+                    raise ConfigError(
+                        f"{row}: validation-share = 0; tuning looks at a validation part, never "
+                        "at test."
+                    )
 
     def run(self) -> list[Score]:
         """Run what is not finished, write tune.csv and tuned.toml, and return every score.
@@ -107,17 +114,21 @@ class Tuning:
             A run failed and did not diverge, or all of a row's configurations diverged.
         """
         rows = next(iter(self.configs.values()))
-        scores = self._score([candidate for row, raw in rows.items() for candidate in first_candidates(row, raw)])
+        scores = self._score(
+            [candidate for row, raw in rows.items() for candidate in first_candidates(row, raw)]
+        )
         leaders = best(scores)
-        scores += self._score([other for row, raw in rows.items() for other in other_weights(leaders.get(row), raw)])
+        scores += self._score(
+            [other for row, raw in rows.items() for other in other_weights(leaders.get(row), raw)]
+        )
         chosen = best(scores)
         write_atomically(self.out / "tune.csv", frame(scores, chosen).to_csv(index=False))
         write_atomically(self.out / "tuned.toml", tuned_toml(chosen))
         hopeless = [row for row in rows if row not in chosen]
         if hopeless:
             raise TuningError(
-                f"{', '.join(hopeless)}: diverged at every learning rate; leave it out of --methods, or give all runs "
-                "other values with --set."
+                f"{', '.join(hopeless)}: diverged at every learning rate; leave it out of "
+                "--methods, or give all runs other values with --set."
             )
         return scores
 
@@ -131,12 +142,16 @@ class Tuning:
         failed = run_all(planned, self.jobs, False, self.show)
         broken = [str(experiment.run_dir) for experiment in failed if not diverged(experiment)]
         if broken:
-            raise TuningError(f"failed: {', '.join(broken)}; log.txt there says why. Then call again to go on.")
+            raise TuningError(
+                f"failed: {', '.join(broken)}; log.txt there says why. Then call again to go on."
+            )
         return [self._score_of(candidate, planned) for candidate in candidates]
 
     def _score_of(self, candidate: Candidate, planned: Sequence[Experiment]) -> Score:
         own = [experiment for experiment in planned if experiment.row == candidate.name]
-        ended = [experiment for experiment in own if experiment.finished and not lost_nodes(experiment)]
+        ended = [
+            experiment for experiment in own if experiment.finished and not lost_nodes(experiment)
+        ]
         lost = len(own) - len(ended)
         if lost:
             self.show(f"{candidate.name}: diverged in {lost} of {len(own)} runs; counts as worst")
@@ -146,7 +161,10 @@ class Tuning:
 
 
 def first_candidates(row: str, config: Mapping[str, Scalar]) -> list[Candidate]:
-    """Return a row's configurations at its own weight: three, or five where its method has no weight to tune."""
+    """Return a row's configurations at its own weight.
+
+    Three, or five where its method has no weight to tune.
+    """
     weight = own_weight(config)
     if weight is None:
         return [Candidate(row, (("lr", lr),)) for lr in MORE_LEARNING_RATES]
@@ -155,7 +173,9 @@ def first_candidates(row: str, config: Mapping[str, Scalar]) -> list[Candidate]:
 
 
 def other_weights(leader: Score | None, config: Mapping[str, Scalar]) -> list[Candidate]:
-    """Return the configurations with the other weights at the best learning rate so far, if there is one."""
+    """Return the configurations with the other weights at the best learning rate so far, if there
+    is one.
+    """
     weight = own_weight(config)
     if weight is None or leader is None:
         return []
@@ -165,7 +185,8 @@ def other_weights(leader: Score | None, config: Mapping[str, Scalar]) -> list[Ca
 
 
 def own_weight(config: Mapping[str, Scalar]) -> tuple[str, Scalar, tuple[Scalar, ...]] | None:
-    """Return the key, value and other values to try of the weight that the method declares as ``tuning``.
+    """Return the key, value and other values to try of the weight that the method declares as
+    ``tuning``.
 
     The key is ``method-options`` where a run-config has none for it, as for a method from outside.
 
@@ -199,11 +220,18 @@ def diverged(experiment: Experiment) -> bool:
 
 def lost_nodes(experiment: Experiment) -> bool:
     """Return whether a finished run went on without a node that had diverged."""
-    return any(DIVERGED in line for record in read_metrics(experiment.run_dir) for line in record["refused"])
+    return any(
+        DIVERGED in line
+        for record in read_metrics(experiment.run_dir)
+        for line in record["refused"]
+    )
 
 
 def best(scores: Sequence[Score]) -> dict[str, Score]:
-    """Return the best score of each row, the first of equals; a row that diverges everywhere has none."""
+    """Return the best score of each row, the first of equals.
+
+    A row that diverges everywhere has none.
+    """
     found: dict[str, Score] = {}
     for score in (score for score in scores if not score.diverged):
         row = score.candidate.row
@@ -213,7 +241,10 @@ def best(scores: Sequence[Score]) -> dict[str, Score]:
 
 
 def frame(scores: Sequence[Score], chosen: Mapping[str, Score]) -> pd.DataFrame:
-    """Return tune.csv: every configuration, its score in [0, 1], the runs that diverged, and whether it was chosen."""
+    """Return tune.csv.
+
+    Every configuration, its score in [0, 1], the runs that diverged, and whether it was chosen.
+    """
     lines = [
         {
             "row": score.candidate.row,
@@ -229,7 +260,10 @@ def frame(scores: Sequence[Score], chosen: Mapping[str, Score]) -> pd.DataFrame:
 
 def tuned_toml(chosen: Mapping[str, Score]) -> str:
     """Return tuned.toml: a table per row, for ``fedcmi bench --tuned``."""
-    lines = ["# Chosen by `fedcmi tune` on a part of the training split; scores are mean fused accuracies there."]
+    lines = [
+        "# Chosen by `fedcmi tune` on a part of the training split; scores are mean fused "
+        "accuracies there."
+    ]
     for row, score in chosen.items():
         lines += ["", f"[{json.dumps(row)}]  # score {score.accuracy:.4f}"]
         lines += [f"{key} = {json.dumps(value)}" for key, value in score.candidate.values]

@@ -14,23 +14,30 @@ if TYPE_CHECKING:
 SettingsArgument = Annotated[
     list[str] | None,
     typer.Argument(
-        help="Settings: names of files in server_app/recipes, or TOML files of your own; of a suite, names such as "
-        "mfeat-half or '*-half', all without any."
+        help="Settings: names of files in server_app/recipes, or TOML files of your own; of a "
+        "suite, names such as mfeat-half or '*-half', all without any."
     ),
 ]
-SuiteOption = Annotated[str | None, typer.Option(help="Several sets at once: paired, or a TOML file of your own.")]
+SuiteOption = Annotated[
+    str | None, typer.Option(help="Several sets at once: paired, or a TOML file of your own.")
+]
 DataRootOption = Annotated[
-    Path | None, typer.Option(help="Of a suite: directory with a prepared directory or an NPZ file for each set.")
+    Path | None,
+    typer.Option(
+        help="Of a suite: directory with a prepared directory or an NPZ file for each set."
+    ),
 ]
 MethodsOption = Annotated[
     str | None,
     typer.Option(
-        help="Rows, joined by commas: 'methods', 'ablations', their names, or TOML files of your own; default: "
-        "methods, or the suite's."
+        help="Rows, joined by commas: 'methods', 'ablations', their names, or TOML files of your "
+        "own; default: methods, or the suite's."
     ),
 ]
 DataOption = Annotated[str | None, typer.Option(help="Built-in data set or prepared directory.")]
-NodesOption = Annotated[int | None, typer.Option(min=1, help="Simulated nodes; default: 10, or the suite's.")]
+NodesOption = Annotated[
+    int | None, typer.Option(min=1, help="Simulated nodes; default: 10, or the suite's.")
+]
 
 
 def _chosen(
@@ -46,32 +53,48 @@ def _chosen(
     from server_app.bench.suite import choose_settings, choose_suite, read_suite
 
     if (data if suite else data_root) is not None:
-        raise ValueError("--data is for settings and --data-root for a --suite; give the one that fits.")
+        raise ValueError(
+            "--data is for settings and --data-root for a --suite; give the one that fits."
+        )
     asked = (settings or [], methods, baseline, num_nodes)
-    return choose_suite(read_suite(suite), *asked, data_root, console.print) if suite else choose_settings(*asked)
+    return (
+        choose_suite(read_suite(suite), *asked, data_root, console.print)
+        if suite
+        else choose_settings(*asked)
+    )
 
 
 def bench(
-    out: Annotated[Path, typer.Option(help="Where runs and tables go; a second call goes on where it stopped.")],
+    out: Annotated[
+        Path, typer.Option(help="Where runs and tables go; a second call goes on where it stopped.")
+    ],
     settings: SettingsArgument = None,
     suite: SuiteOption = None,
     data_root: DataRootOption = None,
     methods: MethodsOption = None,
     tuned: Annotated[Path | None, typer.Option(help="tuned.toml of `fedcmi tune`.")] = None,
-    baseline: Annotated[str | None, typer.Option(help="Row to compare with; default: fedavg, or the first.")] = None,
+    baseline: Annotated[
+        str | None, typer.Option(help="Row to compare with; default: fedavg, or the first.")
+    ] = None,
     target: Annotated[
-        float | None, typer.Option(min=0, max=100, help="Accuracy in % to reach; default: the baseline's.")
+        float | None,
+        typer.Option(min=0, max=100, help="Accuracy in % to reach; default: the baseline's."),
     ] = None,
     data: DataOption = None,
     num_nodes: NodesOption = None,
     seeds: Annotated[int, typer.Option(min=1, help="Seeds 0 to N - 1.")] = 5,
     jobs: Annotated[int, typer.Option(min=1, help="Runs at a time; on Ray one.")] = 1,
-    engine: Annotated[Engine, typer.Option(help="Ray, or each run in one process: the same numbers.")] = (
-        Engine.IN_PROCESS
-    ),
-    set_: Annotated[list[str] | None, typer.Option("--set", help="key=value for all runs; repeatable.")] = None,
+    engine: Annotated[
+        Engine, typer.Option(help="Ray, or each run in one process: the same numbers.")
+    ] = (Engine.IN_PROCESS),
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value for all runs; repeatable.")
+    ] = None,
 ) -> None:
-    """Run rows x settings x seeds, and write results.csv, table.md and plots; of a suite, suite.md over its sets."""
+    """Run rows x settings x seeds, and write results.csv, table.md and plots.
+
+    Of a suite, suite.md over its sets.
+    """
     end_with_what_was_started(lambda: AGAIN)
 
     from server_app.bench.configs import bench_configs, check_data, read_tuned
@@ -107,7 +130,10 @@ def bench(
 
 
 def tune(
-    out: Annotated[Path, typer.Option(help="Where runs and results go; a second call goes on where it stopped.")],
+    out: Annotated[
+        Path,
+        typer.Option(help="Where runs and results go; a second call goes on where it stopped."),
+    ],
     settings: SettingsArgument = None,
     suite: SuiteOption = None,
     data_root: DataRootOption = None,
@@ -116,9 +142,14 @@ def tune(
     num_nodes: NodesOption = None,
     seeds: Annotated[int, typer.Option(min=1, help="Seeds 0 to N - 1.")] = 1,
     jobs: Annotated[int, typer.Option(min=1, help="Runs at a time.")] = 1,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="key=value for all runs; repeatable.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value for all runs; repeatable.")
+    ] = None,
 ) -> None:
-    """Choose learning rate and own weight of each row on a part of the training split; write tuned.toml."""
+    """Choose learning rate and own weight of each row on a part of the training split.
+
+    Write tuned.toml.
+    """
     end_with_what_was_started(lambda: AGAIN)
 
     from server_app.bench.configs import bench_configs, check_data

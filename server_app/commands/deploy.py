@@ -12,9 +12,13 @@ from rich.text import Text
 from server_app.commands.deploy_status import status_notes, status_table
 from server_app.commands.terminal import console, end_with_what_was_started, errors, fail
 
-deploy = typer.Typer(no_args_is_help=True, help="Train on real devices; rehearse that on this machine.")
+deploy = typer.Typer(
+    no_args_is_help=True, help="Train on real devices; rehearse that on this machine."
+)
 
-DirectoryArgument = Annotated[Path, typer.Argument(metavar="DIR", help="The deployment's directory.")]
+DirectoryArgument = Annotated[
+    Path, typer.Argument(metavar="DIR", help="The deployment's directory.")
+]
 
 
 @deploy.command()
@@ -22,7 +26,10 @@ def init(
     directory: DirectoryArgument,
     nodes: Annotated[Path, typer.Option(help="TOML: [superlink] and a [[node]] for each device.")],
     insecure: Annotated[
-        bool, typer.Option("--insecure", help="Without TLS and node authentication; in a closed network only.")
+        bool,
+        typer.Option(
+            "--insecure", help="Without TLS and node authentication; in a closed network only."
+        ),
     ] = False,
 ) -> None:
     """Write certificates, keys, services and a README with every command."""
@@ -37,14 +44,20 @@ def init(
     if insecure:
         more = " no encryption, and whoever reaches the port can join (--insecure)."
         errors.print(Text.assemble(("warning:", "bold yellow"), more))
-    console.print(f"{len(read.nodes)} nodes for {read.address}; what to do: {directory / 'README.md'}")
+    console.print(
+        f"{len(read.nodes)} nodes for {read.address}; what to do: {directory / 'README.md'}"
+    )
 
 
 @deploy.command()
 def up(
     directory: DirectoryArgument,
-    only: Annotated[list[str] | None, typer.Option(help="Start this process only; repeatable.")] = None,
-    without: Annotated[list[str] | None, typer.Option(help="Leave this process out; repeatable.")] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Start this process only; repeatable.")
+    ] = None,
+    without: Annotated[
+        list[str] | None, typer.Option(help="Leave this process out; repeatable.")
+    ] = None,
 ) -> None:
     """Start the SuperLink and all nodes on this machine, over loopback."""
     end_with_what_was_started(lambda: "what `deploy up` had started is stopped again.")
@@ -60,7 +73,9 @@ def up(
 @deploy.command()
 def status(
     directory: DirectoryArgument,
-    as_json: Annotated[bool, typer.Option("--json", help="A list of objects, for programs.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="A list of objects, for programs.")
+    ] = False,
 ) -> None:
     """Show how the server and each device are, and which certificates end soon."""
     from server_app.deploy.overview import overview
@@ -83,13 +98,23 @@ def status(
 def run(
     directory: DirectoryArgument,
     recipe: Annotated[
-        str | None, typer.Option(help="TOML file that overrides run-config keys, or a name such as cremad.")
+        str | None,
+        typer.Option(help="TOML file that overrides run-config keys, or a name such as cremad."),
     ] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="key=value of the run-config; repeatable.")] = None,
-    run_dir: Annotated[Path | None, typer.Option(help="Where to write; default: a new directory in runs/.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the unfinished run in --run-dir.")] = False,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value of the run-config; repeatable.")
+    ] = None,
+    run_dir: Annotated[
+        Path | None, typer.Option(help="Where to write; default: a new directory in runs/.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the unfinished run in --run-dir.")
+    ] = False,
 ) -> None:
-    """Train on the rehearsal's nodes where it is up, else on the real ones; exit status 0 only if it completed."""
+    """Train on the rehearsal's nodes where it is up, else on the real ones.
+
+    Exit status 0 only if it completed.
+    """
     known: list[Path] = [] if run_dir is None else [run_dir]
     end_with_what_was_started(lambda: _advice(directory, known))
 
@@ -100,7 +125,9 @@ def run(
 
     try:
         overrides = None if recipe is None else find_recipe(recipe)
-        chosen = train(directory, overrides, set_ or [], run_dir, resume, partial(console.print), known.append)
+        chosen = train(
+            directory, overrides, set_ or [], run_dir, resume, partial(console.print), known.append
+        )
     except RunFinishedError as finished:
         console.print(str(finished))
         return

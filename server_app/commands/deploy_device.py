@@ -17,7 +17,11 @@ HomeArgument = Annotated[Path, typer.Argument(metavar="[HOME]", help="The device
 @deploy_device.command()
 def join(
     token: Annotated[
-        str, typer.Argument(help="What `fedcmi deploy token` printed on the server; `-`: it is read from the terminal.")
+        str,
+        typer.Argument(
+            help="What `fedcmi deploy token` printed on the server; `-`: it is read from the "
+            "terminal."
+        ),
     ],
     home: Annotated[Path, typer.Option(help="Where the device's key and files go.")] = HOME,
 ) -> None:
@@ -34,7 +38,9 @@ def join(
 @deploy_device.command()
 def check(
     home: HomeArgument = HOME,
-    address: Annotated[str | None, typer.Option(help="Of the server; default: as the device was told.")] = None,
+    address: Annotated[
+        str | None, typer.Option(help="Of the server; default: as the device was told.")
+    ] = None,
 ) -> None:
     """Look at this device's clock, server, certificate, key, data, disk and versions."""
     from server_app.deploy.device_check import check_device
@@ -52,8 +58,12 @@ def check(
 @deploy_device.command()
 def node(
     home: HomeArgument = HOME,
-    address: Annotated[str | None, typer.Option(help="Of the server; default: as the device was told.")] = None,
-    port: Annotated[int | None, typer.Option(help="On loopback, for the SuperNode's helpers.")] = None,
+    address: Annotated[
+        str | None, typer.Option(help="Of the server; default: as the device was told.")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(help="On loopback, for the SuperNode's helpers.")
+    ] = None,
 ) -> None:
     """Serve as a node: the SuperNode, and what watches it; a service of the kit."""
     from server_app.deploy.node_service import NodeService

@@ -17,8 +17,12 @@ NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The device's.
 def token(
     directory: DirectoryArgument,
     name: Annotated[str, typer.Argument(metavar="[NAME]", help="The device's.")] = "",
-    all_: Annotated[bool, typer.Option("--all", help="One for each device that has not joined: NAME,TOKEN.")] = False,
-    hours: Annotated[float, typer.Option(min=0.0, max=8760.0, help="How long it is good for.")] = 24.0,
+    all_: Annotated[
+        bool, typer.Option("--all", help="One for each device that has not joined: NAME,TOKEN.")
+    ] = False,
+    hours: Annotated[
+        float, typer.Option(min=0.0, max=8760.0, help="How long it is good for.")
+    ] = 24.0,
 ) -> None:
     """Make a token, by which one device joins once."""
     from server_app.deploy.rehearsal import site_of
@@ -66,7 +70,9 @@ def add(
         added = life.add(site_of(directory), name, modalities.split(","), data, device)
     except (OSError, ValueError, RuntimeError) as error:
         raise fail(error) from error
-    console.print(f"{name}: partition {added.partition_id}; next: `fedcmi deploy token {directory} {name}`.")
+    console.print(
+        f"{name}: partition {added.partition_id}; next: `fedcmi deploy token {directory} {name}`."
+    )
 
 
 @deploy_server.command()
@@ -98,10 +104,18 @@ def replace(directory: DirectoryArgument, name: NameArgument) -> None:
 @deploy_server.command()
 def renew(
     directory: DirectoryArgument,
-    authority_key: Annotated[Path | None, typer.Option(help="ca.key, where it was moved to.")] = None,
-    new_authority: Annotated[bool, typer.Option("--new-authority", help="Have devices know the next one.")] = False,
-    switch: Annotated[bool, typer.Option("--switch-authority", help="Have the next one sign, from now on.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Switch though a device does not know it yet.")] = False,
+    authority_key: Annotated[
+        Path | None, typer.Option(help="ca.key, where it was moved to.")
+    ] = None,
+    new_authority: Annotated[
+        bool, typer.Option("--new-authority", help="Have devices know the next one.")
+    ] = False,
+    switch: Annotated[
+        bool, typer.Option("--switch-authority", help="Have the next one sign, from now on.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Switch though a device does not know it yet.")
+    ] = False,
 ) -> None:
     """Renew the server's certificate, or its authority in two steps; devices train on."""
     from server_app.deploy import renewal
@@ -110,7 +124,9 @@ def renew(
     try:
         site = site_of(directory)
         if new_authority and switch:
-            raise ValueError("--new-authority and --switch-authority: devices have to hear of it in between.")
+            raise ValueError(
+                "--new-authority and --switch-authority: devices have to hear of it in between."
+            )
         if new_authority:
             renewal.begin_rotation(site)
         elif switch:
@@ -123,7 +139,9 @@ def renew(
 
 
 @deploy_server.command()
-def backup(directory: DirectoryArgument, file: Annotated[Path, typer.Argument(help="A new .tar.gz.")]) -> None:
+def backup(
+    directory: DirectoryArgument, file: Annotated[Path, typer.Argument(help="A new .tar.gz.")]
+) -> None:
     """Write all that the server needs into one file; it holds private keys."""
     from server_app.deploy.backup import back_up
     from server_app.deploy.rehearsal import real_site

@@ -1,4 +1,7 @@
-"""``fedcmi keys``: every key of a run-config and a node-config, for the terminal and for the README of the keys."""
+"""``fedcmi keys``.
+
+Every key of a run-config and a node-config, for the terminal and for the README of the keys.
+"""
 
 import inspect
 import json
@@ -26,9 +29,12 @@ COLUMNS = ("key", "default", "allowed", "meaning", "used by")
 
 
 def keys(
-    name: Annotated[str | None, typer.Argument(help="Only this key, with what each method does with it.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="Only this key, with what each method does with it.")
+    ] = None,
     markdown: Annotated[
-        Path | None, typer.Option(help="Write all keys as tables into this file, between its markers.")
+        Path | None,
+        typer.Option(help="Write all keys as tables into this file, between its markers."),
     ] = None,
 ) -> None:
     """Show every key of a run: default, what is allowed, meaning, and the methods that use it."""
@@ -65,14 +71,22 @@ def described(key: "Key") -> str:
 
 
 def in_full(key: "Key") -> str:
-    """Return a key as in the list; where it is a hyperparameter, with what the methods that have it do."""
+    """Return a key as in the list.
+
+    Where it is a hyperparameter, with what the methods that have it do.
+    """
     from fedcmi_flwr.methods import METHODS
 
     users: dict[str, list[str]] = {}
     for name in key.method_defaults:
         objective = (inspect.getdoc(METHODS[name]) or "").partition("\n")[0]
         users.setdefault(objective, []).append(name)
-    return "\n".join([described(key), *(_fact(", ".join(names), objective) for objective, names in users.items())])
+    return "\n".join(
+        [
+            described(key),
+            *(_fact(", ".join(names), objective) for objective, names in users.items()),
+        ]
+    )
 
 
 def used_by(key: "Key") -> str:
@@ -102,7 +116,10 @@ def used_by(key: "Key") -> str:
 def _fact(name: str, text: str) -> str:
     indent = " " * 4
     return textwrap.fill(
-        f"{name}: {text.replace('``', '')}", WIDTH, initial_indent=indent, subsequent_indent=indent * 2
+        f"{name}: {text.replace('``', '')}",
+        WIDTH,
+        initial_indent=indent,
+        subsequent_indent=indent * 2,
     )
 
 
@@ -110,7 +127,8 @@ def _fact(name: str, text: str) -> str:
 
 
 def write_tables(path: Path, sections: "Iterable[KeySection]") -> None:
-    """Put the tables of all keys between the markers of a Markdown file, in the place of what stood there.
+    """Put the tables of all keys between the markers of a Markdown file, in the place of what stood
+    there.
 
     Parameters
     ----------
@@ -128,7 +146,10 @@ def write_tables(path: Path, sections: "Iterable[KeySection]") -> None:
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise ValueError(f"{path}: needs a line {BEGIN!r} and, after it, a line {END!r}; the tables go between them.")
+        raise ValueError(
+            f"{path}: needs a line {BEGIN!r} and, after it, a line {END!r}; the tables go between "
+            "them."
+        )
     write_atomically(path, f"{before}{BEGIN}\n\n{tables(sections)}\n\n{END}{after}")
 
 
@@ -142,4 +163,6 @@ def _table(section: "KeySection") -> str:
     for key in section.keys:
         default = "" if key.default is None else f"`{json.dumps(key.default)}`"
         rows.append([f"`{key.name}`", default, key.allowed, key.meaning, used_by(key)])
-    return "\n".join([f"### {section.name}", "", section.meaning, "", *markdown_table(COLUMNS, rows)])
+    return "\n".join(
+        [f"### {section.name}", "", section.meaning, "", *markdown_table(COLUMNS, rows)]
+    )

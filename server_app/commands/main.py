@@ -1,4 +1,6 @@
-"""``fedcmi ...``, put together: each group of commands has its file, and what they do are functions elsewhere.
+"""``fedcmi ...``, put together.
+
+Each group of commands has its file, and what they do are functions elsewhere.
 
 Those functions are imported when a command runs, so that ``fedcmi --help`` need not wait for torch.
 """
@@ -19,7 +21,9 @@ from server_app.commands.report import report
 from server_app.commands.run import run
 from server_app.commands.terminal import Commands
 
-app = typer.Typer(cls=Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(
+    cls=Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+)
 app.add_typer(prep, name="prep")
 deploy.add_typer(deploy_server)
 deploy.add_typer(deploy_device)
@@ -43,7 +47,10 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def common(
     _: Annotated[
-        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit.")
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_print_version, help="Print the version and exit."
+        ),
     ] = False,
 ) -> None:
     """FedCMI: balanced multi-modal federated learning via cross-modal infiltration, on Flower."""

@@ -1,4 +1,7 @@
-"""Markdown in a terminal, with tables that leave nothing out: a cell that is too long goes on in the next line."""
+"""Markdown in a terminal, with tables that leave nothing out.
+
+A cell that is too long goes on in the next line.
+"""
 
 from collections.abc import Iterator
 from typing import Any, ClassVar
@@ -9,7 +12,9 @@ from rich.table import Table
 
 
 class _WholeTable(TableElement):
-    """A table whose cells are folded where Markdown's would end in an ellipsis, which makes names look the same."""
+    """A table whose cells are folded where Markdown's would end in an ellipsis, which makes names
+    look the same.
+    """
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Any]:
         """Yield the table."""

@@ -38,12 +38,21 @@ def predict(
     model: ModelArgument,
     files: Annotated[
         list[str] | None,
-        typer.Argument(help="Sound, image, video, text files of one sample; or directories of them; or NAME=FILE."),
+        typer.Argument(
+            help="Sound, image, video, text files of one sample; or directories of them; or "
+            "NAME=FILE."
+        ),
     ] = None,
-    data: Annotated[Path | None, typer.Option(help="A prepared directory, instead of files.")] = None,
-    split: Annotated[str | None, typer.Option(help="With --data: which split; default: test.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="A prepared directory, instead of files.")
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="With --data: which split; default: test.")
+    ] = None,
     modalities: Annotated[str | None, typer.Option(help="Only these, joined by '+'.")] = None,
-    device: Annotated[Device, typer.Option(help="Where to compute; auto: a GPU if there is one.")] = Device.AUTO,
+    device: Annotated[
+        Device, typer.Option(help="Where to compute; auto: a GPU if there is one.")
+    ] = Device.AUTO,
     as_json: Annotated[bool, typer.Option("--json", help="Say everything as JSON.")] = False,
 ) -> None:
     """Classify files, or a prepared directory, by a trained model and any of its modalities."""
@@ -52,9 +61,13 @@ def predict(
     wanted = None if modalities is None else modalities.split("+")
     try:
         if bool(files) == (data is not None):
-            raise ValueError("give files to predict, or a prepared directory as --data, and not both.")
+            raise ValueError(
+                "give files to predict, or a prepared directory as --data, and not both."
+            )
         if split is not None and data is None:
-            raise ValueError(f"--split {split}: is of a prepared directory; give one as --data, or leave it out.")
+            raise ValueError(
+                f"--split {split}: is of a prepared directory; give one as --data, or leave it out."
+            )
         predictor = Predictor.load(model, device, wanted)
         _say_how_far(model, *predictor.rounds)
         if data is not None:
@@ -68,7 +81,9 @@ def predict(
 def _say_how_far(model: Path, finished: int, planned: int) -> None:
     """Say that a model is that of an unfinished run."""
     if finished < planned:
-        errors.print(f"{model}: its run is not finished; the model is that of round {finished} of {planned}.")
+        errors.print(
+            f"{model}: its run is not finished; the model is that of round {finished} of {planned}."
+        )
 
 
 def _predict_prepared(predictor: "Predictor", directory: Path, split: str, as_json: bool) -> None:
@@ -80,10 +95,14 @@ def _predict_prepared(predictor: "Predictor", directory: Path, split: str, as_js
         return
     seen = Counter("+".join(prediction.modalities) for prediction in found)
     by = ", ".join(f"{count} by {names}" for names, count in seen.items())
-    console.print(f"accuracy {accuracy(found):.1%} on the {split} split: {len(found)} samples ({by})")
+    console.print(
+        f"accuracy {accuracy(found):.1%} on the {split} split: {len(found)} samples ({by})"
+    )
 
 
-def _predict_files(predictor: "Predictor", model: Path, files: Sequence[str], as_json: bool) -> None:
+def _predict_files(
+    predictor: "Predictor", model: Path, files: Sequence[str], as_json: bool
+) -> None:
     """Say what files are, as they are read; end with those that cannot be."""
     unreadable: dict[Path, str] = {}
     found = _file_predictions(predictor, model, files, unreadable)
@@ -99,7 +118,9 @@ def _predict_files(predictor: "Predictor", model: Path, files: Sequence[str], as
 
 
 def _write_json(found: "Sequence[Prediction]", **more: object) -> None:
-    sys.stdout.write(json.dumps({**more, "predictions": [each.to_json() for each in found]}, indent=2) + "\n")
+    sys.stdout.write(
+        json.dumps({**more, "predictions": [each.to_json() for each in found]}, indent=2) + "\n"
+    )
 
 
 def _file_predictions(
@@ -112,9 +133,9 @@ def _file_predictions(
     lacking = [name for name in predictor.modalities if name not in predictor.recipes]
     if lacking:
         raise ValueError(
-            f"{model}: does not say how files become samples of {lacking[0]!r}, since the data it was trained on were "
-            "prepared by an earlier release, or another program. Prepare them again and train on them, or give "
-            "prepared samples as --data."
+            f"{model}: does not say how files become samples of {lacking[0]!r}, since the data it "
+            "was trained on were prepared by an earlier release, or another program. Prepare "
+            "them again and train on them, or give prepared samples as --data."
         )
     recipes = {name: predictor.recipes[name] for name in predictor.modalities}
     matched = raw_samples.match(files, recipes)
@@ -122,18 +143,24 @@ def _file_predictions(
         endings = Counter(path.suffix or "no ending" for path in matched.skipped)
         listed = ", ".join(f"{ending} {count}" for ending, count in endings.items())
         errors.print(f"skipped {len(matched.skipped)} files that the model does not take: {listed}")
-    return predictions(predictor, raw_samples.chunks(matched.samples, predictor.inputs, recipes, unreadable))
+    return predictions(
+        predictor, raw_samples.chunks(matched.samples, predictor.inputs, recipes, unreadable)
+    )
 
 
 def export(
     model: ModelArgument,
     out: Annotated[Path, typer.Option(help="Directory to make.")],
     format_: Annotated[
-        Format, typer.Option("--format", help="ONNX files, or torch.export's, to load by unpickling.")
+        Format,
+        typer.Option("--format", help="ONNX files, or torch.export's, to load by unpickling."),
     ] = Format.ONNX,
     modalities: Annotated[
         list[str] | None,
-        typer.Option(help="Graph of these, joined by '+'; repeatable; default: every subset that decisions are for."),
+        typer.Option(
+            help="Graph of these, joined by '+'; repeatable; default: every subset that decisions "
+            "are for."
+        ),
     ] = None,
 ) -> None:
     """Write a trained model as one checked graph for each subset of its modalities."""

@@ -10,9 +10,15 @@ from server_app.commands.terminal import console, end_with_what_was_started, fai
 
 def report(
     directory: Annotated[Path, typer.Argument(help="Directory of a run, or --out of a bench.")],
-    out: Annotated[Path | None, typer.Option(help="The page; default: report.html in the directory.")] = None,
-    watch: Annotated[bool, typer.Option("--watch", help="Keep the page of a run current until it is over.")] = False,
-    tensorboard: Annotated[Path | None, typer.Option(help="Write TensorBoard scalars into this directory too.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The page; default: report.html in the directory.")
+    ] = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Keep the page of a run current until it is over.")
+    ] = False,
+    tensorboard: Annotated[
+        Path | None, typer.Option(help="Write TensorBoard scalars into this directory too.")
+    ] = None,
 ) -> None:
     """Put a run or a bench on one HTML page that opens without network."""
     from server_app.pages.report import watch_run, write_report

@@ -16,27 +16,48 @@ if TYPE_CHECKING:
 
 def run(
     recipe: Annotated[
-        str | None, typer.Option(help="TOML file that overrides run-config keys, or a name such as cremad.")
+        str | None,
+        typer.Option(help="TOML file that overrides run-config keys, or a name such as cremad."),
     ] = None,
     method: Annotated[
-        str | None, typer.Option(help="fedavg, scaffold, late-fusion, fedcmi, ...; a wrong one lists them all.")
+        str | None,
+        typer.Option(
+            help="fedavg, scaffold, late-fusion, fedcmi, ...; a wrong one lists them all."
+        ),
     ] = None,
-    data: Annotated[str | None, typer.Option(help="Built-in data set or prepared directory.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Built-in data set or prepared directory.")
+    ] = None,
     rounds: Annotated[int | None, typer.Option(help="Rounds of training.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
-    num_nodes: Annotated[int | None, typer.Option(min=1, help="Simulated nodes; default 10.")] = None,
-    run_dir: Annotated[Path | None, typer.Option(help="Where to write; default: a new directory in runs/.")] = None,
-    engine: Annotated[
-        Engine | None, typer.Option(help="Ray processes, which is the default, or all in one process.")
+    num_nodes: Annotated[
+        int | None, typer.Option(min=1, help="Simulated nodes; default 10.")
     ] = None,
-    clients_at_once: Annotated[int | None, typer.Option(min=1, help="Clients that share a GPU at a time.")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="key=value of the run-config; repeatable.")] = None,
+    run_dir: Annotated[
+        Path | None, typer.Option(help="Where to write; default: a new directory in runs/.")
+    ] = None,
+    engine: Annotated[
+        Engine | None,
+        typer.Option(help="Ray processes, which is the default, or all in one process."),
+    ] = None,
+    clients_at_once: Annotated[
+        int | None, typer.Option(min=1, help="Clients that share a GPU at a time.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value of the run-config; repeatable.")
+    ] = None,
     from_: Annotated[
-        Path | None, typer.Option("--from", help="Begin with the weights of this model file, or of a run's model.")
+        Path | None,
+        typer.Option(
+            "--from", help="Begin with the weights of this model file, or of a run's model."
+        ),
     ] = None,
     resume: Annotated[
         Path | None,
-        typer.Option(help="Go on with the unfinished run in this directory, or with --rounds train a finished one on."),
+        typer.Option(
+            help="Go on with the unfinished run in this directory, or with --rounds train a "
+            "finished one on."
+        ),
     ] = None,
 ) -> None:
     """Train a federation and print one line a round; exit status 0 only if it completed."""

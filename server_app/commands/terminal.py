@@ -38,7 +38,9 @@ errors = Console(highlight=False, soft_wrap=True, markup=False, stderr=True)
 
 @contextlib.contextmanager
 def live_line() -> Iterator[Callable[[str], None]]:
-    """Keep the last part of what is shown on a line of its own that moves while nothing new comes; in a terminal only.
+    """Keep the last part of what is shown on a line of its own that moves while nothing new comes.
+
+    In a terminal only.
 
     Yields
     ------
@@ -76,7 +78,8 @@ class Commands(TyperGroup):
 
 
 def end_with_what_was_started(advice: Callable[[], str]) -> None:
-    """Turn Ctrl-C, a polite kill and a closed terminal into an exit, so that every `finally` stops what it started.
+    """Turn Ctrl-C, a polite kill and a closed terminal into an exit, so that every `finally` stops
+    what it started.
 
     Another one of them changes nothing: stopping takes half a minute at most.
 

@@ -1,4 +1,7 @@
-"""The audit log of a deployment: who did what to whom, and when, in JSON lines that are only ever added to."""
+"""The audit log of a deployment.
+
+Who did what to whom, and when, in JSON lines that are only ever added to.
+"""
 
 import getpass
 import json
@@ -24,7 +27,12 @@ def note(state: Path, what: str, *, who: str | None = None, **details: Any) -> N
     **details
         More keys; no secrets.
     """
-    entry = {"when": datetime.now(UTC).isoformat(timespec="seconds"), "who": who or _user(), "what": what, **details}
+    entry = {
+        "when": datetime.now(UTC).isoformat(timespec="seconds"),
+        "who": who or _user(),
+        "what": what,
+        **details,
+    }
     line = json.dumps(entry) + "\n"
     handle = os.open(state / FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:

@@ -15,7 +15,9 @@ LEFT_OUT = {"nginx", "flwr", "rehearsal", "runs", "proxy.pid"}
 
 
 def back_up(site: Site, file: Path) -> None:
-    """Write a deployment's directory into an archive that only its owner can read; services go on meanwhile.
+    """Write a deployment's directory into an archive that only its owner can read.
+
+    Services go on meanwhile.
 
     Parameters
     ----------
@@ -45,12 +47,19 @@ def back_up(site: Site, file: Path) -> None:
 
 def _kept(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
     path = Path(member.name)
-    database = path.name.startswith(services.DATABASE)  # and its journal: it is copied by SQLite itself
-    left_out = database or any(part in LEFT_OUT for part in path.parts[1:]) or path.suffix == ".lock"
+    database = path.name.startswith(
+        services.DATABASE
+    )  # and its journal: it is copied by SQLite itself
+    left_out = (
+        database or any(part in LEFT_OUT for part in path.parts[1:]) or path.suffix == ".lock"
+    )
     return None if left_out else member
 
 
 def _copy_database(source: Path, copy: Path) -> None:
     """Copy a database that others write to, whole."""
-    with sqlite3.connect(f"file:{source}?mode=ro", uri=True) as connection, sqlite3.connect(copy) as target:
+    with (
+        sqlite3.connect(f"file:{source}?mode=ro", uri=True) as connection,
+        sqlite3.connect(copy) as target,
+    ):
         connection.backup(target)

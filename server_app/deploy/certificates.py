@@ -1,4 +1,7 @@
-"""The deployment's certificate authority, the server's certificate, and the keys of nodes; private ones are 0600."""
+"""The deployment's certificate authority, the server's certificate, and the keys of nodes.
+
+Private ones are 0600.
+"""
 
 import hashlib
 import ipaddress
@@ -33,7 +36,10 @@ LOOPBACK = ("localhost", "127.0.0.1")
 
 
 class CertificateError(ValueError):
-    """A key or certificate that is not what it should be; the text names the file and what to do."""
+    """A key or certificate that is not what it should be.
+
+    The text names the file and what to do.
+    """
 
 
 @dataclass(frozen=True)
@@ -105,11 +111,18 @@ def read_authority(key_file: Path, bundle: Path) -> Authority:
     try:
         key = load_pem_private_key(key_file.read_bytes(), None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise CertificateError(f"{key_file}: not the private key of an authority ({error}).") from error
+        raise CertificateError(
+            f"{key_file}: not the private key of an authority ({error})."
+        ) from error
     for certificate in read_certificates(bundle):
-        if isinstance(key, ec.EllipticCurvePrivateKey) and certificate.public_key() == key.public_key():
+        if (
+            isinstance(key, ec.EllipticCurvePrivateKey)
+            and certificate.public_key() == key.public_key()
+        ):
             return Authority(key, certificate)
-    raise CertificateError(f"{key_file}: the key of no authority in {bundle}; give the one that belongs to it.")
+    raise CertificateError(
+        f"{key_file}: the key of no authority in {bundle}; give the one that belongs to it."
+    )
 
 
 def server_certificate(
@@ -144,7 +157,10 @@ def server_certificate(
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         .add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.key.public_key()), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.key.public_key()),
+            critical=False,
+        )
         .sign(authority.key, hashes.SHA384())
     )
     return _private_text(key) + certificate.public_bytes(Encoding.PEM)
@@ -203,7 +219,9 @@ def make_node_key(directory: Path, name: str) -> str:
     The public key's line.
     """
     key = ec.generate_private_key(ec.SECP384R1())
-    write_private(directory / "key", key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
+    write_private(
+        directory / "key", key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
+    )
     public = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
     (directory / "key.pub").write_text(f"{public} {name}\n", encoding="utf-8")
     return f"{public} {name}"

@@ -1,4 +1,7 @@
-"""A device's clock compared with the server's: Flower signs the time, and lets nobody in who is too far off."""
+"""A device's clock compared with the server's.
+
+Flower signs the time, and lets nobody in who is too far off.
+"""
 
 from email.utils import parsedate_to_datetime
 
@@ -22,7 +25,8 @@ def difference(date: str, sent: float, received: float) -> float:
 
     Returns
     -------
-    Seconds; below 0 where this machine is behind. Right to ``RESOLUTION`` and half of the way's time.
+    Seconds; below 0 where this machine is behind. Right to ``RESOLUTION`` and half of the way's
+    time.
 
     Examples
     --------
@@ -39,6 +43,6 @@ def complaint(seconds: float) -> str | None:
         return None
     side = "ahead of" if seconds > 0 else "behind"
     return (
-        f"this machine's clock differs by {abs(seconds):.0f} s from the server's: it is {side} it, so the server lets "
-        "it in nowhere; set the clock (`timedatectl set-ntp true`)."
+        f"this machine's clock differs by {abs(seconds):.0f} s from the server's: it is {side} "
+        "it, so the server lets it in nowhere; set the clock (`timedatectl set-ntp true`)."
     )

@@ -1,4 +1,6 @@
-"""Containers: the same commands as the units, without root, without capabilities, on a read-only file system."""
+"""Containers: the same commands as the units, without root, without capabilities, on a read-only
+file system.
+"""
 
 import shlex
 from collections.abc import Sequence
@@ -27,8 +29,18 @@ def containerfile(role: str, command: Sequence[str], mounts: Sequence[str], heal
     -------
     The file's text.
     """
-    options = ["--restart=always", "--network=host", "--read-only", "--tmpfs=/tmp", f"--tmpfs={DEVICE_STATE}"]
-    options += ["--cap-drop=all", "--security-opt=no-new-privileges", *(f"--volume={mount}" for mount in mounts)]
+    options = [
+        "--restart=always",
+        "--network=host",
+        "--read-only",
+        "--tmpfs=/tmp",
+        f"--tmpfs={DEVICE_STATE}",
+    ]
+    options += [
+        "--cap-drop=all",
+        "--security-opt=no-new-privileges",
+        *(f"--volume={mount}" for mount in mounts),
+    ]
     quoted = ", ".join('"' + argument.replace('"', '\\"') + '"' for argument in command)
     return f"""# {role}. Build from the directory with the project's wheel (`make wheel` leaves it in dist),
 # on a machine of the same kind (x86-64, ARM64), and run it as the user to whom the keys belong:

@@ -1,4 +1,7 @@
-"""What the SuperLink's Control API says and does about nodes: one connection, however many nodes there are."""
+"""What the SuperLink's Control API says and does about nodes.
+
+One connection, however many nodes there are.
+"""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -44,7 +47,9 @@ class Control:
         self.address = address
         trust = str(authority) if authority is not None else None
         interceptors = [RuntimeVersionHttpInterceptor(component_name="flwr CLI")]
-        self._client = ControlHttpClient.from_server_address(address, authority is None, trust, interceptors)
+        self._client = ControlHttpClient.from_server_address(
+            address, authority is None, trust, interceptors
+        )
 
     def nodes(self) -> list[RegisteredNode]:
         """Return the nodes that are registered.
@@ -64,7 +69,9 @@ class Control:
             raise self._failure(error) from error
         known = [node for node in answer.nodes_info if node.status != UNREGISTERED]
         return [
-            RegisteredNode(node.node_id, node.public_key.decode(), node.status == ONLINE, _last_seen(node))
+            RegisteredNode(
+                node.node_id, node.public_key.decode(), node.status == ONLINE, _last_seen(node)
+            )
             for node in known
         ]
 
@@ -119,7 +126,11 @@ class Control:
 def _last_seen(node: NodeInfo) -> float | None:
     if node.status == ONLINE:
         return node.online_until - HEARTBEAT_PATIENCE * node.heartbeat_interval
-    return datetime.fromisoformat(node.last_deactivated_at).timestamp() if node.last_deactivated_at else None
+    return (
+        datetime.fromisoformat(node.last_deactivated_at).timestamp()
+        if node.last_deactivated_at
+        else None
+    )
 
 
 def pem(public_key: str) -> str:

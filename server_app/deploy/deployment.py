@@ -16,7 +16,10 @@ SUPERLINK_PORT, REGISTRAR_PORT = 39701, 39702
 
 
 class DeploymentError(ValueError):
-    """A description of a deployment that cannot be used; the text names file, table, key, found and expected."""
+    """A description of a deployment that cannot be used.
+
+    The text names file, table, key, found and expected.
+    """
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,10 @@ class Device:
 
     @property
     def config(self) -> str:
-        """Return its ``--node-config``; without num-partitions, since all of the data is its own."""
+        """Return its ``--node-config``.
+
+        Without num-partitions, since all of the data is its own.
+        """
         values = {"name": self.name, "modalities": "+".join(self.modalities), "data": self.data}
         more = {"device": self.device, "pretrained": self.pretrained, "personal": self.personal}
         values |= {key: text for key, text in more.items() if text}
@@ -86,12 +92,17 @@ class Deployment:
 
     @property
     def processes(self) -> tuple[str, ...]:
-        """Return the names of all processes, the server's first, in the order in which they start."""
+        """Return the names of all processes, the server's first, in the order in which they
+        start.
+        """
         return (*self.server_processes, *(node.name for node in self.active))
 
     @property
     def server_processes(self) -> tuple[str, ...]:
-        """Return the names of the server's processes; without security nobody needs to be registered."""
+        """Return the names of the server's processes.
+
+        Without security nobody needs to be registered.
+        """
         return (SUPERLINK, REGISTRAR, PROXY) if self.secure else (SUPERLINK, PROXY)
 
     def node(self, name: str) -> Device:
@@ -114,7 +125,9 @@ class Deployment:
         found = next((node for node in self.nodes if node.name == name), None)
         if found is None:
             names = [node.name for node in self.nodes]
-            raise DeploymentError(f"{name!r}: no node of this deployment.{did_you_mean(name, names)}")
+            raise DeploymentError(
+                f"{name!r}: no node of this deployment.{did_you_mean(name, names)}"
+            )
         return found
 
 
@@ -143,7 +156,10 @@ def read_deployment(directory: Path) -> Deployment:
     path = directory / DESCRIPTION
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
-        nodes = tuple(Device(**{**node, "modalities": tuple(node["modalities"])}) for node in stored.pop("nodes"))
+        nodes = tuple(
+            Device(**{**node, "modalities": tuple(node["modalities"])})
+            for node in stored.pop("nodes")
+        )
         return Deployment(**{**stored, "names": tuple(stored["names"]), "nodes": nodes})
     except FileNotFoundError as error:
         raise DeploymentError(

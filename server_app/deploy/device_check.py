@@ -1,4 +1,7 @@
-"""What a device's owner wants to know before its service starts: whether all is there, and the server answers."""
+"""What a device's owner wants to know before its service starts.
+
+Whether all is there, and the server answers.
+"""
 
 import shutil
 import time
@@ -26,7 +29,9 @@ class Finding:
     text: str
 
 
-def check_device(home: Path, address: str | None = None, now: Callable[[], float] = time.time) -> list[Finding]:
+def check_device(
+    home: Path, address: str | None = None, now: Callable[[], float] = time.time
+) -> list[Finding]:
     """Look at all that a device needs.
 
     Parameters
@@ -48,7 +53,9 @@ def check_device(home: Path, address: str | None = None, now: Callable[[], float
         The device has not joined.
     """
     settings = read_settings(home)
-    found = [Finding("version", True, f"fedcmi-flwr {version('fedcmi-flwr')}, flwr {version('flwr')}")]
+    found = [
+        Finding("version", True, f"fedcmi-flwr {version('fedcmi-flwr')}, flwr {version('flwr')}")
+    ]
     if settings.secure:
         found += [_key(home), _certificate(home)]
     found += _server(settings, home, address or settings.address, now)
@@ -62,7 +69,9 @@ def _key(home: Path) -> Finding:
     except OSError as error:
         return Finding("key", False, str(error))
     if mode & 0o077:
-        return Finding("key", False, f"{home / 'key'}: others can read it (mode {mode:o}); `chmod 600` it.")
+        return Finding(
+            "key", False, f"{home / 'key'}: others can read it (mode {mode:o}); `chmod 600` it."
+        )
     if not is_node_key(public):
         return Finding("key", False, f"{home / 'key.pub'}: no key of kind ECDSA P-384.")
     return Finding("key", True, "private")
@@ -76,7 +85,9 @@ def _certificate(home: Path) -> Finding:
     return Finding("authority", problem is None, problem or "valid")
 
 
-def _server(settings: NodeSettings, home: Path, address: str, now: Callable[[], float]) -> list[Finding]:
+def _server(
+    settings: NodeSettings, home: Path, address: str, now: Callable[[], float]
+) -> list[Finding]:
     authority = home / "ca.crt" if settings.secure else None
     try:
         answer = server_check.ask(address, "/health", authority, now)
@@ -84,7 +95,10 @@ def _server(settings: NodeSettings, home: Path, address: str, now: Callable[[], 
         return [Finding("server", False, str(error))]
     wrong = clock.complaint(answer.clock_difference) if settings.secure else None
     right = f"{answer.clock_difference:+.1f} s from the server's"
-    return [Finding("server", True, f"{address} answers"), Finding("clock", wrong is None, wrong or right)]
+    return [
+        Finding("server", True, f"{address} answers"),
+        Finding("clock", wrong is None, wrong or right),
+    ]
 
 
 def _data(settings: NodeSettings) -> Finding:

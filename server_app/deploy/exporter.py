@@ -1,4 +1,7 @@
-"""Metrics for Prometheus, in its text format: the last run's rounds, the devices, and the certificates."""
+"""Metrics for Prometheus, in its text format.
+
+The last run's rounds, the devices, and the certificates.
+"""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -97,7 +100,10 @@ def round_samples(records: list[dict[str, Any]]) -> list[Sample]:
         if accuracy is not None:
             samples.append(Sample("fedcmi_accuracy", accuracy, {"prediction": prediction}))
     refused = [reason_of(line) for record in records for line in record["refused"]]
-    samples += [Sample("fedcmi_refusals_total", refused.count(reason), {"reason": reason}) for reason in REASONS]
+    samples += [
+        Sample("fedcmi_refusals_total", refused.count(reason), {"reason": reason})
+        for reason in REASONS
+    ]
     return samples
 
 
@@ -135,6 +141,7 @@ def _labels(labels: Mapping[str, str]) -> str:
     if not labels:
         return ""
     escaped = {
-        key: value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") for key, value in labels.items()
+        key: value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+        for key, value in labels.items()
     }
     return "{" + ",".join(f'{key}="{value}"' for key, value in escaped.items()) + "}"

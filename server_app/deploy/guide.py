@@ -1,4 +1,7 @@
-"""The guides of a deployment: one for the server, and a short one for each device, with every command in order."""
+"""The guides of a deployment.
+
+One for the server, and a short one for each device, with every command in order.
+"""
 
 from pathlib import Path
 from shlex import quote
@@ -29,7 +32,12 @@ def for_the_server(deployment: Deployment, directory: Path) -> str:
     here = quote(str(directory))
     parts = [_head(deployment, directory), _server(deployment, directory)]
     parts += [_devices(here) if deployment.secure else _open_devices(here)]
-    parts += [_training(here), _life(here) if deployment.secure else "", MACHINES, _notes(deployment)]
+    parts += [
+        _training(here),
+        _life(here) if deployment.secure else "",
+        MACHINES,
+        _notes(deployment),
+    ]
     return "\n".join(part for part in parts if part)
 
 
@@ -58,7 +66,10 @@ def for_a_device(deployment: Deployment, node: Device) -> str:
         )
     copied = "Copy this directory to the device, as `fedcmi-node`.\n\n"
     if "deploy join" in join:
-        copied = "`deploy join -` waits for the device's token, which so gets into no history and no log.\n\n"
+        copied = (
+            "`deploy join -` waits for the device's token, which so gets into no history and no "
+            "log.\n\n"
+        )
     return f"""# Device {node.name}
 
 It owns {", ".join(node.modalities)} and trains for the server `{deployment.address}`. It needs Linux, this
@@ -89,12 +100,19 @@ def _head(deployment: Deployment, directory: Path) -> str:
     ]
     listed = "\n".join(markdown_table(head, nodes))
     if len(deployment.active) > LISTED:
-        listed += f"\n\nand {len(deployment.active) - LISTED} more: `nodes/` has a directory for each."
-    security = "**Insecure**: no encryption, and whoever reaches the port can join. For a closed network only."
+        listed += (
+            f"\n\nand {len(deployment.active) - LISTED} more: `nodes/` has a directory for each."
+        )
+    security = (
+        "**Insecure**: no encryption, and whoever reaches the port can join. For a closed "
+        "network only."
+    )
     if deployment.secure:
         security = """TLS and node authentication are on: devices check the server's certificate by `ca.crt`, and the
 server lets in only nodes whose public key is registered."""
-    commands = "\n".join(f"fedcmi deploy {step} {quote(str(directory))}" for step in ("up", "run", "status", "down"))
+    commands = "\n".join(
+        f"fedcmi deploy {step} {quote(str(directory))}" for step in ("up", "run", "status", "down")
+    )
     return f"""# A FedCMI deployment
 
 The server is `{deployment.address}`, with this directory at `{directory}`.
@@ -113,7 +131,11 @@ Rehearse it on one machine first, over loopback:
 
 def _server(deployment: Deployment, directory: Path) -> str:
     files = directory / "server"
-    check = f"curl --cacert {quote(str(files / 'ca.crt'))} https://" if deployment.secure else "curl http://"
+    check = (
+        f"curl --cacert {quote(str(files / 'ca.crt'))} https://"
+        if deployment.secure
+        else "curl http://"
+    )
     units = " ".join(f"fedcmi-{name}" for name in deployment.server_processes)
     secrets = f"""
 `{files}/ca.key` signs certificates and is not needed to run: move it to a place off the network. `deploy renew`

@@ -40,28 +40,39 @@ def join(text: str, home: Path, now: Callable[[], float] = time.time) -> list[Pa
     """
     token = read_token(text)
     if (home / "ca.crt").exists():
-        raise TokenError(f"{home}: has joined already; remove the directory to join as a new device.")
+        raise TokenError(
+            f"{home}: has joined already; remove the directory to join as a new device."
+        )
     first = server_check.introduction(token.address, now)
     wrong = clock.complaint(first.clock_difference)
     if wrong is not None:
         raise UnreachableError(f"{token.address}: {wrong}")
     if fingerprint(first.content) != token.authority:
         raise UnreachableError(
-            f"{token.address}: whoever answers there is not the server that made the token, or has renewed its "
-            "authority since; make a new token, and see that nobody is in between."
+            f"{token.address}: whoever answers there is not the server that made the token, or "
+            "has renewed its authority since; make a new token, and see that nobody is in "
+            "between."
         )
     return _enrol(token.address, token.name, token.secret, first.content, home, now)
 
 
-def _enrol(address: str, name: str, secret: str, authority: bytes, home: Path, now: Callable[[], float]) -> list[Path]:
+def _enrol(
+    address: str, name: str, secret: str, authority: bytes, home: Path, now: Callable[[], float]
+) -> list[Path]:
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     if not (home / "key").exists():  # it is there where the answer to an earlier try was lost
         make_node_key(home, name)
     trusted = home / ".ca.crt"
     trusted.write_bytes(authority)
-    request = {"name": name, "secret": secret, "public_key": (home / "key.pub").read_text(encoding="utf-8").strip()}
+    request = {
+        "name": name,
+        "secret": secret,
+        "public_key": (home / "key.pub").read_text(encoding="utf-8").strip(),
+    }
     try:
-        answer = server_check.ask(address, "/fedcmi/join", trusted, now, json.dumps(request).encode())
+        answer = server_check.ask(
+            address, "/fedcmi/join", trusted, now, json.dumps(request).encode()
+        )
     finally:
         trusted.unlink()
     received = json.loads(answer.content)

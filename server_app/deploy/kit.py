@@ -1,4 +1,7 @@
-"""Writes a deployment's directory: certificates, services, the run's keys, and guides for server and devices."""
+"""Writes a deployment's directory.
+
+Certificates, services, the run's keys, and guides for server and devices.
+"""
 
 import getpass
 import json
@@ -26,7 +29,13 @@ from server_app.deploy.deployment import (
     write_deployment,
 )
 from server_app.deploy.node_settings import SETTINGS, NodeSettings
-from server_app.deploy.proxy import CERTIFICATE, CONFIGURATION, INNER, nginx_command, nginx_configuration
+from server_app.deploy.proxy import (
+    CERTIFICATE,
+    CONFIGURATION,
+    INNER,
+    nginx_command,
+    nginx_configuration,
+)
 from server_app.deploy.units import Unit, systemd_unit
 from server_app.launch.flower_cli import connection_file
 
@@ -55,16 +64,28 @@ def write_kit(directory: Path, deployment: Deployment) -> None:
     """
     directory = directory.absolute()
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise DeploymentError(f"{directory}: exists and is not an empty directory; give another one, or remove it.")
-    if "'" in str(directory) or '"' in str(directory) or any(sign in str(directory) for sign in "\\%$\n"):
-        raise DeploymentError(f"{directory}: a path without quotes, backslashes, '%', '$' and line breaks is needed.")
+        raise DeploymentError(
+            f"{directory}: exists and is not an empty directory; give another one, or remove it."
+        )
+    if (
+        "'" in str(directory)
+        or '"' in str(directory)
+        or any(sign in str(directory) for sign in "\\%$\n")
+    ):
+        raise DeploymentError(
+            f"{directory}: a path without quotes, backslashes, '%', '$' and line breaks is needed."
+        )
     with new_directory(directory, mode=0o700) as partial:
         _write_server(partial / "server", directory / "server", deployment)
         for node in deployment.nodes:
             write_node(partial, node, deployment)
-        (partial / "README.md").write_text(guide.for_the_server(deployment, directory), encoding="utf-8")
+        (partial / "README.md").write_text(
+            guide.for_the_server(deployment, directory), encoding="utf-8"
+        )
         write_deployment(partial, deployment)
-        audit.note(partial / "server", "init", nodes=len(deployment.nodes), address=deployment.address)
+        audit.note(
+            partial / "server", "init", nodes=len(deployment.nodes), address=deployment.address
+        )
 
 
 def write_node(directory: Path, node: Device, deployment: Deployment) -> None:
@@ -85,7 +106,9 @@ def write_node(directory: Path, node: Device, deployment: Deployment) -> None:
         (folder / "key.pub").write_text(f"{node.public_key}\n", encoding="utf-8")
     if deployment.secure:
         shutil.copyfile(directory / "server" / "ca.crt", folder / "ca.crt")
-    settings = NodeSettings(node.name, deployment.address, deployment.secure, node.config, node.data)
+    settings = NodeSettings(
+        node.name, deployment.address, deployment.secure, node.config, node.data
+    )
     (folder / SETTINGS).write_text(json.dumps(asdict(settings), indent=1) + "\n", encoding="utf-8")
     command = services.node_command(services.DEVICE_HOME)
     unit = Unit(
@@ -114,7 +137,9 @@ def _write_server(server: Path, final: Path, deployment: Deployment) -> None:
     (server / "config.toml").write_text(connection_file(SUPERLINK_ADDRESS, inner), encoding="utf-8")
     (server / "run.toml").write_text(_run_config(deployment), encoding="utf-8")
     listen = f"0.0.0.0:{deployment.port}"
-    proxy = nginx_configuration(deployment, final, final, listen, SUPERLINK_ADDRESS, REGISTRAR_ADDRESS)
+    proxy = nginx_configuration(
+        deployment, final, final, listen, SUPERLINK_ADDRESS, REGISTRAR_ADDRESS
+    )
     (server / CONFIGURATION).write_text(proxy, encoding="utf-8")
     for name, unit in _server_units(final, deployment).items():
         (server / name).write_text(systemd_unit(unit), encoding="utf-8")
@@ -145,7 +170,12 @@ def _server_units(final: Path, deployment: Deployment) -> dict[str, Unit]:
     nginx = nginx_command(final)
     units = {
         SUPERLINK_UNIT: Unit(
-            "FedCMI SuperLink", user, [str(programs / superlink[0]), *superlink[1:]], [final.parent], home, gpu=True
+            "FedCMI SuperLink",
+            user,
+            [str(programs / superlink[0]), *superlink[1:]],
+            [final.parent],
+            home,
+            gpu=True,
         ),
         PROXY_UNIT: Unit(
             "FedCMI proxy",
@@ -167,7 +197,10 @@ def _server_units(final: Path, deployment: Deployment) -> dict[str, Unit]:
 
 
 def service_user() -> str:
-    """Return whom the server's services run as: who makes the deployment, or "fedcmi" where that is root."""
+    """Return whom the server's services run as.
+
+    Who makes the deployment, or "fedcmi" where that is root.
+    """
     user = getpass.getuser()
     return "fedcmi" if user == "root" else user
 

@@ -12,7 +12,9 @@ from server_app.deploy.nodes_toml import read_device
 from server_app.deploy.site import Site
 
 
-def add(site: Site, name: str, modalities: Sequence[str], data: str, device: str | None = None) -> Device:
+def add(
+    site: Site, name: str, modalities: Sequence[str], data: str, device: str | None = None
+) -> Device:
     """Add a device to a deployment; it still has to join.
 
     Parameters
@@ -39,12 +41,18 @@ def add(site: Site, name: str, modalities: Sequence[str], data: str, device: str
     """
     deployment = site.deployment
     if any(node.name == name for node in deployment.nodes):
-        raise DeploymentError(f"{name}: there is or was a device of that name; `fedcmi deploy replace` exchanges it.")
-    values = {"name": name, "modalities": list(modalities), "data": data} | ({"device": device} if device else {})
+        raise DeploymentError(
+            f"{name}: there is or was a device of that name; `fedcmi deploy replace` exchanges it."
+        )
+    values = {"name": name, "modalities": list(modalities), "data": data} | (
+        {"device": device} if device else {}
+    )
     added = read_device(Path("/the command line"), len(deployment.nodes), values)
     write_node(site.kit, added, deployment)
     _store(site, replace(deployment, nodes=(*deployment.nodes, added)))
-    audit.note(site.state, "add", node=name, modalities=list(modalities), partition_id=added.partition_id)
+    audit.note(
+        site.state, "add", node=name, modalities=list(modalities), partition_id=added.partition_id
+    )
     return added
 
 
@@ -68,7 +76,9 @@ def revoke(site: Site, name: str) -> None:
     node = site.deployment.node(name)
     if site.deployment.active == (node,):
         raise DeploymentError(f"{name}: the last device; a deployment has one at least.")
-    _store(site, _with(site.deployment, replace(node, revoked=True)))  # first: from now on nobody joins by this name
+    _store(
+        site, _with(site.deployment, replace(node, revoked=True))
+    )  # first: from now on nobody joins by this name
     site.shut_out(node.name)
     audit.note(site.state, "revoke", node=name)
 

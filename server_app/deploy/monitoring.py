@@ -7,11 +7,36 @@ from typing import Any
 ALERTS = (
     ("FedcmiServerDown", "up{job='fedcmi'} == 0", "5m", "The registrar does not answer."),
     ("FedcmiSuperLinkDown", "fedcmi_superlink_up == 0", "5m", "The SuperLink does not answer."),
-    ("FedcmiDeviceAway", "fedcmi_device_online == 0", "1h", "{{ $labels.device }} has not been heard for an hour."),
-    ("FedcmiClock", "abs(fedcmi_device_clock_seconds) > 3", "10m", "The clock of {{ $labels.device }} is wrong."),
-    ("FedcmiDeviceDisk", "fedcmi_device_disk_free_bytes < 1e9", "10m", "{{ $labels.device }} has under 1 GB free."),
-    ("FedcmiCertificate", "fedcmi_certificate_days < 30", "1h", "{{ $labels.file }} ends within 30 days."),
-    ("FedcmiRefusals", "increase(fedcmi_refusals_total[1h]) > 10", "0m", "Many replies are refused."),
+    (
+        "FedcmiDeviceAway",
+        "fedcmi_device_online == 0",
+        "1h",
+        "{{ $labels.device }} has not been heard for an hour.",
+    ),
+    (
+        "FedcmiClock",
+        "abs(fedcmi_device_clock_seconds) > 3",
+        "10m",
+        "The clock of {{ $labels.device }} is wrong.",
+    ),
+    (
+        "FedcmiDeviceDisk",
+        "fedcmi_device_disk_free_bytes < 1e9",
+        "10m",
+        "{{ $labels.device }} has under 1 GB free.",
+    ),
+    (
+        "FedcmiCertificate",
+        "fedcmi_certificate_days < 30",
+        "1h",
+        "{{ $labels.file }} ends within 30 days.",
+    ),
+    (
+        "FedcmiRefusals",
+        "increase(fedcmi_refusals_total[1h]) > 10",
+        "0m",
+        "Many replies are refused.",
+    ),
 )
 """Name, expression, how long it has to hold, and what it means."""
 PANELS = (
@@ -48,7 +73,11 @@ def write_monitoring(folder: Path, registrar: str) -> None:
     files = {
         "prometheus.yml": prometheus,
         "alerts.yml": {"groups": [{"name": "fedcmi", "rules": rules}]},
-        "dashboard.json": {"title": "FedCMI", "schemaVersion": 39, "panels": [*map(_panel, range(len(PANELS)))]},
+        "dashboard.json": {
+            "title": "FedCMI",
+            "schemaVersion": 39,
+            "panels": [*map(_panel, range(len(PANELS)))],
+        },
     }
     for name, content in files.items():  # JSON is YAML
         (folder / name).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -1,4 +1,7 @@
-"""A device's service: it starts the SuperNode, watches clock, certificate and server, and reports to the server."""
+"""A device's service.
+
+It starts the SuperNode, watches clock, certificate and server, and reports to the server.
+"""
 
 import os
 import shutil
@@ -58,7 +61,9 @@ class NodeService:
         self.home, self.settings = home, read_settings(home)
         self.address = address or self.settings.address
         self.authority = home / "ca.crt" if self.settings.secure else None
-        self._command = services.supernode_command(self.settings.secure, self.settings.config, home, self.address, port)
+        self._command = services.supernode_command(
+            self.settings.secure, self.settings.config, home, self.address, port
+        )
         self._show, self._now, self._note = show, now, ""
         self._restart = False
 
@@ -89,7 +94,9 @@ class NodeService:
     def _turn(self, child: subprocess.Popen[bytes]) -> subprocess.Popen[bytes]:
         was_wrong = bool(self._note)
         difference = self._look()
-        self._restart |= was_wrong and not self._note  # while it was wrong, the SuperNode was turned away
+        self._restart |= (
+            was_wrong and not self._note
+        )  # while it was wrong, the SuperNode was turned away
         if not self._note:
             self._renew_authority()
         self._report(difference)
@@ -107,10 +114,14 @@ class NodeService:
         return subprocess.Popen([program(self._command[0]), *self._command[1:]])
 
     def _look(self) -> float:
-        """Ask the server, note what is wrong, and return how far this clock is ahead of the server's."""
+        """Ask the server, note what is wrong, and return how far this clock is ahead of the
+        server's.
+        """
         difference, wrong = 0.0, None
         try:
-            difference = server_check.ask(self.address, "/health", self.authority, self._now).clock_difference
+            difference = server_check.ask(
+                self.address, "/health", self.authority, self._now
+            ).clock_difference
             wrong = clock.complaint(difference) if self.settings.secure else None
         except UnreachableError as error:
             wrong = str(error)
@@ -120,11 +131,16 @@ class NodeService:
         return difference
 
     def _renew_authority(self) -> None:
-        """Take over what the server says about its authorities; the connection was checked by those known before."""
+        """Take over what the server says about its authorities.
+
+        The connection was checked by those known before.
+        """
         if self.authority is None:
             return
         try:
-            received = server_check.ask(self.address, "/fedcmi/ca.crt", self.authority, self._now).content
+            received = server_check.ask(
+                self.address, "/fedcmi/ca.crt", self.authority, self._now
+            ).content
             count = len(parse_certificates(received, f"{self.address}/fedcmi/ca.crt"))
         except (UnreachableError, CertificateError) as error:
             self._show(f"authorities not renewed: {error}")
@@ -148,15 +164,22 @@ class NodeService:
         )
         body, headers = send_form(report, self.settings.name, self.home / "key")
         try:
-            server_check.ask(self.address, "/fedcmi/report", self.authority, self._now, body, headers)
+            server_check.ask(
+                self.address, "/fedcmi/report", self.authority, self._now, body, headers
+            )
         except UnreachableError as error:
             if not self._note:
                 self._show(f"no report: {error}")
 
 
 def remove_old_bundles(flower_home: Path) -> None:
-    """Remove what this project's earlier runs brought along; each version of the code is a directory of its own."""
-    bundles = sorted((flower_home / "apps").glob("fedcmi.fedcmi-flwr.*"), key=lambda path: path.stat().st_mtime)
+    """Remove what this project's earlier runs brought along.
+
+    Each version of the code is a directory of its own.
+    """
+    bundles = sorted(
+        (flower_home / "apps").glob("fedcmi.fedcmi-flwr.*"), key=lambda path: path.stat().st_mtime
+    )
     for bundle in bundles[:-KEPT_BUNDLES]:
         shutil.rmtree(bundle, ignore_errors=True)
 

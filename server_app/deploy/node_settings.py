@@ -45,6 +45,8 @@ def read_settings(home: Path) -> NodeSettings:
     try:
         return NodeSettings(**json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError as error:
-        raise DeploymentError(f"{path}: not found; `fedcmi deploy join TOKEN --home {home}` makes it.") from error
+        raise DeploymentError(
+            f"{path}: not found; `fedcmi deploy join TOKEN --home {home}` makes it."
+        ) from error
     except (ValueError, TypeError) as error:
         raise DeploymentError(f"{path}: not the settings of a node ({error}).") from error

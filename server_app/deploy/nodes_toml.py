@@ -35,7 +35,8 @@ DEVICE_KEYS = {
     "public-key",
 }
 UNSAFE = re.compile(r"[\x00-\x1f'\"\\%$]")
-"""Characters with a meaning of their own in the commands, units and tables that paths are written into."""
+"""Characters with a meaning of their own in the commands, units and tables that paths are
+written into."""
 RESERVED = (SUPERLINK, PROXY, REGISTRAR)
 """Names that no node can have."""
 
@@ -46,8 +47,9 @@ def read_nodes_toml(path: Path, secure: bool) -> Deployment:
     Parameters
     ----------
     path
-        TOML file with a table [superlink] (address, data, names) and tables [[node]] (name, modalities, data, device,
-        pretrained, local-epochs, time-budget, personal, public-key). Relative paths count from its directory.
+        TOML file with a table [superlink] (address, data, names) and tables [[node]] (name,
+        modalities, data, device, pretrained, local-epochs, time-budget, personal, public-key).
+        Relative paths count from its directory.
     secure
         Whether the deployment has TLS and node authentication.
 
@@ -68,7 +70,9 @@ def read_nodes_toml(path: Path, secure: bool) -> Deployment:
         raise DeploymentError(f"{path}: not a TOML file: {error}.") from error
     top = _Table(path, "the top level", tables)
     top.check_keys({"superlink", "node"})
-    server = _Table(path, "[superlink]", top.take("superlink", "a table", lambda value: isinstance(value, dict)))
+    server = _Table(
+        path, "[superlink]", top.take("superlink", "a table", lambda value: isinstance(value, dict))
+    )
     server.check_keys({"address", "data", "names"})
     host, port = _host_and_port(server)
     entries = top.take("node", "one or more tables [[node]]", _is_list_of(dict))
@@ -79,8 +83,13 @@ def read_nodes_toml(path: Path, secure: bool) -> Deployment:
     ):
         repeated = next((value for value in found if found.count(value) > 1), None)
         if repeated is not None:
-            raise DeploymentError(f"{path}, [[node]]: {key} = {repeated!r} stands there twice; every node has its own.")
-    names = tuple(server.take("names", "a list of names and addresses", _is_list_of(str, _is_host), ()))
+            raise DeploymentError(
+                f"{path}, [[node]]: {key} = {repeated!r} stands there twice; every node has its "
+                "own."
+            )
+    names = tuple(
+        server.take("names", "a list of names and addresses", _is_list_of(str, _is_host), ())
+    )
     return Deployment(host, port, server.path("data"), names, secure, nodes)
 
 
@@ -94,16 +103,24 @@ class _Table:
         unknown = sorted(set(self.values) - known)
         if unknown:
             raise DeploymentError(
-                f"{self.file}, {self.name}: unknown key {unknown[0]!r}; expected are {', '.join(sorted(known))}."
-                f"{did_you_mean(unknown[0], known)}"
+                f"{self.file}, {self.name}: unknown key {unknown[0]!r}; expected are "
+                f"{', '.join(sorted(known))}.{did_you_mean(unknown[0], known)}"
             )
 
-    def take(self, key: str, expected: str, check: Callable[[Any], bool], default: Any = ...) -> Any:  # noqa: ANN401
+    def take(
+        self,
+        key: str,
+        expected: str,
+        check: Callable[[Any], bool],
+        default: Any = ...,  # noqa: ANN401
+    ) -> Any:  # noqa: ANN401
         if key not in self.values and default is not ...:
             return default
         if key not in self.values or not check(self.values[key]):
             found = repr(self.values[key]) if key in self.values else "nothing"
-            raise DeploymentError(f"{self.file}, {self.name}, key {key!r}: found {found}; expected {expected}.")
+            raise DeploymentError(
+                f"{self.file}, {self.name}, key {key!r}: found {found}; expected {expected}."
+            )
         return self.values[key]
 
     def path(self, key: str) -> str:
@@ -111,18 +128,26 @@ class _Table:
         text = self.take(key, expected, lambda value: isinstance(value, str) and bool(value))
         resolved = str((self.file.parent / Path(text).expanduser()).absolute())
         if UNSAFE.search(resolved):
-            raise DeploymentError(f"{self.file}, {self.name}, key {key!r}: found {resolved!r}; expected {expected}.")
+            raise DeploymentError(
+                f"{self.file}, {self.name}, key {key!r}: found {resolved!r}; expected {expected}."
+            )
         return resolved
 
 
 def _host_and_port(server: _Table) -> tuple[str, int]:
-    expected = '"host:port" (a name or IPv4) as devices reach the server, like "fedcmi.example.org:8000", '
+    expected = (
+        '"host:port" (a name or IPv4) as devices reach the server, like "fedcmi.example.org:8000", '
+    )
     expected += f"other than the server's own ports, {SUPERLINK_PORT} and {REGISTRAR_PORT}"
 
     def check(value: Any) -> bool:  # noqa: ANN401
         host, _, port = value.rpartition(":") if isinstance(value, str) else ("", "", "")
         is_port = bool(re.fullmatch("[0-9]{1,5}", port)) and 0 < int(port) < 65536
-        return bool(HOST.fullmatch(host)) and is_port and int(port) not in (SUPERLINK_PORT, REGISTRAR_PORT)
+        return (
+            bool(HOST.fullmatch(host))
+            and is_port
+            and int(port) not in (SUPERLINK_PORT, REGISTRAR_PORT)
+        )
 
     host, _, port = server.take("address", expected, check).rpartition(":")
     return host, int(port)
@@ -154,16 +179,35 @@ def read_device(path: Path, place: int, values: Mapping[str, Any]) -> Device:
     expected = f"1 to 63 letters, digits, '-' or '_', and none of {', '.join(RESERVED)}"
     name = table.take("name", expected, _is_node_name)
     modalities = table.take(
-        "modalities", 'a list of different names, like ["audio", "visual"]', _is_list_of(str, NAME.fullmatch)
+        "modalities",
+        'a list of different names, like ["audio", "visual"]',
+        _is_list_of(str, NAME.fullmatch),
     )
-    device = table.take("device", f"one of {', '.join(DEVICES)}", lambda value: value in DEVICES, None)
+    device = table.take(
+        "device", f"one of {', '.join(DEVICES)}", lambda value: value in DEVICES, None
+    )
     pretrained = table.take("pretrained", "'modality=DIR modality=DIR'", _is_safe_text, None)
-    epochs = table.take("local-epochs", "an integer from 1", lambda v: type(v) is int and v >= 1, None)
-    seconds = table.take("time-budget", "a number from 0", lambda v: type(v) in (int, float) and v >= 0, None)
+    epochs = table.take(
+        "local-epochs", "an integer from 1", lambda v: type(v) is int and v >= 1, None
+    )
+    seconds = table.take(
+        "time-budget", "a number from 0", lambda v: type(v) in (int, float) and v >= 0, None
+    )
     personal = table.path("personal") if "personal" in values else None
     public_key = _public_key(table) if "public-key" in values else None
     data = table.path("data")
-    return Device(name, place, tuple(modalities), data, device, pretrained, epochs, seconds, personal, public_key)
+    return Device(
+        name,
+        place,
+        tuple(modalities),
+        data,
+        device,
+        pretrained,
+        epochs,
+        seconds,
+        personal,
+        public_key,
+    )
 
 
 def _public_key(table: _Table) -> str:
@@ -173,18 +217,23 @@ def _public_key(table: _Table) -> str:
     text = path.read_text(encoding="utf-8").strip()
     if not is_node_key(text):
         raise DeploymentError(
-            f"{table.file}, {table.name}, key 'public-key': {path} does not hold what is expected, the public half of "
-            "an OpenSSH key of kind ECDSA P-384 (ssh-keygen -t ecdsa -b 384 makes one)."
+            f"{table.file}, {table.name}, key 'public-key': {path} does not hold what is "
+            "expected, the public half of an OpenSSH key of kind ECDSA P-384 (ssh-keygen -t "
+            "ecdsa -b 384 makes one)."
         )
     return text
 
 
-def _is_list_of(kind: type, check: Callable[[Any], Any] = lambda value: True) -> Callable[[Any], bool]:
+def _is_list_of(
+    kind: type, check: Callable[[Any], Any] = lambda value: True
+) -> Callable[[Any], bool]:
     def is_list(value: Any) -> bool:  # noqa: ANN401
         if not isinstance(value, list) or not value:
             return False
         different = all(item not in value[:place] for place, item in enumerate(value))
-        return all(isinstance(item, kind) and check(item) for item in value) and (different or kind is dict)
+        return all(isinstance(item, kind) and check(item) for item in value) and (
+            different or kind is dict
+        )
 
     return is_list
 

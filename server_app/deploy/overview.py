@@ -1,4 +1,7 @@
-"""What `fedcmi deploy status` tells: of the rehearsal while it is up, else of the real server and its devices."""
+"""What `fedcmi deploy status` tells.
+
+Of the rehearsal while it is up, else of the real server and its devices.
+"""
 
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -20,7 +23,8 @@ def overview(directory: Path) -> tuple[list[Status], list[str]]:
 
     Returns
     -------
-    The processes, and a sentence for each certificate that ends soon and each device of another version.
+    The processes, and a sentence for each certificate that ends soon and each device of another
+    version.
     """
     rehearsal, site = Rehearsal(directory), real_site(directory)
     real = is_healthy(site.superlink, site.inner_authority)
@@ -28,12 +32,21 @@ def overview(directory: Path) -> tuple[list[Status], list[str]]:
         found = rehearsal.status()
     else:
         answering = is_healthy(site.address, site.authority)
-        found = [Status("superlink", online=True), Status("proxy", online=answering), *device_statuses(site, True)]
+        found = [
+            Status("superlink", online=True),
+            Status("proxy", online=answering),
+            *device_statuses(site, True),
+        ]
     return found, [*renewal.problems(site), *other_versions(found)]
 
 
 def other_versions(found: Sequence[Status]) -> list[str]:
-    """Return a sentence for each device that runs another version of this project than the server."""
+    """Return a sentence for each device that runs another version of this project than the
+    server.
+    """
     here = version("fedcmi-flwr")
     differing = [status for status in found if status.version not in (None, here)]
-    return [f"{status.name} runs version {status.version}, the server {here}: upgrade it." for status in differing]
+    return [
+        f"{status.name} runs version {status.version}, the server {here}: upgrade it."
+        for status in differing
+    ]

@@ -1,8 +1,11 @@
-"""Long-lived processes below one directory: started on their own, found again, and stopped with all that they started.
+"""Long-lived processes below one directory.
 
-Every process that is started here carries a variable of its environment that names its directory, and so does
-everything that it starts, also when a parent in between has died. A program that overwrites its environment, as nginx
-does with its title, is known by its working directory, which is the process's own.
+Started on their own, found again, and stopped with all that they started.
+
+Every process that is started here carries a variable of its environment that names its
+directory, and so does everything that it starts, also when a parent in between has died. A
+program that overwrites its environment, as nginx does with its title, is known by its working
+directory, which is the process's own.
 """
 
 import contextlib
@@ -28,8 +31,8 @@ def start(path: Path, command: Sequence[str], environment: Mapping[str, str]) ->
     Parameters
     ----------
     path
-        Absolute; a directory, made if it is missing, to work in. ``PATH.pid`` gets its id and ``PATH.log`` what it
-        prints, after what is there already.
+        Absolute; a directory, made if it is missing, to work in. ``PATH.pid`` gets its id and
+        ``PATH.log`` what it prints, after what is there already.
     command
         Program and arguments.
     environment
@@ -61,7 +64,9 @@ def pid_of(path: Path) -> int | None:
     with contextlib.suppress(FileNotFoundError, psutil.Error):
         pid = int(path.with_suffix(".pid").read_text(encoding="utf-8"))
         process = psutil.Process(pid)
-        if _is_of(process, path) or not process.environ():  # as it is for a moment, while a process starts
+        if (
+            _is_of(process, path) or not process.environ()
+        ):  # as it is for a moment, while a process starts
             return pid if process.status() != psutil.STATUS_ZOMBIE else None
     return None
 
@@ -83,7 +88,9 @@ def _is_of(process: psutil.Process, path: Path) -> bool:
 
 
 def stop(*paths: Path) -> None:
-    """End processes and all that they started: politely, and after ``PATIENCE`` by force; harmless where none runs.
+    """End processes and all that they started: politely, and after ``PATIENCE`` by force.
+
+    Harmless where none runs.
 
     Parameters
     ----------
@@ -136,6 +143,9 @@ def plain(line: str) -> str:
     >>> plain("\x1b[92mINFO \x1b[0m:      ")
     ''
     """
-    text = "".join(part if place == 0 else part.partition("m")[2] for place, part in enumerate(line.split("\x1b[")))
+    text = "".join(
+        part if place == 0 else part.partition("m")[2]
+        for place, part in enumerate(line.split("\x1b["))
+    )
     level, colon, rest = text.partition(":")
     return rest.strip() if colon and level.strip() in LEVELS else text.strip()

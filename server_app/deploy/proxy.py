@@ -1,7 +1,10 @@
-"""What devices reach of the server: nginx in front of the SuperLink, which lets through what a SuperNode needs.
+"""What devices reach of the server.
 
-A SuperLink serves nodes and operators on one port and asks nobody who submits a run. Behind this proxy it listens on
-loopback only, and a device reaches the calls of a SuperNode, one by one, and the registrar.
+Nginx in front of the SuperLink, which lets through what a SuperNode needs.
+
+A SuperLink serves nodes and operators on one port and asks nobody who submits a run. Behind this
+proxy it listens on loopback only, and a device reaches the calls of a SuperNode, one by one, and
+the registrar.
 """
 
 import os
@@ -148,7 +151,17 @@ def nginx_command(state: Path) -> list[str]:
     -------
     Program and arguments; the program's directory is left out.
     """
-    return ["nginx", "-e", "stderr", "-p", str(state), "-c", str(state / CONFIGURATION), "-g", "daemon off;"]
+    return [
+        "nginx",
+        "-e",
+        "stderr",
+        "-p",
+        str(state),
+        "-c",
+        str(state / CONFIGURATION),
+        "-g",
+        "daemon off;",
+    ]
 
 
 def nginx_program() -> str:
@@ -167,8 +180,9 @@ def nginx_program() -> str:
     found = shutil.which("nginx", path=places)
     if found is None:
         raise DeploymentError(
-            "nginx is missing, behind which the SuperLink is out of the devices' reach: `apt-get install nginx-light` "
-            "(its own service is not needed: `systemctl disable --now nginx`)."
+            "nginx is missing, behind which the SuperLink is out of the devices' reach: `apt-get "
+            "install nginx-light` (its own service is not needed: `systemctl disable --now "
+            "nginx`)."
         )
     return found
 
@@ -200,7 +214,8 @@ def reload(state: Path) -> bool:
         process.send_signal(signal.SIGHUP)
     except psutil.AccessDenied as error:
         raise DeploymentError(
-            f"the certificate is new, but the proxy (process {process.pid}) runs as {process.username()} and takes no "
-            "signal from you: `sudo systemctl reload fedcmi-proxy`."
+            f"the certificate is new, but the proxy (process {process.pid}) runs as "
+            f"{process.username()} and takes no signal from you: `sudo systemctl reload "
+            "fedcmi-proxy`."
         ) from error
     return True

@@ -1,6 +1,9 @@
-"""The server's registrar: lets devices in by token, gives them the authority's certificate, hears how they are.
+"""The server's registrar.
 
-It listens on loopback. Devices reach ``/fedcmi/`` through the proxy; ``/metrics`` and ``/health`` only this machine.
+Lets devices in by token, gives them the authority's certificate, hears how they are.
+
+It listens on loopback. Devices reach ``/fedcmi/`` through the proxy; ``/metrics`` and
+``/health`` only this machine.
 """
 
 import itertools
@@ -53,7 +56,10 @@ class Registrar(ThreadingHTTPServer):
         """Return the site, with the deployment as it is on the disk now: devices come and go."""
         changed = (self._site.kit / DESCRIPTION).stat().st_mtime_ns
         if changed != self._read:
-            self._site, self._read = replace(self._site, deployment=read_deployment(self._site.kit)), changed
+            self._site, self._read = (
+                replace(self._site, deployment=read_deployment(self._site.kit)),
+                changed,
+            )
         return self._site
 
     def enrol(self, request: dict[str, Any], peer: str) -> dict[str, str]:
@@ -117,14 +123,24 @@ class _Handler(BaseHTTPRequestHandler):
                 files = self.server.enrol(_object(body), self._peer())
                 self._answer(HTTPStatus.OK, json.dumps(files).encode())
             elif self.path == "/fedcmi/report":
-                name, signature = self.headers.get(NODE_HEADER, ""), self.headers.get(SIGNATURE_HEADER, "")
+                name, signature = (
+                    self.headers.get(NODE_HEADER, ""),
+                    self.headers.get(SIGNATURE_HEADER, ""),
+                )
                 keep_report(self.server.site, name, signature, body)
                 self._answer(HTTPStatus.OK, b"ok\n")
             else:
                 self._answer(HTTPStatus.NOT_FOUND, b"nothing here\n")
         except (TokenError, DeploymentError) as refusal:
-            if self.path == "/fedcmi/join":  # of which the proxy lets few through, so that the log stays short
-                audit.note(self.server.site.state, "refused", who=f"device at {self._peer()}", why=str(refusal))
+            if (
+                self.path == "/fedcmi/join"
+            ):  # of which the proxy lets few through, so that the log stays short
+                audit.note(
+                    self.server.site.state,
+                    "refused",
+                    who=f"device at {self._peer()}",
+                    why=str(refusal),
+                )
             self._answer(HTTPStatus.FORBIDDEN, f"{refusal}\n".encode())
         except FlowerRunError as error:
             self._answer(HTTPStatus.SERVICE_UNAVAILABLE, f"{error}\n".encode())

@@ -1,4 +1,7 @@
-"""A deployment rehearsed on this machine: all of its processes, over loopback, with its own keys and certificates."""
+"""A deployment rehearsed on this machine.
+
+All of its processes, over loopback, with its own keys and certificates.
+"""
 
 import json
 import os
@@ -60,7 +63,9 @@ class Rehearsal:
     """
 
     def __init__(self, directory: Path) -> None:
-        self.kit = directory.resolve()  # its processes are found by its path, by whichever way it is named
+        self.kit = (
+            directory.resolve()
+        )  # its processes are found by its path, by whichever way it is named
         self.deployment: Deployment = read_deployment(self.kit)
         self.home = self.kit / REHEARSAL
 
@@ -75,8 +80,12 @@ class Rehearsal:
         """Return whether the SuperLink runs."""
         return processes.pid_of(self._path(SUPERLINK)) is not None
 
-    def up(self, only: Collection[str], without: Collection[str], show: Callable[[str], None]) -> None:
-        """Start what does not run yet; when this fails or is interrupted, what it started is stopped.
+    def up(
+        self, only: Collection[str], without: Collection[str], show: Callable[[str], None]
+    ) -> None:
+        """Start what does not run yet.
+
+        When this fails or is interrupted, what it started is stopped.
 
         Parameters
         ----------
@@ -95,7 +104,9 @@ class Rehearsal:
             A process ended, or was not let in.
         """
         if not hasattr(os, "posix_spawn"):
-            raise DeploymentError("a rehearsal starts processes as Linux and macOS do; this system cannot.")
+            raise DeploymentError(
+                "a rehearsal starts processes as Linux and macOS do; this system cannot."
+            )
         chosen = self._chosen(only, without)
         self.home.mkdir(exist_ok=True, mode=0o700)
         servers = [name for name in chosen if name in self.deployment.server_processes]
@@ -128,10 +139,16 @@ class Rehearsal:
         """Return how each process is."""
         site = self.site
         up = self.is_up() and flower_cli.is_healthy(site.superlink, site.inner_authority)
-        found = [Status(name, online=self._answers(name)) for name in self.deployment.server_processes]
+        found = [
+            Status(name, online=self._answers(name)) for name in self.deployment.server_processes
+        ]
         found += device_statuses(site, up)
         return [
-            replace(status, pid=processes.pid_of(self._path(status.name)), note=status.note or self._note(status.name))
+            replace(
+                status,
+                pid=processes.pid_of(self._path(status.name)),
+                note=status.note or self._note(status.name),
+            )
             for status in found
         ]
 
@@ -139,11 +156,18 @@ class Rehearsal:
         unknown = sorted({*only, *without} - set(self.deployment.processes))
         if unknown:
             raise DeploymentError(
-                f"{unknown[0]!r}: no process of this deployment; it has {', '.join(self.deployment.processes)}."
+                f"{unknown[0]!r}: no process of this deployment; it has "
+                f"{', '.join(self.deployment.processes)}."
             )
-        wanted = [name for name in self.deployment.processes if (name in only or not only) and name not in without]
+        wanted = [
+            name
+            for name in self.deployment.processes
+            if (name in only or not only) and name not in without
+        ]
         if SUPERLINK not in wanted and not self.is_up():
-            raise DeploymentError(f"the {SUPERLINK} does not run; start it too (`--only {SUPERLINK}`).")
+            raise DeploymentError(
+                f"the {SUPERLINK} does not run; start it too (`--only {SUPERLINK}`)."
+            )
         chosen = [name for name in wanted if processes.pid_of(self._path(name)) is None]
         if not chosen:
             raise DeploymentError("nothing to start: all of it runs; see `fedcmi deploy status`.")
@@ -166,7 +190,9 @@ class Rehearsal:
         if name == SUPERLINK:
             connection = flower_cli.connection_file(site.superlink, site.inner_authority)
             (home / "config.toml").write_text(connection, encoding="utf-8")
-            command = services.superlink_command(self.deployment.secure, files, self.home, site.superlink)
+            command = services.superlink_command(
+                self.deployment.secure, files, self.home, site.superlink
+            )
             command[0] = flower_cli.program(command[0])
         elif name == REGISTRAR:
             command = [*FEDCMI, "deploy", "registrar", str(self.kit), "--rehearsal"]
@@ -190,7 +216,9 @@ class Rehearsal:
         raise FlowerRunError(f"{name} did not start:\n{tail(path.with_suffix('.log'))}")
 
     def _answers(self, name: str) -> bool:
-        return processes.pid_of(self._path(name)) is not None and flower_cli.is_healthy(*self._place(name))
+        return processes.pid_of(self._path(name)) is not None and flower_cli.is_healthy(
+            *self._place(name)
+        )
 
     def _place(self, name: str) -> tuple[str, Path | None]:
         """Return where one of the server's processes listens, and by what it is checked."""
@@ -210,7 +238,9 @@ class Rehearsal:
             self._hand_over(node)
         if node.public_key is not None:
             site.register(node, node.public_key)
-        elif site.deployment.secure and (site.key(name) is None or not (files / "ca.crt").is_file()):
+        elif site.deployment.secure and (
+            site.key(name) is None or not (files / "ca.crt").is_file()
+        ):
             if files.exists():
                 shutil.rmtree(files)  # of a device that was exchanged for this one
             join(str(site.issue_token(name)), files)
@@ -223,8 +253,8 @@ class Rehearsal:
         key = self.files(node.name) / "key"
         if node.public_key is not None and not key.is_file():
             raise DeploymentError(
-                f"{node.name}: its private key is on the device; put a copy at {key} to rehearse it, or leave it out "
-                f"(`--without {node.name}`)."
+                f"{node.name}: its private key is on the device; put a copy at {key} to rehearse "
+                f"it, or leave it out (`--without {node.name}`)."
             )
 
     def _start_node(self, name: str) -> int:
@@ -245,19 +275,27 @@ class Rehearsal:
         path = self._path(name)
         deadline = time.monotonic() + JOIN_TIMEOUT
         while time.monotonic() < deadline:
-            runs = processes.pid_of(path) is not None  # before the log is read, so that its last words are seen
+            runs = (
+                processes.pid_of(path) is not None
+            )  # before the log is read, so that its last words are seen
             new = path.with_suffix(".log").read_bytes()[begin:].decode(errors="replace")
             if JOINED in new:
                 return new.partition(JOINED)[2].split()[0]
             if not runs:
-                raise FlowerRunError(f"{name} ended. The end of its log:\n{tail(path.with_suffix('.log'))}")
+                raise FlowerRunError(
+                    f"{name} ended. The end of its log:\n{tail(path.with_suffix('.log'))}"
+                )
             time.sleep(0.2)
         raise FlowerRunError(
-            f"{name} was not let in within {JOIN_TIMEOUT:.0f} s. The end of its log:\n{tail(path.with_suffix('.log'))}"
+            f"{name} was not let in within {JOIN_TIMEOUT:.0f} s. The end of its "
+            f"log:\n{tail(path.with_suffix('.log'))}"
         )
 
     def _wait_until_let_go(self, names: Collection[str]) -> None:
-        """Wait until the SuperLink has noticed the end of nodes that were killed: before, it lets in no second one."""
+        """Wait until the SuperLink has noticed the end of nodes that were killed.
+
+        Before, it lets in no second one.
+        """
         if not self.deployment.secure:
             return
         deadline = time.monotonic() + LET_GO_TIMEOUT
@@ -302,15 +340,20 @@ class Rehearsal:
 
 
 def check_free(address: str) -> None:
-    """Raise DeploymentError where another process listens, which could be taken for one of the server's."""
+    """Raise DeploymentError where another process listens, which could be taken for one of the
+    server's.
+    """
     host, _, port = address.rpartition(":")
     with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a connection that was just closed takes no port
+        probe.setsockopt(
+            socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+        )  # a connection that was just closed takes no port
         try:
             probe.bind((host, int(port)))
         except OSError as error:
             raise DeploymentError(
-                f"{address}: another process has this port ({error}); stop it, or give the deployment another one."
+                f"{address}: another process has this port ({error}); stop it, or give the "
+                "deployment another one."
             ) from error
 
 
@@ -339,4 +382,6 @@ def real_site(directory: Path) -> Site:
     """Return the site of the real SuperLink, on this machine."""
     kit = directory.resolve()
     deployment = read_deployment(kit)
-    return Site(deployment, kit, kit / "server", deployment.address, SUPERLINK_ADDRESS, REGISTRAR_ADDRESS)
+    return Site(
+        deployment, kit, kit / "server", deployment.address, SUPERLINK_ADDRESS, REGISTRAR_ADDRESS
+    )

@@ -46,7 +46,9 @@ def problems(site: Site, now: datetime | None = None) -> list[str]:
 
 def certificate_files(site: Site) -> tuple[str, ...]:
     """Return the files of certificates below ``server``; in each the first is the one in use."""
-    return ("ca.crt", proxy.CERTIFICATE, f"{proxy.INNER}/server.crt") if site.deployment.secure else ()
+    return (
+        ("ca.crt", proxy.CERTIFICATE, f"{proxy.INNER}/server.crt") if site.deployment.secure else ()
+    )
 
 
 def renew(site: Site, authority_key: Path | None = None, now: datetime | None = None) -> None:
@@ -57,7 +59,8 @@ def renew(site: Site, authority_key: Path | None = None, now: datetime | None = 
     site
         Where.
     authority_key
-        The authority's private key, where it is kept; None: it is still in the deployment's directory.
+        The authority's private key, where it is kept; None: it is still in the deployment's
+        directory.
     now
         When; None: now.
 
@@ -92,7 +95,9 @@ def begin_rotation(site: Site, now: datetime | None = None) -> None:
     """
     server = _secure(site)
     if (server / NEXT_KEY).exists():
-        raise DeploymentError(f"{server / NEXT_KEY}: there is a next authority; `renew --switch-authority` goes on.")
+        raise DeploymentError(
+            f"{server / NEXT_KEY}: there is a next authority; `renew --switch-authority` goes on."
+        )
     following = new_authority(now)
     replace_private(server / NEXT_KEY, following.key_text)
     _trust(site, (server / "ca.crt").read_bytes() + following.text)
@@ -122,8 +127,9 @@ def end_rotation(site: Site, force: bool = False, now: datetime | None = None) -
     behind = unaware(site)
     if behind and not force:
         raise DeploymentError(
-            f"{', '.join(behind)}: has not said yet that it knows the next authority. Wait until it is online, or "
-            "leave it behind with --force: it then has to join again (`fedcmi deploy replace`)."
+            f"{', '.join(behind)}: has not said yet that it knows the next authority. Wait until "
+            "it is online, or leave it behind with --force: it then has to join again (`fedcmi "
+            "deploy replace`)."
         )
     following = read_authority(server / NEXT_KEY, server / "ca.crt")
     _certify(site, following, now)
@@ -134,7 +140,9 @@ def end_rotation(site: Site, force: bool = False, now: datetime | None = None) -
 
 
 def unaware(site: Site) -> list[str]:
-    """Return the registered devices that have not reported the authorities which the server has now."""
+    """Return the registered devices that have not reported the authorities which the server has
+    now.
+    """
     expected = fingerprint((site.kit / "server" / "ca.crt").read_bytes())
     known = {name: report.authority for name, (_, report) in reports.read_reports(site).items()}
     joined = [node.name for node in site.deployment.active if site.key(node.name) is not None]
@@ -144,11 +152,16 @@ def unaware(site: Site) -> list[str]:
 def _certify(site: Site, authority: Authority, now: datetime | None) -> None:
     deployment = site.deployment
     names = (deployment.host, *deployment.names, *LOOPBACK)
-    replace_private(site.kit / "server" / proxy.CERTIFICATE, server_certificate(authority, names, now=now))
+    replace_private(
+        site.kit / "server" / proxy.CERTIFICATE, server_certificate(authority, names, now=now)
+    )
 
 
 def _trust(site: Site, content: bytes) -> None:
-    """Publish the authorities that devices trust: at once to those that join, to the others when they ask."""
+    """Publish the authorities that devices trust.
+
+    At once to those that join, to the others when they ask.
+    """
     write_atomically(site.kit / "server" / "ca.crt", content)
     for node in site.deployment.nodes:
         write_atomically(site.kit / "nodes" / node.name / "ca.crt", content)

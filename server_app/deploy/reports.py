@@ -90,7 +90,9 @@ def keep_report(site: Site, name: str, signature: str, body: bytes) -> None:
     site.deployment.node(name)  # a name of this deployment, and so a safe file name
     public_key = site.key(name)
     if public_key is None:
-        raise DeploymentError(f"{name}: not registered; it joins with a token (`fedcmi deploy token DIR {name}`).")
+        raise DeploymentError(
+            f"{name}: not registered; it joins with a token (`fedcmi deploy token DIR {name}`)."
+        )
     key = load_ssh_public_key(public_key.encode())
     try:
         if not isinstance(key, ec.EllipticCurvePublicKey):
@@ -98,10 +100,14 @@ def keep_report(site: Site, name: str, signature: str, body: bytes) -> None:
         key.verify(b64decode(signature, validate=True), body, ec.ECDSA(hashes.SHA384()))
         report = _report(json.loads(body))
     except (InvalidSignature, ValueError, TypeError, RecursionError) as error:
-        raise DeploymentError(f"{name}: a report that is not signed with its key, or is none.") from error
+        raise DeploymentError(
+            f"{name}: a report that is not signed with its key, or is none."
+        ) from error
     folder = site.state / FOLDER
     folder.mkdir(exist_ok=True)
-    write_atomically(folder / f"{name}.json", json.dumps({"received": time.time(), **asdict(report)}) + "\n")
+    write_atomically(
+        folder / f"{name}.json", json.dumps({"received": time.time(), **asdict(report)}) + "\n"
+    )
 
 
 def read_reports(site: Site) -> dict[str, tuple[float, Report]]:
@@ -122,6 +128,8 @@ def _report(values: Mapping[str, Any]) -> Report:
         value = getattr(report, field.name)
         if field.type is float and not (isinstance(value, int | float) and math.isfinite(value)):
             raise ValueError(f"{field.name}: a finite number is expected.")
-        if field.type is str and not (isinstance(value, str) and value.isprintable() and len(value) <= LONGEST_TEXT):
+        if field.type is str and not (
+            isinstance(value, str) and value.isprintable() and len(value) <= LONGEST_TEXT
+        ):
             raise ValueError(f"{field.name}: a short printable text is expected.")
     return report

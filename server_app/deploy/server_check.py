@@ -1,4 +1,7 @@
-"""What a device finds when it asks its server: whether it answers, by which certificate, and at what time."""
+"""What a device finds when it asks its server.
+
+Whether it answers, by which certificate, and at what time.
+"""
 
 import ssl
 import time
@@ -69,7 +72,9 @@ def ask(
     try:
         trust = ssl.create_default_context(cafile=authority) if authority is not None else True
         with httpx.Client(verify=trust, timeout=TIMEOUT, trust_env=False) as client:
-            answer = client.request("GET" if body is None else "POST", url, content=body, headers=headers)
+            answer = client.request(
+                "GET" if body is None else "POST", url, content=body, headers=headers
+            )
     except (httpx.HTTPError, ssl.SSLError) as error:
         raise UnreachableError(f"{address}: {_reason(error, address)}") from error
     received = now()
@@ -120,7 +125,10 @@ def unverified_certificate(address: str) -> x509.Certificate | None:
 
 
 def certificate_problem(certificate: x509.Certificate, now: datetime | None = None) -> str | None:
-    """Return what is or soon will be wrong with the dates of a certificate, in a sentence; None: nothing."""
+    """Return what is or soon will be wrong with the dates of a certificate, in a sentence.
+
+    None: nothing.
+    """
     moment = now or datetime.now(UTC)
     left = days_left(certificate, moment)
     end = f"{certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC"
@@ -128,10 +136,14 @@ def certificate_problem(certificate: x509.Certificate, now: datetime | None = No
         begin = f"{certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC"
         return f"the certificate is valid from {begin} only: this machine's clock may be behind."
     if left < 0:
-        return f"the certificate has expired, on {end}; `fedcmi deploy renew DIR` on the server makes a new one."
+        return (
+            f"the certificate has expired, on {end}; `fedcmi deploy renew DIR` on the server "
+            "makes a new one."
+        )
     if left < WARNING_DAYS:
         return (
-            f"the certificate expires in {left:.0f} days, on {end}; `fedcmi deploy renew DIR` on the server renews it."
+            f"the certificate expires in {left:.0f} days, on {end}; `fedcmi deploy renew DIR` on "
+            "the server renews it."
         )
     return None
 

@@ -40,16 +40,31 @@ def superlink_command(secure: bool, files: Path, state: Path, address: str) -> l
     Program and arguments; the program's directory is left out.
     """
     host, _, port = address.rpartition(":")
-    command = ["flower-superlink", "--host", host, "--port", port, "--database", str(state / DATABASE)]
+    command = [
+        "flower-superlink",
+        "--host",
+        host,
+        "--port",
+        port,
+        "--database",
+        str(state / DATABASE),
+    ]
     command += ["--disable-runtime-dependency-installation"]
     if not secure:
         return [*command, "--insecure"]
     inner = files / INNER
-    command += ["--ssl-ca-certfile", str(inner / "ca.crt"), "--ssl-certfile", str(inner / "server.crt")]
+    command += [
+        "--ssl-ca-certfile",
+        str(inner / "ca.crt"),
+        "--ssl-certfile",
+        str(inner / "server.crt"),
+    ]
     return [*command, "--ssl-keyfile", str(inner / "server.key"), "--enable-supernode-auth"]
 
 
-def supernode_command(secure: bool, config: str, files: Path, address: str, port: int | None = None) -> list[str]:
+def supernode_command(
+    secure: bool, config: str, files: Path, address: str, port: int | None = None
+) -> list[str]:
     """Return the arguments of ``flower-supernode``.
 
     Parameters
@@ -73,7 +88,12 @@ def supernode_command(secure: bool, config: str, files: Path, address: str, port
     if port is not None:
         command += ["--port", str(port)]
     if secure:
-        command += ["--root-certificates", str(files / "ca.crt"), "--auth-supernode-private-key", str(files / "key")]
+        command += [
+            "--root-certificates",
+            str(files / "ca.crt"),
+            "--auth-supernode-private-key",
+            str(files / "key"),
+        ]
     else:
         command += ["--insecure"]
     return [*command, "--node-config", config]

@@ -1,4 +1,7 @@
-"""Where a deployment's SuperLink is: the real one of this machine, or its rehearsal; and who is let in there."""
+"""Where a deployment's SuperLink is: the real one of this machine, or its rehearsal.
+
+And who is let in there.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,7 +49,10 @@ class Site:
 
     @property
     def inner_authority(self) -> Path | None:
-        """Return the certificate by which the server's own processes check the SuperLink; None: no TLS."""
+        """Return the certificate by which the server's own processes check the SuperLink.
+
+        None: no TLS.
+        """
         return self.kit / "server" / INNER / "ca.crt" if self.deployment.secure else None
 
     @cached_property
@@ -58,7 +64,10 @@ class Site:
 
     @property
     def names(self) -> Path:
-        """Return the file of node ids and names, for lines about nodes; devices of the past stay in it."""
+        """Return the file of node ids and names, for lines about nodes.
+
+        Devices of the past stay in it.
+        """
         return self.state / "names.json"
 
     def key_file(self, name: str) -> Path:
@@ -85,7 +94,10 @@ class Site:
         return {name: node for name, node in known.items() if node is not None}
 
     def _registered(self, name: str) -> "RegisteredNode | None":
-        """Return what the SuperLink says of one device; a new one, of which there may be a thousand, costs no call."""
+        """Return what the SuperLink says of one device.
+
+        A new one, of which there may be a thousand, costs no call.
+        """
         return self.registered().get(name) if self.key(name) is not None else None
 
     def register(self, node: Device, public_key: str, who: str | None = None) -> None:
@@ -106,7 +118,9 @@ class Site:
             The device is revoked.
         """
         if node.revoked:
-            raise DeploymentError(f"{node.name}: revoked; `fedcmi deploy replace DIR {node.name}` lets a new one in.")
+            raise DeploymentError(
+                f"{node.name}: revoked; `fedcmi deploy replace DIR {node.name}` lets a new one in."
+            )
         with self.locked():
             registered = self._registered(node.name)
             if registered is not None and self.key(node.name) == public_key:
@@ -149,10 +163,16 @@ class Site:
             Nobody joins a deployment without security, and no revoked device.
         """
         if self.authority is None:
-            raise DeploymentError("a deployment without security has no tokens: any device may come in.")
+            raise DeploymentError(
+                "a deployment without security has no tokens: any device may come in."
+            )
         if self.deployment.node(name).revoked:
-            raise DeploymentError(f"{name}: revoked; `fedcmi deploy replace DIR {name}` lets a new one in.")
-        token = tokens.issue(self.state, name, self.address, fingerprint(self.authority.read_bytes()), hours)
+            raise DeploymentError(
+                f"{name}: revoked; `fedcmi deploy replace DIR {name}` lets a new one in."
+            )
+        token = tokens.issue(
+            self.state, name, self.address, fingerprint(self.authority.read_bytes()), hours
+        )
         audit.note(self.state, "token", node=name, hours=hours)
         return token
 

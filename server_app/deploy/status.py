@@ -1,4 +1,7 @@
-"""How each process of a deployment is: seen by the SuperLink, by the device itself, and in the last run's rounds."""
+"""How each process of a deployment is.
+
+Seen by the SuperLink, by the device itself, and in the last run's rounds.
+"""
 
 import json
 import re
@@ -24,7 +27,8 @@ class Status:
     registered: bool | None = None
     """Whether the SuperLink knows the device's key; None: nobody can say."""
     online: bool = False
-    """The process answers; or the SuperLink hears the device, of whose end it learns after about a minute."""
+    """The process answers; or the SuperLink hears the device, of whose end it learns after about
+    a minute."""
     seen: float | None = None
     """Seconds since the server last heard it; None: never."""
     version: str | None = None
@@ -61,7 +65,11 @@ def device_statuses(site: Site, up: bool) -> list[Status]:
     for node in site.deployment.active:
         known = registered.get(node.name)
         received, report = reports.get(node.name, (None, None))
-        times = [moment for moment in (received, known.last_seen if known else None) if moment is not None]
+        times = [
+            moment
+            for moment in (received, known.last_seen if known else None)
+            if moment is not None
+        ]
         found.append(
             Status(
                 node.name,
@@ -91,8 +99,13 @@ def last_records(site: Site) -> list[dict[str, Any]]:
 
 
 def last_refusal(records: Sequence[Mapping[str, Any]], node: Device) -> str | None:
-    """Return the newest reason for which a device's reply was refused, with the round; None: it never was."""
-    mentions = re.compile(rf"\bpartition {node.partition_id}\b|(?<![\w-]){re.escape(node.name)}(?![\w-])")
+    """Return the newest reason for which a device's reply was refused, with the round.
+
+    None: it never was.
+    """
+    mentions = re.compile(
+        rf"\bpartition {node.partition_id}\b|(?<![\w-]){re.escape(node.name)}(?![\w-])"
+    )
     for record in reversed(records):
         for line in record["refused"]:
             if mentions.search(line):

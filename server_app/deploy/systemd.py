@@ -15,4 +15,6 @@ def notify(state: str) -> None:
     address = os.environ.get("NOTIFY_SOCKET")
     if address:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
-            channel.sendto(state.encode(), "\0" + address[1:] if address.startswith("@") else address)
+            channel.sendto(
+                state.encode(), "\0" + address[1:] if address.startswith("@") else address
+            )

@@ -1,4 +1,7 @@
-"""Tokens by which a device joins: good for one device, one key and a time; the server keeps only their hashes."""
+"""Tokens by which a device joins: good for one device, one key and a time.
+
+The server keeps only their hashes.
+"""
 
 import hashlib
 import hmac
@@ -64,7 +67,9 @@ def read_token(text: str) -> Token:
         values = json.loads(urlsafe_b64decode(text.strip() + "=" * (-len(text.strip()) % 4)))
         token = Token(**values)
     except (ValueError, TypeError) as error:
-        raise TokenError("not a token, or not all of it; copy it whole from `fedcmi deploy token`.") from error
+        raise TokenError(
+            "not a token, or not all of it; copy it whole from `fedcmi deploy token`."
+        ) from error
     if not all(isinstance(value, str) for value in values.values()):
         raise TokenError("not a token of this project; copy it whole from `fedcmi deploy token`.")
     return token
@@ -129,9 +134,13 @@ def redeem(state: Path, name: str, secret: str, public_key: str) -> None:
         kept = _read(state)
         entry = kept.get(name)
         if entry is None or not hmac.compare_digest(entry["hash"], _hash(secret)):
-            raise TokenError(f"{name}: this token is not known, or a newer one has been made{again}")
+            raise TokenError(
+                f"{name}: this token is not known, or a newer one has been made{again}"
+            )
         if entry["key"] not in (None, public_key):
-            raise TokenError(f"{name}: this token has been used, by a device with another key{again}")
+            raise TokenError(
+                f"{name}: this token has been used, by a device with another key{again}"
+            )
         if entry["key"] is None and time.time() > entry["expires"]:
             raise TokenError(f"{name}: this token has expired{again}")
         _write(state, kept | {name: entry | {"key": public_key}})
@@ -147,7 +156,9 @@ def _hash(secret: str) -> str:
 
 def _read(state: Path) -> dict[str, dict[str, Any]]:
     path = state / FILE
-    kept: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    kept: dict[str, dict[str, Any]] = (
+        json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    )
     return kept
 
 

@@ -1,4 +1,6 @@
-"""Hands the app to a deployment's SuperLink, shows the rounds as they come, and says how it ended."""
+"""Hands the app to a deployment's SuperLink, shows the rounds as they come, and says how it
+ended.
+"""
 
 import contextlib
 import shlex
@@ -14,7 +16,13 @@ from server_app.deploy import audit, server_check
 from server_app.deploy.deployment import DeploymentError
 from server_app.deploy.rehearsal import REHEARSAL, site_of
 from server_app.deploy.site import Site
-from server_app.launch.flower_cli import FlowerRunError, connection_file, is_healthy, run_app, stop_run
+from server_app.launch.flower_cli import (
+    FlowerRunError,
+    connection_file,
+    is_healthy,
+    run_app,
+    stop_run,
+)
 from server_app.launch.progress import RoundProgress, Show
 from server_app.launch.record import claimed
 from server_app.launch.start import check_modalities, combine, named_run_dir, read_recipe
@@ -67,14 +75,23 @@ def train(
     """
     site = site_of(directory)
     check_superlink(site)
-    layers = [read_recipe(path) for path in (site.kit / "server" / "run.toml", recipe) if path is not None]
+    layers = [
+        read_recipe(path) for path in (site.kit / "server" / "run.toml", recipe) if path is not None
+    ]
     with contextlib.ExitStack() as held:
         held.enter_context(_alone(site))
-        beginning = _go_on(run_dir, layers[1:], assignments) if resume else _begin(run_dir, layers, assignments)
+        beginning = (
+            _go_on(run_dir, layers[1:], assignments)
+            if resume
+            else _begin(run_dir, layers, assignments)
+        )
         raw = held.enter_context(beginning)
         chosen = Path(str(raw["run-dir"]))
         note_run_dir(chosen)
-        show(f"server: {site.address}{' (rehearsal on this machine)' if site.state.name == REHEARSAL else ''}")
+        show(
+            "server: "
+            f"{site.address}{' (rehearsal on this machine)' if site.state.name == REHEARSAL else ''}"
+        )
         show(f"run directory: {chosen}")
         audit.note(site.state, "run", run_dir=str(chosen), resume=resume)
         _run(site, raw, show)
@@ -83,7 +100,9 @@ def train(
 
 def resume_command(directory: Path, run_dir: Path) -> str:
     """Return what goes on with a run on a deployment's devices."""
-    return shlex.join(["fedcmi", "deploy", "run", str(directory), "--run-dir", str(run_dir), "--resume"])
+    return shlex.join(
+        ["fedcmi", "deploy", "run", str(directory), "--run-dir", str(run_dir), "--resume"]
+    )
 
 
 def _run(site: Site, raw: Mapping[str, Scalar], show: Show) -> None:
@@ -92,7 +111,9 @@ def _run(site: Site, raw: Mapping[str, Scalar], show: Show) -> None:
     progress = RoundProgress(chosen, read_run_config(raw), show)
     with tempfile.TemporaryDirectory(prefix="fedcmi-flower-", ignore_cleanup_errors=True) as name:
         home = Path(name)
-        (home / "config.toml").write_text(connection_file(site.superlink, site.inner_authority), encoding="utf-8")
+        (home / "config.toml").write_text(
+            connection_file(site.superlink, site.inner_authority), encoding="utf-8"
+        )
         try:
             with flower_app() as project:
                 run_app(project, raw, home, progress.update)
@@ -100,8 +121,8 @@ def _run(site: Site, raw: Mapping[str, Scalar], show: Show) -> None:
             if is_healthy(site.superlink, site.inner_authority):
                 raise
             raise FlowerRunError(
-                f"the SuperLink at {site.superlink} does not answer any more. When it is back, go on with "
-                f"`{resume_command(site.kit, chosen)}`."
+                f"the SuperLink at {site.superlink} does not answer any more. When it is back, go "
+                f"on with `{resume_command(site.kit, chosen)}`."
             ) from error
         except BaseException:
             with contextlib.suppress(FlowerRunError):  # it ended meanwhile
@@ -138,7 +159,8 @@ def check_superlink(site: Site) -> None:
         server_check.ask(site.superlink, "/health", site.inner_authority)
     except server_check.UnreachableError as error:
         raise FlowerRunError(
-            f"no SuperLink of this deployment on this machine: {error} Start its service, or `fedcmi deploy up`."
+            f"no SuperLink of this deployment on this machine: {error} Start its service, or "
+            "`fedcmi deploy up`."
         ) from error
 
 
@@ -151,7 +173,9 @@ def _begin(
     chosen = run_dir or (Path(str(raw["run-dir"])) if raw["run-dir"] else named_run_dir(raw))
     check_new(chosen)
     with claimed(chosen):
-        yield raw | {"run-dir": str(RunDirectory(chosen).path)}  # refuses one that holds a run by now
+        yield raw | {
+            "run-dir": str(RunDirectory(chosen).path)
+        }  # refuses one that holds a run by now
 
 
 @contextlib.contextmanager

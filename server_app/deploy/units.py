@@ -33,7 +33,8 @@ SystemCallFilter=@system-service
 SystemCallFilter=~@privileged
 SystemCallErrorNumber=EPERM
 """
-"""As far as torch and Flower can live with it; systemd-analyze's figure for what is left is in the tests."""
+"""As far as torch and Flower can live with it; systemd-analyze's figure for what is left is in
+the tests."""
 NO_DEVICES = "PrivateDevices=true\n"
 GPU_ONLY = "DevicePolicy=closed\nDeviceAllow=char-nvidia* rw\n"
 
@@ -79,7 +80,11 @@ def systemd_unit(unit: Unit) -> str:
     program = Path(unit.command[0]).parent
     variables = {"PATH": f"{program}:/usr/local/bin:/usr/bin:/bin", **QUIET, **unit.environment}
     environment = "\n".join(f'Environment="{name}={value}"' for name, value in variables.items())
-    watched = "Type=notify\nNotifyAccess=main\nWatchdogSec=180\nTimeoutStartSec=120\n" if unit.notifies else ""
+    watched = (
+        "Type=notify\nNotifyAccess=main\nWatchdogSec=180\nTimeoutStartSec=120\n"
+        if unit.notifies
+        else ""
+    )
     reload = f"ExecReload={unit.reload}\n" if unit.reload else ""
     writable = "".join(f'ReadWritePaths="{path}"\n' for path in unit.writable)
     capabilities = "CAP_NET_BIND_SERVICE" if unit.port < 1024 else ""

@@ -1,4 +1,6 @@
-"""Every picture of this project, drawn into an empty figure; ``savers.py`` puts it into a page or a file.
+"""Every picture of this project, drawn into an empty figure.
+
+``savers.py`` puts it into a page or a file.
 
 Colours suit colour-blind eyes, and nothing depends on the user's own style.
 """
@@ -61,7 +63,11 @@ def draw_panels(figure: FigureBase, panels: Mapping[str, Draw], side_by_side: bo
 
 
 def draw_lines(
-    figure: FigureBase, lines: Sequence[Line], xlabel: str, ylabel: str, limits: tuple[float | None, float | None]
+    figure: FigureBase,
+    lines: Sequence[Line],
+    xlabel: str,
+    ylabel: str,
+    limits: tuple[float | None, float | None],
 ) -> None:
     """Draw lines with bands; the legend is below. Grey lines share one entry.
 
@@ -86,7 +92,9 @@ def draw_lines(
             handle.set_marker("o")
         if line.half is not None:
             y, half = np.asarray(line.y, dtype=float), np.asarray(line.half, dtype=float)
-            axes.fill_between(line.x, y - half, y + half, color=line.colour, alpha=0.15, linewidth=0)
+            axes.fill_between(
+                line.x, y - half, y + half, color=line.colour, alpha=0.15, linewidth=0
+            )
         handles[line.label] = handle
     axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.set_ylim(*limits)
@@ -137,7 +145,8 @@ def draw_heat_map(
     limits
         Values of the first and of the last colour.
     columns
-        Their names, with which few cells carry their numbers; None: they are counted from ``start``.
+        Their names, with which few cells carry their numbers; None: they are counted from
+        ``start``.
     start
         Number of the first column.
     colours
@@ -146,7 +155,9 @@ def draw_heat_map(
     axes = figure.subplots()
     low, high = limits if limits[0] < limits[1] else (limits[0] - 0.5, limits[0] + 0.5)
     extent = (start - 0.5, start + values.shape[1] - 0.5, len(rows) - 0.5, -0.5)
-    image = axes.imshow(values, colours, aspect="auto", interpolation="none", extent=extent, vmin=low, vmax=high)
+    image = axes.imshow(
+        values, colours, aspect="auto", interpolation="none", extent=extent, vmin=low, vmax=high
+    )
     axes.set_facecolor(GREY)
     axes.set(xlabel=xlabel)
     _tick(axes, "y", rows)
@@ -164,7 +175,9 @@ def _write_cells(axes: Axes, values: NDArray[np.float64], middle: float) -> None
     for (row, column), value in np.ndenumerate(values):
         if np.isfinite(value):
             colour = "white" if value < middle else "black"
-            axes.text(column, row, f"{value:.0f}", ha="center", va="center", color=colour, fontsize=8)
+            axes.text(
+                column, row, f"{value:.0f}", ha="center", va="center", color=colour, fontsize=8
+            )
 
 
 def _tick(axes: Axes, axis: str, names: Sequence[str]) -> None:
@@ -208,7 +221,15 @@ def draw_intervals(
         colour = BLACK if index == 0 else COLOURS[(index - 1) % len(COLOURS)]
         shown = np.nan_to_num(halves[:, index])
         handles.append(
-            axes.errorbar(means[:, index], indices + offset, xerr=shown, fmt="o", color=colour, markersize=4, capsize=2)
+            axes.errorbar(
+                means[:, index],
+                indices + offset,
+                xerr=shown,
+                fmt="o",
+                color=colour,
+                markersize=4,
+                capsize=2,
+            )
         )
     axes.set_yticks(indices, [_short(row) for row in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
@@ -242,7 +263,10 @@ def draw_dominance(
         Of the modalities.
     """
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(1, 3.2))
-    cells = [[matplotlib.colors.to_rgb(colours[name] if name else PALE) for name in names] for _, names in strips]
+    cells = [
+        [matplotlib.colors.to_rgb(colours[name] if name else PALE) for name in names]
+        for _, names in strips
+    ]
     extent = (rounds[0] - 0.5, rounds[-1] + 0.5, len(strips) - 0.5, -0.5)
     top.imshow(np.array(cells), aspect="auto", interpolation="none", extent=extent)
     top.set_yticks(range(len(strips)), [name for name, _ in strips])
@@ -250,7 +274,13 @@ def draw_dominance(
     for name, values in ratios:
         known = ~np.isnan(values).all(axis=1)
         indices, kept = np.array(rounds)[known], values[known]
-        bottom.vlines(indices, np.nanmin(kept, axis=1), np.nanmax(kept, axis=1), color=colours[name], alpha=0.35)
+        bottom.vlines(
+            indices,
+            np.nanmin(kept, axis=1),
+            np.nanmax(kept, axis=1),
+            color=colours[name],
+            alpha=0.35,
+        )
         bottom.plot(indices, np.nanmean(kept, axis=1), "o", color=colours[name], markersize=3)
     bottom.axhline(0, color="#888888", linewidth=0.8)
     bottom.set(xlabel="round", ylabel="ln(p dominant / p weak)")
@@ -282,12 +312,21 @@ def draw_nodes(
         Of the modalities.
     """
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(0.35 * len(colours), 2.0))
-    cells = [[matplotlib.colors.to_rgb(colours[name] if name in own else PALE) for own in owned] for name in colours]
+    cells = [
+        [matplotlib.colors.to_rgb(colours[name] if name in own else PALE) for own in owned]
+        for name in colours
+    ]
     top.imshow(np.array(cells), aspect="auto", interpolation="none")
     top.set_yticks(range(len(colours)), [_short(name) for name in colours])
     top.hlines(np.arange(1, len(colours)) - 0.5, -0.5, len(nodes) - 0.5, color="white", linewidth=2)
     indices = np.arange(len(nodes))
-    top.vlines(indices[1:] - 0.5, -0.5, len(colours) - 0.5, color="white", linewidth=min(2, 40 / len(nodes)))
+    top.vlines(
+        indices[1:] - 0.5,
+        -0.5,
+        len(colours) - 0.5,
+        color="white",
+        linewidth=min(2, 40 / len(nodes)),
+    )
     known = np.array([count is not None for count in examples])
     counts = np.array([count or 0 for count in examples], dtype=float)
     tallest = max(counts.max(initial=0.0), 1.0)
@@ -296,6 +335,8 @@ def draw_nodes(
     _tick(bottom, "x", nodes)
     if not known.any():
         bottom.set_yticks([])
-    bottom.set(xlabel="node (partition id)", ylabel="training samples", xlim=(-0.6, len(nodes) - 0.4))
+    bottom.set(
+        xlabel="node (partition id)", ylabel="training samples", xlim=(-0.6, len(nodes) - 0.4)
+    )
     legend = [Patch(color="#555555"), Patch(facecolor="white", edgecolor=GREY, hatch="////")]
     _legend_below(figure, legend, ["samples", "not known"])

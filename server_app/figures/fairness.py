@@ -1,4 +1,6 @@
-"""How evenly a model serves classes and nodes, what each modality gives a node, and what heads of its own would."""
+"""How evenly a model serves classes and nodes, what each modality gives a node, and what heads of
+its own would.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -63,7 +65,10 @@ def spread(values: Sequence[float] | Floats) -> Spread:
 
 
 def mean_class_accuracy(records: Records, prediction: str) -> Floats:
-    """Return the mean over rounds of each class's accuracy in [0, 1], [classes]; NaN without samples."""
+    """Return the mean over rounds of each class's accuracy in [0, 1], [classes].
+
+    NaN without samples.
+    """
     mean: Floats = class_accuracy(records, prediction).mean(axis=1) / 100
     return mean
 
@@ -98,7 +103,9 @@ def gains(after: Mapping[str, float], before: Mapping[str, float]) -> dict[str, 
     return {node: value - before[node] for node, value in after.items() if node in before}
 
 
-def ablation_gain(records: Records, modality: Modality, owned: Mapping[str, Sequence[Modality]]) -> dict[str, float]:
+def ablation_gain(
+    records: Records, modality: Modality, owned: Mapping[str, Sequence[Modality]]
+) -> dict[str, float]:
     """Return the accuracy that a modality adds on each node that owns others too.
 
     Parameters
@@ -112,25 +119,44 @@ def ablation_gain(records: Records, modality: Modality, owned: Mapping[str, Sequ
 
     Returns
     -------
-    Partition id -> accuracy with all that the node owns minus that with all but this one; nodes that did not count the
-    latter are left out.
+    Partition id -> accuracy with all that the node owns minus that with all but this one; nodes
+    that did not count the latter are left out.
     """
-    others = {node: [name for name in names if name != modality] for node, names in owned.items() if modality in names}
+    others = {
+        node: [name for name in names if name != modality]
+        for node, names in owned.items()
+        if modality in names
+    }
     predictions = {node: only_name("+".join(names)) for node, names in others.items() if names}
-    without = {prediction: per_node(records, prediction) for prediction in set(predictions.values())}
-    before = {node: without[name][node] for node, name in predictions.items() if node in without[name]}
+    without = {
+        prediction: per_node(records, prediction) for prediction in set(predictions.values())
+    }
+    before = {
+        node: without[name][node] for node, name in predictions.items() if node in without[name]
+    }
     return gains(per_node(records, MAIN), before)
 
 
 def figures(records: Records, prediction: str) -> dict[str, float]:
-    """Return FIGURES of a prediction over the rounds to look at; NaN for those that nobody counted."""
+    """Return FIGURES of a prediction over the rounds to look at.
+
+    NaN for those that nobody counted.
+    """
     classes = spread(mean_class_accuracy(records, prediction))
     accuracy = per_node(records, prediction)
     nodes = spread(list(accuracy.values()))
     gained = np.array(list(gains(per_node(records, f"personal {prediction}"), accuracy).values()))
     won = float(np.mean(gained > 0)) if gained.size else float("nan")
     personal = spread(gained)
-    found = (classes.worst, classes.deviation, nodes.mean, nodes.worst, nodes.deviation, personal.mean, won)
+    found = (
+        classes.worst,
+        classes.deviation,
+        nodes.mean,
+        nodes.worst,
+        nodes.deviation,
+        personal.mean,
+        won,
+    )
     return dict(zip(FIGURES, (*found, personal.worst), strict=True))
 
 
@@ -151,8 +177,8 @@ def sentences(records: Records, classes: Sequence[str]) -> list[str]:
 
     Returns
     -------
-    One sentence on classes; where nodes evaluated, one on nodes and one on what they own; and where they had heads of
-    their own, one on these.
+    One sentence on classes; where nodes evaluated, one on nodes and one on what they own; and
+    where they had heads of their own, one on these.
     """
     values = mean_class_accuracy(records, MAIN)
     found, nodes = spread(values), per_node(records, MAIN)
@@ -164,8 +190,8 @@ def sentences(records: Records, classes: Sequence[str]) -> list[str]:
         found = spread(list(nodes.values()))
         lines.append(
             f"on {len(nodes)} nodes' test samples: mean {_percent(found.mean)}, 10th percentile "
-            f"{_percent(found.tenth)}, worst {_percent(found.worst)} (node {lowest(nodes)}); {_deviation(found)} over "
-            "nodes"
+            f"{_percent(found.tenth)}, worst {_percent(found.worst)} (node {lowest(nodes)}); "
+            f"{_deviation(found)} over nodes"
         )
         lines.append(_by_what_they_own(nodes, owned_modalities(records)))
     gained = gains(per_node(records, PERSONAL), nodes)
@@ -176,7 +202,10 @@ def _by_what_they_own(nodes: Mapping[str, float], owned: Mapping[str, Sequence[M
     groups: dict[str, list[float]] = {}
     for node, value in nodes.items():
         groups.setdefault("+".join(owned.get(node, ["unknown"])), []).append(value)
-    means = [f"{name} {_percent(float(np.mean(groups[name])))} ({len(groups[name])})" for name in sorted(groups)]
+    means = [
+        f"{name} {_percent(float(np.mean(groups[name])))} ({len(groups[name])})"
+        for name in sorted(groups)
+    ]
     return f"mean by what nodes own (and how many do): {', '.join(means)}"
 
 
@@ -184,8 +213,9 @@ def _personal_sentence(gained: Mapping[str, float]) -> str:
     values = [100 * value for value in gained.values()]
     won, least = sum(value > 0 for value in values), lowest(gained)
     return (
-        f"heads of the node's own give {interval_text(values, '+.1f')} points (95 % interval over nodes); {won} of "
-        f"{len(values)} nodes profit, the least node {least} with {100 * gained[least]:+.1f}"
+        f"heads of the node's own give {interval_text(values, '+.1f')} points (95 % interval over "
+        f"nodes); {won} of {len(values)} nodes profit, the least node {least} with "
+        f"{100 * gained[least]:+.1f}"
     )
 
 
@@ -198,7 +228,10 @@ def _deviation(found: Spread) -> str:
 
 
 def owned_modalities(records: Sequence[Mapping[str, Any]]) -> dict[str, list[Modality]]:
-    """Return what each node owns, as it last said; partition id -> modalities, in the order of the ids."""
+    """Return what each node owns, as it last said.
+
+    Partition id -> modalities, in the order of the ids.
+    """
     owned: dict[str, list[Modality]] = {}
     for record in records:
         owned |= record["known_nodes"]

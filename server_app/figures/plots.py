@@ -11,7 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server_app.figures.drawing import COLOURS, Draw, Line, draw_lines, draw_panels, heat_map_height
-from server_app.figures.run_drawings import draw_accuracy, draw_measured_dominance, draw_temperatures
+from server_app.figures.run_drawings import (
+    draw_accuracy,
+    draw_measured_dominance,
+    draw_temperatures,
+)
 from server_app.figures.savers import save_png
 
 Records = Sequence[Mapping[str, Any]]
@@ -21,7 +25,9 @@ WIDTH = 7.0
 """Inches."""
 
 
-def plot_run(records: Records, modalities: Sequence[str], classes: Sequence[str], directory: Path) -> None:
+def plot_run(
+    records: Records, modalities: Sequence[str], classes: Sequence[str], directory: Path
+) -> None:
     """Draw accuracy.png and, where a modality was dominant, dominance.png and temperature.png.
 
     Parameters
@@ -48,11 +54,15 @@ def plot_run(records: Records, modalities: Sequence[str], classes: Sequence[str]
     temperatures = draw_temperatures(trained, modalities, classes)
     if temperatures:
         height = len(temperatures) * (0.3 + heat_map_height(len(classes)))
-        save_png(directory / "temperature.png", WIDTH, height, partial(draw_panels, panels=temperatures))
+        save_png(
+            directory / "temperature.png", WIDTH, height, partial(draw_panels, panels=temperatures)
+        )
 
 
 def plot_bench(bands: Mapping[str, Mapping[str, Band]], path: Path) -> None:
-    """Draw accuracy over rounds: a panel for each way to predict, a line with its interval for each row.
+    """Draw accuracy over rounds.
+
+    A panel for each way to predict, a line with its interval for each row.
 
     Parameters
     ----------
@@ -64,8 +74,12 @@ def plot_bench(bands: Mapping[str, Mapping[str, Band]], path: Path) -> None:
     colours = _row_colours(sorted({row for of_rows in bands.values() for row in of_rows}))
     panels: dict[str, Draw] = {}
     for prediction, of_rows in bands.items():
-        lines = [Line(row, x, mean, colours[row], half=half) for row, (x, mean, half) in of_rows.items()]
-        panels[prediction] = partial(draw_lines, lines=lines, xlabel="round", ylabel="accuracy (%)", limits=(0, 100))
+        lines = [
+            Line(row, x, mean, colours[row], half=half) for row, (x, mean, half) in of_rows.items()
+        ]
+        panels[prediction] = partial(
+            draw_lines, lines=lines, xlabel="round", ylabel="accuracy (%)", limits=(0, 100)
+        )
     height = 4.2 + 0.1 * len(colours)  # with room for the legend
     save_png(path, 5.5 * len(bands), height, partial(draw_panels, panels=panels, side_by_side=True))
 

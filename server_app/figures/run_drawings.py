@@ -9,7 +9,15 @@ from numpy.typing import ArrayLike
 
 from fedcmi_flwr.evaluation.counts import is_head
 from fedcmi_flwr.types import Modality
-from server_app.figures.drawing import BLACK, COLOURS, Draw, Line, draw_dominance, draw_heat_map, draw_lines
+from server_app.figures.drawing import (
+    BLACK,
+    COLOURS,
+    Draw,
+    Line,
+    draw_dominance,
+    draw_heat_map,
+    draw_lines,
+)
 from server_app.figures.statistics import Floats, Records
 
 
@@ -18,7 +26,9 @@ def modality_colours(modalities: Sequence[str]) -> dict[str, str]:
     return {name: COLOURS[index % len(COLOURS)] for index, name in enumerate(modalities)}
 
 
-def draw_accuracy(records: Records, modalities: Sequence[Modality], x: ArrayLike, xlabel: str, ylabel: str) -> Draw:
+def draw_accuracy(
+    records: Records, modalities: Sequence[Modality], x: ArrayLike, xlabel: str, ylabel: str
+) -> Draw:
     """Return the picture of every prediction's accuracy; self heads are dashed.
 
     Parameters
@@ -42,7 +52,13 @@ def draw_accuracy(records: Records, modalities: Sequence[Modality], x: ArrayLike
     pairs = [subset for subset in predictions.values() if "+" in subset]
     colours = modality_colours([*modalities, *pairs])
     lines = [
-        Line(name, x, 100 * column(records, "accuracy", name), colours.get(subset, BLACK), is_head(name))
+        Line(
+            name,
+            x,
+            100 * column(records, "accuracy", name),
+            colours.get(subset, BLACK),
+            is_head(name),
+        )
         for name, subset in predictions.items()
     ]
     return partial(draw_lines, lines=lines, xlabel=xlabel, ylabel=ylabel, limits=(0, 100))
@@ -78,7 +94,10 @@ def draw_measured_dominance(trained: Records, modalities: Sequence[Modality], cl
     """
     measured = [record["measured"]["dominant"] for record in trained]
     teachers = [record["teacher"] for record in trained]
-    ratios = {name: _per_class(trained, "ratio", name, classes) for name in weak_modalities(trained, modalities)}
+    ratios = {
+        name: _per_class(trained, "ratio", name, classes)
+        for name in weak_modalities(trained, modalities)
+    }
     return partial(
         draw_dominance,
         rounds=[record["round"] for record in trained],
@@ -88,8 +107,11 @@ def draw_measured_dominance(trained: Records, modalities: Sequence[Modality], cl
     )
 
 
-def draw_temperatures(trained: Records, modalities: Sequence[Modality], classes: Sequence[str]) -> dict[Modality, Draw]:
-    """Return the pictures of each weak modality's class temperatures over the rounds, with one range of colours.
+def draw_temperatures(
+    trained: Records, modalities: Sequence[Modality], classes: Sequence[str]
+) -> dict[Modality, Draw]:
+    """Return the pictures of each weak modality's class temperatures over the rounds, with one
+    range of colours.
 
     Parameters
     ----------
@@ -121,7 +143,11 @@ def draw_temperatures(trained: Records, modalities: Sequence[Modality], classes:
 
 def weak_modalities(trained: Records, modalities: Sequence[Modality]) -> list[Modality]:
     """Return the modalities that were behind the dominant one in any round."""
-    return [name for name in modalities if any(name in record["measured"]["ratio"] for record in trained)]
+    return [
+        name
+        for name in modalities
+        if any(name in record["measured"]["ratio"] for record in trained)
+    ]
 
 
 def column(records: Records, key: str, name: str) -> Floats:
@@ -129,10 +155,14 @@ def column(records: Records, key: str, name: str) -> Floats:
     return np.array([record[key].get(name) for record in records], dtype=float)
 
 
-def _per_class(trained: Sequence[Mapping[str, Any]], key: str, modality: Modality, classes: int) -> Floats:
+def _per_class(
+    trained: Sequence[Mapping[str, Any]], key: str, modality: Modality, classes: int
+) -> Floats:
     """Return what was measured of a modality, [rounds, classes]; NaN where it was not weak."""
     blank = [None] * classes
-    return np.array([record["measured"][key].get(modality, blank) for record in trained], dtype=float)
+    return np.array(
+        [record["measured"][key].get(modality, blank) for record in trained], dtype=float
+    )
 
 
 def _logarithm(values: Floats) -> Floats:

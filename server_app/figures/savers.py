@@ -76,7 +76,10 @@ def svg_chart(kind: str, of: str, title: str, caption: str, height: float, draw:
     -------
     The chart.
     """
-    salted = {**_STYLE, "svg.hashsalt": f"{kind} {of}"}  # ids differ between the charts of a page, not between pages
+    salted = {
+        **_STYLE,
+        "svg.hashsalt": f"{kind} {of}",
+    }  # ids differ between the charts of a page, not between pages
     buffer = io.StringIO()
     with matplotlib.style.context(["default", salted]), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from")  # the browser has other fonts
@@ -108,7 +111,10 @@ def save_png(path: Path, width: float, height: float, draw: Draw) -> None:
 
 
 def _inline(svg: str, label: str) -> str:
-    """Return an SVG file as an element of a page: scaled by the page, and without the ids that every chart has."""
+    """Return an SVG file as an element of a page.
+
+    Scaled by the page, and without the ids that every chart has.
+    """
     found = re.search(r'<svg [^>]*viewBox="([^"]*)"[^>]*>', svg)
     assert found is not None
     body = re.sub(r'<g id="[^"]*"', "<g", svg[found.end() :])

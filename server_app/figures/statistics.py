@@ -1,4 +1,7 @@
-"""The figures of runs and of seeds that tables and pages share: means, intervals, curves, targets and bytes."""
+"""The figures of runs and of seeds that tables and pages share.
+
+Means, intervals, curves, targets and bytes.
+"""
 
 from collections.abc import Mapping, Sequence
 from itertools import chain
@@ -41,7 +44,9 @@ def mean_and_interval(values: Sequence[float]) -> tuple[float, float]:
     count = len(values)
     if count < 2:
         return float(values[0]) if count else float("nan"), float("nan")
-    quantile = float(stdtrit(count - 1, (1 + CONFIDENCE) / 2))  # of Student's t; scipy.stats takes long to import
+    quantile = float(
+        stdtrit(count - 1, (1 + CONFIDENCE) / 2)
+    )  # of Student's t; scipy.stats takes long to import
     return float(np.mean(values)), quantile * float(np.std(values, ddof=1)) / count**0.5
 
 
@@ -66,7 +71,8 @@ def interval_text(values: Sequence[float], form: str) -> str:
 
 
 def by_seed(part: "pd.DataFrame", prediction: str, figure: str = "accuracy") -> "pd.DataFrame":
-    """Return accuracies in %, or another figure of theirs, one line per seed and one column per row.
+    """Return accuracies in %, or another figure of theirs, one line per seed and one column per
+    row.
 
     Parameters
     ----------
@@ -81,16 +87,24 @@ def by_seed(part: "pd.DataFrame", prediction: str, figure: str = "accuracy") -> 
     -------
     [seeds, rows]; NaN where a row has no run of that seed, or no sample could be predicted.
     """
-    return part[part["prediction"] == prediction].pivot(index="seed", columns="method", values=figure) * 100
+    return (
+        part[part["prediction"] == prediction].pivot(index="seed", columns="method", values=figure)
+        * 100
+    )
 
 
 def row_interval(accuracies: "pd.DataFrame", row: str) -> tuple[float, float]:
-    """Return :func:`mean_and_interval` of a row of :func:`by_seed`; NaN for both where it has no number."""
+    """Return :func:`mean_and_interval` of a row of :func:`by_seed`.
+
+    NaN for both where it has no number.
+    """
     return mean_and_interval(accuracies[row].dropna().tolist() if row in accuracies else [])
 
 
 def difference_text(accuracies: "pd.DataFrame", row: str, other: str) -> str:
-    """Return the mean difference of two rows of :func:`by_seed` in points, over the seeds that both have."""
+    """Return the mean difference of two rows of :func:`by_seed` in points, over the seeds that both
+    have.
+    """
     return interval_text((accuracies[row] - accuracies[other]).dropna().tolist(), "+.1f")
 
 
@@ -129,12 +143,18 @@ def seeds_text(count: int) -> str:
 
 
 def over_rounds(records: Records, prediction: str) -> Floats:
-    """Return the accuracy of each round in [0, 1], [rounds]; NaN where no sample could be predicted."""
+    """Return the accuracy of each round in [0, 1], [rounds].
+
+    NaN where no sample could be predicted.
+    """
     return np.array([record["accuracy"][prediction] for record in records], dtype=np.float64)
 
 
 def class_accuracy(records: Records, prediction: str) -> Floats:
-    """Return the accuracy in % of each class in each round, [classes, rounds]; NaN without samples."""
+    """Return the accuracy in % of each class in each round, [classes, rounds].
+
+    NaN without samples.
+    """
     correct, count = (
         np.array([record["counts"][prediction][key] for record in records], dtype=float).T
         for key in ("correct", "count")
@@ -161,21 +181,29 @@ def mean_curve(seeds: Sequence[Floats]) -> tuple[Floats, Floats]:
 
 
 def cumulative_megabytes(records: Records) -> Floats:
-    """Return, for each round, the MB (10^6 bytes) sent to and received from the nodes until its end."""
-    sent = [sum(chain(record["bytes_down"].values(), record["bytes_up"].values())) for record in records]
+    """Return, for each round, the MB (10^6 bytes) sent to and received from the nodes until its
+    end.
+    """
+    sent = [
+        sum(chain(record["bytes_down"].values(), record["bytes_up"].values())) for record in records
+    ]
     total: Floats = np.cumsum(sent, dtype=float) / 1e6
     return total
 
 
 def best_round(records: Records, prediction: str) -> tuple[float, int]:
-    """Return the highest accuracy of any round in [0, 1], and the first round that has it; NaN without samples."""
+    """Return the highest accuracy of any round in [0, 1], and the first round that has it.
+
+    NaN without samples.
+    """
     values = over_rounds(records, prediction)
     first = int(np.argmax(np.where(np.isnan(values), -1, values)))
     return float(values[first]), int(records[first]["round"])
 
 
 def to_target(records: Records, target: float) -> tuple[float, float]:
-    """Return the first round whose fused accuracy reaches the target, and the megabytes moved until then; else NaN.
+    """Return the first round whose fused accuracy reaches the target, and the megabytes moved until
+    then; else NaN.
 
     Parameters
     ----------

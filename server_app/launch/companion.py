@@ -1,4 +1,6 @@
-"""Runs a command and ends it, with all that it started, when standard input closes: also after a kill -9 of the caller.
+"""Runs a command and ends it, with all that it started, when standard input closes.
+
+Also after a kill -9 of the caller.
 
 python companion.py COMMAND...
 """
@@ -16,7 +18,8 @@ import psutil
 GRACE = 30.0
 """Seconds between the request to end and the end by force."""
 ADOPT = 36
-"""Linux: PR_SET_CHILD_SUBREAPER, by which what a child leaves behind becomes this process's own child."""
+"""Linux: PR_SET_CHILD_SUBREAPER, by which what a child leaves behind becomes this process's own
+child."""
 
 
 def accompany(command: Sequence[str]) -> int:

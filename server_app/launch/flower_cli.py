@@ -1,6 +1,9 @@
-"""Flower's command line as this project calls it: one ``flwr run``, and the truth about how it ended.
+"""Flower's command line as this project calls it.
 
-``flwr run`` and ``flwr log`` exit 0 even when the ServerApp failed; what the SuperLink says about the run decides.
+One ``flwr run``, and the truth about how it ended.
+
+``flwr run`` and ``flwr log`` exit 0 even when the ServerApp failed; what the SuperLink says
+about the run decides.
 """
 
 import contextlib
@@ -43,7 +46,9 @@ class FlowerRunError(RuntimeError):
 
 
 def flower_environment(home: Path, import_roots: Sequence[str] = ()) -> dict[str, str]:
-    """Return the environment that Flower's processes need: a home of their own, no installations, no telemetry.
+    """Return the environment that Flower's processes need.
+
+    A home of their own, no installations, no telemetry.
 
     Parameters
     ----------
@@ -88,8 +93,15 @@ def connection_file(address: str, authority: Path | None) -> str:
     -------
     TOML.
     """
-    trust = "insecure = true" if authority is None else f"root-certificates = {json.dumps(str(authority))}"
-    return f'[superlink]\ndefault = "{CONNECTION}"\n\n[superlink.{CONNECTION}]\naddress = "{address}"\n{trust}\n'
+    trust = (
+        "insecure = true"
+        if authority is None
+        else f"root-certificates = {json.dumps(str(authority))}"
+    )
+    return (
+        f'[superlink]\ndefault = "{CONNECTION}"\n\n[superlink.{CONNECTION}]\naddress = '
+        f'"{address}"\n{trust}\n'
+    )
 
 
 def is_healthy(address: str, authority: Path | None) -> bool:
@@ -109,12 +121,16 @@ def is_healthy(address: str, authority: Path | None) -> bool:
     trust = ssl.create_default_context(cafile=authority) if authority is not None else True
     scheme = "http" if authority is None else "https"
     try:
-        return httpx.get(f"{scheme}://{address}/health", timeout=2.0, verify=trust, trust_env=False).is_success
+        return httpx.get(
+            f"{scheme}://{address}/health", timeout=2.0, verify=trust, trust_env=False
+        ).is_success
     except httpx.HTTPError:
         return False
 
 
-def wait_until_healthy(address: str, authority: Path | None, runs: Callable[[], bool], log: Path) -> None:
+def wait_until_healthy(
+    address: str, authority: Path | None, runs: Callable[[], bool], log: Path
+) -> None:
     """Return when a SuperLink answers.
 
     Parameters
@@ -138,7 +154,11 @@ def wait_until_healthy(address: str, authority: Path | None, runs: Callable[[], 
         if is_healthy(address, authority):
             return
         time.sleep(0.2)
-    how = f"did not answer within {START_TIMEOUT:.0f} s" if runs() else "ended as soon as it was started"
+    how = (
+        f"did not answer within {START_TIMEOUT:.0f} s"
+        if runs()
+        else "ended as soon as it was started"
+    )
     raise FlowerRunError(f"flower-superlink {how}:\n{first_exception(tail(log)) or tail(log)}")
 
 
@@ -164,13 +184,20 @@ def ask(environment: Mapping[str, str], *arguments: str) -> dict[str, Any]:
     command = [program("flwr"), *arguments, "--format", "json"]
     try:
         done = subprocess.run(
-            command, env=dict(environment), capture_output=True, text=True, check=False, timeout=CALL_TIMEOUT
+            command,
+            env=dict(environment),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=CALL_TIMEOUT,
         )
         answer: dict[str, Any] = json.loads(done.stdout)
     except (subprocess.TimeoutExpired, ValueError) as error:
         raise FlowerRunError(f"`flwr {' '.join(arguments)}` did not answer: {error}") from error
     if not answer.get("success"):
-        raise FlowerRunError(f"`flwr {' '.join(arguments)}`: {answer.get('error-message', done.stdout)}")
+        raise FlowerRunError(
+            f"`flwr {' '.join(arguments)}`: {answer.get('error-message', done.stdout)}"
+        )
     return answer
 
 
@@ -192,7 +219,8 @@ def run_app(
     home
         Flower home with the connection; gets the log.
     while_running
-        Called a few times a second, and once after the end, to show progress; what it raises ends the waiting.
+        Called a few times a second, and once after the end, to show progress; what it raises
+        ends the waiting.
     *more
         More arguments of ``flwr run``.
 
@@ -205,12 +233,16 @@ def run_app(
 
     environment, run_dir = flower_environment(home), Path(str(run_config.get("run-dir", home)))
     settings = home / "run-config.toml"
-    settings.write_text(write_toml(run_config), encoding="utf-8")  # on the command line, Flower ends texts at a quote
+    settings.write_text(
+        write_toml(run_config), encoding="utf-8"
+    )  # on the command line, Flower ends texts at a quote
     command = [program("flwr"), "run", str(project), CONNECTION, "--stream", "--format", "json"]
     command += ["--run-config", str(settings), *more]
     log, patience = home / "run.log", Patience(run_dir)
     with log.open("w", encoding="utf-8") as output:
-        process = subprocess.Popen(command, env=environment, cwd=project, stdout=output, stderr=output)
+        process = subprocess.Popen(
+            command, env=environment, cwd=project, stdout=output, stderr=output
+        )
         try:
             while process.poll() is None and not patience.is_over():
                 time.sleep(0.3)
@@ -228,9 +260,13 @@ def run_app(
 
 
 def wait_for_end(
-    status: Callable[[], str], while_running: Callable[[], None], is_over: Callable[[], bool] = lambda: False
+    status: Callable[[], str],
+    while_running: Callable[[], None],
+    is_over: Callable[[], bool] = lambda: False,
 ) -> str:
-    """Return how a run ended; the end of ``flwr run``, which only follows it, need not be the run's.
+    """Return how a run ended.
+
+    The end of ``flwr run``, which only follows it, need not be the run's.
 
     Parameters
     ----------
@@ -302,7 +338,9 @@ def _run_id(log: Path) -> str | None:
 
 
 def why_failed(run_dir: Path, log: Path, environment: Mapping[str, str], status: str) -> str:
-    """Return why a run did not complete: what the ServerApp said, else the first exception of Flower's log.
+    """Return why a run did not complete.
+
+    What the ServerApp said, else the first exception of Flower's log.
 
     Parameters
     ----------
@@ -324,13 +362,26 @@ def why_failed(run_dir: Path, log: Path, environment: Mapping[str, str], status:
     if said:
         return f"the run ended as {status!r}. The server said:\n{said[0]}"
     run_id = _run_id(log)
-    if run_id is not None:  # `flwr run --stream --format json` waits for the end, but does not print the server's log
+    if (
+        run_id is not None
+    ):  # `flwr run --stream --format json` waits for the end, but does not print the server's log
         with log.open("a", encoding="utf-8") as output:
             command = [program("flwr"), "log", run_id, CONNECTION]
-            with contextlib.suppress(subprocess.TimeoutExpired):  # what it has printed until then is in the log
+            with contextlib.suppress(
+                subprocess.TimeoutExpired
+            ):  # what it has printed until then is in the log
                 subprocess.run(
-                    command, env=dict(environment), stdout=output, stderr=output, timeout=CALL_TIMEOUT, check=False
+                    command,
+                    env=dict(environment),
+                    stdout=output,
+                    stderr=output,
+                    timeout=CALL_TIMEOUT,
+                    check=False,
                 )
     found = first_exception(log.read_text(encoding="utf-8", errors="replace"))
-    because = f": {found}\nThe whole log is in" if found else f". The end of its log:\n{tail(log)}\nAll of it is in"
+    because = (
+        f": {found}\nThe whole log is in"
+        if found
+        else f". The end of its log:\n{tail(log)}\nAll of it is in"
+    )
     return f"the run ended as {status!r}{because} {keep_log(log, run_dir)}."

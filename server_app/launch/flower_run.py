@@ -1,7 +1,8 @@
 """``fedcmi run`` on Flower's simulation: a SuperLink of its own, and one run of the app on it.
 
-``flwr run`` alone leaves a resident SuperLink that keeps the environment of its first start. Here each run has its own
-on loopback; a companion process ends it, with all that it started, when this one is done or dead.
+``flwr run`` alone leaves a resident SuperLink that keeps the environment of its first start.
+Here each run has its own on loopback; a companion process ends it, with all that it started,
+when this one is done or dead.
 """
 
 import contextlib
@@ -63,17 +64,27 @@ def run_on_flower(
         The run did not start or did not complete.
     """
     if os.name == "nt":
-        raise FlowerRunError("a simulation on Ray needs Linux or macOS; `--engine in-process` gives the same weights.")
+        raise FlowerRunError(
+            "a simulation on Ray needs Linux or macOS; `--engine in-process` gives the same "
+            "weights."
+        )
     check_cluster(os.environ.get("RAY_ADDRESS", ""))
     with tempfile.TemporaryDirectory(prefix="fedcmi-flower-", ignore_cleanup_errors=True) as name:
         home = Path(name)
-        with superlink(home, {**flower_environment(home, import_roots), "RAY_TMPDIR": ray_directory()}):
-            federation = f"num-supernodes={num_nodes} client-resources-num-cpus=1 client-resources-num-gpus={num_gpus}"
+        with superlink(
+            home, {**flower_environment(home, import_roots), "RAY_TMPDIR": ray_directory()}
+        ):
+            federation = (
+                f"num-supernodes={num_nodes} client-resources-num-cpus=1 "
+                f"client-resources-num-gpus={num_gpus}"
+            )
             run_app(project, run_config, home, while_running, "--federation-config", federation)
 
 
 def check_cluster(address: str) -> None:
-    """Raise FlowerRunError where nothing listens at the address of a Ray cluster; Ray itself would wait for minutes.
+    """Raise FlowerRunError where nothing listens at the address of a Ray cluster.
+
+    Ray itself would wait for minutes.
 
     Parameters
     ----------
@@ -87,13 +98,16 @@ def check_cluster(address: str) -> None:
         socket.create_connection((found[1], int(found[2])), timeout=CLUSTER_TIMEOUT).close()
     except (OSError, OverflowError) as error:
         raise FlowerRunError(
-            f"RAY_ADDRESS = {address!r}: no Ray cluster answers there ({error}); start it, or unset RAY_ADDRESS to "
-            "simulate on this machine."
+            f"RAY_ADDRESS = {address!r}: no Ray cluster answers there ({error}); start it, or "
+            "unset RAY_ADDRESS to simulate on this machine."
         ) from error
 
 
 def ray_directory() -> str:
-    """Return where Ray keeps its sockets, whose paths Linux limits: $RAY_TMPDIR, or a temporary directory."""
+    """Return where Ray keeps its sockets, whose paths Linux limits.
+
+    $RAY_TMPDIR, or a temporary directory.
+    """
     chosen = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
     return "/tmp" if len(chosen) > LONGEST_RAY_DIRECTORY and os.access("/tmp", os.W_OK) else chosen
 
@@ -116,11 +130,23 @@ def superlink(home: Path, environment: Mapping[str, str]) -> Iterator[int]:
     port = free_port()
     address = f"127.0.0.1:{port}"
     (home / "config.toml").write_text(connection_file(address, None), encoding="utf-8")
-    command = [sys.executable, str(Path(__file__).with_name("companion.py"))]  # or it would outlive a kill -9 of us
-    command += [program("flower-superlink"), "--insecure", "--simulation", "--host", "127.0.0.1", "--port", str(port)]
+    command = [
+        sys.executable,
+        str(Path(__file__).with_name("companion.py")),
+    ]  # or it would outlive a kill -9 of us
+    command += [
+        program("flower-superlink"),
+        "--insecure",
+        "--simulation",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
     log = home / "superlink.log"
     with log.open("w", encoding="utf-8") as output:
-        # a session of its own: Ctrl-C in the terminal reaches this process only, which then ends the companion's one
+        # a session of its own: Ctrl-C in the terminal reaches this process only, which then ends
+        # the companion's one
         process = subprocess.Popen(
             command,
             env=dict(environment),

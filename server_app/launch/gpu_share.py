@@ -1,4 +1,7 @@
-"""How many simulated clients share a GPU: what one needs is measured before the run, on one of its nodes."""
+"""How many simulated clients share a GPU.
+
+What one needs is measured before the run, on one of its nodes.
+"""
 
 import math
 import os
@@ -51,11 +54,15 @@ def clients_that_fit(free_bytes: int, client_bytes: int) -> int:
     >>> clients_that_fit(24 * 10**9, 2 * 10**9)
     6
     """
-    return max(1, math.floor(free_bytes * (1 - SERVER_SHARE) / (client_bytes * ALLOWANCE + CONTEXT_BYTES)))
+    return max(
+        1, math.floor(free_bytes * (1 - SERVER_SHARE) / (client_bytes * ALLOWANCE + CONTEXT_BYTES))
+    )
 
 
 def clients_on_each(fit: int, gpus: int, cores: int, sampled: int) -> int:
-    """Return how many clients train on each GPU at a time: no more than fit, have a core, or are sampled.
+    """Return how many clients train on each GPU at a time.
+
+    No more than fit, have a core, or are sampled.
 
     Parameters
     ----------
@@ -83,12 +90,15 @@ def clients_on_each(fit: int, gpus: int, cores: int, sampled: int) -> int:
 
 
 def share_of(at_once: int) -> float:
-    """Return the share of a GPU that Ray is asked for so that as many clients are on it, rounded down to 1/1000."""
+    """Return the share of a GPU that Ray is asked for so that as many clients are on it, rounded
+    down to 1/1000.
+    """
     return math.floor(1000 / at_once) / 1000
 
 
 def measured_client_bytes(raw: Mapping[str, Scalar], num_nodes: int, client_app: ClientApp) -> int:
-    """Train one node of a run for one epoch on the GPU of this process, and return the most that torch held there.
+    """Train one node of a run for one epoch on the GPU of this process, and return the most that
+    torch held there.
 
     Parameters
     ----------
@@ -116,8 +126,12 @@ def measured_client_bytes(raw: Mapping[str, Scalar], num_nodes: int, client_app:
     torch.cuda.reset_peak_memory_stats()
     with tempfile.TemporaryDirectory() as name:
         federation = Federation(config, RunDirectory(Path(name)))
-        arrays = {key: Array(value) for key, value in to_arrays(federation.model.trained_state()).items()}
-        node = {"partition-id": richest_partition(config, federation.data.modality_names, num_nodes)}
+        arrays = {
+            key: Array(value) for key, value in to_arrays(federation.model.trained_state()).items()
+        }
+        node = {
+            "partition-id": richest_partition(config, federation.data.modality_names, num_nodes)
+        }
         grid = LocalGrid(client_app, [{**node, "num-partitions": num_nodes}], config.raw)
         task = ConfigRecord(federation.task_config())
         messages = federation.strategy.configure_train(1, ArrayRecord(arrays), task, grid)
@@ -131,7 +145,8 @@ def measured_client_bytes(raw: Mapping[str, Scalar], num_nodes: int, client_app:
 
 
 def richest_partition(config: RunConfig, modalities: Sequence[Modality], num_nodes: int) -> int:
-    """Return the first of the partitions that own most of the run's modalities, which need most memory.
+    """Return the first of the partitions that own most of the run's modalities, which need most
+    memory.
 
     Parameters
     ----------
@@ -166,7 +181,8 @@ def gpu_share(
     client_app
         The nodes' app, to measure with.
     wanted
-        Clients on a GPU at a time; None: as many as have room, a core and something to do, which is measured.
+        Clients on a GPU at a time; None: as many as have room, a core and something to do, which
+        is measured.
 
     Returns
     -------
@@ -181,9 +197,14 @@ def gpu_share(
     known = ""
     if wanted is None:
         gpus = torch.cuda.device_count()
-        sampled = min(num_nodes, max(int(num_nodes * config.sampling.fraction_train), config.sampling.min_train_nodes))
+        sampled = min(
+            num_nodes,
+            max(int(num_nodes * config.sampling.fraction_train), config.sampling.min_train_nodes),
+        )
         needed = measured_client_bytes(raw, num_nodes, client_app)
         free = min(torch.cuda.mem_get_info(gpu)[0] for gpu in range(gpus))
         wanted = clients_on_each(clients_that_fit(free, needed), gpus, cores, sampled)
         known = f"; one took {needed / 1e9:.1f} GB of {free / 1e9:.1f} GB"
-    return share_of(wanted), f"clients train on {torch.cuda.get_device_name()}{where}, {wanted} on each GPU{known}"
+    return share_of(
+        wanted
+    ), f"clients train on {torch.cuda.get_device_name()}{where}, {wanted} on each GPU{known}"

@@ -1,7 +1,9 @@
-"""What a run uses from outside this project, and where the processes that Flower starts will find it.
+"""What a run uses from outside this project, and where the processes that Flower starts will find
+it.
 
-What is installed is found by every process of this Python environment. What only the launching process can import,
-because PYTHONPATH or the working directory of ``python -m`` has it, is handed on to them.
+What is installed is found by every process of this Python environment. What only the launching
+process can import, because PYTHONPATH or the working directory of ``python -m`` has it, is
+handed on to them.
 """
 
 import sys
@@ -38,7 +40,10 @@ def from_outside(config: RunConfig) -> list[tuple[Kind[Any], str]]:
     UnknownNameError
         There is no such server optimiser here; nodes, which need none, do not look for it.
     """
-    named: list[tuple[Kind[Any], str]] = [(METHOD, config.method_name), (FUSION, config.model.fusion)]
+    named: list[tuple[Kind[Any], str]] = [
+        (METHOD, config.method_name),
+        (FUSION, config.model.fusion),
+    ]
     named += [(ENCODER, name) for name in named_encoders(config.model.encoder)]
     if is_preparation(config.data.data):
         named.append((PREPARATION, config.data.data))
@@ -52,7 +57,8 @@ def from_outside(config: RunConfig) -> list[tuple[Kind[Any], str]]:
 
 
 def import_roots(config: RunConfig) -> list[str]:
-    """Return the directories that packages from outside are imported from, without those of what is installed.
+    """Return the directories that packages from outside are imported from, without those of what is
+    installed.
 
     Parameters
     ----------

@@ -4,7 +4,8 @@ import time
 from pathlib import Path
 
 AFTER_ERROR = 30.0
-"""Seconds after a ServerApp has failed in which Flower may end the run; Ray sometimes never lets it."""
+"""Seconds after a ServerApp has failed in which Flower may end the run; Ray sometimes never lets
+it."""
 
 
 class Patience:

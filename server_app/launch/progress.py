@@ -16,7 +16,10 @@ Show = Callable[[str], None]
 
 
 class StartUp:
-    """Where the time before the first round of a run on Flower goes; made when the run is asked for."""
+    """Where the time before the first round of a run on Flower goes.
+
+    Made when the run is asked for.
+    """
 
     def __init__(self) -> None:
         self.begin = time.time()
@@ -42,8 +45,9 @@ class StartUp:
         """
         asking, training = record["asking_seconds"], record["seconds"] - record["asking_seconds"]
         return (
-            f"start-up: SuperLink {self.running - self.begin:.1f} s, bundle and server {loaded - self.running:.1f} s, "
-            f"Ray's actors and the nodes' answers {asking:.1f} s; first round then {training:.1f} s"
+            f"start-up: SuperLink {self.running - self.begin:.1f} s, bundle and server "
+            f"{loaded - self.running:.1f} s, Ray's actors and the nodes' answers {asking:.1f} s; "
+            f"first round then {training:.1f} s"
         )
 
 
@@ -62,7 +66,9 @@ class RoundProgress:
         Shown before the first round that is trained; None: no word about it.
     """
 
-    def __init__(self, run_dir: Path, config: RunConfig, show: Show, start_up: StartUp | None = None) -> None:
+    def __init__(
+        self, run_dir: Path, config: RunConfig, show: Show, start_up: StartUp | None = None
+    ) -> None:
         self.run_dir = run_dir
         self.start_up = start_up
         self.rounds = config.federation.num_server_rounds
@@ -76,13 +82,17 @@ class RoundProgress:
         if self.start_up is not None:
             self.start_up.note_running()
         metrics = self.run_dir / "metrics.jsonl"
-        if not metrics.is_file() or metrics.stat().st_size == self.size:  # what a long run has is long to read
+        if (
+            not metrics.is_file() or metrics.stat().st_size == self.size
+        ):  # what a long run has is long to read
             return
         self.size = metrics.stat().st_size
         records = read_metrics(self.run_dir)
         for record in records[self.shown :]:
             if self.start_up is not None and record["round"] > 0:
-                self.show(self.start_up.line((self.run_dir / "config.json").stat().st_mtime, record))
+                self.show(
+                    self.start_up.line((self.run_dir / "config.json").stat().st_mtime, record)
+                )
                 self.start_up = None
             self.left.note(record["round"])
             self.show(" | ".join(filter(None, [round_line(record, self.rounds), self.left.text()])))

@@ -12,7 +12,8 @@ NO_RECIPES = ("suites", "tuned")
 
 
 def find_recipe(name: str) -> Path:
-    """Return a recipe, given by the path of a TOML file or by its name below ``server_app/recipes``.
+    """Return a recipe, given by the path of a TOML file or by its name below
+    ``server_app/recipes``.
 
     Parameters
     ----------
@@ -31,9 +32,14 @@ def find_recipe(name: str) -> Path:
     path = Path(name).expanduser()
     if path.is_file():
         return path
-    known = {str(file.relative_to(RECIPES).with_suffix("")): file for file in sorted(RECIPES.rglob("*.toml"))}
+    known = {
+        str(file.relative_to(RECIPES).with_suffix("")): file
+        for file in sorted(RECIPES.rglob("*.toml"))
+    }
     known = {each: file for each, file in known.items() if not each.startswith(NO_RECIPES)}
     if name not in known:
         settings = ", ".join(each for each in known if "/" not in each)
-        raise ConfigError(f"recipe {name!r}: neither a file nor one of {settings}.{did_you_mean(name, known)}")
+        raise ConfigError(
+            f"recipe {name!r}: neither a file nor one of {settings}.{did_you_mean(name, known)}"
+        )
     return known[name]

@@ -1,4 +1,7 @@
-"""How a run was started, kept beside it: going on needs nothing but its directory, and its card has the command."""
+"""How a run was started, kept beside it.
+
+Going on needs nothing but its directory, and its card has the command.
+"""
 
 import contextlib
 import json
@@ -50,7 +53,8 @@ class Launch:
 
 @contextlib.contextmanager
 def claimed(run_dir: Path) -> Iterator[None]:
-    """Keep other launches out of a run directory, from before anything is written there until this one is over.
+    """Keep other launches out of a run directory, from before anything is written there until this
+    one is over.
 
     Parameters
     ----------
@@ -72,7 +76,8 @@ def claimed(run_dir: Path) -> Iterator[None]:
             yield
     except LockedError as error:
         raise RunDirectoryError(
-            f"{run_dir}: another process is training there; wait for its end, or give another run directory."
+            f"{run_dir}: another process is training there; wait for its end, or give another run "
+            "directory."
         ) from error
 
 
@@ -85,7 +90,8 @@ def begin(
     num_nodes: int | None,
     engine: str | None,
 ) -> Iterator[Launch]:
-    """Put a new run together and note it in its directory, which is this process's until the block ends.
+    """Put a new run together and note it in its directory, which is this process's until the block
+    ends.
 
     Parameters
     ----------
@@ -133,7 +139,8 @@ def go_on(
     num_nodes: int | None,
     engine: str | None,
 ) -> Iterator[Launch]:
-    """Put a run together that goes on, and its directory, which is this process's, back to the newest checkpoint.
+    """Put a run together that goes on, and its directory, which is this process's, back to the
+    newest checkpoint.
 
     Parameters
     ----------
@@ -157,12 +164,14 @@ def go_on(
     Raises
     ------
     ConfigError
-        A key or the number of nodes differs, a finished run is to have no more rounds, or it was not started by
-        ``fedcmi run``.
+        A key or the number of nodes differs, a finished run is to have no more rounds, or it was
+        not started by ``fedcmi run``.
     """
     run_dir = run_dir.absolute()
     finished = _finished(run_dir)
-    asked = recipe or assignments or num_nodes or any(value is not None for value in options.values())
+    asked = (
+        recipe or assignments or num_nodes or any(value is not None for value in options.values())
+    )
     if finished and not asked:
         raise finished
     stored = _read(run_dir)
@@ -170,12 +179,15 @@ def go_on(
     raw = combine(layers, options, assignments)
     if finished and not may_grow(stored.raw[ROUNDS], raw):
         raise ConfigError(
-            f"{finished} More rounds can follow (--rounds above {stored.raw[ROUNDS]}) unless the learning rate decays; "
-            "whatever else is asked for would have no effect: start a new run."
+            f"{finished} More rounds can follow (--rounds above {stored.raw[ROUNDS]}) unless the "
+            "learning rate decays; whatever else is asked for would have no effect: start a new "
+            "run."
         ) from finished
     check_unchanged(run_dir, stored.raw, raw)
     if num_nodes not in (None, stored.num_nodes):
-        raise ConfigError(f"num-nodes = {num_nodes}: the run in {run_dir} has {stored.num_nodes}; leave it out.")
+        raise ConfigError(
+            f"num-nodes = {num_nodes}: the run in {run_dir} has {stored.num_nodes}; leave it out."
+        )
     raw |= {"run-dir": str(run_dir), "resume": True}
     with claimed(run_dir):
         with alone_in_run(run_dir):
@@ -200,8 +212,8 @@ def _read(run_dir: Path) -> Launch:
         return Launch(**json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError as error:
         raise ConfigError(
-            f"{path}: not there, so this run was not started by `fedcmi run`; go on as it was started, with resume = "
-            "true in its run-config."
+            f"{path}: not there, so this run was not started by `fedcmi run`; go on as it was "
+            "started, with resume = true in its run-config."
         ) from error
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{path}: not a launch record of this project ({error}).") from error

@@ -1,4 +1,6 @@
-"""What Flower's processes print, kept beside the run, and the sentence in it that says why a run failed."""
+"""What Flower's processes print, kept beside the run, and the sentence in it that says why a run
+failed.
+"""
 
 import contextlib
 import shutil
@@ -19,7 +21,9 @@ def tail(log: Path, lines: int = 25) -> str:
 
 
 def first_exception(text: str) -> str:
-    """Return what the first traceback of a log ends with; of chained exceptions the first is the cause of the others.
+    """Return what the first traceback of a log ends with.
+
+    Of chained exceptions the first is the cause of the others.
 
     Parameters
     ----------
@@ -36,7 +40,9 @@ def first_exception(text: str) -> str:
     >>> first_exception(chr(10).join(lines))
     'OSError: no space'
     """
-    from fedcmi_flwr.wire.text import one_line  # brings torch along, which most commands on devices need not load
+    from fedcmi_flwr.wire.text import (
+        one_line,
+    )  # brings torch along, which most commands on devices need not load
 
     _, found, after = text.partition(TRACEBACK)
     lines = after.splitlines()[1:] if found else []
@@ -55,8 +61,8 @@ def keep_log(log: Path, run_dir: Path) -> Path:
 
     Returns
     -------
-    Where it is now; ``log`` itself where it could not be copied, since the reason of a failure must not hide behind
-    another one.
+    Where it is now; ``log`` itself where it could not be copied, since the reason of a failure
+    must not hide behind another one.
     """
     kept = run_dir / FLOWER_LOG
     with contextlib.suppress(OSError):

@@ -35,15 +35,21 @@ def load_client_app() -> ClientApp:
     return found
 
 
-def resolve(recipe: Path | None, options: Mapping[str, Scalar | None], assignments: Sequence[str]) -> dict[str, Scalar]:
+def resolve(
+    recipe: Path | None, options: Mapping[str, Scalar | None], assignments: Sequence[str]
+) -> dict[str, Scalar]:
     """Put the run-config of one run together: as :func:`combine`, with one recipe or none."""
     return combine([read_recipe(recipe)] if recipe else [], options, assignments)
 
 
 def combine(
-    layers: Sequence[Mapping[str, Scalar]], options: Mapping[str, Scalar | None], assignments: Sequence[str]
+    layers: Sequence[Mapping[str, Scalar]],
+    options: Mapping[str, Scalar | None],
+    assignments: Sequence[str],
 ) -> dict[str, Scalar]:
-    """Put a run-config together: defaults, then the layers, then options that are set, then ``key=value`` texts.
+    """Put a run-config together.
+
+    Defaults, then the layers, then options that are set, then ``key=value`` texts.
 
     Parameters
     ----------
@@ -78,7 +84,9 @@ def combine(
 
 
 def _make_paths_absolute(raw: dict[str, Scalar]) -> None:
-    """Let relative paths count from the working directory, which a simulation's processes do not share."""
+    """Let relative paths count from the working directory, which a simulation's processes do not
+    share.
+    """
     if not is_preparation(str(raw["data"])):
         raw["data"] = str(Path(str(raw["data"])).expanduser().absolute())
     if raw["run-dir"]:
@@ -161,7 +169,9 @@ def run_in_process(
     return directory.path
 
 
-def run_with_flower(raw: Mapping[str, Scalar], num_nodes: int, show: Show, clients_at_once: int | None = None) -> Path:
+def run_with_flower(
+    raw: Mapping[str, Scalar], num_nodes: int, show: Show, clients_at_once: int | None = None
+) -> Path:
     """Run a federation with ``flwr run`` on Ray.
 
     Parameters
@@ -198,6 +208,6 @@ def check_enough_nodes(config: RunConfig, num_nodes: int) -> None:
     """Raise ConfigError when a simulation would wait for more nodes than it has."""
     if num_nodes < config.sampling.min_available_nodes:
         raise ConfigError(
-            f"num-nodes = {num_nodes}: fewer than min-available-nodes = {config.sampling.min_available_nodes}; "
-            "simulate more nodes or lower it."
+            f"num-nodes = {num_nodes}: fewer than min-available-nodes = "
+            f"{config.sampling.min_available_nodes}; simulate more nodes or lower it."
         )

@@ -23,14 +23,20 @@ class TimeLeft:
         self._first = self._first or self._last
 
     def seconds(self) -> float | None:
-        """Return the estimate in seconds; None before one whole round was seen, and after the last one."""
+        """Return the estimate in seconds.
+
+        None before one whole round was seen, and after the last one.
+        """
         if self._first is None or self._last[0] in (self._first[0], self.rounds):
             return None
         (first, begin), (last, end) = self._first, self._last
         return (end - begin) / (last - first) * (self.rounds - last)
 
     def text(self) -> str:
-        """Return the estimate for people, "about 3 min left, until 18:42"; empty where there is none."""
+        """Return the estimate for people, "about 3 min left, until 18:42".
+
+        Empty where there is none.
+        """
         seconds = self.seconds()
         if seconds is None:
             return ""

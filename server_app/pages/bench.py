@@ -1,4 +1,7 @@
-"""The page of a bench: for each setting a table, charts over the seeds, and what differs between the runs."""
+"""The page of a bench.
+
+For each setting a table, charts over the seeds, and what differs between the runs.
+"""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -33,7 +36,12 @@ from server_app.figures.statistics import (
 )
 from server_app.pages import html
 from server_app.pages.run import accuracy_label
-from server_app.pages.settings import as_text, environment_table, settings_tables, shared_and_different
+from server_app.pages.settings import (
+    as_text,
+    environment_table,
+    settings_tables,
+    shared_and_different,
+)
 from server_app.run.held_out import evaluated_on
 from server_app.run.reader import ReportError
 from server_app.run.records import LAST_ROUNDS
@@ -54,7 +62,8 @@ def bench_page(directory: Path) -> str:
     Raises
     ------
     ReportError
-        No results.csv or comparison.json, they do not fit the run directories, or `fedcmi tune` made the directory.
+        No results.csv or comparison.json, they do not fit the run directories, or `fedcmi tune`
+        made the directory.
     """
     settings = read_settings(directory)
     colours = method_colours(settings, settings[0].comparison.baseline)
@@ -72,17 +81,34 @@ def bench_page(directory: Path) -> str:
 
 
 def method_colours(settings: Sequence[Setting], baseline: str) -> dict[str, str]:
-    """Give the baseline black, and OWN and the methods with the highest mean accuracy the colours; others are grey."""
-    main = pd.concat([setting.results[setting.results["prediction"] == MAIN] for setting in settings])
+    """Give the baseline black, and OWN and the methods with the highest mean accuracy the colours.
+
+    Others are grey.
+    """
+    main = pd.concat(
+        [setting.results[setting.results["prediction"] == MAIN] for setting in settings]
+    )
     means = main.groupby("method")["accuracy"].mean()
-    order = list(dict.fromkeys(method for setting in settings for method in setting.methods if method != baseline))
+    order = list(
+        dict.fromkeys(
+            method for setting in settings for method in setting.methods if method != baseline
+        )
+    )
     best = sorted(order, key=lambda method: (method != OWN, -means[method]))[: len(COLOURS)]
     shown = [method for method in order if method in best]
-    return {**dict.fromkeys(order, GREY), baseline: BLACK, **dict(zip(shown, COLOURS, strict=False))}
+    return {
+        **dict.fromkeys(order, GREY),
+        baseline: BLACK,
+        **dict(zip(shown, COLOURS, strict=False)),
+    }
 
 
-def _setting_parts(setting: Setting, colours: Mapping[str, str], matrices: pd.DataFrame) -> list[str]:
-    below = [html.paragraph(sentence) for sentence in sentences(setting.results, setting.comparison)]
+def _setting_parts(
+    setting: Setting, colours: Mapping[str, str], matrices: pd.DataFrame
+) -> list[str]:
+    below = [
+        html.paragraph(sentence) for sentence in sentences(setting.results, setting.comparison)
+    ]
     tables = [_table(setting), *below, *_matrix_table(setting, matrices), _fairness_table(setting)]
     return [html.heading(setting.name), *tables, html.figures(_charts(setting, colours))]
 
@@ -90,7 +116,11 @@ def _setting_parts(setting: Setting, colours: Mapping[str, str], matrices: pd.Da
 def _matrix_table(setting: Setting, matrices: pd.DataFrame) -> list[str]:
     part = matrices[matrices["setting"] == setting.name]
     head, cells = subset_table(part, setting.methods)
-    return [html.table(f"Accuracy matrix, on {_evaluated_on(setting)}. {caption(part)}", head, cells)] if cells else []
+    return (
+        [html.table(f"Accuracy matrix, on {_evaluated_on(setting)}. {caption(part)}", head, cells)]
+        if cells
+        else []
+    )
 
 
 def _evaluated_on(setting: Setting) -> str:
@@ -100,11 +130,14 @@ def _evaluated_on(setting: Setting) -> str:
 def _table(setting: Setting) -> str:
     columns = [_cells(setting, prediction) for prediction in setting.predictions]
     seeds = seeds_of_rows(setting.results)
-    rows = [[method, str(len(seeds[method])), *cells] for method, *cells in zip(setting.methods, *columns, strict=True)]
+    rows = [
+        [method, str(len(seeds[method])), *cells]
+        for method, *cells in zip(setting.methods, *columns, strict=True)
+    ]
     caption = (
-        f"Accuracy in % on {_evaluated_on(setting)}, mean of the last {LAST_ROUNDS} rounds over the seeds ± 95 % "
-        f"interval; in brackets points over {setting.comparison.baseline} with the same seeds. The highest mean of the "
-        "rows with all seeds stands out."
+        f"Accuracy in % on {_evaluated_on(setting)}, mean of the last {LAST_ROUNDS} rounds over "
+        f"the seeds ± 95 % interval; in brackets points over {setting.comparison.baseline} with "
+        "the same seeds. The highest mean of the rows with all seeds stands out."
     )
     return html.table(caption, ["method", "seeds", *setting.predictions], rows)
 
@@ -113,7 +146,10 @@ def _cells(setting: Setting, prediction: str) -> list[str]:
     """Return the column of a prediction."""
     accuracies = by_seed(setting.results, prediction)
     means = accuracies[[method for method in accuracies if method in setting.whole]].mean()
-    texts = {method: accuracy_cell(accuracies, method, setting.comparison.baseline) for method in setting.methods}
+    texts = {
+        method: accuracy_cell(accuracies, method, setting.comparison.baseline)
+        for method in setting.methods
+    }
     return [
         html.Strong(text) if method in means and means[method] == means.max() else text
         for method, text in texts.items()
@@ -122,8 +158,12 @@ def _cells(setting: Setting, prediction: str) -> list[str]:
 
 def _fairness_table(setting: Setting) -> str:
     names, cells = fairness_cells(setting.results, setting.methods, setting.comparison.baseline)
-    caption = f"Fairness, on {_evaluated_on(setting)}. {fairness_caption(setting.comparison.baseline)}"
-    return html.table(caption, ["method", *names], [[method, *cells[method]] for method in setting.methods])
+    caption = (
+        f"Fairness, on {_evaluated_on(setting)}. {fairness_caption(setting.comparison.baseline)}"
+    )
+    return html.table(
+        caption, ["method", *names], [[method, *cells[method]] for method in setting.methods]
+    )
 
 
 def _charts(setting: Setting, colours: Mapping[str, str]) -> list[Chart]:
@@ -133,17 +173,26 @@ def _charts(setting: Setting, colours: Mapping[str, str]) -> list[Chart]:
     label = accuracy_label(next(iter(setting.configs.values())))
     draw = partial(draw_lines, ylabel=label, limits=(0, 100))
     over_rounds = partial(draw, lines=method_lines(setting, colours, False), xlabel="round")
-    over_bytes = partial(draw, lines=method_lines(setting, colours, True), xlabel="MB (10⁶ bytes), sent and received")
+    over_bytes = partial(
+        draw, lines=method_lines(setting, colours, True), xlabel="MB (10⁶ bytes), sent and received"
+    )
     return [
         _interval_chart(setting),
         _class_chart(setting),
-        svg_chart("accuracy-over-rounds", setting.name, "Accuracy over rounds", caption, 3.6, over_rounds),
-        svg_chart("accuracy-over-bytes", setting.name, "Accuracy over bytes", caption, 3.6, over_bytes),
+        svg_chart(
+            "accuracy-over-rounds", setting.name, "Accuracy over rounds", caption, 3.6, over_rounds
+        ),
+        svg_chart(
+            "accuracy-over-bytes", setting.name, "Accuracy over bytes", caption, 3.6, over_bytes
+        ),
     ]
 
 
 def method_lines(setting: Setting, colours: Mapping[str, str], over_bytes: bool) -> list[Line]:
-    """Return a line a method, as long as its runs; those in grey at the end, since they are drawn first."""
+    """Return a line a method, as long as its runs.
+
+    Those in grey at the end, since they are drawn first.
+    """
     lines = []
     for method in sorted(setting.methods, key=lambda name: colours[name] == GREY):
         curves, colour = setting.curves[method], colours[method]
@@ -157,16 +206,22 @@ def method_lines(setting: Setting, colours: Mapping[str, str], over_bytes: bool)
 
 def _interval_chart(setting: Setting) -> Chart:
     accuracies = [by_seed(setting.results, prediction) for prediction in setting.predictions]
-    pairs = np.array([[row_interval(found, method) for found in accuracies] for method in setting.methods])
+    pairs = np.array(
+        [[row_interval(found, method) for found in accuracies] for method in setting.methods]
+    )
     means, halves = pairs[..., 0], pairs[..., 1]
-    draw = partial(draw_intervals, rows=setting.labels, means=means, halves=halves, names=setting.predictions)
+    draw = partial(
+        draw_intervals, rows=setting.labels, means=means, halves=halves, names=setting.predictions
+    )
     caption = "Mean over the seeds with 95 % intervals."
     height = 1.1 + 0.3 * len(setting.methods)
     return svg_chart("intervals", setting.name, "Accuracy of the methods", caption, height, draw)
 
 
 def _class_chart(setting: Setting) -> Chart:
-    values = np.array([np.mean([c.classes for c in setting.curves[method]], axis=0) for method in setting.methods])
+    values = np.array(
+        [np.mean([c.classes for c in setting.curves[method]], axis=0) for method in setting.methods]
+    )
     draw = partial(
         draw_heat_map,
         values=values,
@@ -178,19 +233,31 @@ def _class_chart(setting: Setting) -> Chart:
     )
     caption = f"Prediction: {MAIN}. Mean of the last {LAST_ROUNDS} rounds over the seeds."
     height = heat_map_height(len(values))
-    return svg_chart("class-accuracy", setting.name, "Accuracy of each class", caption, height, draw)
+    return svg_chart(
+        "class-accuracy", setting.name, "Accuracy of each class", caption, height, draw
+    )
 
 
 def _unfinished(directory: Path) -> list[str]:
     logs = sorted(directory.glob("*/*/seed*/log.txt"))
-    lines = [str(log.relative_to(directory)) for log in logs if not (log.parent / "summary.md").is_file()]
+    lines = [
+        str(log.relative_to(directory)) for log in logs if not (log.parent / "summary.md").is_file()
+    ]
     if not lines:
         return []
-    return [html.heading("Runs that did not finish"), html.paragraph("Their logs say why:"), html.bullets(lines)]
+    return [
+        html.heading("Runs that did not finish"),
+        html.paragraph("Their logs say why:"),
+        html.bullets(lines),
+    ]
 
 
 def _settings(settings: Sequence[Setting]) -> list[str]:
-    named = [(setting.name, method, config) for setting in settings for method, config in setting.configs.items()]
+    named = [
+        (setting.name, method, config)
+        for setting in settings
+        for method, config in setting.configs.items()
+    ]
     shared, different = shared_and_different([config for _, _, config in named])
     rows = [
         [name, method, *(as_text(config.get(key)) for key in different if key != "method")]
@@ -198,7 +265,12 @@ def _settings(settings: Sequence[Setting]) -> list[str]:
     ]
     columns = ["setting", "method", *(key for key in different if key != "method")]
     table = html.table("What differs between the runs.", columns, rows)
-    return [html.heading("Settings"), table, html.heading("What all runs have in common", 3), *settings_tables(shared)]
+    return [
+        html.heading("Settings"),
+        table,
+        html.heading("What all runs have in common", 3),
+        *settings_tables(shared),
+    ]
 
 
 def _nodes(path: Path) -> list[str]:
@@ -207,5 +279,7 @@ def _nodes(path: Path) -> list[str]:
     try:
         nodes = json.loads(path.read_text(encoding="utf-8"))["num-nodes"]
     except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ReportError(f"{path}: not written by `fedcmi bench` ({error!r}); use a bench directory.") from error
+        raise ReportError(
+            f"{path}: not written by `fedcmi bench` ({error!r}); use a bench directory."
+        ) from error
     return [html.paragraph(f"Every run: {nodes} simulated nodes.")]

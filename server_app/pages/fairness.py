@@ -1,4 +1,7 @@
-"""The section of a run's page on fairness: classes, nodes, and what each modality gives each node."""
+"""The section of a run's page on fairness.
+
+Classes, nodes, and what each modality gives each node.
+"""
 
 from functools import partial
 
@@ -25,8 +28,8 @@ from server_app.run.reader import Record, RunFiles
 from server_app.run.records import last_rounds, percent
 
 NOBODY_EVALUATED = (
-    "No node evaluated on its own test samples in the last rounds (fraction-evaluate, evaluate-from), so nothing is "
-    "said of nodes."
+    "No node evaluated on its own test samples in the last rounds (fraction-evaluate, "
+    "evaluate-from), so nothing is said of nodes."
 )
 
 
@@ -58,7 +61,11 @@ def _rounds(last: list[Record]) -> str:
 def _class_table(run: RunFiles, last: list[Record]) -> str:
     accuracy = mean_class_accuracy(last, MAIN)
     counts = last[-1]["counts"][MAIN]["count"]
-    weak = [name for name in run.modalities if any(name in record["measured"]["ratio"] for record in last)]
+    weak = [
+        name
+        for name in run.modalities
+        if any(name in record["measured"]["ratio"] for record in last)
+    ]
     measured = [(key, name) for name in weak for key in ("ratio", "temperature")]
     columns = [_measured(last, key, name, len(run.classes)) for key, name in measured]
     rows = [
@@ -67,8 +74,9 @@ def _class_table(run: RunFiles, last: list[Record]) -> str:
     ]
     heads = [f"{'r' if key == 'ratio' else 'T'} {name}" for key, name in measured]
     caption = (
-        f"Classes: accuracy ({MAIN}) on {evaluated_on(run.config)}, {_rounds(last)}; the worst stands out. r: the "
-        "true class's probability by the dominant modality over that by the weak one; T: the temperature made of it."
+        f"Classes: accuracy ({MAIN}) on {evaluated_on(run.config)}, {_rounds(last)}; the worst "
+        "stands out. r: the true class's probability by the dominant modality over that by the "
+        "weak one; T: the temperature made of it."
     )
     return html.table(caption, ["class", "samples", "accuracy", *heads], rows)
 
@@ -76,10 +84,14 @@ def _class_table(run: RunFiles, last: list[Record]) -> str:
 def _measured(last: list[Record], key: str, modality: str, classes: int) -> Floats:
     """Return the mean over the rounds that measured it, [classes]; NaN where none did."""
     blank = [None] * classes
-    values = np.array([record["measured"][key].get(modality, blank) for record in last], dtype=float)
+    values = np.array(
+        [record["measured"][key].get(modality, blank) for record in last], dtype=float
+    )
     known = ~np.isnan(values)
     total = np.where(known, values, 0).sum(axis=0)
-    mean: Floats = np.divide(total, known.sum(axis=0), out=np.full(classes, np.nan), where=known.any(axis=0))
+    mean: Floats = np.divide(
+        total, known.sum(axis=0), out=np.full(classes, np.nan), where=known.any(axis=0)
+    )
     return mean
 
 
@@ -100,8 +112,13 @@ def _points(value: float | None) -> str:
 def _classes_over_rounds(run: RunFiles) -> Chart:
     rounds = [record["round"] for record in run.records]
     found = [spread(column) for column in class_accuracy(run.records, MAIN).T / 100]
-    caption = f"Prediction: {MAIN}, on {evaluated_on(run.config)}. Band: standard deviation over the classes."
-    return _spread_chart("fairness-classes", "Classes over rounds", caption, rounds, found, "class", "classes")
+    caption = (
+        f"Prediction: {MAIN}, on {evaluated_on(run.config)}. Band: standard deviation over the "
+        "classes."
+    )
+    return _spread_chart(
+        "fairness-classes", "Classes over rounds", caption, rounds, found, "class", "classes"
+    )
 
 
 def _nodes_over_rounds(run: RunFiles) -> list[Chart]:
@@ -110,15 +127,29 @@ def _nodes_over_rounds(run: RunFiles) -> list[Chart]:
     found = [spread(list(nodes.values())) for _, nodes in told if nodes]
     if not rounds:
         return []
-    caption = f"Prediction: {MAIN}, on the nodes' own test samples. Band: standard deviation over the nodes."
-    return [_spread_chart("fairness-nodes", "Nodes over rounds", caption, rounds, found, "node", "nodes")]
+    caption = (
+        f"Prediction: {MAIN}, on the nodes' own test samples. Band: standard deviation over the "
+        "nodes."
+    )
+    return [
+        _spread_chart(
+            "fairness-nodes", "Nodes over rounds", caption, rounds, found, "node", "nodes"
+        )
+    ]
 
 
 def _spread_chart(
-    kind: str, title: str, caption: str, rounds: list[int], found: list[Spread], one: str, several: str
+    kind: str,
+    title: str,
+    caption: str,
+    rounds: list[int],
+    found: list[Spread],
+    one: str,
+    several: str,
 ) -> Chart:
     mean, worst, deviation, tenth = (
-        100 * np.array([getattr(item, key) for item in found]) for key in ("mean", "worst", "deviation", "tenth")
+        100 * np.array([getattr(item, key) for item in found])
+        for key in ("mean", "worst", "deviation", "tenth")
     )
     lines = [
         Line(f"mean of {several}", rounds, mean, BLACK, half=deviation),
@@ -137,13 +168,25 @@ def _node_table(run: RunFiles, last: list[Record]) -> str:
     rows = []
     for node, value in accuracy.items():
         text = html.Strong(percent(value)) if node == worst else percent(value)
-        cells = [node, "+".join(owned.get(node, [])), f"{samples[node]:.0f}", text, percent(worst_class.get(node))]
-        rows.append([*cells, *([percent(personal.get(node)), _points(gained.get(node))] if personal else [])])
+        cells = [
+            node,
+            "+".join(owned.get(node, [])),
+            f"{samples[node]:.0f}",
+            text,
+            percent(worst_class.get(node)),
+        ]
+        rows.append(
+            [
+                *cells,
+                *([percent(personal.get(node)), _points(gained.get(node))] if personal else []),
+            ]
+        )
     columns = ["node", "owns", "test samples", "accuracy", "worst class"]
     columns += ["with heads of its own", "gain (points)"] if personal else []
     caption = (
-        f"Nodes: the global model with all that the node owns, on the node's own test samples, mean over those of the "
-        f"last {len(last)} rounds in which it evaluated; the worst stands out."
+        "Nodes: the global model with all that the node owns, on the node's own test samples, "
+        f"mean over those of the last {len(last)} rounds in which it evaluated; the worst stands "
+        "out."
     )
     return html.table(caption, columns, rows)
 
@@ -156,7 +199,8 @@ def _modality_table(run: RunFiles, last: list[Record]) -> str:
         for node, value in accuracy.items()
     ]
     caption = (
-        "What each modality gives each node: points of accuracy that are lost when the model is not shown the modality "
-        "and has all others that the node owns. A node with one modality has its accuracy alone."
+        "What each modality gives each node: points of accuracy that are lost when the model is "
+        "not shown the modality and has all others that the node owns. A node with one modality "
+        "has its accuracy alone."
     )
     return html.table(caption, ["node", "with all it owns", *run.modalities], rows)

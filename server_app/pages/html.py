@@ -1,4 +1,7 @@
-"""One HTML page that needs nothing but itself: styles, tables and figures; all text is escaped here."""
+"""One HTML page that needs nothing but itself: styles, tables and figures.
+
+All text is escaped here.
+"""
 
 from collections.abc import Iterable, Sequence
 from html import escape
@@ -86,7 +89,11 @@ def paragraph(text: str) -> str:
 
 def facts(items: Iterable[tuple[str, str]]) -> str:
     """Return a row of names with values."""
-    return "<dl>" + "".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in items) + "</dl>"
+    return (
+        "<dl>"
+        + "".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in items)
+        + "</dl>"
+    )
 
 
 def bullets(lines: Iterable[str]) -> str:
@@ -97,10 +104,15 @@ def bullets(lines: Iterable[str]) -> str:
 def failure(reason: str, details: str) -> str:
     """Return a box that says why something failed; ``details`` unfold."""
     more = f"<details><summary>Details</summary><pre>{escape(details)}</pre></details>"
-    return f'<div class="error" role="alert"><p><strong>Failed.</strong> {escape(reason)}</p>{more}</div>'
+    return (
+        '<div class="error" role="alert"><p><strong>Failed.</strong> '
+        f"{escape(reason)}</p>{more}</div>"
+    )
 
 
-def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]], texts: bool = False) -> str:
+def table(
+    caption: str, head: Sequence[str], rows: Iterable[Sequence[str]], texts: bool = False
+) -> str:
     """Return a table that scrolls sideways where the screen is narrow.
 
     Parameters
@@ -120,7 +132,8 @@ def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]], text
     """
     top = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
     body = "\n".join(
-        f'<tr><th scope="row">{escape(first)}</th>{"".join(map(_cell, others))}</tr>' for first, *others in rows
+        f'<tr><th scope="row">{escape(first)}</th>{"".join(map(_cell, others))}</tr>'
+        for first, *others in rows
     )
     label = f'aria-label="{escape(caption)}"'
     return (
@@ -131,7 +144,11 @@ def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]], text
 
 
 def _cell(text: str) -> str:
-    return f"<td><strong>{escape(text)}</strong></td>" if isinstance(text, Strong) else f"<td>{escape(text)}</td>"
+    return (
+        f"<td><strong>{escape(text)}</strong></td>"
+        if isinstance(text, Strong)
+        else f"<td>{escape(text)}</td>"
+    )
 
 
 def side_by_side(tables: Iterable[str]) -> str:

@@ -35,7 +35,11 @@ def write_report(directory: Path, out: Path | None = None) -> Path:
     ReportError
         The directory holds neither, or what it holds is broken, or a bench that is unfinished.
     """
-    text = bench_page(directory) if is_bench(directory) else run_page(read_run(directory, unfinished=True))
+    text = (
+        bench_page(directory)
+        if is_bench(directory)
+        else run_page(read_run(directory, unfinished=True))
+    )
     path = out or directory / "report.html"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, text)
@@ -93,11 +97,13 @@ def is_bench(directory: Path) -> bool:
         It is neither.
     """
     if not directory.is_dir():
-        raise ReportError(f"{directory}: no such directory; give the directory of a run or of a bench.")
+        raise ReportError(
+            f"{directory}: no such directory; give the directory of a run or of a bench."
+        )
     names = {path.name for path in directory.iterdir()}
     if names.isdisjoint((*_OF_A_BENCH, *_OF_A_RUN)):
         raise ReportError(
-            f"{directory}: neither a run ({', '.join(_OF_A_RUN[:2])}) nor a bench ({_OF_A_BENCH[1]}); give the "
-            "directory that `fedcmi run` or `fedcmi bench` printed."
+            f"{directory}: neither a run ({', '.join(_OF_A_RUN[:2])}) nor a bench "
+            f"({_OF_A_BENCH[1]}); give the directory that `fedcmi run` or `fedcmi bench` printed."
         )
     return not names.isdisjoint(_OF_A_BENCH)

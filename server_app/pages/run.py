@@ -25,8 +25,8 @@ from server_app.run.records import epsilon_spent, failed_rounds, megabytes
 from server_app.run.summary import accuracy_table
 
 NO_TEMPERATURES = (
-    "No round measured a dominant modality or class temperatures (only methods that distil from it do), so there is "
-    "no chart of them."
+    "No round measured a dominant modality or class temperatures (only methods that distil from "
+    "it do), so there is no chart of them."
 )
 
 
@@ -53,7 +53,9 @@ def run_page(run: RunFiles, refresh: int = 0) -> str:
     rest = [html.heading("Settings"), *settings_tables(run.config), environment_table([run.config])]
     refresh = refresh if run.unfinished else 0
     if not run.trained:
-        return html.page(title, *failed, html.paragraph("No round was trained."), *rest, refresh=refresh)
+        return html.page(
+            title, *failed, html.paragraph("No round was trained."), *rest, refresh=refresh
+        )
     parts = [*_results(run), *_dominance(run), *fairness_section(run), *_nodes(run), *rest]
     return html.page(title, *failed, *parts, refresh=refresh)
 
@@ -78,7 +80,10 @@ def _results(run: RunFiles) -> list[str]:
         ("failed rounds", str(len(failed_rounds(trained)))),
         ("replies refused or missing", str(sum(len(record["refused"]) for record in trained))),
     ]
-    caption = f"Accuracy of the global model on {evaluated_on(run.config)}; what follows it: of the last round."
+    caption = (
+        f"Accuracy of the global model on {evaluated_on(run.config)}; what follows it: of the "
+        "last round."
+    )
     return [
         html.facts(known),
         html.table(caption, columns, rows),
@@ -94,8 +99,14 @@ def _matrix(run: RunFiles) -> list[str]:
     if not run.matrix:
         return []
     source = calibrated_on(run.config)
-    how = f"Rules and temperatures were chosen on {source}." if source else "There was no validation data to choose on."
-    caption = f"Every subset of the modalities, on {evaluated_on(run.config)}. {explanation(run.matrix)}"
+    how = (
+        f"Rules and temperatures were chosen on {source}."
+        if source
+        else "There was no validation data to choose on."
+    )
+    caption = (
+        f"Every subset of the modalities, on {evaluated_on(run.config)}. {explanation(run.matrix)}"
+    )
     return [
         html.heading("Accuracy matrix"),
         html.table(caption, *matrix_table(run.matrix)),
@@ -106,7 +117,9 @@ def _matrix(run: RunFiles) -> list[str]:
 def _curves(run: RunFiles) -> list[Chart]:
     rounds = [record["round"] for record in run.records]
     megabytes = cumulative_megabytes(run.records)
-    accuracy = partial(draw_accuracy, run.records, run.modalities, ylabel=accuracy_label(run.config))
+    accuracy = partial(
+        draw_accuracy, run.records, run.modalities, ylabel=accuracy_label(run.config)
+    )
     over_rounds = accuracy(x=rounds, xlabel="round")
     over_bytes = accuracy(x=megabytes, xlabel="MB (10⁶ bytes)")
 
@@ -116,7 +129,9 @@ def _curves(run: RunFiles) -> list[Chart]:
     return [
         svg_chart("accuracy-over-rounds", "", "Accuracy over rounds", caption, 3.4, over_rounds),
         svg_chart("accuracy-over-bytes", "", "Accuracy over bytes", sent, 3.4, over_bytes),
-        svg_chart("losses", "", "Loss terms over rounds", unweighted, 3.4, draw_losses(run.trained)),
+        svg_chart(
+            "losses", "", "Loss terms over rounds", unweighted, 3.4, draw_losses(run.trained)
+        ),
     ]
 
 
@@ -133,9 +148,18 @@ def _class_charts(run: RunFiles) -> list[Chart]:
             limits=(0.0, 100.0),
             start=run.records[0]["round"],
         )
-        caption = f"Accuracy of each class on {evaluated_on(run.config)}; grey: the class has no sample."
+        caption = (
+            f"Accuracy of each class on {evaluated_on(run.config)}; grey: the class has no sample."
+        )
         charts.append(
-            svg_chart("class-accuracy", name, f"Classes: {name}", caption, heat_map_height(len(values)), draw)
+            svg_chart(
+                "class-accuracy",
+                name,
+                f"Classes: {name}",
+                caption,
+                heat_map_height(len(values)),
+                draw,
+            )
         )
     return charts
 
@@ -143,20 +167,26 @@ def _class_charts(run: RunFiles) -> list[Chart]:
 def _dominance(run: RunFiles) -> list[str]:
     if not any(record["measured"]["dominant"] for record in run.trained):
         return [html.heading("Dominance"), html.paragraph(NO_TEMPERATURES)]
-    return [html.heading("Dominance"), html.figures([_dominance_chart(run), *_temperature_charts(run)])]
+    return [
+        html.heading("Dominance"),
+        html.figures([_dominance_chart(run), *_temperature_charts(run)]),
+    ]
 
 
 def _dominance_chart(run: RunFiles) -> Chart:
     draw = draw_measured_dominance(run.trained, run.modalities, len(run.classes))
     caption = (
-        "Top: the dominant modality that a round measured, and the one that the server named as teacher for that "
-        "round. Bottom: mean and range over the classes of how far a weak modality is behind; below 0 it is ahead."
+        "Top: the dominant modality that a round measured, and the one that the server named as "
+        "teacher for that round. Bottom: mean and range over the classes of how far a weak "
+        "modality is behind; below 0 it is ahead."
     )
     return svg_chart("dominance", "", "Dominance over rounds", caption, 3.8, draw)
 
 
 def _temperature_charts(run: RunFiles) -> list[Chart]:
-    caption = "Below 1 its teacher is sharper; grey: it was not weak, or the class was not measured."
+    caption = (
+        "Below 1 its teacher is sharper; grey: it was not weak, or the class was not measured."
+    )
     height = heat_map_height(len(run.classes))
     pictures = draw_temperatures(run.trained, run.modalities, run.classes)
     return [
@@ -179,11 +209,24 @@ def _nodes(run: RunFiles) -> list[str]:
         examples=[examples.get(node) for node in nodes],
         colours=modality_colours(run.modalities),
     )
-    caption = f"What each node owns, and the training samples that it said it has.{_unknown(run, nodes, examples)}"
-    made = svg_chart(
-        "nodes", "", "Modalities and samples of the nodes", caption, 2.4 + 0.35 * len(run.modalities), draw
+    caption = (
+        "What each node owns, and the training samples that it said it "
+        f"has.{_unknown(run, nodes, examples)}"
     )
-    return [html.heading("Nodes"), html.figures([made]), *_failed(run.trained), *_refused(run.trained)]
+    made = svg_chart(
+        "nodes",
+        "",
+        "Modalities and samples of the nodes",
+        caption,
+        2.4 + 0.35 * len(run.modalities),
+        draw,
+    )
+    return [
+        html.heading("Nodes"),
+        html.figures([made]),
+        *_failed(run.trained),
+        *_refused(run.trained),
+    ]
 
 
 def _unknown(run: RunFiles, nodes: Sequence[str], examples: Mapping[str, int]) -> str:
@@ -192,12 +235,19 @@ def _unknown(run: RunFiles, nodes: Sequence[str], examples: Mapping[str, int]) -
     silent = sum(node not in examples for node in nodes)
     if not silent:
         return ""
-    return f" {silent} of {len(nodes)} never sent a reply that was used, so their samples are not known."
+    return (
+        f" {silent} of {len(nodes)} never sent a reply that was used, so their samples are not "
+        "known."
+    )
 
 
 def _failed(trained: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = failed_rounds(trained)
-    return [html.heading("Rounds that failed and left the model as it was", 3), html.bullets(lines)] if lines else []
+    return (
+        [html.heading("Rounds that failed and left the model as it was", 3), html.bullets(lines)]
+        if lines
+        else []
+    )
 
 
 def _refused(trained: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -12,7 +12,8 @@ _ELSEWHERE = ("dataset", "server")
 
 
 def settings_tables(config: Config) -> list[str]:
-    """Return the settings of one run, or what several have in common, grouped as the configuration is.
+    """Return the settings of one run, or what several have in common, grouped as the configuration
+    is.
 
     Parameters
     ----------
@@ -30,7 +31,9 @@ def settings_tables(config: Config) -> list[str]:
         own = [key for key in keys if key in config and key not in placed]
         placed.update(own)
         tables.append(_key_table(name, {key: config[key] for key in own}))
-    tables.append(_key_table("other", {key: config[key] for key in sorted(config) if key not in placed}))
+    tables.append(
+        _key_table("other", {key: config[key] for key in sorted(config) if key not in placed})
+    )
     tables.append(_key_table("data set", _flat(config.get("dataset", {}))))
     return [html.side_by_side(tables)]
 
@@ -46,14 +49,22 @@ def environment_table(configs: Iterable[Config]) -> str:
 
 
 def _key_table(name: str, values: Config) -> str:
-    return html.table(name, [], [[key, as_text(value)] for key, value in values.items()], texts=True) if values else ""
+    return (
+        html.table(name, [], [[key, as_text(value)] for key, value in values.items()], texts=True)
+        if values
+        else ""
+    )
 
 
 def _flat(values: Config, prefix: str = "") -> dict[str, Any]:
     """Return nested keys joined by dots."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+        flat |= (
+            _flat(value, f"{prefix}{key}.")
+            if isinstance(value, Mapping)
+            else {f"{prefix}{key}": value}
+        )
     return flat
 
 
@@ -82,5 +93,9 @@ def shared_and_different(configs: Sequence[Config]) -> tuple[dict[str, Any], lis
     ({'lr': 0.1}, ['mu'])
     """
     keys = list(dict.fromkeys(key for config in configs for key in config))
-    agreed = [key for key in keys if all(config.get(key, ...) == configs[0].get(key, ...) for config in configs)]
+    agreed = [
+        key
+        for key in keys
+        if all(config.get(key, ...) == configs[0].get(key, ...) for config in configs)
+    ]
     return {key: configs[0][key] for key in agreed}, [key for key in keys if key not in agreed]

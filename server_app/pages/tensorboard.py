@@ -37,7 +37,10 @@ def export_scalars(directory: Path, logs: Path) -> list[Path]:
     runs = [(read_run(path, unfinished=True), logs / path.relative_to(directory)) for path in paths]
     for run, target in runs:
         if any(target.glob("events.out.tfevents.*")):
-            raise ReportError(f"{target}: holds events already, and twice would show twice; give another directory.")
+            raise ReportError(
+                f"{target}: holds events already, and twice would show twice; give another "
+                "directory."
+            )
         _write(run, target)
     return [target for _, target in runs]
 
@@ -45,8 +48,11 @@ def export_scalars(directory: Path, logs: Path) -> list[Path]:
 def _write(run: RunFiles, target: Path) -> None:
     with needs("tracking"):
         from torch.utils.tensorboard import SummaryWriter
-    # TensorBoard's relative time is then the training time, and its wall time about that of the run.
-    clock = (run.path / "metrics.jsonl").stat().st_mtime - sum(record["seconds"] for record in run.records)
+    # TensorBoard's relative time is then the training time, and its wall time about that of the
+    # run.
+    clock = (run.path / "metrics.jsonl").stat().st_mtime - sum(
+        record["seconds"] for record in run.records
+    )
     with SummaryWriter(str(target)) as writer:
         megabytes = cumulative_megabytes(run.records)
         for record, sent in zip(run.records, megabytes.tolist(), strict=True):

@@ -1,7 +1,10 @@
-"""The best round's model by validation data: kept beside the run until its end, and when to train no longer.
+"""The best round's model by validation data.
 
-Below ``best/`` lies the model of each round that was better than all before it, as far as a checkpoint may need it: a
-run that goes on from round 4 knows nothing of a better round 5, but still needs the best one up to 4.
+Kept beside the run until its end, and when to train no longer.
+
+Below ``best/`` lies the model of each round that was better than all before it, as far as a
+checkpoint may need it: a run that goes on from round 4 knows nothing of a better round 5, but
+still needs the best one up to 4.
 """
 
 import json
@@ -53,7 +56,9 @@ class BestModel:
 
     @classmethod
     def take_back(cls, run_dir: Path) -> None:
-        """Put the best model, which a finished run has as its own, where a run that goes on has it."""
+        """Put the best model, which a finished run has as its own, where a run that goes on
+        has it.
+        """
         model = run_dir / MODEL_FILE
         settings = json.loads((run_dir / "config.json").read_text(encoding="utf-8"))
         best = cls(run_dir, SelectionConfig(settings.get("keep-best", OFF)))
@@ -63,7 +68,9 @@ class BestModel:
             shutil.copyfile(model, best._path(int(metadata["notes"]["round"])))
 
     def restore(self, records: Sequence[Mapping[str, Any]]) -> None:
-        """Take over what a run that goes on has behind it, and forget models of rounds that are done again."""
+        """Take over what a run that goes on has behind it, and forget models of rounds that are
+        done again.
+        """
         best = best_by_validation(records, self.settings.keep_best) if self.enabled else None
         if best is not None:
             self.server_round, self.value = best["round"], best[VALIDATION][self.settings.keep_best]
@@ -72,7 +79,9 @@ class BestModel:
             if number > self.last_round:
                 path.unlink()
 
-    def note(self, server_round: int, figures: Mapping[str, float], save: Callable[[Path], None]) -> None:
+    def note(
+        self, server_round: int, figures: Mapping[str, float], save: Callable[[Path], None]
+    ) -> None:
         """Keep a round's model if it is the best one.
 
         Parameters
@@ -102,7 +111,9 @@ class BestModel:
         if self.settings.patience == 0 or waited < self.settings.patience:
             return ""
         figure = f"{self.settings.keep_best} {self.value:.1%} on validation data"
-        return f"no better round than {self.server_round} ({figure}) in the last {waited} (patience)"
+        return (
+            f"no better round than {self.server_round} ({figure}) in the last {waited} (patience)"
+        )
 
     def clear(self) -> None:
         """Remove what only an unfinished run needs."""
@@ -118,8 +129,12 @@ class BestModel:
         return [(int(path.stem.removeprefix("round-")), path) for path in paths]
 
 
-def best_by_validation(records: Sequence[Mapping[str, Any]], metric: str) -> Mapping[str, Any] | None:
-    """Return the record of the best round, the first of equal ones; None where no round was measured.
+def best_by_validation(
+    records: Sequence[Mapping[str, Any]], metric: str
+) -> Mapping[str, Any] | None:
+    """Return the record of the best round, the first of equal ones.
+
+    None where no round was measured.
 
     Parameters
     ----------
@@ -133,6 +148,8 @@ def best_by_validation(records: Sequence[Mapping[str, Any]], metric: str) -> Map
     The record.
     """
     measured = [
-        record for record in records if record["round"] > 0 and record.get(VALIDATION, {}).get(metric) is not None
+        record
+        for record in records
+        if record["round"] > 0 and record.get(VALIDATION, {}).get(metric) is not None
     ]
     return max(measured, key=lambda record: float(record[VALIDATION][metric]), default=None)

@@ -1,8 +1,9 @@
-"""Checkpoints of a run, each a directory ``checkpoints/round-000003`` that is there whole or not at all.
+"""Checkpoints of a run, each a directory ``checkpoints/round-000003`` that is there whole or not at
+all.
 
-``arrays.safetensors`` holds every array, ``state.json`` the rest, and ``SHA256SUMS`` the checksums of both, as
-``sha256sum --check`` reads them. There is no generator's state to keep: everything random is drawn from
-(seed, purpose, round, partition).
+``arrays.safetensors`` holds every array, ``state.json`` the rest, and ``SHA256SUMS`` the
+checksums of both, as ``sha256sum --check`` reads them. There is no generator's state to keep:
+everything random is drawn from (seed, purpose, round, partition).
 """
 
 import contextlib
@@ -59,7 +60,8 @@ class Checkpoint:
 def write_checkpoint(directory: Path, checkpoint: Checkpoint, keep: int) -> None:
     """Write a checkpoint, and then remove all but the newest ones.
 
-    The one before it always stays: whether nodes can train on the new one is known after the next round only.
+    The one before it always stays: whether nodes can train on the new one is known after the
+    next round only.
 
     Parameters
     ----------
@@ -74,13 +76,21 @@ def write_checkpoint(directory: Path, checkpoint: Checkpoint, keep: int) -> None
     described = {
         "round": checkpoint.server_round,
         "dominant": checkpoint.state.dominance.dominant,
-        "names": {part: list(arrays) for part, arrays in parts.items()},  # in order, which safetensors does not keep
+        "names": {
+            part: list(arrays) for part, arrays in parts.items()
+        },  # in order, which safetensors does not keep
         "run-config": dict(checkpoint.run_config),
         "versions": dict(checkpoint.versions),
         "num-nodes": checkpoint.num_nodes,
     }
     files = {
-        ARRAYS: save({f"{part}/{name}": value for part, arrays in parts.items() for name, value in arrays.items()}),
+        ARRAYS: save(
+            {
+                f"{part}/{name}": value
+                for part, arrays in parts.items()
+                for name, value in arrays.items()
+            }
+        ),
         STATE: (json.dumps(described, indent=1) + "\n").encode(),
     }
     sums = [f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in files.items()]
@@ -93,8 +103,12 @@ def write_checkpoint(directory: Path, checkpoint: Checkpoint, keep: int) -> None
 
 
 def stored_checkpoints(directory: Path) -> list[Path]:
-    """Return the checkpoints below ``checkpoints``, oldest first, whatever state they are in, and nothing else."""
-    return sorted((path for path in directory.glob("round-*") if NAME.fullmatch(path.name)), key=round_of)
+    """Return the checkpoints below ``checkpoints``, oldest first, whatever state they are in, and
+    nothing else.
+    """
+    return sorted(
+        (path for path in directory.glob("round-*") if NAME.fullmatch(path.name)), key=round_of
+    )
 
 
 def round_of(path: Path) -> int:
@@ -127,8 +141,8 @@ def newest_checkpoint(run_dir: Path) -> Checkpoint:
             logger.warning("%s; the checkpoint before it is used", error)
     found = f"none of {len(paths)} can be used" if paths else "there is none"
     raise CheckpointError(
-        f"{run_dir / CHECKPOINTS}: no checkpoint to go on from, {found}; the run ended before its first one, or had "
-        "checkpoint-every = 0. Start it again with another run-dir."
+        f"{run_dir / CHECKPOINTS}: no checkpoint to go on from, {found}; the run ended before its "
+        "first one, or had checkpoint-every = 0. Start it again with another run-dir."
     )
 
 
@@ -142,7 +156,9 @@ def checkpoint_before(run_dir: Path, server_round: int) -> Checkpoint | None:
 
 
 def remove_from(directory: Path, server_round: int) -> None:
-    """Remove the checkpoints of a round and of later ones, if there is an earlier one to go on from."""
+    """Remove the checkpoints of a round and of later ones, if there is an earlier one to go on
+    from.
+    """
     paths = stored_checkpoints(directory)
     unusable = [path for path in paths if round_of(path) >= server_round]
     if len(unusable) < len(paths):
@@ -165,7 +181,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
     Raises
     ------
     CheckpointError
-        A file cannot be read or differs from its checksum, or is not what :func:`write_checkpoint` writes.
+        A file cannot be read or differs from its checksum, or is not what
+        :func:`write_checkpoint` writes.
     """
     try:
         lines = (path / SUMS).read_text(encoding="utf-8").splitlines()
@@ -173,10 +190,15 @@ def read_checkpoint(path: Path) -> Checkpoint:
         files = {name: (path / name).read_bytes() for name in (ARRAYS, STATE)}
         for name, content in files.items():
             if hashlib.sha256(content).hexdigest() != sums.get(name):
-                raise CheckpointError(f"checkpoint {path} is broken: {name} differs from its checksum in {SUMS}")
+                raise CheckpointError(
+                    f"checkpoint {path} is broken: {name} differs from its checksum in {SUMS}"
+                )
         described, flat = json.loads(files[STATE]), load(files[ARRAYS])
         names = described["names"]
-        parts = {part: {name: flat[f"{part}/{name}"] for name in members} for part, members in names.items()}
+        parts = {
+            part: {name: flat[f"{part}/{name}"] for name in members}
+            for part, members in names.items()
+        }
         return _from_parts(described, parts)
     except (OSError, SafetensorError, LookupError, TypeError, ValueError) as error:
         if isinstance(error, CheckpointError):
@@ -197,16 +219,33 @@ def _to_parts(checkpoint: Checkpoint) -> dict[str, Mapping[str, AnyArray]]:
 
 
 def _contiguous(arrays: Mapping[str, AnyArray]) -> dict[str, AnyArray]:
-    """Return arrays whose bytes are in the order that safetensors takes them for; NumPy's scalars become arrays."""
+    """Return arrays whose bytes are in the order that safetensors takes them for.
+
+    NumPy's scalars become arrays.
+    """
     return {name: np.asarray(value, order="C") for name, value in arrays.items()}
 
 
-def _from_parts(described: Mapping[str, Any], parts: Mapping[str, Mapping[str, AnyArray]]) -> Checkpoint:
+def _from_parts(
+    described: Mapping[str, Any], parts: Mapping[str, Mapping[str, AnyArray]]
+) -> Checkpoint:
     tensors = {
         part: {name: torch.from_numpy(value) for name, value in parts[part].items()}
         for part in ("ratio", "temperature")
     }
     dominance = Dominance(described["dominant"], tensors["ratio"], tensors["temperature"])
     state = ServerState(dominance, parts["method"], parts["optimizer"])
-    run_config, versions, num_nodes = described["run-config"], described["versions"], described.get("num-nodes")
-    return Checkpoint(described["round"], parts["arrays"], parts["average"], state, run_config, versions, num_nodes)
+    run_config, versions, num_nodes = (
+        described["run-config"],
+        described["versions"],
+        described.get("num-nodes"),
+    )
+    return Checkpoint(
+        described["round"],
+        parts["arrays"],
+        parts["average"],
+        state,
+        run_config,
+        versions,
+        num_nodes,
+    )

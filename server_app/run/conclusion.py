@@ -13,7 +13,8 @@ from server_app.run.held_out import VALIDATION_SPLIT
 from server_app.run.matrix import matrix_rows
 
 NOT_CALIBRATED = (
-    f"confidences are not calibrated: the data has no split {VALIDATION_SPLIT!r}; in a simulation set calibration-share"
+    f"confidences are not calibrated: the data has no split {VALIDATION_SPLIT!r}; in a simulation "
+    "set calibration-share"
 )
 logger = logging.getLogger("flwr.fedcmi")
 

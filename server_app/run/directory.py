@@ -33,7 +33,9 @@ def check_new(path: Path) -> None:
 
 
 def new_run_dir(parent: Path, method: str, seed: int) -> Path:
-    """Make a directory for a run that nobody has named; of runs that begin in the same second, each gets its own.
+    """Make a directory for a run that nobody has named.
+
+    Of runs that begin in the same second, each gets its own.
 
     Parameters
     ----------
@@ -77,7 +79,13 @@ class RunDirectory:
         It already holds a run that does not go on.
     """
 
-    def __init__(self, path: Path, plots: bool = True, resumed: bool = False, trackers: Trackers | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        plots: bool = True,
+        resumed: bool = False,
+        trackers: Trackers | None = None,
+    ) -> None:
         if plots:
             require("report", "matplotlib", "scipy")
         self.path = path.absolute()
@@ -86,7 +94,9 @@ class RunDirectory:
         if not resumed:
             check_new(self.path)
         self.path.mkdir(parents=True, exist_ok=True)
-        (self.path / "error.txt").unlink(missing_ok=True)  # of an attempt that did not get to its first round
+        (self.path / "error.txt").unlink(
+            missing_ok=True
+        )  # of an attempt that did not get to its first round
 
     @property
     def metrics_path(self) -> Path:
@@ -119,9 +129,15 @@ class RunDirectory:
         return self.path / MODEL_FILE
 
     def simulated_nodes(self) -> int | None:
-        """Return how many nodes the run was started with, if ``fedcmi run`` or a bench started it."""
+        """Return how many nodes the run was started with, if ``fedcmi run`` or a bench
+        started it.
+        """
         path = self.path / LAUNCH
-        return json.loads(path.read_text(encoding="utf-8")).get("num_nodes") if path.is_file() else None
+        return (
+            json.loads(path.read_text(encoding="utf-8")).get("num_nodes")
+            if path.is_file()
+            else None
+        )
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Write the resolved configuration."""
@@ -129,7 +145,10 @@ class RunDirectory:
         self.trackers.begin(config)
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Append one round to metrics.jsonl; it is on the disk when this returns, as a checkpoint counts on it."""
+        """Append one round to metrics.jsonl.
+
+        It is on the disk when this returns, as a checkpoint counts on it.
+        """
         with naming(self.metrics_path), self.metrics_path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(json_ready(record), allow_nan=False) + "\n")
             file.flush()
@@ -137,18 +156,25 @@ class RunDirectory:
         self.trackers.record(record)
 
     def write_account(self, releases: Mapping[int, int]) -> None:
-        """Write the privacy account, partition id -> releases; it stays as it is when a run goes on from earlier."""
+        """Write the privacy account, partition id -> releases.
+
+        It stays as it is when a run goes on from earlier.
+        """
         write_atomically(self.account_path, json.dumps({"releases": releases}) + "\n")
 
     def read_account(self) -> dict[int, int]:
-        """Return what :meth:`write_account` wrote; raise RunDirectoryError where that is gone or broken."""
+        """Return what :meth:`write_account` wrote.
+
+        Raise RunDirectoryError where that is gone or broken.
+        """
         try:
             releases = json.loads(self.account_path.read_bytes())["releases"]
             return {int(partition): int(count) for partition, count in releases.items()}
         except (FileNotFoundError, LookupError, TypeError, ValueError, AttributeError) as error:
             raise RunDirectoryError(
-                f"{self.account_path}: what this run with differential privacy has spent cannot be read ({error!r}). "
-                "Restore the file, or start the run again with another run-dir."
+                f"{self.account_path}: what this run with differential privacy has spent cannot "
+                f"be read ({error!r}). Restore the file, or start the run again with another "
+                "run-dir."
             ) from error
 
     def rewind(self, server_round: int) -> None:
@@ -166,7 +192,9 @@ class RunDirectory:
         """
         lines = _whole_lines(self.path)[: server_round + 1]
         if [json.loads(line)["round"] for line in lines] != list(range(server_round + 1)):
-            raise RunDirectoryError(f"{self.metrics_path}: does not hold each of the rounds 0 to {server_round}.")
+            raise RunDirectoryError(
+                f"{self.metrics_path}: does not hold each of the rounds 0 to {server_round}."
+            )
         write_atomically(self.metrics_path, "".join(lines))
 
     def write_error(self, error: Exception) -> None:
@@ -180,7 +208,8 @@ class RunDirectory:
             write_atomically(self.path / "error.txt", f"{type(error).__name__}: {error}\n\n{text}")
 
     def finish(self, config: Mapping[str, Any], more: Sequence[str] = ()) -> None:
-        """Write the plots and then, since a run with a summary is finished, summary.md from metrics.jsonl.
+        """Write the plots and then, since a run with a summary is finished, summary.md from
+        metrics.jsonl.
 
         Parameters
         ----------
@@ -192,7 +221,9 @@ class RunDirectory:
         records = read_metrics(self.path)
         dataset = config["dataset"]
         if self.plots:
-            from server_app.figures.plots import plot_run  # here: it takes seconds, which every start would pay
+            from server_app.figures.plots import (
+                plot_run,
+            )  # here: it takes seconds, which every start would pay
 
             plot_run(records, dataset["modalities"], dataset["classes"], self.path)
         names = [path.name for path in sorted(self.path.glob("*.png"))]
@@ -201,7 +232,10 @@ class RunDirectory:
 
 
 def read_metrics(directory: Path) -> list[dict[str, Any]]:
-    """Return the rounds of a run directory, in order; a line that is still being written is not there yet."""
+    """Return the rounds of a run directory, in order.
+
+    A line that is still being written is not there yet.
+    """
     return [json.loads(line) for line in _whole_lines(directory)]
 
 

@@ -11,7 +11,9 @@ from fedcmi_flwr.types import Modality
 
 
 def expected_names(config: RunConfig, modalities: Sequence[Modality]) -> ExpectedNames:
-    """Return the loss terms and predictions of a run; the terms of a method from outside are its own.
+    """Return the loss terms and predictions of a run.
+
+    The terms of a method from outside are its own.
 
     Parameters
     ----------
@@ -25,5 +27,9 @@ def expected_names(config: RunConfig, modalities: Sequence[Modality]) -> Expecte
     The names.
     """
     shown = prediction_names(modalities)
-    personal = [personal_name(name) for name in shown] if config.evaluation.personal_epochs > 0 else []
-    return ExpectedNames(LOSS_TERMS if config.method_name in METHODS else None, frozenset([*shown, *personal]))
+    personal = (
+        [personal_name(name) for name in shown] if config.evaluation.personal_epochs > 0 else []
+    )
+    return ExpectedNames(
+        LOSS_TERMS if config.method_name in METHODS else None, frozenset([*shown, *personal])
+    )

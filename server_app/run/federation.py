@@ -1,4 +1,7 @@
-"""One run on the server: the model, the strategy and its settings, evaluation after every round, and what it leaves."""
+"""One run on the server.
+
+The model, the strategy and its settings, evaluation after every round, and what it leaves.
+"""
 
 import json
 import logging
@@ -69,10 +72,15 @@ class Federation:
     """
 
     def __init__(
-        self, config: RunConfig, directory: RunDirectory, after_round: Callable[[], None] | None = None
+        self,
+        config: RunConfig,
+        directory: RunDirectory,
+        after_round: Callable[[], None] | None = None,
     ) -> None:
         torch.set_num_threads(config.machine.torch_threads)
-        self.config = replace(config, raw={**config.raw, "resume": False})  # a run that went on leaves the same files
+        self.config = replace(
+            config, raw={**config.raw, "resume": False}
+        )  # a run that went on leaves the same files
         self.directory = directory
         self.after_round = after_round
         self._read_data()
@@ -87,7 +95,11 @@ class Federation:
         self.unsaved: tuple[int, Mapping[str, AnyArray]] | None = None
         """The last round and its weights, while no checkpoint holds them."""
         self.strategy = ModalityStrategy(
-            {name: prefixes for name, prefixes in parameter_groups(self.spec).items() if name != SHARED},
+            {
+                name: prefixes
+                for name, prefixes in parameter_groups(self.spec).items()
+                if name != SHARED
+            },
             len(self.data.classes),
             config.method,
             seed=config.training.seed,
@@ -111,10 +123,16 @@ class Federation:
         self.selection = found.selection
 
     def _build_model(self) -> None:
-        """Initialise the model, pretrained trunks included, and note what nodes need to build it again."""
+        """Initialise the model, pretrained trunks included, and note what nodes need to build it
+        again.
+        """
         config, modalities = self.config, self.data.modality_names
-        options = {name: pretrained.read_options(name, where) for name, where in self.locations.items()}
-        self.spec: ModelSpec = model_spec(config.model, config.method, modalities, len(self.data.classes), options)
+        options = {
+            name: pretrained.read_options(name, where) for name, where in self.locations.items()
+        }
+        self.spec: ModelSpec = model_spec(
+            config.model, config.method, modalities, len(self.data.classes), options
+        )
         pretrained.check_frozen(self.locations, self.spec.frozen)
 
         with torch_global_seed(config.training.seed, "model"):
@@ -156,10 +174,13 @@ class Federation:
         except RoundFailedError:
             if self.strategy.report.rolled_back == list(self.strategy.report.plan.names):
                 self._remove_unusable()
-            self._write_checkpoint()  # with checkpoint-every above 1 the newest may be older than what is computed
+            # With checkpoint-every above 1 the newest may be older than what is computed
+            self._write_checkpoint()
             raise
         except (PrivacyBudgetError, EnoughRoundsError) as error:
-            if self.strategy.privacy.enabled and not self.strategy.releases:  # the budget is too small for one round
+            if (
+                self.strategy.privacy.enabled and not self.strategy.releases
+            ):  # the budget is too small for one round
                 raise
             logger.info("the run ends here: %s", error)
 
@@ -169,7 +190,9 @@ class Federation:
         logger.info("finished; results in %s", self.directory.path)
 
     def resolved_config(self) -> dict[str, Any]:
-        """Return the run-config with the method's hyperparameters filled in, and the data set's description."""
+        """Return the run-config with the method's hyperparameters filled in, and the data set's
+        description.
+        """
         dataset = {
             "name": self.data.name,
             "splits": self.data.splits,
@@ -177,14 +200,27 @@ class Federation:
             "classes": list(self.data.classes),
             "modalities": list(self.data.modality_names),
         }
-        machine = {"device": str(choose_device(self.config.machine.device)), "versions": package_versions()}
-        return {**self.config.raw, **hyperparameters(self.config.method), "dataset": dataset, "server": machine}
+        machine = {
+            "device": str(choose_device(self.config.machine.device)),
+            "versions": package_versions(),
+        }
+        return {
+            **self.config.raw,
+            **hyperparameters(self.config.method),
+            "dataset": dataset,
+            "server": machine,
+        }
 
     def task_config(self) -> dict[str, Any]:
         """Return what every train message carries besides the strategy's own keys."""
         inputs = {f"input.{modality.name}": modality.to_json() for modality in self.data.modalities}
-        options = {f"options.{name}": json.dumps(values) for name, values in self.spec.options.items()}
-        frozen = {f"frozen.{name}": [self.checksums[name], self.locations[name]] for name in self.spec.frozen}
+        options = {
+            f"options.{name}": json.dumps(values) for name, values in self.spec.options.items()
+        }
+        frozen = {
+            f"frozen.{name}": [self.checksums[name], self.locations[name]]
+            for name in self.spec.frozen
+        }
         described = {"classes": list(self.data.classes), **inputs, **options, **frozen}
         settings = {**section_items(self.config.training), **section_items(self.config.views)}
         if self.config.federation.update_compression != "none":
@@ -193,12 +229,14 @@ class Federation:
         return {"method": self.config.method_name, **settings, **described}
 
     def evaluate(self, server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
-        """Evaluate the (averaged) global model on the held-out samples, save it, and write the round's record.
+        """Evaluate the (averaged) global model on the held-out samples, save it, and write the
+        round's record.
 
         Parameters
         ----------
         server_round
-            Counted by Flower's ``start``: 0 before the first round, which a run that goes on has behind it.
+            Counted by Flower's ``start``: 0 before the first round, which a run that goes on has
+            behind it.
         arrays
             The (averaged) global model.
 
@@ -212,9 +250,13 @@ class Federation:
         method = self.config.method
         values = {name: array.numpy() for name, array in arrays.items()}
         if self.strategy.privacy.enabled:
-            self.directory.write_account(self.strategy.releases)  # before anything that it accounts for
+            self.directory.write_account(
+                self.strategy.releases
+            )  # before anything that it accounts for
         self._load(server_round, values)
-        batches = self.test_samples.evaluation_batches(self.spec.modalities, choose_device(self.config.machine.device))
+        batches = self.test_samples.evaluation_batches(
+            self.spec.modalities, choose_device(self.config.machine.device)
+        )
         counts = evaluate(self.model, batches, method.votes)
         self._save(Decisions(self.spec.modalities, uncalibrated(method.votes)))
 
@@ -230,7 +272,8 @@ class Federation:
         return MetricRecord({f"accuracy.{name}": found.accuracy for name, found in counts.items()})
 
     def conclude(self) -> list[str]:
-        """Choose how the finished model decides and save that, the accuracy matrix and the model card.
+        """Choose how the finished model decides and save that, the accuracy matrix and the model
+        card.
 
         Returns
         -------
@@ -240,14 +283,18 @@ class Federation:
             best, _ = load_model(self.best.path)
             self.model.load_state_dict(best.state_dict())
             self.server_round = self.best.server_round
-        decisions, rows = conclude(self.model, self.test_samples, self.calibration, self.config.method.votes)
+        decisions, rows = conclude(
+            self.model, self.test_samples, self.calibration, self.config.method.votes
+        )
         self._save(decisions)
         write_matrix(self.directory.matrix_path, rows)
         write_card(self.directory)
         return ["## Accuracy matrix", "", *matrix_lines(rows), ""]
 
     def _validated(self, server_round: int) -> dict[str, dict[str, float]]:
-        """Return the figures of the round's model on validation data, and keep it if it is the best one."""
+        """Return the figures of the round's model on validation data, and keep it if it is the best
+        one.
+        """
         if self.selection is None:
             return {}
         votes, device = self.config.method.votes, choose_device(self.config.machine.device)
@@ -264,7 +311,10 @@ class Federation:
             raise EnoughRoundsError(reason)
 
     def _why_unusable(self, arrays: Mapping[str, AnyArray]) -> str:
-        """Return what is wrong with a new global model; empty where it gives numbers for samples."""
+        """Return what is wrong with a new global model.
+
+        Empty where it gives numbers for samples.
+        """
         self.model.load_trained_state(to_state_dict(arrays))
         device = choose_device(self.config.machine.device)
         batch = next(iter(self.test_samples.evaluation_batches(self.spec.modalities, device)), None)
@@ -283,15 +333,34 @@ class Federation:
         settings = {key: value for key, value in self.config.raw.items() if key not in PATH_KEYS}
         described = {"run-config": settings, **rule, "decisions": decisions.to_json()}
         notes = {"round": self.server_round, **described, "recipes": self.recipes}
-        whole = to_arrays(self.model.state_dict())  # with the frozen trunks, so that it can be loaded alone
-        save_model(path or self.directory.model_path, whole, self.spec, self.data.modalities, self.data.classes, notes)
+        whole = to_arrays(
+            self.model.state_dict()
+        )  # with the frozen trunks, so that it can be loaded alone
+        save_model(
+            path or self.directory.model_path,
+            whole,
+            self.spec,
+            self.data.modalities,
+            self.data.classes,
+            notes,
+        )
 
     def _with_account(self, state: ServerState) -> ServerState:
-        """Return a checkpoint's state with the account as it is: rounds that are done again were released already."""
-        return replace(state, releases=self.directory.read_account()) if self.strategy.privacy.enabled else state
+        """Return a checkpoint's state with the account as it is.
+
+        Rounds that are done again were released already.
+        """
+        return (
+            replace(state, releases=self.directory.read_account())
+            if self.strategy.privacy.enabled
+            else state
+        )
 
     def _go_on(self, checkpoint: Checkpoint) -> ArrayRecord:
-        """Take over a checkpoint, and from the one before where to go back to; return the model that was shown."""
+        """Take over a checkpoint, and from the one before where to go back to.
+
+        Return the model that was shown.
+        """
         done = self.succeeded = self.saved = checkpoint.server_round
         self._load(done, checkpoint.average or checkpoint.arrays)
         before = checkpoint_before(self.directory.path, done)
@@ -300,10 +369,15 @@ class Federation:
         nodes_remember = self.config.checkpoints.node_memory == "run-dir"
         self.strategy.resume(done, self._with_account(checkpoint.state), nodes_remember, good)
         average_before = {} if before is None else before.average
-        return self.strategy.model_average.restore(checkpoint.arrays, checkpoint.average, average_before)
+        return self.strategy.model_average.restore(
+            checkpoint.arrays, checkpoint.average, average_before
+        )
 
     def _note_outcome(self, server_round: int) -> None:
-        """Write a checkpoint where one is due, of a round that succeeded only; remove those of an unusable model."""
+        """Write a checkpoint where one is due, of a round that succeeded only.
+
+        Remove those of an unusable model.
+        """
         report = self.strategy.report
         if server_round == 0:
             return
@@ -323,7 +397,10 @@ class Federation:
         remove_from(self.directory.path / CHECKPOINTS, self.succeeded)
 
     def _write_checkpoint(self) -> None:
-        """Leave what the run can go on from, where it is new; the round's record is written already."""
+        """Leave what the run can go on from, where it is new.
+
+        The round's record is written already.
+        """
         if self.unsaved is None or self.config.checkpoints.checkpoint_every == 0:
             return
         (server_round, arrays), self.unsaved = self.unsaved, None
@@ -331,7 +408,9 @@ class Federation:
         average = self.strategy.model_average.average if self.config.method.averaging > 0 else {}
         state, raw = self.strategy.state(), self.config.raw
         num_nodes = self.directory.simulated_nodes()
-        checkpoint = Checkpoint(server_round, arrays, average, state, raw, package_versions(), num_nodes)
+        checkpoint = Checkpoint(
+            server_round, arrays, average, state, raw, package_versions(), num_nodes
+        )
 
         checkpoints = self.directory.path / CHECKPOINTS
         write_checkpoint(checkpoints, checkpoint, self.config.checkpoints.checkpoint_keep)

@@ -1,4 +1,7 @@
-"""What the server keeps for itself: samples to report on, and others to choose on how the model decides."""
+"""What the server keeps for itself.
+
+Samples to report on, and others to choose on how the model decides.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,8 +25,12 @@ VALIDATION_SPLIT = "val"
 """What preparations call the split that is neither for training nor for testing."""
 
 
-def reported_samples(prepared: Path, modalities: Sequence[Modality], config: DataConfig, seed: int) -> Samples:
-    """Return the samples that accuracies are measured on: test split, or ``validation-share`` of the training split.
+def reported_samples(
+    prepared: Path, modalities: Sequence[Modality], config: DataConfig, seed: int
+) -> Samples:
+    """Return the samples that accuracies are measured on.
+
+    Test split, or ``validation-share`` of the training split.
 
     Parameters
     ----------
@@ -50,7 +57,9 @@ def reported_samples(prepared: Path, modalities: Sequence[Modality], config: Dat
 def calibration_samples(
     prepared: Path, modalities: Sequence[Modality], config: DataConfig, seed: int
 ) -> Samples | None:
-    """Return what is chosen on how the model decides: samples that are not reported on, and never the test split.
+    """Return what is chosen on how the model decides.
+
+    Samples that are not reported on, and never the test split.
 
     Parameters
     ----------
@@ -65,7 +74,8 @@ def calibration_samples(
 
     Returns
     -------
-    The data's own validation split, or else a part of the training split; None where there is neither.
+    The data's own validation split, or else a part of the training split; None where there is
+    neither.
 
     Raises
     ------
@@ -76,8 +86,8 @@ def calibration_samples(
     if read_spec(prepared).splits.get(VALIDATION_SPLIT, 0) > 0:
         if share > 0:
             raise ConfigError(
-                f"calibration-share = {share}: {prepared} has a split {VALIDATION_SPLIT!r} for that, so no training "
-                "sample is needed. Set calibration-share to 0."
+                f"calibration-share = {share}: {prepared} has a split {VALIDATION_SPLIT!r} for "
+                "that, so no training sample is needed. Set calibration-share to 0."
             )
         return _finite(load_split(prepared, VALIDATION_SPLIT, modalities), VALIDATION_SPLIT)
     if share == 0:
@@ -87,7 +97,9 @@ def calibration_samples(
     return _part(train, chosen)
 
 
-def selection_samples(reported: Samples, calibration: Samples | None, config: RunConfig) -> Samples | None:
+def selection_samples(
+    reported: Samples, calibration: Samples | None, config: RunConfig
+) -> Samples | None:
     """Return what the best round is chosen on; None where that is off.
 
     Parameters
@@ -112,15 +124,23 @@ def selection_samples(reported: Samples, calibration: Samples | None, config: Ru
         return None
     if calibration is None and config.data.validation_share == 0:
         raise ConfigError(
-            f"keep-best = {config.selection.keep_best!r}: the data has no split {VALIDATION_SPLIT!r} to choose on, and "
-            "the test split is not for that. In a simulation set calibration-share (0.1), or validation-share."
+            f"keep-best = {config.selection.keep_best!r}: the data has no split "
+            f"{VALIDATION_SPLIT!r} to choose on, and the test split is not for that. In a "
+            "simulation set calibration-share (0.1), or validation-share."
         )
     return reported if calibration is None else calibration
 
 
 def evaluated_on(config: Mapping[str, Any]) -> str:
-    """Return what a run was evaluated on: the test split, or the validation part that its configuration asks for."""
-    return "a validation part of the training split" if config.get("validation-share") else "the test split"
+    """Return what a run was evaluated on.
+
+    The test split, or the validation part that its configuration asks for.
+    """
+    return (
+        "a validation part of the training split"
+        if config.get("validation-share")
+        else "the test split"
+    )
 
 
 def calibrated_on(config: Mapping[str, Any]) -> str:

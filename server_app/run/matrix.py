@@ -1,4 +1,7 @@
-"""The accuracy matrix of a finished run: every subset of the modalities, decided as its model file says."""
+"""The accuracy matrix of a finished run.
+
+Every subset of the modalities, decided as its model file says.
+"""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -12,8 +15,9 @@ from server_app.figures.markdown import markdown_table
 from server_app.run.records import json_ready, percent
 
 EXPLANATION = (
-    "The last round's model; with `averaging` above 0, the moving average of the global weights. ECE: expected "
-    "calibration error, 15 bins{before}. A subset counts the samples that have all of it."
+    "The last round's model; with `averaging` above 0, the moving average of the global weights. "
+    "ECE: expected calibration error, 15 bins{before}. A subset counts the samples that have all "
+    "of it."
 )
 BEFORE = "; before: that of the method's own votes at temperature 1"
 NOT_CALIBRATED = "; no confidence is calibrated, since there was no validation data"
@@ -54,7 +58,10 @@ def matrix_rows(
                 "calibration_error": found.calibration_error,
                 "correct": found.correct.tolist(),
                 "count": found.count.tolist(),
-                "by_votes": {"accuracy": before.accuracy, "calibration_error": before.calibration_error},
+                "by_votes": {
+                    "accuracy": before.accuracy,
+                    "calibration_error": before.calibration_error,
+                },
             }
         )
     return [json_ready(row) for row in rows]
@@ -66,7 +73,10 @@ def write_matrix(path: Path, rows: Sequence[MatrixRow]) -> None:
 
 
 def read_matrix(path: Path) -> list[MatrixRow]:
-    """Return the rows of matrix.json; none of a run that failed, or that an earlier version made."""
+    """Return the rows of matrix.json.
+
+    None of a run that failed, or that an earlier version made.
+    """
     rows: list[MatrixRow] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
     return rows
 
@@ -77,13 +87,18 @@ def explanation(rows: Sequence[MatrixRow]) -> str:
 
 
 def matrix_table(rows: Sequence[MatrixRow]) -> tuple[list[str], list[list[str]]]:
-    """Return the matrix's head and cells; temperatures and errors before calibration only where there was one."""
+    """Return the matrix's head and cells.
+
+    Temperatures and errors before calibration only where there was one.
+    """
     columns: dict[str, list[str]] = {
         "modalities": ["+".join(row["modalities"]) for row in rows],
         "decided by": [str(row["rule"]) for row in rows],
     }
     if _calibrated(rows):
-        columns["temperature"] = [f"{row['temperature']:.2f}" if row["calibrated"] else "none" for row in rows]
+        columns["temperature"] = [
+            f"{row['temperature']:.2f}" if row["calibrated"] else "none" for row in rows
+        ]
     for name, key in (("accuracy", "accuracy"), ("macro", "macro"), ("worst class", "worst_class")):
         columns[name] = [percent(row[key]) for row in rows]
     columns["ECE"] = [percent(row["calibration_error"]) for row in rows]

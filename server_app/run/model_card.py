@@ -16,20 +16,41 @@ from server_app.run.matrix import MatrixRow, matrix_lines, read_matrix
 from server_app.run.records import epsilon_spent, failed_rounds, percent
 
 TRAINING_KEYS = (
-    *("encoder", "embedding-dim", "projector", "fusion", "initialization", "pretrained", "freeze", "augment"),
-    *("num-server-rounds", "fraction-train", "local-epochs", "batch-size", "lr", "lr-min", "lr-decay-start"),
+    *(
+        "encoder",
+        "embedding-dim",
+        "projector",
+        "fusion",
+        "initialization",
+        "pretrained",
+        "freeze",
+        "augment",
+    ),
+    *(
+        "num-server-rounds",
+        "fraction-train",
+        "local-epochs",
+        "batch-size",
+        "lr",
+        "lr-min",
+        "lr-decay-start",
+    ),
     *("momentum", "weight-decay", "server-optimizer", "aggregation", "wire-dtype", "seed"),
 )
 """Settings that a reader of the card may want; all of them are in config.json."""
-HEADS = " self-heads: the sum of the log-probabilities of the heads of the modalities that are there. combined: both."
+HEADS = (
+    " self-heads: the sum of the log-probabilities of the heads of the modalities that are "
+    "there. combined: both."
+)
 RULES = {
-    "two-projectors": "fused: the fusion head, a missing modality's slot filled with the mean of what the infiltration "
-    "projectors make of those that are there." + HEADS,
-    "one-projector": "fused: the fusion head, a missing modality's slot filled with the mean embedding of those that "
-    "are there." + HEADS,
-    "fusion": "fused: the fusion head, a missing modality's slot filled with zeros. The model has no other head.",
-    "unimodal": "fused: the sum of the log-probabilities of the heads of the modalities that are there. The model has "
-    "no fusion head.",
+    "two-projectors": "fused: the fusion head, a missing modality's slot filled with the mean of what the "
+    "infiltration projectors make of those that are there." + HEADS,
+    "one-projector": "fused: the fusion head, a missing modality's slot filled with the mean embedding of "
+    "those that are there." + HEADS,
+    "fusion": "fused: the fusion head, a missing modality's slot filled with zeros. The model has no "
+    "other head.",
+    "unimodal": "fused: the sum of the log-probabilities of the heads of the modalities that are there. "
+    "The model has no fusion head.",
 }
 """A model's structure -> what its rules do."""
 
@@ -42,12 +63,18 @@ def write_card(directory: RunDirectory) -> None:
     config = json.loads(directory.config_path.read_text(encoding="utf-8"))
     path = directory.path / LAUNCH
     launch = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-    text = model_card(config, read_metrics(directory.path), read_matrix(directory.matrix_path), launch)
+    text = model_card(
+        config, read_metrics(directory.path), read_matrix(directory.matrix_path), launch
+    )
     write_atomically(directory.card_path, text)
 
 
-def model_card(config: Config, records: Records, matrix: Sequence[MatrixRow], launch: Mapping[str, Any] | None) -> str:
-    """Return MODEL_CARD.md; it tells nothing of the nodes' data that the run's other files do not tell.
+def model_card(
+    config: Config, records: Records, matrix: Sequence[MatrixRow], launch: Mapping[str, Any] | None
+) -> str:
+    """Return MODEL_CARD.md.
+
+    It tells nothing of the nodes' data that the run's other files do not tell.
 
     Parameters
     ----------
@@ -69,8 +96,8 @@ def model_card(config: Config, records: Records, matrix: Sequence[MatrixRow], la
     title = f"# Model card: {config['method']} on {dataset['name']}, seed {config['seed']}"
     classes, modalities = dataset["classes"], dataset["modalities"]
     what = (
-        f"`model.safetensors` tells {len(classes)} classes apart from {_listed(modalities)}, or from any of them that "
-        f"is there. Classes: {', '.join(classes)}."
+        f"`model.safetensors` tells {len(classes)} classes apart from {_listed(modalities)}, or "
+        f"from any of them that is there. Classes: {', '.join(classes)}."
     )
     sections = {
         "Data": _data(config),
@@ -96,12 +123,15 @@ def _data(config: Config) -> list[str]:
     dataset = config["dataset"]
     splits = ", ".join(f"{name} {count}" for name, count in dataset["splits"].items())
     settings = [[key, json.dumps(value)] for key, value in dataset["settings"].items()]
-    table = ["", *markdown_table(["setting of the preparation", "value"], settings)] if settings else []
+    table = (
+        ["", *markdown_table(["setting of the preparation", "value"], settings)] if settings else []
+    )
     return [
         f"- data set {dataset['name']}; samples: {splits}",
         f"- trained on: the training split{_left_out(config)}",
         f"- reported on: {evaluated_on(config)}",
-        f"- decisions and temperatures chosen on: {calibrated_on(config) or 'nothing; there was no validation data'}",
+        "- decisions and temperatures chosen on: "
+        f"{calibrated_on(config) or 'nothing; there was no validation data'}",
         *table,
     ]
 
@@ -120,12 +150,14 @@ def _federation(config: Config, trained: Records) -> list[str]:
     owned = Counter("+".join(names) for names in known.values())
     alpha = f", alpha {config['dirichlet-alpha']:g}" if config["partition"] == "dirichlet" else ""
     return [
-        f"- {len(known)} nodes; samples dealt by partition {config['partition']}{alpha} (nodes with data of their own "
-        "keep it)",
-        f"- modalities of simulated nodes: {_dealt(config)}; missing-share {config['missing-share']:g}",
-        f"- nodes by the modalities they own: {', '.join(f'{names} {count}' for names, count in owned.items())}",
-        f"- {len(trained)} rounds, {len(failed_rounds(trained))} of them failed; replies refused or missing: "
-        f"{sum(len(record['refused']) for record in trained)}",
+        f"- {len(known)} nodes; samples dealt by partition {config['partition']}{alpha} (nodes "
+        "with data of their own keep it)",
+        f"- modalities of simulated nodes: {_dealt(config)}; missing-share "
+        f"{config['missing-share']:g}",
+        "- nodes by the modalities they own: "
+        f"{', '.join(f'{names} {count}' for names, count in owned.items())}",
+        f"- {len(trained)} rounds, {len(failed_rounds(trained))} of them failed; replies refused "
+        f"or missing: {sum(len(record['refused']) for record in trained)}",
         f"- differential privacy of nodes: {epsilon_spent(trained[-1])}",
     ]
 
@@ -145,7 +177,10 @@ def _method(config: Config) -> list[str]:
 
 def _per_class(classes: Sequence[str], matrix: Sequence[MatrixRow]) -> list[str]:
     subsets = ["+".join(row["modalities"]) for row in matrix]
-    rows = [[name, *(percent(_share(row, index)) for row in matrix)] for index, name in enumerate(classes)]
+    rows = [
+        [name, *(percent(_share(row, index)) for row in matrix)]
+        for index, name in enumerate(classes)
+    ]
     return markdown_table(["class", *subsets], rows)
 
 
@@ -158,8 +193,8 @@ def _share(row: MatrixRow, index: int) -> float:
 def _decisions(config: Config) -> list[str]:
     source = calibrated_on(config)
     how = (
-        f"For each subset of the modalities the rule with the best likelihood on {source}, after its scores were "
-        "divided by the temperature that makes them likeliest there."
+        f"For each subset of the modalities the rule with the best likelihood on {source}, after "
+        "its scores were divided by the temperature that makes them likeliest there."
         if source
         else "By the method's own votes; the confidences are what the scores give, not calibrated."
     )
@@ -168,17 +203,28 @@ def _decisions(config: Config) -> list[str]:
 
 def _limits(config: Config, trained: Records, matrix: Sequence[MatrixRow]) -> list[str]:
     classes = config["dataset"]["classes"]
-    lines = ["- Measured on this data set alone: nothing is known of other recordings, devices, people or classes."]
+    lines = [
+        "- Measured on this data set alone: nothing is known of other recordings, devices, "
+        "people or classes."
+    ]
     lines += [_served_worst(row, classes) for row in matrix if any(row["count"])]
-    absent = [name for index, name in enumerate(classes) if not any(row["count"][index] for row in matrix)]
+    absent = [
+        name for index, name in enumerate(classes) if not any(row["count"][index] for row in matrix)
+    ]
     lines += [f"- Nothing is known of {_listed(absent)}: no sample to report on."] if absent else []
     lines += _weak_alone(config["dataset"]["modalities"], matrix)
     lines += _not_calibrated(matrix)
     lines += _untrained(config["dataset"]["modalities"], trained)
     if config.get("calibration-share") or config.get("validation-share"):
-        lines.append("- Cut off by class: samples of one person or device may stand on both sides of the cut.")
+        lines.append(
+            "- Cut off by class: samples of one person or device may stand on both sides of the "
+            "cut."
+        )
     if trained[-1].get("privacy") is None:
-        lines.append("- Trained without differential privacy: nothing bounds what the weights tell of a node's data.")
+        lines.append(
+            "- Trained without differential privacy: nothing bounds what the weights tell of a "
+            "node's data."
+        )
     return lines
 
 
@@ -187,7 +233,8 @@ def _served_worst(row: MatrixRow, classes: Sequence[str]) -> str:
     worst = min(shares, key=lambda name: shares[name])
     return (
         f"- From {_listed(row['modalities'])}: who depends on class {worst} is served worst: "
-        f"{percent(shares[worst])} of it is recognised, against {percent(row['accuracy'])} of all samples."
+        f"{percent(shares[worst])} of it is recognised, against {percent(row['accuracy'])} of all "
+        "samples."
     )
 
 
@@ -198,7 +245,10 @@ def _weak_alone(modalities: Sequence[str], matrix: Sequence[MatrixRow]) -> list[
     if len(modalities) < 2 or not known or whole is None:
         return []
     weakest = min(known, key=lambda name: known[name])
-    return [f"- Weakest alone: {weakest}, {percent(known[weakest])} against {percent(whole)} with everything."]
+    return [
+        f"- Weakest alone: {weakest}, {percent(known[weakest])} against {percent(whole)} with "
+        "everything."
+    ]
 
 
 def _not_calibrated(matrix: Sequence[MatrixRow]) -> list[str]:
@@ -209,13 +259,20 @@ def _not_calibrated(matrix: Sequence[MatrixRow]) -> list[str]:
 
 
 def _untrained(modalities: Sequence[str], trained: Records) -> list[str]:
-    names = [name for name in modalities if not any(record["owners"].get(name) for record in trained)]
+    names = [
+        name for name in modalities if not any(record["owners"].get(name) for record in trained)
+    ]
     return [f"- Never trained, since no node with it took part: {_listed(names)}."] if names else []
 
 
 def _made(config: Config, launch: Mapping[str, Any] | None) -> list[str]:
-    versions = ", ".join(f"{name} {version}" for name, version in config["server"]["versions"].items())
-    lines = [f"- versions on the server: {versions}", "- every setting: config.json; every round: metrics.jsonl"]
+    versions = ", ".join(
+        f"{name} {version}" for name, version in config["server"]["versions"].items()
+    )
+    lines = [
+        f"- versions on the server: {versions}",
+        "- every setting: config.json; every round: metrics.jsonl",
+    ]
     if launch is None:
         return lines
     command = run_command(launch["raw"], launch["num_nodes"], launch["engine"])

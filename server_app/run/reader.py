@@ -45,11 +45,13 @@ class RunFiles:
     records: Sequence[Record]
     """The rounds, round 0 first; empty where the run failed before."""
     error: str
-    """error.txt: the reason on the first line, then the traceback; empty where the run did not fail."""
+    """error.txt: the reason on the first line, then the traceback; empty where the run did not
+    fail."""
     matrix: Sequence[MatrixRow] = ()
     """matrix.json; empty where the run failed, or was made by a version that wrote none."""
     unfinished: str = ""
-    """What is to be done about a run that is not over, a sentence; empty where it finished or failed."""
+    """What is to be done about a run that is not over, a sentence; empty where it finished or
+    failed."""
 
     @property
     def classes(self) -> list[str]:
@@ -89,10 +91,17 @@ def read_run(directory: Path, unfinished: bool = False) -> RunFiles:
     failed = (directory / "error.txt").is_file()
     if not failed and not (directory / "summary.md").is_file():
         if not unfinished:
-            raise ReportError(f"{directory}: the run is not finished (no summary.md): wait for its end, or resume it.")
+            raise ReportError(
+                f"{directory}: the run is not finished (no summary.md): wait for its end, or "
+                "resume it."
+            )
         return _read_unfinished(directory)
     error = (directory / "error.txt").read_text(encoding="utf-8") if failed else ""
-    config = {} if failed and not (directory / "config.json").is_file() else _read_config(directory / "config.json")
+    config = (
+        {}
+        if failed and not (directory / "config.json").is_file()
+        else _read_config(directory / "config.json")
+    )
     if not config or (failed and not (directory / "metrics.jsonl").is_file()):
         return RunFiles(directory, config, [], error)
     records = _read_records(directory / "metrics.jsonl", len(config["dataset"]["classes"]))
@@ -100,7 +109,10 @@ def read_run(directory: Path, unfinished: bool = False) -> RunFiles:
 
 
 def _read_unfinished(directory: Path) -> RunFiles:
-    """Read what there is of a run that is not over; a round that is being written is not there yet."""
+    """Read what there is of a run that is not over.
+
+    A round that is being written is not there yet.
+    """
     config, metrics = _read_config(directory / "config.json"), directory / "metrics.jsonl"
     text = _read(metrics) if metrics.is_file() else ""
     whole = text[: text.rfind("\n") + 1]
@@ -112,8 +124,8 @@ def _read_unfinished(directory: Path) -> RunFiles:
         config,
         records,
         error="",
-        unfinished=f"{done} of {config['num-server-rounds']} rounds are done. Where the run does not go on by itself, "
-        f"{how_to_go_on(directory, command)}",
+        unfinished=f"{done} of {config['num-server-rounds']} rounds are done. Where the run does not go "
+        f"on by itself, {how_to_go_on(directory, command)}",
     )
 
 
@@ -138,7 +150,9 @@ def _parse_records(path: Path, text: str, num_classes: int) -> list[dict[str, An
     if not records:
         raise ReportError(f"{path}: holds no round; run again into another directory.")
     if any(record["accuracy"].keys() != records[0]["accuracy"].keys() for record in records):
-        raise ReportError(f"{path}: its rounds predict in different ways; it mixes two runs: run again elsewhere.")
+        raise ReportError(
+            f"{path}: its rounds predict in different ways; it mixes two runs: run again elsewhere."
+        )
     return records
 
 
@@ -147,13 +161,17 @@ def _read_rows(path: Path) -> list[MatrixRow]:
         rows = read_matrix(path)
         matrix_table(rows)
     except (LookupError, TypeError, ValueError) as error:
-        raise ReportError(f"{path}: not written by this version ({error!r}): run again with it.") from error
+        raise ReportError(
+            f"{path}: not written by this version ({error!r}): run again with it."
+        ) from error
     return rows
 
 
 def _read(path: Path) -> str:
     if not path.is_file():
-        raise ReportError(f"{path}: no such file; a run directory has one. Run again into another directory.")
+        raise ReportError(
+            f"{path}: no such file; a run directory has one. Run again into another directory."
+        )
     return path.read_text(encoding="utf-8")
 
 
@@ -161,21 +179,32 @@ def _parse(path: Path, text: str, where: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
-        raise ReportError(f"{path}{where}: not JSON ({error}); it was cut or edited: run again elsewhere.") from error
+        raise ReportError(
+            f"{path}{where}: not JSON ({error}); it was cut or edited: run again elsewhere."
+        ) from error
     if not isinstance(value, dict):
-        raise ReportError(f"{path}{where}: expected an object, found {text[:40]!r}; run again elsewhere.")
+        raise ReportError(
+            f"{path}{where}: expected an object, found {text[:40]!r}; run again elsewhere."
+        )
     return value
 
 
-def _check_keys(path: Path, where: str, value: Mapping[str, Any], kinds: Mapping[str, type | tuple[type, ...]]) -> None:
+def _check_keys(
+    path: Path, where: str, value: Mapping[str, Any], kinds: Mapping[str, type | tuple[type, ...]]
+) -> None:
     for key, kind in kinds.items():
         if not isinstance(value.get(key, ...), kind):
             found = f"{key!r} is missing" if key not in value else f"{key!r} = {value[key]!r:.60}"
-            raise ReportError(f"{path}{where}: {found}; not written by this version: run again with it.")
+            raise ReportError(
+                f"{path}{where}: {found}; not written by this version: run again with it."
+            )
 
 
 def _check_counts(path: Path, where: str, record: Record, num_classes: int) -> None:
     for name in record["accuracy"]:
         counts = record["counts"].get(name, {})
         if any(len(counts.get(key, ())) != num_classes for key in ("correct", "count")):
-            raise ReportError(f"{path}{where}: counts of {name!r} are not those of {num_classes} classes; run again.")
+            raise ReportError(
+                f"{path}{where}: counts of {name!r} are not those of {num_classes} classes; run "
+                "again."
+            )

@@ -18,17 +18,26 @@ FILES = ("config.json", "metrics.jsonl", "matrix.json", MODEL_FILE, CARD)
 """What a finished run leaves beside summary.md and plots."""
 
 
-def round_record(server_round: int, counts: Mapping[str, Counts], report: RoundReport | None) -> dict[str, Any]:
-    """Put a round's evaluation and training report into one record; ``report`` is None for round 0."""
+def round_record(
+    server_round: int, counts: Mapping[str, Counts], report: RoundReport | None
+) -> dict[str, Any]:
+    """Put a round's evaluation and training report into one record.
+
+    ``report`` is None for round 0.
+    """
     report = report or RoundReport(RoundPlan(server_round))
     return {
         "round": server_round,
         "seconds": report.seconds,
         "asking_seconds": report.asking_seconds,
-        "train_seconds": {str(partition): seconds for partition, seconds in report.train_seconds.items()},
+        "train_seconds": {
+            str(partition): seconds for partition, seconds in report.train_seconds.items()
+        },
         "losses": report.losses,
         "class_statistics": {
-            "probability_sum": {name: value.tolist() for name, value in report.stats.probability_sum.items()},
+            "probability_sum": {
+                name: value.tolist() for name, value in report.stats.probability_sum.items()
+            },
             "count": {name: value.tolist() for name, value in report.stats.count.items()},
         },
         "num_examples": report.num_examples,
@@ -41,9 +50,15 @@ def round_record(server_round: int, counts: Mapping[str, Counts], report: RoundR
         "calibration_error": summarise(counts, lambda found: found.calibration_error),
         "counts": _counts_record(counts),
         "evaluated_on_nodes": _counts_record(report.evaluated),
-        "evaluated_by": {str(node): _figures(report.evaluated_by[node]) for node in sorted(report.evaluated_by)},
-        "known_nodes": {str(info.partition_id): list(info.modalities) for info in report.plan.known.values()},
-        "nodes": {str(info.partition_id): list(info.modalities) for info, _ in report.plan.sent.values()},
+        "evaluated_by": {
+            str(node): _figures(report.evaluated_by[node]) for node in sorted(report.evaluated_by)
+        },
+        "known_nodes": {
+            str(info.partition_id): list(info.modalities) for info in report.plan.known.values()
+        },
+        "nodes": {
+            str(info.partition_id): list(info.modalities) for info, _ in report.plan.sent.values()
+        },
         "owners": report.owners,
         "refused": report.refused,
         "bounded": report.bounded,
@@ -55,12 +70,19 @@ def round_record(server_round: int, counts: Mapping[str, Counts], report: RoundR
 
 
 def _counts_record(counts: Mapping[str, Counts]) -> dict[str, Any]:
-    return {name: {"correct": c.correct.tolist(), "count": c.count.tolist()} for name, c in counts.items()}
+    return {
+        name: {"correct": c.correct.tolist(), "count": c.count.tolist()}
+        for name, c in counts.items()
+    }
 
 
 def _figures(counts: Mapping[str, Counts]) -> dict[str, Any]:
     return {
-        name: {"accuracy": found.accuracy, "worst_class": found.worst_class, "samples": int(found.count.sum())}
+        name: {
+            "accuracy": found.accuracy,
+            "worst_class": found.worst_class,
+            "samples": int(found.count.sum()),
+        }
         for name, found in counts.items()
     }
 
@@ -117,9 +139,13 @@ def last_rounds(records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]
 
 
 def final_accuracy(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Return the mean accuracy over the last rounds (at most LAST_ROUNDS, trained ones) of each way to predict."""
+    """Return the mean accuracy over the last rounds (at most LAST_ROUNDS, trained ones) of each way
+    to predict.
+    """
     last = [record["accuracy"] for record in last_rounds(records)]
-    return {name: float(np.mean([_number(accuracy[name]) for accuracy in last])) for name in last[-1]}
+    return {
+        name: float(np.mean([_number(accuracy[name]) for accuracy in last])) for name in last[-1]
+    }
 
 
 def _number(value: float | None) -> float:
@@ -134,9 +160,14 @@ def percent(value: float | None) -> str:
 def epsilon_spent(record: Mapping[str, Any]) -> str:
     """Return what a round's record says of privacy, for people; "none" for a run without."""
     spent = record.get("privacy")
-    return "none" if spent is None else f"epsilon {spent['epsilon']:.3g} at delta {spent['delta']:g}"
+    return (
+        "none" if spent is None else f"epsilon {spent['epsilon']:.3g} at delta {spent['delta']:g}"
+    )
 
 
 def failed_rounds(trained: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return a line for each round that failed and left the model as it was; the line says which one and why."""
+    """Return a line for each round that failed and left the model as it was.
+
+    The line says which one and why.
+    """
     return [record["failed"] for record in trained if record.get("failed")]

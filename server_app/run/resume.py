@@ -1,4 +1,7 @@
-"""Goes on with a run whose processes died: finds what it left, and puts its directory back to a whole round."""
+"""Goes on with a run whose processes died.
+
+Finds what it left, and puts its directory back to a whole round.
+"""
 
 import contextlib
 import logging
@@ -14,11 +17,18 @@ from fedcmi_flwr.simulation import node_memory
 from fedcmi_flwr.types import Scalar
 from server_app.pyproject import default_run_config
 from server_app.run.best import BestModel
-from server_app.run.checkpoint import CHECKPOINTS, Checkpoint, newest_checkpoint, round_of, stored_checkpoints
+from server_app.run.checkpoint import (
+    CHECKPOINTS,
+    Checkpoint,
+    newest_checkpoint,
+    round_of,
+    stored_checkpoints,
+)
 from server_app.run.directory import LAUNCH, RunDirectory, RunDirectoryError
 
 FREE = ("run-dir", "resume", "wait-timeout", "round-timeout", "failure-budget")
-"""Keys that may differ when a run goes on: a run directory may be moved, and a network may have become worse."""
+"""Keys that may differ when a run goes on: a run directory may be moved, and a network may have
+become worse."""
 ROUNDS = "num-server-rounds"
 PATIENCE = 45.0
 """Seconds to wait for the processes of a run that was killed; they end by themselves."""
@@ -32,7 +42,9 @@ class RunFinishedError(RunDirectoryError):
 
 @contextlib.contextmanager
 def alone_in_run(run_dir: Path) -> Iterator[None]:
-    """Lock a run directory for this process; the lock ends when the process ends, even if it is killed.
+    """Lock a run directory for this process.
+
+    The lock ends when the process ends, even if it is killed.
 
     Parameters
     ----------
@@ -52,7 +64,9 @@ def alone_in_run(run_dir: Path) -> Iterator[None]:
         with locked(run_dir, PATIENCE):
             yield
     except LockedError as error:
-        raise RunDirectoryError(f"{run_dir}: another process still writes this run; wait for it or stop it.") from error
+        raise RunDirectoryError(
+            f"{run_dir}: another process still writes this run; wait for it or stop it."
+        ) from error
 
 
 def prepare_resume(run_dir: Path, raw: Mapping[str, Scalar]) -> Checkpoint:
@@ -84,7 +98,12 @@ def prepare_resume(run_dir: Path, raw: Mapping[str, Scalar]) -> Checkpoint:
     _check_nodes(run_dir, checkpoint)
     for package, found in package_versions().items():
         if checkpoint.versions.get(package) != found:
-            logger.warning("%s was %s when the run began and is %s", package, checkpoint.versions.get(package), found)
+            logger.warning(
+                "%s was %s when the run began and is %s",
+                package,
+                checkpoint.versions.get(package),
+                found,
+            )
     RunDirectory(run_dir, resumed=True).rewind(checkpoint.server_round)
     for path in stored_checkpoints(run_dir / CHECKPOINTS):
         if round_of(path) > checkpoint.server_round:
@@ -98,17 +117,21 @@ def _check_nodes(run_dir: Path, checkpoint: Checkpoint) -> None:
     found = RunDirectory(run_dir, resumed=True).simulated_nodes()
     if checkpoint.num_nodes is not None and found is not None and found != checkpoint.num_nodes:
         raise ConfigError(
-            f"{run_dir / LAUNCH}: num_nodes = {found}, but the run was trained with {checkpoint.num_nodes} nodes; "
-            f"write {checkpoint.num_nodes} there."
+            f"{run_dir / LAUNCH}: num_nodes = {found}, but the run was trained with "
+            f"{checkpoint.num_nodes} nodes; write {checkpoint.num_nodes} there."
         )
 
 
 def check_unfinished(run_dir: Path) -> None:
-    """Raise RunDirectoryError unless a directory holds a run, and RunFinishedError if that is finished."""
+    """Raise RunDirectoryError unless a directory holds a run, and RunFinishedError if that is
+    finished.
+    """
     if not (run_dir / "metrics.jsonl").is_file():
         raise RunDirectoryError(f"{run_dir}: holds no run (no metrics.jsonl) that could go on.")
     if (run_dir / "summary.md").is_file():
-        raise RunFinishedError(f"{run_dir}: this run is finished, see its summary.md; there is nothing to resume.")
+        raise RunFinishedError(
+            f"{run_dir}: this run is finished, see its summary.md; there is nothing to resume."
+        )
 
 
 def how_to_go_on(run_dir: Path, command: str) -> str:
@@ -133,16 +156,21 @@ def how_to_go_on(run_dir: Path, command: str) -> str:
 
 
 def records_kept(run_dir: Path) -> int:
-    """Return how many records of an unfinished run stay when it goes on; that of round 0 is one of them."""
+    """Return how many records of an unfinished run stay when it goes on.
+
+    That of round 0 is one of them.
+    """
     check_unfinished(run_dir)
     return newest_checkpoint(run_dir).server_round + 1
 
 
-def check_unchanged(run_dir: Path, stored: Mapping[str, object], given: Mapping[str, object]) -> None:
+def check_unchanged(
+    run_dir: Path, stored: Mapping[str, object], given: Mapping[str, object]
+) -> None:
     """Raise ConfigError if a run would go on with another value of a key.
 
-    The number of rounds may grow unless the learning rate decays, which ends in the last one. A key that came after the
-    run had its default then.
+    The number of rounds may grow unless the learning rate decays, which ends in the last one. A
+    key that came after the run had its default then.
     """
     defaults = default_run_config()
     for key in sorted({*stored, *given} - set(FREE)):
@@ -151,8 +179,8 @@ def check_unchanged(run_dir: Path, stored: Mapping[str, object], given: Mapping[
             continue
         if before != given.get(key):
             raise ConfigError(
-                f"{key} = {given.get(key)!r}: the run in {run_dir} has {before!r}, and goes on with what it "
-                "has. Leave it out, or start a new run."
+                f"{key} = {given.get(key)!r}: the run in {run_dir} has {before!r}, and goes on "
+                "with what it has. Leave it out, or start a new run."
             )
 
 
@@ -170,7 +198,8 @@ def reopen(run_dir: Path) -> None:
     Parameters
     ----------
     run_dir
-        The run's directory; what a finished run has beside an unfinished one is removed, and made again at the end.
+        The run's directory; what a finished run has beside an unfinished one is removed, and
+        made again at the end.
 
     Raises
     ------
@@ -181,14 +210,19 @@ def reopen(run_dir: Path) -> None:
         newest_checkpoint(run_dir)
     except CheckpointError as error:
         advice = f"a new run can begin with its model: fedcmi run --from {run_dir}"
-        raise CheckpointError(f"{run_dir}: this run is finished and kept no checkpoint; {advice}") from error
+        raise CheckpointError(
+            f"{run_dir}: this run is finished and kept no checkpoint; {advice}"
+        ) from error
     BestModel.take_back(run_dir)
     for name in ("summary.md", "matrix.json", CARD):
         (run_dir / name).unlink(missing_ok=True)
 
 
 def remove_resumables(run_dir: Path) -> None:
-    """Remove what only an unfinished run needs; the newest checkpoint stays, from which more rounds may follow."""
+    """Remove what only an unfinished run needs.
+
+    The newest checkpoint stays, from which more rounds may follow.
+    """
     for path in stored_checkpoints(run_dir / CHECKPOINTS)[:-1]:
         shutil.rmtree(path)
     for path in stored_checkpoints(run_dir / CHECKPOINTS):

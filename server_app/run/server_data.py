@@ -1,4 +1,7 @@
-"""What the server reads of the data before a run: what is trained on, and the samples that it keeps for itself."""
+"""What the server reads of the data before a run.
+
+What is trained on, and the samples that it keeps for itself.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -63,11 +66,16 @@ def read_server_data(config: RunConfig) -> ServerData:
     views = views_from(config.views)
     check_views(views, stored.modalities)
     sources = (prepared, chosen, config.data, config.training.seed)
-    reported, calibration = replace(reported_samples(*sources), views=views), calibration_samples(*sources)
+    reported, calibration = (
+        replace(reported_samples(*sources), views=views),
+        calibration_samples(*sources),
+    )
     calibration = None if calibration is None else replace(calibration, views=views)
 
     check_stored("freeze", split_names(config.model.freeze), stored.modality_names)
     locations = pretrained.read_locations(config.model.pretrained)
     check_stored("pretrained", locations, stored.modality_names)
     used = {name: where for name, where in locations.items() if name in chosen}
-    return ServerData(spec, recipes, used, reported, calibration, selection_samples(reported, calibration, config))
+    return ServerData(
+        spec, recipes, used, reported, calibration, selection_samples(reported, calibration, config)
+    )

@@ -14,7 +14,9 @@ logger = logging.getLogger("flwr.fedcmi")
 
 
 def start_from(config: RunConfig, model: MultimodalModel, classes: Sequence[str]) -> None:
-    """Load what a trained model and a run's have in common; do nothing where none is named, or a checkpoint follows.
+    """Load what a trained model and a run's have in common.
+
+    Do nothing where none is named, or a checkpoint follows.
 
     Parameters
     ----------

@@ -31,7 +31,9 @@ Config = Mapping[str, Any]
 Records = Sequence[Mapping[str, Any]]
 
 
-def summary(records: Records, config: Config, plots: Sequence[str] = (), more: Sequence[str] = ()) -> str:
+def summary(
+    records: Records, config: Config, plots: Sequence[str] = (), more: Sequence[str] = ()
+) -> str:
     """Return summary.md: the result first, then what it took and how it was made.
 
     Parameters
@@ -77,7 +79,9 @@ def summary(records: Records, config: Config, plots: Sequence[str] = (), more: S
     return "\n".join(lines)
 
 
-def accuracy_table(records: Records, config: Config | None = None) -> tuple[list[str], list[list[str]]]:
+def accuracy_table(
+    records: Records, config: Config | None = None
+) -> tuple[list[str], list[list[str]]]:
     """Return the head and the rows of a run's main table.
 
     Parameters
@@ -89,17 +93,25 @@ def accuracy_table(records: Records, config: Config | None = None) -> tuple[list
 
     Returns
     -------
-    One row for each way to predict: its name, where a best round was chosen that one's accuracy, the mean of the last
-    rounds, and LAST_FIGURES.
+    One row for each way to predict: its name, where a best round was chosen that one's accuracy,
+    the mean of the last rounds, and LAST_FIGURES.
     """
     last = last_rounds(records)
-    head = ["prediction", f"mean of last {min(LAST_ROUNDS, len(last))} rounds", *LAST_FIGURES.values()]
+    head = [
+        "prediction",
+        f"mean of last {min(LAST_ROUNDS, len(last))} rounds",
+        *LAST_FIGURES.values(),
+    ]
     rows = []
-    best = None if config is None else best_by_validation(records, str(config.get("keep-best", OFF)))
+    best = (
+        None if config is None else best_by_validation(records, str(config.get("keep-best", OFF)))
+    )
     if best is not None:
         head.insert(1, f"best by validation (round {best['round']})")
     for name, mean in final_accuracy(records).items():
-        figures = [last[-1].get(key, {}).get(name) for key in LAST_FIGURES]  # an earlier version wrote fewer
+        figures = [
+            last[-1].get(key, {}).get(name) for key in LAST_FIGURES
+        ]  # an earlier version wrote fewer
         chosen = [] if best is None else [percent(best["accuracy"].get(name))]
         rows.append([name, *chosen, percent(mean), *map(percent, figures)])
     return head, rows
@@ -112,8 +124,15 @@ def _ended(trained: Records, config: Config) -> list[str]:
     if best is None:
         return []
     planned = config["num-server-rounds"]
-    early = f"; ended after {len(trained)} of {planned} rounds (patience)" if len(trained) < planned else ""
-    return [f"- the model is that of round {best['round']}, the best by {metric} on validation data{early}"]
+    early = (
+        f"; ended after {len(trained)} of {planned} rounds (patience)"
+        if len(trained) < planned
+        else ""
+    )
+    return [
+        f"- the model is that of round {best['round']}, the best by {metric} on validation "
+        f"data{early}"
+    ]
 
 
 def _cost(trained: Records) -> str:
@@ -122,7 +141,10 @@ def _cost(trained: Records) -> str:
 
 
 def _dominant(trained: Records) -> str:
-    """Return the last round's dominant modality, for people; a failed round, and one without a teacher, has none."""
+    """Return the last round's dominant modality, for people.
+
+    A failed round, and one without a teacher, has none.
+    """
     measured = [record["measured"]["dominant"] for record in trained]
     return measured[-1] or ("none" if any(measured) else "not measured by this method")
 
@@ -132,12 +154,18 @@ def _privacy(trained: Records, config: Config) -> list[str]:
         return []
     settings = ("dp-noise-multiplier", "dp-clip-norm", "dp-statistics-clip-norm")
     noise = ", ".join(f"{key} {config[key]:g}" for key in settings)
-    spent = f"- differential privacy of nodes: {epsilon_spent(trained[-1])}, for replacing one node's data ({noise})"
+    spent = (
+        f"- differential privacy of nodes: {epsilon_spent(trained[-1])}, for replacing one node's "
+        f"data ({noise})"
+    )
 
     planned = config["num-server-rounds"]
     if len(trained) == planned:
         return [spent]
-    return [spent, f"- ended after {len(trained)} of {planned} rounds: one more would exceed dp-max-epsilon"]
+    return [
+        spent,
+        f"- ended after {len(trained)} of {planned} rounds: one more would exceed dp-max-epsilon",
+    ]
 
 
 def _counted(what: str, lines: Sequence[str]) -> list[str]:

@@ -1,4 +1,7 @@
-"""The trackers that are built in, each for a package of its own: TensorBoard, MLflow, Weights & Biases."""
+"""The trackers that are built in, each for a package of its own.
+
+TensorBoard, MLflow, Weights & Biases.
+"""
 
 import hashlib
 import os
@@ -18,7 +21,10 @@ PROJECT = "fedcmi"
 
 
 class TensorBoard:
-    """Event files below ``RUN/tensorboard``; ``tensorboard --logdir RUN`` shows them while the run goes on."""
+    """Event files below ``RUN/tensorboard``.
+
+    ``tensorboard --logdir RUN`` shows them while the run goes on.
+    """
 
     def begin(self, run_dir: Path, settings: Mapping[str, Any]) -> None:
         """Open a new file; TensorBoard shows all of a directory as one run."""
@@ -56,12 +62,18 @@ class MLflow:
 
         known = self._client.get_experiment_by_name(name)
         files = None if chosen else (run_dir.absolute() / "mlartifacts").as_uri()
-        experiment = known.experiment_id if known else self._client.create_experiment(name, artifact_location=files)
+        experiment = (
+            known.experiment_id
+            if known
+            else self._client.create_experiment(name, artifact_location=files)
+        )
         found = self._client.search_runs([experiment], f"tags.fedcmi = '{tag}'")
         if found:
             self._run = found[0].info.run_id
             return
-        self._run = self._client.create_run(experiment, tags={"fedcmi": tag}, run_name=run_dir.name).info.run_id
+        self._run = self._client.create_run(
+            experiment, tags={"fedcmi": tag}, run_name=run_dir.name
+        ).info.run_id
         for key, value in settings.items():
             self._client.log_param(self._run, key, value)
 
@@ -79,7 +91,10 @@ class MLflow:
 
 
 class WeightsAndBiases:
-    """A run of Weights & Biases; without $WANDB_MODE it stays below ``RUN/wandb`` until ``wandb sync``."""
+    """A run of Weights & Biases.
+
+    Without $WANDB_MODE it stays below ``RUN/wandb`` until ``wandb sync``.
+    """
 
     def begin(self, run_dir: Path, settings: Mapping[str, Any]) -> None:
         """Start a run, or go on with the one of this directory."""
@@ -118,12 +133,18 @@ def identity(run_dir: Path) -> str:
 
 def _accept(found: Any) -> type[Tracker]:  # noqa: ANN401
     """Return a class of trackers."""
-    if not isinstance(found, type) or not all(hasattr(found, name) for name in ("begin", "log", "finish")):
+    if not isinstance(found, type) or not all(
+        hasattr(found, name) for name in ("begin", "log", "finish")
+    ):
         raise TypeError("a tracker is a class with the methods of server_app.run.tracking.Tracker.")
     return found
 
 
-BUILT_IN: dict[str, type[Tracker]] = {"tensorboard": TensorBoard, "mlflow": MLflow, "wandb": WeightsAndBiases}
+BUILT_IN: dict[str, type[Tracker]] = {
+    "tensorboard": TensorBoard,
+    "mlflow": MLflow,
+    "wandb": WeightsAndBiases,
+}
 TRACKER = Kind("track", "fedcmi.trackers", BUILT_IN, _accept)
 
 

@@ -1,7 +1,8 @@
 """Live tracking of a run: what is shown elsewhere while it goes on. No tracker can end a run.
 
-A tracker is a class with the methods of :class:`Tracker`. ``trackers.py`` has those that are built in; one of another
-package is named by its entry point in ``fedcmi.trackers`` or by "package.module:Name".
+A tracker is a class with the methods of :class:`Tracker`. ``trackers.py`` has those that are
+built in; one of another package is named by its entry point in ``fedcmi.trackers`` or by
+"package.module:Name".
 """
 
 import logging
@@ -32,7 +33,10 @@ class Tracker(Protocol):
         """
 
     def log(self, figures: Mapping[str, float], server_round: int) -> None:
-        """Take a round's figures, by tag; a round may come again after a resume, with the same figures."""
+        """Take a round's figures, by tag.
+
+        A round may come again after a resume, with the same figures.
+        """
 
     def finish(self, plots: Sequence[Path], model: Path | None) -> None:
         """Take what a finished run leaves, and close; a run that failed leaves nothing."""
@@ -57,7 +61,11 @@ class Trackers:
     def begin(self, config: Mapping[str, Any]) -> None:
         """Start them with config.json."""
         self._classes = config["dataset"]["classes"]
-        plain = {key: value for key, value in config.items() if isinstance(value, bool | int | float | str)}
+        plain = {
+            key: value
+            for key, value in config.items()
+            if isinstance(value, bool | int | float | str)
+        }
         settings = {key: value for key, value in plain.items() if key not in PRIVATE}
         self._each(lambda tracker: tracker.begin(self._run_dir, settings))
 

@@ -1,9 +1,13 @@
-"""How long a server takes for many replies, and how much memory: the strategy's round against a plain pass over memory.
+"""How long a server takes for many replies, and how much memory.
 
-Run it as ``python tests/benchmarks/aggregation.py``. Replies are made one by one while they are asked for, as they
-arrive over a network; the time that making them takes is measured too, and taken off.
+The strategy's round against a plain pass over memory.
 
-* the round: each reply is decoded, checked and put away (``reply_store.py``), then all are aggregated array by array;
+Run it as ``python tests/benchmarks/aggregation.py``. Replies are made one by one while they are
+asked for, as they arrive over a network; the time that making them takes is measured too, and
+taken off.
+
+* the round: each reply is decoded, checked and put away (``reply_store.py``), then all are
+  aggregated array by array;
 * plain pass: the weighted mean of decoded replies that are in memory already, nothing checked.
 """
 
@@ -45,12 +49,16 @@ def federation(replies: int) -> LocalGrid:
 
     @app.query()
     def query(message: Message, context: Context) -> Message:
-        return wire.query_reply(message, wire.NodeInfo(MODALITIES, int(context.node_config["partition-id"])))
+        return wire.query_reply(
+            message, wire.NodeInfo(MODALITIES, int(context.node_config["partition-id"]))
+        )
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
         partition = int(context.node_config["partition-id"])
-        return wire.train_reply(message, changed(wire.read_task(message).arrays, partition), 1 + partition)
+        return wire.train_reply(
+            message, changed(wire.read_task(message).arrays, partition), 1 + partition
+        )
 
     return LocalGrid(app, [{"partition-id": i} for i in range(replies)], {})
 
@@ -81,11 +89,15 @@ def measured(label: str) -> Iterator[dict[str, float]]:
         sys.stdout.flush()
 
 
-def our_round(rule: str, replies: int, weights: Weights) -> tuple[Callable[[], object], Callable[[], object]]:
+def our_round(
+    rule: str, replies: int, weights: Weights
+) -> tuple[Callable[[], object], Callable[[], object]]:
     """Return a round's aggregation, and the making of its replies alone."""
     groups = {name: [f"{name}."] for name in MODALITIES}
     sampling = Sampling(min_available_nodes=replies)
-    strategy = ModalityStrategy(groups, 2, METHODS["fedavg"], sampling=sampling, aggregation=RobustAggregation(rule))
+    strategy = ModalityStrategy(
+        groups, 2, METHODS["fedavg"], sampling=sampling, aggregation=RobustAggregation(rule)
+    )
     grid = federation(replies)
     messages = list(strategy.configure_train(1, tensor_record(weights), ConfigRecord(), grid))
 
@@ -105,7 +117,10 @@ def plain_pass(replies: int, weights: Weights) -> Callable[[], object]:
         for part, reply in zip(range(replies), itertools.cycle(ready), strict=False):
             for name, total in totals.items():
                 total += reply[name].astype(np.float64) * (1 + part)
-        return {name: (total / sum(range(1, replies + 1))).astype(np.float32) for name, total in totals.items()}
+        return {
+            name: (total / sum(range(1, replies + 1))).astype(np.float32)
+            for name, total in totals.items()
+        }
 
     return mean
 
@@ -116,7 +131,9 @@ def main() -> None:
     parser.add_argument("--replies", type=int, default=100)
     parser.add_argument("--megabytes", type=float, default=90.0, help="of the model")
     parser.add_argument("--tensors", type=int, default=320)
-    parser.add_argument("--rules", nargs="+", default=["mean", "median"], help="values of the key aggregation")
+    parser.add_argument(
+        "--rules", nargs="+", default=["mean", "median"], help="values of the key aggregation"
+    )
     options = parser.parse_args()
     weights = model_weights(options.megabytes, options.tensors)
     sys.stdout.write(
@@ -135,7 +152,9 @@ def main() -> None:
         with measured(f"round with {rule}, making included") as ours:
             aggregate()
         took = ours["seconds"] - making["seconds"]
-        sys.stdout.write(f"{rule:<33}{took:7.1f} s {took / passed['seconds']:6.1f} x the plain pass\n")
+        sys.stdout.write(
+            f"{rule:<33}{took:7.1f} s {took / passed['seconds']:6.1f} x the plain pass\n"
+        )
 
 
 if __name__ == "__main__":

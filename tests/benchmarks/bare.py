@@ -1,8 +1,10 @@
-"""Lets a benchmark run from the repository on a machine that has torch and torchvision and nothing else.
+"""Lets a benchmark run from the repository on a machine that has torch and torchvision and nothing
+else.
 
-jaxtyping, which the package's signatures are written in, is checked in the tests alone; where it is missing, stand-ins
-whose subscription gives the array's type take its place. Flower's records and messages are named by what is imported,
-and none is made or read in these benchmarks; where Flower is missing, empty classes take their place.
+jaxtyping, which the package's signatures are written in, is checked in the tests alone; where it
+is missing, stand-ins whose subscription gives the array's type take its place. Flower's records
+and messages are named by what is imported, and none is made or read in these benchmarks; where
+Flower is missing, empty classes take their place.
 """
 
 import sys
@@ -29,6 +31,14 @@ def make_importable() -> None:
         sys.modules["jaxtyping"] = stand_in
     if find_spec("flwr") is None:
         flower, records = ModuleType("flwr"), ModuleType("flwr.app")
-        for name in ("Array", "ArrayRecord", "ConfigRecord", "Context", "Message", "MetricRecord", "RecordDict"):
+        for name in (
+            "Array",
+            "ArrayRecord",
+            "ConfigRecord",
+            "Context",
+            "Message",
+            "MetricRecord",
+            "RecordDict",
+        ):
             setattr(records, name, type(name, (), {}))
         sys.modules |= {"flwr": flower, "flwr.app": records}

@@ -1,11 +1,14 @@
-"""Speed and memory of `fedcmi prep` against the obvious script, on the same made-up files in one run.
+"""Speed and memory of `fedcmi prep` against the obvious script, on the same made-up files in one
+run.
 
-``python tests/benchmarks/bench_prep.py [--clips 400] [--repetitions 3] [--workers 2]`` from the repository root.
+``python tests/benchmarks/bench_prep.py [--clips 400] [--repetitions 3] [--workers 2]`` from the
+repository root.
 
-The obvious script: one process; per clip read the sound, resample it with a kernel made on the spot, take the
-spectrogram, decode every frame of the video to an RGB array, resize the wanted ones with PIL, and save a file per
-modality. Both are timed from after their imports to their last byte; ours includes starting its workers. Memory is the
-highest sum of the proportional set sizes of all processes, sampled 20 times a second.
+The obvious script: one process; per clip read the sound, resample it with a kernel made on the
+spot, take the spectrogram, decode every frame of the video to an RGB array, resize the wanted
+ones with PIL, and save a file per modality. Both are timed from after their imports to their
+last byte; ours includes starting its workers. Memory is the highest sum of the proportional set
+sizes of all processes, sampled 20 times a second.
 """
 
 import argparse
@@ -55,19 +58,32 @@ def write_cremad(raw: Path, clips: int) -> None:
             soundfile.write(wav, tone(2.5, 16000, 200 + number), 16000, subtype="PCM_16")
             write_video(flv, 75, "flv1", size=(480, 360), fps=30)
         else:
-            original = sorted(path.stem for path in (raw / "AudioWAV").iterdir())[number % ORIGINALS]
+            original = sorted(path.stem for path in (raw / "AudioWAV").iterdir())[
+                number % ORIGINALS
+            ]
             shutil.copy(raw / "AudioWAV" / f"{original}.wav", wav)
             shutil.copy(raw / "VideoFlash" / f"{original}.flv", flv)
 
 
 def write_ave(raw: Path, clips: int) -> None:
-    """Write videos of 10 s: H.264 640 x 360 at 30 frames per second, a key frame every 2 s, AAC at 44.1 kHz."""
+    """Write videos of 10 s.
+
+    H.264 640 x 360 at 30 frames per second, a key frame every 2 s, AAC at 44.1 kHz.
+    """
     (raw / "AVE").mkdir(parents=True)
     lines = [f"{'AB'[number % 2]}&v{number:04}&good&{number % 3}&10" for number in range(clips)]
     for number in range(clips):
         path = raw / "AVE" / f"v{number:04}.mp4"
         if number < ORIGINALS:
-            write_video(path, 300, "libx264", sound=tone(10, 44100, 200 + number), size=(640, 360), fps=30, gop=60)
+            write_video(
+                path,
+                300,
+                "libx264",
+                sound=tone(10, 44100, 200 + number),
+                size=(640, 360),
+                fps=30,
+                gop=60,
+            )
         else:
             shutil.copy(raw / "AVE" / f"v{number % ORIGINALS:04}.mp4", path)
     parts = {
@@ -94,11 +110,18 @@ def obvious_spectrogram(waveform: torch.Tensor, rate: int, seconds: int) -> np.n
 def obvious_frames(path: Path, start: float, end: float, count: int) -> np.ndarray:
     """Decode every frame, and resize those wanted."""
     with av.open(str(path)) as container:
-        frames = [frame.to_ndarray(format="rgb24", threads=1) for frame in container.decode(video=0)]
+        frames = [
+            frame.to_ndarray(format="rgb24", threads=1) for frame in container.decode(video=0)
+        ]
     rate = 30
     last = min(len(frames), round(end * rate))
-    places = [round(start * rate + (last - start * rate) * (part + 0.5) / count) for part in range(count)]
-    images = [Image.fromarray(frames[place]).resize((SIZE, SIZE), Image.Resampling.BILINEAR) for place in places]
+    places = [
+        round(start * rate + (last - start * rate) * (part + 0.5) / count) for part in range(count)
+    ]
+    images = [
+        Image.fromarray(frames[place]).resize((SIZE, SIZE), Image.Resampling.BILINEAR)
+        for place in places
+    ]
     return np.stack([np.asarray(image).transpose(2, 0, 1) for image in images])
 
 
@@ -119,7 +142,9 @@ def obvious_ave(raw: Path, out: Path) -> None:
         path = raw / "AVE" / f"{video}.mp4"
         with av.open(str(path)) as container:
             rate = container.streams.audio[0].rate
-            sound = np.concatenate([frame.to_ndarray() for frame in container.decode(audio=0)], axis=1).mean(axis=0)
+            sound = np.concatenate(
+                [frame.to_ndarray() for frame in container.decode(audio=0)], axis=1
+            ).mean(axis=0)
         segment = torch.from_numpy(sound[int(start) * rate : int(end) * rate])
         np.save(out / f"{video}_audio.npy", obvious_spectrogram(segment, rate, 10))
         np.save(out / f"{video}_visual.npy", obvious_frames(path, int(start), int(end), 10))
@@ -154,7 +179,11 @@ def memory_mb(pid: int) -> float:
     return total
 
 
-def timed(pipe: multiprocessing.connection.Connection, work: Callable[..., None], arguments: Sequence[object]) -> None:
+def timed(
+    pipe: multiprocessing.connection.Connection,
+    work: Callable[..., None],
+    arguments: Sequence[object],
+) -> None:
     """Do the work in this process, and send how long it took."""
     torch.set_num_threads(1)
     start = time.perf_counter()
@@ -192,7 +221,9 @@ def measure(work: Callable[..., None], *arguments: object) -> tuple[float, float
 def main() -> None:
     """Measure both data sets, and print a line each."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--clips", type=int, default=400, help="of CREMA-D; a quarter as many of AVE")
+    parser.add_argument(
+        "--clips", type=int, default=400, help="of CREMA-D; a quarter as many of AVE"
+    )
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
@@ -211,11 +242,19 @@ def main() -> None:
                 ratios.append(theirs[-1][0] / mine[-1][0])
                 shutil.rmtree(Path(folder) / f"obvious{repetition}")
                 shutil.rmtree(Path(folder) / f"ours{repetition}")
-        for label, runs in (("obvious script", theirs), (f"fedcmi prep, {options.workers} workers", mine)):
+        for label, runs in (
+            ("obvious script", theirs),
+            (f"fedcmi prep, {options.workers} workers", mine),
+        ):
             rate = clips / statistics.median(seconds for seconds, _ in runs)
-            sys.stdout.write(f"{name}: {label}: {rate:.1f} clips/s, peak {max(peak for _, peak in runs):.0f} MB\n")
+            sys.stdout.write(
+                f"{name}: {label}: {rate:.1f} clips/s, peak {max(peak for _, peak in runs):.0f} "
+                "MB\n"
+            )
         each = ", ".join(f"{ratio:.1f}" for ratio in ratios)
-        sys.stdout.write(f"{name}: ratio {statistics.median(ratios):.1f} x (each repetition: {each})\n")
+        sys.stdout.write(
+            f"{name}: ratio {statistics.median(ratios):.1f} x (each repetition: {each})\n"
+        )
         sys.stdout.flush()
 
 

@@ -1,4 +1,7 @@
-"""The Flower app of ``network.py``: rounds of two nodes that send back what they got, one added to every number."""
+"""The Flower app of ``network.py``.
+
+Rounds of two nodes that send back what they got, one added to every number.
+"""
 
 import json
 import time
@@ -24,10 +27,17 @@ server = ServerApp()
 
 
 def model_weights(megabytes: float, tensors: int, seed: int = 0) -> Weights:
-    """Return random weights in so many tensors of two modalities; Flower sends equal bytes only once."""
+    """Return random weights in so many tensors of two modalities.
+
+    Flower sends equal bytes only once.
+    """
     rng = np.random.default_rng(seed)
     size = int(megabytes * 1e6 / 4 / tensors)
-    return {f"{m}.{i}": rng.random(size, np.float32) for m in ("audio", "visual") for i in range(tensors // 2)}
+    return {
+        f"{m}.{i}": rng.random(size, np.float32)
+        for m in ("audio", "visual")
+        for i in range(tensors // 2)
+    }
 
 
 def changed(arrays: Mapping[str, NDArray[np.generic]], partition: int) -> Weights:
@@ -43,7 +53,9 @@ def train(message: Message, context: Context) -> Message:
         return wire.train_reply(message, changed(wire.read_task(message).arrays, partition), 1)
     record = message.content["arrays"]
     found = changed({name: array.numpy() for name, array in record.items()}, partition)
-    content = RecordDict({"arrays": tensor_record(found), "metrics": MetricRecord({"num-examples": 1})})
+    content = RecordDict(
+        {"arrays": tensor_record(found), "metrics": MetricRecord({"num-examples": 1})}
+    )
     return Message(content, reply_to=message)
 
 
@@ -55,10 +67,18 @@ def tensor_record(arrays: Weights) -> ArrayRecord:
 def by_tensors(grid: Grid, nodes: Sequence[int], arrays: Weights) -> None:
     """Play a round in which every tensor is an array of its own."""
     record = tensor_record(arrays)
-    contents = [RecordDict({"arrays": record, "config": ConfigRecord({"server-round": 1})}) for _ in nodes]
-    sent = [Message(c, dst_node_id=node, message_type="train") for c, node in zip(contents, nodes, strict=True)]
+    contents = [
+        RecordDict({"arrays": record, "config": ConfigRecord({"server-round": 1})}) for _ in nodes
+    ]
+    sent = [
+        Message(c, dst_node_id=node, message_type="train")
+        for c, node in zip(contents, nodes, strict=True)
+    ]
     replies = list(grid.send_and_receive(sent, timeout=TIMEOUT))
-    found = [{name: array.numpy() for name, array in reply.content["arrays"].items()} for reply in replies]
+    found = [
+        {name: array.numpy() for name, array in reply.content["arrays"].items()}
+        for reply in replies
+    ]
     check([set(arrays) == set(decoded) for decoded in found])
 
 
@@ -66,14 +86,23 @@ def by_groups(dtype: str) -> Callable[[Grid, Sequence[int], Weights], None]:
     """Return a round in the project's wire format."""
 
     def play(grid: Grid, nodes: Sequence[int], arrays: Weights) -> None:
-        groups = {m: tuple(name for name in arrays if name.startswith(m)) for m in ("audio", "visual")}
+        groups = {
+            m: tuple(name for name in arrays if name.startswith(m)) for m in ("audio", "visual")
+        }
         packed, settings = pack(arrays, groups if arrays else {}, dtype), {"server-round": 1}
         sent = [
-            wire.task_message(node, "train", packed, settings, tuple(groups), NOBODY, wire_dtype=dtype)
+            wire.task_message(
+                node, "train", packed, settings, tuple(groups), NOBODY, wire_dtype=dtype
+            )
             for node in nodes
         ]
         replies = grid.send_and_receive(sent, timeout=TIMEOUT)
-        check([set(wire.read_train_reply(reply, arrays, (), 2).arrays) == set(arrays) for reply in replies])
+        check(
+            [
+                set(wire.read_train_reply(reply, arrays, (), 2).arrays) == set(arrays)
+                for reply in replies
+            ]
+        )
 
     return play
 
@@ -92,7 +121,8 @@ ROUNDS: dict[str, tuple[Callable[[Grid, Sequence[int], Weights], None], bool, bo
     "packed, float16, as they arrive": (by_groups("float16"), True, True),
     "no arrays, as they arrive": (by_groups("float32"), True, False),
 }
-"""What is played in turns: how, whether replies are taken as they arrive, whether there are weights in it."""
+"""What is played in turns: how, whether replies are taken as they arrive, whether there are
+weights in it."""
 
 
 @server.main()
@@ -106,7 +136,9 @@ def main(grid: Grid, context: Context) -> None:
     for turn in range(int(config["turns"])):
         for place, name in enumerate(chosen):
             play, arriving, full = ROUNDS[name]
-            arrays = model_weights(float(config["megabytes"]), int(config["tensors"]), 100 * turn + place)
+            arrays = model_weights(
+                float(config["megabytes"]), int(config["tensors"]), 100 * turn + place
+            )
             begin = time.perf_counter()
             play(ArrivalGrid(grid) if arriving else grid, nodes, arrays if full else {})
             seconds[name].append(time.perf_counter() - begin)

@@ -1,11 +1,14 @@
-"""How fast local training is from files to weights, against research code that decodes each sample in its loop.
+"""How fast local training is from files to weights, against research code that decodes each sample
+in its loop.
 
-Run it as ``python tests/benchmarks/epoch.py``; it needs torch, torchvision (with its Pillow) and this repository.
-The subject is that of ``step.py``, the files are those of ``bench_reading.py``. Measured in turns in one run:
+Run it as ``python tests/benchmarks/epoch.py``; it needs torch, torchvision (with its Pillow) and
+this repository. The subject is that of ``step.py``, the files are those of ``bench_reading.py``.
+Measured in turns in one run:
 
 * plain: each JPEG decoded, each pickle loaded, in the loop, then the plain step (``plain.py``);
-* ours: ``client_app.train.train`` on the prepared arrays with a fresh model: everything that a node does in a round,
-  the pass for class statistics included, for one local epoch of it; also with crops and mirroring of the frames;
+* ours: ``client_app.train.train`` on the prepared arrays with a fresh model: everything that a
+  node does in a round, the pass for class statistics included, for one local epoch of it; also
+  with crops and mirroring of the frames;
 * pure steps: the same number of our steps on a batch that is on the device already.
 """
 
@@ -42,7 +45,9 @@ def plain_epoch(
 ) -> Action:
     """Return an epoch of research code."""
     read = files.decoded_batches(directory, len(samples), SIZE)
-    training = PlainTraining(model, on.WITH_KD, on.settings(batch_size), on.DOMINANT, on.TEMPERATURE)
+    training = PlainTraining(
+        model, on.WITH_KD, on.settings(batch_size), on.DOMINANT, on.TEMPERATURE
+    )
     labels = torch.from_numpy(samples.labels)
 
     def epoch() -> None:
@@ -50,7 +55,9 @@ def plain_epoch(
         for chosen in order.split(batch_size):
             inputs = {name: value.to(device) for name, value in read(chosen.numpy()).items()}
             present = torch.ones(len(chosen), 2, dtype=torch.bool, device=device)
-            training.step(Batch(inputs, labels[chosen].to(device), present, True, chosen.to(device)))
+            training.step(
+                Batch(inputs, labels[chosen].to(device), present, True, chosen.to(device))
+            )
 
     return epoch
 
@@ -61,7 +68,9 @@ def our_round(model: MultimodalModel, samples: Samples, batch_size: int, epochs:
     return lambda: train(model, samples, on.WITH_KD, settings, on.ROUND, 0, on.RECEIVED)
 
 
-def pure_steps(model: MultimodalModel, samples: Samples, batch_size: int, device: torch.device) -> Action:
+def pure_steps(
+    model: MultimodalModel, samples: Samples, batch_size: int, device: torch.device
+) -> Action:
     """Return the steps of one epoch, on one batch."""
     settings = on.settings(batch_size)
     few = samples.select(samples.rows[:batch_size])
@@ -78,12 +87,23 @@ def pure_steps(model: MultimodalModel, samples: Samples, batch_size: int, device
     return steps
 
 
-def measure(directory: Path, count: int, batch_size: int, epochs: int, repetitions: int, device: torch.device) -> None:
+def measure(
+    directory: Path,
+    count: int,
+    batch_size: int,
+    epochs: int,
+    repetitions: int,
+    device: torch.device,
+) -> None:
     """Print the table."""
     samples, received = files.prepared_samples(directory, count, SIZE), on.new_model()
     samples = replace(samples, labels=samples.rows % on.CLASSES)
     augmented = replace(samples, views=Views(("visual",)))
-    variants = {"plain": plain_epoch(on.placed(received, device, "fp32"), directory, samples, batch_size, device)}
+    variants = {
+        "plain": plain_epoch(
+            on.placed(received, device, "fp32"), directory, samples, batch_size, device
+        )
+    }
     for precision in ("fp32", "bf16"):
         for label, seen in (("", samples), (", augmented", augmented)):
             model = on.placed(received, device, precision)
@@ -97,18 +117,31 @@ def measure(directory: Path, count: int, batch_size: int, epochs: int, repetitio
             times[label] = [taken / epochs for taken in times[label]]
             share = on.ratio(times, f"{precision}, pure steps", label)[0]
             speed, best = on.ratio(times, "plain", label)
-            on.say(f"{label:<20}{speed:6.2f} x plain (best {best:.2f}){share:9.0%} of the pure steps' rate")
+            on.say(
+                f"{label:<20}{speed:6.2f} x plain (best {best:.2f}){share:9.0%} of the pure "
+                "steps' rate"
+            )
 
 
 def main() -> None:
     """Make the files and measure."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repetitions", type=int, default=3)
-    parser.add_argument("--batches", type=int, default=0, help="of an epoch; default: 32 on a GPU, 4 on a CPU")
-    parser.add_argument("--epochs", type=int, default=0, help="of a round; default: 10 on a GPU, 3 on a CPU")
-    parser.add_argument("--batch", type=int, default=0, help="samples a batch; default: 64 on a GPU, 8 on a CPU")
-    parser.add_argument("--threads", type=int, default=1, help="of the CPU; 1 is what a run has by default")
-    parser.add_argument("--cpu", action="store_true", help="measure the CPU although there is a GPU")
+    parser.add_argument(
+        "--batches", type=int, default=0, help="of an epoch; default: 32 on a GPU, 4 on a CPU"
+    )
+    parser.add_argument(
+        "--epochs", type=int, default=0, help="of a round; default: 10 on a GPU, 3 on a CPU"
+    )
+    parser.add_argument(
+        "--batch", type=int, default=0, help="samples a batch; default: 64 on a GPU, 8 on a CPU"
+    )
+    parser.add_argument(
+        "--threads", type=int, default=1, help="of the CPU; 1 is what a run has by default"
+    )
+    parser.add_argument(
+        "--cpu", action="store_true", help="measure the CPU although there is a GPU"
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     on_gpu = torch.cuda.is_available() and not arguments.cpu

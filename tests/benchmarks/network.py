@@ -1,14 +1,18 @@
-"""How long a deployed round takes on the way: real SuperLink and SuperNodes on loopback, nodes that train nothing.
+"""How long a deployed round takes on the way.
+
+Real SuperLink and SuperNodes on loopback, nodes that train nothing.
 
 Run it as ``python tests/benchmarks/network.py``. In turns in one run (``echo_app.py``):
 
 * one array per tensor, as ``ArrayRecord(model.state_dict())`` sends them, on Flower's Grid;
 * packed: one array per parameter group, the project's wire format, on the same Grid;
-* the same with replies taken as they arrive, as the project's server does; also with float16 on the wire;
+* the same with replies taken as they arrive, as the project's server does; also with float16 on
+  the wire;
 * no arrays: what a round takes for its processes and messages alone.
 
-The bare transfer is that of the same bytes, down to both nodes and up again, through one TCP connection on loopback;
-Flower moves each byte over several connections (server app, SuperLink, SuperNode, client app).
+The bare transfer is that of the same bytes, down to both nodes and up again, through one TCP
+connection on loopback; Flower moves each byte over several connections (server app, SuperLink,
+SuperNode, client app).
 """
 
 import argparse
@@ -60,7 +64,9 @@ output = ""
 
 
 def bare_transfer(size: int) -> float:
-    """Return the seconds that so many bytes take there and back through a TCP connection on loopback."""
+    """Return the seconds that so many bytes take there and back through a TCP connection on
+    loopback.
+    """
     data = memoryview(bytearray(size))
     with socket.create_server((HOST, 0)) as listener:
 
@@ -100,7 +106,9 @@ def deployed(folder: Path, settings: dict[str, str | float]) -> dict[str, list[f
     rehearsal = Rehearsal(folder / "deployment")
     try:
         rehearsal.up((), (), lambda line: None)
-        (home / "config.toml").write_text(connection_file(rehearsal.site.superlink, None), encoding="utf-8")
+        (home / "config.toml").write_text(
+            connection_file(rehearsal.site.superlink, None), encoding="utf-8"
+        )
         run_app(app, {**settings, "output": str(output)}, home, lambda: None)
     finally:
         rehearsal.down()
@@ -114,21 +122,31 @@ def main() -> None:
     parser.add_argument("--megabytes", type=float, default=90.0, help="of the model")
     parser.add_argument("--tensors", type=int, default=320)
     parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--only", choices=ROUNDS, default="", help="beside one array per tensor; default: all")
+    parser.add_argument(
+        "--only", choices=ROUNDS, default="", help="beside one array per tensor; default: all"
+    )
     options = parser.parse_args()
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])
+    )
     with tempfile.TemporaryDirectory(prefix="fedcmi-network-", ignore_cleanup_errors=True) as name:
         rounds = deployed(Path(name), vars(options))
     bare = statistics.median(bare_transfer(int(NODES * options.megabytes * 1e6)) for _ in range(3))
     plain = rounds[BASELINE]
     sys.stdout.write(
-        f"{options.megabytes:g} MB in {options.tensors} tensors, {NODES} nodes, {len(os.sched_getaffinity(0))} cores, "
-        f"median of {options.turns}; bare transfer {bare:.2f} s\n"
+        f"{options.megabytes:g} MB in {options.tensors} tensors, {NODES} nodes, "
+        f"{len(os.sched_getaffinity(0))} cores, median of {options.turns}; bare transfer "
+        f"{bare:.2f} s\n"
     )
     for label, seconds in rounds.items():
-        share = statistics.median(mine / theirs for mine, theirs in zip(seconds, plain, strict=True))
+        share = statistics.median(
+            mine / theirs for mine, theirs in zip(seconds, plain, strict=True)
+        )
         over = statistics.median(seconds) - bare
-        sys.stdout.write(f"{label:<33}{statistics.median(seconds):7.1f} s {share:6.2f} x {over:+7.1f} s to bare\n")
+        sys.stdout.write(
+            f"{label:<33}{statistics.median(seconds):7.1f} s {share:6.2f} x {over:+7.1f} s to "
+            "bare\n"
+        )
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ from fedcmi_flwr.types import Batch
 
 
 class PlainTraining:
-    """Contiguous float32, the whole global model as teacher, loops over samples and weights, a number from each step.
+    """Contiguous float32, the whole global model as teacher, loops over samples and weights, a
+    number from each step.
 
     Parameters
     ----------
@@ -43,7 +44,10 @@ class PlainTraining:
         self.global_model = copy.deepcopy(model).eval()
         self.dominant, self.temperature = dominant, temperature
         self.optimizer = torch.optim.SGD(
-            model.parameters(), lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
+            model.parameters(),
+            lr=settings.lr,
+            momentum=settings.momentum,
+            weight_decay=settings.weight_decay,
         )
 
     def step(self, batch: Batch) -> float:
@@ -57,7 +61,9 @@ class PlainTraining:
                 teacher = self.global_model(batch).self_logits[self.dominant]
             for name, temperature in self.temperature.items():
                 student = output.infiltration_logits[name]
-                loss = loss + self.method.lambda_ * self._distillation(batch, teacher, student, temperature)
+                loss = loss + self.method.lambda_ * self._distillation(
+                    batch, teacher, student, temperature
+                )
         proximal = torch.zeros((), device=loss.device)
         for w, start in zip(self.model.parameters(), self.global_model.parameters(), strict=True):
             proximal = proximal + (w - start.detach()).square().sum()
@@ -72,5 +78,8 @@ class PlainTraining:
         total = torch.zeros((), device=student.device)
         for i in range(len(batch.labels)):
             t = temperature[batch.labels[i].item()].item()
-            total = total - (F.softmax(teacher[i] / t, dim=0) * F.log_softmax(student[i] / t, dim=0)).sum()
+            total = (
+                total
+                - (F.softmax(teacher[i] / t, dim=0) * F.log_softmax(student[i] / t, dim=0)).sum()
+            )
         return total / len(batch.labels)

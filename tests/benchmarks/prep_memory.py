@@ -1,9 +1,12 @@
-"""The peak memory of one worker of `fedcmi prep` on files that are much larger than what is kept of them.
+"""The peak memory of one worker of `fedcmi prep` on files that are much larger than what is kept of
+them.
 
-``python tests/benchmarks/prep_memory.py [--share 1.0]`` from the repository root; ``--share 0.01`` makes smaller files.
+``python tests/benchmarks/prep_memory.py [--share 1.0]`` from the repository root; ``--share
+0.01`` makes smaller files.
 
-Each file is made into a sample in a process of its own, and the highest resident set size of that process is printed,
-beside what the same process takes for a small file: most of it is torch. Files are sparse: they take no disk.
+Each file is made into a sample in a process of its own, and the highest resident set size of
+that process is printed, beside what the same process takes for a small file: most of it is
+torch. Files are sparse: they take no disk.
 """
 
 import argparse
@@ -46,28 +49,44 @@ def write_npy(path: Path, size: int) -> None:
     """Write [time, 4] of float32."""
     rows = size // 16
     with path.open("wb") as file:
-        np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": (rows, 4)})
+        np.lib.format.write_array_header_1_0(
+            file, {"descr": "<f4", "fortran_order": False, "shape": (rows, 4)}
+        )
         np.random.default_rng(0).normal(size=(100, 4)).astype(np.float32).tofile(file)
         file.truncate(file.tell() + (rows - 100) * 16)
 
 
-def cases(share: float) -> dict[str, tuple[Callable[[Path], object], str, tuple[str, dict[str, Any]]]]:
+def cases(
+    share: float,
+) -> dict[str, tuple[Callable[[Path], object], str, tuple[str, dict[str, Any]]]]:
     """Return what is measured: writer, ending, and recipe."""
     return {
         "sound of 5 s, 16 kHz": (lambda path: write_wav(path, 16000, 1, 5), "wav", SOUND),
-        "sound of an hour, 48 kHz, stereo": (lambda path: write_wav(path, 48000, 2, 3600 * share), "wav", SOUND),
-        "sound of 3 GB, 48 kHz, stereo": (lambda path: write_wav(path, 48000, 2, 16000 * share), "wav", SOUND),
+        "sound of an hour, 48 kHz, stereo": (
+            lambda path: write_wav(path, 48000, 2, 3600 * share),
+            "wav",
+            SOUND,
+        ),
+        "sound of 3 GB, 48 kHz, stereo": (
+            lambda path: write_wav(path, 48000, 2, 16000 * share),
+            "wav",
+            SOUND,
+        ),
         "sound of 60 s, 16,001 Hz": (lambda path: write_wav(path, 16001, 1, 60), "wav", SOUND),
         "NPY of 3 GB": (lambda path: write_npy(path, round(3 * GIGABYTE * share)), "npy", SERIES),
         "video of 20 s, 1080p": (
-            lambda path: write_video(path, max(30, round(500 * share)), "libx264", size=(1920, 1080), fps=25),
+            lambda path: write_video(
+                path, max(30, round(500 * share)), "libx264", size=(1920, 1080), fps=25
+            ),
             "mp4",
             FRAMES,
         ),
     }
 
 
-def peak_mb(path: Path, maker: str, recipe: dict[str, Any], pipe: multiprocessing.connection.Connection) -> None:
+def peak_mb(
+    path: Path, maker: str, recipe: dict[str, Any], pipe: multiprocessing.connection.Connection
+) -> None:
     """Make a sample in this process, and send the highest resident set size that it had."""
     import torch
 
@@ -75,7 +94,11 @@ def peak_mb(path: Path, maker: str, recipe: dict[str, Any], pipe: multiprocessin
 
     torch.set_num_threads(1)
     MAKERS[maker].make(Source(path), **recipe)
-    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
+    (line,) = (
+        line
+        for line in Path("/proc/self/status").read_text().splitlines()
+        if line.startswith("VmHWM:")
+    )
     pipe.send(int(line.split()[1]) / 1024)
 
 
@@ -98,7 +121,9 @@ def main() -> None:
             process.join()
             size = path.stat().st_size / 1e6
         first = first or found
-        sys.stdout.write(f"{name} ({size:,.0f} MB): peak {found:.0f} MB, {found / first:.1f} x the first one's\n")
+        sys.stdout.write(
+            f"{name} ({size:,.0f} MB): peak {found:.0f} MB, {found / first:.1f} x the first one's\n"
+        )
         sys.stdout.flush()
 
 

@@ -1,14 +1,17 @@
-"""How much longer than its training a round of ``fedcmi run`` takes on Ray, and whether that grows with the nodes.
+"""How much longer than its training a round of ``fedcmi run`` takes on Ray, and whether that grows
+with the nodes.
 
 Run it as ``python tests/benchmarks/simulation.py``. Every row is a real run of the command line:
 
-* overhead: the time from one line of metrics.jsonl to the next (sampling, messages, training, aggregation, evaluation,
-  checkpoint), over the sum of the seconds that training took on the nodes (``train_seconds``) divided by the number of
-  actors, which is that of cores; means over the rounds after the first. Even partitions, all nodes train;
-* growth: 4 nodes a round of more and more, with as many samples each; time of a round and memory (resident set) of the
-  process that runs the server, after the first round and after the last.
+* overhead: the time from one line of metrics.jsonl to the next (sampling, messages, training,
+  aggregation, evaluation, checkpoint), over the sum of the seconds that training took on the
+  nodes (``train_seconds``) divided by the number of actors, which is that of cores; means over
+  the rounds after the first. Even partitions, all nodes train;
+* growth: 4 nodes a round of more and more, with as many samples each; time of a round and memory
+  (resident set) of the process that runs the server, after the first round and after the last.
 
-The first round starts the actors, which import torch, and asks every node what it owns; it is stated apart.
+The first round starts the actors, which import torch, and asks every node what it owns; it is
+stated apart.
 """
 
 import argparse
@@ -46,7 +49,8 @@ class Watched:
 
     started: float
     ends: dict[int, float] = field(default_factory=dict)
-    """Round -> Unix time at which its line was written, where the next one was not there too when that was seen."""
+    """Round -> Unix time at which its line was written, where the next one was not there too
+    when that was seen."""
     memory: dict[int, int] = field(default_factory=dict)
     """Round -> bytes that the server's process had then."""
     trained: list[float] = field(default_factory=list)
@@ -55,7 +59,9 @@ class Watched:
 
     @property
     def first(self) -> float:
-        """Return the seconds from the command to the end of the first round that was seen to end."""
+        """Return the seconds from the command to the end of the first round that was seen
+        to end.
+        """
         return self.ends[self.timed[0]] - self.started
 
     @property
@@ -100,10 +106,26 @@ def made_up(folder: Path, train: int, size: int) -> Path:
 def simulate(folder: Path, data: Path | str, nodes: int, rounds: int, keys: Keys) -> Watched:
     """Run a federation and watch it."""
     run_dir = folder / f"run-{len(list(folder.iterdir()))}"
-    command = [sys.executable, "-m", "server_app.commands.main", "run", "--data", str(data), "--run-dir", str(run_dir)]
+    command = [
+        sys.executable,
+        "-m",
+        "server_app.commands.main",
+        "run",
+        "--data",
+        str(data),
+        "--run-dir",
+        str(run_dir),
+    ]
     command += ["--num-nodes", str(nodes), "--rounds", str(rounds)]
-    command += [word for key, value in {"partition": "iid", **keys}.items() for word in ("--set", f"{key}={value}")]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    command += [
+        word
+        for key, value in {"partition": "iid", **keys}.items()
+        for word in ("--set", f"{key}={value}")
+    ]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+    }
     seen = Watched(time.time())
     with (folder / "log.txt").open("w+", encoding="utf-8") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
@@ -128,7 +150,9 @@ def look(pid: int, metrics: Path, seen: Watched) -> None:
     seen.ends[newest] = written
     if seen.server is None:
         below = psutil.Process(pid).children(recursive=True)
-        seen.server = next(p for p in below if any(Path(a).name == "flwr-simulation" for a in p.cmdline()))
+        seen.server = next(
+            p for p in below if any(Path(a).name == "flwr-simulation" for a in p.cmdline())
+        )
     seen.memory[newest] = seen.server.memory_info().rss
 
 
@@ -140,15 +164,25 @@ def overhead(label: str, seen: Watched) -> None:
 
 def growth(folder: Path, sizes: list[int], rounds: int) -> None:
     """Print the time of a round and the server's memory as the number of nodes grows."""
-    say(f"\n{SAMPLED} nodes a round of {'':<15}{'first':>8}  {'a round':>8}  {'memory':>8}  {'at the end':>8}")
+    say(
+        f"\n{SAMPLED} nodes a round of {'':<15}{'first':>8}  {'a round':>8}  {'memory':>8}  "
+        f"{'at the end':>8}"
+    )
     least = 0.0
     for nodes in sizes:
-        keys = {"min-train-nodes": SAMPLED, "fraction-train": SAMPLED / nodes, "min-partition-size": NODE_SAMPLES}
+        keys = {
+            "min-train-nodes": SAMPLED,
+            "fraction-train": SAMPLED / nodes,
+            "min-partition-size": NODE_SAMPLES,
+        }
         keys["wait-timeout"] = 60 + nodes  # the actors deal the data before they answer
         seen = simulate(folder, made_up(folder, nodes * NODE_SAMPLES, 16), nodes, rounds, keys)
         least = least or seen.round_seconds
         early, late = (seen.memory[round_] / 1e6 for round_ in seen.timed)
-        row = f"{nodes:<34}{seen.first:8.1f} s{seen.round_seconds:8.2f} s{early:7.0f} MB{late:7.0f} MB"
+        row = (
+            f"{nodes:<34}{seen.first:8.1f} s{seen.round_seconds:8.2f} s{early:7.0f} MB{late:7.0f} "
+            "MB"
+        )
         say(f"{row}{seen.round_seconds / least:8.2f} x the first row's")
 
 
@@ -164,17 +198,32 @@ def main() -> None:
     parser.add_argument("--only", choices=("small-cnn", "resnet18", "growth"), help="default: all")
     parser.add_argument("--rounds", type=int, default=6, help="of the small CNN")
     parser.add_argument("--large-rounds", type=int, default=3, help="of ResNet-18")
-    parser.add_argument("--samples", type=int, default=256, help="of each node of ResNet-18; 320 are CREMA-D's")
+    parser.add_argument(
+        "--samples", type=int, default=256, help="of each node of ResNet-18; 320 are CREMA-D's"
+    )
     parser.add_argument("--nodes", default="10,100,1000", help="of the growing federations")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="fedcmi-simulation-", ignore_cleanup_errors=True) as name:
+    with tempfile.TemporaryDirectory(
+        prefix="fedcmi-simulation-", ignore_cleanup_errors=True
+    ) as name:
         folder = Path(name)
-        say(f"{len(os.sched_getaffinity(0))} actors, 10 nodes{'':<11}{'first':>8}  {'a round':>8}  {'training':>8}")
+        say(
+            f"{len(os.sched_getaffinity(0))} actors, 10 nodes{'':<11}{'first':>8}  {'a round':>8} "
+            f" {'training':>8}"
+        )
         everyone = {"fraction-train": 1.0}
         if options.only in (None, "small-cnn"):
-            overhead("small CNN, av-digits, 3 epochs", simulate(folder, "av-digits", 10, options.rounds, everyone))
+            overhead(
+                "small CNN, av-digits, 3 epochs",
+                simulate(folder, "av-digits", 10, options.rounds, everyone),
+            )
         if options.only in (None, "resnet18"):
-            large = {"encoder": "resnet18", "embedding-dim": 512, "normalization": "batch", **everyone}
+            large = {
+                "encoder": "resnet18",
+                "embedding-dim": 512,
+                "normalization": "batch",
+                **everyone,
+            }
             data = made_up(folder, 10 * options.samples, 64)
             seen = simulate(folder, data, 10, options.large_rounds, large)
             overhead(f"ResNet-18, {options.samples} of 64 x 64", seen)

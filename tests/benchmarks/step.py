@@ -1,13 +1,16 @@
 """How fast one optimiser step is, against research code, and what distillation adds to it.
 
-Run it as ``python tests/benchmarks/step.py``; it needs torch and torchvision and this repository, nothing else.
-Two ResNet-18 at CREMA-D's shapes, 64 samples a batch on a GPU and 8 on a CPU. All rows are measured in turns in one
-run; a ratio is the median over the turns, and in brackets that of the best times.
+Run it as ``python tests/benchmarks/step.py``; it needs torch and torchvision and this
+repository, nothing else. Two ResNet-18 at CREMA-D's shapes, 64 samples a batch on a GPU and 8 on
+a CPU. All rows are measured in turns in one run; a ratio is the median over the turns, and in
+brackets that of the best times.
 
 * plain: the whole global model as teacher, contiguous float32 (``plain.py``);
-* fp32, bf16: this project's step, ``client_app.train.step``, on a model that ``model_from_config.place`` placed;
-* teacher: its features computed in every step, or known from the pass that measures class statistics, which a node
-  does once a round; "10 epochs" is that pass and ten epochs of known features, against ten epochs without KD.
+* fp32, bf16: this project's step, ``client_app.train.step``, on a model that
+  ``model_from_config.place`` placed;
+* teacher: its features computed in every step, or known from the pass that measures class
+  statistics, which a node does once a round; "10 epochs" is that pass and ten epochs of known
+  features, against ten epochs without KD.
 """
 
 import argparse
@@ -38,7 +41,9 @@ EPOCHS = 10
 Step = Callable[[], object]
 
 
-def ours(model: MultimodalModel, samples: Samples, batch: Batch, method: Method, known: bool) -> Step:
+def ours(
+    model: MultimodalModel, samples: Samples, batch: Batch, method: Method, known: bool
+) -> Step:
     """Return this project's step, as ``train`` takes it."""
     settings = on.settings(len(batch.labels))
     local = begin_round(model, samples, method, settings, on.ROUND, 0, on.RECEIVED)
@@ -50,7 +55,9 @@ def ours(model: MultimodalModel, samples: Samples, batch: Batch, method: Method,
 
 def plain(model: MultimodalModel, batch: Batch, method: Method) -> Step:
     """Return the plain step."""
-    training = PlainTraining(model, method, on.settings(len(batch.labels)), on.DOMINANT, on.TEMPERATURE)
+    training = PlainTraining(
+        model, method, on.settings(len(batch.labels)), on.DOMINANT, on.TEMPERATURE
+    )
     return lambda: training.step(batch)
 
 
@@ -84,14 +91,18 @@ def check(device: torch.device) -> None:
     batch = _whole(samples, device)
     settings = on.settings(2)
     method, model = on.WITH_KD, on.placed(received, device, "fp32")
-    training = PlainTraining(on.placed(received, device, "fp32"), method, settings, on.DOMINANT, on.TEMPERATURE)
+    training = PlainTraining(
+        on.placed(received, device, "fp32"), method, settings, on.DOMINANT, on.TEMPERATURE
+    )
     local = begin_round(model, samples, method, settings, on.ROUND, 0, on.RECEIVED)
     objective = LocalObjective(model, method, local, "fedcmi")
     optimizer = new_optimizer(model.train(), settings, settings.lr)
     for _ in range(2):
         expected, found = training.step(batch), float(step(model, batch, objective, optimizer))
         if abs(found - expected) > 2e-3 * abs(expected):
-            raise SystemExit(f"the plain step's loss is {expected}, ours {found}: they do not train the same.")
+            raise SystemExit(
+                f"the plain step's loss is {expected}, ours {found}: they do not train the same."
+            )
 
 
 def table(times: on.Times) -> list[str]:
@@ -99,12 +110,22 @@ def table(times: on.Times) -> list[str]:
     lines = [
         f"{'step':<12}{'against plain, KD':>20}{'against plain, no KD':>24}{'KD adds':>10}{'known':>8}{'10 epochs':>12}"
     ]
-    lines.append(f"{'plain':<12}{'1.00 x':>20}{'1.00 x':>24}{_added(times, 'plain, KD', 'plain, no KD'):>10}")
+    lines.append(
+        f"{'plain':<12}{'1.00 x':>20}{'1.00 x':>24}{_added(times, 'plain, KD', 'plain, no KD'):>10}"
+    )
     for precision in ("fp32", "bf16"):
         with_kd, without = f"{precision}, KD", f"{precision}, no KD"
         speeds = [_ratio(times, "plain, KD", with_kd), _ratio(times, "plain, no KD", without)]
-        turns = zip(times[f"{precision}, statistics"], times[f"{precision}, KD, known"], times[without], strict=True)
-        epochs = median((statistics + EPOCHS * known) / (EPOCHS * floor) - 1 for statistics, known, floor in turns)
+        turns = zip(
+            times[f"{precision}, statistics"],
+            times[f"{precision}, KD, known"],
+            times[without],
+            strict=True,
+        )
+        epochs = median(
+            (statistics + EPOCHS * known) / (EPOCHS * floor) - 1
+            for statistics, known, floor in turns
+        )
         known = _added(times, f"{precision}, KD, known", without)
         lines.append(
             f"{precision:<12}{speeds[0]:>20}{speeds[1]:>24}{_added(times, with_kd, without):>10}{known:>8}"
@@ -126,16 +147,25 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repetitions", type=int, default=10)
-    parser.add_argument("--batch", type=int, default=0, help="samples a batch; default: 64 on a GPU, 8 on a CPU")
-    parser.add_argument("--threads", type=int, default=1, help="of the CPU; 1 is what a run has by default")
-    parser.add_argument("--cpu", action="store_true", help="measure the CPU although there is a GPU")
+    parser.add_argument(
+        "--batch", type=int, default=0, help="samples a batch; default: 64 on a GPU, 8 on a CPU"
+    )
+    parser.add_argument(
+        "--threads", type=int, default=1, help="of the CPU; 1 is what a run has by default"
+    )
+    parser.add_argument(
+        "--cpu", action="store_true", help="measure the CPU although there is a GPU"
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     device = torch.device("cuda" if torch.cuda.is_available() and not arguments.cpu else "cpu")
     batch_size = arguments.batch or (64 if device.type == "cuda" else 8)
     check(device)
     times = on.paired(variants(device, batch_size), device, arguments.repetitions, warm_up=1)
-    on.say(f"one step of two ResNet-18, {batch_size} samples a batch, {on.describe(device)}, torch {torch.__version__}")
+    on.say(
+        f"one step of two ResNet-18, {batch_size} samples a batch, {on.describe(device)}, torch "
+        f"{torch.__version__}"
+    )
     for line in table(times):
         on.say(line)
     for name, taken in times.items():

@@ -43,7 +43,8 @@ def new_model() -> MultimodalModel:
     torch.manual_seed(0)
     encoders = dict.fromkeys(NAMES, "resnet18")
     return MultimodalModel(
-        ModelSpec(NAMES, CLASSES, 512, encoders, "linear", "concat", WITH_KD.structure), [AUDIO, VISUAL]
+        ModelSpec(NAMES, CLASSES, 512, encoders, "linear", "concat", WITH_KD.structure),
+        [AUDIO, VISUAL],
     )
 
 
@@ -66,7 +67,10 @@ def made_up_samples(count: int) -> Samples:
 
 
 def seconds(action: Callable[[], object], device: torch.device) -> float:
-    """Return how long an action takes: until the GPU has done it, or in CPU time, so that other work does not count."""
+    """Return how long an action takes.
+
+    Until the GPU has done it, or in CPU time, so that other work does not count.
+    """
     on_gpu = device.type == "cuda"
     clock = time.perf_counter if on_gpu else time.process_time
     started = clock()
@@ -80,8 +84,13 @@ Times = dict[str, list[float]]
 """Variant -> seconds in each repetition."""
 
 
-def paired(variants: dict[str, Callable[[], object]], device: torch.device, repetitions: int, warm_up: int) -> Times:
-    """Measure the variants in turns, so that other work on the machine meets them all; every other turn backwards."""
+def paired(
+    variants: dict[str, Callable[[], object]], device: torch.device, repetitions: int, warm_up: int
+) -> Times:
+    """Measure the variants in turns, so that other work on the machine meets them all.
+
+    Every other turn backwards.
+    """
     times: Times = {name: [] for name in variants}
     for turn in range(warm_up + repetitions):
         for name in list(variants)[:: 1 if turn % 2 else -1]:

@@ -21,7 +21,9 @@ from fedcmi_flwr.wire.tensors import to_arrays, to_state_dict
 def test_a_unimodal_node_moves_about_half_the_bytes(federate: Callable[..., Parts]) -> None:
     federation, grid, arrays = federate(node_configs("audio+visual", "audio", "visual"))
     strategy = federation.strategy
-    messages = list(strategy.configure_train(1, arrays, ConfigRecord(federation.task_config()), grid))
+    messages = list(
+        strategy.configure_train(1, arrays, ConfigRecord(federation.task_config()), grid)
+    )
     replies = list(grid.send_and_receive(messages))
     strategy.aggregate_train(1, replies)
     assert strategy.report.refused == []
@@ -35,13 +37,21 @@ def test_a_unimodal_node_moves_about_half_the_bytes(federate: Callable[..., Part
 
 
 def test_a_train_message_is_followed_file_by_file(federate: Callable[..., Parts]) -> None:
-    """From the message to training no file comes twice, nor from there to the reply; the casts of tensors apart."""
-    federation, grid, arrays = federate(node_configs("audio+visual"), method="scaffold", batch_size=256)
+    """From the message to training no file comes twice, nor from there to the reply.
+
+    The casts of tensors apart.
+    """
+    federation, grid, arrays = federate(
+        node_configs("audio+visual"), method="scaffold", batch_size=256
+    )
     task = ConfigRecord(federation.task_config())
     messages = list(federation.strategy.configure_train(1, arrays, task, grid))
     files = visited(lambda: list(grid.send_and_receive(messages)), "client_app", "fedcmi_flwr/wire")
     codec = [f"fedcmi_flwr/wire/{name}.py" for name in ("records", "packing")]
-    node = [f"client_app/{name}.py" for name in ("node", "samples", "model", "memory", "train", "budget")]
+    node = [
+        f"client_app/{name}.py"
+        for name in ("node", "samples", "model", "memory", "train", "budget")
+    ]
     assert [name for name in files if name != "fedcmi_flwr/wire/tensors.py"] == [
         "client_app/app.py", "fedcmi_flwr/wire/task.py", *codec, *node,
         "client_app/memory.py", "fedcmi_flwr/wire/train.py", "fedcmi_flwr/wire/applied.py", *codec,
@@ -49,10 +59,17 @@ def test_a_train_message_is_followed_file_by_file(federate: Callable[..., Parts]
 
 
 def test_a_node_trains_what_the_library_trains(federate: Callable[..., Parts]) -> None:
-    """The app decodes, calls ``train`` with the server's settings, and encodes: nothing else happens to the weights."""
-    federation, grid, arrays = federate(node_configs("audio+visual", "visual"), method="fedcmi", mu=0.5, lr=0.1)
+    """The app decodes, calls ``train`` with the server's settings, and encodes.
+
+    Nothing else happens to the weights.
+    """
+    federation, grid, arrays = federate(
+        node_configs("audio+visual", "visual"), method="fedcmi", mu=0.5, lr=0.1
+    )
     strategy = federation.strategy
-    messages = list(strategy.configure_train(1, arrays, ConfigRecord(federation.task_config()), grid))
+    messages = list(
+        strategy.configure_train(1, arrays, ConfigRecord(federation.task_config()), grid)
+    )
     reply = list(grid.send_and_receive(messages))[1]
     task = wire.read_task(messages[1])
     update = wire.read_train_reply(reply, task.arrays, ["visual"], 10)
@@ -62,7 +79,9 @@ def test_a_node_trains_what_the_library_trains(federate: Callable[..., Parts]) -
     model.load_state_dict(to_state_dict(task.arrays))
     settings = read_section(TrainingConfig, task.config)
     assert (method_of(task), settings.lr) == (federation.config.method, 0.1)
-    result = train(model, samples, federation.config.method, settings, 1, 1, Received(task.dominance))
+    result = train(
+        model, samples, federation.config.method, settings, 1, 1, Received(task.dominance)
+    )
     trained = to_arrays(model.state_dict())
     assert update.arrays.keys() == trained.keys()
     assert all((update.arrays[name] == trained[name]).all() for name in trained)
@@ -72,19 +91,26 @@ def test_a_node_trains_what_the_library_trains(federate: Callable[..., Parts]) -
 
 def test_the_servers_method_counts_not_the_nodes(federate: Callable[..., Parts]) -> None:
     federation, grid, arrays = federate(node_configs("audio+visual"), method="fedcmi", kappa=0.5)
-    messages = list(federation.strategy.configure_train(1, arrays, ConfigRecord(federation.task_config()), grid))
+    messages = list(
+        federation.strategy.configure_train(1, arrays, ConfigRecord(federation.task_config()), grid)
+    )
     assert method_of(wire.read_task(messages[0])) == federation.config.method
     grid.contexts[1001].run_config.update({"method": "fedavg", "kappa": "default", "lr": 9.0})
     reply = next(iter(grid.send_and_receive(messages)))
     assert not reply.has_error()
     metrics = reply.content["metrics"]
-    assert {key for key in metrics if key.startswith("loss-sum.")} == {"loss-sum.fused", "loss-sum.self"}
+    assert {key for key in metrics if key.startswith("loss-sum.")} == {
+        "loss-sum.fused",
+        "loss-sum.self",
+    }
     assert "class-count.audio" in metrics
 
 
 def test_statistics_count_the_nodes_own_samples(federate: Callable[..., Parts]) -> None:
     federation, grid, arrays = federate(node_configs("audio+visual"))
-    messages = list(federation.strategy.configure_train(1, arrays, ConfigRecord(federation.task_config()), grid))
+    messages = list(
+        federation.strategy.configure_train(1, arrays, ConfigRecord(federation.task_config()), grid)
+    )
     metrics = next(iter(grid.send_and_receive(messages))).content["metrics"]
     whole = node_of(dict(federation.config.raw), node_configs("audio+visual")[0])
     samples = node_samples(whole, "train", whole.modalities)
@@ -94,9 +120,14 @@ def test_statistics_count_the_nodes_own_samples(federate: Callable[..., Parts]) 
 
 
 def test_training_leaves_torchs_global_generator_alone(federate: Callable[..., Parts]) -> None:
-    """Everything random comes from the run's seed; what a node does must not depend on what ran before it."""
+    """Everything random comes from the run's seed.
+
+    What a node does must not depend on what ran before it.
+    """
     federation, grid, arrays = federate(node_configs("audio+visual"))
-    messages = list(federation.strategy.configure_train(1, arrays, ConfigRecord(federation.task_config()), grid))
+    messages = list(
+        federation.strategy.configure_train(1, arrays, ConfigRecord(federation.task_config()), grid)
+    )
     results = []
     for seed in (1, 2):
         torch.manual_seed(seed)

@@ -1,4 +1,7 @@
-"""The received model: two rounds of the paper's encoders in tiny, frozen trunks, and one model object for all nodes."""
+"""The received model.
+
+Two rounds of the paper's encoders in tiny, frozen trunks, and one model object for all nodes.
+"""
 
 import json
 from collections.abc import Callable, Mapping
@@ -28,7 +31,9 @@ Make = Callable[..., federated.Federated]
 @pytest.fixture
 def posts(tmp_path: Path) -> Path:
     """Return images and texts."""
-    return kinds.prepare(tmp_path / "posts", kinds.IMAGE, kinds.TOKENS, absent={2: "text", 5: "image"})
+    return kinds.prepare(
+        tmp_path / "posts", kinds.IMAGE, kinds.TOKENS, absent={2: "text", 5: "image"}
+    )
 
 
 @pytest.fixture
@@ -39,11 +44,21 @@ def bert(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def frozen(tmp_path: Path, posts: Path, bert: Path) -> Make:
-    """Return a maker of a federation whose BERT is frozen: a node with both modalities, and one with each."""
+    """Return a maker of a federation whose BERT is frozen.
+
+    A node with both modalities, and one with each.
+    """
 
     def make(name: str = "run", **changes: object) -> federated.Federated:
-        options = {"encoder": "image=small-cnn text=bert", "pretrained": f"text={bert}", "freeze": "text", **changes}
-        return federated.federate(tmp_path / name, posts, ["image+text", "text", "image"], **options)
+        options = {
+            "encoder": "image=small-cnn text=bert",
+            "pretrained": f"text={bert}",
+            "freeze": "text",
+            **changes,
+        }
+        return federated.federate(
+            tmp_path / name, posts, ["image+text", "text", "image"], **options
+        )
 
     return make
 
@@ -51,7 +66,9 @@ def frozen(tmp_path: Path, posts: Path, bert: Path) -> Make:
 def _names(message: Message) -> set[str]:
     """Return the names of all arrays in a message."""
     layouts = [record for name, record in message.content.items() if name.endswith("layout")]
-    return {name for layout in layouts for names in layout_groups(layout).values() for name in names}
+    return {
+        name for layout in layouts for names in layout_groups(layout).values() for name in names
+    }
 
 
 @pytest.mark.parametrize(
@@ -71,7 +88,9 @@ def _names(message: Message) -> set[str]:
     ],
     ids=lambda settings: "-".join(map(str, settings.values())),
 )
-def test_a_frozen_trunk_is_neither_trained_nor_sent(frozen: Make, bert: Path, settings: dict[str, Any]) -> None:
+def test_a_frozen_trunk_is_neither_trained_nor_sent(
+    frozen: Make, bert: Path, settings: dict[str, Any]
+) -> None:
     run = frozen(**settings)
     trunk = load_file(bert / "model.safetensors")
     start = dict(run.arrays)
@@ -90,8 +109,12 @@ def test_a_frozen_trunk_is_neither_trained_nor_sent(frozen: Make, bert: Path, se
     assert all(torch.equal(state[TRUNK + name], value) for name, value in trunk.items())
 
 
-def test_a_frozen_trunk_costs_no_bytes(frozen: Make, posts: Path, tmp_path: Path, bert: Path) -> None:
-    """A message of the run that trains the trunk is larger by the trunk's bytes, in both directions."""
+def test_a_frozen_trunk_costs_no_bytes(
+    frozen: Make, posts: Path, tmp_path: Path, bert: Path
+) -> None:
+    """A message of the run that trains the trunk is larger by the trunk's bytes, in both
+    directions.
+    """
     runs = frozen("frozen", method="fedavg"), frozen("trained", method="fedavg", freeze="")
     for run in runs:
         run.round(1)
@@ -148,18 +171,25 @@ def test_a_node_has_its_own_directory_and_must_have_the_servers_weights(
         ({"augment": "text"}, r"augment: 'text' is not one of .*\['image'\]"),
     ],
 )
-def test_impossible_keys_are_refused_by_the_server(frozen: Make, changes: dict[str, str], words: str) -> None:
+def test_impossible_keys_are_refused_by_the_server(
+    frozen: Make, changes: dict[str, str], words: str
+) -> None:
     with pytest.raises(ConfigError, match=words):
         frozen(**changes)
 
 
 def test_keys_of_a_modality_that_this_run_leaves_out_do_not_matter(frozen: Make) -> None:
-    run = frozen(modalities="image", encoder="small-cnn", pretrained="text=/nowhere", augment="image")
+    run = frozen(
+        modalities="image", encoder="small-cnn", pretrained="text=/nowhere", augment="image"
+    )
     assert run.federation.model.owned == ("image",)
 
 
 def test_pretrained_weights_travel_with_the_first_round(frozen: Make, bert: Path) -> None:
-    """Nodes need no directory where nothing is frozen; the architecture's options reach them with the task."""
+    """Nodes need no directory where nothing is frozen.
+
+    The architecture's options reach them with the task.
+    """
     run = frozen(method="fedavg", freeze="", initialization="xavier-kaiming")
     for name, value in load_file(bert / "model.safetensors").items():
         assert np.array_equal(run.arrays[TRUNK + name], value.numpy())
@@ -182,7 +212,12 @@ PAPER: dict[str, tuple[tuple[ModalitySpec, ...], str, Mapping[str, Any]]] = {
     "voice and face": (
         (kinds.SPECTROGRAM, kinds.FRAMES),
         "audio=resnet18 visual=resnet18",
-        {"augment": "visual", "view-size": 32, "view-frames": 3, "initialization": "xavier-kaiming"},
+        {
+            "augment": "visual",
+            "view-size": 32,
+            "view-frames": 3,
+            "initialization": "xavier-kaiming",
+        },
     ),
     "post": ((kinds.IMAGE, kinds.TOKENS), "image=densenet121 text=bert", {"augment": "image"}),
     "three": (
@@ -195,19 +230,29 @@ PAPER: dict[str, tuple[tuple[ModalitySpec, ...], str, Mapping[str, Any]]] = {
 
 @pytest.mark.parametrize("task", PAPER)
 @pytest.mark.parametrize("method", ["fedcmi-plus", "fedavg"])
-def test_two_rounds_of_every_task_and_again_the_same_bits(tmp_path: Path, task: str, method: str) -> None:
-    """Crops, frames and BERT's dropout come from the run's seed, not from what ran before in the process."""
+def test_two_rounds_of_every_task_and_again_the_same_bits(
+    tmp_path: Path, task: str, method: str
+) -> None:
+    """Crops, frames and BERT's dropout come from the run's seed, not from what ran before in the
+    process.
+    """
     modalities, encoder, changes = PAPER[task]
     data = kinds.prepare(tmp_path / "data", *modalities, absent={3: modalities[0].name})
     used = dict(item.split("=") for item in encoder.split())
     places = {
-        modality.name: kinds.weights(tmp_path / modality.name, used[modality.name], modality, normalization=norm)
+        modality.name: kinds.weights(
+            tmp_path / modality.name, used[modality.name], modality, normalization=norm
+        )
         for modality in modalities
         for norm in (["batch"] if method == "fedavg" else ["group"])
         if used[modality.name] in kinds.TINY
     }
     where = " ".join(f"{name}={place}" for name, place in places.items())
-    nodes = ["+".join(m.name for m in modalities), modalities[1].name, "+".join(m.name for m in modalities)]
+    nodes = [
+        "+".join(m.name for m in modalities),
+        modalities[1].name,
+        "+".join(m.name for m in modalities),
+    ]
     ends = []
     for number in (1, 2):
         torch.manual_seed(number)
@@ -220,7 +265,9 @@ def test_two_rounds_of_every_task_and_again_the_same_bits(tmp_path: Path, task: 
         accuracies = run.evaluate(2)
         assert 0 <= accuracies["accuracy.fused"] <= 1
         moved = [name for name in start if not np.array_equal(start[name], run.arrays[name])]
-        assert {name.split(".")[1] for name in moved if name.startswith("branches")} == {m.name for m in modalities}
+        assert {name.split(".")[1] for name in moved if name.startswith("branches")} == {
+            m.name for m in modalities
+        }
         assert all(np.isfinite(value).all() for value in run.arrays.values())
         ends.append(run.arrays)
         model, metadata = load_model(run.federation.directory.model_path)
@@ -233,12 +280,17 @@ def test_two_rounds_of_every_task_and_again_the_same_bits(tmp_path: Path, task: 
 def test_nodes_that_take_turns_on_a_process_do_not_meet(
     federate: Callable[..., Parts], monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
-    """The model's object is kept from node to node: they reply the same bits as with one of their own."""
+    """The model's object is kept from node to node.
+
+    They reply the same bits as with one of their own.
+    """
     replies = []
     for kept in (True, False):
         if not kept:
             monkeypatch.setattr("client_app.model._models", Forgetful())
-        federation, grid, arrays = federate(node_configs("audio+visual", "audio+visual", "audio"), method=method)
+        federation, grid, arrays = federate(
+            node_configs("audio+visual", "audio+visual", "audio"), method=method
+        )
         for server_round in (1, 2):
             task = ConfigRecord(federation.task_config())
             messages = list(federation.strategy.configure_train(server_round, arrays, task, grid))

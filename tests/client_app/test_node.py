@@ -1,4 +1,7 @@
-"""A node as its configurations describe it: what it owns, and what it says where its data is missing."""
+"""A node as its configurations describe it.
+
+What it owns, and what it says where its data is missing.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +18,9 @@ from fedcmi_flwr.config.node import NodeConfig
 from fedcmi_flwr.data.prepared import DataError
 
 
-def test_a_node_owns_what_it_says_of_what_the_run_wants(federate: Callable[..., Parts], av_digits_dir: Path) -> None:
+def test_a_node_owns_what_it_says_of_what_the_run_wants(
+    federate: Callable[..., Parts], av_digits_dir: Path
+) -> None:
     """In its own order; its directory comes before the run's."""
     federation, _, _ = federate(node_configs("audio"))
     raw: dict[str, Any] = dict(federation.config.raw)
@@ -25,19 +30,26 @@ def test_a_node_owns_what_it_says_of_what_the_run_wants(federate: Callable[..., 
     assert node.config == NodeConfig(3, None, ("visual", "audio"), str(av_digits_dir), None)
     assert node.stored.modality_names == ("audio", "visual")
     assert node_of({**raw, "modalities": "audio"}, config).modalities == ("audio",)
-    with pytest.raises(DataError, match=r"owns \['visual'\], none of the run's modalities \['audio'\]"):
+    with pytest.raises(
+        DataError, match=r"owns \['visual'\], none of the run's modalities \['audio'\]"
+    ):
         node_of({**raw, "modalities": "audio"}, {**config, "modalities": "visual"})
 
 
 @pytest.mark.parametrize("ratio", [0.0, 0.5, 1.0])
-def test_a_simulated_node_owns_what_the_ratio_deals_it(federate: Callable[..., Parts], ratio: float) -> None:
+def test_a_simulated_node_owns_what_the_ratio_deals_it(
+    federate: Callable[..., Parts], ratio: float
+) -> None:
     federation, grid, _ = federate(
         [{"partition-id": part, "num-partitions": 4} for part in range(4)], multimodal_ratio=ratio
     )
     chosen = federation.strategy.nodes.sample(grid, 1, 1.0, 1, "train")
     owned = [federation.strategy.nodes.known[node].modalities for node in chosen]
     assert sum(len(names) == 2 for names in owned) == 4 * ratio
-    assert sorted(sum(name in names for names in owned) for name in ("audio", "visual")) == [2 + 2 * ratio] * 2
+    assert (
+        sorted(sum(name in names for names in owned) for name in ("audio", "visual"))
+        == [2 + 2 * ratio] * 2
+    )
 
 
 def test_a_node_without_its_data_says_so_in_its_reply(federate: Callable[..., Parts]) -> None:
@@ -49,7 +61,9 @@ def test_a_node_without_its_data_says_so_in_its_reply(federate: Callable[..., Pa
 
 
 def test_a_device_whose_data_is_gone_is_back_when_the_data_is(tmp_path: Path) -> None:
-    """It fails in round 2, cannot be used in round 3, where it is asked, and trains when it is asked in round 4."""
+    """It fails in round 2, cannot be used in round 3, where it is asked, and trains when it is
+    asked in round 4.
+    """
     both = dict.fromkeys(("audio", "visual"), np.ones(60, dtype=bool))
     whole, device = (oracle.prepare(tmp_path / name, both) for name in ("whole", "device"))
     federated = federate_small(tmp_path / "run", whole, ["audio+visual"] * 2)

@@ -1,4 +1,6 @@
-"""What a teacher makes of samples that never change is computed once a round, and nothing else changes by it."""
+"""What a teacher makes of samples that never change is computed once a round, and nothing else
+changes by it.
+"""
 
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +29,9 @@ SETTINGS = TrainingConfig(
     momentum=0.9, weight_decay=1e-3,
 )  # fmt: skip
 TOLD = Received(oracle.decision("audio", visual=[0.5, 1.0, 0.7]))
-TEACHING = CrossModalInfiltration(gamma=1.0, lambda_=1.0, mu=0.1, surrogate=1.0, kd_temperature_scaling=True)
+TEACHING = CrossModalInfiltration(
+    gamma=1.0, lambda_=1.0, mu=0.1, surrogate=1.0, kd_temperature_scaling=True
+)
 
 
 def _samples(count: int = 13, absent: bool = False) -> Samples:
@@ -48,7 +52,9 @@ def _forget(patch: pytest.MonkeyPatch) -> None:
 def test_training_gives_the_bits_that_it_gives_without_memory(
     dominance: str, absent: bool, normalization: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The pass before training has batches of six, six and one sample, training random ones of four or five."""
+    """The pass before training has batches of six, six and one sample, training random ones of four
+    or five.
+    """
     monkeypatch.setattr(views, "EVALUATION_BATCH", 6)
     method, trained = replace(TEACHING, dominance=dominance), []
     for forgets in (False, True):
@@ -61,11 +67,19 @@ def test_training_gives_the_bits_that_it_gives_without_memory(
     assert all(torch.equal(trained[0][name], trained[1][name]) for name in trained[1])
 
 
-def test_a_federation_comes_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_federation_comes_to_the_same_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = oracle.prepare(tmp_path / "toy", {name: np.ones(40, dtype=bool) for name in TWO})
     found = []
     for name in ("remembers", "forgets"):
-        run = federate(tmp_path / name, data, ("audio+visual", "audio+visual"), method="fedcmi-plus", local_epochs=2)
+        run = federate(
+            tmp_path / name,
+            data,
+            ("audio+visual", "audio+visual"),
+            method="fedcmi-plus",
+            local_epochs=2,
+        )
         for server_round in (1, 2):
             weights = run.round(server_round)
         found.append(weights)
@@ -81,9 +95,13 @@ def _steps(local: LocalRound, samples: Samples, model: torch.nn.Module) -> None:
 
 
 @pytest.mark.parametrize(
-    ("augmented", "calls"), [((), 0), (("visual",), 0), (("audio",), 3)], ids=["none", "the weak one", "the dominant"]
+    ("augmented", "calls"),
+    [((), 0), (("visual",), 0), (("audio",), 3)],
+    ids=["none", "the weak one", "the dominant"],
 )
-def test_the_teacher_looks_again_only_at_what_changes(augmented: tuple[str, ...], calls: int) -> None:
+def test_the_teacher_looks_again_only_at_what_changes(
+    augmented: tuple[str, ...], calls: int
+) -> None:
     model, samples = oracle.model().float(), replace(_samples(12), views=Views(augmented))
     local = begin_round(model, samples, TEACHING, SETTINGS, 2, 0, TOLD)
     seen: list[int] = []
@@ -93,7 +111,10 @@ def test_the_teacher_looks_again_only_at_what_changes(augmented: tuple[str, ...]
 
 
 def test_views_repeat_unless_something_is_drawn() -> None:
-    clip, image = (ModalitySpec("m", kind, (5, 3, 8, 8)[-n:], "uint8") for kind, n in (("frames", 4), ("image", 3)))
+    clip, image = (
+        ModalitySpec("m", kind, (5, 3, 8, 8)[-n:], "uint8")
+        for kind, n in (("frames", 4), ("image", 3))
+    )
     assert Views(size=4).repeat(clip)
     assert not Views(frames=2).repeat(clip)
     assert Views(frames=2).repeat(image)
@@ -110,7 +131,9 @@ def test_features_are_by_place_and_zeros_where_absent(monkeypatch: pytest.Monkey
     for column, name in enumerate(TWO):
         encoder = model.branch(name).encoder
         assert isinstance(encoder, SmallCNN)
-        expected = encoder.features(whole.inputs[name]).detach() * whole.present[:, column].unsqueeze(1)
+        expected = encoder.features(whole.inputs[name]).detach() * whole.present[
+            :, column
+        ].unsqueeze(1)
         assert torch.equal(found[name], expected)
     shuffled = next(samples.training_batches(13, TWO, torch.Generator().manual_seed(1)))
     assert torch.equal(shuffled.labels, whole.labels[shuffled.indices])

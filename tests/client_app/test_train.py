@@ -1,4 +1,6 @@
-"""Local training: the equivalences that must hold, seeds, and what is kept of the received model."""
+"""Local training: the equivalences that must hold, seeds, and what is kept of the received
+model.
+"""
 
 from dataclasses import replace
 
@@ -21,7 +23,9 @@ SETTINGS = TrainingConfig(
 ONE_STEP = replace(SETTINGS, local_epochs=1, batch_size=12)
 NO_INFILTRATION = CrossModalInfiltration(gamma=0.0, lambda_=0.0, mu=0.0, surrogate=0.0)
 TOLD = Received(oracle.decision("audio", visual=[0.5, 1.0, 0.7]))
-TEACHING = CrossModalInfiltration(gamma=1.0, lambda_=1.0, mu=0.1, surrogate=1.0, kd_temperature_scaling=True)
+TEACHING = CrossModalInfiltration(
+    gamma=1.0, lambda_=1.0, mu=0.1, surrogate=1.0, kd_temperature_scaling=True
+)
 
 
 def _model(**changes: object) -> MultimodalModel:
@@ -42,14 +46,20 @@ def _trained(
 
 
 def _equal(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
-    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+    return left.keys() == right.keys() and all(
+        torch.equal(left[name], right[name]) for name in left
+    )
 
 
 @pytest.mark.parametrize("owned", [("audio",), ("audio", "visual")])
 @pytest.mark.parametrize("mu", [0.0, 0.3])
-def test_infiltration_without_its_terms_is_fedprox_to_the_bit(mu: float, owned: tuple[str, ...]) -> None:
+def test_infiltration_without_its_terms_is_fedprox_to_the_bit(
+    mu: float, owned: tuple[str, ...]
+) -> None:
     samples = oracle.samples(13, owned)
-    found = _trained(replace(NO_INFILTRATION, mu=mu), samples=samples, owned=owned, structure="fusion")
+    found = _trained(
+        replace(NO_INFILTRATION, mu=mu), samples=samples, owned=owned, structure="fusion"
+    )
     assert _equal(found, _trained(FedAvg(mu=mu), samples=samples, owned=owned, structure="fusion"))
     assert not _equal(found, _model(owned=owned, structure="fusion").state_dict())
 
@@ -63,11 +73,16 @@ def test_fedprox_with_mu_of_zero_is_fedavg_and_another_mu_is_not() -> None:
 
 @pytest.mark.parametrize("mu", [0.0, 1.0])
 def test_one_full_batch_step_is_plain_sgd(mu: float) -> None:
-    """The first step has no momentum yet and the proximal term is 0 at w = w_global: w - lr (g + decay w)."""
+    """The first step has no momentum yet and the proximal term is 0 at w = w_global.
+
+    W - lr (g + decay w).
+    """
     samples, reference = oracle.samples(12), _model(structure="fusion").train()
     batch = next(samples.batches(12, ("audio", "visual")))
     z = [reference.branch(name).encoder(batch.inputs[name]) for name in ("audio", "visual")]
-    torch.nn.functional.cross_entropy(reference.fusion(torch.stack(z, dim=1)), batch.labels).backward()
+    torch.nn.functional.cross_entropy(
+        reference.fusion(torch.stack(z, dim=1)), batch.labels
+    ).backward()
     found = _trained(FedAvg(mu=mu), ONE_STEP, samples, structure="fusion")
     for name, w in reference.named_parameters():
         assert w.grad is not None
@@ -111,7 +126,9 @@ def test_learning_rate_is_that_of_the_round() -> None:
     assert _equal(half, by_hand)
 
 
-def _two_steps_of_torchs_adamw(model: MultimodalModel, server_round: int, mu: float, norm: float) -> None:
+def _two_steps_of_torchs_adamw(
+    model: MultimodalModel, server_round: int, mu: float, norm: float
+) -> None:
     """Take the steps of two epochs over one batch of CE(F), clipped, and the proximal gradient."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, weight_decay=0.1)
     start = {name: w.detach().clone() for name, w in model.named_parameters()}
@@ -130,7 +147,10 @@ def _two_steps_of_torchs_adamw(model: MultimodalModel, server_round: int, mu: fl
 
 @pytest.mark.parametrize(("mu", "norm"), [(0.0, 1e9), (2.0, 1e9), (2.0, 0.05)])
 def test_adamw_trains_as_torchs_does(mu: float, norm: float) -> None:
-    """Clipped and proximal gradients go into AdamW's moments; what it keeps begins at zero with each round."""
+    """Clipped and proximal gradients go into AdamW's moments.
+
+    What it keeps begins at zero with each round.
+    """
     settings = replace(ONE_STEP, local_epochs=2, lr=0.01, optimizer="adamw", weight_decay=0.1)
     method = FedAvg(mu=mu, max_gradient_norm=norm)
     for server_round in (1, 2):
@@ -158,12 +178,17 @@ def test_an_epochs_last_step_takes_what_is_left(monkeypatch: pytest.MonkeyPatch)
     """Batches of 4, 4 and 5 samples, two at a time: two steps in each of two epochs."""
     steps = []
     monkeypatch.setattr(SGD, "step", lambda self: steps.append(len(self.parameters)))
-    _trained(FedAvg(), replace(SETTINGS, accumulate_batches=2), structure="fusion", normalization="group")
+    _trained(
+        FedAvg(), replace(SETTINGS, accumulate_batches=2), structure="fusion", normalization="group"
+    )
     assert len(steps) == 4
 
 
 def test_distillation_changes_the_weak_modality_only_through_its_infiltration_path() -> None:
-    """With KD alone besides CE(F), the dominant branch trains as without KD; the weak one does not."""
+    """With KD alone besides CE(F), the dominant branch trains as without KD.
+
+    The weak one does not.
+    """
     method = CrossModalInfiltration(gamma=0.0, lambda_=1.0, mu=0.0)
     samples = oracle.samples(12)
     with_kd = _trained(method, ONE_STEP, samples)
@@ -177,7 +202,10 @@ def test_surrogate_trains_the_infiltration_projectors() -> None:
     method = replace(NO_INFILTRATION, surrogate=1.0)
     found, start = _trained(method), _model()
     moved = {name for name, w in start.named_parameters() if not torch.equal(found[name], w)}
-    assert {"branches.audio.infiltration_projector.weight", "branches.visual.infiltration_projector.weight"} <= moved
+    assert {
+        "branches.audio.infiltration_projector.weight",
+        "branches.visual.infiltration_projector.weight",
+    } <= moved
     assert not any("classifier" in name for name in moved)
 
 
@@ -188,7 +216,13 @@ def test_surrogate_trains_the_infiltration_projectors() -> None:
         pytest.param(TEACHING, 1, ("audio", "visual", "touch"), set(), id="warm-up"),
         pytest.param(TEACHING, 2, ("visual", "touch"), set(), id="dominant modality not owned"),
         pytest.param(TEACHING, 2, ("audio",), set(), id="unimodal"),
-        pytest.param(replace(TEACHING, dominance="batch"), 2, ("audio", "touch"), {"audio", "touch"}, id="batch"),
+        pytest.param(
+            replace(TEACHING, dominance="batch"),
+            2,
+            ("audio", "touch"),
+            {"audio", "touch"},
+            id="batch",
+        ),
         pytest.param(replace(TEACHING, lambda_=0.0), 2, ("audio", "visual"), set(), id="lambda 0"),
         pytest.param(FedAvg(), 2, ("audio", "visual"), set(), id="fedavg"),
     ],
@@ -222,7 +256,10 @@ def test_the_teacher_stays_the_received_model_while_the_model_trains() -> None:
     train(model, oracle.samples(12), TEACHING, SETTINGS, 2, 0, TOLD)
     for name, value in teacher.state_dict().items():
         assert torch.equal(value, before[f"branches.audio.{name}"])
-        assert not torch.equal(model.state_dict()[f"branches.audio.{name}"], value) or "num_batches" in name
+        assert (
+            not torch.equal(model.state_dict()[f"branches.audio.{name}"], value)
+            or "num_batches" in name
+        )
     assert not teacher.training
     assert not any(w.requires_grad for w in teacher.parameters())
     for start, (name, _) in zip(local.global_parameters, model.named_parameters(), strict=True):
@@ -246,5 +283,7 @@ def test_losses_are_sums_over_samples_and_epochs() -> None:
 
 
 def test_divergence_is_an_error_that_names_the_term() -> None:
-    with pytest.raises(FloatingPointError, match=r"term 'fused' is not finite after local epoch 1.*lr"):
+    with pytest.raises(
+        FloatingPointError, match=r"term 'fused' is not finite after local epoch 1.*lr"
+    ):
         train(_model(), oracle.samples(12), FedAvg(), replace(SETTINGS, lr=1e30), 1, 0, Received())

@@ -27,7 +27,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return oracle.prepare(tmp_path_factory.mktemp("work") / "toy", present)
 
 
-def trained(directory: Path, toy: Path, **changes: Any) -> Federated:  # noqa: ANN401
+def trained(directory: Path, toy: Path, **changes: Any) -> Federated:
     found = federate(directory, toy, NODES, method="scaffold", **changes)
     found.round(1)
     return found
@@ -46,7 +46,7 @@ def test_each_node_passes_over_its_samples_as_often_as_it_is_told(
     steps: list[int] = []
     finish = Scaffold.finish
 
-    def noting(method: Scaffold, model: Any, local: Any, taken: Any) -> Any:  # noqa: ANN401
+    def noting(method: Scaffold, model: Any, local: Any, taken: Any) -> Any:
         steps.append(taken.count)
         return finish(method, model, local, taken)
 
@@ -61,9 +61,14 @@ def test_each_node_passes_over_its_samples_as_often_as_it_is_told(
 def test_a_node_whose_time_is_over_sends_what_it_has(
     toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A clock by which each look takes 10 s ends a budget of 15 s in the first epoch: that of one epoch of 2 steps."""
+    """A clock by which each look takes 10 s ends a budget of 15 s in the first epoch.
+
+    That of one epoch of 2 steps.
+    """
     clock = itertools.count(0, 10)
-    budgeted = federate(tmp_path / "budget", toy, NODES, method="scaffold", local_epochs=3, time_budget=15.0)
+    budgeted = federate(
+        tmp_path / "budget", toy, NODES, method="scaffold", local_epochs=3, time_budget=15.0
+    )
     with monkeypatch.context() as patch:
         patch.setattr("client_app.budget.time.monotonic", lambda: float(next(clock)))
         budgeted.round(1)
@@ -91,7 +96,8 @@ def test_other_forms_are_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "words"), [("local-epochs", 0, "an integer from 1"), ("time-budget", -1.0, "a number from 0")]
+    ("key", "value", "words"),
+    [("local-epochs", 0, "an integer from 1"), ("time-budget", -1.0, "a number from 0")],
 )
 def test_a_device_has_the_same_ranges(key: str, value: float, words: str) -> None:
     raw = {"partition-id": 0, "modalities": "audio"}

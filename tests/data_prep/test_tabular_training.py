@@ -1,4 +1,7 @@
-"""From tables to trained rounds: CrisisMMD with the paper's encoders in tiny, and three modalities of one's own."""
+"""From tables to trained rounds.
+
+CrisisMMD with the paper's encoders in tiny, and three modalities of one's own.
+"""
 
 from pathlib import Path
 
@@ -24,7 +27,9 @@ def train(run: Federated, rounds: int) -> set[str]:
 
 
 @pytest.mark.parametrize("freeze", ["", "text"])
-def test_crisismmd_with_densenet_and_bert(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, freeze: str) -> None:
+def test_crisismmd_with_densenet_and_bert(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, freeze: str
+) -> None:
     raw, out = tmp_path / "raw", tmp_path / "out"
     write_crisismmd(raw)
     crisismmd.prepare(raw, out, tokenizer=str(write_tokenizer(tmp_path / "tokenizer")))
@@ -44,7 +49,10 @@ def test_crisismmd_with_densenet_and_bert(tmp_path: Path, monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("method", ["fedcmi-plus", "late-fusion"])
 def test_three_modalities_of_a_manifest(tmp_path: Path, method: str) -> None:
-    """Each modality tells the classes apart: late fusion, which trains them apart, must see it in every one."""
+    """Each modality tells the classes apart.
+
+    Late fusion, which trains them apart, must see it in every one.
+    """
     path = write_manifest(tmp_path / "raw")
     sizes = Sizes(image_size=24, seconds=0.5, points=64)
     out = manifest.prepare(path, path.parent, tmp_path / "out", MANIFEST_MODALITIES, sizes=sizes)

@@ -1,4 +1,7 @@
-"""Someone's own Flower app: own model, data and loop; only the strategy and the codec come from fedcmi_flwr."""
+"""Someone's own Flower app: own model, data and loop.
+
+Only the strategy and the codec come from fedcmi_flwr.
+"""
 
 import numpy as np
 import torch
@@ -13,16 +16,25 @@ from fedcmi_flwr.methods import make_method
 from fedcmi_flwr.packing import to_arrays
 
 SENSORS = ("acc", "gyro")
-APPLIED = wire.Applied("fedcmi", ("gamma", "lambda", "kappa", "warmup"))  # what the loop below does; it has no mu
+APPLIED = wire.Applied(
+    "fedcmi", ("gamma", "lambda", "kappa", "warmup")
+)  # what the loop below does; it has no mu
 client = ClientApp()
 server = ServerApp()
 
 
 class SensorNet(torch.nn.ModuleDict):
-    """Per sensor an own head and a head that the other sensor teaches; a mixer over both sensors."""
+    """Per sensor an own head and a head that the other sensor teaches.
+
+    A mixer over both sensors.
+    """
 
     def __init__(self) -> None:
-        heads = {f"{name}_{head}": torch.nn.Linear(6, 3) for name in SENSORS for head in ("own", "taught")}
+        heads = {
+            f"{name}_{head}": torch.nn.Linear(6, 3)
+            for name in SENSORS
+            for head in ("own", "taught")
+        }
         super().__init__({**heads, "mixer": torch.nn.Linear(12, 3)})
 
 
@@ -30,8 +42,13 @@ def data_of(node: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     """Make 96 labelled windows of six features; every third node has an accelerometer only."""
     rng = np.random.default_rng(node)
     y = rng.integers(0, 3, 96)
-    x = {name: rng.normal(size=(96, 6)) + spread * np.eye(6)[y] for name, spread in (("acc", 1.4), ("gyro", 4))}
-    return {name: torch.tensor(x[name]).float() for name in SENSORS[: 1 + (node % 3 < 2)]}, torch.tensor(y)
+    x = {
+        name: rng.normal(size=(96, 6)) + spread * np.eye(6)[y]
+        for name, spread in (("acc", 1.4), ("gyro", 4))
+    }
+    return {
+        name: torch.tensor(x[name]).float() for name in SENSORS[: 1 + (node % 3 < 2)]
+    }, torch.tensor(y)
 
 
 @client.query()
@@ -59,11 +76,15 @@ def train(message: Message, context: Context) -> Message:
         mixed = net["mixer"](torch.cat([x.get(name, torch.zeros(96, 6)) for name in SENSORS], 1))
         loss = cross_entropy(mixed, y)
         for name in x:
-            loss = loss + task.config.get("gamma", 0.0) * cross_entropy(net[f"{name}_own"](x[name]), y)
+            loss = loss + task.config.get("gamma", 0.0) * cross_entropy(
+                net[f"{name}_own"](x[name]), y
+            )
             if d in x and d != name:
                 temperature = task.dominance.temperature[name].float()[y]
                 taught, teaches = net[f"{name}_taught"](x[name]), teacher[f"{d}_own"](x[d])
-                kd = knowledge_distillation(teaches, taught, temperature, torch.ones_like(y, dtype=torch.bool))
+                kd = knowledge_distillation(
+                    teaches, taught, temperature, torch.ones_like(y, dtype=torch.bool)
+                )
                 loss = loss + task.config.get("lambda", 0.0) * kd
         optimizer.zero_grad()
         loss.backward()
@@ -78,5 +99,10 @@ def main(grid: Grid, context: Context) -> None:
     asked = make_method(str(context.run_config.get("method", "fedcmi")), {"mu": 0.0})
     strategy = FedCMI({"acc": ["acc_"], "gyro": ["gyro_"]}, num_classes=3, method=asked)
     start, config = ArrayRecord(SensorNet().state_dict()), ConfigRecord({"lr": 0.5})
-    result = strategy.start(grid, start, num_rounds=int(context.run_config["rounds"]), train_config=config)
-    np.savez(str(context.run_config["output"]), **{name: array.numpy() for name, array in result.arrays.items()})
+    result = strategy.start(
+        grid, start, num_rounds=int(context.run_config["rounds"]), train_config=config
+    )
+    np.savez(
+        str(context.run_config["output"]),
+        **{name: array.numpy() for name, array in result.arrays.items()},
+    )

@@ -40,7 +40,8 @@ class ToyFederation:
     stats: Mapping[int, ClassStats] = field(default_factory=dict)
     """What each partition measures; without an entry: one sample, of class 0, p = 1/2."""
     values: Mapping[int, float] = field(default_factory=dict)
-    """What each partition adds to every floating-point array; without an entry: its partition id + 1."""
+    """What each partition adds to every floating-point array; without an entry: its partition id
+    + 1."""
     replies: Mapping[int, TrainReply] = field(default_factory=dict)
     """Partitions that answer a train message in their own way."""
     partition_ids: Sequence[int] = ()
@@ -52,7 +53,9 @@ class ToyFederation:
 
     def grid(self) -> LocalGrid:
         """Return an in-process grid of these nodes."""
-        return LocalGrid(self._app(), [{"partition-id": part} for part in range(len(self.owned))], {})
+        return LocalGrid(
+            self._app(), [{"partition-id": part} for part in range(len(self.owned))], {}
+        )
 
     def _app(self) -> ClientApp:
         app = ClientApp()
@@ -73,7 +76,9 @@ class ToyFederation:
         @app.evaluate()
         def evaluate(message: Message, context: Context) -> Message:
             counts = self.counts[int(context.node_config["partition-id"])]
-            return wire.evaluate_reply(message, counts, max(int(found.count.sum()) for found in counts.values()))
+            return wire.evaluate_reply(
+                message, counts, max(int(found.count.sum()) for found in counts.values())
+            )
 
         return app
 
@@ -86,8 +91,13 @@ class ToyFederation:
         stats = self.stats.get(part)
         if stats is None:
             names = self.owned[part]
-            stats = ClassStats(dict.fromkeys(names, np.array([0.5, 0.0])), dict.fromkeys(names, np.array([1, 0])))
-        loss = {"loss_sum": {"fused": float(10 * (part + 1))}, "loss_count": {"fused": self.examples[part]}}
+            stats = ClassStats(
+                dict.fromkeys(names, np.array([0.5, 0.0])), dict.fromkeys(names, np.array([1, 0]))
+            )
+        loss = {
+            "loss_sum": {"fused": float(10 * (part + 1))},
+            "loss_count": {"fused": self.examples[part]},
+        }
         said = {"seconds": part + 0.5, "applied": everything(message)}
         return wire.train_reply(message, arrays, self.examples[part], stats, **loss, **said)
 
@@ -102,7 +112,9 @@ def run_round(
     """Run one round of training; ``order`` rearranges the replies."""
     record = ArrayRecord({name: Array(value) for name, value in arrays.items()})
     messages = strategy.configure_train(server_round, record, ConfigRecord({"epochs": 2}), grid)
-    aggregated, metrics = strategy.aggregate_train(server_round, order(list(grid.send_and_receive(messages))))
+    aggregated, metrics = strategy.aggregate_train(
+        server_round, order(list(grid.send_and_receive(messages)))
+    )
     assert aggregated is not None
     assert metrics is not None
     return {name: array.numpy() for name, array in aggregated.items()}, metrics
@@ -122,12 +134,19 @@ def train_round() -> Callable[..., Any]:
 
 @pytest.fixture
 def make_strategy() -> Callable[..., ModalityStrategy]:
-    """Return a maker of strategies that wait for nobody; it takes fields of Sampling and Tolerance singly."""
+    """Return a maker of strategies that wait for nobody.
 
-    def make(**changes: Any) -> ModalityStrategy:  # noqa: ANN401
-        sampling = {"min_available_nodes": 1, "min_train_nodes": 1, "wait_timeout": 0.01} | _taken(changes, Sampling)
+    It takes fields of Sampling and Tolerance singly.
+    """
+
+    def make(**changes: Any) -> ModalityStrategy:
+        sampling = {"min_available_nodes": 1, "min_train_nodes": 1, "wait_timeout": 0.01} | _taken(
+            changes, Sampling
+        )
         tolerance = Tolerance(**_taken(changes, Tolerance))
-        return ModalityStrategy(GROUPS, 2, sampling=Sampling(**sampling), tolerance=tolerance, **changes)
+        return ModalityStrategy(
+            GROUPS, 2, sampling=Sampling(**sampling), tolerance=tolerance, **changes
+        )
 
     return make
 
@@ -139,7 +158,10 @@ def _taken(changes: dict[str, Any], kind: type) -> dict[str, Any]:
 
 @pytest.fixture
 def log_lines() -> Iterator[list[str]]:
-    """Collect what "flwr.fedcmi" logs as warnings; Flower's logger does not pass it on to pytest's."""
+    """Collect what "flwr.fedcmi" logs as warnings.
+
+    Flower's logger does not pass it on to pytest's.
+    """
     lines: list[str] = []
 
     class Keep(logging.Handler):

@@ -18,7 +18,9 @@ from fedcmi_flwr.models.multimodal import MultimodalModel
 from fedcmi_flwr.run_config import RUN_KEYS, read_run_config
 
 PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
-DEFAULTS: dict[str, Any] = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["tool"]["flwr"]["app"]["config"]
+DEFAULTS: dict[str, Any] = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["tool"]["flwr"][
+    "app"
+]["config"]
 SECTIONS = key_sections(DEFAULTS)
 KEYS = [key for section in SECTIONS if section.name != "node-config" for key in section.keys]
 NODE_KEYS = SECTIONS[-1].keys
@@ -47,7 +49,9 @@ def test_only_hyperparameters_stand_more_than_once() -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_method_has_the_hyperparameters_and_defaults_of_the_table(method: str) -> None:
-    of_table = {key.name: key.method_defaults[method] for key in KEYS if method in key.method_defaults}
+    of_table = {
+        key.name: key.method_defaults[method] for key in KEYS if method in key.method_defaults
+    }
     assert of_table == hyperparameters(METHODS[method])
 
 
@@ -62,10 +66,14 @@ def test_a_docstring_names_other_fields_as_keys() -> None:
     assert "``lr-decay-start``" in lr.meaning
 
 
-@pytest.mark.parametrize("key", [key for key in KEYS if key.name not in RUN_KEYS], ids=lambda k: k.name)
+@pytest.mark.parametrize(
+    "key", [key for key in KEYS if key.name not in RUN_KEYS], ids=lambda k: k.name
+)
 def test_the_range_is_what_the_configuration_checks(key: Key) -> None:
     wrong = 7 if "str" in key.allowed else "wrong"
-    with pytest.raises(ConfigError, match=rf"{key.name} = {wrong!r}: must be {re.escape(key.allowed)}"):
+    with pytest.raises(
+        ConfigError, match=rf"{key.name} = {wrong!r}: must be {re.escape(key.allowed)}"
+    ):
         read_run_config({**DEFAULTS, "method": key.methods[-1], key.name: wrong})
 
 
@@ -98,7 +106,11 @@ def test_a_name_of_both_configurations_is_found_in_both() -> None:
 
 @pytest.mark.parametrize(
     ("name", "words"),
-    [("fussion", " Did you mean 'fusion'"), ("weights", " Did you mean 'weight' or"), ("qqqq", "$")],
+    [
+        ("fussion", " Did you mean 'fusion'"),
+        ("weights", " Did you mean 'weight' or"),
+        ("qqqq", "$"),
+    ],
 )
 def test_an_unknown_name_is_answered_with_the_nearest(name: str, words: str) -> None:
     with pytest.raises(ValueError, match=f"no key '{name}'; `fedcmi keys` shows all.{words}"):

@@ -4,7 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from fedcmi_flwr.lookup import Kind, MissingPackageError, UnknownNameError, find, import_path, package_of
+from fedcmi_flwr.lookup import (
+    Kind,
+    MissingPackageError,
+    UnknownNameError,
+    find,
+    import_path,
+    package_of,
+)
 
 MODULE = """
 RED, BLUE, SMALL = 10, 20, "small"
@@ -56,14 +63,24 @@ def test_what_a_name_stands_for(site: Path, name: str, value: int) -> None:
 
 def test_where_it_comes_from(site: Path) -> None:
     assert COLOUR.names == ["blue", "dark", "green", "red"]
-    assert [import_path(COLOUR, name) for name in ("blue", "paints:RED")] == ["paints:BLUE", "paints:RED"]
-    assert [package_of(COLOUR, name) for name in ("red", "blue", "paints:RED")] == ["", "paints 1.5", "paints 1.5"]
+    assert [import_path(COLOUR, name) for name in ("blue", "paints:RED")] == [
+        "paints:BLUE",
+        "paints:RED",
+    ]
+    assert [package_of(COLOUR, name) for name in ("red", "blue", "paints:RED")] == [
+        "",
+        "paints 1.5",
+        "paints 1.5",
+    ]
 
 
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("bleu", r"colour = 'bleu': not one of \['blue', 'dark', 'green', 'red'\], nor an import path .*'blue'\?"),
+        (
+            "bleu",
+            r"colour = 'bleu': not one of \['blue', 'dark', 'green', 'red'\], nor an import path .*'blue'\?",
+        ),
         ("paints:", "colour = 'paints:': not one of"),
         ("paints:BLEU", "colour = 'paints:BLEU': paints has no 'BLEU'. Did you mean 'BLUE'?"),
         ("paints:Shades", "is the class Shades; a colour is an integer"),
@@ -80,12 +97,16 @@ def test_what_is_not_found_says_what_to_do(site: Path, name: str, words: str) ->
 
 
 def test_a_missing_package_is_to_be_installed_everywhere() -> None:
-    with pytest.raises(MissingPackageError, match=r"no module 'absent' here. Install.*server and of every node"):
+    with pytest.raises(
+        MissingPackageError, match=r"no module 'absent' here. Install.*server and of every node"
+    ):
         find(COLOUR, "absent.colours:RED")
 
 
 def test_two_packages_of_one_name_are_told_apart_by_their_import_paths(site: Path) -> None:
     _install(site, "inks", "blue = inks:BLUE")
-    with pytest.raises(UnknownNameError, match=r"more than one .* offers it; .*'inks:BLUE', 'paints:BLUE'"):
+    with pytest.raises(
+        UnknownNameError, match=r"more than one .* offers it; .*'inks:BLUE', 'paints:BLUE'"
+    ):
         find(COLOUR, "blue")
     assert find(COLOUR, "inks:BLUE") == 20

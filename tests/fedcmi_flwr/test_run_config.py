@@ -1,4 +1,6 @@
-"""Configuration: what is allowed comes through, everything else is refused by key, value and what is allowed."""
+"""Configuration: what is allowed comes through, everything else is refused by key, value and what
+is allowed.
+"""
 
 import tomllib
 from dataclasses import replace
@@ -20,14 +22,24 @@ from fedcmi_flwr.run_config import read_run_config
 from fedcmi_flwr.types import Scalar
 
 PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
-DEFAULTS: dict[str, Any] = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["tool"]["flwr"]["app"]["config"]
+DEFAULTS: dict[str, Any] = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["tool"]["flwr"][
+    "app"
+]["config"]
 
 
 def test_the_defaults_of_pyproject_are_a_configuration() -> None:
     run = read_run_config(DEFAULTS)
     assert run.method == METHODS["fedcmi-plus"]
-    assert (run.data.data, run.data.partition, run.data.multimodal_ratio) == ("av-digits", "dirichlet", 1.0)
-    assert (run.training.lr, run.training.batch_size, run.sampling.fraction_train) == (0.05, 32, 0.5)
+    assert (run.data.data, run.data.partition, run.data.multimodal_ratio) == (
+        "av-digits",
+        "dirichlet",
+        1.0,
+    )
+    assert (run.training.lr, run.training.batch_size, run.sampling.fraction_train) == (
+        0.05,
+        32,
+        0.5,
+    )
     assert run.raw == DEFAULTS
 
 
@@ -38,7 +50,14 @@ def test_default_hyperparameters_are_the_methods(method: str) -> None:
 
 def test_overrides_reach_the_method_and_integers_stand_for_floats() -> None:
     run = read_run_config(
-        {**DEFAULTS, "method": "fedcmi", "lambda": 2, "dominance": "batch", "lr": 1, "wait-timeout": 5}
+        {
+            **DEFAULTS,
+            "method": "fedcmi",
+            "lambda": 2,
+            "dominance": "batch",
+            "lr": 1,
+            "wait-timeout": 5,
+        }
     )
     assert isinstance(run.method, CrossModalInfiltration)
     assert (run.method.lambda_, run.method.dominance, run.method.mu) == (2.0, "batch", 1.0)
@@ -124,17 +143,25 @@ def test_overrides_reach_the_method_and_integers_stand_for_floats() -> None:
         ("run-dir", 7, "run-dir"),
     ],
 )
-def test_a_bad_value_is_refused_by_key_value_and_what_is_allowed(key: str, value: object, allowed: str) -> None:
+def test_a_bad_value_is_refused_by_key_value_and_what_is_allowed(
+    key: str, value: object, allowed: str
+) -> None:
     with pytest.raises(ConfigError, match=f"(?s){key} = {value!r}.*{allowed}"):
         read_run_config({**DEFAULTS, "method": "fedcmi", key: value})
 
 
 def test_memory_in_files_needs_checkpoints() -> None:
-    with pytest.raises(ConfigError, match="node-memory = 'run-dir': serves checkpoints only; set checkpoint-every"):
-        read_run_config({**DEFAULTS, "run-dir": "/run", "node-memory": "run-dir", "checkpoint-every": 0})
+    with pytest.raises(
+        ConfigError, match="node-memory = 'run-dir': serves checkpoints only; set checkpoint-every"
+    ):
+        read_run_config(
+            {**DEFAULTS, "run-dir": "/run", "node-memory": "run-dir", "checkpoint-every": 0}
+        )
 
 
-@pytest.mark.parametrize("key", ["lr", "wait-timeout", "weight-decay", "dirichlet-alpha", "gamma", "mu"])
+@pytest.mark.parametrize(
+    "key", ["lr", "wait-timeout", "weight-decay", "dirichlet-alpha", "gamma", "mu"]
+)
 def test_infinity_is_no_number(key: str) -> None:
     with pytest.raises(ConfigError, match=f"{key} = inf"):
         read_run_config({**DEFAULTS, key: float("inf")})
@@ -142,15 +169,21 @@ def test_infinity_is_no_number(key: str) -> None:
 
 def test_a_method_has_no_foreign_hyperparameter() -> None:
     known = r"\['averaging', 'max-gradient-norm', 'mu', 'normalization', 'prior-adjustment'\]"
-    with pytest.raises(ConfigError, match=rf"gamma = 1.0: method 'fedavg' has no such hyperparameter, only {known}"):
+    with pytest.raises(
+        ConfigError, match=rf"gamma = 1.0: method 'fedavg' has no such hyperparameter, only {known}"
+    ):
         read_run_config({**DEFAULTS, "method": "fedavg", "gamma": 1.0})
 
 
 def test_unknown_and_missing_keys_are_named() -> None:
-    with pytest.raises(ConfigError, match=r"unknown key 'learning-rate' in the run-config; known are .*lr-min"):
+    with pytest.raises(
+        ConfigError, match=r"unknown key 'learning-rate' in the run-config; known are .*lr-min"
+    ):
         read_run_config({**DEFAULTS, "learning-rate": 0.1})
     without = {key: value for key, value in DEFAULTS.items() if key not in ("lr", "seed")}
-    with pytest.raises(ConfigError, match=r"key 'lr' is missing in the run-config \(in all: lr, seed\)"):
+    with pytest.raises(
+        ConfigError, match=r"key 'lr' is missing in the run-config \(in all: lr, seed\)"
+    ):
         read_run_config(without)
     with pytest.raises(ConfigError, match=r"key 'seed' is missing"):
         read_section(TrainingConfig, without)
@@ -166,7 +199,11 @@ def test_a_section_reads_back() -> None:
     ("start", "expected"),
     [
         pytest.param(-1, [0.8, 0.8, 0.8, 0.8, 0.8, 0.8], id="no decay"),
-        pytest.param(2, [0.8, 0.8, 0.6, 0.4, 0.2, 0.2], id="continuous at its start, then linear to lr-min, then flat"),
+        pytest.param(
+            2,
+            [0.8, 0.8, 0.6, 0.4, 0.2, 0.2],
+            id="continuous at its start, then linear to lr-min, then flat",
+        ),
         pytest.param(0, [0.68, 0.56, 0.44, 0.32, 0.2, 0.2], id="from the first round"),
         pytest.param(4, [0.8, 0.8, 0.8, 0.8, 0.2, 0.2], id="in the last round only"),
         pytest.param(5, [0.8] * 6, id="too late to decay"),
@@ -179,7 +216,9 @@ def test_learning_rate_schedule_by_hand(start: int, expected: list[float]) -> No
 
 
 def test_cosine_and_warm_up_are_torchs() -> None:
-    """Warm-up at 1/4, 2/4 and 3/4 of the rate, then the cosine over the five rounds after round 5."""
+    """Warm-up at 1/4, 2/4 and 3/4 of the rate, then the cosine over the five rounds after
+    round 5.
+    """
     schedule = TrainingConfig(
         0, 10, 1, 32, 0.8, 0.2, 5, 0.9, 0.0, lr_warmup_rounds=3, lr_schedule="cosine",
     )  # fmt: skip
@@ -198,16 +237,33 @@ def test_cosine_and_warm_up_are_torchs() -> None:
 @pytest.mark.parametrize(
     ("keys", "says"),
     [
-        ({"lr-schedule": "cosine"}, "nothing decays while lr-decay-start is -1; set it to .*0: right after warm-up"),
-        ({"lr-warmup-rounds": 3, "lr-decay-start": 2}, "rises until round 3 .*start the decay there or later"),
+        (
+            {"lr-schedule": "cosine"},
+            "nothing decays while lr-decay-start is -1; set it to .*0: right after warm-up",
+        ),
+        (
+            {"lr-warmup-rounds": 3, "lr-decay-start": 2},
+            "rises until round 3 .*start the decay there or later",
+        ),
         ({"optimizer": "adam"}, "must be one of sgd, adamw"),
         ({"accumulate-batches": 0}, "a number from 1"),
-        ({"method": "scaffold", "optimizer": "adamw"}, "length of SGD's steps; set optimizer to 'sgd'"),
-        ({"method": "fedogm", "optimizer": "adamw"}, "AdamW scales back to one size; set optimizer to 'sgd'"),
-        ({"method": "fedogm", "accumulate-batches": 2}, "that batch's own coefficients; set it to 1"),
+        (
+            {"method": "scaffold", "optimizer": "adamw"},
+            "length of SGD's steps; set optimizer to 'sgd'",
+        ),
+        (
+            {"method": "fedogm", "optimizer": "adamw"},
+            "AdamW scales back to one size; set optimizer to 'sgd'",
+        ),
+        (
+            {"method": "fedogm", "accumulate-batches": 2},
+            "that batch's own coefficients; set it to 1",
+        ),
     ],
 )
-def test_optimisers_and_schedules_that_do_not_go_together_say_what_to_do(keys: dict[str, Scalar], says: str) -> None:
+def test_optimisers_and_schedules_that_do_not_go_together_say_what_to_do(
+    keys: dict[str, Scalar], says: str
+) -> None:
     with pytest.raises(ConfigError, match=says):
         read_run_config({**DEFAULTS, **keys})
 
@@ -236,7 +292,10 @@ def test_encoders_by_modality(text: str, expected: dict[str, str]) -> None:
         ("vgg", "not one of .*resnet18.*small-cnn"),
         ("audio=resnet18 visual=vgg", "encoder = 'vgg': not one of .*resnet18.*small-cnn"),
         ("audio=resnet18", "'visual' has no encoder; need one of .*for each of .*audio.*visual"),
-        ("audio=resnet18 visual=resnet18 touch=resnet18", "'touch' is not one of the modalities; .*audio.*visual"),
+        (
+            "audio=resnet18 visual=resnet18 touch=resnet18",
+            "'touch' is not one of the modalities; .*audio.*visual",
+        ),
     ],
 )
 def test_bad_encoders_are_refused(text: str, words: str) -> None:
@@ -256,27 +315,38 @@ def test_bad_encoders_are_refused(text: str, words: str) -> None:
 )
 def test_the_method_decides_what_the_model_consists_of(method: Method, structure: str) -> None:
     spec = model_spec(read_run_config(DEFAULTS).model, method, ("audio", "visual"), 10)
-    assert (spec.structure, spec.num_classes, spec.embedding_dim, spec.fusion) == (structure, 10, 64, "concat")
+    assert (spec.structure, spec.num_classes, spec.embedding_dim, spec.fusion) == (
+        structure,
+        10,
+        64,
+        "concat",
+    )
     assert spec.normalization == "batch"
 
 
 def test_the_method_decides_the_normalization() -> None:
-    grouped = model_spec(read_run_config(DEFAULTS).model, FedAvg(normalization="group"), ("audio", "visual"), 10)
+    grouped = model_spec(
+        read_run_config(DEFAULTS).model, FedAvg(normalization="group"), ("audio", "visual"), 10
+    )
     assert grouped.normalization == "group"
 
 
 @pytest.mark.parametrize(
-    ("text", "names"), [("", ("audio", "visual")), ("visual", ("visual",)), ("visual+audio", ("audio", "visual"))]
+    ("text", "names"),
+    [("", ("audio", "visual")), ("visual", ("visual",)), ("visual+audio", ("audio", "visual"))],
 )
 def test_modalities_are_chosen_in_their_stored_order(text: str, names: tuple[str, ...]) -> None:
     assert chosen_modalities(text, ("audio", "visual")) == names
 
 
 @pytest.mark.parametrize(
-    ("text", "culprit"), [("touch", "'touch'"), ("audio+", "''"), ("audio visual", "'audio visual'")]
+    ("text", "culprit"),
+    [("touch", "'touch'"), ("audio+", "''"), ("audio visual", "'audio visual'")],
 )
 def test_modalities_that_are_not_stored_are_refused(text: str, culprit: str) -> None:
-    with pytest.raises(ConfigError, match=rf"modalities = .*{culprit} is not stored, only \['audio', 'visual'\]"):
+    with pytest.raises(
+        ConfigError, match=rf"modalities = .*{culprit} is not stored, only \['audio', 'visual'\]"
+    ):
         chosen_modalities(text, ("audio", "visual"))
 
 
@@ -294,17 +364,24 @@ def test_a_gpu_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch) ->
     [
         ({"FEDCMI_CACHE": "/a/b", "XDG_CACHE_HOME": "/c"}, Path("/a/b")),
         ({"FEDCMI_CACHE": "", "XDG_CACHE_HOME": "/c"}, Path("/c/fedcmi")),
-        ({"FEDCMI_CACHE": "", "XDG_CACHE_HOME": "", "HOME": "/home/me"}, Path("/home/me/.cache/fedcmi")),
+        (
+            {"FEDCMI_CACHE": "", "XDG_CACHE_HOME": "", "HOME": "/home/me"},
+            Path("/home/me/.cache/fedcmi"),
+        ),
     ],
 )
-def test_cache_directory(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], expected: Path) -> None:
+def test_cache_directory(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], expected: Path
+) -> None:
     for key, value in environment.items():
         monkeypatch.setenv(key, value)
     assert cache_directory() == expected
 
 
 def test_every_key_is_documented_once() -> None:
-    """The keys of pyproject.toml are those of the sections, the methods' hyperparameters, and two more."""
+    """The keys of pyproject.toml are those of the sections, the methods' hyperparameters, and two
+    more.
+    """
     keys = [key for kind in config.SECTIONS.values() for key in keys_of(kind)]
     assert set(DEFAULTS) == set(keys) | {
         "run-dir", "method", "method-options", "gamma", "lambda", "mu", "kappa", "warmup", "dominance", "surrogate",
@@ -312,11 +389,14 @@ def test_every_key_is_documented_once() -> None:
         "infiltration-votes", "weight", "infiltration", "identity-projectors", "temperature",
         "prior-adjustment", "max-gradient-norm", "normalization",
     }  # fmt: skip
-    assert [key for key in set(keys) if keys.count(key) > 1] == ["num-server-rounds"]  # the schedule's end is its own
+    assert [key for key in set(keys) if keys.count(key) > 1] == [
+        "num-server-rounds"
+    ]  # the schedule's end is its own
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("seed", 10**26), ("lr", 1e300), ("lr", 10**400), ("num-server-rounds", 2**63)]
+    ("key", "value"),
+    [("seed", 10**26), ("lr", 1e300), ("lr", 10**400), ("num-server-rounds", 2**63)],
 )
 def test_what_no_message_can_hold_is_refused_by_its_key(key: str, value: float) -> None:
     with pytest.raises(ConfigError, match=rf"^{key} = .*must be .*, at most"):
@@ -324,7 +404,9 @@ def test_what_no_message_can_hold_is_refused_by_its_key(key: str, value: float) 
 
 
 def test_more_threads_than_a_machine_has_are_refused() -> None:
-    with pytest.raises(ConfigError, match="torch-threads = 100000: must be a number from 1 to 1024"):
+    with pytest.raises(
+        ConfigError, match="torch-threads = 100000: must be a number from 1 to 1024"
+    ):
         read_run_config({**DEFAULTS, "torch-threads": 100_000})
 
 

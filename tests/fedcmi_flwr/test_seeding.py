@@ -20,7 +20,10 @@ def test_every_key_has_numbers_of_its_own() -> None:
 
 
 def test_numbers_stay_what_they_were() -> None:
-    """A change here changes the numbers of every published run: say so under "Numerics" in CHANGELOG.md."""
+    """A change here changes the numbers of every published run.
+
+    Say so under "Numerics" in CHANGELOG.md.
+    """
     assert derive_seed(0, "model") == 595657096
     assert derive_seed(7, "batches", 3, 11) == 1600168476
 

@@ -1,4 +1,7 @@
-"""Small NPZ files in the form that `fedcmi prep npz` reads: a vector, a series, a colour and a grey image."""
+"""Small NPZ files in the form that `fedcmi prep npz` reads.
+
+A vector, a series, a colour and a grey image.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -27,9 +30,11 @@ def make_arrays(count: int = 48) -> dict[str, np.ndarray]:
     }  # fmt: skip
 
 
-def write_arrays(path: Path, **changes: Any) -> Path:  # noqa: ANN401
+def write_arrays(path: Path, **changes: Any) -> Path:
     """Write :func:`make_arrays` with changes; None leaves an array out."""
-    arrays = {name: array for name, array in {**make_arrays(), **changes}.items() if array is not None}
+    arrays = {
+        name: array for name, array in {**make_arrays(), **changes}.items() if array is not None
+    }
     path.parent.mkdir(parents=True, exist_ok=True)
     np.savez(path, **arrays)
     return path

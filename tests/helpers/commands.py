@@ -1,4 +1,6 @@
-"""``fedcmi ...`` in the test's own process, which has long imported what a new one would spend its first seconds on."""
+"""``fedcmi ...`` in the test's own process, which has long imported what a new one would spend its
+first seconds on.
+"""
 
 import os
 import shlex
@@ -14,10 +16,14 @@ POLITE = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def fedcmi(*arguments: str | os.PathLike[str]) -> Result:
-    """Call a command; what it raises besides an exit is raised here, and signals are the test's again afterwards."""
+    """Call a command; what it raises besides an exit is raised here, and signals are the test's
+    again afterwards.
+    """
     before = {number: signal.getsignal(number) for number in POLITE}
     try:
-        return CliRunner().invoke(app, [os.fspath(argument) for argument in arguments], catch_exceptions=False)
+        return CliRunner().invoke(
+            app, [os.fspath(argument) for argument in arguments], catch_exceptions=False
+        )
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

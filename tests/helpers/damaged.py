@@ -17,11 +17,15 @@ class DamagedGrid(LocalGrid):
     """The nodes are real; what they send back is changed."""
 
     def __init__(self, nodes: int, raw: dict[str, Any], damage: Damage) -> None:
-        configs: Sequence[dict[str, Any]] = [{"partition-id": i, "num-partitions": nodes} for i in range(nodes)]
+        configs: Sequence[dict[str, Any]] = [
+            {"partition-id": i, "num-partitions": nodes} for i in range(nodes)
+        ]
         super().__init__(client_app, configs, raw)
         self.damage = damage
 
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
         """Pass replies on, train replies with their damage."""
         for message in messages:
             for reply in super().send_and_receive([message]):
@@ -31,7 +35,9 @@ class DamagedGrid(LocalGrid):
 
     def _damage(self, message: Message, reply: Message) -> None:
         partition = int(self.contexts[message.metadata.dst_node_id].node_config["partition-id"])
-        for name, value in self.damage(message.content["config"]["server-round"], partition).items():
+        for name, value in self.damage(
+            message.content["config"]["server-round"], partition
+        ).items():
             if name not in reply.content["arrays"]:  # this node owns none of it
                 continue
             numbers = reply.content["arrays"][name].numpy().copy()

@@ -1,8 +1,11 @@
-"""Damaged media files: cut, with flipped or blank bytes, with another's ending; and what becomes of each.
+"""Damaged media files: cut, with flipped or blank bytes, with another's ending.
 
-``python tests/helpers/damaged_media.py 2000`` from the repository root tries so many, and prints a table. A file is
-taken, or refused as unreadable: nothing else may happen, within 20 seconds. A cut file is never taken as a sample that
-differs from the whole one's, which would be short without a word.
+And what becomes of each.
+
+``python tests/helpers/damaged_media.py 2000`` from the repository root tries so many, and prints
+a table. A file is taken, or refused as unreadable: nothing else may happen, within 20 seconds. A
+cut file is never taken as a sample that differs from the whole one's, which would be short
+without a word.
 """
 
 import contextlib
@@ -35,7 +38,14 @@ LONGEST = 20
 SOUNDS = ("wav", "flac", "ogg", "mp3", "aiff", "m4a", "mka")
 IMAGES = ("jpg", "png", "webp", "tif", "bmp", "gif")
 VIDEOS = ("mp4", "avi", "mkv", "flv", "mov", "ts")
-CODECS = {"mp4": "libx264", "avi": "mpeg4", "mkv": "libx264", "flv": "flv1", "mov": "mpeg4", "ts": "mpeg2video"}
+CODECS = {
+    "mp4": "libx264",
+    "avi": "mpeg4",
+    "mkv": "libx264",
+    "flv": "flv1",
+    "mov": "mpeg4",
+    "ts": "mpeg2video",
+}
 TS_PACKET = 188
 DAMAGES = ("cut", "flipped", "blank", "renamed")
 RECIPES: dict[str, dict[str, Any]] = {
@@ -102,7 +112,9 @@ def damaged(content: bytes, damage: str, generator: np.random.Generator) -> byte
     """Return a file's bytes with one kind of damage."""
     if damage == "cut":
         end = int(generator.integers(1, len(content)))
-        return content[: end - (end % TS_PACKET == 0)]  # cut between two packets, a transport stream is a whole one
+        return content[
+            : end - (end % TS_PACKET == 0)
+        ]  # cut between two packets, a transport stream is a whole one
     changed = bytearray(content)
     if damage == "flipped":
         for place in generator.integers(0, len(content), int(generator.integers(1, 20))):
@@ -184,7 +196,9 @@ def main() -> None:
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 2000
     with tempfile.TemporaryDirectory() as folder:
         outcomes = try_files(Path(folder), count)
-    for (kind, damage, verdict), number in sorted(Counter((o.kind, o.damage, o.verdict) for o in outcomes).items()):
+    for (kind, damage, verdict), number in sorted(
+        Counter((o.kind, o.damage, o.verdict) for o in outcomes).items()
+    ):
         sys.stdout.write(f"{kind:5} {damage:8} {number:5} {verdict}\n")
     wrong = [outcome for outcome in outcomes if outcome.is_wrong]
     sys.stdout.write(f"{len(outcomes)} files, {len(wrong)} of them as must not be\n")

@@ -20,7 +20,9 @@ EDGES = {
 
 
 def cut(whole: Path, out: Path) -> dict[str, Path]:
-    """Give each device every fourth sample, in its own modalities only, in a prepared directory of its own."""
+    """Give each device every fourth sample, in its own modalities only, in a prepared directory of
+    its own.
+    """
     return {name: _part(whole, out / name, place) for place, name in enumerate(EDGES)}
 
 
@@ -36,10 +38,14 @@ def _rows(whole: Path, split: str, rows: slice, owned: list[str]) -> StoredSplit
     stored = read_spec(whole).modality_names
     with samples_path(whole, split).open(encoding="utf-8", newline="") as file:
         table = list(csv.DictReader(file))[rows]
-    sources = {name: [row["source"].split(";")[stored.index(name)] for row in table] for name in owned}
+    sources = {
+        name: [row["source"].split(";")[stored.index(name)] for row in table] for name in owned
+    }
     arrays = {name: np.load(array_path(whole, split, name))[rows] for name in owned}
     labels = np.load(labels_path(whole, split))[rows]
-    return StoredSplit([row["id"] for row in table], labels, [row["group"] for row in table], sources, arrays)
+    return StoredSplit(
+        [row["id"] for row in table], labels, [row["group"] for row in table], sources, arrays
+    )
 
 
 def nodes_toml(data: Path, parts: dict[str, Path], address: str = "fedcmi.example.org:8000") -> str:

@@ -1,4 +1,7 @@
-"""Whole federations in this process that tests can look into: real nodes and strategy, nothing evaluated or written."""
+"""Whole federations in this process that tests can look into.
+
+Real nodes and strategy, nothing evaluated or written.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -36,12 +39,15 @@ class Federated:
     """Of the last round, as the nodes sent them."""
 
     @property
-    def strategy(self) -> Any:  # noqa: ANN401
+    def strategy(self) -> Any:
         """The strategy."""
         return self.federation.strategy
 
     def round(self, server_round: int, change: Tamper = list) -> dict[str, np.ndarray]:
-        """Run one round of training and return the new global model; ``change`` may tamper with the replies."""
+        """Run one round of training and return the new global model.
+
+        ``change`` may tamper with the replies.
+        """
         messages = self.messages(server_round, self.arrays)
         self.replies = change(list(self.grid.send_and_receive(messages)))
         self.strategy.aggregate_train(server_round, self.replies)
@@ -55,7 +61,11 @@ class Federated:
 
     def evaluate(self, server_round: int) -> dict[str, Any]:
         """Return the accuracies of the global model on the test split."""
-        return dict(self.federation.evaluate(server_round, _record(self.strategy.model_average.average or self.arrays)))
+        return dict(
+            self.federation.evaluate(
+                server_round, _record(self.strategy.model_average.average or self.arrays)
+            )
+        )
 
     def update(self, reply: Message, partition: int) -> wire.NodeUpdate:
         """Return what a node of a method that measures nothing sent back."""
@@ -70,17 +80,30 @@ class Federated:
 
 
 def federate(
-    directory: Path, data: Path, nodes: Sequence[str], arrays: Mapping[str, np.ndarray] | None = None, **changes: object
+    directory: Path,
+    data: Path,
+    nodes: Sequence[str],
+    arrays: Mapping[str, np.ndarray] | None = None,
+    **changes: object,
 ) -> Federated:
-    """Return a federation of one node per entry of ``nodes``, its modalities; ``changes`` are run-config keys.
+    """Return a federation of one node per entry of ``nodes``, its modalities.
+
+    ``changes`` are run-config keys.
 
     What a node of which nothing is said owns is dealt as the run-config says.
     """
     options: dict[str, Any] = {**SMALL, "data": str(data)}
-    raw = launch.resolve(None, options | {key.replace("_", "-"): value for key, value in changes.items()}, [])
+    raw = launch.resolve(
+        None, options | {key.replace("_", "-"): value for key, value in changes.items()}, []
+    )
     federation = Federation(launch.read_run_config(raw), RunDirectory(directory))
-    configs: list[dict[str, Any]] = [{"partition-id": i, "num-partitions": len(nodes)} for i in range(len(nodes))]
-    configs = [config | ({"modalities": text} if text else {}) for config, text in zip(configs, nodes, strict=True)]
+    configs: list[dict[str, Any]] = [
+        {"partition-id": i, "num-partitions": len(nodes)} for i in range(len(nodes))
+    ]
+    configs = [
+        config | ({"modalities": text} if text else {})
+        for config, text in zip(configs, nodes, strict=True)
+    ]
     start = to_arrays(federation.model.trained_state()) if arrays is None else dict(arrays)
     return Federated(federation, LocalGrid(client_app, configs, raw), start)
 
@@ -95,8 +118,13 @@ def method_arrays(message: Message) -> dict[str, np.ndarray]:
     return arrays
 
 
-def sends(partition: int, change: Callable[[dict[str, np.ndarray]], Mapping[str, np.ndarray] | None]) -> Tamper:
-    """Return a tamper that lets a node send other arrays for the method; ``change`` edits or replaces them."""
+def sends(
+    partition: int, change: Callable[[dict[str, np.ndarray]], Mapping[str, np.ndarray] | None]
+) -> Tamper:
+    """Return a tamper that lets a node send other arrays for the method.
+
+    ``change`` edits or replaces them.
+    """
 
     def tamper(replies: list[Message]) -> list[Message]:
         content = replies[partition].content
@@ -106,7 +134,9 @@ def sends(partition: int, change: Callable[[dict[str, np.ndarray]], Mapping[str,
         for name in ("method-arrays", "method-layout"):
             content.pop(name, None)
         if arrays:
-            content["method-arrays"], content["method-layout"] = pack(arrays, {"method": tuple(arrays)})
+            content["method-arrays"], content["method-layout"] = pack(
+                arrays, {"method": tuple(arrays)}
+            )
         return replies
 
     return tamper

@@ -1,4 +1,7 @@
-"""A toy federation of honest and hostile nodes: the strategy's messages to them, and what it logs of their replies."""
+"""A toy federation of honest and hostile nodes.
+
+The strategy's messages to them, and what it logs of their replies.
+"""
 
 import logging
 from collections.abc import Callable
@@ -27,14 +30,27 @@ ARRAYS = {
 }
 BOTH = ("audio", "visual")
 HONEST = {1001: wire.NodeInfo(BOTH, 0), 1002: wire.NodeInfo(("audio",), 1)}
-HOSTILE = {1003: wire.NodeInfo(BOTH, 2), 1004: wire.NodeInfo(("visual",), 3), 1005: wire.NodeInfo(BOTH, 4)}
+HOSTILE = {
+    1003: wire.NodeInfo(BOTH, 2),
+    1004: wire.NodeInfo(("visual",), 3),
+    1005: wire.NodeInfo(BOTH, 4),
+}
 NODES = HONEST | HOSTILE
 
 
 def fuzzed(examples: int) -> Callable[..., Any]:
-    """Return settings for so many examples, the same ones on every machine; each holds a reply per hostile node."""
+    """Return settings for so many examples, the same ones on every machine.
+
+    Each holds a reply per hostile node.
+    """
     checks = (HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example)
-    return settings(max_examples=examples, derandomize=True, database=None, deadline=None, suppress_health_check=checks)
+    return settings(
+        max_examples=examples,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        suppress_health_check=checks,
+    )
 
 
 @dataclass
@@ -60,7 +76,10 @@ LINES = Lines()
 
 
 def strategy_of(method: str, defended: bool = False) -> FedCMI:
-    """Return a strategy that knows the nodes; ``defended``: with every bound and a server optimiser."""
+    """Return a strategy that knows the nodes.
+
+    ``defended``: with every bound and a server optimiser.
+    """
     sampling = Sampling(min_available_nodes=1, min_train_nodes=1, fraction_evaluate=1.0)
     options: dict[str, Any] = {"sampling": sampling}
     if defended:
@@ -79,6 +98,6 @@ class Connected(LocalGrid):
     def __init__(self) -> None:
         super().__init__(ClientApp(), [{} for _ in NODES], {})
 
-    def send_and_receive(self, messages: Any, *, timeout: float | None = None) -> list[Message]:  # noqa: ANN401
+    def send_and_receive(self, messages: Any, *, timeout: float | None = None) -> list[Message]:
         """Return the answers."""
         return self.answers

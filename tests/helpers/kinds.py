@@ -1,4 +1,6 @@
-"""Prepared directories with every kind of modality, and tiny pretrained weights of the paper's architectures."""
+"""Prepared directories with every kind of modality, and tiny pretrained weights of the paper's
+architectures.
+"""
 
 import csv
 import json
@@ -10,7 +12,14 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from fedcmi_flwr.data.schema import DatasetSpec, ModalitySpec, array_path, labels_path, samples_path, write_spec
+from fedcmi_flwr.data.schema import (
+    DatasetSpec,
+    ModalitySpec,
+    array_path,
+    labels_path,
+    samples_path,
+    write_spec,
+)
 from fedcmi_flwr.models.encoders import build_encoder
 
 IMAGENET_MEAN = tuple(255 * value for value in (0.485, 0.456, 0.406))
@@ -20,7 +29,9 @@ FRAMES = ModalitySpec("visual", "frames", (6, 3, 40, 40), "uint8", IMAGENET_MEAN
 IMAGE = ModalitySpec("image", "image", (3, 36, 40), "uint8", IMAGENET_MEAN, IMAGENET_STD)
 TOKENS = ModalitySpec("text", "tokens", (8,), "int32")
 SERIES = ModalitySpec("motion", "series", (6, 50), "float32", (0.0,) * 6, (2.0,) * 6)
-VECTOR = ModalitySpec("lab", "vector", (5,), "float32", (1.0, 0.0, 0.0, 0.0, -1.0), (2.0, 1.0, 1.0, 1.0, 0.5))
+VECTOR = ModalitySpec(
+    "lab", "vector", (5,), "float32", (1.0, 0.0, 0.0, 0.0, -1.0), (2.0, 1.0, 1.0, 1.0, 0.5)
+)
 TINY: dict[str, dict[str, Any]] = {
     "resnet18": {"layers": [1, 1, 1, 1]},
     "densenet121": {"growth_rate": 4, "block_config": [1, 1, 1, 1], "num_init_features": 8, "num_classes": 12},
@@ -42,14 +53,22 @@ def values(modality: ModalitySpec, labels: np.ndarray, seed: int) -> np.ndarray:
         return tokens.astype(modality.dtype)
     signal = labels.reshape(-1, *[1] * len(modality.shape))
     if modality.dtype == "uint8":
-        return np.clip(rng.normal(90 + 40 * signal, 30, (count, *modality.shape)), 0, 255).astype(np.uint8)
+        return np.clip(rng.normal(90 + 40 * signal, 30, (count, *modality.shape)), 0, 255).astype(
+            np.uint8
+        )
     return (rng.normal(size=(count, *modality.shape)) + signal).astype(modality.dtype)
 
 
 def prepare(
-    directory: Path, *modalities: ModalitySpec, count: int = 24, absent: Mapping[int, str] | None = None
+    directory: Path,
+    *modalities: ModalitySpec,
+    count: int = 24,
+    absent: Mapping[int, str] | None = None,
 ) -> Path:
-    """Write a prepared directory of two classes in turn; ``absent`` names the modality that a sample lacks."""
+    """Write a prepared directory of two classes in turn.
+
+    ``absent`` names the modality that a sample lacks.
+    """
     splits = {"train": count, "test": count // 2}
     for number, (split, size) in enumerate(splits.items()):
         labels = np.arange(size) % 2
@@ -57,7 +76,13 @@ def prepare(
         np.save(labels_path(directory, split), labels)
         for place, modality in enumerate(modalities):
             array = values(modality, labels, 10 * number + place)
-            array[[row for row, name in (absent or {}).items() if name == modality.name and row < size]] = 0
+            array[
+                [
+                    row
+                    for row, name in (absent or {}).items()
+                    if name == modality.name and row < size
+                ]
+            ] = 0
             np.save(array_path(directory, split, modality.name), array)
         with samples_path(directory, split).open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
@@ -65,11 +90,19 @@ def prepare(
             for i in range(size):
                 has = "+".join(m.name for m in modalities if (absent or {}).get(i) != m.name)
                 writer.writerow([f"s{i}", labels[i], f"g{i % 4}", has, "made up"])
-    write_spec(directory, DatasetSpec("toy", "classification", ("no", "yes"), modalities, splits, {}, {}))
+    write_spec(
+        directory, DatasetSpec("toy", "classification", ("no", "yes"), modalities, splits, {}, {})
+    )
     return directory
 
 
-def weights(directory: Path, encoder: str, modality: ModalitySpec, seed: int = 0, normalization: str = "batch") -> Path:
+def weights(
+    directory: Path,
+    encoder: str,
+    modality: ModalitySpec,
+    seed: int = 0,
+    normalization: str = "batch",
+) -> Path:
     """Write random weights of an encoder's trunk, in its tiny configuration where it has one."""
     options = TINY.get(encoder, {})
     torch.manual_seed(seed)

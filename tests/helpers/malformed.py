@@ -28,28 +28,68 @@ class Trap:
     """What notes that somebody unpickled it."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Return what unpickling calls; a function, since a method would be unpickled with a list of its own."""
+        """Return what unpickling calls.
+
+        A function, since a method would be unpickled with a list of its own.
+        """
         return note_unpickling, ()
 
 
 NUMBERS = st.one_of(
     st.sampled_from(
-        [0, 1, -1, 2, 2**31, 2**53, 2**62, 2**63 - 1, -(2**63), 0.0, -0.0, 0.5, 1.5, 1e300, -1e300, 5e-324]
+        [
+            0,
+            1,
+            -1,
+            2,
+            2**31,
+            2**53,
+            2**62,
+            2**63 - 1,
+            -(2**63),
+            0.0,
+            -0.0,
+            0.5,
+            1.5,
+            1e300,
+            -1e300,
+            5e-324,
+        ]
     ),
     st.sampled_from([float("nan"), float("inf"), -float("inf"), 3.5e38, 1e-45]),
     st.integers(-(2**63), 2**63 - 1),
     st.floats(),
 )
 TEXTS = st.one_of(
-    st.sampled_from(["", "audio", "visual", "shared", "\n", "\x1b[2J", "../x", "a" * 500]), st.text(max_size=6)
+    st.sampled_from(["", "audio", "visual", "shared", "\n", "\x1b[2J", "../x", "a" * 500]),
+    st.text(max_size=6),
 )
-METRICS = st.one_of(NUMBERS, st.lists(NUMBERS, max_size=4).filter(lambda v: len({type(x) for x in v}) <= 1))
+METRICS = st.one_of(
+    NUMBERS, st.lists(NUMBERS, max_size=4).filter(lambda v: len({type(x) for x in v}) <= 1)
+)
 JSONS = st.recursive(
-    st.one_of(st.none(), st.booleans(), st.integers(-3, 5), st.sampled_from([10**20, 1e400, -1, 2.5]), TEXTS),
+    st.one_of(
+        st.none(),
+        st.booleans(),
+        st.integers(-3, 5),
+        st.sampled_from([10**20, 1e400, -1, 2.5]),
+        TEXTS,
+    ),
     lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(TEXTS, inner, max_size=3)),
     max_leaves=8,
 )
-DTYPES = ["float32", "float64", "float16", "int64", "uint8", "bool", "complex64", ">f4", "U3", "M8[s]"]
+DTYPES = [
+    "float32",
+    "float64",
+    "float16",
+    "int64",
+    "uint8",
+    "bool",
+    "complex64",
+    ">f4",
+    "U3",
+    "M8[s]",
+]
 
 
 def _bytes_of(array: np.ndarray) -> bytes:
@@ -89,7 +129,9 @@ BROKEN = st.one_of(
 def _array(draw: Draw) -> Array:
     """Draw an array of any kind, or bytes that are none."""
     if draw(st.booleans()):
-        return Array("float32", (2,), draw(st.sampled_from(["numpy.ndarray", "", "torch"])), draw(BROKEN))
+        return Array(
+            "float32", (2,), draw(st.sampled_from(["numpy.ndarray", "", "torch"])), draw(BROKEN)
+        )
     shape = draw(st.sampled_from([(), (0,), (1,), (2,), (3,), (1, 2), (2, 0)]))
     return Array(np.zeros(shape, draw(st.sampled_from(DTYPES))))
 
@@ -98,24 +140,39 @@ def _spoiled(draw: Draw, array: Array) -> Array:
     """Return an array with some of its numbers replaced."""
     values = array.numpy().copy()
     if np.issubdtype(values.dtype, np.floating) and values.size:
-        wrong = draw(st.sampled_from([np.nan, np.inf, -np.inf, 3.4e38, -3.4e38, 1e-45, -0.0, -1.0, 1e30]))
+        wrong = draw(
+            st.sampled_from([np.nan, np.inf, -np.inf, 3.4e38, -3.4e38, 1e-45, -0.0, -1.0, 1e30])
+        )
         values.flat[draw(st.integers(0, values.size - 1))] = wrong
     elif values.size:
         values.flat[0] = draw(st.sampled_from([-1, 2**62, 2**63 - 1, -(2**63)]))
     return Array(values)
 
 
-def _layout(draw: Draw, text: Any) -> Any:  # noqa: ANN401
+def _layout(draw: Draw, text: Any) -> Any:
     """Draw another layout: nonsense, or the one that was with one entry changed."""
     kind = draw(st.integers(0, 3))
     if kind == 0:
         return json.dumps(draw(JSONS))
     if kind == 1:
         return draw(
-            st.one_of(TEXTS, st.integers(-9, 9), st.booleans(), st.binary(max_size=4), st.lists(TEXTS, max_size=2))
+            st.one_of(
+                TEXTS,
+                st.integers(-9, 9),
+                st.booleans(),
+                st.binary(max_size=4),
+                st.lists(TEXTS, max_size=2),
+            )
         )
-    entries = json.loads(text) if isinstance(text, str) and text[:2] == "[[" else [["ear.w", "float32", [2]]]
-    entries = [entry if isinstance(entry, list) and len(entry) == 3 else ["ear.w", "float32", [2]] for entry in entries]
+    entries = (
+        json.loads(text)
+        if isinstance(text, str) and text[:2] == "[["
+        else [["ear.w", "float32", [2]]]
+    )
+    entries = [
+        entry if isinstance(entry, list) and len(entry) == 3 else ["ear.w", "float32", [2]]
+        for entry in entries
+    ]
     place = draw(st.integers(0, len(entries) - 1))
     if kind == 2:
         field_ = draw(st.integers(0, 2))
@@ -126,10 +183,14 @@ def _layout(draw: Draw, text: Any) -> Any:  # noqa: ANN401
         )
         entries[place][field_] = draw(choices[field_])
         return json.dumps(entries)
-    return json.dumps(draw(st.sampled_from([entries[:place], entries + entries[place:], entries[::-1], "[" * 3000])))
+    return json.dumps(
+        draw(
+            st.sampled_from([entries[:place], entries + entries[place:], entries[::-1], "[" * 3000])
+        )
+    )
 
 
-def _value(draw: Draw, record: Any, key: str) -> Any:  # noqa: ANN401
+def _value(draw: Draw, record: Any, key: str) -> Any:
     if isinstance(record, MetricRecord):
         return draw(METRICS)
     if isinstance(record, ConfigRecord):
@@ -149,7 +210,11 @@ def _break(draw: Draw, content: RecordDict) -> None:
     name = draw(st.sampled_from(names))
     record: Any = content[name]
     keys = sorted(record)
-    what = draw(st.sampled_from(["value"] * 8 + ["new", "drop key", "rename key", "twice", "drop", "rename", "retype"]))
+    what = draw(
+        st.sampled_from(
+            ["value"] * 8 + ["new", "drop key", "rename key", "twice", "drop", "rename", "retype"]
+        )
+    )
     if what in ("drop", "rename", "retype"):
         del content[name]
         if what == "rename":
@@ -160,13 +225,22 @@ def _break(draw: Draw, content: RecordDict) -> None:
         _break_key(draw, record, keys, what)
 
 
-def _break_key(draw: Draw, record: Any, keys: list[str], what: str) -> None:  # noqa: ANN401
+def _break_key(draw: Draw, record: Any, keys: list[str], what: str) -> None:
     """Break one key of a record."""
     if what == "new":
         key = draw(
             st.one_of(
                 TEXTS,
-                st.sampled_from(["seconds", "loss-sum.", "loss-sum.x", "class-count.audio", "correct.x", "count.x"]),
+                st.sampled_from(
+                    [
+                        "seconds",
+                        "loss-sum.",
+                        "loss-sum.x",
+                        "class-count.audio",
+                        "correct.x",
+                        "count.x",
+                    ]
+                ),
             )
         )
         record[key] = _value(draw, record, key)
@@ -186,7 +260,15 @@ def broken_error(draw: Draw) -> Error:
     """Draw an error of Flower's with any code and reason."""
     code = draw(st.sampled_from([-1, 0, 1, 2, 3, 5, 8, 999, 2**31 - 1]))
     reasons = st.sampled_from(
-        ["", " \n ", None, "a\nb", "\x1b[31m", "x" * 5000, "<class 'ray.exceptions.ActorDiedError'>"]
+        [
+            "",
+            " \n ",
+            None,
+            "a\nb",
+            "\x1b[31m",
+            "x" * 5000,
+            "<class 'ray.exceptions.ActorDiedError'>",
+        ]
     )
     return Error(code, draw(st.one_of(reasons, st.text(max_size=8))))
 

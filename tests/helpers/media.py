@@ -1,7 +1,7 @@
 """Raw archives with real media, made on the spot: CREMA-D (WAV + FLV) and AVE (MP4).
 
-What a video shows can be read from its frames: the upper half is grey and says when (``level``), the lower half has the
-colour of its class.
+What a video shows can be read from its frames: the upper half is grey and says when (``level``),
+the lower half has the colour of its class.
 """
 
 import itertools
@@ -15,7 +15,14 @@ import soundfile
 
 FPS = 10
 EMOTIONS = ("NEU", "HAP", "SAD", "FEA", "DIS", "ANG")
-COLOURS = ((200, 60, 30), (30, 200, 60), (60, 30, 200), (200, 200, 30), (30, 200, 200), (200, 30, 200))
+COLOURS = (
+    (200, 60, 30),
+    (30, 200, 60),
+    (60, 30, 200),
+    (200, 200, 30),
+    (30, 200, 200),
+    (200, 30, 200),
+)
 VERY_SHORT, NO_DURATION, MINUTE_LONG, NOT_A_CLIP = (
     "1076_MTI_NEU_XX", "1064_TIE_SAD_XX", "1064_IEO_DIS_MD", "1076_MTI_SAD_XX",
 )  # fmt: skip
@@ -61,7 +68,9 @@ def write_video(
         stream.bit_rate = 800_000
         coder = {"aac_coder": "fast"}
         voice = (
-            container.add_stream("aac", rate=sound_rate, options=coder, layout="stereo") if sound is not None else None
+            container.add_stream("aac", rate=sound_rate, options=coder, layout="stereo")
+            if sound is not None
+            else None
         )
         picture = np.empty((height, width, 3), np.uint8)
         picture[height // 2 :] = colour
@@ -75,7 +84,11 @@ def write_video(
             for start in range(0, len(sound), 1024):
                 piece = np.stack([sound[start : start + 1024]] * 2).astype(np.float32)
                 chunk = av.AudioFrame.from_ndarray(piece, format="fltp", layout="stereo")
-                chunk.sample_rate, chunk.pts, chunk.time_base = sound_rate, start, Fraction(1, sound_rate)
+                chunk.sample_rate, chunk.pts, chunk.time_base = (
+                    sound_rate,
+                    start,
+                    Fraction(1, sound_rate),
+                )
                 container.mux(voice.encode(chunk))
             container.mux(voice.encode(None))
 
@@ -99,10 +112,12 @@ def write_cremad(
     actors: Sequence[str] = ("1001", "1002", "1003", "1064", "1076"),
     sentences: Sequence[str] = ("DFA", "IEO"),
 ) -> list[str]:
-    """Write an archive of every actor, sentence and emotion, and the four known-bad clips; return the clips' names.
+    """Write an archive of every actor, sentence and emotion, and the four known-bad clips.
 
-    A clip is 2 to 3 s long; its tone and its colour say the emotion. The known-bad clips: one frame; no duration in the
-    header; a minute long; no sound and no picture.
+    Return the clips' names.
+
+    A clip is 2 to 3 s long; its tone and its colour say the emotion. The known-bad clips: one
+    frame; no duration in the header; a minute long; no sound and no picture.
     """
     (raw / "AudioWAV").mkdir(parents=True)
     (raw / "VideoFlash").mkdir()
@@ -128,14 +143,18 @@ AVE_CLASSES = ("Church bell", "Race car, auto racing", "Frying (food)")
 
 
 def write_ave(raw: Path, videos: int = 8, header: bool = True) -> dict[str, list[str]]:
-    """Write an archive: per class and video one line for training, every fourth for validation or testing.
+    """Write an archive.
 
-    Video 0 of the first class has a second segment, in the same split. Video 1 of the second class has one in the test
-    split. Return the lines of each list.
+    Per class and video one line for training, every fourth for validation or testing.
+
+    Video 0 of the first class has a second segment, in the same split. Video 1 of the second
+    class has one in the test split. Return the lines of each list.
     """
     (raw / "AVE").mkdir(parents=True)
     lists: dict[str, list[str]] = {AVE_TRAIN: [], AVE_VAL: [], AVE_TEST: []}
-    for number, (video, label) in enumerate(itertools.product(range(videos), range(len(AVE_CLASSES)))):
+    for number, (video, label) in enumerate(
+        itertools.product(range(videos), range(len(AVE_CLASSES)))
+    ):
         name = f"-v{label}_{video:02}"  # as in the archive, names may begin with a dash
         start, end = number % 3, 4 + number % 3
         line = f"{AVE_CLASSES[label]}&{name}&good&{start}&{end}"

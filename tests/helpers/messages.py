@@ -1,4 +1,7 @@
-"""Messages of a toy federation of two modalities: what a node was sent, and what it may send back."""
+"""Messages of a toy federation of two modalities.
+
+What a node was sent, and what it may send back.
+"""
 
 import numpy as np
 import torch
@@ -11,7 +14,11 @@ from fedcmi_flwr.methods.dominance import NOBODY, Dominance
 
 MODALITIES = ("audio", "visual")
 GROUPS = {"audio": ("ear.w", "ear.steps"), "shared": ("head",)}
-SENT = {"ear.w": np.array([[1.0, 2.0]], np.float32), "ear.steps": np.array(3), "head": np.array([0.5], np.float32)}
+SENT = {
+    "ear.w": np.array([[1.0, 2.0]], np.float32),
+    "ear.steps": np.array(3),
+    "head": np.array([0.5], np.float32),
+}
 EXTRA = {**SENT, "eye": np.array([9.0], np.float32)}
 """All arrays of the server; the node can use those of GROUPS."""
 TEMPERATURES = {"audio": torch.tensor([1.0, 0.25]), "visual": torch.tensor([0.5, 1.0])}
@@ -20,7 +27,9 @@ TEMPERATURES = {"audio": torch.tensor([1.0, 0.25]), "visual": torch.tensor([0.5,
 def asked(dominance: Dominance = NOBODY, message_type: str = "train", **config: object) -> Message:
     """Return what a node was sent in round 2; ``config`` are further keys."""
     settings = {"server-round": 2, "gamma": 2.0, "method": "fedcmi", **config}
-    return wire.task_message(7, message_type, wire.pack(EXTRA, GROUPS), settings, MODALITIES, dominance)
+    return wire.task_message(
+        7, message_type, wire.pack(EXTRA, GROUPS), settings, MODALITIES, dominance
+    )
 
 
 def everything(message: Message) -> wire.Applied:

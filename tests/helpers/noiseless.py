@@ -12,7 +12,7 @@ def silent(size: int) -> np.ndarray:
     return np.zeros(size)
 
 
-def quiet(**changes: Any) -> Privacy:  # noqa: ANN401
+def quiet(**changes: Any) -> Privacy:
     """Return a mechanism without noise: C = 1, S = 1, an account as for z = 4."""
     return Privacy(**{"noise_multiplier": 4.0, "clip_norm": 1.0, "statistics_clip_norm": 1.0, "delta": 1e-5,
                       "noise": silent, **changes})  # fmt: skip

@@ -1,4 +1,7 @@
-"""The official lists of the archives, where they are beside this checkout; and stubs of the files that they name."""
+"""The official lists of the archives, where they are beside this checkout.
+
+And stubs of the files that they name.
+"""
 
 import shutil
 from collections.abc import Iterable
@@ -12,7 +15,9 @@ from tabular import write_photo
 from data_prep.sets import ave
 
 ARCHIVES = Path(__file__).parents[3] / "shared" / "data" / "archives"
-needs_archives = pytest.mark.skipif(not ARCHIVES.is_dir(), reason="the official lists are not beside this checkout")
+needs_archives = pytest.mark.skipif(
+    not ARCHIVES.is_dir(), reason="the official lists are not beside this checkout"
+)
 
 
 def put_stubs(stub: Path, paths: Iterable[Path]) -> None:
@@ -33,17 +38,28 @@ def stub_ave(raw: Path, videos: int) -> Path:
     copy_lists("AVE", raw)
     stub = raw / "stub.mp4"
     media.write_video(stub, 20, "mpeg4", sound=media.tone(2, 16000, 300), sound_rate=16000, fps=2)
-    listed = [line.split("&") for name in ave.LISTS.values() for line in (raw / name).read_text().splitlines()]
-    chosen = list(dict.fromkeys(cells[1] for cells in listed if cells[3] == "0"))[:: len(listed) // videos][:videos]
+    listed = [
+        line.split("&")
+        for name in ave.LISTS.values()
+        for line in (raw / name).read_text().splitlines()
+    ]
+    chosen = list(dict.fromkeys(cells[1] for cells in listed if cells[3] == "0"))[
+        :: len(listed) // videos
+    ][:videos]
     put_stubs(stub, [raw / "AVE" / f"{video}.mp4" for video in chosen])
     return raw
 
 
 def stub_cremad(raw: Path, clips: int, *, seen: bool = False) -> Path:
-    """Write the field's lists of CREMA-D and as many of their clips, all of them the same; ``seen``: with videos."""
+    """Write the field's lists of CREMA-D and as many of their clips, all of them the same.
+
+    ``seen``: with videos.
+    """
     copy_lists("CREMA-D", raw)
     listed = [
-        line.split(",")[0] for name in ("train", "test") for line in (raw / f"{name}.csv").read_text().splitlines()
+        line.split(",")[0]
+        for name in ("train", "test")
+        for line in (raw / f"{name}.csv").read_text().splitlines()
     ]
     chosen = listed[:: len(listed) // clips][:clips]
     soundfile.write(raw / "stub.wav", media.tone(1, 16000, 300), 16000)

@@ -1,4 +1,7 @@
-"""What tests compare against: the equations of the method in plain NumPy, one sample at a time, and tiny subjects."""
+"""What tests compare against.
+
+The equations of the method in plain NumPy, one sample at a time, and tiny subjects.
+"""
 
 import csv
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +13,14 @@ import torch
 from numpy.typing import NDArray
 
 from fedcmi_flwr.data.samples import Samples
-from fedcmi_flwr.data.schema import DatasetSpec, ModalitySpec, array_path, labels_path, samples_path, write_spec
+from fedcmi_flwr.data.schema import (
+    DatasetSpec,
+    ModalitySpec,
+    array_path,
+    labels_path,
+    samples_path,
+    write_spec,
+)
 from fedcmi_flwr.methods import LocalRound
 from fedcmi_flwr.methods.dominance import NOBODY, Dominance
 from fedcmi_flwr.models.multimodal import ModelSpec, MultimodalModel
@@ -34,8 +44,12 @@ def cross_entropy(logits: Array, labels: Array, rows: Array) -> float:
     return float(np.mean(losses)) if losses else 0.0
 
 
-def distillation(teacher: Array, student: Array, temperature: Array, rows: Array, scaled: bool) -> float:
-    """Return the mean over ``rows`` of -sum_c softmax(teacher / T) ln softmax(student / T), times T^2 if scaled."""
+def distillation(
+    teacher: Array, student: Array, temperature: Array, rows: Array, scaled: bool
+) -> float:
+    """Return the mean over ``rows`` of -sum_c softmax(teacher / T) ln softmax(student / T), times
+    T^2 if scaled.
+    """
     losses = []
     for index in range(len(teacher)):
         if rows[index]:
@@ -47,7 +61,9 @@ def distillation(teacher: Array, student: Array, temperature: Array, rows: Array
 
 
 def class_statistics(logits: Array, labels: Array, rows: Array) -> tuple[Array, Array]:
-    """Return, per class, the sum of true-class probabilities and the count, over the samples in ``rows``."""
+    """Return, per class, the sum of true-class probabilities and the count, over the samples in
+    ``rows``.
+    """
     total, count = np.zeros(logits.shape[1]), np.zeros(logits.shape[1], dtype=np.int64)
     for x, y, row in zip(logits, labels, rows, strict=True):
         if row:
@@ -67,12 +83,22 @@ def temperature(ratio: Sequence[float], kappa: float) -> list[float]:
 
 
 def decide(
-    total: Mapping[str, Array], count: Mapping[str, Array], kappa: float, dominant: str | None = None
+    total: Mapping[str, Array],
+    count: Mapping[str, Array],
+    kappa: float,
+    dominant: str | None = None,
 ) -> tuple[str | None, dict[str, list[float]], dict[str, list[float]]]:
     """Return the dominant modality, and r and T of each weak one, from sums and counts."""
     names = [name for name in count if sum(count[name]) > 0]
-    p = {n: [max(s / c, 1e-6) if c else np.nan for s, c in zip(total[n], count[n], strict=True)] for n in names}
-    classes = [c for c in range(len(next(iter(total.values())))) if all(not np.isnan(p[n][c]) for n in names)]
+    p = {
+        n: [max(s / c, 1e-6) if c else np.nan for s, c in zip(total[n], count[n], strict=True)]
+        for n in names
+    }
+    classes = [
+        c
+        for c in range(len(next(iter(total.values()))))
+        if all(not np.isnan(p[n][c]) for n in names)
+    ]
     if len(names) < 2 or not classes:
         return None, {}, {}
     scores = {n: sum(np.log(p[n][c]) for c in classes) / len(classes) for n in names}
@@ -82,7 +108,10 @@ def decide(
 
 
 def fill(u: Array, q: Array, present: Array) -> Array:
-    """Return the fusion slots: u where present, else the mean of the q of what is present, else zeros."""
+    """Return the fusion slots.
+
+    U where present, else the mean of the q of what is present, else zeros.
+    """
     slots = np.array(u)
     for b in range(u.shape[0]):
         others = [q[b, m] for m in range(u.shape[1]) if present[b, m]]
@@ -95,7 +124,10 @@ def fill(u: Array, q: Array, present: Array) -> Array:
 def weighted_mean(arrays: Sequence[Array], weights: Sequence[float]) -> Array:
     """Return sum_k n_k w_k / sum_k n_k, element by element."""
     flat = [array.ravel() for array in arrays]
-    mean = [sum(n * w[i] for n, w in zip(weights, flat, strict=True)) / sum(weights) for i in range(flat[0].size)]
+    mean = [
+        sum(n * w[i] for n, w in zip(weights, flat, strict=True)) / sum(weights)
+        for i in range(flat[0].size)
+    ]
     return np.array(mean).reshape(arrays[0].shape)
 
 
@@ -110,7 +142,10 @@ def model(
     seed: int = 0,
     **changes: object,
 ) -> MultimodalModel:
-    """Return a tiny model in double precision: D = 4, C = 3; ``changes`` are fields of ModelSpec."""
+    """Return a tiny model in double precision: D = 4, C = 3.
+
+    ``changes`` are fields of ModelSpec.
+    """
     names = tuple(modalities)
     fields: dict[str, Any] = {
         "modalities": names, "num_classes": 3, "embedding_dim": 4, "encoders": dict.fromkeys(names, "small-cnn"),
@@ -121,9 +156,15 @@ def model(
 
 
 def batch(
-    present: Sequence[Sequence[int]], owned: Sequence[int] = (0, 1), seed: int = 0, names: Sequence[str] = ()
+    present: Sequence[Sequence[int]],
+    owned: Sequence[int] = (0, 1),
+    seed: int = 0,
+    names: Sequence[str] = (),
 ) -> Batch:
-    """Return a random batch; ``present`` [batch][modalities] is over the federation, ``owned`` indexes its columns."""
+    """Return a random batch.
+
+    ``present`` [batch][modalities] is over the federation, ``owned`` indexes its columns.
+    """
     names = names or ("audio", "visual", "touch")
     generator, mask = torch.Generator().manual_seed(seed), torch.tensor(present, dtype=torch.bool)
     values = {}
@@ -144,7 +185,10 @@ def samples(count: int, modalities: Sequence[str] = ("audio", "visual"), seed: i
 
 
 def local_round(subject: MultimodalModel, **changes: object) -> LocalRound:
-    """Return what a node knows in a round, for a model that is the received one; ``changes`` are its fields."""
+    """Return what a node knows in a round, for a model that is the received one.
+
+    ``changes`` are its fields.
+    """
     fields: dict[str, Any] = {
         "owned": subject.owned,
         "unimodal": len(subject.owned) == 1 < len(subject.spec.modalities),
@@ -161,7 +205,9 @@ def local_round(subject: MultimodalModel, **changes: object) -> LocalRound:
 
 def decision(dominant: str | None, **temperatures: Sequence[float]) -> Dominance:
     """Return a server's decision as it arrives on a node."""
-    return Dominance(dominant, {}, {name: torch.tensor(value) for name, value in temperatures.items()})
+    return Dominance(
+        dominant, {}, {name: torch.tensor(value) for name, value in temperatures.items()}
+    )
 
 
 Change = Callable[[dict[str, Any]], None]
@@ -180,9 +226,12 @@ def prepare(
     signal: float = 1.0,
     change: Change | None = None,
 ) -> Path:
-    """Write a prepared directory of images whose mean tells the class; ``present`` is [samples] per modality.
+    """Write a prepared directory of images whose mean tells the class.
 
-    Labels go round the classes; sample i belongs to group i % 5. ``change`` edits the fields of ``dataset.json``.
+    ``present`` is [samples] per modality.
+
+    Labels go round the classes; sample i belongs to group i % 5. ``change`` edits the fields of
+    ``dataset.json``.
     """
     splits = {"train": present, "test": test_present or present}
     for split, masks in splits.items():
@@ -192,7 +241,10 @@ def prepare(
         np.save(labels_path(directory, split), labels)
         for name, mask in masks.items():
             values = rng.normal(size=(count, *SHAPE)) + signal * labels.reshape(-1, 1, 1, 1)
-            np.save(array_path(directory, split, name), (values * mask.reshape(-1, 1, 1, 1)).astype(np.float32))
+            np.save(
+                array_path(directory, split, name),
+                (values * mask.reshape(-1, 1, 1, 1)).astype(np.float32),
+            )
         with samples_path(directory, split).open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["id", "label", "group", "modalities", "source"])

@@ -10,8 +10,12 @@ BUILD = "import sys; from hatchling.build import build_wheel; build_wheel(sys.ar
 
 
 def install(directory: Path) -> Path:
-    """Return a directory for ``sys.path`` that holds my_package and the metadata with its entry points."""
-    subprocess.run([sys.executable, "-c", BUILD, str(directory)], cwd=EXAMPLE, check=True, capture_output=True)
+    """Return a directory for ``sys.path`` that holds my_package and the metadata with its entry
+    points.
+    """
+    subprocess.run(
+        [sys.executable, "-c", BUILD, str(directory)], cwd=EXAMPLE, check=True, capture_output=True
+    )
     (wheel,) = directory.glob("*.whl")
     site = directory / "site"
     with zipfile.ZipFile(wheel) as archive:

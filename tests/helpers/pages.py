@@ -42,7 +42,7 @@ def page_of(directory: Path, out: Path) -> Page:
     return Page(write_report(directory, out))
 
 
-def edit_config(directory: Path, **changes: Any) -> None:  # noqa: ANN401
+def edit_config(directory: Path, **changes: Any) -> None:
     """Give keys of a run's config.json other values."""
     path = directory / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
@@ -53,7 +53,9 @@ def edit_records(directory: Path, change: Callable[[dict[str, Any]], None]) -> N
     records = read_metrics(directory)
     for record in records:
         change(record)
-    (directory / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    (directory / "metrics.jsonl").write_text(
+        "".join(json.dumps(record) + "\n" for record in records)
+    )
 
 
 def cut(path: Path) -> None:

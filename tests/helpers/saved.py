@@ -20,11 +20,15 @@ NOTES: dict[str, Any] = {"round": 3, "run-config": {"view-size": 0, "view-frames
                          "infiltration-votes": 0.5}  # fmt: skip
 
 
-def save(path: Path, inputs: Sequence[ModalitySpec], notes: Mapping[str, Any] | None = None, **spec: Any) -> Path:  # noqa: ANN401
+def save(
+    path: Path, inputs: Sequence[ModalitySpec], notes: Mapping[str, Any] | None = None, **spec: Any
+) -> Path:
     """Write a model with random weights and statistics; ``spec`` changes its architecture."""
     names = tuple(modality.name for modality in inputs)
     encoders = {name: ENCODERS[name] for name in names}
-    options = {name: kinds.TINY[encoder] for name, encoder in encoders.items() if encoder in kinds.TINY}
+    options = {
+        name: kinds.TINY[encoder] for name, encoder in encoders.items() if encoder in kinds.TINY
+    }
     plain: dict[str, Any] = {"encoders": encoders, "options": options, "projector": "linear"}
     plain |= {"fusion": "concat", "structure": "two-projectors"}
     described = ModelSpec(names, len(CLASSES), 6, **{**plain, **spec})
@@ -35,5 +39,7 @@ def save(path: Path, inputs: Sequence[ModalitySpec], notes: Mapping[str, Any] | 
             buffer.copy_(0.1 * torch.randn_like(buffer))
         if name.endswith("running_var"):
             buffer.copy_(0.5 + torch.rand_like(buffer))
-    save_model(path, to_arrays(model.state_dict()), described, inputs, CLASSES, {**NOTES, **(notes or {})})
+    save_model(
+        path, to_arrays(model.state_dict()), described, inputs, CLASSES, {**NOTES, **(notes or {})}
+    )
     return path

@@ -1,4 +1,7 @@
-"""Sites of a deployment for tests: a kit on free ports, a SuperLink that is a list, and the kit's own proxy."""
+"""Sites of a deployment for tests.
+
+A kit on free ports, a SuperLink that is a list, and the kit's own proxy.
+"""
 
 import os
 import shutil
@@ -19,7 +22,13 @@ import pytest
 from server_app.deploy.control import RegisteredNode, pem
 from server_app.deploy.deployment import Deployment, Device
 from server_app.deploy.kit import write_kit
-from server_app.deploy.proxy import CONFIGURATION, INNER, nginx_command, nginx_configuration, nginx_program
+from server_app.deploy.proxy import (
+    CONFIGURATION,
+    INNER,
+    nginx_command,
+    nginx_configuration,
+    nginx_program,
+)
 from server_app.deploy.site import Site
 from server_app.launch.flower_cli import FlowerRunError, free_port
 
@@ -30,7 +39,10 @@ SYSTEM = "/usr/sbin"
 
 
 def require(program: str, package: str) -> None:
-    """Skip a test that needs a program which this machine lacks; fail it where all tests have to run."""
+    """Skip a test that needs a program which this machine lacks.
+
+    Fail it where all tests have to run.
+    """
     if shutil.which(program, path=f"{os.environ['PATH']}:{SYSTEM}") is None:
         say = pytest.fail if os.environ.get("CI") else pytest.skip
         say(f"{program} is not installed: apt-get install {package}")
@@ -67,7 +79,9 @@ class FakeControl:
         """Return all, online."""
         if self.away:
             raise FlowerRunError("the SuperLink does not answer")
-        return [RegisteredNode(number, key, True, time.time()) for number, key in self._nodes.items()]
+        return [
+            RegisteredNode(number, key, True, time.time()) for number, key in self._nodes.items()
+        ]
 
     def register(self, public_key: str, name: str) -> int:
         """Take each key once, as the real one."""
@@ -135,20 +149,29 @@ class Proxied:
 
 @contextmanager
 def proxied(root: Path, secure: bool = True, nodes: int = 2) -> Iterator[Proxied]:
-    """Start a site's proxy as its unit does, with security before a stand-in of the SuperLink; both stop at the end."""
+    """Start a site's proxy as its unit does, with security before a stand-in of the SuperLink.
+
+    Both stop at the end.
+    """
     require("nginx", "nginx-light")
     site = make_site(root, secure, nodes)
     places = (site.state, site.state, site.address, site.superlink, site.registrar)
-    text = nginx_configuration(site.deployment, *places, workers="root" if os.geteuid() == 0 else "")
+    text = nginx_configuration(
+        site.deployment, *places, workers="root" if os.geteuid() == 0 else ""
+    )
     (site.state / CONFIGURATION).write_text(text, encoding="utf-8")
     log = root / "proxy.log"
     with log.open("wb") as output:
-        process = subprocess.Popen([nginx_program(), *nginx_command(site.state)[1:]], stdout=output, stderr=output)
+        process = subprocess.Popen(
+            [nginx_program(), *nginx_command(site.state)[1:]], stdout=output, stderr=output
+        )
     trust = ssl.create_default_context(cafile=site.authority) if secure else True
     scheme = "https" if secure else "http"
     try:
         with (
-            httpx.Client(base_url=f"{scheme}://{site.address}", verify=trust, trust_env=False) as client,
+            httpx.Client(
+                base_url=f"{scheme}://{site.address}", verify=trust, trust_env=False
+            ) as client,
             _stand_in(site) if secure else nullcontext(),
         ):
             started = Proxied(site, client, log)

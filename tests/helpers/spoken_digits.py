@@ -25,7 +25,9 @@ def write_wav(path: Path, rate: int = 8000, samples: int = 2000, gain: float = 0
 
 
 def write_avmnist(raw: Path, indices: Sequence[int] = INDICES, images: int = 120) -> None:
-    """Write an archive of 10 digits and 2 speakers; image i shows digit i % 10, and its first pixel is i.
+    """Write an archive of 10 digits and 2 speakers.
+
+    Image i shows digit i % 10, and its first pixel is i.
 
     Unless told otherwise it has 40 test recordings and 60 others, and 12 images of a digit.
     """
@@ -33,7 +35,9 @@ def write_avmnist(raw: Path, indices: Sequence[int] = INDICES, images: int = 120
     for digit in range(10):
         for speaker in ("ann", "bob"):
             for index in indices:
-                write_wav(raw / "recordings" / f"{digit}_{speaker}_{index}.wav", samples=1500 + 10 * index)
+                write_wav(
+                    raw / "recordings" / f"{digit}_{speaker}_{index}.wav", samples=1500 + 10 * index
+                )
     pixels = np.zeros((images, 28, 28), np.uint8)
     pixels[:, 0, 0] = np.arange(images)
     write_idx(raw / "t10k-images-idx3-ubyte.gz", pixels)

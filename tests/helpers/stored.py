@@ -31,16 +31,31 @@ class StoredSplit:
         """Return the samples; their jobs are their stored values."""
         samples = []
         for row, sample in enumerate(self.ids):
-            has = [name for name in self.arrays if name not in self.present or self.present[name][row]]
+            has = [
+                name for name in self.arrays if name not in self.present or self.present[name][row]
+            ]
             jobs = {name: self.arrays[name][row] for name in has}
             sources = {name: self.sources[name][row] for name in has}
-            samples.append(Planned(sample, int(self.labels[row]), self.groups[row], split, jobs, sources))
+            samples.append(
+                Planned(sample, int(self.labels[row]), self.groups[row], split, jobs, sources)
+            )
         return samples
 
 
-def store(out: Path, spec: DatasetSpec, splits: Mapping[str, StoredSplit], excluded: Sequence[Exclusion] = ()) -> Path:
-    """Make a prepared directory with the names, normalisation and settings of ``spec``; samples are counted anew."""
-    streams = [Stream(m.name, m.kind, m.shape, m.dtype, np.asarray, {}, (m.mean, m.std)) for m in spec.modalities]
+def store(
+    out: Path,
+    spec: DatasetSpec,
+    splits: Mapping[str, StoredSplit],
+    excluded: Sequence[Exclusion] = (),
+) -> Path:
+    """Make a prepared directory with the names, normalisation and settings of ``spec``.
+
+    Samples are counted anew.
+    """
+    streams = [
+        Stream(m.name, m.kind, m.shape, m.dtype, np.asarray, {}, (m.mean, m.std))
+        for m in spec.modalities
+    ]
     samples = [sample for name, split in splits.items() for sample in split.planned(name)]
     plan = Plan(spec.classes, streams, samples, excluded, spec.tools)
     return prepare_plan(out, spec.name, spec.settings, lambda: plan)

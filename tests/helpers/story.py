@@ -1,9 +1,11 @@
-"""A bad day of a deployment: real processes on loopback, with TLS and node authentication, started as a user does.
+"""A bad day of a deployment.
 
-The commands are those of server_app/deploy/README.md: ``fedcmi deploy init deployment --nodes nodes.toml``,
-``fedcmi deploy up deployment``, ``fedcmi deploy run deployment --run-dir runs/edge``,
-``fedcmi deploy status deployment``, ``fedcmi deploy run deployment --run-dir runs/edge --resume`` and
-``fedcmi deploy down deployment``.
+Real processes on loopback, with TLS and node authentication, started as a user does.
+
+The commands are those of server_app/deploy/README.md: ``fedcmi deploy init deployment --nodes
+nodes.toml``, ``fedcmi deploy up deployment``, ``fedcmi deploy run deployment --run-dir
+runs/edge``, ``fedcmi deploy status deployment``, ``fedcmi deploy run deployment --run-dir
+runs/edge --resume`` and ``fedcmi deploy down deployment``.
 
 What happens in the six rounds:
 
@@ -35,13 +37,26 @@ from server_app.deploy import processes, services
 from server_app.deploy.certificates import make_node_key, new_authority
 from server_app.deploy.deployment import Device
 from server_app.deploy.rehearsal import site_of
-from server_app.launch.flower_cli import CONNECTION, ask, connection_file, flower_environment, free_port, program
+from server_app.launch.flower_cli import (
+    CONNECTION,
+    ask,
+    connection_file,
+    flower_environment,
+    free_port,
+    program,
+)
 from server_app.launch.run_log import tail
 from server_app.run.directory import read_metrics
 
 REPOSITORY = Path(__file__).parents[2]
 ROUNDS = 6
-SETTINGS = {"num-server-rounds": ROUNDS, "local-epochs": 3, "batch-size": 4, "lr": 0.005, "round-timeout": 300.0}
+SETTINGS = {
+    "num-server-rounds": ROUNDS,
+    "local-epochs": 3,
+    "batch-size": 4,
+    "lr": 0.005,
+    "round-timeout": 300.0,
+}
 """Steps enough that a process can be killed while it trains."""
 LONG = 900.0
 """Seconds that nothing takes, on a busy machine either."""
@@ -85,7 +100,9 @@ class Story:
 
     def tell(self) -> None:
         """Do it all."""
-        (self.root / "nodes.toml").write_text(edges.nodes_toml(self.data, self.parts), encoding="utf-8")
+        (self.root / "nodes.toml").write_text(
+            edges.nodes_toml(self.data, self.parts), encoding="utf-8"
+        )
         self.fedcmi("fedcmi deploy init deployment --nodes nodes.toml")
         self.fedcmi("fedcmi deploy up deployment --without edge-visual")
         settings = " ".join(f"--set {key}={value}" for key, value in SETTINGS.items())
@@ -94,7 +111,9 @@ class Story:
         wrong = self.begin_with_a_wrong_authority()
         self.kill_while_they_train()
         self.end(wrong, 1)
-        shutil.copyfile(self.kit / "server" / "ca.crt", self.home / "edge-visual" / "device" / "ca.crt")
+        shutil.copyfile(
+            self.kit / "server" / "ca.crt", self.home / "edge-visual" / "device" / "ca.crt"
+        )
         self.fedcmi("fedcmi deploy up deployment --only edge-visual")
         self.wait_for_round(2)
         description = self.parts["edge-both-2"] / "dataset.json"
@@ -117,7 +136,9 @@ class Story:
         self.end(resumed, 0)
         self.status = self.fedcmi("fedcmi deploy status deployment --json")
         self.fedcmi("fedcmi deploy revoke deployment edge-both-2")
-        self.wait("the revoked device's end", lambda: "the SuperNode ended" in self.log("edge-both-2"))
+        self.wait(
+            "the revoked device's end", lambda: "the SuperNode ended" in self.log("edge-both-2")
+        )
         self.attack()
         self.interrupt_a_run()
         self.stranger_ended = processes.pid_of(self.home / "stranger") is None
@@ -125,14 +146,25 @@ class Story:
         self.fedcmi("fedcmi deploy down deployment")
 
     def all_are_back(self, since: float) -> bool:
-        """Return whether the SuperLink has heard every device since a moment: two are enough for a run to go on."""
+        """Return whether the SuperLink has heard every device since a moment.
+
+        Two are enough for a run to go on.
+        """
         known = site_of(self.kit).registered()
-        return all(name in known and known[name].online and known[name].last_seen > since for name in edges.EDGES)
+        return all(
+            name in known and known[name].online and known[name].last_seen > since
+            for name in edges.EDGES
+        )
 
     def interrupt_a_run(self) -> None:
         """Begin another run and end its command while it trains."""
-        run = self.begin("fedcmi deploy run deployment --run-dir runs/interrupted", "interrupted-run")
-        self.wait("its first round", (self.root / "runs" / "interrupted" / "checkpoints" / "round-000001").is_dir)
+        run = self.begin(
+            "fedcmi deploy run deployment --run-dir runs/interrupted", "interrupted-run"
+        )
+        self.wait(
+            "its first round",
+            (self.root / "runs" / "interrupted" / "checkpoints" / "round-000001").is_dir,
+        )
         second = self.begin("fedcmi deploy run deployment --run-dir runs/second", "second-run")
         self.end(second, 1)
         run.terminate()
@@ -140,7 +172,9 @@ class Story:
         self.runs = ask(flower_environment(self.home / "superlink"), "list", CONNECTION)["runs"]
 
     def kill_while_they_train(self) -> None:
-        """Kill all of edge-audio, and the client's process of edge-both, each when it trains in round 2."""
+        """Kill all of edge-audio, and the client's process of edge-both, each when it trains in
+        round 2.
+        """
         waiting = {"edge-audio": "", "edge-both": "flwr-clientapp"}
 
         def all_are_killed() -> bool:
@@ -169,19 +203,35 @@ class Story:
         return f"127.0.0.1:{json.loads((self.home / 'ports.json').read_text())['proxy']}"
 
     def attack(self) -> None:
-        """Try what somebody can who has all files of a device: to come back with a fresh key, and to submit a run."""
+        """Try what somebody can who has all files of a device.
+
+        To come back with a fresh key, and to submit a run.
+        """
         home, app = self.root / "attacker", self.root / "evil-app"
         home.mkdir()
         app.mkdir()
         make_node_key(home, "fresh")
         authority = self.home / "edge-both-2" / "device" / "ca.crt"
-        (home / "config.toml").write_text(connection_file(self.address(), authority), encoding="utf-8")
+        (home / "config.toml").write_text(
+            connection_file(self.address(), authority), encoding="utf-8"
+        )
         (app / "pyproject.toml").write_text(EVIL_PROJECT, encoding="utf-8")
         (app / "evil.py").write_text("app = None\n", encoding="utf-8")
-        register = ["supernode", "register", str(home / "key.pub"), CONNECTION, "--name", "edge-both-2"]
+        register = [
+            "supernode",
+            "register",
+            str(home / "key.pub"),
+            CONNECTION,
+            "--name",
+            "edge-both-2",
+        ]
         for name, command in (("register", register), ("submit", ["run", str(app), CONNECTION])):
             done = subprocess.run(
-                [program("flwr"), *command], env=flower_environment(home), capture_output=True, text=True, timeout=LONG
+                [program("flwr"), *command],
+                env=flower_environment(home),
+                capture_output=True,
+                text=True,
+                timeout=LONG,
             )
             self.attacks[name] = done.stdout + done.stderr
 
@@ -191,12 +241,16 @@ class Story:
         make_node_key(self.stranger, "stranger")
         shutil.copyfile(self.kit / "server" / "ca.crt", self.stranger / "ca.crt")
         node = Device("stranger", 4, ("audio",), str(self.parts["edge-audio"]))
-        command = services.supernode_command(True, node.config, self.stranger, self.address(), free_port())
+        command = services.supernode_command(
+            True, node.config, self.stranger, self.address(), free_port()
+        )
         environment = flower_environment(self.stranger)
         processes.start(self.home / "stranger", [program(command[0]), *command[1:]], environment)
 
     def begin_with_a_wrong_authority(self) -> subprocess.Popen[bytes]:
-        """Have edge-visual join as its guide says, and begin to start it with the certificate of somebody else."""
+        """Have edge-visual join as its guide says, and begin to start it with the certificate of
+        somebody else.
+        """
         token = self.fedcmi("fedcmi deploy token deployment edge-visual").strip()
         device = self.home / "edge-visual" / "device"
         self.fedcmi(f"fedcmi deploy join {token} --home '{device}'")
@@ -217,7 +271,9 @@ class Story:
     def end(self, process: subprocess.Popen[bytes], status: int) -> None:
         """Wait for a command's end, which must have this status."""
         self.wait(f"the end of {process.args}", lambda: process.poll() is not None)
-        assert process.returncode == status, self.said(f"{process.args} ended with {process.returncode}")
+        assert process.returncode == status, self.said(
+            f"{process.args} ended with {process.returncode}"
+        )
 
     def fedcmi(self, command: str) -> str:
         """Run a command, which must succeed, and return its output."""
@@ -235,10 +291,15 @@ class Story:
         self.wait(f"round {number}", is_written)
 
     def wait(self, what: str, is_so: Callable[[], bool]) -> None:
-        """Wait for something, with a bound; say what the processes printed when it does not come."""
+        """Wait for something, with a bound.
+
+        Say what the processes printed when it does not come.
+        """
         deadline = time.monotonic() + LONG
         while not is_so():
-            assert time.monotonic() < deadline, self.said(f"{what} did not come within {LONG:.0f} s")
+            assert time.monotonic() < deadline, self.said(
+                f"{what} did not come within {LONG:.0f} s"
+            )
             time.sleep(0.1)
 
     def said(self, problem: str) -> str:
@@ -260,7 +321,12 @@ class Story:
             process.kill()
             process.wait()
         if (self.kit / "deployment.json").is_file():
-            subprocess.run([*FEDCMI, "deploy", "down", str(self.kit)], env=ENVIRONMENT, check=True, timeout=LONG)
+            subprocess.run(
+                [*FEDCMI, "deploy", "down", str(self.kit)],
+                env=ENVIRONMENT,
+                check=True,
+                timeout=LONG,
+            )
         processes.stop(self.home / "stranger")
 
 

@@ -1,4 +1,7 @@
-"""Small archives with tables and real media: CrisisMMD in exactly its layout, and a manifest of three modalities."""
+"""Small archives with tables and real media.
+
+CrisisMMD in exactly its layout, and a manifest of three modalities.
+"""
 
 import csv
 from pathlib import Path
@@ -29,7 +32,9 @@ def write_tokenizer(directory: Path) -> Path:
     return directory
 
 
-def write_photo(path: Path, color: tuple[int, int, int], size: tuple[int, int] = (64, 48), seed: int = 0) -> None:
+def write_photo(
+    path: Path, color: tuple[int, int, int], size: tuple[int, int] = (64, 48), seed: int = 0
+) -> None:
     """Write an image of one colour with some noise; JPEG or PNG, as the suffix says."""
     path.parent.mkdir(parents=True, exist_ok=True)
     noise = np.random.default_rng(seed).integers(-8, 9, (size[1], size[0], 3))
@@ -38,7 +43,9 @@ def write_photo(path: Path, color: tuple[int, int, int], size: tuple[int, int] =
 
 def crisismmd_row(tweet: int, number: int, label: str, text: str) -> dict[str, str]:
     """Return a row of a split file."""
-    event, date = ("hurricane_harvey", "9_9_2017") if tweet % 2 else ("california_wildfires", "10_10_2017")
+    event, date = (
+        ("hurricane_harvey", "9_9_2017") if tweet % 2 else ("california_wildfires", "10_10_2017")
+    )
     image_id = f"{tweet}_{number}"
     labels = {column: label for column in CRISISMMD_COLUMNS if column.startswith("label")}
     image = f"data_image/{event}/{date}/{image_id}.jpg"
@@ -54,22 +61,35 @@ def crisismmd_row(tweet: int, number: int, label: str, text: str) -> dict[str, s
 def write_split(raw: Path, name: str, rows: list[dict[str, str]], end: str = "\n") -> Path:
     """Write a split file, without quoting."""
     path = raw / f"task_informative_text_img_agreed_lab_{name}.tsv"
-    lines = ["\t".join(CRISISMMD_COLUMNS), *("\t".join(row[column] for column in CRISISMMD_COLUMNS) for row in rows)]
+    lines = [
+        "\t".join(CRISISMMD_COLUMNS),
+        *("\t".join(row[column] for column in CRISISMMD_COLUMNS) for row in rows),
+    ]
     path.write_bytes((end.join(lines) + end).encode())
     return path
 
 
 def crisismmd_rows(count: int, start: int, multiple: int = 4) -> list[dict[str, str]]:
-    """Return rows of ``count`` tweets, both classes in turn; every ``multiple``-th has two images."""
+    """Return rows of ``count`` tweets, both classes in turn.
+
+    Every ``multiple``-th has two images.
+    """
     rows = []
     for tweet in range(start, start + count):
         label, texts = (("informative", NEWS), ("not_informative", CHATTER))[tweet % 2]
-        rows += [crisismmd_row(tweet, n, label, texts[tweet % 3]) for n in range(2 if tweet % multiple == 0 else 1)]
+        rows += [
+            crisismmd_row(tweet, n, label, texts[tweet % 3])
+            for n in range(2 if tweet % multiple == 0 else 1)
+        ]
     return rows
 
 
-def write_crisismmd(raw: Path, train: int = 24, dev: int = 6, test: int = 8) -> dict[str, list[dict[str, str]]]:
-    """Write an archive whose every row can be used; return the rows of each split file (train, dev, test).
+def write_crisismmd(
+    raw: Path, train: int = 24, dev: int = 6, test: int = 8
+) -> dict[str, list[dict[str, str]]]:
+    """Write an archive whose every row can be used.
+
+    Return the rows of each split file (train, dev, test).
 
     Parameters
     ----------
@@ -102,8 +122,9 @@ MANIFEST_MODALITIES = {"photo": "image", "motion": "series", "voice": "audio"}
 def write_manifest(raw: Path, count: int = 60) -> Path:
     """Write three modalities and their manifest ``samples.csv``; return its path.
 
-    Labels are "fall" and "walk" in turn. A third is for testing; of ten samples one has no voice, one no motion and one
-    no photo. A series of "fall" rises, of "walk" it swings; a voice of "fall" is higher.
+    Labels are "fall" and "walk" in turn. A third is for testing; of ten samples one has no
+    voice, one no motion and one no photo. A series of "fall" rises, of "walk" it swings; a voice
+    of "fall" is higher.
     """
     rows = []
     for number in range(count):
@@ -113,7 +134,12 @@ def write_manifest(raw: Path, count: int = 60) -> Path:
         missing = {2: "voice", 5: "motion", 7: "photo"}.get(number % 10)
         cells |= {missing: ""} if missing else {}
         if cells["photo"]:
-            write_photo(raw / cells["photo"], (200, 90, 30) if falls else (30, 90, 200), (40, 30), seed=number)
+            write_photo(
+                raw / cells["photo"],
+                (200, 90, 30) if falls else (30, 90, 200),
+                (40, 30),
+                seed=number,
+            )
         if cells["motion"]:
             _write_motion(raw / cells["motion"], falls, 40 + number)
         if cells["voice"]:

@@ -1,6 +1,9 @@
-"""A data set of text files, for the tests of the pipeline: a file holds one number, its row is that number and more.
+"""A data set of text files, for the tests of the pipeline.
 
-``python toy_archive.py RAW OUT WORKERS MAX_BAD`` prepares it, and kills itself with -9 where a file says so.
+A file holds one number, its row is that number and more.
+
+``python toy_archive.py RAW OUT WORKERS MAX_BAD`` prepares it, and kills itself with -9 where a
+file says so.
 """
 
 import os
@@ -56,7 +59,9 @@ def plan(raw: Path) -> Plan:
         found = {name: file for name, file in files.items() if file.exists()}
         jobs = {name: (str(file), 10.0) for name, file in found.items()}
         sources = {name: file.name for name, file in found.items()}
-        samples.append(Planned(path.stem, number % 2, f"g{number % 4}", SPLITS[number % 3], jobs, sources))
+        samples.append(
+            Planned(path.stem, number % 2, f"g{number % 4}", SPLITS[number % 3], jobs, sources)
+        )
     streams = [
         Stream("sound", "series", (1, 2), "float32", decode, {"maker": "toy"}, MEASURED),
         Stream("touch", "series", (1, 2), "float16", decode, {"maker": "toy"}),
@@ -70,4 +75,6 @@ def prepare_toys(raw: Path, out: Path, execution: Execution = SERIAL) -> Path:
 
 
 if __name__ == "__main__":
-    prepare_toys(Path(sys.argv[1]), Path(sys.argv[2]), Execution(int(sys.argv[3]), int(sys.argv[4])))
+    prepare_toys(
+        Path(sys.argv[1]), Path(sys.argv[2]), Execution(int(sys.argv[3]), int(sys.argv[4]))
+    )

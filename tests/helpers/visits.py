@@ -1,4 +1,7 @@
-"""Which files a call visits, in order: what a reader opens who follows one message through the code."""
+"""Which files a call visits, in order.
+
+What a reader opens who follows one message through the code.
+"""
 
 import sys
 from collections.abc import Callable
@@ -21,15 +24,19 @@ def visited(call: Callable[[], object], *rooms: str) -> list[str]:
 
     Returns
     -------
-    Paths below the checkout; several entries in a row are one visit. A return to a file is none, nor is what a file
-    calls of itself, nor a comprehension.
+    Paths below the checkout; several entries in a row are one visit. A return to a file is none,
+    nor is what a file calls of itself, nor a comprehension.
     """
     files: list[str] = []
     prefixes = tuple(f"{ROOT / room}/" for room in rooms)
 
-    def note(frame: FrameType, event: str, _: Any) -> None:  # noqa: ANN401
+    def note(frame: FrameType, event: str, _: Any) -> None:
         code, caller = frame.f_code, _caller(frame)
-        if event != "call" or not code.co_filename.startswith(prefixes) or code.co_name.startswith("<"):
+        if (
+            event != "call"
+            or not code.co_filename.startswith(prefixes)
+            or code.co_name.startswith("<")
+        ):
             return
         if caller is not None and caller.f_code.co_filename == code.co_filename:
             return
@@ -49,6 +56,8 @@ def visited(call: Callable[[], object], *rooms: str) -> list[str]:
 def _caller(frame: FrameType) -> FrameType | None:
     """Return who called a function, past the checks of its shapes that the tests put around it."""
     caller = frame.f_back
-    while caller is not None and ("jaxtyping" in caller.f_code.co_filename or "beartype" in caller.f_code.co_filename):
+    while caller is not None and (
+        "jaxtyping" in caller.f_code.co_filename or "beartype" in caller.f_code.co_filename
+    ):
         caller = caller.f_back
     return caller

@@ -1,4 +1,7 @@
-"""Small finished runs and a small finished bench to make reports of; tests that change one copy it."""
+"""Small finished runs and a small finished bench to make reports of.
+
+Tests that change one copy it.
+"""
 
 import shutil
 from pathlib import Path
@@ -13,15 +16,22 @@ from server_app.launch.start import resolve, run_in_process
 LIGHT = {"num-server-rounds": 3, "local-epochs": 1, "multimodal-ratio": 0.5, "fraction-train": 0.34}
 
 
-def _run(directory: Path, data: Path, **changes: Any) -> Path:  # noqa: ANN401
+def _run(directory: Path, data: Path, **changes: Any) -> Path:
     raw = resolve(None, {**LIGHT, "data": str(data), **changes}, [f"run-dir={directory}"])
     return run_in_process(raw, 6, client_app, lambda line: None)
 
 
 @pytest.fixture(scope="session")
 def plus_run(tmp_path_factory: pytest.TempPathFactory, av_digits_dir: Path) -> Path:
-    """Return a run of FedCMI+ with 6 nodes, of which 2 are sampled in a round and all evaluate after the last two."""
-    evaluation = {"fraction-evaluate": 1.0, "evaluate-from": 2, "node-test": "own-distribution", "personal-epochs": 1}
+    """Return a run of FedCMI+ with 6 nodes, of which 2 are sampled in a round and all evaluate
+    after the last two.
+    """
+    evaluation = {
+        "fraction-evaluate": 1.0,
+        "evaluate-from": 2,
+        "node-test": "own-distribution",
+        "personal-epochs": 1,
+    }
     return _run(tmp_path_factory.mktemp("report") / "plus", av_digits_dir, **evaluation)
 
 
@@ -37,7 +47,16 @@ def bench_dir(tmp_path_factory: pytest.TempPathFactory, av_digits_dir: Path) -> 
     directory = tmp_path_factory.mktemp("report")
     recipe = directory / "small.toml"
     recipe.write_text("local-epochs = 1\nnum-server-rounds = 2\n")
-    chosen = ["--methods", "fedavg,fedcmi-plus", "--seeds", "2", "--num-nodes", "4", "--data", av_digits_dir]
+    chosen = [
+        "--methods",
+        "fedavg,fedcmi-plus",
+        "--seeds",
+        "2",
+        "--num-nodes",
+        "4",
+        "--data",
+        av_digits_dir,
+    ]
     done = commands.fedcmi("bench", recipe, "--out", directory / "bench", *chosen)
     assert done.exit_code == 0, done.output
     return directory / "bench"

@@ -1,6 +1,7 @@
 """Encoders E_m: one sample of a modality -> z_m in R^D, by the name a run configuration gives.
 
-One from outside is found by its entry point or import path (``lookup.py``) and gets the same arguments.
+One from outside is found by its entry point or import path (``lookup.py``) and gets the same
+arguments.
 """
 
 from collections.abc import Callable, Mapping
@@ -39,7 +40,10 @@ def _accept(found: Any) -> type[Encoder]:  # noqa: ANN401
     if not (isinstance(found, type) and issubclass(found, Encoder)):
         raise TypeError("an encoder is a class derived from fedcmi_flwr.Encoder.")
     if not found.kinds or not set(found.kinds) <= set(AXES):
-        raise TypeError(f"its kinds are {found.kinds!r}, and must say what it reads: one or more of {list(AXES)}.")
+        raise TypeError(
+            f"its kinds are {found.kinds!r}, and must say what it reads: one or more of "
+            f"{list(AXES)}."
+        )
     return found
 
 
@@ -67,10 +71,11 @@ def build_encoder(
     normalization
         One of NORMALIZATIONS.
     options
-        What differs from the named architecture: the arguments of its class, from the ``config.json`` beside
-        pretrained weights.
+        What differs from the named architecture: the arguments of its class, from the
+        ``config.json`` beside pretrained weights.
     frozen
-        Whether the trunk is frozen; the output layer is linear then, so that something of the branch is trained.
+        Whether the trunk is frozen; the output layer is linear then, so that something of the
+        branch is trained.
 
     Returns
     -------
@@ -79,8 +84,8 @@ def build_encoder(
     Raises
     ------
     ValueError
-        Unknown name, normalization or options, an encoder that cannot read this kind of modality, or one whose package
-        is missing.
+        Unknown name, normalization or options, an encoder that cannot read this kind of
+        modality, or one whose package is missing.
     """
     found = find(ENCODER, name)
     if normalization not in NORMALIZATIONS:
@@ -88,14 +93,16 @@ def build_encoder(
     if modality.kind not in found.kinds or len(modality.shape) != len(AXES[modality.kind]):
         shapes = " or ".join(f"{kind} [{', '.join(AXES[kind])}]" for kind in found.kinds)
         raise ValueError(
-            f"encoder {name!r} reads samples of {shapes}; modality {modality.name!r} is {modality.kind} of shape "
-            f"{list(modality.shape)}."
+            f"encoder {name!r} reads samples of {shapes}; modality {modality.name!r} is "
+            f"{modality.kind} of shape {list(modality.shape)}."
         )
     build: Callable[..., Encoder] = found
     try:
         encoder = build(modality, embedding_dim, normalization, dict(options or {}), frozen)
     except TypeError as error:
-        raise ValueError(f"encoder {name!r} of modality {modality.name!r}: options {options}: {error}.") from error
+        raise ValueError(
+            f"encoder {name!r} of modality {modality.name!r}: options {options}: {error}."
+        ) from error
     if frozen:
         encoder.freeze()
     return encoder

@@ -37,8 +37,8 @@ def group_norm(width: int) -> nn.Module:
 
 
 NORMALIZATIONS = ("batch", "group")
-"""Batch norm's statistics are those of a node's own, often lopsided, batches; group norm (Wu and He, ECCV 2018) has
-none and is the one that holds under label skew (Hsieh et al., ICML 2020)."""
+"""Batch norm's statistics are those of a node's own, often lopsided, batches; group norm (Wu and
+He, ECCV 2018) has none and is the one that holds under label skew (Hsieh et al., ICML 2020)."""
 
 
 class Encoder(nn.Module):
@@ -63,10 +63,14 @@ class Encoder(nn.Module):
         self.output = output
         self.frozen = False
         self.in_bfloat16 = False
-        """Whether the trunk computes in bfloat16; its weights stay float32, and so does the output layer."""
+        """Whether the trunk computes in bfloat16; its weights stay float32, and so does the
+        output layer."""
 
     def freeze(self) -> None:
-        """Leave the trunk as it is from now on: no gradients, and eval mode whatever mode the model is in."""
+        """Leave the trunk as it is from now on.
+
+        No gradients, and eval mode whatever mode the model is in.
+        """
         self.frozen = True
         self.trunk.requires_grad_(False)
         self.trunk.eval()
@@ -103,8 +107,13 @@ class Encoder(nn.Module):
 
 
 def output_layer(width: int, embedding_dim: int, frozen: bool) -> nn.Module:
-    """Return the layer from the trunk to R^D: none where the trunk ends in R^D and is trained itself."""
-    return nn.Identity() if width == embedding_dim and not frozen else nn.Linear(width, embedding_dim)
+    """Return the layer from the trunk to R^D.
+
+    None where the trunk ends in R^D and is trained itself.
+    """
+    return (
+        nn.Identity() if width == embedding_dim and not frozen else nn.Linear(width, embedding_dim)
+    )
 
 
 def no_options(name: str, options: Mapping[str, object]) -> None:
@@ -113,7 +122,12 @@ def no_options(name: str, options: Mapping[str, object]) -> None:
         raise ValueError(f"encoder {name!r} has no options, found {dict(options)}.")
 
 
-def chosen_options(name: str, options: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an encoder's options, defaults where not given; raise ValueError for one that it does not have."""
+def chosen_options(
+    name: str, options: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return an encoder's options, defaults where not given.
+
+    Raise ValueError for one that it does not have.
+    """
     no_options(name, {key: value for key, value in options.items() if key not in defaults})
     return {**defaults, **options}

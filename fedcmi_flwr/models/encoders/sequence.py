@@ -1,6 +1,7 @@
 """Encoders of series that keep their order: sensors, and features of frames as channels over time.
 
-Series are resampled to one length when they are prepared, so there are no padded moments to leave out.
+Series are resampled to one length when they are prepared, so there are no padded moments to
+leave out.
 """
 
 import math
@@ -18,11 +19,13 @@ from fedcmi_flwr.models.encoders.base import Encoder, chosen_options
 GRU_OPTIONS: Mapping[str, int] = {"width": 64, "layers": 1}
 """Units of each direction, and layers."""
 TRANSFORMER_OPTIONS: Mapping[str, int] = {"width": 64, "layers": 2, "heads": 4, "patch": 4}
-"""Width of a token, blocks, attention heads (which divide the width), and moments that make one token."""
+"""Width of a token, blocks, attention heads (which divide the width), and moments that make one
+token."""
 
 
 class GRU(Encoder):
-    """A gated recurrent unit (Cho et al., EMNLP 2014) in both directions, averaged over time, linear to D.
+    """A gated recurrent unit (Cho et al., EMNLP 2014) in both directions, averaged over time,
+    linear to D.
 
     Parameters
     ----------
@@ -41,11 +44,18 @@ class GRU(Encoder):
     kinds: ClassVar[tuple[str, ...]] = ("series",)
 
     def __init__(
-        self, modality: ModalitySpec, embedding_dim: int, normalization: str, options: Mapping[str, Any], frozen: bool
+        self,
+        modality: ModalitySpec,
+        embedding_dim: int,
+        normalization: str,
+        options: Mapping[str, Any],
+        frozen: bool,
     ) -> None:
         chosen = chosen_options("gru", options, GRU_OPTIONS)
         width = chosen["width"]
-        trunk = nn.GRU(modality.channels, width, chosen["layers"], batch_first=True, bidirectional=True)
+        trunk = nn.GRU(
+            modality.channels, width, chosen["layers"], batch_first=True, bidirectional=True
+        )
         super().__init__(trunk, nn.Linear(2 * width, embedding_dim))
 
     def read(self, x: Float[Tensor, "batch channels time"]) -> Float[Tensor, "batch features"]:
@@ -54,14 +64,17 @@ class GRU(Encoder):
         if not torch.compiler.is_compiling():
             states: Tensor = self.trunk(moments)[0]
             return states.mean(1)
-        # in an exported graph one more sample goes along: onnxruntime's GRU crashes where there is none
+        # in an exported graph one more sample goes along: onnxruntime's GRU crashes where there is
+        # none
         more = torch.cat([moments, moments.new_zeros(1, *moments.shape[1:])])
         shown: Tensor = self.trunk(more)[0][:-1]
         return shown.mean(1)
 
 
 class Block(nn.Module):
-    """A transformer's block with layer norm first: self-attention, then two linear layers with GELU between them.
+    """A transformer's block with layer norm first.
+
+    Self-attention, then two linear layers with GELU between them.
 
     Parameters
     ----------
@@ -80,7 +93,11 @@ class Block(nn.Module):
 
     def forward(self, x: Float[Tensor, "batch time width"]) -> Float[Tensor, "batch time width"]:
         """Return the tokens after the block."""
-        parts = self.query_key_value(self.norm(x)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        parts = (
+            self.query_key_value(self.norm(x))
+            .unflatten(2, (3, self.heads, -1))
+            .permute(2, 0, 3, 1, 4)
+        )
         seen = functional.scaled_dot_product_attention(parts[0], parts[1], parts[2])
         x = x + self.mixed(seen.transpose(1, 2).flatten(2))
         after: Tensor = x + self.narrow(functional.gelu(self.wide(self.next_norm(x))))
@@ -109,9 +126,13 @@ class Patches(nn.Module):
         super().__init__()
         self.missing = -time % patch
         self.embedding = nn.Conv1d(channels, width, patch, stride=patch)
-        self.register_buffer("places", places((time + self.missing) // patch, width), persistent=False)
+        self.register_buffer(
+            "places", places((time + self.missing) // patch, width), persistent=False
+        )
 
-    def forward(self, x: Float[Tensor, "batch channels time"]) -> Float[Tensor, "batch tokens width"]:
+    def forward(
+        self, x: Float[Tensor, "batch channels time"]
+    ) -> Float[Tensor, "batch tokens width"]:
         """Return the tokens."""
         tokens: Tensor = self.embedding(functional.pad(x, (0, self.missing))).transpose(1, 2)
         return tokens + self.places
@@ -137,7 +158,8 @@ class MeanOverTime(nn.Module):
 
 
 class Transformer1d(Encoder):
-    """A transformer (Vaswani et al., 2017) over patches of moments, averaged over time, linear to D.
+    """A transformer (Vaswani et al., 2017) over patches of moments, averaged over time, linear to
+    D.
 
     Parameters
     ----------
@@ -161,22 +183,30 @@ class Transformer1d(Encoder):
     kinds: ClassVar[tuple[str, ...]] = ("series",)
 
     def __init__(
-        self, modality: ModalitySpec, embedding_dim: int, normalization: str, options: Mapping[str, Any], frozen: bool
+        self,
+        modality: ModalitySpec,
+        embedding_dim: int,
+        normalization: str,
+        options: Mapping[str, Any],
+        frozen: bool,
     ) -> None:
         chosen = chosen_options("transformer-1d", options, TRANSFORMER_OPTIONS)
         width, heads = chosen["width"], chosen["heads"]
         if width % (2 * heads):
             raise ValueError(
-                f"encoder 'transformer-1d' of modality {modality.name!r}: width = {width} must be a multiple of twice "
-                f"its heads ({heads}); change one of them."
+                f"encoder 'transformer-1d' of modality {modality.name!r}: width = {width} must be "
+                f"a multiple of twice its heads ({heads}); change one of them."
             )
         blocks = [Block(width, heads) for _ in range(chosen["layers"])]
         patches = Patches(modality.channels, modality.shape[1], chosen["patch"], width)
-        super().__init__(nn.Sequential(patches, *blocks, MeanOverTime(width)), nn.Linear(width, embedding_dim))
+        super().__init__(
+            nn.Sequential(patches, *blocks, MeanOverTime(width)), nn.Linear(width, embedding_dim)
+        )
 
 
 def places(count: int, width: int) -> Float[Tensor, "tokens width"]:
-    """Return the sine and cosine of every position at ``width / 2`` wavelengths from 2 pi to 20,000 pi.
+    """Return the sine and cosine of every position at ``width / 2`` wavelengths from 2 pi to 20,000
+    pi.
 
     Parameters
     ----------

@@ -15,7 +15,8 @@ POOLED = 4
 
 
 class CNN1d(Encoder):
-    """Three stride-2 convolutions over time (32, 64, 128 channels, width 5), each normalised, pooled, linear to D.
+    """Three stride-2 convolutions over time (32, 64, 128 channels, width 5), each normalised,
+    pooled, linear to D.
 
     Parameters
     ----------
@@ -34,12 +35,21 @@ class CNN1d(Encoder):
     kinds: ClassVar[tuple[str, ...]] = ("series",)
 
     def __init__(
-        self, modality: ModalitySpec, embedding_dim: int, normalization: str, options: Mapping[str, Any], frozen: bool
+        self,
+        modality: ModalitySpec,
+        embedding_dim: int,
+        normalization: str,
+        options: Mapping[str, Any],
+        frozen: bool,
     ) -> None:
         no_options("cnn-1d", options)
         channels, layers = modality.channels, list[nn.Module]()
         for width in (32, 64, 128):
-            layers += [nn.Conv1d(channels, width, 5, stride=2, padding=2), LAYERS[normalization](width), nn.ReLU()]
+            layers += [
+                nn.Conv1d(channels, width, 5, stride=2, padding=2),
+                LAYERS[normalization](width),
+                nn.ReLU(),
+            ]
             channels = width
         trunk = nn.Sequential(*layers, nn.AdaptiveAvgPool1d(POOLED), nn.Flatten())
         super().__init__(trunk, nn.Linear(POOLED * channels, embedding_dim))

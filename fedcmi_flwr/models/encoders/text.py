@@ -22,7 +22,8 @@ class Bert(Encoder):
     modality
         What it reads: [time] WordPiece tokens, 0 for padding.
     embedding_dim
-        D, the size of z; a linear layer follows only where D is not BERT's own width, or the trunk is frozen.
+        D, the size of z; a linear layer follows only where D is not BERT's own width, or the
+        trunk is frozen.
     normalization
         Not looked at.
     options
@@ -40,7 +41,12 @@ class Bert(Encoder):
     large: ClassVar[bool] = True
 
     def __init__(
-        self, modality: ModalitySpec, embedding_dim: int, normalization: str, options: Mapping[str, Any], frozen: bool
+        self,
+        modality: ModalitySpec,
+        embedding_dim: int,
+        normalization: str,
+        options: Mapping[str, Any],
+        frozen: bool,
     ) -> None:
         with needs("text"):
             from transformers import BertConfig, BertModel
@@ -54,7 +60,10 @@ class Bert(Encoder):
         self.width: int = config.hidden_size
 
     def read(self, x: Int[Tensor, "batch time"]) -> Float[Tensor, "batch features"]:
-        """Return BERT's pooled output; padding is masked, except at position 0, so that an empty text has one too."""
+        """Return BERT's pooled output.
+
+        Padding is masked, except at position 0, so that an empty text has one too.
+        """
         mask = x != 0
         mask[:, 0] = True
         if x.shape[0] == 0:  # which BertModel cannot reshape
@@ -64,7 +73,9 @@ class Bert(Encoder):
 
     @classmethod
     def trunk_state(cls, published: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Leave pretraining's heads out of a published checkpoint, and give it the names of today's BertModel."""
+        """Leave pretraining's heads out of a published checkpoint, and give it the names of today's
+        BertModel.
+        """
         state = {}
         for name, value in published.items():
             if not name.startswith("cls."):

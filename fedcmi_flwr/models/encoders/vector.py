@@ -1,4 +1,7 @@
-"""Encoders of feature vectors: laboratory values, questionnaires, descriptors that somebody computed."""
+"""Encoders of feature vectors.
+
+Laboratory values, questionnaires, descriptors that somebody computed.
+"""
 
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
@@ -9,8 +12,8 @@ from fedcmi_flwr.data.schema import ModalitySpec
 from fedcmi_flwr.models.encoders.base import Encoder, no_options
 
 LAYERS: dict[str, Callable[[int], nn.Module]] = {"batch": nn.BatchNorm1d, "group": nn.LayerNorm}
-"""Normalization -> constructor taking the width. A vector has no positions that groups of channels could share, so its
-group norm is that of one group, which is layer norm."""
+"""Normalization -> constructor taking the width. A vector has no positions that groups of
+channels could share, so its group norm is that of one group, which is layer norm."""
 WIDTHS = (128, 128)
 """Of the hidden layers of an MLP, unless its options say otherwise."""
 
@@ -35,7 +38,12 @@ class MLP(Encoder):
     kinds: ClassVar[tuple[str, ...]] = ("vector",)
 
     def __init__(
-        self, modality: ModalitySpec, embedding_dim: int, normalization: str, options: Mapping[str, Any], frozen: bool
+        self,
+        modality: ModalitySpec,
+        embedding_dim: int,
+        normalization: str,
+        options: Mapping[str, Any],
+        frozen: bool,
     ) -> None:
         no_options("mlp", {key: value for key, value in options.items() if key != "widths"})
         (before,), layers = modality.shape, list[nn.Module]()
@@ -46,7 +54,8 @@ class MLP(Encoder):
 
 
 class Linear(Encoder):
-    """One linear layer to D, so that a branch with a linear projector is a linear model of its features.
+    """One linear layer to D, so that a branch with a linear projector is a linear model of its
+    features.
 
     Parameters
     ----------
@@ -65,7 +74,12 @@ class Linear(Encoder):
     kinds: ClassVar[tuple[str, ...]] = ("vector",)
 
     def __init__(
-        self, modality: ModalitySpec, embedding_dim: int, normalization: str, options: Mapping[str, Any], frozen: bool
+        self,
+        modality: ModalitySpec,
+        embedding_dim: int,
+        normalization: str,
+        options: Mapping[str, Any],
+        frozen: bool,
     ) -> None:
         no_options("linear", options)
         super().__init__(nn.Identity(), nn.Linear(modality.shape[0], embedding_dim))

@@ -1,4 +1,6 @@
-"""Encoders of images, of spectrograms seen as images, and of frames, whose features are averaged over time."""
+"""Encoders of images, of spectrograms seen as images, and of frames, whose features are averaged
+over time.
+"""
 
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
@@ -18,7 +20,9 @@ LAYERS: dict[str, Callable[[int], nn.Module]] = {"batch": nn.BatchNorm2d, "group
 class ImageEncoder(Encoder):
     """An encoder whose trunk reads [batch, channels, height, width]."""
 
-    def read(self, x: Float[Tensor, "batch *time channels height width"]) -> Float[Tensor, "batch features"]:
+    def read(
+        self, x: Float[Tensor, "batch *time channels height width"]
+    ) -> Float[Tensor, "batch features"]:
         """Return the trunk's output; that of frames is averaged over time."""
         images = x if x.ndim == 4 else x.flatten(0, 1)
         if self.large:  # the layout of its weights, see model_from_config.place
@@ -28,7 +32,8 @@ class ImageEncoder(Encoder):
 
 
 class SmallCNN(ImageEncoder):
-    """Three stride-2 convolutions (16, 32, 64 channels), each normalised, pooled to 2 x 2, linear to D.
+    """Three stride-2 convolutions (16, 32, 64 channels), each normalised, pooled to 2 x 2, linear
+    to D.
 
     Parameters
     ----------
@@ -47,7 +52,12 @@ class SmallCNN(ImageEncoder):
     kinds: ClassVar[tuple[str, ...]] = ("spectrogram", "image", "frames")
 
     def __init__(
-        self, modality: ModalitySpec, embedding_dim: int, normalization: str, options: Mapping[str, Any], frozen: bool
+        self,
+        modality: ModalitySpec,
+        embedding_dim: int,
+        normalization: str,
+        options: Mapping[str, Any],
+        frozen: bool,
     ) -> None:
         no_options("small-cnn", options)
         channels, layers = modality.channels, list[nn.Module]()
@@ -67,7 +77,8 @@ class ResNet18(ImageEncoder):
     modality
         What it reads.
     embedding_dim
-        D, the size of z; a linear layer follows only where D is not ResNet-18's own 512, or the trunk is frozen.
+        D, the size of z; a linear layer follows only where D is not ResNet-18's own 512, or the
+        trunk is frozen.
     normalization
         One of NORMALIZATIONS.
     options
@@ -80,7 +91,12 @@ class ResNet18(ImageEncoder):
     large: ClassVar[bool] = True
 
     def __init__(
-        self, modality: ModalitySpec, embedding_dim: int, normalization: str, options: Mapping[str, Any], frozen: bool
+        self,
+        modality: ModalitySpec,
+        embedding_dim: int,
+        normalization: str,
+        options: Mapping[str, Any],
+        frozen: bool,
     ) -> None:
         with needs("vision"):  # here: it takes a second, which every message on a device would pay
             from torchvision.models.resnet import BasicBlock, ResNet
@@ -99,7 +115,8 @@ class ResNet18(ImageEncoder):
 
 
 class DenseNet121(ImageEncoder):
-    """torchvision's DenseNet-121 with its classifier of 1,000 outputs, and a linear layer where D is not 1,000.
+    """torchvision's DenseNet-121 with its classifier of 1,000 outputs, and a linear layer where D
+    is not 1,000.
 
     Parameters
     ----------
@@ -110,8 +127,8 @@ class DenseNet121(ImageEncoder):
     normalization
         One of NORMALIZATIONS.
     options
-        Arguments of ``torchvision.models.DenseNet`` that differ from DenseNet-121's: ``growth_rate``, ``block_config``,
-        ``num_init_features``, ``num_classes``.
+        Arguments of ``torchvision.models.DenseNet`` that differ from DenseNet-121's:
+        ``growth_rate``, ``block_config``, ``num_init_features``, ``num_classes``.
     frozen
         Whether the trunk will be frozen.
     """
@@ -120,7 +137,12 @@ class DenseNet121(ImageEncoder):
     large: ClassVar[bool] = True
 
     def __init__(
-        self, modality: ModalitySpec, embedding_dim: int, normalization: str, options: Mapping[str, Any], frozen: bool
+        self,
+        modality: ModalitySpec,
+        embedding_dim: int,
+        normalization: str,
+        options: Mapping[str, Any],
+        frozen: bool,
     ) -> None:
         with needs("vision"):  # here: see ResNet18
             from torchvision.models.densenet import DenseNet
@@ -129,7 +151,9 @@ class DenseNet121(ImageEncoder):
         trunk = DenseNet(**{**own, **options})
         first = trunk.features.conv0
         if modality.channels != 3:
-            trunk.features.conv0 = nn.Conv2d(modality.channels, first.out_channels, 7, stride=2, padding=3, bias=False)
+            trunk.features.conv0 = nn.Conv2d(
+                modality.channels, first.out_channels, 7, stride=2, padding=3, bias=False
+            )
         if normalization != "batch":
             _normalise_by(LAYERS[normalization], trunk)
         super().__init__(trunk, output_layer(trunk.classifier.out_features, embedding_dim, frozen))

@@ -1,6 +1,9 @@
-"""Encoders of tokens without pretrained weights or a vocabulary: a table of embeddings that tokens share by hash.
+"""Encoders of tokens without pretrained weights or a vocabulary.
 
-They go with the hashed tokenizer (``--tokenizer hashed:4096``), whose tokens are hashes, and read any other tokens too.
+A table of embeddings that tokens share by hash.
+
+They go with the hashed tokenizer (``--tokenizer hashed:4096``), whose tokens are hashes, and
+read any other tokens too.
 """
 
 from collections.abc import Mapping
@@ -62,10 +65,17 @@ class BagOfWords(Encoder):
     kinds: ClassVar[tuple[str, ...]] = ("tokens",)
 
     def __init__(
-        self, modality: ModalitySpec, embedding_dim: int, normalization: str, options: Mapping[str, Any], frozen: bool
+        self,
+        modality: ModalitySpec,
+        embedding_dim: int,
+        normalization: str,
+        options: Mapping[str, Any],
+        frozen: bool,
     ) -> None:
         chosen = chosen_options("bag-of-words", options, BAG_OPTIONS)
-        super().__init__(Table(chosen["buckets"], chosen["width"]), nn.Linear(chosen["width"], embedding_dim))
+        super().__init__(
+            Table(chosen["buckets"], chosen["width"]), nn.Linear(chosen["width"], embedding_dim)
+        )
 
     def read(self, x: Int[Tensor, "batch time"]) -> Float[Tensor, "batch features"]:
         """Return the mean over tokens that are not padding; zeros of an empty text."""
@@ -104,7 +114,8 @@ class Windows(nn.Module):
 
 
 class TextCNN(Encoder):
-    """Convolutions over windows of 3, 4 and 5 tokens, the largest value of each (Kim, EMNLP 2014), linear to D.
+    """Convolutions over windows of 3, 4 and 5 tokens, the largest value of each (Kim, EMNLP 2014),
+    linear to D.
 
     Parameters
     ----------
@@ -123,7 +134,12 @@ class TextCNN(Encoder):
     kinds: ClassVar[tuple[str, ...]] = ("tokens",)
 
     def __init__(
-        self, modality: ModalitySpec, embedding_dim: int, normalization: str, options: Mapping[str, Any], frozen: bool
+        self,
+        modality: ModalitySpec,
+        embedding_dim: int,
+        normalization: str,
+        options: Mapping[str, Any],
+        frozen: bool,
     ) -> None:
         chosen = chosen_options("text-cnn", options, CNN_OPTIONS)
         trunk = Windows(chosen["buckets"], chosen["width"], chosen["channels"])

@@ -15,12 +15,19 @@ RECIPES = {
     "photo": {"maker": "photo", "size": 8},
     "motion": {"maker": "series", "channels": 1, "points": 4},
 }
-MEDIUM = {"log-spectrogram": "sound", "photo": "image", "video-frames": "video", "series": "numbers"}
+MEDIUM = {
+    "log-spectrogram": "sound",
+    "photo": "image",
+    "video-frames": "video",
+    "series": "numbers",
+}
 
 
 def test_every_kind_of_file_is_known_without_its_ending(tmp_path: Path) -> None:
     originals = damaged_media.write_originals(tmp_path)
-    assert {path.suffix for path in originals} <= {ending for endings in MEDIA.values() for ending in endings}
+    assert {path.suffix for path in originals} <= {
+        ending for endings in MEDIA.values() for ending in endings
+    }
     for path, maker in originals.items():
         for ending in (".dat", ""):
             renamed = path.rename(tmp_path / f"clip{ending}")
@@ -43,7 +50,9 @@ def test_directories_of_files_with_other_endings_are_samples(tmp_path: Path) -> 
     damaged_media.write_originals(originals)
     for number in range(2):
         (folder / f"s{number}.rec").write_bytes((originals / "sound.m4a").read_bytes())
-        Image.fromarray(np.full((8, 8, 3), 40 * number, np.uint8)).save(folder / f"s{number}.pic", "PNG")
+        Image.fromarray(np.full((8, 8, 3), 40 * number, np.uint8)).save(
+            folder / f"s{number}.pic", "PNG"
+        )
     (folder / "README.md").write_text("notes")
     matched = match([str(folder)], RECIPES)
     assert [sorted(sample.sources) for sample in matched.samples] == [["photo", "voice"]] * 2

@@ -1,4 +1,6 @@
-"""data_prep.files.makers: a raw file becomes exactly the array that the preparation stored of it."""
+"""data_prep.files.makers: a raw file becomes exactly the array that the preparation stored
+of it.
+"""
 
 import csv
 import gzip
@@ -20,8 +22,13 @@ from data_prep.sets.manifest_kinds import Sizes
 from fedcmi_flwr.data.schema import SchemaError, array_path, read_recipes, read_spec, samples_path
 
 
-def compare(prepared: Path, raw: Path, to_file: Callable[[str, str], str | Path] | None = None) -> int:
-    """Make every test sample of its source again, and compare; return how many arrays were the same."""
+def compare(
+    prepared: Path, raw: Path, to_file: Callable[[str, str], str | Path] | None = None
+) -> int:
+    """Make every test sample of its source again, and compare.
+
+    Return how many arrays were the same.
+    """
     spec, recipes, same = read_spec(prepared), read_recipes(prepared), 0
     assert recipes.keys() == set(spec.modality_names)
     with samples_path(prepared, "test").open(newline="", encoding="utf-8") as file:
@@ -30,7 +37,11 @@ def compare(prepared: Path, raw: Path, to_file: Callable[[str, str], str | Path]
         sources = dict(zip(row["modalities"].split("+"), row["source"].split(";"), strict=True))
         for modality in spec.modalities:
             if modality.name in sources:
-                place = to_file(modality.name, sources[modality.name]) if to_file else raw / sources[modality.name]
+                place = (
+                    to_file(modality.name, sources[modality.name])
+                    if to_file
+                    else raw / sources[modality.name]
+                )
                 made = make_sample(Source.parse(str(place)), modality, recipes[modality.name])
                 stored = np.load(array_path(prepared, "test", modality.name), mmap_mode="r")[number]
                 assert made.dtype == stored.dtype
@@ -54,11 +65,15 @@ def test_ave_with_its_segments(tmp_path: Path) -> None:
     assert compare(prepared, tmp_path / "raw") == 2 * 4
 
 
-def test_avmnist_without_noise(raw_avmnist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_avmnist_without_noise(
+    raw_avmnist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Images are PNG files here, not rows of MNIST's file."""
     monkeypatch.setattr(digits, "add_noise", lambda waveform, noise, snr_db: waveform)
     names = ["audio", "visual", "contour"]
-    prepared = avmnist.prepare(raw_avmnist, tmp_path / "out", train_size=30, image_noise=0.0, modalities=names)
+    prepared = avmnist.prepare(
+        raw_avmnist, tmp_path / "out", train_size=30, image_noise=0.0, modalities=names
+    )
     content = gzip.decompress((raw_avmnist / avmnist.IMAGES).read_bytes())
     images = np.frombuffer(content, np.uint8, offset=16).reshape(-1, 28, 28)
 
@@ -73,7 +88,10 @@ def test_avmnist_without_noise(raw_avmnist: Path, tmp_path: Path, monkeypatch: p
 
 
 def test_av_digits_has_the_recipes_of_the_digit_tasks(tmp_path: Path) -> None:
-    """Nothing of it is a file; its stored arrays come from the same two recipes as those of AV-MNIST."""
+    """Nothing of it is a file.
+
+    Its stored arrays come from the same two recipes as those of AV-MNIST.
+    """
     prepared = av_digits.prepare(tmp_path / "out")
     recipes = read_recipes(prepared)
     assert recipes["audio"] == {
@@ -86,14 +104,18 @@ def test_crisismmd(tmp_path: Path) -> None:
     """A text is a row of a table there; here it stands in a file of its own."""
     tokenizer = tabular.write_tokenizer(tmp_path / "tokenizer")
     splits = tabular.write_crisismmd(tmp_path / "raw")
-    prepared = crisismmd.prepare(tmp_path / "raw", tmp_path / "out", tokenizer=str(tokenizer), image_size=32)
+    prepared = crisismmd.prepare(
+        tmp_path / "raw", tmp_path / "out", tokenizer=str(tokenizer), image_size=32
+    )
     (tokenizer / "vocab.txt").unlink()  # the recipe holds the words
 
     def to_file(modality: str, source: str) -> Path:
         if modality == "image":
             return tmp_path / "raw" / source
         place = tmp_path / "text.txt"
-        place.write_text(splits["test"][int(source.rpartition(":")[2]) - 2]["tweet_text"], encoding="utf-8")
+        place.write_text(
+            splits["test"][int(source.rpartition(":")[2]) - 2]["tweet_text"], encoding="utf-8"
+        )
         return place
 
     assert compare(prepared, tmp_path / "raw", to_file) == 2 * 10
@@ -102,7 +124,9 @@ def test_crisismmd(tmp_path: Path) -> None:
 def test_own_data(tmp_path: Path) -> None:
     table = tabular.write_manifest(tmp_path / "raw")
     sizes = Sizes(image_size=16, seconds=0.5, points=32)
-    prepared = manifest.prepare(table, tmp_path / "raw", tmp_path / "out", tabular.MANIFEST_MODALITIES, sizes=sizes)
+    prepared = manifest.prepare(
+        table, tmp_path / "raw", tmp_path / "out", tabular.MANIFEST_MODALITIES, sizes=sizes
+    )
     assert compare(prepared, tmp_path / "raw") == 3 * 20 - 6
 
 
@@ -115,7 +139,9 @@ def test_own_videos_are_seen_and_heard(tmp_path: Path) -> None:
     (tmp_path / "table.csv").write_text("\n".join(lines))
     kinds = {"seen": "video", "heard": "audio"}
     sizes = Sizes(image_size=16, seconds=0.5, frames=2)
-    prepared = manifest.prepare(tmp_path / "table.csv", tmp_path, tmp_path / "out", kinds, sizes=sizes)
+    prepared = manifest.prepare(
+        tmp_path / "table.csv", tmp_path, tmp_path / "out", kinds, sizes=sizes
+    )
     assert compare(prepared, tmp_path) == 2 * 2
 
 
@@ -144,7 +170,9 @@ def test_images_of_any_size_and_depth(av_digits_dir: Path, tmp_path: Path) -> No
 
 def test_what_cannot_be_made_says_so(av_digits_dir: Path, tmp_path: Path) -> None:
     audio, recipe = read_spec(av_digits_dir).modalities[0], read_recipes(av_digits_dir)["audio"]
-    with pytest.raises(FileNotFoundError, match=r"none\.wav: no such file; it was to become modality 'audio'"):
+    with pytest.raises(
+        FileNotFoundError, match=r"none\.wav: no such file; it was to become modality 'audio'"
+    ):
         make_sample(Source(tmp_path / "none.wav"), audio, recipe)
     (tmp_path / "text.wav").write_text("not sound")
     with pytest.raises(UnreadableFileError, match=r"text\.wav: not decodable"):
@@ -153,11 +181,15 @@ def test_what_cannot_be_made_says_so(av_digits_dir: Path, tmp_path: Path) -> Non
     with pytest.raises(UnreadableFileError, match="silent"):
         make_sample(Source(tmp_path / "silent.wav"), audio, recipe)
     soundfile.write(tmp_path / "tone.wav", media.tone(1, 8000, 697), 8000)
-    with pytest.raises(PrepError, match=r"became \[1, 16, 33\], but modality 'audio' is \[1, 32, 33\]"):
+    with pytest.raises(
+        PrepError, match=r"became \[1, 16, 33\], but modality 'audio' is \[1, 32, 33\]"
+    ):
         make_sample(Source(tmp_path / "tone.wav"), audio, {**recipe, "bands": 16})
 
 
-@pytest.mark.parametrize("recipe", [{}, {"maker": "magic"}, {"maker": "photo"}, {"maker": "photo", "size": 1, "x": 2}])
+@pytest.mark.parametrize(
+    "recipe", [{}, {"maker": "magic"}, {"maker": "photo"}, {"maker": "photo", "size": 1, "x": 2}]
+)
 def test_unknown_recipes_are_refused(recipe: dict) -> None:
     with pytest.raises(PrepError, match="recipe of 'visual'"):
         maker_of("visual", recipe)

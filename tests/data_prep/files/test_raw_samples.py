@@ -38,19 +38,26 @@ def touch(tmp_path: Path) -> Callable[..., list[str]]:
 
 def found(arguments: list[str], recipes: dict = TWO) -> list[dict[str, str]]:
     samples = match(arguments, recipes).samples
-    return [{name: source.path.name for name, source in sample.sources.items()} for sample in samples]
+    return [
+        {name: source.path.name for name, source in sample.sources.items()} for sample in samples
+    ]
 
 
 def test_kinds_say_the_modality(touch: Callable[..., list[str]]) -> None:
     assert found(touch("a.WAV")) == [{"audio": "a.WAV"}]
     three = {"photo": PHOTO, "text": TEXT, "audio": SOUND}
-    assert found(touch("x.txt", "b.jpg", "a.flac"), three) == [{"photo": "b.jpg", "text": "x.txt", "audio": "a.flac"}]
+    assert found(touch("x.txt", "b.jpg", "a.flac"), three) == [
+        {"photo": "b.jpg", "text": "x.txt", "audio": "a.flac"}
+    ]
 
 
 def test_one_of_each_is_one_sample_and_more_go_by_name(touch: Callable[..., list[str]]) -> None:
     three = {"photo": PHOTO, "audio": SOUND}
     assert found(touch("a.wav", "b.png"), three) == [{"photo": "b.png", "audio": "a.wav"}]
-    assert found(touch("a.wav", "b.wav", "b.png"), three) == [{"audio": "a.wav"}, {"photo": "b.png", "audio": "b.wav"}]
+    assert found(touch("a.wav", "b.wav", "b.png"), three) == [
+        {"audio": "a.wav"},
+        {"photo": "b.png", "audio": "b.wav"},
+    ]
 
 
 def test_a_directory_is_one_sample_a_name(touch: Callable[..., list[str]], tmp_path: Path) -> None:
@@ -62,7 +69,9 @@ def test_a_directory_is_one_sample_a_name(touch: Callable[..., list[str]], tmp_p
     ]  # fmt: skip
 
 
-def test_a_video_is_seen_and_heard_where_nothing_else_is(touch: Callable[..., list[str]], tmp_path: Path) -> None:
+def test_a_video_is_seen_and_heard_where_nothing_else_is(
+    touch: Callable[..., list[str]], tmp_path: Path
+) -> None:
     film, mute = str(tmp_path / "film.mp4"), str(tmp_path / "mute.mp4")
     media.write_video(Path(film), 4, "mpeg4", sound=media.tone(0.5, 16000, 440), sound_rate=16000)
     media.write_video(Path(mute), 4, "mpeg4")
@@ -91,19 +100,35 @@ def test_names_settle_what_kinds_leave_open(touch: Callable[..., list[str]]) -> 
 @pytest.mark.parametrize(
     ("files", "arguments", "message"),
     [
-        (["1.jpg"], ["1.jpg"], r"may be one of \['photo', 'other'\]; give photo=.*1\.jpg or other=.*1\.jpg"),
+        (
+            ["1.jpg"],
+            ["1.jpg"],
+            r"may be one of \['photo', 'other'\]; give photo=.*1\.jpg or other=.*1\.jpg",
+        ),
         (["1.mp4"], ["text=x", "1.mp4"], "no such file"),
         (
             ["1.xyz"],
             ["1.xyz"],
             r"neither its ending nor its content says what it is, .* 'audio' \(sound .*give NAME=.*1\.xyz",
         ),
-        (["1.csv"], ["1.csv"], r"is numbers, and the model is asked for 'audio' \(sound or video\), 'photo' \(image\)"),
-        (["1.png"], ["audio=1.png"], r"audio=1\.png: is no sound or video file but image, by its ending"),
+        (
+            ["1.csv"],
+            ["1.csv"],
+            r"is numbers, and the model is asked for 'audio' \(sound or video\), 'photo' \(image\)",
+        ),
+        (
+            ["1.png"],
+            ["audio=1.png"],
+            r"audio=1\.png: is no sound or video file but image, by its ending",
+        ),
         (["1.wav"], ["smell=1.wav"], r"no modality 'smell' to predict from, only \['audio'"),
         (["1.wav", "2.wav"], ["audio=1.wav", "2.wav"], r"2\.wav and .*1\.wav are both 'audio'"),
         (["1.wav", "2.wav"], ["audio=1.wav", "audio=2.wav"], r"'audio' is .*1\.wav already"),
-        (["1.wav", "1.flac", "2.wav"], ["1.wav", "1.flac", "2.wav"], r"1\.flac and .*1\.wav are both 'audio'"),
+        (
+            ["1.wav", "1.flac", "2.wav"],
+            ["1.wav", "1.flac", "2.wav"],
+            r"1\.flac and .*1\.wav are both 'audio'",
+        ),
         (["d/1.wav", "2.txt"], ["d", "text=2.txt"], "one sample, a directory is many"),
     ],
     ids=[
@@ -130,21 +155,27 @@ def test_what_cannot_be_matched_says_what_to_do(
 
 
 def test_an_empty_directory_says_so(tmp_path: Path) -> None:
-    with pytest.raises(PrepError, match=r"holds no file to predict from, of 0; need one of .*\.wav"):
+    with pytest.raises(
+        PrepError, match=r"holds no file to predict from, of 0; need one of .*\.wav"
+    ):
         match([str(tmp_path)], TWO)
     (tmp_path / "notes.txt").touch()
     with pytest.raises(PrepError, match="holds no file to predict from, of 1"):
         match([str(tmp_path)], TWO)
 
 
-def test_what_no_recipe_takes_is_skipped_in_directories(touch: Callable[..., list[str]], tmp_path: Path) -> None:
+def test_what_no_recipe_takes_is_skipped_in_directories(
+    touch: Callable[..., list[str]], tmp_path: Path
+) -> None:
     touch("d/b.wav", "d/b.json", "d/cover.png", "d/LICENSE")
     matched = match([str(tmp_path / "d")], TWO)
     assert [sample.name for sample in matched.samples] == [str(tmp_path / "d" / "b.wav")]
     assert sorted(path.name for path in matched.skipped) == ["LICENSE", "b.json", "cover.png"]
 
 
-def test_a_broken_video_is_matched_and_found_when_it_is_read(touch: Callable[..., list[str]]) -> None:
+def test_a_broken_video_is_matched_and_found_when_it_is_read(
+    touch: Callable[..., list[str]],
+) -> None:
     (film,) = touch("film.mp4")
     matched = match([film], TWO)
     assert [list(sample.sources) for sample in matched.samples] == [["visual"]]
@@ -185,7 +216,9 @@ def test_files_of_one_name_are_one_sample_whatever_folder_they_are_in(
     assert found([f"photo={tmp_path / 'photos'}", str(tmp_path / "motion")], two) == expected
 
 
-def test_names_that_come_again_go_by_folder_where_that_says_it(touch: Callable[..., list[str]], tmp_path: Path) -> None:
+def test_names_that_come_again_go_by_folder_where_that_says_it(
+    touch: Callable[..., list[str]], tmp_path: Path
+) -> None:
     two = {"photo": PHOTO, "audio": SOUND}
     touch("p/1.jpg", "p/1.wav", "q/1.jpg", "q/1.wav")
     assert found([str(tmp_path)], two) == [{"photo": "1.jpg", "audio": "1.wav"}] * 2
@@ -216,9 +249,16 @@ def test_chunks_hold_what_each_sample_has(tmp_path: Path, monkeypatch: pytest.Mo
         ModalitySpec("photo", "image", (3, 16, 16), "uint8"),
         kinds.SERIES,
     ]
-    recipes = {"audio": SOUND, "photo": PHOTO, "motion": {"maker": "series", "channels": 6, "points": 50}}
+    recipes = {
+        "audio": SOUND,
+        "photo": PHOTO,
+        "motion": {"maker": "series", "channels": 6, "points": 50},
+    }
     first, second = chunks(match([str(tmp_path)], recipes).samples, inputs, recipes, {})
-    assert [name.replace(str(tmp_path), "") for name in first.names] == ["/a.wav + /a.png", "/b.wav"]
+    assert [name.replace(str(tmp_path), "") for name in first.names] == [
+        "/a.wav + /a.png",
+        "/b.wav",
+    ]
     assert {name: mask.tolist() for name, mask in first.present.items()} == {"audio": [True, True],
                                                                               "photo": [True, False]}  # fmt: skip
     assert first.inputs["photo"][0].tolist() == np.full((3, 16, 16), 10).tolist()

@@ -1,4 +1,7 @@
-"""data_prep.inspection, summary and contact sheet: what is said and drawn of any prepared directory."""
+"""data_prep.inspection, summary and contact sheet.
+
+What is said and drawn of any prepared directory.
+"""
 
 import io
 from pathlib import Path
@@ -22,7 +25,10 @@ TOKENS = np.array([2, 7, 8, 3, 0, 0], np.int32)
 
 
 def everything(out: Path) -> Path:
-    """Prepare one modality of each kind; the second of four train samples lacks all but the image."""
+    """Prepare one modality of each kind.
+
+    The second of four train samples lacks all but the image.
+    """
     arrays = {
         "spectrogram": np.linspace(-1, 1, 4 * 60).reshape(4, 1, 6, 10).astype(np.float16),
         "image": np.full((4, 3, 8, 8), 200, np.uint8),
@@ -32,12 +38,17 @@ def everything(out: Path) -> Path:
         "vector": np.ones((4, 3), np.float32),
     }
     present = {name: np.array([True, False, True, True]) for name in arrays if name != "image"}
-    specs = [ModalitySpec(name, name, array.shape[1:], array.dtype.name) for name, array in arrays.items()]
+    specs = [
+        ModalitySpec(name, name, array.shape[1:], array.dtype.name)
+        for name, array in arrays.items()
+    ]
 
     def split(start: int) -> StoredSplit:
         ids = [f"s{number}" for number in range(start, start + 4)]
         groups = [f"g{number}" for number in range(start // 2, start // 2 + 4)]
-        return StoredSplit(ids, np.array([0, 0, 1, 0]), groups, dict.fromkeys(arrays, ids), arrays, present)
+        return StoredSplit(
+            ids, np.array([0, 0, 1, 0]), groups, dict.fromkeys(arrays, ids), arrays, present
+        )
 
     bad = [
         Exclusion("a", "train", "x/a.wav;a.flv", "a.flv: cut off"),
@@ -49,10 +60,16 @@ def everything(out: Path) -> Path:
 
 
 def test_counts(tmp_path: Path) -> None:
-    """Groups are g0 to g3 in train and g2 to g5 in test; a header of 128 bytes stands before each array."""
+    """Groups are g0 to g3 in train and g2 to g5 in test.
+
+    A header of 128 bytes stands before each array.
+    """
     summary = summarise(everything(tmp_path / "out"))
     assert list(summary.counts) == ["train", "test"]
-    assert {split: counts.tolist() for split, counts in summary.counts.items()} == {"train": [3, 1], "test": [3, 1]}
+    assert {split: counts.tolist() for split, counts in summary.counts.items()} == {
+        "train": [3, 1],
+        "test": [3, 1],
+    }
     assert summary.missing["train"] == {
         "spectrogram": 1,
         "image": 0,
@@ -124,7 +141,10 @@ def test_a_sheet_has_a_complete_and_an_incomplete_sample_of_each_class(tmp_path:
 
 
 def test_every_kind_is_drawn(tmp_path: Path) -> None:
-    """All images are (200, 200, 200): that grey covers a cell of each of the three samples that are drawn."""
+    """All images are (200, 200, 200).
+
+    That grey covers a cell of each of the three samples that are drawn.
+    """
     out = everything(tmp_path / "out")
     assert {modality.kind for modality in load_split(out, "train").modalities} == set(KINDS)
     picture = imread(write_contact_sheet(out, tmp_path / "new" / "sheet.png"))
@@ -136,12 +156,16 @@ def test_every_kind_is_drawn(tmp_path: Path) -> None:
 
 def test_a_sheet_is_always_the_same(tmp_path: Path) -> None:
     out = everything(tmp_path / "out")
-    one, two = (write_contact_sheet(out, tmp_path / name).read_bytes() for name in ("one.png", "two.png"))
+    one, two = (
+        write_contact_sheet(out, tmp_path / name).read_bytes() for name in ("one.png", "two.png")
+    )
     assert one == two
 
 
 def test_inspect_shows_and_draws(av_digits_dir: Path, tmp_path: Path) -> None:
-    done = CliRunner().invoke(app, ["inspect", str(av_digits_dir), "--sheet", str(tmp_path / "sheet.png")])
+    done = CliRunner().invoke(
+        app, ["inspect", str(av_digits_dir), "--sheet", str(tmp_path / "sheet.png")]
+    )
     assert done.exit_code == 0, done.output
     assert "groups (line-00" in done.output
     assert f"contact sheet: {tmp_path / 'sheet.png'}" in done.output

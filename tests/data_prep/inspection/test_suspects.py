@@ -1,4 +1,7 @@
-"""Samples that are likely to be mistakes: counted by class and split, where they are stored and where refused."""
+"""Samples that are likely to be mistakes.
+
+Counted by class and split, where they are stored and where refused.
+"""
 
 import csv
 import io
@@ -44,10 +47,15 @@ def shown(directory: Path) -> list[str]:
 
 def stored(out: Path, train: dict[str, np.ndarray]) -> Path:
     arrays = {"train": kinds(), "test": kinds()}
-    specs = [ModalitySpec(name, name, array.shape[1:], array.dtype.name) for name, array in train.items()]
+    specs = [
+        ModalitySpec(name, name, array.shape[1:], array.dtype.name) for name, array in train.items()
+    ]
     spec = DatasetSpec("all", "classification", ("no", "yes"), tuple(specs), {}, {}, {})
     ids = [f"s{number}" for number in range(COUNT)]
-    splits = {name: StoredSplit(ids, LABELS, ids, dict.fromkeys(train, ids), part, {}) for name, part in arrays.items()}
+    splits = {
+        name: StoredSplit(ids, LABELS, ids, dict.fromkeys(train, ids), part, {})
+        for name, part in arrays.items()
+    }
     made = store(out, spec, splits)
     for name, array in train.items():
         np.save(array_path(made, "train", name), array)
@@ -61,17 +69,21 @@ def stored(out: Path, train: dict[str, np.ndarray]) -> Path:
         ("series", np.inf, (0, 1), "look at 2 of series that are stored: holding NaN or Inf (train: no 1, yes 1)"),
         ("vector", np.nan, (3,), "look at 1 of vector that are stored: holding NaN or Inf (train: no 1)"),
         ("spectrogram", 0.5, (1, 2), "look at 2 of spectrogram that are stored: silent: one value everywhere "
-         "(train: yes 2)"),
+             "(train: yes 2)"),
         ("image", 7, (0,), "look at 1 of image that are stored: of one colour (train: no 1)"),
         ("frames", 7, (2,), "look at 1 of frames that are stored: of one colour in all frames (train: yes 1)"),
         ("series", 2.0, (3,), "look at 1 of series that are stored: never changing (train: no 1)"),
         ("tokens", 0, (0, 3), "look at 2 of tokens that are stored: without a word (train: no 2)"),
     ],
 )  # fmt: skip
-def test_what_is_stored(tmp_path: Path, kind: str, value: float, rows: tuple[int, ...], line: str) -> None:
+def test_what_is_stored(
+    tmp_path: Path, kind: str, value: float, rows: tuple[int, ...], line: str
+) -> None:
     arrays = kinds()
     arrays[kind][list(rows)] = value
-    assert [each for each in shown(stored(tmp_path / "out", arrays)) if each.startswith("look at")] == [line]
+    assert [
+        each for each in shown(stored(tmp_path / "out", arrays)) if each.startswith("look at")
+    ] == [line]
 
 
 def test_one_pixel_or_an_edge_is_no_constant_image(tmp_path: Path) -> None:
@@ -80,18 +92,29 @@ def test_one_pixel_or_an_edge_is_no_constant_image(tmp_path: Path) -> None:
     arrays["image"][0, 1, 4, 5] = 8
     arrays["frames"][1] = 9
     arrays["frames"][1, 1] = 10
-    assert not [line for line in shown(stored(tmp_path / "out", arrays)) if line.startswith("look at")]
+    assert not [
+        line for line in shown(stored(tmp_path / "out", arrays)) if line.startswith("look at")
+    ]
 
 
 def test_each_channel_may_have_its_own_value(tmp_path: Path) -> None:
     arrays = kinds()
     arrays["image"][1] = np.array([200, 60, 30])[:, None, None]
-    assert "look at 1 of image that are stored: of one colour (train: yes 1)" in shown(stored(tmp_path / "out", arrays))
+    assert "look at 1 of image that are stored: of one colour (train: yes 1)" in shown(
+        stored(tmp_path / "out", arrays)
+    )
 
 
 def test_what_is_refused_is_counted_by_class_and_split(tmp_path: Path) -> None:
-    """Silence, a value that is no number, and another number of channels; all of them count against ``max_bad``."""
-    sounds = {"loud": 0.4 * np.sin(np.arange(8000.0)), "quiet": np.zeros(8000), "odd": np.full(8000, np.nan)}
+    """Silence, a value that is no number, and another number of channels.
+
+    All of them count against ``max_bad``.
+    """
+    sounds = {
+        "loud": 0.4 * np.sin(np.arange(8000.0)),
+        "quiet": np.zeros(8000),
+        "odd": np.full(8000, np.nan),
+    }
     for name, sound in sounds.items():
         soundfile.write(tmp_path / f"{name}.wav", sound, 16000, "FLOAT")
     texts = {"two": "1,2\n3,5\n", "nan": "1,nan\n3,4\n", "three": "1,2,3\n4,5,6\n"}
@@ -113,7 +136,12 @@ def test_what_is_refused_is_counted_by_class_and_split(tmp_path: Path) -> None:
         sizes = Sizes(seconds=0.5, points=2)
         execution = Execution(max_bad=max_bad)
         return manifest.prepare(
-            tmp_path / "samples.csv", tmp_path, tmp_path / "out", kinds, sizes=sizes, execution=execution
+            tmp_path / "samples.csv",
+            tmp_path,
+            tmp_path / "out",
+            kinds,
+            sizes=sizes,
+            execution=execution,
         )
 
     with pytest.raises(PrepError, match="6 source files cannot be used"):

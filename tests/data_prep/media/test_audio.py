@@ -67,13 +67,18 @@ def test_audio_without_samples_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kept", [10, 44, 60, 1000])
 def test_cut_off_wav_is_refused(tmp_path: Path, write_wav: Callable, kept: int) -> None:
-    """A WAV of 2,000 samples has 44 + 4,000 bytes; libsndfile alone would read what is left of them."""
+    """A WAV of 2,000 samples has 44 + 4,000 bytes.
+
+    Libsndfile alone would read what is left of them.
+    """
     path = tmp_path / "cut.wav"
     write_wav(path)
     whole = path.read_bytes()
     assert len(whole) == 4044
     path.write_bytes(whole[:kept])
-    with pytest.raises(UnreadableFileError, match=rf"cut off: {kept} bytes found, its header says 4044"):
+    with pytest.raises(
+        UnreadableFileError, match=rf"cut off: {kept} bytes found, its header says 4044"
+    ):
         read_sound(path)
 
 
@@ -102,7 +107,8 @@ def test_fit_length_keeps_the_start(length: int) -> None:
 @pytest.mark.parametrize("snr_db", [-15.0, -5.0, 0.0, 10.0])
 @pytest.mark.parametrize("gain", [1.0, 0.1])
 def test_noise_has_the_stated_ratio(snr_db: float, gain: float) -> None:
-    """A clip of power 0.5 gets noise of power 0.5 / r, one of 0.005 gets 0.005 / r, r = 10^(dB / 10).
+    """A clip of power 0.5 gets noise of power 0.5 / r, one of 0.005 gets 0.005 / r, r = 10^(dB /
+    10).
 
     The power of n Gaussian samples scatters by sqrt(2 / n), 0.6 % here; the test allows 5 of those.
     """
@@ -113,7 +119,10 @@ def test_noise_has_the_stated_ratio(snr_db: float, gain: float) -> None:
 
 
 def test_noise_of_a_clip_covers_its_padding() -> None:
-    """Signal power 1 over half of the clip is 0.5 over all of it: noise power 0.5 at 0 dB, padding too."""
+    """Signal power 1 over half of the clip is 0.5 over all of it.
+
+    Noise power 0.5 at 0 dB, padding too.
+    """
     clip = fit_length(torch.ones(20000), 40000)
     noisy = add_noise(clip, _white(40000), 0.0)
     assert noisy.shape == clip.shape
@@ -131,12 +140,16 @@ def test_ratio_must_be_finite(snr_db: float) -> None:
         add_noise(torch.ones(10), _white(10), snr_db)
 
 
-def _oracle_log_mel(waveform: np.ndarray, rate: int, n_mels: int, n_fft: int, hop: int, floor: float) -> np.ndarray:
+def _oracle_log_mel(
+    waveform: np.ndarray, rate: int, n_mels: int, n_fft: int, hop: int, floor: float
+) -> np.ndarray:
     """Compute the definition in NumPy: [mels, frames]."""
     padded = np.pad(waveform, n_fft // 2, mode="reflect")
     starts = range(0, len(padded) - n_fft + 1, hop)
     window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n_fft) / n_fft)
-    power = np.stack([np.abs(np.fft.rfft(window * padded[s : s + n_fft])) ** 2 for s in starts], axis=1)
+    power = np.stack(
+        [np.abs(np.fft.rfft(window * padded[s : s + n_fft])) ** 2 for s in starts], axis=1
+    )
     top = 2595 * np.log10(1 + rate / 2 / 700)
     corners = 700 * (10 ** (np.linspace(0, top, n_mels + 2) / 2595) - 1)
     hz = np.linspace(0, rate / 2, n_fft // 2 + 1)
@@ -145,7 +158,9 @@ def _oracle_log_mel(waveform: np.ndarray, rate: int, n_mels: int, n_fft: int, ho
     return np.log(np.clip(np.minimum(rising, falling), 0, None) @ power + floor)
 
 
-@pytest.mark.parametrize(("rate", "n_mels", "n_fft", "hop"), [(8000, 32, 256, 192), (16000, 20, 512, 353)])
+@pytest.mark.parametrize(
+    ("rate", "n_mels", "n_fft", "hop"), [(8000, 32, 256, 192), (16000, 20, 512, 353)]
+)
 def test_log_mel_is_its_definition(rate: int, n_mels: int, n_fft: int, hop: int) -> None:
     """Noise and a silent clip, so that every band and the floor count."""
     clips = np.random.default_rng(0).normal(0, 0.3, (3, 6144)).astype(np.float32)
@@ -160,12 +175,16 @@ def test_log_mel_is_its_definition(rate: int, n_mels: int, n_fft: int, hop: int)
 def test_log_mel_defaults_are_those_of_the_digit_tasks() -> None:
     clips = torch.randn(2, 6144, generator=_generator())
     assert log_mel(clips, 8000).shape == (2, 1, 32, 33)
-    assert torch.equal(log_mel(clips, 8000), log_mel(clips, 8000, n_mels=32, n_fft=256, hop=192, floor=1e-4))
+    assert torch.equal(
+        log_mel(clips, 8000), log_mel(clips, 8000, n_mels=32, n_fft=256, hop=192, floor=1e-4)
+    )
 
 
 def test_log_mel_of_a_clip_does_not_depend_on_its_batch() -> None:
     clips = torch.randn(5, 6144, generator=_generator())
-    torch.testing.assert_close(log_mel(clips, 8000)[3:4], log_mel(clips[3:4], 8000), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        log_mel(clips, 8000)[3:4], log_mel(clips[3:4], 8000), rtol=0, atol=1e-5
+    )
 
 
 def test_log_mel_needs_a_whole_window() -> None:

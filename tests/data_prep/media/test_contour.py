@@ -23,9 +23,12 @@ def tone(frequency: float, gain: float = 0.5, samples: int = 4000) -> torch.Tens
 @pytest.mark.parametrize("frequency", [100.0, 160.0, 200.0, 320.0])
 @pytest.mark.parametrize("gain", [0.5, 0.01])
 def test_a_tone_has_its_pitch_and_its_power(frequency: float, gain: float) -> None:
-    """A sine's mean power over whole periods is gain^2 / 2; 8000 / frequency is a whole number of samples each time.
+    """A sine's mean power over whole periods is gain^2 / 2.
 
-    Every multiple of the period fits as well: the pitch is the tone's, or one of its whole fractions.
+    8000 / frequency is a whole number of samples each time.
+
+    Every multiple of the period fits as well: the pitch is the tone's, or one of its whole
+    fractions.
     """
     energy, pitch, voicing = contour(tone(frequency, gain), RATE, HOP, 1e-4)[0, :, 3:-3]
     assert torch.allclose(energy, torch.tensor(gain**2 / 2 + 1e-4).log(), atol=0.02)
@@ -64,11 +67,16 @@ def prepared(raw_avmnist: Path, tmp_path: Path) -> Path:
     return avmnist.prepare(raw_avmnist, tmp_path / "three", train_size=30, modalities=THREE)
 
 
-def test_the_contour_is_stored_on_request_alone(prepared: Path, raw_avmnist: Path, tmp_path: Path) -> None:
+def test_the_contour_is_stored_on_request_alone(
+    prepared: Path, raw_avmnist: Path, tmp_path: Path
+) -> None:
     two = avmnist.prepare(raw_avmnist, tmp_path / "two", train_size=30)
     assert read_spec(two).modality_names == ("audio", "visual")
     assert read_spec(prepared).modality_names == tuple(THREE)
-    assert not any(key.startswith("contour") for key in json.loads((two / "dataset.json").read_text())["settings"])
+    assert not any(
+        key.startswith("contour")
+        for key in json.loads((two / "dataset.json").read_text())["settings"]
+    )
     settings = read_spec(prepared).settings
     assert (settings["contour_frame"], settings["contour_hz"]) == (FRAME, [80.0, 400.0])
     for split in ("train", "test"):
@@ -87,7 +95,10 @@ def test_each_channel_is_standardised_over_the_train_split(prepared: Path) -> No
 
 
 def test_the_contour_hears_the_noise_that_the_spectrogram_shows(prepared: Path) -> None:
-    """After 2000 samples there is noise alone; its energy goes up and down with the spectrogram's, frame by frame."""
+    """After 2000 samples there is noise alone.
+
+    Its energy goes up and down with the spectrogram's, frame by frame.
+    """
     mel = np.load(array_path(prepared, "test", "audio")).astype(np.float64)[:, 0, :, 12:]
     energy = np.load(array_path(prepared, "test", "contour")).astype(np.float64)[:, 0, 12:]
     power = np.log(np.exp(mel).mean(axis=1))

@@ -13,7 +13,13 @@ from beartype import beartype
 from jaxtyping import jaxtyped
 
 from data_prep.errors import UnreadableFileError
-from data_prep.media.grey import PIXEL_STD, add_pixel_noise, read_idx_images, read_idx_labels, upscale
+from data_prep.media.grey import (
+    PIXEL_STD,
+    add_pixel_noise,
+    read_idx_images,
+    read_idx_labels,
+    upscale,
+)
 
 
 def test_idx_round_trip(tmp_path: Path, write_idx: Callable) -> None:
@@ -29,9 +35,13 @@ def test_idx_round_trip(tmp_path: Path, write_idx: Callable) -> None:
 def test_images_and_labels_are_not_mistaken(tmp_path: Path, write_idx: Callable) -> None:
     write_idx(tmp_path / "i.gz", np.zeros((2, 3, 3)))
     write_idx(tmp_path / "l.gz", np.zeros(2))
-    with pytest.raises(UnreadableFileError, match=r"l\.gz: begins with 00 00 08 01, expected 00 00 08 03"):
+    with pytest.raises(
+        UnreadableFileError, match=r"l\.gz: begins with 00 00 08 01, expected 00 00 08 03"
+    ):
         read_idx_images(tmp_path / "l.gz")
-    with pytest.raises(UnreadableFileError, match=r"i\.gz: begins with 00 00 08 03, expected 00 00 08 01"):
+    with pytest.raises(
+        UnreadableFileError, match=r"i\.gz: begins with 00 00 08 03, expected 00 00 08 01"
+    ):
         read_idx_labels(tmp_path / "i.gz")
 
 
@@ -42,8 +52,14 @@ def test_images_and_labels_are_not_mistaken(tmp_path: Path, write_idx: Callable)
         (b"", "begins with nothing"),
         (gzip.compress(b""), "begins with nothing"),
         (gzip.compress(bytes([0, 0, 8, 3]) + struct.pack(">I", 1)), "and sizes"),
-        (gzip.compress(bytes([0, 0, 8, 3]) + struct.pack(">3I", 2, 2, 2) + b"1234567"), "7 bytes of data"),
-        (gzip.compress(bytes([0, 0, 8, 3]) + struct.pack(">3I", 2, 2, 2) + b"123456789"), "says 2 x 2 x 2"),
+        (
+            gzip.compress(bytes([0, 0, 8, 3]) + struct.pack(">3I", 2, 2, 2) + b"1234567"),
+            "7 bytes of data",
+        ),
+        (
+            gzip.compress(bytes([0, 0, 8, 3]) + struct.pack(">3I", 2, 2, 2) + b"123456789"),
+            "says 2 x 2 x 2",
+        ),
     ],
     ids=["no gzip", "empty", "nothing packed", "no sizes", "too short", "too long"],
 )
@@ -79,7 +95,10 @@ def test_missing_idx_is_named(tmp_path: Path) -> None:
 
 
 def test_upscale_interpolates_between_pixel_centres() -> None:
-    """From 2 to 4 pixels: centres lie at -0.25, 0.25, 0.75, 1.25 of the old ones, the outer two clamped."""
+    """From 2 to 4 pixels.
+
+    Centres lie at -0.25, 0.25, 0.75, 1.25 of the old ones, the outer two clamped.
+    """
     image = torch.tensor([[[0.0, 1.0], [0.0, 1.0]]])
     assert upscale(image, 4)[0].tolist() == [[0.0, 0.25, 0.75, 1.0]] * 4
 

@@ -1,4 +1,6 @@
-"""data_prep.media.picture: every orientation in every format, and ranges that the format states or does not."""
+"""data_prep.media.picture: every orientation in every format, and ranges that the format states or
+does not.
+"""
 
 from pathlib import Path
 
@@ -58,7 +60,9 @@ def ramp(highest: float, dtype: type) -> np.ndarray:
 def test_deep_pictures_are_scaled_by_what_the_format_says(
     tmp_path: Path, pixels: np.ndarray, white: int | None
 ) -> None:
-    Image.fromarray(pixels).save(tmp_path / "a.tiff", tiffinfo={} if white is None else {281: white})
+    Image.fromarray(pixels).save(
+        tmp_path / "a.tiff", tiffinfo={} if white is None else {281: white}
+    )
     grey = read_grey(tmp_path / "a.tiff")
     assert float(grey.max()) == 1
     assert abs(float(grey.mean()) - 0.5) < 0.01
@@ -102,5 +106,7 @@ def test_a_picture_of_many_megapixels_is_taken(tmp_path: Path) -> None:
 
 def test_a_picture_that_takes_too_much_memory_says_so(tmp_path: Path) -> None:
     Image.new("1", (40000, 20000)).save(tmp_path / "a.png")
-    with pytest.raises(UnreadableFileError, match="40000 x 20000 pixels take 800 MB to decode; scale it down"):
+    with pytest.raises(
+        UnreadableFileError, match="40000 x 20000 pixels take 800 MB to decode; scale it down"
+    ):
         read_photo(tmp_path / "a.png", 32)

@@ -1,4 +1,7 @@
-"""data_prep.media.audio on sound files as people have them: cut off, misnamed, of odd rates and odd ranges."""
+"""data_prep.media.audio on sound files as people have them.
+
+Cut off, misnamed, of odd rates and odd ranges.
+"""
 
 import math
 import resource
@@ -30,11 +33,15 @@ FORMATS = {
 }
 
 
-def encode(path: Path, codec: str, sound: np.ndarray, rate: int = RATE, form: str | None = None) -> Path:
+def encode(
+    path: Path, codec: str, sound: np.ndarray, rate: int = RATE, form: str | None = None
+) -> Path:
     with av.open(str(path), "w", format=form) as container:
         stream = container.add_stream(codec, rate=rate, layout="mono")
         for start in range(0, len(sound), 1024):
-            chunk = av.AudioFrame.from_ndarray(sound[None, start : start + 1024], format="fltp", layout="mono")
+            chunk = av.AudioFrame.from_ndarray(
+                sound[None, start : start + 1024], format="fltp", layout="mono"
+            )
             chunk.sample_rate, chunk.pts = rate, start
             container.mux(stream.encode(chunk))
         container.mux(stream.encode(None))
@@ -53,7 +60,9 @@ def test_a_file_that_is_cut_off_is_refused(tmp_path: Path, name: str, share: flo
         read_sound(path)
 
 
-def test_an_mp3_without_a_size_in_its_header_is_refused_when_its_last_frame_is_cut(tmp_path: Path) -> None:
+def test_an_mp3_without_a_size_in_its_header_is_refused_when_its_last_frame_is_cut(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "a.mp3"
     soundfile.write(path, tone(2, RATE, 300), RATE)
     content = path.read_bytes().replace(b"Info", b"\0\0\0\0").replace(b"Xing", b"\0\0\0\0")
@@ -71,7 +80,9 @@ def test_a_wav_from_a_pipe_does_not_know_its_size(tmp_path: Path, size: int) -> 
     content = bytearray(path.read_bytes())
     place = content.index(b"data")
     content[4:8] = struct.pack("<I", size)
-    content[place + 4 : place + 8] = struct.pack("<I", max(size, 1 << 31) - 36 if size else 0xFFFFFFFF)
+    content[place + 4 : place + 8] = struct.pack(
+        "<I", max(size, 1 << 31) - 36 if size else 0xFFFFFFFF
+    )
     path.write_bytes(content)
     assert len(read_sound(path)[0]) == RATE
 
@@ -88,7 +99,10 @@ def test_what_a_file_is_its_content_says(tmp_path: Path, name: str, codec: str, 
     sound = np.concatenate([np.full(rate, 1e-4, np.float32), tone(2, rate, 300)])
     if codec == "flac" or codec == "alac":
         soundfile.write(tmp_path / "plain.wav", sound, rate)
-        with av.open(str(tmp_path / "plain.wav")) as source, av.open(str(tmp_path / name), "w", format=form) as out:
+        with (
+            av.open(str(tmp_path / "plain.wav")) as source,
+            av.open(str(tmp_path / name), "w", format=form) as out,
+        ):
             stream = out.add_stream(codec, rate=rate, layout="mono")
             for frame in source.decode(audio=0):
                 out.mux(stream.encode(frame))
@@ -102,7 +116,9 @@ def test_what_a_file_is_its_content_says(tmp_path: Path, name: str, codec: str, 
     assert abs(int(np.abs(np.fft.rfft(middle)).argmax()) * 2 - 300) <= 2
 
 
-@pytest.mark.parametrize("content", [b"\0" * 4000, b"\x7f\x01" * 2000, b"%PDF-1.7", b"<html>Not found</html>"])
+@pytest.mark.parametrize(
+    "content", [b"\0" * 4000, b"\x7f\x01" * 2000, b"%PDF-1.7", b"<html>Not found</html>"]
+)
 def test_what_is_no_sound_is_refused_whatever_its_name(tmp_path: Path, content: bytes) -> None:
     for ending in ("raw", "wav", "mp3", "sd2"):
         (tmp_path / f"a.{ending}").write_bytes(content)
@@ -111,7 +127,9 @@ def test_what_is_no_sound_is_refused_whatever_its_name(tmp_path: Path, content: 
 
 
 @pytest.mark.parametrize("scale", [32767, 128, 2.0**31])
-def test_integers_stored_as_floats_are_refused_with_their_range(tmp_path: Path, scale: float) -> None:
+def test_integers_stored_as_floats_are_refused_with_their_range(
+    tmp_path: Path, scale: float
+) -> None:
     soundfile.write(tmp_path / "a.wav", scale * tone(1, RATE, 300), RATE, subtype="FLOAT")
     with pytest.raises(UnreadableFileError, match=r"samples of up to \S+, but full scale is 1"):
         read_sound(tmp_path / "a.wav")
@@ -128,17 +146,25 @@ def test_weights_made_as_they_are_needed_are_those_of_the_kernel(rate: int, want
     divisor = math.gcd(rate, wanted)
     expected = torchaudio.functional.resample(waveform, rate, wanted)
     found = _by_blocks(waveform, rate // divisor, wanted // divisor)
-    torch.testing.assert_close(found, expected, atol=5e-5, rtol=0)  # its kernel is of single precision
+    torch.testing.assert_close(
+        found, expected, atol=5e-5, rtol=0
+    )  # its kernel is of single precision
 
 
 def test_an_odd_rate_and_a_long_file_take_little_memory(tmp_path: Path) -> None:
-    """An hour of stereo at 48,001 Hz, with holes that take no disk: only the first seconds are read."""
+    """An hour of stereo at 48,001 Hz, with holes that take no disk.
+
+    Only the first seconds are read.
+    """
     path = tmp_path / "a.wav"
     frames = 3600 * 48001
     soundfile.write(path, np.stack([tone(5, 48001, 300)] * 2, axis=1), 48001)
     with path.open("r+b") as file:
         content = bytearray(file.read(44))
-        content[4:8], content[40:44] = struct.pack("<I", frames * 4 + 36), struct.pack("<I", frames * 4)
+        content[4:8], content[40:44] = (
+            struct.pack("<I", frames * 4 + 36),
+            struct.pack("<I", frames * 4),
+        )
         file.seek(0)
         file.write(content)
         file.truncate(44 + frames * 4)

@@ -1,4 +1,6 @@
-"""data_prep.media.hashed: tokens without a vocabulary, and two languages learned from them with nothing fetched."""
+"""data_prep.media.hashed: tokens without a vocabulary, and two languages learned from them with
+nothing fetched.
+"""
 
 import json
 import socket
@@ -15,7 +17,13 @@ from tabular import write_crisismmd, write_photo
 
 from data_prep.errors import PrepError
 from data_prep.media.hashed import hash_text, pieces
-from data_prep.media.text import described, described_text_stream, encode_text, text_stream, vocabulary
+from data_prep.media.text import (
+    described,
+    described_text_stream,
+    encode_text,
+    text_stream,
+    vocabulary,
+)
 from data_prep.sets import crisismmd, manifest
 from data_prep.sets.manifest_kinds import Sizes
 from fedcmi_flwr.client.adamw import AdamW
@@ -30,11 +38,18 @@ CHINESE: tuple[Sequence[str], ...] = (
     ("洪水", "救援", "桥梁", "暴雨", "灾民", "受损", "地震", "避难"),
     ("音乐", "歌手", "吉他", "舞台", "专辑", "跳舞", "演唱", "旋律"),
 )
-FILLERS = {" ": ("the", "we", "today", "in", "town", "people"), "": ("的", "我们", "今天", "在", "城市", "人们")}
+FILLERS = {
+    " ": ("the", "we", "today", "in", "town", "people"),
+    "": ("的", "我们", "今天", "在", "城市", "人们"),
+}
 
 
-def corpus(words: Sequence[Sequence[str]], gap: str, count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return tokens of texts of four fillers and two words of their class, in any order, and the classes."""
+def corpus(
+    words: Sequence[Sequence[str]], gap: str, count: int, seed: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return tokens of texts of four fillers and two words of their class, in any order, and the
+    classes.
+    """
     rng, labels = np.random.default_rng(seed), np.arange(count) % 2
     texts = []
     for label in labels:
@@ -45,7 +60,9 @@ def corpus(words: Sequence[Sequence[str]], gap: str, count: int, seed: int) -> t
 
 
 @pytest.mark.parametrize("encoder", ["bag-of-words", "text-cnn"])
-@pytest.mark.parametrize(("words", "gap"), [(ENGLISH, " "), (CHINESE, "")], ids=["English", "Chinese"])
+@pytest.mark.parametrize(
+    ("words", "gap"), [(ENGLISH, " "), (CHINESE, "")], ids=["English", "Chinese"]
+)
 def test_classes_of_two_languages_are_learned(
     encoder: str, words: Sequence[Sequence[str]], gap: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -90,14 +107,24 @@ def test_words_come_first_where_room_is_short() -> None:
 
 
 def test_every_process_hashes_alike() -> None:
-    code = "from data_prep.media.hashed import hash_text; print(hash_text('flood 洪水', 4096, 9).tolist())"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    code = (
+        "from data_prep.media.hashed import hash_text; print(hash_text('flood 洪水', 4096, "
+        "9).tolist())"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
     assert json.loads(found) == hash_text("flood 洪水", 4096, 9).tolist()
 
 
-@pytest.mark.parametrize("tokenizer", ["hashed:", "hashed:x", "hashed:15", "hashed:-4", "hashed:٤٠٩٦"])
+@pytest.mark.parametrize(
+    "tokenizer", ["hashed:", "hashed:x", "hashed:15", "hashed:-4", "hashed:٤٠٩٦"]
+)
 def test_a_number_of_buckets_is_needed(tokenizer: str) -> None:
-    with pytest.raises(PrepError, match=r"must be hashed:BUCKETS with 16 to 1073741824 buckets, such as hashed:4096"):
+    with pytest.raises(
+        PrepError,
+        match=r"must be hashed:BUCKETS with 16 to 1073741824 buckets, such as hashed:4096",
+    ):
         text_stream("text", tokenizer)
 
 
@@ -110,7 +137,9 @@ def test_crisismmd_trains_on_hashes(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     write_crisismmd(tmp_path / "raw")
     with monkeypatch.context() as without:
         without.setitem(sys.modules, "transformers", None)
-        out = crisismmd.prepare(tmp_path / "raw", tmp_path / "out", tokenizer="hashed:512", image_size=16)
+        out = crisismmd.prepare(
+            tmp_path / "raw", tmp_path / "out", tokenizer="hashed:512", image_size=16
+        )
     assert "transformers" not in read_spec(out).tools
     assert read_spec(out).tools["tokenizer"] == "hashed:512"
 
@@ -126,18 +155,25 @@ def test_crisismmd_trains_on_hashes(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_a_chinese_manifest_is_prepared_and_read_again_without_transformers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A file of the same text gives the stored tokens by the recipe, as a device's inference does."""
+    """A file of the same text gives the stored tokens by the recipe, as a device's
+    inference does.
+    """
     monkeypatch.setitem(sys.modules, "transformers", None)
     path = _chinese_manifest(tmp_path / "own")
     sizes = Sizes(image_size=16, tokens=12, tokenizer="hashed:512")
-    own = manifest.prepare(path, path.parent, tmp_path / "out", {"photo": "image", "note": "text"}, sizes=sizes)
+    own = manifest.prepare(
+        path, path.parent, tmp_path / "out", {"photo": "image", "note": "text"}, sizes=sizes
+    )
     expected = hash_text("洪水救援", 512, 12)
     assert np.load(own / "train" / "note.npy")[0].tolist() == expected.tolist()
     assert "transformers" not in read_spec(own).tools
 
     recipe = json.loads((own / "recipes.json").read_text(encoding="utf-8"))["note"]
     assert recipe == {"maker": "tokens", "tokens": 12, "tweets": False, "tokenizer": "hashed:512"}
-    assert described_text_stream("note", recipe["tokenizer"], 12).decode("洪水救援").tolist() == expected.tolist()
+    assert (
+        described_text_stream("note", recipe["tokenizer"], 12).decode("洪水救援").tolist()
+        == expected.tolist()
+    )
 
 
 def _chinese_manifest(directory: Path) -> Path:

@@ -1,4 +1,6 @@
-"""data_prep.media.noise: rows are those of one draw of all, in whatever order and process they are drawn."""
+"""data_prep.media.noise: rows are those of one draw of all, in whatever order and process they are
+drawn.
+"""
 
 import pytest
 import torch

@@ -1,4 +1,6 @@
-"""data_prep.media.numbers: the first row of a table is a header or data by a rule, and never by a guess."""
+"""data_prep.media.numbers: the first row of a table is a header or data by a rule, and never by a
+guess.
+"""
 
 import io
 from pathlib import Path
@@ -76,9 +78,14 @@ def test_what_is_stated_of_the_header_holds(
 
 @pytest.mark.parametrize(
     ("text", "stated", "words"),
-    [("x,y\n1,2\n", False, "row 1, column 1: 'x' is no number"), (",x,y\n0,1,2\n", True, "an index that pandas wrote")],
+    [
+        ("x,y\n1,2\n", False, "row 1, column 1: 'x' is no number"),
+        (",x,y\n0,1,2\n", True, "an index that pandas wrote"),
+    ],
 )
-def test_what_is_stated_and_is_not_so_is_refused(tmp_path: Path, text: str, stated: bool, words: str) -> None:
+def test_what_is_stated_and_is_not_so_is_refused(
+    tmp_path: Path, text: str, stated: bool, words: str
+) -> None:
     (tmp_path / "a.csv").write_text(text)
     with pytest.raises(UnreadableFileError, match=words):
         read_numbers(tmp_path / "a.csv", "series", "[time, channels]", header=stated)
@@ -109,12 +116,16 @@ def test_an_npy_file_is_one_by_its_content(tmp_path: Path, name: str) -> None:
 
 
 cells = st.one_of(
-    st.floats(width=32).map(repr), st.integers(-99, 99).map(str), st.text("0123456789.eEx_-+ ", max_size=5)
+    st.floats(width=32).map(repr),
+    st.integers(-99, 99).map(str),
+    st.text("0123456789.eEx_-+ ", max_size=5),
 )
 
 
 @given(st.lists(st.lists(cells, min_size=1, max_size=3), min_size=1, max_size=4))
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 def test_what_is_read_is_what_pandas_reads(tmp_path: Path, table: list[list[str]]) -> None:
     text = "".join(",".join(row) + "\n" for row in table)
     (tmp_path / "a.csv").write_text(text)
@@ -122,5 +133,7 @@ def test_what_is_read_is_what_pandas_reads(tmp_path: Path, table: list[list[str]
         header, numbers = read(tmp_path / "a.csv")
     except UnreadableFileError:
         return
-    expected = pd.read_csv(io.StringIO(text), header=None if header is None else 0, skipinitialspace=True)
+    expected = pd.read_csv(
+        io.StringIO(text), header=None if header is None else 0, skipinitialspace=True
+    )
     np.testing.assert_allclose(numbers, expected.to_numpy(np.float64), rtol=1e-14)

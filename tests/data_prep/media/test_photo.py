@@ -1,4 +1,6 @@
-"""data_prep.media.photo: real JPEG and PNG files, upright, square and in RGB, whatever is in them."""
+"""data_prep.media.photo: real JPEG and PNG files, upright, square and in RGB, whatever is
+in them.
+"""
 
 from pathlib import Path
 
@@ -13,7 +15,9 @@ GREY = PADDING[0]
 
 
 def corners(width: int, height: int) -> Image.Image:
-    """Return an image whose quarters are red (top left), green (top right), blue (bottom left) and white."""
+    """Return an image whose quarters are red (top left), green (top right), blue (bottom left) and
+    white.
+    """
     pixels = np.full((height, width, 3), 255, np.uint8)
     pixels[: height // 2, : width // 2] = (255, 0, 0)
     pixels[: height // 2, width // 2 :] = (0, 255, 0)
@@ -22,8 +26,15 @@ def corners(width: int, height: int) -> Image.Image:
 
 
 def name_of(pixel: np.ndarray) -> str:
-    named = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "white": (255, 255, 255)}
-    return next(name for name, color in named.items() if np.abs(pixel.astype(int) - color).max() < 60)
+    named = {
+        "red": (255, 0, 0),
+        "green": (0, 255, 0),
+        "blue": (0, 0, 255),
+        "white": (255, 255, 255),
+    }
+    return next(
+        name for name, color in named.items() if np.abs(pixel.astype(int) - color).max() < 60
+    )
 
 
 @pytest.mark.parametrize(
@@ -44,7 +55,10 @@ def test_the_longer_side_fills_the_square_and_the_rest_is_grey(
 
 
 def test_scaling_averages_what_falls_into_a_pixel(tmp_path: Path) -> None:
-    """Columns of 0 and 200 in turn, 64 x 64 to 4 x 4: 100 away from the borders, where a triangle's weights meet."""
+    """Columns of 0 and 200 in turn, 64 x 64 to 4 x 4.
+
+    100 away from the borders, where a triangle's weights meet.
+    """
     pixels = np.zeros((64, 64, 3), np.uint8)
     pixels[:, 1::2] = 200
     Image.fromarray(pixels).save(tmp_path / "a.png")
@@ -52,7 +66,9 @@ def test_scaling_averages_what_falls_into_a_pixel(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [(1600, 1200), (500, 300)])
-def test_a_large_jpeg_decoded_in_part_looks_like_the_whole(tmp_path: Path, size: tuple[int, int]) -> None:
+def test_a_large_jpeg_decoded_in_part_looks_like_the_whole(
+    tmp_path: Path, size: tuple[int, int]
+) -> None:
     """The oracle decodes every pixel and scales once."""
     y, x = np.mgrid[: size[1], : size[0]]
     smooth = np.stack([x / size[0], y / size[1], np.sin(x / 40) / 2 + 0.5], axis=2)
@@ -61,7 +77,9 @@ def test_a_large_jpeg_decoded_in_part_looks_like_the_whole(tmp_path: Path, size:
     height = round(100 * size[1] / size[0])
     whole = Image.open(tmp_path / "a.jpg").resize((100, height), Image.Resampling.BILINEAR)
     top = (100 - height) // 2
-    difference = np.abs(photo[:, top : top + height].astype(float) - np.asarray(whole).transpose(2, 0, 1))
+    difference = np.abs(
+        photo[:, top : top + height].astype(float) - np.asarray(whole).transpose(2, 0, 1)
+    )
     assert difference.mean() < 1
 
 
@@ -72,7 +90,10 @@ def test_a_large_jpeg_decoded_in_part_looks_like_the_whole(tmp_path: Path, size:
      (7, "white green blue red"), (8, "green white red blue"), (9, "red green blue white")],
 )  # fmt: skip
 def test_exif_orientation_is_honoured(tmp_path: Path, orientation: int, expected: str) -> None:
-    """Top left, top right, bottom left, bottom right as EXIF 2.3 defines them; 9 is no orientation."""
+    """Top left, top right, bottom left, bottom right as EXIF 2.3 defines them.
+
+    9 is no orientation.
+    """
     image = corners(64, 64)
     exif = image.getexif()
     exif[0x0112] = orientation
@@ -83,7 +104,9 @@ def test_exif_orientation_is_honoured(tmp_path: Path, orientation: int, expected
 
 
 def test_broken_exif_says_nothing(tmp_path: Path) -> None:
-    corners(64, 64).save(tmp_path / "a.jpg", exif=b"Exif\x00\x00II*\x00\x08\x00\x00\x00\xff\xff\x12\x01")
+    corners(64, 64).save(
+        tmp_path / "a.jpg", exif=b"Exif\x00\x00II*\x00\x08\x00\x00\x00\xff\xff\x12\x01"
+    )
     assert name_of(read_photo(tmp_path / "a.jpg", 32)[:, 4, 4]) == "red"
 
 
@@ -92,10 +115,14 @@ def test_broken_exif_says_nothing(tmp_path: Path) -> None:
     [("L", 77, (77, 77, 77)), ("1", 1, (255, 255, 255)), ("LA", (77, 255), (77, 77, 77)),
      ("RGBA", (10, 20, 30, 255), (10, 20, 30)), ("RGBA", (10, 20, 30, 0), PADDING), ("I;16", 0x4D80, (77, 77, 77))],
 )  # fmt: skip
-def test_every_mode_becomes_rgb(tmp_path: Path, mode: str, color: object, expected: tuple[int, int, int]) -> None:
+def test_every_mode_becomes_rgb(
+    tmp_path: Path, mode: str, color: object, expected: tuple[int, int, int]
+) -> None:
     Image.new(mode, (8, 8), color).save(tmp_path / "a.png")
     photo = read_photo(tmp_path / "a.png", 8)
-    np.testing.assert_array_equal(photo, np.broadcast_to(np.array(expected)[:, None, None], (3, 8, 8)))
+    np.testing.assert_array_equal(
+        photo, np.broadcast_to(np.array(expected)[:, None, None], (3, 8, 8))
+    )
 
 
 def test_palettes_and_cmyk_become_rgb(tmp_path: Path) -> None:
@@ -114,12 +141,19 @@ def test_unusable_files_are_named(tmp_path: Path, ending: str) -> None:
     whole = tmp_path / f"whole.{ending}"
     Image.fromarray(noise).save(whole)
     content = whole.read_bytes()
-    files = {"empty": b"", "text": b"no image at all", "half": content[: len(content) // 2], "head": content[:20]}
+    files = {
+        "empty": b"",
+        "text": b"no image at all",
+        "half": content[: len(content) // 2],
+        "head": content[:20],
+    }
     for name, data in files.items():
         path = tmp_path / f"{name}.{ending}"
         path.write_bytes(data)
         found = "an empty file" if name == "empty" else "not decodable as an image"
-        with pytest.raises(UnreadableFileError, match=rf"{name}\.{ending}: {found}.*; fetch the file again"):
+        with pytest.raises(
+            UnreadableFileError, match=rf"{name}\.{ending}: {found}.*; fetch the file again"
+        ):
             read_photo(path)
     with pytest.raises(UnreadableFileError, match=r"nowhere\.jpg: not found"):
         read_photo(tmp_path / "nowhere.jpg")

@@ -31,7 +31,10 @@ def test_npy_of_any_numbers(tmp_path: Path, dtype: str) -> None:
 
 
 def test_resampling_is_linear_and_keeps_both_ends() -> None:
-    """5 points at 0, 1, 2, 3, 4 to 9: every half; to 3: every second one. One point stands everywhere."""
+    """5 points at 0, 1, 2, 3, 4 to 9: every half; to 3: every second one.
+
+    One point stands everywhere.
+    """
     series = np.array([[0.0, 1], [2, 1], [4, 1], [0, 1], [8, 1]])
     assert resample_points(series, 9)[0].tolist() == [0, 1, 2, 3, 4, 2, 0, 4, 8]
     assert resample_points(series, 3).tolist() == [[0, 4, 8], [1, 1, 1]]
@@ -41,7 +44,9 @@ def test_resampling_is_linear_and_keeps_both_ends() -> None:
 def test_a_series_of_the_wanted_length_stays(tmp_path: Path) -> None:
     series = np.random.default_rng(0).standard_normal((20, 3))
     np.save(tmp_path / "a.npy", series)
-    np.testing.assert_array_equal(decode_series(str(tmp_path / "a.npy"), 3, 20), series.T.astype(np.float32))
+    np.testing.assert_array_equal(
+        decode_series(str(tmp_path / "a.npy"), 3, 20), series.T.astype(np.float32)
+    )
 
 
 @pytest.mark.parametrize(
@@ -59,12 +64,20 @@ def test_a_series_of_the_wanted_length_stays(tmp_path: Path) -> None:
 )
 def test_unusable_files_are_named(tmp_path: Path, name: str, content: bytes, words: str) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(UnreadableFileError, match=rf"{name}: not a series \(.*{words}|{name}: {words}"):
+    with pytest.raises(
+        UnreadableFileError, match=rf"{name}: not a series \(.*{words}|{name}: {words}"
+    ):
         read_series(tmp_path / name)
 
 
 def test_arrays_that_are_no_series_are_refused(tmp_path: Path) -> None:
-    for array in (np.zeros((2, 2, 2)), np.array(1.0), np.zeros((0, 3)), np.array(["a"]), np.array([1j])):
+    for array in (
+        np.zeros((2, 2, 2)),
+        np.array(1.0),
+        np.zeros((0, 3)),
+        np.array(["a"]),
+        np.array([1j]),
+    ):
         np.save(tmp_path / "a.npy", array)
         with pytest.raises(UnreadableFileError, match="expected numbers"):
             read_series(tmp_path / "a.npy")

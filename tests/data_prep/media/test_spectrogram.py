@@ -14,10 +14,14 @@ from data_prep.media.resampling import resample
 def oracle(waveform: np.ndarray, seconds: float) -> np.ndarray:
     """Return the spectrogram of a clip at 16 kHz, window by window."""
     length = round(16000 * seconds)
-    clip = np.clip(np.tile(waveform, length // len(waveform) + 1)[:length], -1, 1).astype(np.float64)
+    clip = np.clip(np.tile(waveform, length // len(waveform) + 1)[:length], -1, 1).astype(
+        np.float64
+    )
     window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(512) / 512)
     starts = range(0, length - 512 + 1, 159)
-    power = np.stack([np.abs(np.fft.rfft(window * clip[start : start + 512])) ** 2 for start in starts], axis=1)
+    power = np.stack(
+        [np.abs(np.fft.rfft(window * clip[start : start + 512])) ** 2 for start in starts], axis=1
+    )
     logs = np.log(power + 1e-7)
     return (logs - logs.mean()) / logs.std()
 
@@ -25,7 +29,9 @@ def oracle(waveform: np.ndarray, seconds: float) -> np.ndarray:
 @pytest.mark.parametrize(("seconds", "windows"), [(3.0, 299), (10.0, 1004)])
 @pytest.mark.parametrize("samples", [20000, 47999, 200000])
 def test_spectrogram_is_that_of_numpy(seconds: float, windows: int, samples: int) -> None:
-    noise = np.random.default_rng(0).standard_normal(samples) * np.linspace(0.1, 1, samples)  # some beyond 1
+    noise = np.random.default_rng(0).standard_normal(samples) * np.linspace(
+        0.1, 1, samples
+    )  # some beyond 1
     waveform = noise.astype(np.float32)
     made = log_spectrogram(Path("x.wav"), torch.from_numpy(waveform), 16000, seconds)
     assert made.shape == spectrogram_shape(seconds) == (1, 257, windows)

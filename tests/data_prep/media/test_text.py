@@ -1,4 +1,6 @@
-"""data_prep.media.text: tweets are cleaned, and cut into the WordPieces of a tiny vocabulary made on the spot."""
+"""data_prep.media.text: tweets are cleaned, and cut into the WordPieces of a tiny vocabulary made
+on the spot.
+"""
 
 import json
 import sys
@@ -51,7 +53,9 @@ def ids(*words: str) -> list[int]:
         ("flood " * 7, ["flood"] * 6),
     ],
 )
-def test_tokens_are_padded_with_0_and_cut_before_the_last_one(tokenizer: str, text: str, words: list[str]) -> None:
+def test_tokens_are_padded_with_0_and_cut_before_the_last_one(
+    tokenizer: str, text: str, words: list[str]
+) -> None:
     tokens = encode_text(text, tokenizer, 8)
     expected = ids("[CLS]", *words, "[SEP]")
     assert tokens.dtype == np.int32
@@ -60,11 +64,14 @@ def test_tokens_are_padded_with_0_and_cut_before_the_last_one(tokenizer: str, te
 
 def test_tokens_are_words_again(tokenizer: str) -> None:
     assert (
-        decode_text(encode_text("helping people in houston", tokenizer, 10), tokenizer) == "helping people in houston"
+        decode_text(encode_text("helping people in houston", tokenizer, 10), tokenizer)
+        == "helping people in houston"
     )
 
 
-def test_a_tokenizer_json_gives_the_same_tokens_and_vocabulary(tokenizer: str, tmp_path: Path) -> None:
+def test_a_tokenizer_json_gives_the_same_tokens_and_vocabulary(
+    tokenizer: str, tmp_path: Path
+) -> None:
     from transformers import BertTokenizerFast
 
     BertTokenizerFast.from_pretrained(tokenizer).save_pretrained(tmp_path / "json")
@@ -72,7 +79,10 @@ def test_a_tokenizer_json_gives_the_same_tokens_and_vocabulary(tokenizer: str, t
     assert vocabulary(str(tmp_path / "json")) == vocabulary(tokenizer)
     assert json.dumps(vocabulary(tokenizer))
     text = "helping people!"
-    assert encode_text(text, str(tmp_path / "json"), 9).tolist() == encode_text(text, tokenizer, 9).tolist()
+    assert (
+        encode_text(text, str(tmp_path / "json"), 9).tolist()
+        == encode_text(text, tokenizer, 9).tolist()
+    )
 
 
 def test_another_vocabulary_is_another_setting(tokenizer: str, tmp_path: Path) -> None:
@@ -82,11 +92,15 @@ def test_another_vocabulary_is_another_setting(tokenizer: str, tmp_path: Path) -
     assert vocabulary(str(other)) != vocabulary(tokenizer)
 
 
-def test_a_tokenizer_that_cannot_be_used_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tokenizer_that_cannot_be_used_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     empty, moved, small = (tmp_path / name for name in ("empty", "moved", "small"))
     for directory in (empty, moved, small):
         directory.mkdir()
-    with pytest.raises(PrepError, match=r"a directory without vocab\.txt and tokenizer\.json; give a directory"):
+    with pytest.raises(
+        PrepError, match=r"a directory without vocab\.txt and tokenizer\.json; give a directory"
+    ):
         encode_text("flood", str(empty), 8)
     (moved / "vocab.txt").write_text("\n".join([WORDS[1], WORDS[0], *WORDS[2:]]))
     with pytest.raises(PrepError, match="pads with token 1, must be 0"):
@@ -99,7 +113,9 @@ def test_a_tokenizer_that_cannot_be_used_says_why(tmp_path: Path, monkeypatch: p
         encode_text("flood", str(tmp_path / "nowhere"), 8)
 
 
-def test_without_transformers_the_extra_is_named(tokenizer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_transformers_the_extra_is_named(
+    tokenizer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'fedcmi-flwr\[text\]'"):
         encode_text("flood", tokenizer + "/", 8)  # with a slash: not in the cache

@@ -1,4 +1,7 @@
-"""data_prep.media.vector: one row of numbers, by name where there are names; what is missing is not filled in."""
+"""data_prep.media.vector: one row of numbers, by name where there are names.
+
+What is missing is not filled in.
+"""
 
 import math
 from pathlib import Path
@@ -15,7 +18,9 @@ def _file(path: Path, text: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("text", ["1,2.5,-3\n", "a,b,c\n1,2.5,-3\n", "1\n2.5\n-3\n", "\ufeffa,b,c\n 1 ,2.5,-3\n"])
+@pytest.mark.parametrize(
+    "text", ["1,2.5,-3\n", "a,b,c\n1,2.5,-3\n", "1\n2.5\n-3\n", "\ufeffa,b,c\n 1 ,2.5,-3\n"]
+)
 def test_one_row_or_column_with_or_without_header(tmp_path: Path, text: str) -> None:
     assert read_vector(_file(tmp_path / "x.csv", text)).tolist() == [1.0, 2.5, -3.0]
 
@@ -23,8 +28,13 @@ def test_one_row_or_column_with_or_without_header(tmp_path: Path, text: str) -> 
 def test_columns_are_found_by_name(tmp_path: Path) -> None:
     file = _file(tmp_path / "x.csv", "bmi,id,age\n22.5,7,63\n")
     assert read_vector(file, ["age", "bmi"]).tolist() == [63.0, 22.5]
-    assert read_vector(_file(tmp_path / "plain.csv", "63,22.5\n"), ["age", "bmi"]).tolist() == [63.0, 22.5]
-    with pytest.raises(UnreadableFileError, match=r"x\.csv: has no column 'weight', only \['bmi', 'id', 'age'\]"):
+    assert read_vector(_file(tmp_path / "plain.csv", "63,22.5\n"), ["age", "bmi"]).tolist() == [
+        63.0,
+        22.5,
+    ]
+    with pytest.raises(
+        UnreadableFileError, match=r"x\.csv: has no column 'weight', only \['bmi', 'id', 'age'\]"
+    ):
         read_vector(file, ["weight"])
 
 
@@ -62,7 +72,9 @@ def test_a_vector_with_a_hole_is_not_filled_in() -> None:
     cells = read_cells("row", "t.csv:3", [("age", "63"), ("bmi", ""), ("sex", "nan")])
     assert cells is not None
     assert math.isnan(cells[1][1])
-    with pytest.raises(UnreadableFileError, match=r"t\.csv:3: bmi, sex missing beside values of the same vector"):
+    with pytest.raises(
+        UnreadableFileError, match=r"t\.csv:3: bmi, sex missing beside values of the same vector"
+    ):
         decode_cells(cells, ["age", "bmi", "sex"])
 
 

@@ -31,7 +31,12 @@ def numbers(pixels: np.ndarray) -> list[int]:
     ],
 )
 def test_frames_are_those_on_screen_at_the_centres_of_equal_parts(
-    tmp_path: Path, codec: str, frames: int, count: int, segment: tuple[float, float] | None, expected: list[int]
+    tmp_path: Path,
+    codec: str,
+    frames: int,
+    count: int,
+    segment: tuple[float, float] | None,
+    expected: list[int],
 ) -> None:
     """10 frames a second; H.264 has frames in another order in the file."""
     path = tmp_path / CODECS[codec]
@@ -48,7 +53,10 @@ def test_frames_are_those_of_decoding_everything(tmp_path: Path, codec: str, gop
     path = tmp_path / CODECS[codec]
     media.write_video(path, 44, codec, gop=gop)
     with av.open(str(path)) as container:
-        every = [frame.reformat(24, 24, "rgb24").to_ndarray().transpose(2, 0, 1) for frame in container.decode(video=0)]
+        every = [
+            frame.reformat(24, 24, "rgb24").to_ndarray().transpose(2, 0, 1)
+            for frame in container.decode(video=0)
+        ]
     pixels = frames_at_even_times(path, 11, 24)
     assert np.array_equal(pixels, np.stack(every)[2::4])  # centres at 0.2, 0.6, ... s
 
@@ -69,13 +77,22 @@ def test_a_video_without_a_stated_duration(tmp_path: Path) -> None:
 def test_a_minute_long_video(tmp_path: Path) -> None:
     """Centres 10, 30 and 50 s are frames 100, 300 and 500; levels repeat after 26 frames."""
     media.write_video(tmp_path / "v.flv", 600)
-    assert numbers(frames_at_even_times(tmp_path / "v.flv", 3, 32)) == [100 % 26, 300 % 26, 500 % 26]
-    assert numbers(frames_at_even_times(tmp_path / "v.flv", 2, 32, (50.9, 51.3))) == [510 % 26, 512 % 26]
+    assert numbers(frames_at_even_times(tmp_path / "v.flv", 3, 32)) == [
+        100 % 26,
+        300 % 26,
+        500 % 26,
+    ]
+    assert numbers(frames_at_even_times(tmp_path / "v.flv", 2, 32, (50.9, 51.3))) == [
+        510 % 26,
+        512 % 26,
+    ]
 
 
 def test_sound_of_a_segment_is_the_sound_at_that_time(tmp_path: Path) -> None:
     """A tone that changes every second: 200, 300, 400, ... Hz."""
-    sound = np.concatenate([media.tone(1, 44100, 200 + 100 * second, noise=0) for second in range(6)])
+    sound = np.concatenate(
+        [media.tone(1, 44100, 200 + 100 * second, noise=0) for second in range(6)]
+    )
     media.write_video(tmp_path / "v.mp4", 60, "mpeg4", sound=sound)
     for second in range(1, 5):
         waveform, rate = read_soundtrack(tmp_path / "v.mp4", (second + 0.25, second + 0.75))
@@ -130,7 +147,9 @@ def test_a_video_cut_between_two_packets_is_shorter_than_its_header_says(tmp_pat
     path = tmp_path / "v.flv"
     media.write_video(path, 40)
     media.cut_after(path, 20)
-    with pytest.raises(UnreadableFileError, match=r"cut off: ends at 1\.90 s, its header says 4\.00 s"):
+    with pytest.raises(
+        UnreadableFileError, match=r"cut off: ends at 1\.90 s, its header says 4\.00 s"
+    ):
         frames_at_even_times(path, 3, 32)
     assert numbers(frames_at_even_times(path, 2, 32, trust_duration=False)) == [5, 15]
 
@@ -142,7 +161,9 @@ def test_damaged_frames_are_refused(tmp_path: Path) -> None:
         packets = [(packet.pos, packet.size) for packet in container.demux() if packet.size]
     content = bytearray(path.read_bytes())
     for place, size in packets:
-        content[place + 12 : place + 12 + size] = b"\xff" * size  # 11 bytes of tag header, 1 of codec
+        content[place + 12 : place + 12 + size] = (
+            b"\xff" * size
+        )  # 11 bytes of tag header, 1 of codec
     path.write_bytes(content)
     with pytest.raises(UnreadableFileError, match=r"not decodable|can be decoded"):
         frames_at_even_times(path, 3, 32)
@@ -163,7 +184,9 @@ def test_a_missing_stream_is_named(tmp_path: Path) -> None:
         read_soundtrack(tmp_path / "v.mp4")
     with av.open(str(tmp_path / "s.mp4"), "w") as container:
         stream = container.add_stream("aac", rate=44100, layout="mono")
-        chunk = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        chunk = av.AudioFrame.from_ndarray(
+            np.zeros((1, 1024), np.float32), format="fltp", layout="mono"
+        )
         chunk.sample_rate = 44100
         container.mux(stream.encode(chunk))
         container.mux(stream.encode(None))

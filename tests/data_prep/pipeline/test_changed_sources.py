@@ -14,7 +14,10 @@ BLACK, WHITE = (0, 0, 0), (255, 255, 255)
 
 
 def test_a_source_that_changed_between_two_calls_is_decoded_again(tmp_path: Path) -> None:
-    """Twelve black photographs, the last one broken; then all of them are replaced by white ones."""
+    """Twelve black photographs, the last one broken.
+
+    Then all of them are replaced by white ones.
+    """
     lines = ["id,label,split,photo,other"]
     for number in range(12):
         name = f"{number:02}.png"

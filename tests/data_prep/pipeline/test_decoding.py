@@ -20,7 +20,9 @@ def raw(tmp_path: Path) -> Path:
     [("bug", r"touch of sample '003' \(003\.touch\): the decoder failed with KeyError: 'no such thing'"),
      ("flat", r"touch of sample '003': shape \(3,\), planned was \(1, 2\)")],
 )  # fmt: skip
-def test_a_faulty_decoder_ends_the_preparation(raw: Path, tmp_path: Path, content: str, words: str) -> None:
+def test_a_faulty_decoder_ends_the_preparation(
+    raw: Path, tmp_path: Path, content: str, words: str
+) -> None:
     (raw / "003.touch").write_text(content)
     with pytest.raises(PrepError, match=words):
         prepare_toys(raw, tmp_path / "out", Execution(2, max_bad=50))

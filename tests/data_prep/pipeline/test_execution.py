@@ -1,4 +1,6 @@
-"""data_prep.pipeline.execution: how many unusable files are put up with, and which settings there are."""
+"""data_prep.pipeline.execution: how many unusable files are put up with, and which settings there
+are.
+"""
 
 from pathlib import Path
 
@@ -11,7 +13,10 @@ from data_prep.pipeline.plan import Exclusion
 
 def test_unreadable_files_are_counted_and_grouped_by_reason() -> None:
     """A reason is the same where only its numbers differ, or the file's name before it."""
-    bad = [Exclusion(f"{row}", "train", f"raw/{row}.wav", f"{row}.wav: ends at {row}.5 s") for row in range(25)]
+    bad = [
+        Exclusion(f"{row}", "train", f"raw/{row}.wav", f"{row}.wav: ends at {row}.5 s")
+        for row in range(25)
+    ]
     bad.append(Exclusion("x", "test", "raw/x.wav;raw/x.flv#0-2.5s", "x.flv: not found"))
     Execution(max_bad=26).tolerate(bad)
     with pytest.raises(PrepError) as caught:

@@ -10,7 +10,9 @@ from data_prep.pipeline.plan import Plan, Planned, Stream, select_modalities, to
 
 
 def _sample(name: str, split: str, *modalities: str) -> Planned:
-    return Planned(name, 0, "g", split, dict.fromkeys(modalities, 1), dict.fromkeys(modalities, "a file"))
+    return Planned(
+        name, 0, "g", split, dict.fromkeys(modalities, 1), dict.fromkeys(modalities, "a file")
+    )
 
 
 def _plan(*samples: Planned) -> Plan:

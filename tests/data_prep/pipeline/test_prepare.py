@@ -1,4 +1,6 @@
-"""data_prep.pipeline.prepare: the same bytes for any number of workers and after any interruption."""
+"""data_prep.pipeline.prepare: the same bytes for any number of workers and after any
+interruption.
+"""
 
 import csv
 import hashlib
@@ -25,7 +27,10 @@ REPOSITORY = Path(__file__).parents[3]
 def contents(directory: Path) -> dict[str, str]:
     """Return the hash of every file."""
     files = [path for path in sorted(directory.rglob("*")) if path.is_file()]
-    return {str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    return {
+        str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files
+    }
 
 
 @pytest.fixture
@@ -44,9 +49,13 @@ def test_rows_stand_where_the_plan_says(raw: Path, tmp_path: Path) -> None:
     assert sound.dtype == np.float32
     assert sound.tolist() == [[[number, 10.0 * number]] for number in train]
     values = np.array([[number, 10.0 * number] for number in train])
-    assert (spec.modalities[0].mean, spec.modalities[0].std) == pytest.approx((values.mean(), values.std()))
+    assert (spec.modalities[0].mean, spec.modalities[0].std) == pytest.approx(
+        (values.mean(), values.std())
+    )
     touch = np.load(out / "train" / "touch.npy")
-    assert touch.tolist() == [[[-number, -10.0 * number] if number % 5 else [0, 0]] for number in train]
+    assert touch.tolist() == [
+        [[-number, -10.0 * number] if number % 5 else [0, 0]] for number in train
+    ]
     samples = load_split(out, "train")
     assert samples.has[:, 1].tolist() == [number % 5 > 0 for number in train]
     assert samples.labels.tolist() == [number % 2 for number in train]
@@ -75,7 +84,9 @@ def test_killed_and_called_again_it_writes_the_bytes_of_an_uninterrupted_run(
     (raw / "030.sound").write_text("kill")
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     command = [sys.executable, str(SCRIPT), str(raw), str(tmp_path / "out"), str(workers), "0"]
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    ended = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
     if workers == 1:
         assert ended.returncode == -signal.SIGKILL
     else:
@@ -91,7 +102,10 @@ def test_killed_and_called_again_it_writes_the_bytes_of_an_uninterrupted_run(
 
 def test_changed_settings_do_not_take_over_old_rows(raw: Path, tmp_path: Path) -> None:
     (raw / "040.sound").write_text("forty")
-    with pytest.raises(PrepError, match=r"1 source files cannot be used, max_bad = 0(?s:.*)040\.sound: holds 'forty'"):
+    with pytest.raises(
+        PrepError,
+        match=r"1 source files cannot be used, max_bad = 0(?s:.*)040\.sound: holds 'forty'",
+    ):
         prepare_toys(raw, tmp_path / "out")
     assert (tmp_path / ".out.rows").is_dir()
     for number in range(3):
@@ -101,11 +115,15 @@ def test_changed_settings_do_not_take_over_old_rows(raw: Path, tmp_path: Path) -
     assert contents(prepare_toys(raw, tmp_path / "out")) == fresh
 
 
-def test_a_full_disk_says_so_and_leaves_nothing_that_looks_finished(raw: Path, tmp_path: Path) -> None:
+def test_a_full_disk_says_so_and_leaves_nothing_that_looks_finished(
+    raw: Path, tmp_path: Path
+) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=4k", "tmpfs", str(disk)], capture_output=True, check=False
+        ["mount", "-t", "tmpfs", "-o", "size=4k", "tmpfs", str(disk)],
+        capture_output=True,
+        check=False,
     )
     if mounted.returncode:
         pytest.skip(f"a small disk cannot be mounted here: {mounted.stderr.decode().strip()}")

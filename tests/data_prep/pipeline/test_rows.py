@@ -14,7 +14,10 @@ from data_prep.pipeline.rows import RowStore
 def contents(directory: Path) -> dict[str, str]:
     """Return the hash of every file."""
     files = [path for path in sorted(directory.rglob("*")) if path.is_file()]
-    return {str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    return {
+        str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files
+    }
 
 
 @pytest.fixture

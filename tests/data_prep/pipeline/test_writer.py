@@ -23,12 +23,16 @@ def _spec() -> DatasetSpec:
         ModalitySpec("sound", "series", (1, 2), "float16"),
         ModalitySpec("touch", "series", (1, 4), "uint8"),
     )
-    return DatasetSpec("toy", "classification", ("no", "yes"), modalities, {"train": 3}, dict(SETTINGS), {})
+    return DatasetSpec(
+        "toy", "classification", ("no", "yes"), modalities, {"train": 3}, dict(SETTINGS), {}
+    )
 
 
 def _build(directory: Path) -> DatasetSpec:
     (directory / "train").mkdir()
-    np.save(array_path(directory, "train", "sound"), np.arange(6, dtype=np.float16).reshape(3, 1, 2))
+    np.save(
+        array_path(directory, "train", "sound"), np.arange(6, dtype=np.float16).reshape(3, 1, 2)
+    )
     return _spec()
 
 
@@ -96,7 +100,9 @@ def test_damaged_description_is_left_alone(tmp_path: Path) -> None:
 
 def test_empty_directory_is_used(tmp_path: Path) -> None:
     (tmp_path / "toy").mkdir()
-    assert read_spec(write_prepared(tmp_path / "toy", "toy", SETTINGS, _build)).splits == {"train": 3}
+    assert read_spec(write_prepared(tmp_path / "toy", "toy", SETTINGS, _build)).splits == {
+        "train": 3
+    }
 
 
 def test_failed_build_leaves_nothing(tmp_path: Path) -> None:
@@ -142,11 +148,17 @@ print(write_prepared(Path({out!r}), "toy", SETTINGS, build), flush=True)
 
 @pytest.fixture
 def start_child(tmp_path: Path) -> Callable[[], subprocess.Popen[str]]:
-    """Return a starter of processes that prepare ``toy`` and stop inside the build until a line comes in."""
-    code = CHILD.format(repository=str(REPOSITORY), tests=str(Path(__file__).parent), out=str(tmp_path / "toy"))
+    """Return a starter of processes that prepare ``toy`` and stop inside the build until a line
+    comes in.
+    """
+    code = CHILD.format(
+        repository=str(REPOSITORY), tests=str(Path(__file__).parent), out=str(tmp_path / "toy")
+    )
 
     def start() -> subprocess.Popen[str]:
-        return subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        return subprocess.Popen(
+            [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
 
     return start
 
@@ -156,7 +168,9 @@ def _line(child: subprocess.Popen[str]) -> str:
     return child.stdout.readline().strip()
 
 
-def test_killed_run_leaves_nothing_that_looks_finished(tmp_path: Path, start_child: Callable) -> None:
+def test_killed_run_leaves_nothing_that_looks_finished(
+    tmp_path: Path, start_child: Callable
+) -> None:
     with start_child() as child:
         assert [_line(child), _line(child)] == ["started", "building"]
         child.send_signal(signal.SIGKILL)
@@ -171,7 +185,10 @@ def test_killed_run_leaves_nothing_that_looks_finished(tmp_path: Path, start_chi
 
 
 def test_processes_at_once_make_one_directory(tmp_path: Path, start_child: Callable) -> None:
-    """The second starts while the first is inside the build: it must wait for it and take its result."""
+    """The second starts while the first is inside the build.
+
+    It must wait for it and take its result.
+    """
     with start_child() as first:
         assert [_line(first), _line(first)] == ["started", "building"]
         with start_child() as second:

@@ -26,7 +26,11 @@ def _rows(directory: Path, split: str) -> list[dict[str, str]]:
 
 
 def _files(directory: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(directory)): path.read_bytes()
+        for path in directory.rglob("*")
+        if path.is_file()
+    }
 
 
 def test_description(prepared: Path) -> None:
@@ -58,7 +62,9 @@ def test_arrays_keep_the_description(prepared: Path, split: str) -> None:
 
 
 def test_no_digit_is_used_twice(prepared: Path) -> None:
-    sources = [row["source"].split(";")[1] for split in ("train", "test") for row in _rows(prepared, split)]
+    sources = [
+        row["source"].split(";")[1] for split in ("train", "test") for row in _rows(prepared, split)
+    ]
     assert len(sources) == len(set(sources)) == 1700
 
 
@@ -77,7 +83,10 @@ def test_audio_is_standardised_over_the_train_split(prepared: Path) -> None:
 
 
 def test_images_are_the_source_plus_noise(prepared: Path) -> None:
-    """Standardised noise has sigma 2.5; its standard deviation scatters by 1 / sqrt(2 n) of itself."""
+    """Standardised noise has sigma 2.5.
+
+    Its standard deviation scatters by 1 / sqrt(2 n) of itself.
+    """
     visual = read_spec(prepared).modalities[1]
     stored = np.load(array_path(prepared, "test", "visual")).astype(np.float64)[:, 0]
     originals = np.array([int(row["source"].split("#")[1]) for row in _rows(prepared, "test")])
@@ -117,7 +126,9 @@ def test_subset_stores_one_modality_unchanged(prepared: Path, tmp_path: Path, ow
     whole = {m.name: m for m in read_spec(prepared).modalities}
     assert read_spec(part).modalities[0] == whole[owned]
     assert {row["modalities"] for row in _rows(part, "train")} == {owned}
-    assert [row["id"] for row in _rows(part, "train")] == [row["id"] for row in _rows(prepared, "train")]
+    assert [row["id"] for row in _rows(part, "train")] == [
+        row["id"] for row in _rows(prepared, "train")
+    ]
     arrays = {path.stem for path in part.rglob("*.npy")}
     assert arrays == {owned, "labels"}
     stored = array_path(Path(), "test", owned)
@@ -140,7 +151,9 @@ def test_other_settings_are_refused_and_the_same_ones_return_at_once(prepared: P
         ({"modalities": ["smell"]}, "must be one or more of audio, visual"),
     ],
 )
-def test_settings_out_of_range_are_refused(tmp_path: Path, settings: dict[str, object], problem: str) -> None:
+def test_settings_out_of_range_are_refused(
+    tmp_path: Path, settings: dict[str, object], problem: str
+) -> None:
     with pytest.raises(PrepError, match=problem):
         av_digits.prepare(tmp_path / "out", **settings)  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []

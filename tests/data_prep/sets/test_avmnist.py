@@ -1,4 +1,6 @@
-"""data_prep.sets.avmnist on a small raw archive made on the spot, and on the real one where it is."""
+"""data_prep.sets.avmnist on a small raw archive made on the spot, and on the real one where
+it is.
+"""
 
 import csv
 import math
@@ -28,14 +30,23 @@ def _image_rows(directory: Path, split: str) -> list[int]:
 
 
 def _files(directory: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(directory)): path.read_bytes()
+        for path in directory.rglob("*")
+        if path.is_file()
+    }
 
 
 def test_description_and_arrays(raw_avmnist: Path, tmp_path: Path) -> None:
     out = avmnist.prepare(raw_avmnist, tmp_path / "out", train_size=30)
     spec = read_spec(out)
     assert (spec.name, spec.splits) == ("avmnist", {"train": 30, "test": 40})
-    assert {"seed": 0, "audio_snr_db": -5.0, "train_size": 30, "max_bad": 0}.items() <= spec.settings.items()
+    assert {
+        "seed": 0,
+        "audio_snr_db": -5.0,
+        "train_size": 30,
+        "max_bad": 0,
+    }.items() <= spec.settings.items()
     for split, size in spec.splits.items():
         labels = np.load(labels_path(out, split), allow_pickle=False)
         assert Counter(labels.tolist()) == {digit: size // 10 for digit in range(10)}
@@ -80,7 +91,9 @@ def test_loaded_noise_has_its_size(raw_avmnist: Path, tmp_path: Path) -> None:
     """(stored - 0.13) / 0.31 on blank pixels: mean -0.13 / 0.31 and sigma 2.5."""
     out = avmnist.prepare(raw_avmnist, tmp_path / "out", train_size=60)
     visual = read_spec(out).modalities[1]
-    blank = (np.load(array_path(out, "train", "visual")).astype(np.float64)[:, 0, 1:] - visual.mean) / visual.std
+    blank = (
+        np.load(array_path(out, "train", "visual")).astype(np.float64)[:, 0, 1:] - visual.mean
+    ) / visual.std
     assert blank.mean() == pytest.approx(-0.13 / 0.31, abs=5 * 2.5 / math.sqrt(blank.size))
     assert blank.std() == pytest.approx(2.5, rel=5 / math.sqrt(2 * blank.size))
 
@@ -88,8 +101,12 @@ def test_loaded_noise_has_its_size(raw_avmnist: Path, tmp_path: Path) -> None:
 def test_splits_have_noise_of_their_own(raw_avmnist: Path, tmp_path: Path) -> None:
     """Blank pixels hold noise alone; independent noise correlates by 1 / sqrt(n) or so."""
     out = avmnist.prepare(raw_avmnist, tmp_path / "out", train_size=40)
-    train, test = (np.load(array_path(out, split, "visual"))[:, 0, 1:].ravel() for split in ("train", "test"))
-    assert abs(np.corrcoef(train.astype(float), test.astype(float))[0, 1]) < 5 / math.sqrt(train.size)
+    train, test = (
+        np.load(array_path(out, split, "visual"))[:, 0, 1:].ravel() for split in ("train", "test")
+    )
+    assert abs(np.corrcoef(train.astype(float), test.astype(float))[0, 1]) < 5 / math.sqrt(
+        train.size
+    )
 
 
 def test_same_settings_give_the_same_bytes(raw_avmnist: Path, tmp_path: Path) -> None:
@@ -113,7 +130,9 @@ def test_test_split_does_not_depend_on_train_size(raw_avmnist: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("owned", ["audio", "visual"])
-def test_subset_stores_one_modality_unchanged(raw_avmnist: Path, tmp_path: Path, owned: str) -> None:
+def test_subset_stores_one_modality_unchanged(
+    raw_avmnist: Path, tmp_path: Path, owned: str
+) -> None:
     whole = avmnist.prepare(raw_avmnist, tmp_path / "whole", train_size=30)
     part = avmnist.prepare(raw_avmnist, tmp_path / "part", train_size=30, modalities=[owned])
     assert read_spec(part).modality_names == (owned,)
@@ -133,25 +152,37 @@ def test_finished_directory_needs_no_raw_data(raw_avmnist: Path, tmp_path: Path)
 
 def _spoil(raw: Path) -> None:
     """Make three of the train recordings unusable, each in another way."""
-    (raw / "recordings" / "3_ann_10.wav").write_text("not audio, but text that goes on for a while\n" * 5)
+    (raw / "recordings" / "3_ann_10.wav").write_text(
+        "not audio, but text that goes on for a while\n" * 5
+    )
     (raw / "recordings" / "4_bob_11.wav").write_bytes(b"")
-    (raw / "recordings" / "seven_ann_12.wav").write_bytes((raw / "recordings" / "7_ann_12.wav").read_bytes())
+    (raw / "recordings" / "seven_ann_12.wav").write_bytes(
+        (raw / "recordings" / "7_ann_12.wav").read_bytes()
+    )
 
 
 def test_unreadable_recordings_are_an_error(raw_avmnist: Path, tmp_path: Path) -> None:
     _spoil(raw_avmnist)
     with pytest.raises(PrepError) as caught:
-        avmnist.prepare(raw_avmnist, tmp_path / "out", train_size=30, execution=Execution(max_bad=2))
+        avmnist.prepare(
+            raw_avmnist, tmp_path / "out", train_size=30, execution=Execution(max_bad=2)
+        )
     message = str(caught.value)
     assert message.startswith("3 source files cannot be used, max_bad = 2 allowed")
-    for name in ("3_ann_10.wav: not decodable", "4_bob_11.wav: an empty file", "seven_ann_12.wav: its name"):
+    for name in (
+        "3_ann_10.wav: not decodable",
+        "4_bob_11.wav: an empty file",
+        "seven_ann_12.wav: its name",
+    ):
         assert name in message
     assert not (tmp_path / "out").exists()
 
 
 def test_allowed_unreadable_recordings_are_listed(raw_avmnist: Path, tmp_path: Path) -> None:
     _spoil(raw_avmnist)
-    out = avmnist.prepare(raw_avmnist, tmp_path / "out", train_size=58, execution=Execution(max_bad=3))
+    out = avmnist.prepare(
+        raw_avmnist, tmp_path / "out", train_size=58, execution=Execution(max_bad=3)
+    )
     with (out / "excluded.csv").open(encoding="utf-8", newline="") as file:
         names = [row["source"] for row in csv.DictReader(file)]
     assert names == ["3_ann_10.wav", "4_bob_11.wav", "seven_ann_12.wav"]
@@ -160,7 +191,9 @@ def test_allowed_unreadable_recordings_are_listed(raw_avmnist: Path, tmp_path: P
     assert not ids & {"3_ann_10", "4_bob_11", "seven_ann_12"}
 
 
-def test_silent_recording_is_unusable(raw_avmnist: Path, tmp_path: Path, write_wav: Callable) -> None:
+def test_silent_recording_is_unusable(
+    raw_avmnist: Path, tmp_path: Path, write_wav: Callable
+) -> None:
     write_wav(raw_avmnist / "recordings" / "5_ann_0.wav", gain=0.0)
     with pytest.raises(PrepError, match=r"5_ann_0\.wav: silent"):
         avmnist.prepare(raw_avmnist, tmp_path / "out", train_size=30)
@@ -169,16 +202,25 @@ def test_silent_recording_is_unusable(raw_avmnist: Path, tmp_path: Path, write_w
 def test_other_rate_is_refused(raw_avmnist: Path, tmp_path: Path, write_wav: Callable) -> None:
     write_wav(raw_avmnist / "recordings" / "5_ann_0.wav", rate=16000)
     with pytest.raises(PrepError, match=r"5_ann_0\.wav: 16000 Hz, expected 8000 Hz"):
-        avmnist.prepare(raw_avmnist, tmp_path / "out", train_size=30, execution=Execution(max_bad=100))
+        avmnist.prepare(
+            raw_avmnist, tmp_path / "out", train_size=30, execution=Execution(max_bad=100)
+        )
 
 
 def test_hidden_and_other_files_are_none_of_the_data(raw_avmnist: Path, tmp_path: Path) -> None:
-    (raw_avmnist / "recordings" / "._0_ann_0.wav").write_bytes(b"what some systems leave in archives")
+    (raw_avmnist / "recordings" / "._0_ann_0.wav").write_bytes(
+        b"what some systems leave in archives"
+    )
     (raw_avmnist / "recordings" / "README.md").write_text("read me")
-    assert read_spec(avmnist.prepare(raw_avmnist, tmp_path / "out", train_size=30)).splits["test"] == 40
+    assert (
+        read_spec(avmnist.prepare(raw_avmnist, tmp_path / "out", train_size=30)).splits["test"]
+        == 40
+    )
 
 
-@pytest.mark.parametrize("part", ["recordings", "t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"])
+@pytest.mark.parametrize(
+    "part", ["recordings", "t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"]
+)
 def test_missing_part_is_named(raw_avmnist: Path, tmp_path: Path, part: str) -> None:
     (raw_avmnist / part).rename(raw_avmnist / "elsewhere")
     with pytest.raises(FileNotFoundError, match=f"{part}: not found"):
@@ -205,19 +247,25 @@ def test_truncated_images_are_refused(raw_avmnist: Path, tmp_path: Path) -> None
         avmnist.prepare(raw_avmnist, tmp_path / "out", train_size=30)
 
 
-def test_images_without_labels_are_refused(raw_avmnist: Path, tmp_path: Path, write_idx: Callable) -> None:
+def test_images_without_labels_are_refused(
+    raw_avmnist: Path, tmp_path: Path, write_idx: Callable
+) -> None:
     write_idx(raw_avmnist / "t10k-labels-idx1-ubyte.gz", np.zeros(119))
     with pytest.raises(PrepError, match=r"120 images in .* but 119 labels"):
         avmnist.prepare(raw_avmnist, tmp_path / "out", train_size=30)
 
 
-def test_images_of_another_size_are_refused(raw_avmnist: Path, tmp_path: Path, write_idx: Callable) -> None:
+def test_images_of_another_size_are_refused(
+    raw_avmnist: Path, tmp_path: Path, write_idx: Callable
+) -> None:
     write_idx(raw_avmnist / "t10k-images-idx3-ubyte.gz", np.zeros((120, 8, 9)))
     with pytest.raises(PrepError, match="images of 8 x 9, expected 28 x 28"):
         avmnist.prepare(raw_avmnist, tmp_path / "out", train_size=30)
 
 
-def test_too_few_images_of_a_digit_are_refused(raw_avmnist: Path, tmp_path: Path, write_idx: Callable) -> None:
+def test_too_few_images_of_a_digit_are_refused(
+    raw_avmnist: Path, tmp_path: Path, write_idx: Callable
+) -> None:
     """4 test and 6 train recordings of each digit, but 9 images of a 6."""
     labels = np.arange(120) % 10
     labels[[6, 16, 26]] = 0
@@ -232,15 +280,22 @@ def test_too_few_recordings_are_refused(raw_avmnist: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("settings", [{"train_size": 0}, {"seed": -1}, {"modalities": []}])
-def test_settings_out_of_range_are_refused(raw_avmnist: Path, tmp_path: Path, settings: dict[str, object]) -> None:
+def test_settings_out_of_range_are_refused(
+    raw_avmnist: Path, tmp_path: Path, settings: dict[str, object]
+) -> None:
     with pytest.raises(PrepError, match=r"must be|at least"):
         avmnist.prepare(raw_avmnist, tmp_path / "out", **settings)  # type: ignore[arg-type]
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason="the real AV-MNIST archive is not beside this checkout")
+@pytest.mark.skipif(
+    not REAL.is_dir(), reason="the real AV-MNIST archive is not beside this checkout"
+)
 def test_real_archive(tmp_path: Path) -> None:
-    """Expect 600 test clips of 6 speakers; noise of sigma 2.5 on the corners, which MNIST leaves blank."""
+    """Expect 600 test clips of 6 speakers.
+
+    Noise of sigma 2.5 on the corners, which MNIST leaves blank.
+    """
     out = avmnist.prepare(REAL, tmp_path / "out")
     spec = read_spec(out)
     assert spec.splits == {"train": 1000, "test": 600}
@@ -256,6 +311,8 @@ def test_real_archive(tmp_path: Path) -> None:
     corner = (visual[:, 0, :2, :2] - spec.modalities[1].mean) / spec.modalities[1].std
     assert corner.std() == pytest.approx(2.5, rel=5 / math.sqrt(2 * corner.size))
     audio = spec.modalities[0]
-    test_audio = (np.load(array_path(out, "test", "audio")).astype(np.float64) - audio.mean) / audio.std
+    test_audio = (
+        np.load(array_path(out, "test", "audio")).astype(np.float64) - audio.mean
+    ) / audio.std
     assert abs(test_audio.mean()) < 0.1
     assert test_audio.std() == pytest.approx(1, abs=0.1)

@@ -59,12 +59,19 @@ def test_description(prepared: Path) -> None:
     assert (visual.kind, visual.shape, visual.dtype) == ("frames", (3, 3, SIZE, SIZE), "uint8")
     assert visual.mean == pytest.approx((123.675, 116.28, 103.53))
     assert visual.std == pytest.approx((58.395, 57.12, 57.375))
-    assert spec.settings == {"split": "actor", "seed": 0, "frame_size": SIZE, "modalities": ["audio", "visual"]}
+    assert spec.settings == {
+        "split": "actor",
+        "seed": 0,
+        "frame_size": SIZE,
+        "modalities": ["audio", "visual"],
+    }
     assert sum(spec.splits.values()) == 63
 
 
 def test_a_row_is_of_its_clip(prepared: Path, archive: Path) -> None:
-    """The name says the label, the lower half of the frames has its colour, and the tone its frequency."""
+    """The name says the label, the lower half of the frames has its colour, and the tone its
+    frequency.
+    """
     for split in ("train", "test"):
         audio, visual = (np.load(array_path(prepared, split, name)) for name in ("audio", "visual"))
         table = rows(prepared, split)
@@ -72,13 +79,19 @@ def test_a_row_is_of_its_clip(prepared: Path, archive: Path) -> None:
         for row, spectrogram, frames in zip(table, audio, visual, strict=True):
             clip = row["id"]
             label = media.EMOTIONS.index(clip.split("_")[2])
-            assert (row["label"], row["group"], row["modalities"]) == (str(label), clip[:4], "audio+visual")
+            assert (row["label"], row["group"], row["modalities"]) == (
+                str(label),
+                clip[:4],
+                "audio+visual",
+            )
             assert row["source"] == f"AudioWAV/{clip}.wav;VideoFlash/{clip}.flv"
             shown = frames[:, :, -6:-2, 4:-4].astype(int).mean(axis=(0, 2, 3))
             assert np.abs(shown - media.COLOURS[label]).max() < 10
             number = sorted(path.stem for path in (archive / "VideoFlash").iterdir()).index(clip)
             hertz = 300 * (label + 1) + number
-            assert abs(int(spectrogram[0].astype(float).mean(axis=1).argmax()) * 31.25 - hertz) < 31.25
+            assert (
+                abs(int(spectrogram[0].astype(float).mean(axis=1).argmax()) * 31.25 - hertz) < 31.25
+            )
             count = {media.VERY_SHORT: 1, media.MINUTE_LONG: 600}.get(clip, 20 + number % 11)
             expected = [int(count * (2 * part + 1) / 6) % 26 for part in range(3)]
             assert [media.frame_number(frame) for frame in frames] == expected
@@ -90,7 +103,9 @@ def test_the_clip_that_is_none_is_left_out_by_name_and_the_odd_ones_are_in(prepa
     assert excluded(prepared) == {media.NOT_A_CLIP: cremad.NOT_CLIPS[media.NOT_A_CLIP]}
 
 
-def test_an_odd_clip_whose_header_is_wrong_is_in_and_another_one_is_not(raw: Path, tmp_path: Path) -> None:
+def test_an_odd_clip_whose_header_is_wrong_is_in_and_another_one_is_not(
+    raw: Path, tmp_path: Path
+) -> None:
     """The one frame of a header that states 3 s."""
     for clip in (media.VERY_SHORT, "1001_DFA_ANG_XX"):
         path = raw / "VideoFlash" / f"{clip}.flv"
@@ -144,18 +159,29 @@ TRAIN, TEST = "1001_DFA_ANG_XX", "1002_IEO_SAD_XX"
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 @pytest.mark.parametrize("given", [False, True])
-def test_paper_split_reads_the_lists_of_the_field(raw: Path, tmp_path: Path, end: str, given: bool) -> None:
-    """Their lines say the emotion, their names the split; what cannot be used of them is listed and stops nothing."""
+def test_paper_split_reads_the_lists_of_the_field(
+    raw: Path, tmp_path: Path, end: str, given: bool
+) -> None:
+    """Their lines say the emotion, their names the split.
+
+    What cannot be used of them is listed and stops nothing.
+    """
     directory = tmp_path if given else raw
     train = [f"{TRAIN},ANG", "1099_DFA_ANG_XX,ANG", "1003_DFA_HAP_XX,SAD", "1003_DFA_SAD_XX,val"]
     (directory / "train.csv").write_bytes(("\ufeff" + end.join(train) + end).encode())
-    (directory / "test.csv").write_bytes(f"{TEST},SAD{end}{media.NOT_A_CLIP},SAD{end}{TRAIN},ANG{end}".encode())
+    (directory / "test.csv").write_bytes(
+        f"{TEST},SAD{end}{media.NOT_A_CLIP},SAD{end}{TRAIN},ANG{end}".encode()
+    )
     lists = [directory / "train.csv", directory / "test.csv"] if given else []
-    out = cremad.prepare(raw, tmp_path / "out", split="paper", lists=lists, frame_size=SIZE, modalities=["audio"])
+    out = cremad.prepare(
+        raw, tmp_path / "out", split="paper", lists=lists, frame_size=SIZE, modalities=["audio"]
+    )
     assert [row["id"] for row in rows(out, "train")] == [TRAIN]
     assert [row["id"] for row in rows(out, "test")] == [TEST]
     with (out / "excluded.csv").open(newline="") as file:
-        places = {row["source"]: row["reason"] for row in csv.DictReader(file) if ".csv" in row["source"]}
+        places = {
+            row["source"]: row["reason"] for row in csv.DictReader(file) if ".csv" in row["source"]
+        }
     assert places == {
         "train.csv:2": "listed, but not in the archive",
         "train.csv:3": "not <clip>,train, <clip>,test, or <clip> with its emotion in train.csv or test.csv",
@@ -176,30 +202,42 @@ def test_paper_split_reads_the_lists_of_the_field(raw: Path, tmp_path: Path, end
 def test_lists_that_cannot_be_used(archive: Path, tmp_path: Path, content: str, words: str) -> None:
     (tmp_path / "list.csv").write_text(content)
     with pytest.raises(PrepError, match=words):
-        cremad.prepare(archive, tmp_path / "out", split="paper", lists=[tmp_path / "list.csv"], frame_size=SIZE)
+        cremad.prepare(
+            archive, tmp_path / "out", split="paper", lists=[tmp_path / "list.csv"], frame_size=SIZE
+        )
     assert not (tmp_path / "out").exists()
 
 
 def test_lists_that_are_not_there_are_named(archive: Path, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"train\.csv: not found, expected a list of clips; give the lists"):
+    with pytest.raises(
+        FileNotFoundError, match=r"train\.csv: not found, expected a list of clips; give the lists"
+    ):
         cremad.prepare(archive, tmp_path / "out", split="paper", frame_size=SIZE)
 
 
 def test_pointers_of_git_lfs_are_told_before_anything_is_decoded(raw: Path, tmp_path: Path) -> None:
-    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 71058\n"
+    pointer = (
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 71058\n"
+    )
     for path in (raw / "AudioWAV").glob("*.wav"):
         path.write_bytes(pointer)
-    with pytest.raises(PrepError, match=r"a Git LFS pointer, not the file itself; run `git lfs pull` .* 63 files"):
+    with pytest.raises(
+        PrepError, match=r"a Git LFS pointer, not the file itself; run `git lfs pull` .* 63 files"
+    ):
         cremad.prepare(raw, tmp_path / "out", frame_size=SIZE)
     assert not list(tmp_path.glob(".out*"))
 
 
-def test_files_are_found_whatever_the_case_of_their_endings(raw: Path, tmp_path: Path, prepared: Path) -> None:
+def test_files_are_found_whatever_the_case_of_their_endings(
+    raw: Path, tmp_path: Path, prepared: Path
+) -> None:
     (raw / "AudioWAV" / f"{TRAIN}.wav").rename(raw / "AudioWAV" / f"{TRAIN}.WAV")
     (raw / "VideoFlash" / f"{TEST}.flv").rename(raw / "VideoFlash" / f"{TEST}.Flv")
     out = cremad.prepare(raw, tmp_path / "out", frame_size=SIZE)
     for split in ("train", "test"):
-        assert [row["modalities"] for row in rows(out, split)] == [row["modalities"] for row in rows(prepared, split)]
+        assert [row["modalities"] for row in rows(out, split)] == [
+            row["modalities"] for row in rows(prepared, split)
+        ]
 
 
 def test_a_clip_with_one_file_is_kept_and_marked(raw: Path, tmp_path: Path) -> None:
@@ -207,22 +245,36 @@ def test_a_clip_with_one_file_is_kept_and_marked(raw: Path, tmp_path: Path) -> N
     (raw / "AudioWAV" / "1002_DFA_SAD_XX.wav").unlink()
     out = cremad.prepare(raw, tmp_path / "out", frame_size=SIZE)
     assert sum(read_spec(out).splits.values()) == 63
-    found = {row["id"]: (row["modalities"], row["source"]) for split in ("train", "test") for row in rows(out, split)}
+    found = {
+        row["id"]: (row["modalities"], row["source"])
+        for split in ("train", "test")
+        for row in rows(out, split)
+    }
     assert found["1001_DFA_ANG_XX"] == ("audio", "AudioWAV/1001_DFA_ANG_XX.wav")
     assert found["1002_DFA_SAD_XX"] == ("visual", "VideoFlash/1002_DFA_SAD_XX.flv")
-    assert Counter(text for text, _ in found.values()) == {"audio+visual": 61, "audio": 1, "visual": 1}
+    assert Counter(text for text, _ in found.values()) == {
+        "audio+visual": 61,
+        "audio": 1,
+        "visual": 1,
+    }
     counts = np.sum([load_split(out, split).has.sum(axis=0) for split in ("train", "test")], axis=0)
     assert counts.tolist() == [62, 62]
 
 
 @pytest.mark.parametrize(("modality", "other"), [("audio", "VideoFlash"), ("visual", "AudioWAV")])
-def test_a_device_that_owns_one_modality(raw: Path, tmp_path: Path, prepared: Path, modality: str, other: str) -> None:
+def test_a_device_that_owns_one_modality(
+    raw: Path, tmp_path: Path, prepared: Path, modality: str, other: str
+) -> None:
     shutil.rmtree(raw / other)
     out = cremad.prepare(raw, tmp_path / "out", frame_size=SIZE, modalities=[modality])
     assert read_spec(out).modality_names == (modality,)
     for split in ("train", "test"):
-        assert [row["id"] for row in rows(out, split)] == [row["id"] for row in rows(prepared, split)]
-        own, both = (np.load(array_path(directory, split, modality)) for directory in (out, prepared))
+        assert [row["id"] for row in rows(out, split)] == [
+            row["id"] for row in rows(prepared, split)
+        ]
+        own, both = (
+            np.load(array_path(directory, split, modality)) for directory in (out, prepared)
+        )
         assert np.array_equal(own, both)
 
 
@@ -233,7 +285,11 @@ def test_unusable_files_are_named_with_their_reasons(raw: Path, tmp_path: Path) 
     soundfile.write(raw / "AudioWAV" / "1003_DFA_SAD_XX.wav", np.zeros(32000), 16000)
     with pytest.raises(PrepError, match=r"3 source files cannot be used, max_bad = 2") as caught:
         cremad.prepare(raw, tmp_path / "out", frame_size=SIZE, execution=Execution(max_bad=2))
-    for words in ("1001_DFA_ANG_XX.wav: not decodable", "1002_DFA_SAD_XX.flv: cut off", "SAD_XX.wav: silent"):
+    for words in (
+        "1001_DFA_ANG_XX.wav: not decodable",
+        "1002_DFA_SAD_XX.flv: cut off",
+        "SAD_XX.wav: silent",
+    ):
         assert words in str(caught.value)
     assert not (tmp_path / "out").exists()
     out = cremad.prepare(raw, tmp_path / "out", frame_size=SIZE, execution=Execution(max_bad=3))
@@ -252,7 +308,9 @@ def test_missing_and_empty_folders_are_named(raw: Path, tmp_path: Path, folder: 
     assert not (tmp_path / "out").exists()
 
 
-def test_a_name_that_is_no_clip_is_left_out_and_hidden_files_are_not_looked_at(raw: Path, tmp_path: Path) -> None:
+def test_a_name_that_is_no_clip_is_left_out_and_hidden_files_are_not_looked_at(
+    raw: Path, tmp_path: Path
+) -> None:
     (raw / "AudioWAV" / "._1001_DFA_ANG_XX.wav").write_text("what some systems leave in archives")
     (raw / "AudioWAV" / "1001_DFA_JOY_XX.wav").write_text("x")
     out = cremad.prepare(raw, tmp_path / "out", frame_size=SIZE, modalities=["audio"])
@@ -279,7 +337,9 @@ def test_one_actor_cannot_be_split(tmp_path: Path) -> None:
         {"frame_size": 8},
     ],
 )
-def test_settings_out_of_range_are_refused(archive: Path, tmp_path: Path, settings: dict[str, object]) -> None:
+def test_settings_out_of_range_are_refused(
+    archive: Path, tmp_path: Path, settings: dict[str, object]
+) -> None:
     with pytest.raises(PrepError, match=r"must be|goes by lists"):
         cremad.prepare(archive, tmp_path / "out", **settings)  # type: ignore[arg-type]
     assert not (tmp_path / "out").exists()

@@ -12,7 +12,15 @@ from pathlib import Path
 import commands
 import numpy as np
 import pytest
-from tabular import COLORS, CRISISMMD_COLUMNS, WORDS, crisismmd_row, write_crisismmd, write_split, write_tokenizer
+from tabular import (
+    COLORS,
+    CRISISMMD_COLUMNS,
+    WORDS,
+    crisismmd_row,
+    write_crisismmd,
+    write_split,
+    write_tokenizer,
+)
 from typer.testing import Result
 
 from data_prep.errors import PrepError
@@ -47,7 +55,9 @@ def raw(archive: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def prepared(archive: Path, tokenizer: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return crisismmd.prepare(archive, tmp_path_factory.mktemp("out") / "out", tokenizer=tokenizer, image_size=32)
+    return crisismmd.prepare(
+        archive, tmp_path_factory.mktemp("out") / "out", tokenizer=tokenizer, image_size=32
+    )
 
 
 def table(directory: Path, split: str) -> list[dict[str, str]]:
@@ -61,8 +71,17 @@ def excluded(directory: Path) -> list[list[str]]:
 
 
 def rows_of(raw: Path, name: str) -> list[dict[str, str]]:
-    lines = (raw / f"task_informative_text_img_agreed_lab_{name}.tsv").read_bytes().decode().rstrip("\r\n").split("\n")
-    return [dict(zip(CRISISMMD_COLUMNS, line.rstrip("\r").split("\t"), strict=True)) for line in lines[1:]]
+    lines = (
+        (raw / f"task_informative_text_img_agreed_lab_{name}.tsv")
+        .read_bytes()
+        .decode()
+        .rstrip("\r\n")
+        .split("\n")
+    )
+    return [
+        dict(zip(CRISISMMD_COLUMNS, line.rstrip("\r").split("\t"), strict=True))
+        for line in lines[1:]
+    ]
 
 
 def test_description(prepared: Path) -> None:
@@ -70,7 +89,12 @@ def test_description(prepared: Path) -> None:
     assert (spec.name, spec.classes) == ("crisismmd", (CHATTER, NEWS))
     assert spec.splits == {"train": 30, "val": 7, "test": 10}
     image, text = spec.modalities
-    assert (image.name, image.kind, image.shape, image.dtype) == ("image", "image", (3, 32, 32), "uint8")
+    assert (image.name, image.kind, image.shape, image.dtype) == (
+        "image",
+        "image",
+        (3, 32, 32),
+        "uint8",
+    )
     assert (image.mean, image.std) == (127.5, 127.5)
     assert (text.name, text.kind, text.shape, text.dtype) == ("text", "tokens", (40,), "int32")
     assert {"tokens": 40, "image_size": 32, "keep_overlap": False}.items() <= spec.settings.items()
@@ -78,13 +102,16 @@ def test_description(prepared: Path) -> None:
 
 
 @pytest.mark.parametrize(("split", "name"), [("train", "train"), ("val", "dev"), ("test", "test")])
-def test_samples_are_the_rows_of_their_file(archive: Path, prepared: Path, split: str, name: str) -> None:
+def test_samples_are_the_rows_of_their_file(
+    archive: Path, prepared: Path, split: str, name: str
+) -> None:
     rows, stored = rows_of(archive, name), table(prepared, split)
     assert [row["id"] for row in stored] == [row["image_id"] for row in rows]
     assert [row["group"] for row in stored] == [row["tweet_id"] for row in rows]
     assert [row["label"] for row in stored] == [str(int(row["label"] == NEWS)) for row in rows]
     sources = [
-        f"{row['image']};task_informative_text_img_agreed_lab_{name}.tsv:{n}" for n, row in enumerate(rows, start=2)
+        f"{row['image']};task_informative_text_img_agreed_lab_{name}.tsv:{n}"
+        for n, row in enumerate(rows, start=2)
     ]
     assert [row["source"] for row in stored] == sources
     images = np.load(prepared / split / "image.npy")
@@ -105,14 +132,20 @@ def test_words_after_a_url_and_quotation_marks_stay(
     archive: Path, prepared: Path, start: str, words: list[str]
 ) -> None:
     texts = np.load(prepared / "train" / "text.npy")
-    found = [number for number, row in enumerate(rows_of(archive, "train")) if row["tweet_text"].startswith(start)]
+    found = [
+        number
+        for number, row in enumerate(rows_of(archive, "train"))
+        if row["tweet_text"].startswith(start)
+    ]
     assert found
     for number in found:
         pieces = [WORDS[token] for token in texts[number] if token]
         assert pieces == ["[CLS]", *words, "[SEP]"]
 
 
-def test_a_quotation_mark_that_is_never_closed_ends_with_its_tweet(raw: Path, tokenizer: str, tmp_path: Path) -> None:
+def test_a_quotation_mark_that_is_never_closed_ends_with_its_tweet(
+    raw: Path, tokenizer: str, tmp_path: Path
+) -> None:
     rows = rows_of(raw, "train")
     rows[0]["tweet_text"] = '"flood in Houston'
     write_split(raw, "train", rows)
@@ -121,7 +154,9 @@ def test_a_quotation_mark_that_is_never_closed_ends_with_its_tweet(raw: Path, to
     assert WORDS[np.load(out / "train" / "text.npy")[0, 1]] == '"'
 
 
-def test_empty_cells_and_texts_without_words_are_missing_modalities(raw: Path, tokenizer: str, tmp_path: Path) -> None:
+def test_empty_cells_and_texts_without_words_are_missing_modalities(
+    raw: Path, tokenizer: str, tmp_path: Path
+) -> None:
     rows = rows_of(raw, "train")
     rows[0]["tweet_text"], rows[1]["tweet_text"], rows[2]["image"] = "", "https://t.co/a", ""
     rows[3]["tweet_text"] = rows[3]["image"] = " "
@@ -140,7 +175,9 @@ def test_empty_cells_and_texts_without_words_are_missing_modalities(raw: Path, t
             "",
         ]
     ]
-    images = crisismmd.prepare(raw, tmp_path / "images", tokenizer="none is needed", modalities=["image"], image_size=8)
+    images = crisismmd.prepare(
+        raw, tmp_path / "images", tokenizer="none is needed", modalities=["image"], image_size=8
+    )
     assert [row[3] for row in excluded(images)] == ["has no image", "has no image"]
     assert read_spec(images).modality_names == ("image",)
 
@@ -152,7 +189,9 @@ def test_tweets_of_a_later_split_are_dropped_from_the_earlier_ones(
     train, dev, test = (rows_of(raw, name) for name in ("train", "dev", "test"))
     write_split(raw, "train", [*train, {**test[2], "image_id": "a"}, {**dev[2], "image_id": "b"}])
     write_split(raw, "dev", [*dev, {**test[2], "image_id": "c"}])
-    out = crisismmd.prepare(raw, tmp_path / "out", tokenizer=tokenizer, keep_overlap=keep, image_size=8)
+    out = crisismmd.prepare(
+        raw, tmp_path / "out", tokenizer=tokenizer, keep_overlap=keep, image_size=8
+    )
     if keep:
         assert read_spec(out).splits == {"train": 32, "val": 8, "test": 10}
         assert not (out / "excluded.csv").exists()
@@ -165,31 +204,46 @@ def test_tweets_of_a_later_split_are_dropped_from_the_earlier_ones(
     ]
 
 
-def test_rows_whose_labels_differ_are_listed_and_hold_no_tweet_back(raw: Path, tokenizer: str, tmp_path: Path) -> None:
+def test_rows_whose_labels_differ_are_listed_and_hold_no_tweet_back(
+    raw: Path, tokenizer: str, tmp_path: Path
+) -> None:
     """The row of the test split that is left out does not keep its tweet out of the train split."""
     train, test = rows_of(raw, "train"), rows_of(raw, "test")
     train[1]["label_image"] = CHATTER if train[1]["label"] == NEWS else NEWS
-    doubtful = {**train[0], "image_id": "d", "label_text": CHATTER if train[0]["label"] == NEWS else NEWS}
+    doubtful = {
+        **train[0],
+        "image_id": "d",
+        "label_text": CHATTER if train[0]["label"] == NEWS else NEWS,
+    }
     write_split(raw, "train", train)
     write_split(raw, "test", [*test, doubtful])
     out = crisismmd.prepare(raw, tmp_path / "out", tokenizer=tokenizer, image_size=8)
-    assert [(row[0], row[1]) for row in excluded(out)] == [(train[1]["image_id"], "train"), ("d", "test")]
+    assert [(row[0], row[1]) for row in excluded(out)] == [
+        (train[1]["image_id"], "train"),
+        ("d", "test"),
+    ]
     assert {row[3] for row in excluded(out)} == {"text and image are labelled differently"}
     assert table(out, "train")[0]["id"] == train[0]["image_id"]
 
 
 @pytest.mark.parametrize("damage", ["empty", "cut", "text", "gone"])
-def test_unusable_photographs_are_counted(raw: Path, tokenizer: str, tmp_path: Path, damage: str) -> None:
+def test_unusable_photographs_are_counted(
+    raw: Path, tokenizer: str, tmp_path: Path, damage: str
+) -> None:
     row = rows_of(raw, "train")[4]
     photo = raw / row["image"]
     if damage == "gone":
         photo.unlink()
     else:
-        photo.write_bytes({"empty": b"", "cut": photo.read_bytes()[:300], "text": b"<html>"}[damage])
+        photo.write_bytes(
+            {"empty": b"", "cut": photo.read_bytes()[:300], "text": b"<html>"}[damage]
+        )
     with pytest.raises(PrepError, match=rf"1 source files cannot be used.*\n.*{photo.name}"):
         crisismmd.prepare(raw, tmp_path / "out", tokenizer=tokenizer, image_size=8)
     assert not (tmp_path / "out").exists()
-    out = crisismmd.prepare(raw, tmp_path / "out", tokenizer=tokenizer, image_size=8, execution=Execution(max_bad=1))
+    out = crisismmd.prepare(
+        raw, tmp_path / "out", tokenizer=tokenizer, image_size=8, execution=Execution(max_bad=1)
+    )
     assert [(entry[0], entry[1]) for entry in excluded(out)] == [(row["image_id"], "train")]
     assert read_spec(out).splits["train"] == 29
 
@@ -205,7 +259,11 @@ def test_split_files_in_the_folder_of_their_archive_are_found(
 
 
 def files(directory: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(directory)): path.read_bytes()
+        for path in directory.rglob("*")
+        if path.is_file()
+    }
 
 
 def change(path: Path, old: str, new: str) -> None:
@@ -216,7 +274,9 @@ def change(path: Path, old: str, new: str) -> None:
 
 def test_a_header_without_a_column_is_refused(raw: Path, tokenizer: str, tmp_path: Path) -> None:
     change(raw / "task_informative_text_img_agreed_lab_train.tsv", "tweet_text", "text")
-    with pytest.raises(PrepError, match=r"_train\.tsv: column 'tweet_text' is missing, found \['event_name'"):
+    with pytest.raises(
+        PrepError, match=r"_train\.tsv: column 'tweet_text' is missing, found \['event_name'"
+    ):
         crisismmd.prepare(raw, tmp_path / "out", tokenizer=tokenizer)
     assert not list(tmp_path.glob(".out*"))
 
@@ -224,7 +284,11 @@ def test_a_header_without_a_column_is_refused(raw: Path, tokenizer: str, tmp_pat
 @pytest.mark.parametrize(
     ("old", "new", "reason"),
     [
-        (f"\t{NEWS}\t", "\tyes\t", "column 'label': 'yes' is not one of not_informative, informative"),
+        (
+            f"\t{NEWS}\t",
+            "\tyes\t",
+            "column 'label': 'yes' is not one of not_informative, informative",
+        ),
         (f"\t{NEWS}\n", "\n", "8 cells, the header has 9"),
         ("data_image/", "../data_image/", "column 'image': '../data_image/"),
         ("data_image/", "/data_image/", "column 'image': '/data_image/"),
@@ -243,9 +307,13 @@ def test_a_faulty_row_is_left_out_and_listed(
 
 
 @pytest.mark.parametrize("content", [b"", b"\n", "\t".join(CRISISMMD_COLUMNS).encode() + b"\r\n"])
-def test_an_empty_split_file_is_an_error(raw: Path, tokenizer: str, tmp_path: Path, content: bytes) -> None:
+def test_an_empty_split_file_is_an_error(
+    raw: Path, tokenizer: str, tmp_path: Path, content: bytes
+) -> None:
     (raw / "task_informative_text_img_agreed_lab_dev.tsv").write_bytes(content)
-    with pytest.raises(PrepError, match=r"task_informative_text_img_agreed_lab_dev\.tsv: (holds no rows|column)"):
+    with pytest.raises(
+        PrepError, match=r"task_informative_text_img_agreed_lab_dev\.tsv: (holds no rows|column)"
+    ):
         crisismmd.prepare(raw, tmp_path / "out", tokenizer=tokenizer)
 
 
@@ -255,7 +323,9 @@ def test_missing_parts_are_named(raw: Path, tokenizer: str, tmp_path: Path) -> N
     with pytest.raises(PrepError, match=r"_dev\.tsv: not UTF-8 text"):
         crisismmd.prepare(raw, tmp_path / "out", tokenizer=tokenizer)
     (raw / "task_informative_text_img_agreed_lab_dev.tsv").unlink()
-    with pytest.raises(FileNotFoundError, match=r"_dev\.tsv: not found, nor in crisismmd_datasplit_agreed_label"):
+    with pytest.raises(
+        FileNotFoundError, match=r"_dev\.tsv: not found, nor in crisismmd_datasplit_agreed_label"
+    ):
         crisismmd.prepare(raw, tmp_path / "out", tokenizer=tokenizer)
     shutil.rmtree(raw / "data_image")
     with pytest.raises(FileNotFoundError, match="data_image: not found, expected the photographs"):
@@ -291,8 +361,13 @@ def run_cli(raw: Path, out: Path, tokenizer: str, workers: int) -> Result:
     return commands.fedcmi(*arguments)
 
 
-def test_two_workers_and_kill_9_give_the_bytes_of_one(raw: Path, tokenizer: str, tmp_path: Path) -> None:
-    """The 21st photograph is a pipe that nobody writes to: a worker waits there for ever, until all is killed."""
+def test_two_workers_and_kill_9_give_the_bytes_of_one(
+    raw: Path, tokenizer: str, tmp_path: Path
+) -> None:
+    """The 21st photograph is a pipe that nobody writes to.
+
+    A worker waits there for ever, until all is killed.
+    """
     photo = raw / rows_of(raw, "train")[20]["image"]
     one = run_cli(raw, tmp_path / "one", tokenizer, 1)
     assert one.exit_code == 0, one.output

@@ -1,4 +1,6 @@
-"""Three devices from raw files, by the commands and the nodes.toml of server_app/guides/devices.md."""
+"""Three devices from raw files, by the commands and the nodes.toml of
+server_app/guides/devices.md.
+"""
 
 import re
 from pathlib import Path
@@ -22,8 +24,13 @@ CLASSES = ("bark", "rain", "siren")
 SMALL = "--seconds 0.5 --frames 2 --image-size 16 --workers 1"
 
 
-def write_recordings(raw: Path, classes: tuple[str, ...], split: str, kinds: tuple[str, ...], count: int = 6) -> None:
-    """Write sounds, videos and their manifest: ``count`` samples of each class, all in one split."""
+def write_recordings(
+    raw: Path, classes: tuple[str, ...], split: str, kinds: tuple[str, ...], count: int = 6
+) -> None:
+    """Write sounds, videos and their manifest.
+
+    ``count`` samples of each class, all in one split.
+    """
     (raw / "files").mkdir(parents=True)
     lines = [",".join(["id", "label", "split", *kinds])]
     for label in classes:
@@ -31,17 +38,28 @@ def write_recordings(raw: Path, classes: tuple[str, ...], split: str, kinds: tup
         for number in range(count):
             name = f"files/{label}{number}"
             if "audio" in kinds:
-                soundfile.write(raw / f"{name}.wav", media.tone(0.6, 16000, 200 + 300 * place + number), 16000)
+                soundfile.write(
+                    raw / f"{name}.wav", media.tone(0.6, 16000, 200 + 300 * place + number), 16000
+                )
             if "visual" in kinds:
-                media.write_video(raw / f"{name}.mp4", 6, "mpeg4", media.COLOURS[place], size=(32, 32))
+                media.write_video(
+                    raw / f"{name}.mp4", 6, "mpeg4", media.COLOURS[place], size=(32, 32)
+                )
             cells = {"audio": f"{name}.wav", "visual": f"{name}.mp4"}
-            lines.append(",".join([f"{label}{number}", label, split, *(cells[kind] for kind in kinds)]))
+            lines.append(
+                ",".join([f"{label}{number}", label, split, *(cells[kind] for kind in kinds)])
+            )
     (raw / "samples.csv").write_text("\n".join(lines) + "\n")
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.UndefinedMetricWarning")
-def test_two_rounds_of_devices_that_prepared_their_own_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The server has test recordings of two of three classes; one device has two classes, one sound alone."""
+def test_two_rounds_of_devices_that_prepared_their_own_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server has test recordings of two of three classes.
+
+    One device has two classes, one sound alone.
+    """
     monkeypatch.chdir(tmp_path)
     write_recordings(tmp_path / "SERVER", CLASSES[:2], "test", ("audio", "visual"), 2)
     write_recordings(tmp_path / "EDGE1", CLASSES[1:], "train", ("audio", "visual"))
@@ -58,14 +76,26 @@ def test_two_rounds_of_devices_that_prepared_their_own_data(tmp_path: Path, monk
     (tmp_path / "nodes.toml").write_text(toml, encoding="utf-8")
     plan = read_nodes_toml(tmp_path / "nodes.toml", secure=True)
     nodes = [
-        {"partition-id": node.partition_id, "modalities": "+".join(node.modalities), "data": node.data}
+        {
+            "partition-id": node.partition_id,
+            "modalities": "+".join(node.modalities),
+            "data": node.data,
+        }
         for node in plan.nodes
     ]
     names = [read_spec(Path(node.data)).modality_names for node in plan.nodes]
     assert names == [("audio", "visual"), ("audio", "visual"), ("audio",)]
 
-    small = ["fraction-train=1.0", "local-epochs=1", "batch-size=4", "embedding-dim=8", "data-set=manifest"]
-    raw = resolve(None, {"data": plan.data, "num-server-rounds": 2}, small) | {"run-dir": str(tmp_path / "run")}
+    small = [
+        "fraction-train=1.0",
+        "local-epochs=1",
+        "batch-size=4",
+        "embedding-dim=8",
+        "data-set=manifest",
+    ]
+    raw = resolve(None, {"data": plan.data, "num-server-rounds": 2}, small) | {
+        "run-dir": str(tmp_path / "run")
+    }
     run_server(read_run_config(raw), LocalGrid(client_app, nodes, raw), lambda: None, False)
     records = read_metrics(tmp_path / "run")
     assert [record["refused"] for record in records[1:]] == [[], []]

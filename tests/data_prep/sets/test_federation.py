@@ -1,4 +1,7 @@
-"""Devices and their server prepare their data each for itself: what they must agree on, and what may differ."""
+"""Devices and their server prepare their data each for itself.
+
+What they must agree on, and what may differ.
+"""
 
 import json
 import shutil
@@ -23,7 +26,10 @@ Change = Callable[[Path], object]
 
 
 def write_files(raw: Path, table: str) -> Path:
-    """Write a manifest, and images and series of the names that it may hold; return the manifest."""
+    """Write a manifest, and images and series of the names that it may hold.
+
+    Return the manifest.
+    """
     raw.mkdir(exist_ok=True)
     for number, name in enumerate("abcd"):
         write_photo(raw / f"{name}.png", (20 + 60 * number, 90, 30), (12, 10), seed=number)
@@ -32,7 +38,9 @@ def write_files(raw: Path, table: str) -> Path:
     return raw / "samples.csv"
 
 
-def prepare(raw: Path, out: Path, role: str | None, federation: Federation | None = None, **options: object) -> Path:
+def prepare(
+    raw: Path, out: Path, role: str | None, federation: Federation | None = None, **options: object
+) -> Path:
     return manifest.prepare(
         raw / "samples.csv",
         raw,
@@ -53,7 +61,9 @@ def server(tmp_path_factory: pytest.TempPathFactory, tokenizer: str) -> Path:
     write_files(folder / "raw", SERVER)
     sizes = Sizes(image_size=8, points=4, tokens=6, tokenizer=tokenizer)
     classes = ["run", "walk", "fall"]
-    return prepare(folder / "raw", folder / "out", "server", modalities=KINDS, sizes=sizes, classes=classes)
+    return prepare(
+        folder / "raw", folder / "out", "server", modalities=KINDS, sizes=sizes, classes=classes
+    )
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +76,9 @@ def test_the_server_needs_test_samples_only(server: Path, federation: Federation
     spec = read_spec(server)
     assert (spec.splits, spec.classes) == ({"test": 2}, ("run", "walk", "fall"))
     motion = spec.modalities[1]
-    assert motion.mean == pytest.approx((7.5, 9.0))  # of channels 0, 2, ... 10 and 1, 3, ... 11, once and doubled
+    assert motion.mean == pytest.approx(
+        (7.5, 9.0)
+    )  # of channels 0, 2, ... 10 and 1, 3, ... 11, once and doubled
     assert (federation.modalities, federation.kinds) == (spec.modalities, KINDS)
 
 
@@ -92,11 +104,15 @@ def test_a_device_stores_what_it_has_as_the_server_does(
     assert read_recipes(out) == {name: read_recipes(server)[name] for name in stored}
 
 
-def test_the_same_file_is_the_same_sample_there_and_here(federation: Federation, server: Path, tmp_path: Path) -> None:
+def test_the_same_file_is_the_same_sample_there_and_here(
+    federation: Federation, server: Path, tmp_path: Path
+) -> None:
     write_files(tmp_path / "raw", SERVER)
     out = prepare(tmp_path / "raw", tmp_path / "out", "device", federation)
     for name in KINDS:
-        assert np.array_equal(load_split(out, "test").arrays[name], load_split(server, "test").arrays[name])
+        assert np.array_equal(
+            load_split(out, "test").arrays[name], load_split(server, "test").arrays[name]
+        )
 
 
 def _other_tokenizer(raw: Path) -> str:
@@ -109,14 +125,29 @@ def _other_tokenizer(raw: Path) -> str:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"sizes": {"image_size": 16}}, r"image_size = 16 here, 8 in .*federation\.json for 'photo'"),
+        (
+            {"sizes": {"image_size": 16}},
+            r"image_size = 16 here, 8 in .*federation\.json for 'photo'",
+        ),
         ({"sizes": {"points": 5}}, r"points = 5 here, 4 in .*federation\.json for 'motion'"),
         ({"sizes": {"tokens": 7}}, r"tokens = 7 here, 6 in .*federation\.json for 'words'"),
-        ({"sizes": {"tokenizer": _other_tokenizer}}, r"tokenizer = .* here, another one in .*federation\.json"),
-        ({"classes": ["walk", "run"]}, r"classes \['walk', 'run'\] here, \['run', 'walk', 'fall'\] in .*federation"),
-        ({"modalities": {"photo": "video"}}, r"'photo': 'video' here, 'image' in .*federation\.json"),
+        (
+            {"sizes": {"tokenizer": _other_tokenizer}},
+            r"tokenizer = .* here, another one in .*federation\.json",
+        ),
+        (
+            {"classes": ["walk", "run"]},
+            r"classes \['walk', 'run'\] here, \['run', 'walk', 'fall'\] in .*federation",
+        ),
+        (
+            {"modalities": {"photo": "video"}},
+            r"'photo': 'video' here, 'image' in .*federation\.json",
+        ),
         ({"modalities": {"lab": "vector:age"}}, r"'lab': 'vector:age' here, 'vector:age,bmi' in"),
-        ({"modalities": {"voice": "audio"}}, r"'voice': 'audio' here, no such modality, only \['photo'"),
+        (
+            {"modalities": {"voice": "audio"}},
+            r"'voice': 'audio' here, no such modality, only \['photo'",
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) else next(iter(value)),
 )
@@ -126,7 +157,10 @@ def test_what_is_asked_for_otherwise_names_both_sides(
     write_files(tmp_path / "raw", SERVER)
     sizes = options.get("sizes", {})
     assert isinstance(sizes, dict)
-    asked = {**options, "sizes": {key: each(tmp_path) if callable(each) else each for key, each in sizes.items()}}
+    asked = {
+        **options,
+        "sizes": {key: each(tmp_path) if callable(each) else each for key, each in sizes.items()},
+    }
     with pytest.raises(PrepError, match=words):
         prepare(tmp_path / "raw", tmp_path / "out", "device", federation, **asked)
 
@@ -134,9 +168,18 @@ def test_what_is_asked_for_otherwise_names_both_sides(
 @pytest.mark.parametrize(
     ("table", "words"),
     [
-        ("id,label,split,photo\nx,swim,train,c.png\n", r"'swim' is not one of the classes .* of .*federation\.json"),
-        ("id,label,split,voice\nx,run,train,c.wav\n", r"no column of \['photo', .* the modalities of .*federation"),
-        ("id,label,split,motion\nx,run,train,three.csv\n", r"three\.csv has 3 channels .*federation\.json says 2"),
+        (
+            "id,label,split,photo\nx,swim,train,c.png\n",
+            r"'swim' is not one of the classes .* of .*federation\.json",
+        ),
+        (
+            "id,label,split,voice\nx,run,train,c.wav\n",
+            r"no column of \['photo', .* the modalities of .*federation",
+        ),
+        (
+            "id,label,split,motion\nx,run,train,three.csv\n",
+            r"three\.csv has 3 channels .*federation\.json says 2",
+        ),
     ],
 )
 def test_what_is_there_otherwise_names_both_sides(
@@ -166,15 +209,27 @@ def test_roles_without_what_they_need(tmp_path: Path, role: str, words: str) -> 
     ("table", "words"),
     [
         ("id,label,split,photo\na,run,train,a.png\nb,walk,train,b.png\n", "no row is 'test'"),
-        ("id,label,split,photo\na,run,test,a.png\n", r"there must be two or more classes; name all .* as --classes"),
-        ("id,label,split,photo,motion\na,run,test,a.png,\nb,walk,test,b.png,\n", "nothing else says how large"),
+        (
+            "id,label,split,photo\na,run,test,a.png\n",
+            r"there must be two or more classes; name all .* as --classes",
+        ),
+        (
+            "id,label,split,photo,motion\na,run,test,a.png,\nb,walk,test,b.png,\n",
+            "nothing else says how large",
+        ),
     ],
 )
 def test_a_server_that_cannot_be_one(tmp_path: Path, table: str, words: str) -> None:
     write_files(tmp_path / "raw", table)
     kinds = {name: KINDS[name] for name in ("photo", "motion") if name in table}
     with pytest.raises(PrepError, match=words):
-        prepare(tmp_path / "raw", tmp_path / "out", "server", modalities=kinds, sizes=Sizes(image_size=8))
+        prepare(
+            tmp_path / "raw",
+            tmp_path / "out",
+            "server",
+            modalities=kinds,
+            sizes=Sizes(image_size=8),
+        )
 
 
 def _renamed(path: Path) -> None:
@@ -194,12 +249,17 @@ def _resized(path: Path) -> None:
     [
         (lambda path: path.write_text("{}"), "not the description of a federation"),
         (lambda path: path.write_text("photo"), "not the description of a federation"),
-        (lambda path: path.write_text(path.read_text().replace('"walk"', "7")), r"class \d is 7; names are text"),
+        (
+            lambda path: path.write_text(path.read_text().replace('"walk"', "7")),
+            r"class \d is 7; names are text",
+        ),
         (_renamed, "modality 'photo' is made by 'array', which a manifest's are not"),
         (_resized, r"'photo' is uint8 \[3, 8, 8\], but its recipe makes uint8 \[3, 9, 9\]"),
     ],
 )
-def test_a_broken_description_says_so(federation: Federation, tmp_path: Path, change: Change, words: str) -> None:
+def test_a_broken_description_says_so(
+    federation: Federation, tmp_path: Path, change: Change, words: str
+) -> None:
     path = Path(shutil.copy(federation.path, tmp_path / "broken.json"))
     write_files(tmp_path / "raw", "id,label,split,photo\nx,run,train,c.png\n")
     change(path)
@@ -210,5 +270,7 @@ def test_a_broken_description_says_so(federation: Federation, tmp_path: Path, ch
 def test_all_data_of_a_simulation_describe_devices_too(tmp_path: Path) -> None:
     raw = write_manifest(tmp_path / "raw", 12).parent
     kinds = {"photo": "image", "motion": "series"}
-    out = manifest.prepare(raw / "samples.csv", raw, tmp_path / "out", kinds, sizes=Sizes(image_size=8, points=4))
+    out = manifest.prepare(
+        raw / "samples.csv", raw, tmp_path / "out", kinds, sizes=Sizes(image_size=8, points=4)
+    )
     assert describe(out, tmp_path / "federation.json").kinds == kinds

@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from data_prep.sets.keypad_tones import COLUMN_HZ, DETUNING, LINES, ROW_HZ, draw_presses, render_press, tone_pair
+from data_prep.sets.keypad_tones import (
+    COLUMN_HZ,
+    DETUNING,
+    LINES,
+    ROW_HZ,
+    draw_presses,
+    render_press,
+    tone_pair,
+)
 
 RATE, SAMPLES = 8000, 6144
 
@@ -35,7 +43,10 @@ def test_key_has_its_frequencies(digit: int) -> None:
 @pytest.mark.parametrize("digit", range(10))
 @pytest.mark.parametrize("seed", [0, 1])
 def test_spectrum_peaks_at_the_pair(digit: int, seed: int) -> None:
-    """Take the strongest frequency on each side of 1,075 Hz: 1 % detuning, 1 % leakage, keys 9 % apart."""
+    """Take the strongest frequency on each side of 1,075 Hz.
+
+    1 % detuning, 1 % leakage, keys 9 % apart.
+    """
     (clip,) = _render([digit], seed)
     start, stop = _span(clip)
     spectrum = np.abs(np.fft.rfft(clip[start:stop] * np.hanning(stop - start), 65536))
@@ -66,7 +77,8 @@ def test_presses_keep_their_ranges_and_use_them() -> None:
 def test_calls_of_one_line_resemble_each_other() -> None:
     """The ratio of the two gains, in logs, has equal variance from the line and from the press.
 
-    So within a line it has sqrt(1/2) = 0.71 of its overall standard deviation; 12 lines scatter by some 20 %.
+    So within a line it has sqrt(1/2) = 0.71 of its overall standard deviation; 12 lines scatter
+    by some 20 %.
     """
     lines = [row % LINES for row in range(600)]
     clips = _render([5] * 600, lines=lines)

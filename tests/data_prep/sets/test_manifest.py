@@ -1,4 +1,6 @@
-"""data_prep.sets.manifest: three modalities from one table, CSV or Parquet, with cells that are empty."""
+"""data_prep.sets.manifest: three modalities from one table, CSV or Parquet, with cells that are
+empty.
+"""
 
 import csv
 import hashlib
@@ -42,7 +44,9 @@ def prepared(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return prepare(archive, tmp_path_factory.mktemp("out") / "out")
 
 
-def prepare(raw: Path, out: Path, modalities: dict[str, str] = MANIFEST_MODALITIES, **changes: object) -> Path:
+def prepare(
+    raw: Path, out: Path, modalities: dict[str, str] = MANIFEST_MODALITIES, **changes: object
+) -> Path:
     options = {"sizes": SMALL, **changes}
     return manifest.prepare(raw / "samples.csv", raw, out, modalities, **options)
 
@@ -61,13 +65,23 @@ def write_rows(raw: Path, rows: Rows) -> None:
 
 def files(directory: Path) -> dict[str, str]:
     found = [path for path in directory.rglob("*") if path.is_file()]
-    return {str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
+    return {
+        str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in found
+    }
 
 
 def test_description(prepared: Path) -> None:
     spec = read_spec(prepared)
-    assert (spec.name, spec.classes, spec.splits) == ("manifest", ("fall", "walk"), {"train": 40, "test": 20})
-    kinds = {modality.name: (modality.kind, modality.shape, modality.dtype) for modality in spec.modalities}
+    assert (spec.name, spec.classes, spec.splits) == (
+        "manifest",
+        ("fall", "walk"),
+        {"train": 40, "test": 20},
+    )
+    kinds = {
+        modality.name: (modality.kind, modality.shape, modality.dtype)
+        for modality in spec.modalities
+    }
     assert kinds == {
         "photo": ("image", (3, 16, 16), "uint8"),
         "motion": ("series", (3, 32), "float32"),
@@ -82,7 +96,9 @@ def test_samples_are_the_rows_of_the_manifest(archive: Path, prepared: Path, spl
     rows = [row for row in rows_of(archive) if row["split"] == split]
     with samples_path(prepared, split).open(newline="") as file:
         stored = list(csv.DictReader(file))
-    assert [(row["id"], row["group"]) for row in stored] == [(row["id"], row["group"]) for row in rows]
+    assert [(row["id"], row["group"]) for row in stored] == [
+        (row["id"], row["group"]) for row in rows
+    ]
     assert [row["label"] for row in stored] == [str(int(row["label"] == "walk")) for row in rows]
     for row, own in zip(stored, rows, strict=True):
         has = [name for name in MANIFEST_MODALITIES if own[name]]
@@ -90,11 +106,17 @@ def test_samples_are_the_rows_of_the_manifest(archive: Path, prepared: Path, spl
         assert row["source"] == ";".join(own[name] for name in has)
     samples = load_split(prepared, split)
     assert not samples.has.all()
-    assert samples.has.tolist() == [[bool(row[name]) for name in MANIFEST_MODALITIES] for row in rows]
+    assert samples.has.tolist() == [
+        [bool(row[name]) for name in MANIFEST_MODALITIES] for row in rows
+    ]
 
 
-def test_series_are_channels_of_resampled_points_and_measured(archive: Path, prepared: Path) -> None:
-    """A line stays a line; mean and deviation are over the train samples that have a motion, channel by channel.
+def test_series_are_channels_of_resampled_points_and_measured(
+    archive: Path, prepared: Path
+) -> None:
+    """A line stays a line.
+
+    Mean and deviation are over the train samples that have a motion, channel by channel.
 
     The second channel is 1 everywhere, which is 0 after normalisation.
     """
@@ -116,7 +138,10 @@ def test_series_are_channels_of_resampled_points_and_measured(archive: Path, pre
 
 
 def test_sound_and_images_are_what_their_labels_say(archive: Path, prepared: Path) -> None:
-    """Tones of 880 and 330 Hz: the strongest of 257 frequencies, 31.25 Hz apart, is number 28 or 11."""
+    """Tones of 880 and 330 Hz.
+
+    The strongest of 257 frequencies, 31.25 Hz apart, is number 28 or 11.
+    """
     rows = [row for row in rows_of(archive) if row["split"] == "test"]
     samples = load_split(prepared, "test")
     voices, photos = samples.arrays["voice"].astype(np.float32), samples.arrays["photo"]
@@ -129,11 +154,15 @@ def test_sound_and_images_are_what_their_labels_say(archive: Path, prepared: Pat
             assert (red > blue) == (row["label"] == "fall")
 
 
-def test_parquet_gives_the_same_arrays_and_samples(raw: Path, prepared: Path, tmp_path: Path) -> None:
+def test_parquet_gives_the_same_arrays_and_samples(
+    raw: Path, prepared: Path, tmp_path: Path
+) -> None:
     table = pd.read_csv(raw / "samples.csv", dtype=str)  # empty cells become null
     assert table.isna().any().any()
     table.to_parquet(raw / "samples.parquet")
-    out = manifest.prepare(raw / "samples.parquet", raw, tmp_path / "out", MANIFEST_MODALITIES, sizes=SMALL)
+    out = manifest.prepare(
+        raw / "samples.parquet", raw, tmp_path / "out", MANIFEST_MODALITIES, sizes=SMALL
+    )
     expected, found = files(prepared), files(out)
     expected.pop("dataset.json"), found.pop("dataset.json")  # it has the manifest's hash
     assert found == expected
@@ -146,7 +175,9 @@ def test_integer_labels_are_sorted_as_numbers(raw: Path, tmp_path: Path, dtype: 
     table["label"] = table["label"].astype("int64").astype(dtype)
     table["split"] = ["train"] * 30 + ["test"] * 30
     table.drop(columns="group").to_parquet(raw / "samples.parquet", index=False)
-    out = manifest.prepare(raw / "samples.parquet", raw, tmp_path / "out", MANIFEST_MODALITIES, sizes=SMALL)
+    out = manifest.prepare(
+        raw / "samples.parquet", raw, tmp_path / "out", MANIFEST_MODALITIES, sizes=SMALL
+    )
     assert read_spec(out).classes == ("-1", "2", "10")
     assert load_split(out, "train").labels[:3].tolist() == [1, 2, 0]
     assert load_split(out, "train").sources[:2].tolist() == ["s000", "s001"]
@@ -159,7 +190,10 @@ def test_classes_in_the_order_that_is_asked_for(raw: Path, tmp_path: Path) -> No
 
 
 def test_video_text_and_sound_of_other_formats(tmp_path: Path) -> None:
-    """Text cells hold the text, quoted where it has commas; sound comes from FLAC, and from a video's soundtrack."""
+    """Text cells hold the text, quoted where it has commas.
+
+    Sound comes from FLAC, and from a video's soundtrack.
+    """
     raw, rows = tmp_path / "raw", []
     raw.mkdir()
     tokenizer = write_tokenizer(tmp_path / "tokenizer")
@@ -168,15 +202,30 @@ def test_video_text_and_sound_of_other_formats(tmp_path: Path) -> None:
         write_video(raw / f"{number}.mp4", 20, "mpeg4", sound=tone, sound_rate=16000)
         soundfile.write(raw / f"{number}.flac", tone, 16000)
         text = ("Flood, help!", "RT flood", "", "line\nbridge")[number]
-        cells = {"clip": f"{number}.mp4", "note": text, "sound": f"{number}.{('mp4', 'flac')[number % 2]}"}
-        rows.append({"id": str(number), "label": f"c{number % 2}", "split": ("train", "test")[number // 2], **cells})
+        cells = {
+            "clip": f"{number}.mp4",
+            "note": text,
+            "sound": f"{number}.{('mp4', 'flac')[number % 2]}",
+        }
+        rows.append(
+            {
+                "id": str(number),
+                "label": f"c{number % 2}",
+                "split": ("train", "test")[number // 2],
+                **cells,
+            }
+        )
     write_rows(raw, rows)
     kinds = {"clip": "video", "note": "text", "sound": "audio"}
     sizes = Sizes(image_size=24, seconds=1.0, frames=4, tokens=8, tokenizer=str(tokenizer))
     out = prepare(raw, tmp_path / "out", kinds, sizes=sizes)
     spec = read_spec(out)
     assert [modality.shape for modality in spec.modalities] == [(4, 3, 24, 24), (8,), (1, 257, 98)]
-    texts = [[WORDS[t] for t in row if t] for split in ("train", "test") for row in np.load(out / split / "note.npy")]
+    texts = [
+        [WORDS[t] for t in row if t]
+        for split in ("train", "test")
+        for row in np.load(out / split / "note.npy")
+    ]
     assert texts[0] == ["[CLS]", "flood", ",", "help", "!", "[SEP]"]
     assert texts[1] == ["[CLS]", "[UNK]", "flood", "[SEP]"]  # no tweet: nothing is taken out
     assert texts[2:] == [[], ["[CLS]", "[UNK]", "bridge", "[SEP]"]]
@@ -225,7 +274,10 @@ def test_faulty_rows_are_named(raw: Path, tmp_path: Path, change: Change, words:
     [
         (b"", "an empty file, expected a header"),
         (b"id,label,split,photo,motion,voice\n", "column 'split': no row is 'train'"),
-        (b"id,label,split,photo,motion,voice\na,b,train,c.png\n", "row 1 has 4 cells, the header 6; quote cells"),
+        (
+            b"id,label,split,photo,motion,voice\na,b,train,c.png\n",
+            "row 1 has 4 cells, the header 6; quote cells",
+        ),
         (b"id,label,split,photo,photo,motion,voice\n", "column 'photo' occurs more than once"),
         (b"id,label\n\xff\xfe", "not UTF-8 at byte 9"),
         (b'id,label\n"a', "the row that begins at line 2 is no CSV"),
@@ -244,7 +296,9 @@ def test_what_is_not_there_or_no_parquet_is_named(raw: Path, tmp_path: Path) -> 
     with pytest.raises(FileNotFoundError, match=r"nowhere\.csv: not found, expected a manifest"):
         manifest.prepare(raw / "nowhere.csv", raw, tmp_path / "out", MANIFEST_MODALITIES)
     with pytest.raises(FileNotFoundError, match="nowhere: not found, expected a directory"):
-        manifest.prepare(raw / "samples.csv", raw / "nowhere", tmp_path / "out", MANIFEST_MODALITIES)
+        manifest.prepare(
+            raw / "samples.csv", raw / "nowhere", tmp_path / "out", MANIFEST_MODALITIES
+        )
 
 
 @pytest.mark.parametrize(
@@ -253,7 +307,10 @@ def test_what_is_not_there_or_no_parquet_is_named(raw: Path, tmp_path: Path) -> 
         (["photo=image"], r"modalities \['photo'\]: there must be two or more"),
         (["photo=image", "photo=audio"], "'photo' is given twice"),
         (["photo=image", "label=text"], "'label' is given twice, or no modality's name"),
-        (["photo=image", "voice=sound"], "NAME=KIND with one of the kinds audio, image, series, text, vector, video"),
+        (
+            ["photo=image", "voice=sound"],
+            "NAME=KIND with one of the kinds audio, image, series, text, vector, video",
+        ),
         (["photo=image", "voice"], "must be NAME=KIND"),
         (["photo=image", "a+b=audio"], r"modality 'a\+b'"),
         (["photo=image", "=audio"], "modality ''"),
@@ -274,12 +331,16 @@ def test_faulty_modalities_are_named(options: list[str], words: str) -> None:
         ({"sizes": Sizes(image_size=0)}, "image size 0"),
     ],
 )
-def test_faulty_options_are_named(raw: Path, tmp_path: Path, changes: dict[str, object], words: str) -> None:
+def test_faulty_options_are_named(
+    raw: Path, tmp_path: Path, changes: dict[str, object], words: str
+) -> None:
     with pytest.raises(PrepError, match=words):
         prepare(raw, tmp_path / "out", **changes)
 
 
-def test_unusable_files_are_counted_and_do_not_say_how_many_channels_there_are(raw: Path, tmp_path: Path) -> None:
+def test_unusable_files_are_counted_and_do_not_say_how_many_channels_there_are(
+    raw: Path, tmp_path: Path
+) -> None:
     """Four samples lose one file each; the first series is one of them."""
     (raw / "motion" / "000.csv").write_text("1,2\n3\n")
     (raw / "motion" / "008.csv").write_text("1,2\n3,4\n")
@@ -298,7 +359,9 @@ def test_unusable_files_are_counted_and_do_not_say_how_many_channels_there_are(r
 def test_no_series_that_can_be_read_is_an_error(raw: Path, tmp_path: Path) -> None:
     for path in (raw / "motion").iterdir():
         path.write_bytes(b"")
-    with pytest.raises(PrepError, match=r"motion: none of its 54 files can be read, the last one because: .*059"):
+    with pytest.raises(
+        PrepError, match=r"motion: none of its 54 files can be read, the last one because: .*059"
+    ):
         prepare(raw, tmp_path / "out", execution=Execution(max_bad=60))
 
 
@@ -310,7 +373,9 @@ def test_a_changed_manifest_needs_another_directory(raw: Path, tmp_path: Path) -
         prepare(raw, out)
 
 
-def test_columns_that_nobody_asked_for_are_not_looked_at(raw: Path, prepared: Path, tmp_path: Path) -> None:
+def test_columns_that_nobody_asked_for_are_not_looked_at(
+    raw: Path, prepared: Path, tmp_path: Path
+) -> None:
     write_rows(raw, [{**row, "remark": "x"} for row in rows_of(raw)])
     out = prepare(raw, tmp_path / "out", {"photo": "image", "voice": "audio"})
     assert read_spec(out).modality_names == ("photo", "voice")
@@ -319,12 +384,18 @@ def test_columns_that_nobody_asked_for_are_not_looked_at(raw: Path, prepared: Pa
 
 def run_cli(raw: Path, out: Path, *options: str) -> Result:
     sizes = ["--image-size", "16", "--seconds", "0.5", "--points", "32"]
-    kinds = [part for name, kind in MANIFEST_MODALITIES.items() for part in ("--modality", f"{name}={kind}")]
+    kinds = [
+        part
+        for name, kind in MANIFEST_MODALITIES.items()
+        for part in ("--modality", f"{name}={kind}")
+    ]
     paths = ["--manifest", str(raw / "samples.csv"), "--raw", str(raw), "--out", str(out)]
     return commands.fedcmi("prep", "manifest", *paths, *kinds, *sizes, *options)
 
 
-def test_the_command_gives_the_same_bytes_with_two_workers(archive: Path, prepared: Path, tmp_path: Path) -> None:
+def test_the_command_gives_the_same_bytes_with_two_workers(
+    archive: Path, prepared: Path, tmp_path: Path
+) -> None:
     done = run_cli(archive, tmp_path / "out", "--workers", "2")
     assert done.exit_code == 0, done.output
     assert files(tmp_path / "out") == files(prepared)

@@ -1,4 +1,7 @@
-"""data_prep.sets.manifest_table: what a cell says, whatever program wrote it; and names that are not to be had."""
+"""data_prep.sets.manifest_table: what a cell says, whatever program wrote it.
+
+And names that are not to be had.
+"""
 
 from pathlib import Path
 
@@ -10,7 +13,12 @@ from data_prep.sets.manifest_kinds import parse_modalities
 from data_prep.sets.manifest_table import MISSING, Entry, read_manifest
 from fedcmi_flwr.data.prepared import DataError
 
-COLUMNS = {"id": ["a", "b"], "label": ["x", "y"], "split": ["train", "test"], "note": ["hello", "you"]}
+COLUMNS = {
+    "id": ["a", "b"],
+    "label": ["x", "y"],
+    "split": ["train", "test"],
+    "note": ["hello", "you"],
+}
 
 
 def entries(path: Path, **columns: list[object]) -> list[Entry]:
@@ -19,23 +27,36 @@ def entries(path: Path, **columns: list[object]) -> list[Entry]:
 
 
 def test_bytes_are_text_and_a_parquet_file_is_one_by_its_content(tmp_path: Path) -> None:
-    found = entries(tmp_path / "m.table", label=[b"x", b"y"], note=[b" hello ", b"you"], extra=[[1], [2]])
-    assert [(entry.label, dict(entry.cells)) for entry in found] == [("x", {"note": "hello"}), ("y", {"note": "you"})]
+    found = entries(
+        tmp_path / "m.table", label=[b"x", b"y"], note=[b" hello ", b"you"], extra=[[1], [2]]
+    )
+    assert [(entry.label, dict(entry.cells)) for entry in found] == [
+        ("x", {"note": "hello"}),
+        ("y", {"note": "you"}),
+    ]
 
 
 @pytest.mark.parametrize(
     ("value", "words"),
-    [(["hello", "you"], "a list, "), ({"a": 1}, "a dict, "), (b"\xff", "bytes that are no UTF-8 text")],
+    [
+        (["hello", "you"], "a list, "),
+        ({"a": 1}, "a dict, "),
+        (b"\xff", "bytes that are no UTF-8 text"),
+    ],
 )
 @pytest.mark.parametrize("column", ["note", "label"])
-def test_cells_that_hold_no_single_value_are_refused(tmp_path: Path, value: object, words: str, column: str) -> None:
+def test_cells_that_hold_no_single_value_are_refused(
+    tmp_path: Path, value: object, words: str, column: str
+) -> None:
     with pytest.raises(PrepError, match=rf"m\.parquet: row 1, column '{column}': {words}"):
         entries(tmp_path / "m.parquet", **{column: [value, value]})
 
 
 @pytest.mark.parametrize("word", MISSING)
 def test_words_for_missing_are_missing_in_every_column(tmp_path: Path, word: str) -> None:
-    (tmp_path / "m.csv").write_text(f"id,label,split,note,more\na,x,train, {word} ,1\nb,y,test,you,2\n")
+    (tmp_path / "m.csv").write_text(
+        f"id,label,split,note,more\na,x,train, {word} ,1\nb,y,test,you,2\n"
+    )
     first, _ = read_manifest(tmp_path / "m.csv", ["note", "more"])
     assert dict(first.cells) == {"more": "1"}
     (tmp_path / "m.csv").write_text(f"id,label,split,note\na,{word},train,one\nb,y,test,you\n")
@@ -50,11 +71,14 @@ def test_a_cell_may_be_as_long_as_a_book(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("row", "line"), [('b,y,test,"a"b\n', 3), ('b,y,test,"never closed\n', 3), ('b,y,test,"two\nlines"x\n', 3)]
+    ("row", "line"),
+    [('b,y,test,"a"b\n', 3), ('b,y,test,"never closed\n', 3), ('b,y,test,"two\nlines"x\n', 3)],
 )
 def test_a_stray_quote_is_named_with_its_line(tmp_path: Path, row: str, line: int) -> None:
     (tmp_path / "m.csv").write_text(f"id,label,split,note\na,x,train,one\n{row}")
-    with pytest.raises(PrepError, match=rf"m\.csv: the row that begins at line {line} is no CSV \("):
+    with pytest.raises(
+        PrepError, match=rf"m\.csv: the row that begins at line {line} is no CSV \("
+    ):
         read_manifest(tmp_path / "m.csv", ["note"])
 
 

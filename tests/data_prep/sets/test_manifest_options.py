@@ -1,4 +1,7 @@
-"""Options of ``fedcmi prep manifest`` that say what files leave open, headers and streams; kept for prediction."""
+"""Options of ``fedcmi prep manifest`` that say what files leave open, headers and streams.
+
+Kept for prediction.
+"""
 
 from pathlib import Path
 
@@ -20,7 +23,14 @@ def prepare(folder: Path, ending: str, kind: str, *options: str) -> str:
     """Prepare a.ENDING and b.ENDING as two modalities; return what is said of an error."""
     (folder / "samples.csv").write_text(ROWS.format(f"a.{ending}", f"b.{ending}"))
     kinds = ["--modality", f"x={kind}", "--modality", f"y={kind}", "--workers", "1"]
-    paths = ["--manifest", str(folder / "samples.csv"), "--raw", str(folder), "--out", str(folder / "out")]
+    paths = [
+        "--manifest",
+        str(folder / "samples.csv"),
+        "--raw",
+        str(folder),
+        "--out",
+        str(folder / "out"),
+    ]
     return commands.fedcmi("prep", "manifest", *paths, *kinds, *options).stderr
 
 
@@ -33,7 +43,9 @@ def test_headers_are_as_stated(tmp_path: Path) -> None:
     assert stored[0].tolist() == [[97, 4], [3, 5]]
     recipe = read_recipes(tmp_path / "out")["x"]
     assert recipe == {"maker": "series", "channels": 2, "points": 2, "header": True}
-    made = make_sample(Source(tmp_path / "a.csv"), read_spec(tmp_path / "out").modalities[0], recipe)
+    made = make_sample(
+        Source(tmp_path / "a.csv"), read_spec(tmp_path / "out").modalities[0], recipe
+    )
     assert np.array_equal(made, stored[0])
 
 
@@ -55,14 +67,20 @@ def test_the_stream_that_is_asked_for(tmp_path: Path) -> None:
     for name, shift in (("a", 0), ("b", 50)):
         write_two_tracks(tmp_path / f"{name}.mka", (300 + shift, 2000 + shift))
     asked = ["--seconds", "0.5", "--stream"]
-    assert "has 2 audio streams, asked for number 3" in prepare(tmp_path, "mka", "audio", *asked, "y=3")
+    assert "has 2 audio streams, asked for number 3" in prepare(
+        tmp_path, "mka", "audio", *asked, "y=3"
+    )
     assert prepare(tmp_path, "mka", "audio", *asked, "y=2") == ""
     first, second = (np.load(tmp_path / "out" / "train" / f"{name}.npy")[0, 0] for name in "xy")
-    loudest = [int(stored.astype(float).mean(axis=1).argmax()) * 16000 / 512 for stored in (first, second)]
+    loudest = [
+        int(stored.astype(float).mean(axis=1).argmax()) * 16000 / 512 for stored in (first, second)
+    ]
     assert loudest == pytest.approx([300, 2000], abs=40)
     recipes = read_recipes(tmp_path / "out")
     assert [recipe.get("stream") for recipe in recipes.values()] == [None, 2]
-    made = make_sample(Source(tmp_path / "a.mka"), read_spec(tmp_path / "out").modalities[1], recipes["y"])
+    made = make_sample(
+        Source(tmp_path / "a.mka"), read_spec(tmp_path / "out").modalities[1], recipes["y"]
+    )
     assert np.array_equal(made[0], second)
 
 

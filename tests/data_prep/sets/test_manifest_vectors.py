@@ -1,4 +1,6 @@
-"""data_prep.sets.manifest: feature vectors from columns and from files, prepared, trained on and predicted from."""
+"""data_prep.sets.manifest: feature vectors from columns and from files, prepared, trained on and
+predicted from.
+"""
 
 import csv
 from pathlib import Path
@@ -22,7 +24,10 @@ Rows = list[dict[str, str]]
 
 
 def patients(count: int = 36) -> Rows:
-    """Return healthy and ill people in turn, told by both columns and by their files; a third is for testing."""
+    """Return healthy and ill people in turn, told by both columns and by their files.
+
+    A third is for testing.
+    """
     rng, rows = np.random.default_rng(0), []
     for number in range(count):
         ill, split = number % 2, ("train", "train", "test")[number // 2 % 3]
@@ -53,13 +58,26 @@ def write(raw: Path, rows: Rows, name: str = "samples.csv") -> Path:
 
 
 def test_options() -> None:
-    assert parse_modalities(["lab=vector:age, bmi", "gait=vector"]) == {"lab": "vector:age, bmi", "gait": "vector"}
-    assert (kind_of("vector:age, bmi"), features_of("vector:age, bmi")) == ("vector", ("age", "bmi"))
+    assert parse_modalities(["lab=vector:age, bmi", "gait=vector"]) == {
+        "lab": "vector:age, bmi",
+        "gait": "vector",
+    }
+    assert (kind_of("vector:age, bmi"), features_of("vector:age, bmi")) == (
+        "vector",
+        ("age", "bmi"),
+    )
     assert (kind_of("image"), features_of("image")) == ("image", ())
 
 
 @pytest.mark.parametrize(
-    "option", ["lab=vector:", "lab=vector:age,,bmi", "lab=image:age", "lab=vector:age,age", "lab=vector:age,label"]
+    "option",
+    [
+        "lab=vector:",
+        "lab=vector:age,,bmi",
+        "lab=image:age",
+        "lab=vector:age,age",
+        "lab=vector:age,label",
+    ],
 )
 def test_columns_that_cannot_be_features(option: str) -> None:
     with pytest.raises(PrepError, match=f"modality '{option}': "):
@@ -68,9 +86,14 @@ def test_columns_that_cannot_be_features(option: str) -> None:
 
 @pytest.mark.parametrize("name", ["samples.csv", "samples.parquet"])
 def test_columns_and_files_become_vectors(tmp_path: Path, name: str) -> None:
-    """What is stored is what the cells say; mean and deviation are those of the train split, feature by feature."""
+    """What is stored is what the cells say.
+
+    Mean and deviation are those of the train split, feature by feature.
+    """
     rows = patients()
-    out = manifest.prepare(write(tmp_path / "raw", rows, name), tmp_path / "raw", tmp_path / "out", MODALITIES)
+    out = manifest.prepare(
+        write(tmp_path / "raw", rows, name), tmp_path / "raw", tmp_path / "out", MODALITIES
+    )
     lab, gait = read_spec(out).modalities
     assert (lab.kind, lab.shape, lab.dtype) == ("vector", (2,), "float32")
     assert (gait.kind, gait.shape, gait.dtype) == ("vector", (6,), "float32")
@@ -79,7 +102,9 @@ def test_columns_and_files_become_vectors(tmp_path: Path, name: str) -> None:
     np.testing.assert_allclose(stored, expected, rtol=1e-6)
     np.testing.assert_allclose(lab.mean, stored.mean(0), rtol=1e-5)
     np.testing.assert_allclose(lab.std, stored.std(0), rtol=1e-4)
-    shown = AS_STORED.show(load_split(out, "train").batch(np.arange(24), ("lab", "gait")).inputs["gait"], gait, None)
+    shown = AS_STORED.show(
+        load_split(out, "train").batch(np.arange(24), ("lab", "gait")).inputs["gait"], gait, None
+    )
     assert shown.shape == (24, 6)
 
 
@@ -89,9 +114,13 @@ def test_empty_cells_are_a_modality_that_is_lacked_and_some_are_counted(tmp_path
     rows[1].update(age="NaN", bmi="")
     rows[3].update(bmi="")
     path = write(tmp_path / "raw", rows)
-    with pytest.raises(PrepError, match=r"samples\.csv:4: bmi missing beside values of the same vector"):
+    with pytest.raises(
+        PrepError, match=r"samples\.csv:4: bmi missing beside values of the same vector"
+    ):
         manifest.prepare(path, tmp_path / "raw", tmp_path / "out", MODALITIES)
-    out = manifest.prepare(path, tmp_path / "raw", tmp_path / "out", MODALITIES, execution=Execution(max_bad=1))
+    out = manifest.prepare(
+        path, tmp_path / "raw", tmp_path / "out", MODALITIES, execution=Execution(max_bad=1)
+    )
     samples = load_split(out, "train")
     assert samples.has[:3].tolist() == [[False, True], [False, True], [True, True]]
     assert np.load(out / "train" / "lab.npy")[0].tolist() == [0, 0]
@@ -104,20 +133,27 @@ def test_empty_cells_are_a_modality_that_is_lacked_and_some_are_counted(tmp_path
     [
         ({"age": "old"}, r"row 3 \(id 'p2'\), column 'age': 'old' is no finite number"),
         ({"age": "inf"}, "column 'age': 'inf' is no finite number"),
-        ({"age": "", "bmi": "", "gait": ""}, r"row 3 .*: has none of age, bmi, gait; remove the row"),
+        (
+            {"age": "", "bmi": "", "gait": ""},
+            r"row 3 .*: has none of age, bmi, gait; remove the row",
+        ),
     ],
 )
 def test_faulty_cells_are_named(tmp_path: Path, changes: dict[str, str], words: str) -> None:
     rows = patients()
     rows[2].update(changes)
     with pytest.raises(PrepError, match=words):
-        manifest.prepare(write(tmp_path / "raw", rows), tmp_path / "raw", tmp_path / "out", MODALITIES)
+        manifest.prepare(
+            write(tmp_path / "raw", rows), tmp_path / "raw", tmp_path / "out", MODALITIES
+        )
 
 
 def test_a_missing_column_and_another_number_of_features(tmp_path: Path) -> None:
     path = write(tmp_path / "raw", patients())
     with pytest.raises(PrepError, match="column 'weight' is missing"):
-        manifest.prepare(path, tmp_path / "raw", tmp_path / "out", {**MODALITIES, "lab": "vector:age,weight"})
+        manifest.prepare(
+            path, tmp_path / "raw", tmp_path / "out", {**MODALITIES, "lab": "vector:age,weight"}
+        )
     np.save(tmp_path / "raw" / "gait" / "5.npy", np.zeros(7))
     with pytest.raises(PrepError, match=r"5\.npy: 7 features, expected are 6"):
         manifest.prepare(path, tmp_path / "raw", tmp_path / "out", MODALITIES)
@@ -126,7 +162,9 @@ def test_a_missing_column_and_another_number_of_features(tmp_path: Path) -> None
 def test_files_of_one_sample_become_what_is_stored(tmp_path: Path) -> None:
     """A CSV with the columns by name, in another order; and the sample's own NPY."""
     rows = patients()
-    out = manifest.prepare(write(tmp_path / "raw", rows), tmp_path / "raw", tmp_path / "out", MODALITIES)
+    out = manifest.prepare(
+        write(tmp_path / "raw", rows), tmp_path / "raw", tmp_path / "out", MODALITIES
+    )
     (tmp_path / "p4.csv").write_text(f"bmi,age\n{rows[4]['bmi']},{rows[4]['age']}\n")
     given = [f"lab={tmp_path / 'p4.csv'}", f"gait={tmp_path / 'raw' / rows[4]['gait']}"]
     recipes = read_recipes(out)
@@ -134,15 +172,24 @@ def test_files_of_one_sample_become_what_is_stored(tmp_path: Path) -> None:
     [chunk] = chunks(found.samples, read_spec(out).modalities, recipes, {})
     row = [each["id"] for each in rows if each["split"] == rows[4]["split"]].index("p4")
     for name in ("lab", "gait"):
-        np.testing.assert_array_equal(chunk.inputs[name][0], np.load(out / rows[4]["split"] / f"{name}.npy")[row])
+        np.testing.assert_array_equal(
+            chunk.inputs[name][0], np.load(out / rows[4]["split"] / f"{name}.npy")[row]
+        )
     with pytest.raises(PrepError, match=r"may be one of \['gait', 'lab'\]; give gait="):
         match([str(tmp_path / "p4.csv")], recipes)
 
 
 @pytest.mark.parametrize("encoders", ["mlp", "linear", "lab=linear gait=mlp"])
 def test_encoders_of_vectors_learn(tmp_path: Path, encoders: str) -> None:
-    out = manifest.prepare(write(tmp_path / "raw", patients(72)), tmp_path / "raw", tmp_path / "out", MODALITIES)
-    options = {"encoder": encoders, "method": "late-fusion", "local-epochs": 4, "num-server-rounds": 5}
+    out = manifest.prepare(
+        write(tmp_path / "raw", patients(72)), tmp_path / "raw", tmp_path / "out", MODALITIES
+    )
+    options = {
+        "encoder": encoders,
+        "method": "late-fusion",
+        "local-epochs": 4,
+        "num-server-rounds": 5,
+    }
     run = federate(tmp_path / "run", out, ["lab+gait", "lab", "gait"], **options)
     for server_round in range(1, 6):
         run.round(server_round)

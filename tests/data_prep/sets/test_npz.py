@@ -1,4 +1,7 @@
-"""data_prep.sets.npz: what arrays are follows from their shape; what cannot be used names the file and the array."""
+"""data_prep.sets.npz: what arrays are follows from their shape.
+
+What cannot be used names the file and the array.
+"""
 
 import csv
 from pathlib import Path
@@ -32,7 +35,10 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_what_is_stored(prepared: Path) -> None:
     spec, arrays = read_spec(prepared), make_arrays()
     assert (spec.name, spec.classes, spec.splits) == ("npz", ("0", "1"), {"train": 32, "test": 16})
-    kinds = {modality.name: (modality.kind, modality.shape, modality.dtype) for modality in spec.modalities}
+    kinds = {
+        modality.name: (modality.kind, modality.shape, modality.dtype)
+        for modality in spec.modalities
+    }
     assert kinds == {
         "lab": ("vector", (5,), "float32"),
         "motion": ("series", (2, 9), "float32"),
@@ -49,7 +55,9 @@ def test_what_is_stored(prepared: Path) -> None:
 
 
 def test_normalised_by_the_train_split(prepared: Path) -> None:
-    """A vector by feature, a series by channel, an image by one mean and deviation of all its values."""
+    """A vector by feature, a series by channel, an image by one mean and deviation of all its
+    values.
+    """
     stored = {modality.name: modality for modality in read_spec(prepared).modalities}
     for name, axes in (("lab", (0,)), ("motion", (0, 2)), ("photo", None), ("grey", None)):
         array = np.load(prepared / "train" / f"{name}.npy").astype(np.float64)
@@ -64,13 +72,20 @@ def test_the_sample_table(prepared: Path) -> None:
     with samples_path(prepared, "test").open(newline="") as file:
         table = list(csv.DictReader(file))
     assert [row["id"] for row in table] == [str(row) for row in rows]
-    assert [row["group"] for row in table] == [*(str(arrays["group"][row]) for row in rows[:-1]), "row 47"]
+    assert [row["group"] for row in table] == [
+        *(str(arrays["group"][row]) for row in rows[:-1]),
+        "row 47",
+    ]
     assert table[0]["source"] == "set.npz#lab[2];set.npz#motion[2];set.npz#photo[2];set.npz#grey[2]"
 
 
 def test_chosen_arrays_labels_and_names(tmp_path: Path) -> None:
     file = write_arrays(tmp_path / "set.npz")
-    chosen = {"modalities": ["grey", "lab"], "label": "y_colour", "classes": ["red", "green", "blue"]}
+    chosen = {
+        "modalities": ["grey", "lab"],
+        "label": "y_colour",
+        "classes": ["red", "green", "blue"],
+    }
     arrays = make_arrays() | {"split": np.where(np.arange(48) < 30, "train", "test")}
     write_arrays(file, **arrays)
     spec = read_spec(npz.prepare(file, tmp_path / "out", **chosen))
@@ -91,13 +106,17 @@ def test_other_numbers_are_stored_as_float32_and_half_precision_stays(tmp_path: 
 
 
 def test_a_sample_of_nan_lacks_the_modality_and_a_hole_is_counted(tmp_path: Path) -> None:
-    """Row 0 has no lab, row 1 has nothing at all of lab and motion, which are chosen, and row 3 has a hole."""
+    """Row 0 has no lab, row 1 has nothing at all of lab and motion, which are chosen, and row 3 has
+    a hole.
+    """
     arrays = make_arrays()
     arrays["lab"][[0, 1]] = np.nan
     arrays["motion"][1] = np.nan
     arrays["motion"][3, 2, 1] = np.nan
     file, chosen = write_arrays(tmp_path / "set.npz", **arrays), {"modalities": ["lab", "motion"]}
-    with pytest.raises(PrepError, match=r"set\.npz: array 'motion', row 3: 1 of 18 values are not finite"):
+    with pytest.raises(
+        PrepError, match=r"set\.npz: array 'motion', row 3: 1 of 18 values are not finite"
+    ):
         npz.prepare(file, tmp_path / "out", **chosen)
     out = npz.prepare(file, tmp_path / "out", execution=Execution(max_bad=1), **chosen)
     samples = load_split(out, "train")
@@ -167,7 +186,10 @@ def test_a_file_that_was_written_anew_is_read_anew(tmp_path: Path) -> None:
 
 
 def test_files_become_what_is_stored(prepared: Path, tmp_path: Path) -> None:
-    """One sample of the set in a file of its own: numbers as NPY, a square colour image as PNG too."""
+    """One sample of the set in a file of its own.
+
+    Numbers as NPY, a square colour image as PNG too.
+    """
     arrays, recipes = make_arrays(), read_recipes(prepared)
     row = int(np.flatnonzero(arrays["split"] == "test")[3])
     for modality in read_spec(prepared).modalities:
@@ -181,7 +203,9 @@ def test_files_become_what_is_stored(prepared: Path, tmp_path: Path) -> None:
         np.testing.assert_array_equal(made, np.load(prepared / "test" / f"{modality.name}.npy")[3])
     np.save(tmp_path / "grey.npy", arrays["grey"][row].astype(float))
     grey = read_spec(prepared).modalities[3]
-    with pytest.raises(PrepError, match=r"grey\.npy: holds float64 \[8, 6\], expected uint8 \[8, 6\]"):
+    with pytest.raises(
+        PrepError, match=r"grey\.npy: holds float64 \[8, 6\], expected uint8 \[8, 6\]"
+    ):
         make_sample(Source(tmp_path / "grey.npy"), grey, recipes["grey"])
 
 

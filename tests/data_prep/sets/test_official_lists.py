@@ -25,7 +25,9 @@ def excluded(directory: Path) -> list[dict[str, str]]:
 
 @needs_archives
 def test_ave(tmp_path: Path) -> None:
-    """Of 4,143 lines one has no length, 45 videos have several categories, and 120 videos are on the disk."""
+    """Of 4,143 lines one has no length, 45 videos have several categories, and 120 videos are on
+    the disk.
+    """
     raw = stub_ave(tmp_path / "raw", CLIPS)
     listed = [line for name in ave.LISTS.values() for line in (raw / name).read_text().splitlines()]
 
@@ -53,11 +55,16 @@ def test_cremad(tmp_path: Path) -> None:
     """The lists name 6,698 and 744 clips; one of the first is none."""
     raw = stub_cremad(tmp_path / "raw", CLIPS)
     lists = [raw / "train.csv", raw / "test.csv"]
-    out = cremad.prepare(raw, tmp_path / "out", split="paper", lists=lists, **FEW, modalities=["audio"])
+    out = cremad.prepare(
+        raw, tmp_path / "out", split="paper", lists=lists, **FEW, modalities=["audio"]
+    )
     spec = read_spec(out)
     absent = Counter(row["split"] for row in excluded(out))
     assert sum(spec.splits.values()) == CLIPS
-    assert {split: count + absent[split] for split, count in spec.splits.items()} == {"train": 6697, "test": 744}
+    assert {split: count + absent[split] for split, count in spec.splits.items()} == {
+        "train": 6697,
+        "test": 744,
+    }
     assert {row["reason"] for row in excluded(out)} == {"listed, but not in the archive"}
 
 
@@ -66,8 +73,13 @@ def test_crisismmd(tmp_path: Path) -> None:
     raw = stub_crisismmd(tmp_path / "raw")
     tokenizer = str(write_tokenizer(tmp_path / "tokenizer"))
     for task, classes in (("informative", 2), ("humanitarian", 5)):
-        kept = crisismmd.prepare(raw, tmp_path / task, task=task, tokenizer=tokenizer, image_size=16, keep_overlap=True)
+        kept = crisismmd.prepare(
+            raw, tmp_path / task, task=task, tokenizer=tokenizer, image_size=16, keep_overlap=True
+        )
         spec = read_spec(kept)
-        assert (len(spec.classes), spec.splits) == (classes, {"train": 300, "val": 120, "test": 120})
+        assert (len(spec.classes), spec.splits) == (
+            classes,
+            {"train": 300, "val": 120, "test": 120},
+        )
         labels = [np.load(kept / split / "labels.npy") for split in spec.splits]
         assert set(itertools.chain.from_iterable(labels)) == set(range(classes))

@@ -1,4 +1,7 @@
-"""An archive that was cloned without Git LFS says so at once, whichever archive it is; and endings have any case."""
+"""An archive that was cloned without Git LFS says so at once, whichever archive it is.
+
+And endings have any case.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -57,7 +60,9 @@ def test_pointers_are_told_before_anything_is_decoded(
     write(tmp_path / "raw")
     for path in (tmp_path / "raw").glob(files):
         path.write_bytes(POINTER + b"v1\noid sha256:" + b"0" * 64 + b"\nsize 71058\n")
-    with pytest.raises(PrepError, match="a Git LFS pointer, not the file itself; run `git lfs pull`"):
+    with pytest.raises(
+        PrepError, match="a Git LFS pointer, not the file itself; run `git lfs pull`"
+    ):
         prepare(tmp_path / "raw", tmp_path / "out")
     assert not list(tmp_path.glob(".out*"))
 

@@ -24,12 +24,22 @@ def test_the_table_of_the_readme_is_a_manifest(tmp_path: Path) -> None:
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         if path.suffix == ".csv":
-            np.savetxt(path, np.random.default_rng(len(name)).random((9, 2)), delimiter=",", header="x,y", comments="")
+            np.savetxt(
+                path,
+                np.random.default_rng(len(name)).random((9, 2)),
+                delimiter=",",
+                header="x,y",
+                comments="",
+            )
         elif path.suffix in (".wav", ".flac"):
             soundfile.write(path, tone(1, 16000, 300), 16000)
         else:
             write_photo(path, (90, 120, 30))
     out = manifest.prepare(
-        tmp_path / "samples.csv", tmp_path, tmp_path / "out", MANIFEST_MODALITIES, sizes=Sizes(image_size=8)
+        tmp_path / "samples.csv",
+        tmp_path,
+        tmp_path / "out",
+        MANIFEST_MODALITIES,
+        sizes=Sizes(image_size=8),
     )
     assert read_spec(out).splits == {"train": 2, "test": 1}

@@ -14,14 +14,18 @@ def test_order_is_a_permutation() -> None:
     assert sorted(order.tolist()) == list(range(37))
 
 
-@pytest.mark.parametrize(("size", "counts"), [(3, [1, 1, 1]), (15, [5, 5, 5]), (29, [12, 5, 12]), (37, [20, 5, 12])])
+@pytest.mark.parametrize(
+    ("size", "counts"), [(3, [1, 1, 1]), (15, [5, 5, 5]), (29, [12, 5, 12]), (37, [20, 5, 12])]
+)
 def test_leading_part_is_balanced_until_a_class_is_used_up(size: int, counts: list[int]) -> None:
     order = balanced_order(LABELS, np.random.default_rng(0))
     assert np.bincount(LABELS[order[:size]]).tolist() == counts
 
 
 def test_order_follows_its_generator() -> None:
-    first, again, other = (balanced_order(LABELS, np.random.default_rng(seed)) for seed in (0, 0, 1))
+    first, again, other = (
+        balanced_order(LABELS, np.random.default_rng(seed)) for seed in (0, 0, 1)
+    )
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
 

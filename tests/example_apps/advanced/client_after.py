@@ -1,4 +1,7 @@
-"""A client with habits of its own: Adam, clipped gradients, a count in its state, a record of how training went."""
+"""A client with habits of its own.
+
+Adam, clipped gradients, a count in its state, a record of how training went.
+"""
 
 import time
 
@@ -16,7 +19,9 @@ app = ClientApp()
 def train(msg: Message, context: Context) -> Message:
     """Train the received model on local data."""
     began = time.perf_counter()
-    loader = load_data(int(context.node_config["partition-id"]), int(context.run_config["batch-size"]))
+    loader = load_data(
+        int(context.node_config["partition-id"]), int(context.run_config["batch-size"])
+    )
     net = fedcmi_net()
     objective = LocalObjective.from_message(msg, net, context, samples=loader)
     optimizer = torch.optim.Adam(net.parameters(), lr=msg.content["config"]["lr"])
@@ -35,7 +40,9 @@ def train(msg: Message, context: Context) -> Message:
     turns = int(context.state.config_records.get("turns", {"count": 0})["count"]) + 1
     context.state["turns"] = ConfigRecord({"count": turns})
     reply = objective.reply(len(loader.dataset), metrics={"train_loss": total / len(loader)})
-    reply.content["how-it-went"] = ConfigRecord({"turns": turns, "seconds": time.perf_counter() - began})
+    reply.content["how-it-went"] = ConfigRecord(
+        {"turns": turns, "seconds": time.perf_counter() - began}
+    )
     return reply
 
 

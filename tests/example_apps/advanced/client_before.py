@@ -1,4 +1,7 @@
-"""A client with habits of its own: Adam, clipped gradients, a count in its state, a record of how training went."""
+"""A client with habits of its own.
+
+Adam, clipped gradients, a count in its state, a record of how training went.
+"""
 
 import time
 
@@ -14,7 +17,9 @@ app = ClientApp()
 def train(msg: Message, context: Context) -> Message:
     """Train the received model on local data."""
     began = time.perf_counter()
-    loader = load_data(int(context.node_config["partition-id"]), int(context.run_config["batch-size"]))
+    loader = load_data(
+        int(context.node_config["partition-id"]), int(context.run_config["batch-size"])
+    )
     net = Net()
     net.load_state_dict(msg.content["arrays"].to_torch_state_dict())
     criterion = torch.nn.CrossEntropyLoss()
@@ -36,7 +41,9 @@ def train(msg: Message, context: Context) -> Message:
     metrics = MetricRecord({"train_loss": total / len(loader), "num-examples": len(loader.dataset)})
     content = RecordDict({"arrays": ArrayRecord(net.state_dict()), "metrics": metrics})
     reply = Message(content=content, reply_to=msg)
-    reply.content["how-it-went"] = ConfigRecord({"turns": turns, "seconds": time.perf_counter() - began})
+    reply.content["how-it-went"] = ConfigRecord(
+        {"turns": turns, "seconds": time.perf_counter() - began}
+    )
     return reply
 
 

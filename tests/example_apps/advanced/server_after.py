@@ -1,4 +1,7 @@
-"""A server with a strategy of its own: a decaying rate, the nodes' records, the best model by the server's samples."""
+"""A server with a strategy of its own.
+
+A decaying rate, the nodes' records, the best model by the server's samples.
+"""
 
 from collections.abc import Iterable
 
@@ -12,7 +15,9 @@ app = ServerApp()
 
 
 class Own(FedCMI):
-    """A strategy that halves the nodes' rate every second round, and keeps what they say of their training."""
+    """A strategy that halves the nodes' rate every second round, and keeps what they say of their
+    training.
+    """
 
     turns: list[int]
 
@@ -29,7 +34,9 @@ class Own(FedCMI):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Read the nodes' records before the replies are averaged."""
         found = list(replies)
-        self.turns = [int(reply.content["how-it-went"]["turns"]) for reply in found if reply.has_content()]
+        self.turns = [
+            int(reply.content["how-it-went"]["turns"]) for reply in found if reply.has_content()
+        ]
         return super().aggregate_train(server_round, found)
 
 
@@ -46,7 +53,12 @@ def main(grid: Grid, context: Context) -> None:
             best[0], context.state["best"] = accuracy, ArrayRecord(net.state_dict())
         return MetricRecord({"loss": loss, "accuracy": accuracy})
 
-    strategy = Own(net.groups, num_classes=3, server_optimizer=ServerOptimizer("fedadam", 0.1), fraction_evaluate=0.5)
+    strategy = Own(
+        net.groups,
+        num_classes=3,
+        server_optimizer=ServerOptimizer("fedadam", 0.1),
+        fraction_evaluate=0.5,
+    )
     result = strategy.start(
         grid=grid,
         initial_arrays=ArrayRecord(net.state_dict()),
@@ -55,4 +67,6 @@ def main(grid: Grid, context: Context) -> None:
         evaluate_fn=evaluate,
     )
     context.state["turns"] = ConfigRecord({"of-each": strategy.turns})
-    context.state["measured"] = result.evaluate_metrics_serverapp[max(result.evaluate_metrics_serverapp)]
+    context.state["measured"] = result.evaluate_metrics_serverapp[
+        max(result.evaluate_metrics_serverapp)
+    ]

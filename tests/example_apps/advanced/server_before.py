@@ -1,4 +1,7 @@
-"""A server with a strategy of its own: a decaying rate, the nodes' records, the best model by the server's samples."""
+"""A server with a strategy of its own.
+
+A decaying rate, the nodes' records, the best model by the server's samples.
+"""
 
 from collections.abc import Iterable
 
@@ -11,7 +14,9 @@ app = ServerApp()
 
 
 class Own(FedAdam):
-    """A strategy that halves the nodes' rate every second round, and keeps what they say of their training."""
+    """A strategy that halves the nodes' rate every second round, and keeps what they say of their
+    training.
+    """
 
     turns: list[int]
 
@@ -28,7 +33,9 @@ class Own(FedAdam):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Read the nodes' records before the replies are averaged."""
         found = list(replies)
-        self.turns = [int(reply.content["how-it-went"]["turns"]) for reply in found if reply.has_content()]
+        self.turns = [
+            int(reply.content["how-it-went"]["turns"]) for reply in found if reply.has_content()
+        ]
         return super().aggregate_train(server_round, found)
 
 
@@ -54,4 +61,6 @@ def main(grid: Grid, context: Context) -> None:
         evaluate_fn=evaluate,
     )
     context.state["turns"] = ConfigRecord({"of-each": strategy.turns})
-    context.state["measured"] = result.evaluate_metrics_serverapp[max(result.evaluate_metrics_serverapp)]
+    context.state["measured"] = result.evaluate_metrics_serverapp[
+        max(result.evaluate_metrics_serverapp)
+    ]

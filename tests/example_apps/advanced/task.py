@@ -1,4 +1,7 @@
-"""Model, data, training and evaluation of a table of numbers and a picture: `fedcmi_net` alone knows of a method."""
+"""Model, data, training and evaluation of a table of numbers and a picture.
+
+`fedcmi_net` alone knows of a method.
+"""
 
 import torch
 from torch import Tensor, nn

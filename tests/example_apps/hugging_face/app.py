@@ -21,7 +21,12 @@ class Text(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+        sizes = {
+            "hidden_size": 16,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "intermediate_size": 32,
+        }
         self.bert = BertModel(BertConfig(vocab_size=WORDS, max_position_embeddings=LENGTH, **sizes))
 
     def forward(self, ids: Tensor) -> Tensor:
@@ -31,7 +36,9 @@ class Text(nn.Module):
 
 def new_model() -> WrappedModel:
     """Return FedCMI's model round both encoders."""
-    picture = nn.Sequential(nn.Conv2d(1, 4, 3, stride=2, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(64, 16))
+    picture = nn.Sequential(
+        nn.Conv2d(1, 4, 3, stride=2, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(64, 16)
+    )
     return wrap({"text": Text(), "picture": picture}, CLASSES, embedding_dim=16)
 
 
@@ -43,7 +50,9 @@ def load_data(node: int) -> DataLoader:
     ids[:, 1:3] = labels[:, None]
     pictures = torch.randn(64, 1, 8, 8, generator=generator)
     pictures[torch.arange(64), 0, labels] += 1.0
-    return DataLoader(TensorDataset(ids, pictures, labels), 16, True, generator=generator, collate_fn=collate)
+    return DataLoader(
+        TensorDataset(ids, pictures, labels), 16, True, generator=generator, collate_fn=collate
+    )
 
 
 def collate(rows: list[tuple[Tensor, Tensor, Tensor]]) -> tuple[dict[str, Tensor], Tensor]:
@@ -57,7 +66,9 @@ def train(message: Message, context: Context) -> Message:
     """Train for a round; the method is the server's."""
     loader = load_data(int(context.node_config["partition-id"]))
     config = message.content["config"]
-    return train_round(message, context, new_model(), loader, lr=config["lr"], epochs=config["epochs"])
+    return train_round(
+        message, context, new_model(), loader, lr=config["lr"], epochs=config["epochs"]
+    )
 
 
 @client.evaluate()
@@ -67,8 +78,12 @@ def evaluate(message: Message, context: Context) -> Message:
     model = new_model().eval()
     model.load_state_dict(message.content["arrays"].to_torch_state_dict())
     loader = load_data(1000 + int(context.node_config["partition-id"]))
-    right = sum(int((model(inputs).fused_logits.argmax(1) == labels).sum()) for inputs, labels in loader)
-    metrics = MetricRecord({"accuracy": right / len(loader.dataset), "num-examples": len(loader.dataset)})
+    right = sum(
+        int((model(inputs).fused_logits.argmax(1) == labels).sum()) for inputs, labels in loader
+    )
+    metrics = MetricRecord(
+        {"accuracy": right / len(loader.dataset), "num-examples": len(loader.dataset)}
+    )
     return Message(RecordDict({"metrics": metrics}), reply_to=message)
 
 
@@ -85,4 +100,6 @@ def main(grid: Grid, context: Context) -> None:
         num_rounds=int(context.run_config["rounds"]),
         train_config=ConfigRecord({"lr": 0.05, "epochs": 2}),
     )
-    context.state["measured"] = result.evaluate_metrics_clientapp[max(result.evaluate_metrics_clientapp)]
+    context.state["measured"] = result.evaluate_metrics_clientapp[
+        max(result.evaluate_metrics_clientapp)
+    ]

@@ -31,7 +31,9 @@ def train(msg: Message, context: Context) -> Message:
     net.load_state_dict(msg.content["arrays"].to_torch_state_dict())
     loss = fit(net, loader, msg.content["config"]["lr"])
     metrics = {"train_loss": loss, "num-examples": len(loader.dataset)}
-    content = RecordDict({"arrays": ArrayRecord(net.state_dict()), "metrics": MetricRecord(metrics)})
+    content = RecordDict(
+        {"arrays": ArrayRecord(net.state_dict()), "metrics": MetricRecord(metrics)}
+    )
     return Message(content=content, reply_to=msg)
 
 

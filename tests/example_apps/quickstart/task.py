@@ -1,4 +1,7 @@
-"""Model, data and evaluation, as in Flower's quickstart: nothing but `fedcmi_net` knows of a method."""
+"""Model, data and evaluation, as in Flower's quickstart.
+
+Nothing but `fedcmi_net` knows of a method.
+"""
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +39,9 @@ class Net(nn.Module):
 
 def fedcmi_net(method: str = "fedcmi") -> WrappedModel:
     """Return FedCMI's model round the same encoders."""
-    return wrap({"image": image_net(), "sound": sound_net()}, CLASSES, embedding_dim=16, method=method)
+    return wrap(
+        {"image": image_net(), "sound": sound_net()}, CLASSES, embedding_dim=16, method=method
+    )
 
 
 def collate(rows: list[tuple[Tensor, Tensor, Tensor]]) -> tuple[dict[str, Tensor], Tensor]:
@@ -54,7 +59,9 @@ def load_data(partition: int, num_samples: int = 96) -> DataLoader:
     sounds = torch.randn(num_samples, 12, generator=generator)
     sounds[torch.arange(num_samples), labels] += 3.0
     shuffled = torch.Generator().manual_seed(partition)
-    return DataLoader(TensorDataset(images, sounds, labels), 16, True, generator=shuffled, collate_fn=collate)
+    return DataLoader(
+        TensorDataset(images, sounds, labels), 16, True, generator=shuffled, collate_fn=collate
+    )
 
 
 @torch.no_grad()

@@ -1,4 +1,7 @@
-"""A regression app: own loss, own loop, plain Flower messages; only the strategy's aggregation is taken."""
+"""A regression app: own loss, own loop, plain Flower messages.
+
+Only the strategy's aggregation is taken.
+"""
 
 import torch
 from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
@@ -41,7 +44,10 @@ def train(message: Message, context: Context) -> Message:
         loss.backward()
         optimizer.step()
     metrics = MetricRecord({"mse": loss.item(), "num-examples": 64})
-    return Message(RecordDict({"arrays": ArrayRecord(model.state_dict()), "metrics": metrics}), reply_to=message)
+    return Message(
+        RecordDict({"arrays": ArrayRecord(model.state_dict()), "metrics": metrics}),
+        reply_to=message,
+    )
 
 
 @client.evaluate()
@@ -50,7 +56,9 @@ def evaluate(message: Message, context: Context) -> Message:
     model = new_model()
     model.load_state_dict(message.content["arrays"].to_torch_state_dict())
     found = error(model, 1000 + int(context.node_config["partition-id"])).item()
-    return Message(RecordDict({"metrics": MetricRecord({"mse": found, "num-examples": 64})}), reply_to=message)
+    return Message(
+        RecordDict({"metrics": MetricRecord({"mse": found, "num-examples": 64})}), reply_to=message
+    )
 
 
 @server.main()
@@ -58,5 +66,9 @@ def main(grid: Grid, context: Context) -> None:
     """Average each sensor's layer over the nodes, and leave what they measured."""
     groups = {"left": ["left."], "right": ["right."]}
     strategy = FedCMI(groups, num_classes=1, method="fedavg", fraction_evaluate=1.0)
-    result = strategy.start(grid, ArrayRecord(new_model().state_dict()), num_rounds=int(context.run_config["rounds"]))
-    context.state["measured"] = result.evaluate_metrics_clientapp[max(result.evaluate_metrics_clientapp)]
+    result = strategy.start(
+        grid, ArrayRecord(new_model().state_dict()), num_rounds=int(context.run_config["rounds"])
+    )
+    context.state["measured"] = result.evaluate_metrics_clientapp[
+        max(result.evaluate_metrics_clientapp)
+    ]

@@ -19,7 +19,9 @@ def test_weighted_mean_is_the_oracles(seed: int, shape: tuple[int, ...], dtype: 
     assert isinstance(found, np.ndarray)
     assert found.dtype == dtype
     assert found.shape == shape
-    assert found.astype(np.float64) == pytest.approx(expected, rel=float(np.finfo(dtype).eps) * 2, abs=1e-7)
+    assert found.astype(np.float64) == pytest.approx(
+        expected, rel=float(np.finfo(dtype).eps) * 2, abs=1e-7
+    )
 
 
 def test_equal_arrays_stay_the_same_bits() -> None:
@@ -46,15 +48,25 @@ def test_half_precision_sums_in_double() -> None:
 def test_counters_take_the_maximum_and_keep_their_dtype(
     shape: tuple[int, ...], values: list, dtype: str, expected: int | bool
 ) -> None:
-    found = weighted_mean([np.full(shape, value, dtype=dtype) for value in values], [1.0] * len(values))
+    found = weighted_mean(
+        [np.full(shape, value, dtype=dtype) for value in values], [1.0] * len(values)
+    )
     assert isinstance(found, np.ndarray)
     assert (found.dtype, found.shape) == (np.dtype(dtype), shape)
     assert (found == np.full(shape, expected, dtype=dtype)).all()
 
 
 def test_groups_are_averaged_over_their_owners_only() -> None:
-    """The ear: (1 * 1 + 3 * 5) / 4 = 4; the eye: node 2's alone; the head: (1 * 0 + 3 * 4 + 4 * 8) / 8 = 5.5."""
-    current = {"ear": np.array([9.0]), "eye": np.array([9.0]), "nose": np.array([9.0]), "head": np.array([9.0])}
+    """The ear: (1 * 1 + 3 * 5) / 4 = 4; the eye: node 2's alone.
+
+    The head: (1 * 0 + 3 * 4 + 4 * 8) / 8 = 5.5.
+    """
+    current = {
+        "ear": np.array([9.0]),
+        "eye": np.array([9.0]),
+        "nose": np.array([9.0]),
+        "head": np.array([9.0]),
+    }
     updates = [
         ({"ear": np.array([1.0]), "head": np.array([0.0])}, {"ear": 1.0, "head": 1.0}),
         ({"head": np.array([4.0]), "ear": np.array([5.0])}, {"ear": 3.0, "head": 3.0}),

@@ -37,8 +37,8 @@ def test_updates_are_clipped_by_group_and_averaged_with_equal_weights(
 ) -> None:
     """Node 0 owns both and adds 3 to each number, node 1 owns audio and adds 0.5; C = 1.
 
-    ear: node 0's (3, 3) becomes (0.7071, 0.7071), node 1's (0.5, 0.5) has norm 0.7071 and stays: mean 0.60355.
-    eye: 3 becomes 1. head: 3 becomes 1, 0.5 stays: mean 0.75.
+    ear: node 0's (3, 3) becomes (0.7071, 0.7071), node 1's (0.5, 0.5) has norm 0.7071 and stays:
+    mean 0.60355. eye: 3 becomes 1. head: 3 becomes 1, 0.5 stays: mean 0.75.
     """
     nodes = federation([BOTH, ("audio",)], examples, values={0: 3.0, 1: 0.5})
     found, _ = train_round(make_strategy(privacy=quiet()), nodes.grid(), arrays=ARRAYS)
@@ -68,7 +68,9 @@ def test_too_few_owners_leave_a_group_without_noise(
 
 
 @pytest.mark.parametrize(("z", "c", "n"), [(2.0, 3.0, 5), (0.5, 1.0, 1)])
-def test_the_noise_on_an_average_has_standard_deviation_z_c_over_n(z: float, c: float, n: int) -> None:
+def test_the_noise_on_an_average_has_standard_deviation_z_c_over_n(
+    z: float, c: float, n: int
+) -> None:
     """200,000 coordinates: the estimate's own standard deviation is 0.16 %."""
     before = {"a": np.zeros((400, 500)), "b": np.zeros(7)}
     found = Privacy(z, c, 1.0, 1e-5).average(before, [before] * n, {"g": ("a", "b")}, {"g": n})
@@ -89,7 +91,10 @@ def test_the_noise_on_statistics_has_standard_deviation_z_s() -> None:
 
 
 def test_a_nodes_statistics_are_clipped_over_all_its_modalities_together() -> None:
-    """One class: (sum, count) = (3, 4) for audio and (0, 12) for visual have norm 13; S = 1.3 scales by 0.1."""
+    """One class: (sum, count) = (3, 4) for audio and (0, 12) for visual have norm 13.
+
+    S = 1.3 scales by 0.1.
+    """
     one = ClassStats({"audio": np.array([3.0]), "visual": np.array([0.0])},
                      {"audio": np.array([4]), "visual": np.array([12])})  # fmt: skip
     small = ClassStats({"audio": np.array([0.1])}, {"audio": np.array([0.2])})
@@ -102,14 +107,20 @@ def test_a_nodes_statistics_are_clipped_over_all_its_modalities_together() -> No
 
 @pytest.mark.parametrize("scale", [0.01, 1.0, 100.0])
 def test_noisy_statistics_stay_in_range_and_decide_without_nan(scale: float) -> None:
-    stats = {name: np.array([0.6, 0.0, 2.0]) for name in BOTH}, {name: np.array([1, 0, 3]) for name in BOTH}
+    stats = (
+        {name: np.array([0.6, 0.0, 2.0]) for name in BOTH},
+        {name: np.array([1, 0, 3]) for name in BOTH},
+    )
     rng, dominants = np.random.default_rng(0), set()
     for _ in range(200):
         privacy = quiet(noise=lambda size: scale * rng.standard_normal(size))
         found = privacy.statistics([ClassStats(*stats)] * 3, BOTH, 3)
         for name in BOTH:
             assert (found.count[name] >= 0).all()
-            assert ((found.probability_sum[name] >= 0) & (found.probability_sum[name] <= found.count[name])).all()
+            assert (
+                (found.probability_sum[name] >= 0)
+                & (found.probability_sum[name] <= found.count[name])
+            ).all()
         decided = decide_dominance(found, kappa=2.0)
         dominants.add(decided.dominant)
         for temperature in decided.temperature.values():
@@ -131,14 +142,22 @@ def test_the_noise_is_normal_and_no_seed_brings_it_back() -> None:
 def test_one_nodes_reply_moves_what_is_released_by_no_more_than_the_account_assumes(
     federation: Maker, make_strategy: Maker, train_round: Maker, seed: int
 ) -> None:
-    """Replace one reply of three by any other, or by an error: no group's average moves by more than 2 C / n."""
+    """Replace one reply of three by any other, or by an error.
+
+    No group's average moves by more than 2 C / n.
+    """
     rng, c = np.random.default_rng(seed), 0.7
     values = {part: rng.normal() * 10.0 ** rng.integers(-3, 4) for part in range(3)}
-    others: list[dict[str, Any]] = [{"values": {**values, 1: rng.normal() * 100}}, {"replies": {1: _raising}}]
+    others: list[dict[str, Any]] = [
+        {"values": {**values, 1: rng.normal() * 100}},
+        {"replies": {1: _raising}},
+    ]
     results = []
     for changes in ({}, *others):
         nodes = federation([BOTH, BOTH, ("audio",)], [1, 5, 9], **{"values": values, **changes})
-        found, _ = train_round(make_strategy(privacy=quiet(clip_norm=c)), nodes.grid(), arrays=ARRAYS)
+        found, _ = train_round(
+            make_strategy(privacy=quiet(clip_norm=c)), nodes.grid(), arrays=ARRAYS
+        )
         results.append(found)
     asked = {"ear.w": 3, "eye.w": 2, "head.w": 3}
     for other in results[1:]:
@@ -148,7 +167,9 @@ def test_one_nodes_reply_moves_what_is_released_by_no_more_than_the_account_assu
 
 def test_opposite_updates_reach_the_sensitivity_that_the_account_assumes() -> None:
     before, up, down = ({"w": np.full(4, value)} for value in (0.0, 9.0, -9.0))
-    averages = [quiet(clip_norm=0.7).average(before, [x], {"g": ("w",)}, {"g": 1})["w"] for x in (up, down)]
+    averages = [
+        quiet(clip_norm=0.7).average(before, [x], {"g": ("w",)}, {"g": 1})["w"] for x in (up, down)
+    ]
     assert np.linalg.norm(averages[0] - averages[1]) == pytest.approx(2 * 0.7)
 
 
@@ -168,13 +189,17 @@ def test_one_nodes_statistics_move_the_sums_by_at_most_twice_s() -> None:
 
 
 def exact_delta(z: float, releases: int, epsilon: float) -> float:
-    """Return the delta of a Gaussian mechanism of sensitivity 2 sqrt(k) and noise z (Balle and Wang, 2018)."""
+    """Return the delta of a Gaussian mechanism of sensitivity 2 sqrt(k) and noise z (Balle and
+    Wang, 2018).
+    """
     distance = 2 * np.sqrt(releases) / z
     return float(norm.cdf(distance / 2 - epsilon / distance)
                  - np.exp(epsilon) * norm.cdf(-distance / 2 - epsilon / distance))  # fmt: skip
 
 
-@pytest.mark.parametrize(("z", "releases", "delta"), [(4.0, 1, 1e-5), (4.0, 16, 1e-5), (30.0, 80, 1e-3), (1.0, 4, 0.1)])
+@pytest.mark.parametrize(
+    ("z", "releases", "delta"), [(4.0, 1, 1e-5), (4.0, 16, 1e-5), (30.0, 80, 1e-3), (1.0, 4, 0.1)]
+)
 def test_epsilon_is_the_closed_form_of_the_gaussian(z: float, releases: int, delta: float) -> None:
     epsilon = Privacy(z, 1.0, 1.0, delta).epsilon(releases)
     assert exact_delta(z, releases, epsilon) == pytest.approx(delta, rel=1e-6)
@@ -182,7 +207,9 @@ def test_epsilon_is_the_closed_form_of_the_gaussian(z: float, releases: int, del
 
 @pytest.mark.parametrize(("z", "releases"), [(4.0, 1), (8.0, 20), (30.0, 80)])
 def test_epsilon_is_just_below_the_renyi_accountants(z: float, releases: int) -> None:
-    renyi = dp_accounting.rdp.RdpAccountant(neighboring_relation=dp_accounting.NeighboringRelation.REPLACE_ONE)
+    renyi = dp_accounting.rdp.RdpAccountant(
+        neighboring_relation=dp_accounting.NeighboringRelation.REPLACE_ONE
+    )
     renyi.compose(dp_accounting.GaussianDpEvent(z / 2), releases)  # noise z, sensitivity 2
     bound = renyi.get_epsilon(1e-5)
     assert 0.8 * bound < Privacy(z, 1.0, 1.0, 1e-5).epsilon(releases) < bound
@@ -252,7 +279,9 @@ def test_no_round_is_started_that_would_exceed_the_budget(
     grid = nodes.grid()
     for server_round in (1, 2):
         train_round(strategy, grid, server_round, arrays=ARRAYS)
-    with pytest.raises(PrivacyBudgetError, match=r"epsilon is .* and would be .* after one more round"):
+    with pytest.raises(
+        PrivacyBudgetError, match=r"epsilon is .* and would be .* after one more round"
+    ):
         train_round(strategy, grid, 3, arrays=ARRAYS)
     assert len(nodes.tasks) == 2
     assert strategy.releases == {0: 8}

@@ -1,4 +1,7 @@
-"""Robust aggregation of parameter groups: by hand, against NumPy, against Flower to the bit; and in federations."""
+"""Robust aggregation of parameter groups: by hand, against NumPy, against Flower to the bit.
+
+And in federations.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +22,11 @@ from fedcmi_flwr.strategy.nodes import RoundFailedError
 from fedcmi_flwr.wire.packing import pack, unpack
 
 GROUPS = {"audio": ("ear.w", "ear.steps"), "shared": ("head.w",)}
-CURRENT = {"ear.w": np.zeros(2, np.float32), "ear.steps": np.array(0), "head.w": np.zeros(1, np.float32)}
+CURRENT = {
+    "ear.w": np.zeros(2, np.float32),
+    "ear.steps": np.array(0),
+    "head.w": np.zeros(1, np.float32),
+}
 Maker = Callable[..., Any]
 ROBUST = {"median": {}, "trimmed-mean": {"trim-share": 0.2}, "krum": {"malicious-nodes": 1}}
 
@@ -38,7 +45,9 @@ def _updates(ears: list[list[float]], heads: list[float]) -> list[dict[str, np.n
     return found
 
 
-def _weighted(updates: list[dict[str, np.ndarray]]) -> list[tuple[dict[str, np.ndarray], dict[str, float]]]:
+def _weighted(
+    updates: list[dict[str, np.ndarray]],
+) -> list[tuple[dict[str, np.ndarray], dict[str, float]]]:
     """Return the updates with weights that would decide everything if they counted."""
     return [(update, dict.fromkeys(update, 10.0**place)) for place, update in enumerate(updates)]
 
@@ -52,8 +61,9 @@ def _weighted(updates: list[dict[str, np.ndarray]]) -> list[tuple[dict[str, np.n
         (RobustAggregation("trimmed-mean", trim_share=0.4), [2.0, 10.0], 4.0),
         # of three nothing goes: means 4 and -20 / 3; of five 1 and 1000 go: 14 / 3
         (RobustAggregation("trimmed-mean", trim_share=0.2), [4.0, -20 / 3], 14 / 3),
-        # f = 0: n - f - 2 = 1 nearest ear: (1, 10) and (2, 20) are as near to each other; the first is taken.
-        # Heads: the 3 nearest of 1 are 1, 9, 49 away (59), of 2 1, 4, 36 (41), of 4 4, 9, 16 (29), of 8 16, 36, 49
+        # f = 0: n - f - 2 = 1 nearest ear: (1, 10) and (2, 20) are as near to each other; the first
+        # is taken. Heads: the 3 nearest of 1 are 1, 9, 49 away (59), of 2 1, 4, 36 (41), of 4 4, 9,
+        # 16 (29), of 8 16, 36, 49
         (RobustAggregation("krum", malicious_nodes=0), [1.0, 10.0], 4.0),
     ],
 )
@@ -63,14 +73,21 @@ def test_each_rule_by_hand(rule: RobustAggregation, ear: list[float], head: floa
     assert found["ear.w"].tolist() == pytest.approx(ear)
     assert found["head.w"].tolist() == pytest.approx([head])
     assert found["ear.steps"].tolist() == 5  # counters: the largest of 3, 4, 5
-    assert {name: value.dtype for name, value in found.items()} == {n: v.dtype for n, v in CURRENT.items()}
+    assert {name: value.dtype for name, value in found.items()} == {
+        n: v.dtype for n, v in CURRENT.items()
+    }
 
 
 def _krum(vectors: np.ndarray, f: int) -> int:
-    """Return the place of Krum's choice: the smallest sum of squared distances to the n - f - 2 nearest others."""
+    """Return the place of Krum's choice.
+
+    The smallest sum of squared distances to the n - f - 2 nearest others.
+    """
     scores = []
     for i in range(len(vectors)):
-        distances = sorted(float(((vectors[i] - vectors[j]) ** 2).sum()) for j in range(len(vectors)) if j != i)
+        distances = sorted(
+            float(((vectors[i] - vectors[j]) ** 2).sum()) for j in range(len(vectors)) if j != i
+        )
         scores.append(sum(distances[: len(vectors) - f - 2]))
     return int(np.argmin(scores))
 
@@ -79,9 +96,17 @@ def _krum(vectors: np.ndarray, f: int) -> int:
 def test_random_groups_agree_with_numpy_in_any_order(seed: int) -> None:
     """Far from zero, where squared norms in single precision would lose the distances."""
     rng = np.random.default_rng(seed)
-    current = {"ear.w": np.full(3, 1000.0, np.float32), "ear.v": np.full((2, 2), -500.0, np.float32)}
-    updates = [{n: (v + rng.normal(size=v.shape)).astype(np.float32) for n, v in current.items()} for _ in range(9)]
-    flat = np.stack([np.concatenate([u["ear.w"], u["ear.v"].ravel()]).astype(np.float64) for u in updates])
+    current = {
+        "ear.w": np.full(3, 1000.0, np.float32),
+        "ear.v": np.full((2, 2), -500.0, np.float32),
+    }
+    updates = [
+        {n: (v + rng.normal(size=v.shape)).astype(np.float32) for n, v in current.items()}
+        for _ in range(9)
+    ]
+    flat = np.stack(
+        [np.concatenate([u["ear.w"], u["ear.v"].ravel()]).astype(np.float64) for u in updates]
+    )
     ordered = np.sort(flat, axis=0)
     expected = {
         RobustAggregation("median"): ordered[4],
@@ -90,8 +115,12 @@ def test_random_groups_agree_with_numpy_in_any_order(seed: int) -> None:
     }
     for rule, values in expected.items():
         for order in (range(9), rng.permutation(9)):
-            found = rule.aggregate(current, _weighted([updates[i] for i in order]), {"audio": ("ear.w", "ear.v")})
-            assert [*found["ear.w"], *found["ear.v"].ravel()] == pytest.approx(values.astype(np.float32), rel=1e-6)
+            found = rule.aggregate(
+                current, _weighted([updates[i] for i in order]), {"audio": ("ear.w", "ear.v")}
+            )
+            assert [*found["ear.w"], *found["ear.v"].ravel()] == pytest.approx(
+                values.astype(np.float32), rel=1e-6
+            )
 
 
 @pytest.mark.parametrize("nodes", [3, 6, 11])
@@ -109,7 +138,9 @@ def test_the_arithmetic_is_flowers_to_the_bit(seed: int, nodes: int) -> None:
 
 
 def test_the_mean_is_weighted() -> None:
-    found = RobustAggregation().aggregate(CURRENT, _weighted(_updates([], [1, 12])), {"shared": ("head.w",)})
+    found = RobustAggregation().aggregate(
+        CURRENT, _weighted(_updates([], [1, 12])), {"shared": ("head.w",)}
+    )
     assert found["head.w"].tolist() == [11.0]  # (1 * 1 + 10 * 12) / 11
 
 
@@ -117,7 +148,11 @@ def test_the_mean_is_weighted() -> None:
 @pytest.mark.parametrize("name", ROBUST)
 def test_one_huge_update_of_five_changes_nothing_much(name: str, value: float) -> None:
     updates = _weighted(_updates([], [1, 2, 3, 4, value]))
-    assert 1 <= RobustAggregation(name).aggregate(CURRENT, updates, {"shared": ("head.w",)})["head.w"][0] <= 4
+    assert (
+        1
+        <= RobustAggregation(name).aggregate(CURRENT, updates, {"shared": ("head.w",)})["head.w"][0]
+        <= 4
+    )
 
 
 @pytest.mark.parametrize(
@@ -158,16 +193,25 @@ def test_a_group_with_too_few_owners_keeps_its_value(
     owned = [("audio",), ("audio", "visual"), ("audio", "visual")]
     strategy = make_strategy(aggregation=RobustAggregation("median"))
     found, _ = train_round(strategy, federation(owned, [1, 1, 90]).grid())
-    assert (found["ear.w"].tolist(), found["eye.w"].tolist(), found["head.w"].tolist()) == ([3.0, 4.0], [3.0], [6.0])
+    assert (found["ear.w"].tolist(), found["eye.w"].tolist(), found["head.w"].tolist()) == (
+        [3.0, 4.0],
+        [3.0],
+        [6.0],
+    )
     assert strategy.report.owners == {"audio": [0, 1, 2], "visual": [], "shared": [0, 1, 2]}
-    assert any("2 of 3 nodes (aggregation = 'median') trained 'visual'; it keeps" in line for line in log_lines)
+    assert any(
+        "2 of 3 nodes (aggregation = 'median') trained 'visual'; it keeps" in line
+        for line in log_lines
+    )
 
 
 def test_a_round_in_which_no_group_has_enough_owners_fails(
     federation: Maker, make_strategy: Maker, train_round: Maker
 ) -> None:
     strategy = make_strategy(aggregation=RobustAggregation("krum"))
-    with pytest.raises(RoundFailedError, match=r"no modality was trained by 5 nodes \(aggregation = 'krum'\)"):
+    with pytest.raises(
+        RoundFailedError, match=r"no modality was trained by 5 nodes \(aggregation = 'krum'\)"
+    ):
         train_round(strategy, federation([("audio", "visual")] * 4, [1] * 4).grid())
 
 
@@ -182,8 +226,13 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return oracle.prepare(tmp_path_factory.mktemp("robust") / "toy", present, signal=2.0)
 
 
-def attack(federated: Federated, change: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Callable[..., Any]:
-    """Return a tamper: node 0 sends change(what it trained, what it was sent) for every floating-point array."""
+def attack(
+    federated: Federated, change: Callable[[np.ndarray, np.ndarray], np.ndarray]
+) -> Callable[..., Any]:
+    """Return a tamper.
+
+    Node 0 sends change(what it trained, what it was sent) for every floating-point array.
+    """
 
     def tamper(replies: list[Any]) -> list[Any]:
         content = replies[0].content
@@ -202,9 +251,17 @@ def flipped(trained: np.ndarray, sent: np.ndarray) -> np.ndarray:
     return sent - 1000 * (trained - sent)
 
 
-def accuracy_under_attack(directory: Path, data: Path, rounds: int = 3, **changes: Any) -> float:  # noqa: ANN401
-    """Return the accuracy after some rounds, all of them under attack; weights must be finite throughout."""
-    run = federate(directory, data, NODES, **{"local-epochs": 3, "normalization": "group", "lr": 0.02, **changes})
+def accuracy_under_attack(directory: Path, data: Path, rounds: int = 3, **changes: Any) -> float:
+    """Return the accuracy after some rounds, all of them under attack.
+
+    Weights must be finite throughout.
+    """
+    run = federate(
+        directory,
+        data,
+        NODES,
+        **{"local-epochs": 3, "normalization": "group", "lr": 0.02, **changes},
+    )
     for server_round in range(1, rounds + 1):
         run.round(server_round, attack(run, flipped))
         assert all(np.isfinite(value).all() for value in run.arrays.values())
@@ -213,14 +270,20 @@ def accuracy_under_attack(directory: Path, data: Path, rounds: int = 3, **change
 
 @pytest.mark.parametrize("method", ["fedavg", "fedcmi", "scaffold"])
 def test_an_honest_majority_keeps_its_accuracy(tmp_path: Path, toy: Path, method: str) -> None:
-    """One of six nodes turns its update round, a thousandfold: the mean is at chance (1/3), the rules are not.
+    """One of six nodes turns its update round, a thousandfold.
+
+    The mean is at chance (1/3), the rules are not.
 
     After one such round of the mean, training from it diverges on every node.
     """
-    unguarded = {"max-norm-ratio": 0.0}  # by default such an update is refused before anything averages it
+    unguarded = {
+        "max-norm-ratio": 0.0
+    }  # by default such an update is refused before anything averages it
     ruined = accuracy_under_attack(tmp_path / "mean", toy, rounds=1, method=method, **unguarded)
     robust = {
-        name: accuracy_under_attack(tmp_path / name, toy, method=method, aggregation=name, **unguarded, **keys)
+        name: accuracy_under_attack(
+            tmp_path / name, toy, method=method, aggregation=name, **unguarded, **keys
+        )
         for name, keys in ROBUST.items()
     }
     assert ruined < 0.4

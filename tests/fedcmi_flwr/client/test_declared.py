@@ -1,4 +1,7 @@
-"""Nodes without a query handler that say in their node-config what they own: they train that alone."""
+"""Nodes without a query handler that say in their node-config what they own.
+
+They train that alone.
+"""
 
 from collections.abc import Iterator
 
@@ -26,7 +29,10 @@ def batches(owned: list[str]) -> Batches:
 
 
 def apps(strategies: list[FedCMI], method: str = "fedcmi") -> tuple[ServerApp, ClientApp]:
-    """Return an app whose nodes have batches of what their node-config says; ``strategies`` gets the server's."""
+    """Return an app whose nodes have batches of what their node-config says.
+
+    ``strategies`` gets the server's.
+    """
     client, server = ClientApp(), ServerApp()
 
     @client.train()
@@ -45,15 +51,22 @@ def apps(strategies: list[FedCMI], method: str = "fedcmi") -> tuple[ServerApp, C
 
 def test_a_node_trains_what_it_declares() -> None:
     found: list[FedCMI] = []
-    run_in_process(*apps(found), 3, node_configs=[{}, {"modalities": "left"}, {"modalities": "right"}])
+    run_in_process(
+        *apps(found), 3, node_configs=[{}, {"modalities": "left"}, {"modalities": "right"}]
+    )
     (strategy,) = found
     assert strategy.report.refused == []
     assert strategy.report.owners == {"left": [0, 1], "right": [0, 2], "shared": [0, 1, 2]}
-    assert {name: int(count.sum()) for name, count in strategy.report.stats.count.items()} == {"left": 16, "right": 16}
+    assert {name: int(count.sum()) for name, count in strategy.report.stats.count.items()} == {
+        "left": 16,
+        "right": 16,
+    }
     sent = [info.modalities for info, _ in strategy.report.plan.sent.values()]
     assert sent == [("left", "right"), ("left",), ("right",)]
 
 
 def test_a_modality_that_nobody_knows_is_named_with_those_that_were_sent() -> None:
-    with pytest.raises(RoundFailedError, match=r"modalities = 'lefft': 'lefft' was not sent.*\['left', 'right'\]"):
+    with pytest.raises(
+        RoundFailedError, match=r"modalities = 'lefft': 'lefft' was not sent.*\['left', 'right'\]"
+    ):
         run_in_process(*apps([]), 2, node_configs=[{"modalities": "lefft"}] * 2)

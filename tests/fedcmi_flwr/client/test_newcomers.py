@@ -49,7 +49,9 @@ def loop(
 
     def train(message: Message, context: Context) -> Message:
         model = new_model(kind)
-        objective = LocalObjective.from_message(message, model, context if remember else None, samples=samples)
+        objective = LocalObjective.from_message(
+            message, model, context if remember else None, samples=samples
+        )
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         outputs = call(model)
         logits = outputs if isinstance(outputs, Tensor) else outputs.fused_logits
@@ -71,7 +73,10 @@ def flowers_own(message: Message, context: Context) -> Message:
     """Return what a plain Flower client replies."""
     model = new_model(PLAIN)
     model.load_state_dict(message.content["arrays"].to_torch_state_dict())
-    content = {"arrays": ArrayRecord(model.state_dict()), "metrics": MetricRecord({"num-examples": 8})}
+    content = {
+        "arrays": ArrayRecord(model.state_dict()),
+        "metrics": MetricRecord({"num-examples": 8}),
+    }
     return Message(RecordDict(content), reply_to=message)
 
 
@@ -93,57 +98,172 @@ def plain(
     return train
 
 
-def image(model: nn.Module) -> Any:  # noqa: ANN401
+def image(model: nn.Module) -> Any:
     return model["image"](X)
 
 
-def wrapped(model: nn.Module) -> Any:  # noqa: ANN401
+def wrapped(model: nn.Module) -> Any:
     return model({"image": X})
 
 
 CASES: dict[str, tuple[str, str, Train, str]] = {
-    "nothing applied": ("fedcmi", PLAIN, flowers_own, r"method 'fedcmi' was asked for, .*LocalObjective\.from_message"),
-    "no samples": ("fedcmi", "", loop("", wrapped), r"method 'fedcmi' looks at the node's samples.*samples=loader"),
-    "samples are mappings": ("fedcmi", "", loop("", wrapped, [{"x": X, "y": Y}]), r"a batch is dict, .*samples=lambda"),
-    "samples of tensors": ("fedcmi", "", loop("", wrapped, [(X, Y)]), r"model\(\{'image': \.\.\.\}\); found Tensor"),
+    "nothing applied": (
+        "fedcmi",
+        PLAIN,
+        flowers_own,
+        r"method 'fedcmi' was asked for, .*LocalObjective\.from_message",
+    ),
+    "no samples": (
+        "fedcmi",
+        "",
+        loop("", wrapped),
+        r"method 'fedcmi' looks at the node's samples.*samples=loader",
+    ),
+    "samples are mappings": (
+        "fedcmi",
+        "",
+        loop("", wrapped, [{"x": X, "y": Y}]),
+        r"a batch is dict, .*samples=lambda",
+    ),
+    "samples of tensors": (
+        "fedcmi",
+        "",
+        loop("", wrapped, [(X, Y)]),
+        r"model\(\{'image': \.\.\.\}\); found Tensor",
+    ),
     "called with a tensor": (
         "fedprox",
         "",
         loop("", lambda model: model(X)),
         r"model\(\{'image': \.\.\.\}\); found Tensor",
     ),
-    "another module called": ("fedprox", PLAIN, loop(PLAIN, image), r"call the very module that was handed over"),
+    "another module called": (
+        "fedprox",
+        PLAIN,
+        loop(PLAIN, image),
+        r"call the very module that was handed over",
+    ),
     "no step": (
         "fedcmi",
         "",
         loop("", wrapped, pairs, step=False),
         r"call objective\.step\(optimizer\) after backward",
     ),
-    "no loss": ("fedcmi", "", loop("", wrapped, pairs, loss=False), r"loss = objective\(model\(inputs\), labels\)"),
-    "nothing returned": ("fedavg", PLAIN, lambda message, context: None, r"train function returned NoneType.*reply"),
-    "float labels": ("fedprox", "", loop("", wrapped, labels=Y.float()), r"need integers.*float32; labels\.long\(\)"),
+    "no loss": (
+        "fedcmi",
+        "",
+        loop("", wrapped, pairs, loss=False),
+        r"loss = objective\(model\(inputs\), labels\)",
+    ),
+    "nothing returned": (
+        "fedavg",
+        PLAIN,
+        lambda message, context: None,
+        r"train function returned NoneType.*reply",
+    ),
+    "float labels": (
+        "fedprox",
+        "",
+        loop("", wrapped, labels=Y.float()),
+        r"need integers.*float32; labels\.long\(\)",
+    ),
     "truth values": ("fedprox", "", loop("", wrapped, labels=Y > 0), r"need integers.*bool"),
-    "one-hot labels": ("fedprox", "", loop("", wrapped, labels=nn.functional.one_hot(Y)), r"\[8, 2\].*argmax\(1\)"),
-    "column of labels": ("fedprox", "", loop("", wrapped, labels=Y[:, None]), r"\[8, 1\].*squeeze\(1\)"),
-    "classes from 1": ("fedprox", "", loop("", wrapped, labels=Y + 1), r"from 1 to 2.*num_classes=2.*from 0"),
-    "a list": ("fedprox", "", loop("", wrapped, labels=Y.tolist()), r"need a tensor \[batch\].*found list"),
-    "samples' labels": ("fedcmi", "", loop("", wrapped, [({"image": X}, Y + 1)]), r"from 1 to 2.*num_classes=2"),
-    "other inputs": ("fedcmi", "", loop("", wrapped, [({"img": X}, Y)]), r"\['img'\].*\['image'\], named as in wrap"),
-    "no backward": ("fedprox", "", loop("", wrapped, backward=False), r"call loss\.backward\(\) before"),
+    "one-hot labels": (
+        "fedprox",
+        "",
+        loop("", wrapped, labels=nn.functional.one_hot(Y)),
+        r"\[8, 2\].*argmax\(1\)",
+    ),
+    "column of labels": (
+        "fedprox",
+        "",
+        loop("", wrapped, labels=Y[:, None]),
+        r"\[8, 1\].*squeeze\(1\)",
+    ),
+    "classes from 1": (
+        "fedprox",
+        "",
+        loop("", wrapped, labels=Y + 1),
+        r"from 1 to 2.*num_classes=2.*from 0",
+    ),
+    "a list": (
+        "fedprox",
+        "",
+        loop("", wrapped, labels=Y.tolist()),
+        r"need a tensor \[batch\].*found list",
+    ),
+    "samples' labels": (
+        "fedcmi",
+        "",
+        loop("", wrapped, [({"image": X}, Y + 1)]),
+        r"from 1 to 2.*num_classes=2",
+    ),
+    "other inputs": (
+        "fedcmi",
+        "",
+        loop("", wrapped, [({"img": X}, Y)]),
+        r"\['img'\].*\['image'\], named as in wrap",
+    ),
+    "no backward": (
+        "fedprox",
+        "",
+        loop("", wrapped, backward=False),
+        r"call loss\.backward\(\) before",
+    ),
     "tensor as metric": (
         "fedprox",
         "",
         loop("", wrapped, metrics={"acc": torch.tensor(1.0)}),
         r"'acc' is a Tensor, need a number; float\(",
     ),
-    "other class count": ("fedprox", PLAIN, loop(PLAIN, lambda model: X), r"\[8, 3\], need \[batch, 2\]"),
-    "NaN": ("fedavg", PLAIN, plain(lambda value: value * torch.nan), r"'image\.weight' holds NaN.*lower its learning"),
-    "Inf": ("fedavg", PLAIN, plain(lambda value: value / 0), r"'image\.\w+' holds NaN or Inf.*lower its learning"),
-    "other dtype": ("fedavg", PLAIN, plain(lambda value: value.half()), r"is float16 .*expected float32.*state_dict"),
-    "other names": ("fedavg", PLAIN, plain(prefix="model."), r"no modality of \['image'\] is whole.*state_dict"),
-    "other weight key": ("fedavg", PLAIN, plain(key="num_examples"), r"\['num_examples'\]; weighted_by_key"),
-    "other record": ("fedavg", PLAIN, plain(record="metric"), r"'metrics' is NoneType.*\['arrays', 'metric'\]"),
-    "no context": ("scaffold", "", loop("", wrapped, pairs, remember=False), r"hand the context over"),
+    "other class count": (
+        "fedprox",
+        PLAIN,
+        loop(PLAIN, lambda model: X),
+        r"\[8, 3\], need \[batch, 2\]",
+    ),
+    "NaN": (
+        "fedavg",
+        PLAIN,
+        plain(lambda value: value * torch.nan),
+        r"'image\.weight' holds NaN.*lower its learning",
+    ),
+    "Inf": (
+        "fedavg",
+        PLAIN,
+        plain(lambda value: value / 0),
+        r"'image\.\w+' holds NaN or Inf.*lower its learning",
+    ),
+    "other dtype": (
+        "fedavg",
+        PLAIN,
+        plain(lambda value: value.half()),
+        r"is float16 .*expected float32.*state_dict",
+    ),
+    "other names": (
+        "fedavg",
+        PLAIN,
+        plain(prefix="model."),
+        r"no modality of \['image'\] is whole.*state_dict",
+    ),
+    "other weight key": (
+        "fedavg",
+        PLAIN,
+        plain(key="num_examples"),
+        r"\['num_examples'\]; weighted_by_key",
+    ),
+    "other record": (
+        "fedavg",
+        PLAIN,
+        plain(record="metric"),
+        r"'metrics' is NoneType.*\['arrays', 'metric'\]",
+    ),
+    "no context": (
+        "scaffold",
+        "",
+        loop("", wrapped, pairs, remember=False),
+        r"hand the context over",
+    ),
 }
 
 
@@ -160,6 +280,11 @@ def test_class_numbers_of_any_width_will_do(dtype: torch.dtype) -> None:
 
 
 def test_flowers_names_that_there_are_not_are_suggested() -> None:
-    with pytest.raises(TypeError, match=r"no argument 'fraction_trian'.*Did you mean 'fraction_train'"):
+    with pytest.raises(
+        TypeError, match=r"no argument 'fraction_trian'.*Did you mean 'fraction_train'"
+    ):
         FedCMI({"image": ["image."]}, 2, fraction_trian=0.5)
-    assert FedCMI({"image": ["image."]}, 2, fraction_train=0.5, min_available_nodes=7).fraction_train == 0.5
+    assert (
+        FedCMI({"image": ["image."]}, 2, fraction_train=0.5, min_available_nodes=7).fraction_train
+        == 0.5
+    )

@@ -19,5 +19,7 @@ def test_losses_are_sums_over_samples() -> None:
 def test_a_term_that_is_not_finite_is_named() -> None:
     losses = RunningLosses()
     losses.add(LossTerms({"fused": torch.tensor(1.0), "kd": torch.tensor(float("nan"))}), 4)
-    with pytest.raises(FloatingPointError, match=r"'kd' is not finite after local epoch 3.*lr \(0.1\)"):
+    with pytest.raises(
+        FloatingPointError, match=r"'kd' is not finite after local epoch 3.*lr \(0.1\)"
+    ):
         losses.check(2, lr=0.1)

@@ -1,4 +1,6 @@
-"""For every method, an own app through LocalObjective gives bit for bit the weights of the project's client."""
+"""For every method, an own app through LocalObjective gives bit for bit the weights of the
+project's client.
+"""
 
 import copy
 from collections.abc import Iterator, Mapping
@@ -50,9 +52,11 @@ class Foreign(nn.Module):
         labels = torch.zeros(len(present), dtype=torch.long)
         owned = [self.inner.spec.modalities.index(name) for name in inputs]
         complete = bool(present[:, owned].all())
-        return vars(self.inner(Batch(inputs, labels, present, complete, torch.arange(len(present)))))
+        return vars(
+            self.inner(Batch(inputs, labels, present, complete, torch.arange(len(present))))
+        )
 
-    def fuse(self, u: Any, q: Any, present: Tensor) -> Tensor:  # noqa: ANN401
+    def fuse(self, u: Any, q: Any, present: Tensor) -> Tensor:
         """Return the fused logits of what is present."""
         return self.inner.fuse(u, q, present)
 
@@ -65,7 +69,9 @@ def own_app(foreign: bool) -> ClientApp:
     def query(message: Message, context: Context) -> Message:
         node = read_node(context)
         found = node_samples(node, "train", node.modalities)
-        return wire.query_reply(message, wire.NodeInfo(found.seen_modalities, node.config.partition_id))
+        return wire.query_reply(
+            message, wire.NodeInfo(found.seen_modalities, node.config.partition_id)
+        )
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
@@ -77,7 +83,11 @@ def own_app(foreign: bool) -> ClientApp:
 
         def loader() -> Iterator[tuple[Any, Tensor, Tensor]]:
             for batch in samples.evaluation_batches(task.modalities, CPU):
-                yield ((dict(batch.inputs), batch.present) if foreign else batch), batch.labels, batch.present
+                yield (
+                    ((dict(batch.inputs), batch.present) if foreign else batch),
+                    batch.labels,
+                    batch.present,
+                )
 
         objective = LocalObjective.from_message(message, model, context, samples=loader)
         optimizer = new_optimizer(inner, settings, settings.learning_rate(task.server_round))
@@ -85,8 +95,12 @@ def own_app(foreign: bool) -> ClientApp:
         order = torch_generator(settings.seed, "batches", task.server_round, partition)
         model.train()
         for epoch in range(settings.local_epochs):
-            views = torch_generator(settings.seed, f"views, epoch {epoch}", task.server_round, partition)
-            for batch in samples.training_batches(settings.batch_size, task.modalities, order, CPU, views):
+            views = torch_generator(
+                settings.seed, f"views, epoch {epoch}", task.server_round, partition
+            )
+            for batch in samples.training_batches(
+                settings.batch_size, task.modalities, order, CPU, views
+            ):
                 outputs = model(dict(batch.inputs), batch.present) if foreign else model(batch)
                 loss = objective(outputs, batch.labels, batch.present)
                 optimizer.zero_grad()
@@ -107,18 +121,28 @@ def rounds(run: Federated) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("foreign", [False, True], ids=["the project's model", "any module"])
 @pytest.mark.parametrize("name", METHODS)
-def test_an_own_loop_gives_the_same_weights(tmp_path: Path, toy: Path, name: str, foreign: bool) -> None:
+def test_an_own_loop_gives_the_same_weights(
+    tmp_path: Path, toy: Path, name: str, foreign: bool
+) -> None:
     assert_same_weights(tmp_path, toy, foreign, {"method": name, "lr": 0.05})
 
 
 @pytest.mark.parametrize("way", ["int8", "top-k"])
-def test_an_own_loop_compresses_as_the_projects_client_does(tmp_path: Path, toy: Path, way: str) -> None:
-    """With SCAFFOLD, so that the node's memory holds the method's arrays beside what compression left out."""
-    assert_same_weights(tmp_path, toy, True, {"method": "scaffold", "lr": 0.05, "update_compression": way})
+def test_an_own_loop_compresses_as_the_projects_client_does(
+    tmp_path: Path, toy: Path, way: str
+) -> None:
+    """With SCAFFOLD, so that the node's memory holds the method's arrays beside what compression
+    left out.
+    """
+    assert_same_weights(
+        tmp_path, toy, True, {"method": "scaffold", "lr": 0.05, "update_compression": way}
+    )
 
 
 def assert_same_weights(tmp_path: Path, toy: Path, foreign: bool, options: dict[str, Any]) -> None:
-    """Train with the project's client and with an own app, and compare the global weights bit for bit."""
+    """Train with the project's client and with an own app, and compare the global weights bit for
+    bit.
+    """
     ours = federate(tmp_path / "ours", toy, NODES, **options)
     own = federate(tmp_path / "own", toy, NODES, ours.arrays, **options)
     own.grid = LocalGrid(own_app(foreign), [each.node_config for each in ours.grid.contexts.values()],
@@ -131,5 +155,8 @@ def assert_same_weights(tmp_path: Path, toy: Path, foreign: bool, options: dict[
 
 def test_the_test_sees_a_term_that_is_left_out(tmp_path: Path, toy: Path) -> None:
     """The methods differ after three rounds, so that the same weights are not those of FedAvg."""
-    found = [rounds(federate(tmp_path / name, toy, NODES, method=name, lr=0.05)) for name in ("fedavg", "fedprox")]
+    found = [
+        rounds(federate(tmp_path / name, toy, NODES, method=name, lr=0.05))
+        for name in ("fedavg", "fedprox")
+    ]
     assert any(found[0][key].tobytes() != found[1][key].tobytes() for key in found[0])

@@ -1,4 +1,7 @@
-"""fedcmi_flwr.client.sgd and adamw: torch's bit for bit, and a node that trains without what they import."""
+"""fedcmi_flwr.client.sgd and adamw.
+
+Torch's bit for bit, and a node that trains without what they import.
+"""
 
 import subprocess
 import sys
@@ -24,7 +27,10 @@ print(sorted({"torch._dynamo", "sklearn", "torchaudio"} & {*sys.modules}))
 def parameters() -> list[torch.nn.Parameter]:
     """Return three parameters, each time with the same values."""
     generator = torch.Generator().manual_seed(1)
-    return [torch.nn.Parameter(torch.randn(shape, generator=generator)) for shape in ((3, 4), (4,), (2, 2, 5))]
+    return [
+        torch.nn.Parameter(torch.randn(shape, generator=generator))
+        for shape in ((3, 4), (4,), (2, 2, 5))
+    ]
 
 
 Optimizer = SGD | AdamW | torch.optim.Optimizer
@@ -54,9 +60,14 @@ def test_adamws_first_step_by_hand() -> None:
 
 
 def _check_five_steps(
-    ours: list[torch.nn.Parameter], theirs: list[torch.nn.Parameter], optimizers: tuple[Optimizer, Optimizer]
+    ours: list[torch.nn.Parameter],
+    theirs: list[torch.nn.Parameter],
+    optimizers: tuple[Optimizer, Optimizer],
 ) -> None:
-    """Compare steps; the second parameter has no gradient in the first one and none in the third: it stays."""
+    """Compare steps; the second parameter has no gradient in the first one and none in the third.
+
+    It stays.
+    """
     generator = torch.Generator().manual_seed(2)
     for turn in range(5):
         for optimizer in optimizers:

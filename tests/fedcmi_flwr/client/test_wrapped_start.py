@@ -47,13 +47,17 @@ def test_a_wrapped_model_has_what_the_method_does_to_a_new_model(name: str) -> N
     ("method", "projector"),
     [(replace(PLUS, identity_projectors=False), "linear"), (PLUS, "mlp")],  # type: ignore[type-var]
 )
-def test_hyperparameters_and_other_projectors_leave_the_start_to_torch(method: Method, projector: str) -> None:
+def test_hyperparameters_and_other_projectors_leave_the_start_to_torch(
+    method: Method, projector: str
+) -> None:
     model, usual = new_model(method, projector), new_model("fedcmi", projector)
     assert same(model, usual) == set(model.state_dict())
 
 
 @pytest.mark.parametrize("method", ["fedcmi-plus", PLUS])
-def test_a_model_that_was_wrapped_for_another_method_is_initialized_later(method: str | Method) -> None:
+def test_a_model_that_was_wrapped_for_another_method_is_initialized_later(
+    method: str | Method,
+) -> None:
     model, expected = new_model("fedcmi"), new_model("fedcmi-plus")
     model.initialize(method)
     assert same(model, expected) == set(model.state_dict())

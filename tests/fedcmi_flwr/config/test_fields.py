@@ -11,7 +11,16 @@ import pytest
 from fedcmi_flwr.aggregation.optimizers import ServerOptimizer
 from fedcmi_flwr.aggregation.privacy import Privacy
 from fedcmi_flwr.aggregation.robust import RobustAggregation
-from fedcmi_flwr.config.fields import ConfigError, Settings, choice, flag, key_fields, key_of, number, text
+from fedcmi_flwr.config.fields import (
+    ConfigError,
+    Settings,
+    choice,
+    flag,
+    key_fields,
+    key_of,
+    number,
+    text,
+)
 from fedcmi_flwr.config.sections import keys_of, read_section, section_items
 from fedcmi_flwr.run_config import read_run_config
 from fedcmi_flwr.strategy.guards import Guards
@@ -19,7 +28,9 @@ from fedcmi_flwr.strategy.sampling import Sampling
 from fedcmi_flwr.strategy.tolerance import Tolerance
 
 PYPROJECT = Path(__file__).parents[3] / "pyproject.toml"
-DEFAULTS: dict[str, Any] = tomllib.loads(PYPROJECT.read_text("utf-8"))["tool"]["flwr"]["app"]["config"]
+DEFAULTS: dict[str, Any] = tomllib.loads(PYPROJECT.read_text("utf-8"))["tool"]["flwr"]["app"][
+    "config"
+]
 
 
 @dataclass(frozen=True)
@@ -71,7 +82,9 @@ def test_a_run_config_must_have_every_key_and_a_direct_construction_need_not() -
 )
 def test_a_wrong_value_is_refused_in_both_ways(changes: dict[str, Any], words: str) -> None:
     good = Kitchen(0.5, 2)
-    raw = section_items(good) | {key_of(i): changes[i.name] for i in key_fields(Kitchen) if i.name in changes}
+    raw = section_items(good) | {
+        key_of(i): changes[i.name] for i in key_fields(Kitchen) if i.name in changes
+    }
     with pytest.raises(ConfigError, match=words):
         replace(good, **changes)
     with pytest.raises(ConfigError, match=words):
@@ -89,7 +102,9 @@ def test_a_wrong_value_is_refused_in_both_ways(changes: dict[str, Any], words: s
         ("privacy", Privacy),
     ],
 )
-def test_settings_of_the_strategy_come_straight_from_the_run_config(part: str, kind: type[Settings]) -> None:
+def test_settings_of_the_strategy_come_straight_from_the_run_config(
+    part: str, kind: type[Settings]
+) -> None:
     read = getattr(read_run_config(DEFAULTS), part)
     assert type(read) is kind
     assert section_items(read) == {key: DEFAULTS[key] for key in keys_of(kind)}

@@ -1,4 +1,7 @@
-"""What a node is told about itself: what is allowed comes through, everything else is refused by key and value."""
+"""What a node is told about itself.
+
+What is allowed comes through, everything else is refused by key and value.
+"""
 
 from typing import Any
 
@@ -14,7 +17,13 @@ from fedcmi_flwr.config.node import NodeConfig, read_node_config
         ({"partition-id": 1, "num-partitions": 4}, NodeConfig(1, 4, None, None, None)),
         ({"partition-id": 0, "modalities": "audio"}, NodeConfig(0, None, ("audio",), None, None)),
         (
-            {"partition-id": 9, "num-partitions": 10, "modalities": "audio+visual", "data": "/d", "device": "cpu"},
+            {
+                "partition-id": 9,
+                "num-partitions": 10,
+                "modalities": "audio+visual",
+                "data": "/d",
+                "device": "cpu",
+            },
             NodeConfig(9, 10, ("audio", "visual"), "/d", "cpu"),
         ),
         (
@@ -30,7 +39,10 @@ def test_node_configurations(raw: dict[str, Any], expected: NodeConfig) -> None:
 @pytest.mark.parametrize(
     ("raw", "words"),
     [
-        ({"partition-id": 0, "num-partitions": 2, "gpu": 1}, "unknown key 'gpu'.*partition-id.*modalities"),
+        (
+            {"partition-id": 0, "num-partitions": 2, "gpu": 1},
+            "unknown key 'gpu'.*partition-id.*modalities",
+        ),
         ({"num-partitions": 2}, "partition-id = None"),
         ({"partition-id": -1, "num-partitions": 2}, "partition-id = -1"),
         ({"partition-id": "0", "num-partitions": 2}, "partition-id = '0'"),
@@ -40,7 +52,10 @@ def test_node_configurations(raw: dict[str, Any], expected: NodeConfig) -> None:
         ({"partition-id": 0}, "modalities"),
         ({"partition-id": 0, "modalities": ""}, "modalities = ''.*joined by '\\+'"),
         ({"partition-id": 0, "modalities": "audio+"}, "modalities = 'audio\\+'"),
-        ({"partition-id": 0, "modalities": "audio+audio"}, "modalities = 'audio\\+audio'.*different"),
+        (
+            {"partition-id": 0, "modalities": "audio+audio"},
+            "modalities = 'audio\\+audio'.*different",
+        ),
     ],
 )
 def test_bad_node_configurations_are_refused(raw: dict[str, Any], words: str) -> None:

@@ -50,7 +50,19 @@ def test_what_is_written_is_read_back() -> None:
 
 @pytest.mark.parametrize(
     "value",
-    ['"', "'", """a "b" 'c' = d""", '{a = "b"}', "\\", "tab\t, line\n, \x7f \x01", "ä 音", "", 1e-05, 10**12, True],
+    [
+        '"',
+        "'",
+        """a "b" 'c' = d""",
+        '{a = "b"}',
+        "\\",
+        "tab\t, line\n, \x7f \x01",
+        "ä 音",
+        "",
+        1e-05,
+        10**12,
+        True,
+    ],
 )
 def test_toml_holds_any_value(value: Scalar) -> None:
     assert tomllib.loads(write_toml({"key": value, "last": 1})) == {"key": value, "last": 1}

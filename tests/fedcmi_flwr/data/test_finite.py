@@ -1,4 +1,7 @@
-"""A stored sample that is no number is named: by the node that trains on it, and by the server that evaluates on it."""
+"""A stored sample that is no number is named.
+
+By the node that trains on it, and by the server that evaluates on it.
+"""
 
 from pathlib import Path
 
@@ -22,9 +25,13 @@ def spoil(directory: Path, split: str, modality: str, row: int, value: float) ->
     np.save(path, array)
 
 
-@pytest.mark.parametrize(("modality", "value"), [("audio", np.nan), ("motion", np.inf), ("lab", -np.inf)])
+@pytest.mark.parametrize(
+    ("modality", "value"), [("audio", np.nan), ("motion", np.inf), ("lab", -np.inf)]
+)
 def test_the_first_one_is_named(tmp_path: Path, modality: str, value: float) -> None:
-    out = kinds.prepare(tmp_path / "out", kinds.SPECTROGRAM, kinds.SERIES, kinds.VECTOR, kinds.IMAGE, kinds.TOKENS)
+    out = kinds.prepare(
+        tmp_path / "out", kinds.SPECTROGRAM, kinds.SERIES, kinds.VECTOR, kinds.IMAGE, kinds.TOKENS
+    )
     check_finite(load_split(out, "train"), "train")
     spoil(out, "train", modality, 5, value)
     match = rf"{modality} of sample 5 of the train split \(row 7 of samples\.csv, of 'g1'\) holds NaN or Inf"
@@ -39,8 +46,21 @@ def test_what_a_sample_lacks_is_not_looked_at(tmp_path: Path) -> None:
 
 
 def run(out: Path, run_dir: Path, **more: object) -> Path:
-    keys = {"fraction-train": 1.0, "local-epochs": 1, "min-partition-size": 2, "embedding-dim": 4, "partition": "iid"}
-    options = {"data": str(out), "run-dir": str(run_dir), "num-server-rounds": 1, **keys, "max-norm-ratio": 0.0, **more}
+    keys = {
+        "fraction-train": 1.0,
+        "local-epochs": 1,
+        "min-partition-size": 2,
+        "embedding-dim": 4,
+        "partition": "iid",
+    }
+    options = {
+        "data": str(out),
+        "run-dir": str(run_dir),
+        "num-server-rounds": 1,
+        **keys,
+        "max-norm-ratio": 0.0,
+        **more,
+    }
     encoders = ["encoder=audio=small-cnn motion=cnn-1d", "method=fedavg"]
     raw = resolve(None, options, encoders)  # type: ignore[arg-type]
     return run_in_process(raw, 3, client_app, lambda line: None, plots=False)

@@ -1,4 +1,7 @@
-"""Prepared directory -> partitions -> batches: nothing is lost, nothing is random twice, nonsense is refused."""
+"""Prepared directory -> partitions -> batches.
+
+Nothing is lost, nothing is random twice, nonsense is refused.
+"""
 
 from dataclasses import replace
 from pathlib import Path
@@ -45,10 +48,14 @@ def _dealt(samples: Samples, config: DataConfig, nodes: int, seed: int = 0) -> l
 
 @pytest.mark.parametrize("nodes", [1, 3, 4])
 @pytest.mark.parametrize("kind", ["iid", "dirichlet", "natural"])
-def test_partitions_are_disjoint_and_cover_every_usable_sample(prepared: Path, kind: str, nodes: int) -> None:
+def test_partitions_are_disjoint_and_cover_every_usable_sample(
+    prepared: Path, kind: str, nodes: int
+) -> None:
     samples = load_split(prepared, "train")
     dealt = _dealt(samples, _config(kind), nodes)
-    assert sorted(row for rows in dealt for row in rows) == [row for row in range(COUNT) if row != 20]
+    assert sorted(row for rows in dealt for row in rows) == [
+        row for row in range(COUNT) if row != 20
+    ]
 
 
 @pytest.mark.parametrize("kind", ["iid", "dirichlet"])
@@ -69,7 +76,10 @@ def test_a_node_that_sees_one_modality_is_dealt_the_same_samples(prepared: Path)
 
 def test_natural_partitions_keep_groups_whole(prepared: Path) -> None:
     """Five groups over 3 nodes: sample i is of group i % 5, and nobody shares a group."""
-    groups = [{row % 5 for row in rows} for rows in _dealt(load_split(prepared, "train"), _config("natural"), 3)]
+    groups = [
+        {row % 5 for row in rows}
+        for rows in _dealt(load_split(prepared, "train"), _config("natural"), 3)
+    ]
     assert sorted(map(len, groups)) == [1, 2, 2]
     assert set.union(*groups) == set(range(5))
 
@@ -109,12 +119,15 @@ def test_what_cannot_be_dealt_is_refused_with_the_numbers(
 def test_a_partition_without_usable_samples_is_refused(tmp_path: Path) -> None:
     present = {"audio": np.arange(12) < 1, "visual": np.ones(12, dtype=bool)}
     directory = oracle.prepare(tmp_path / "toy", present)
-    with pytest.raises(DataError, match=r"partition 0: [01] of its 6 samples have any of \['audio'\]"):
+    with pytest.raises(
+        DataError, match=r"partition 0: [01] of its 6 samples have any of \['audio'\]"
+    ):
         partition(load_split(directory, "train", ("audio",)), _config("iid"), 2, 0, 0)
 
 
 @pytest.mark.parametrize(
-    ("ratio", "nodes", "multimodal"), [(1.0, 5, 5), (0.0, 6, 0), (0.5, 4, 2), (0.5, 8, 4), (0.3, 10, 3), (0.9, 1, 1)]
+    ("ratio", "nodes", "multimodal"),
+    [(1.0, 5, 5), (0.0, 6, 0), (0.5, 4, 2), (0.5, 8, 4), (0.3, 10, 3), (0.9, 1, 1)],
 )
 @pytest.mark.parametrize("modalities", [TWO, ("a", "b", "c")])
 def test_the_ratio_says_how_many_nodes_keep_everything(
@@ -141,7 +154,10 @@ def test_a_split_knows_who_has_what(prepared: Path) -> None:
 
 
 def test_batches_are_normalised_and_blank_where_absent(prepared: Path) -> None:
-    """The toy modalities are stored with mean 0.5 and standard deviation 2; the federation has a third one in front."""
+    """The toy modalities are stored with mean 0.5 and standard deviation 2.
+
+    The federation has a third one in front.
+    """
     samples = load_split(prepared, "train")
     batch = samples.batch(np.array([0, 3, 11]), ("touch", *TWO))
     stored = np.load(prepared / "train" / "audio.npy")
@@ -149,7 +165,11 @@ def test_batches_are_normalised_and_blank_where_absent(prepared: Path) -> None:
     assert not batch.inputs["audio"][1].any()
     assert not batch.inputs["visual"][2].any()
     assert batch.inputs["visual"][1].any()
-    assert batch.present.tolist() == [[False, True, True], [False, False, True], [False, True, False]]
+    assert batch.present.tolist() == [
+        [False, True, True],
+        [False, False, True],
+        [False, True, False],
+    ]
     assert batch.labels.tolist() == [0, 0, 2]
     assert not batch.complete
     whole = samples.batch(np.array([0, 1]), TWO)
@@ -168,13 +188,17 @@ def test_storage_on_disk_is_left_alone(prepared: Path) -> None:
     ("count", "sizes"),
     [(8, [4, 4]), (9, [4, 5]), (10, [4, 4, 2]), (3, [3]), (5, [5]), (1, [1])],
 )
-def test_an_epoch_covers_each_sample_once_and_a_single_tail_joins(count: int, sizes: list[int]) -> None:
+def test_an_epoch_covers_each_sample_once_and_a_single_tail_joins(
+    count: int, sizes: list[int]
+) -> None:
     samples = oracle.samples(30).select(np.arange(count) * 3)
     batches = list(samples.training_batches(4, TWO, torch.Generator().manual_seed(0)))
     assert [len(batch.labels) for batch in batches] == sizes
     seen = np.concatenate([batch.inputs["audio"].numpy() for batch in batches])
     expected = samples.arrays["audio"][samples.rows]
-    assert sorted(seen.sum(axis=(1, 2, 3)).tolist()) == pytest.approx(sorted(expected.sum(axis=(1, 2, 3)).tolist()))
+    assert sorted(seen.sum(axis=(1, 2, 3)).tolist()) == pytest.approx(
+        sorted(expected.sum(axis=(1, 2, 3)).tolist())
+    )
 
 
 def test_the_order_follows_the_generator_and_changes_from_epoch_to_epoch() -> None:
@@ -183,7 +207,11 @@ def test_the_order_follows_the_generator_and_changes_from_epoch_to_epoch() -> No
     def epochs(seed: int) -> list[list[float]]:
         generator = torch.Generator().manual_seed(seed)
         return [
-            next(samples.training_batches(20, TWO, generator)).inputs["audio"].sum((1, 2, 3)).tolist() for _ in "ab"
+            next(samples.training_batches(20, TWO, generator))
+            .inputs["audio"]
+            .sum((1, 2, 3))
+            .tolist()
+            for _ in "ab"
         ]
 
     assert epochs(1) == epochs(1)
@@ -197,7 +225,9 @@ def test_batches_without_chance_keep_the_stored_order() -> None:
 
 
 def test_what_is_not_there_is_named(prepared: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"modality 'smell' is not stored there, only \['audio', 'visual'\]"):
+    with pytest.raises(
+        DataError, match=r"modality 'smell' is not stored there, only \['audio', 'visual'\]"
+    ):
         load_split(prepared, "train", ("audio", "smell"))
     with pytest.raises(DataError, match=r"data = .*nowhere.*av-digits"):
         locate(str(tmp_path / "nowhere"))
@@ -213,7 +243,10 @@ def test_modality_names_that_cannot_name_parameters_are_refused(name: str) -> No
 
 @pytest.mark.parametrize("kind", ["iid", "dirichlet", "natural"])
 def test_nodes_train_on_what_the_server_does_not_validate_on(prepared: Path, kind: str) -> None:
-    """One of five groups is cut off, with 4 of 20 samples a class; one of the 60 has no modality and is nobody's."""
+    """One of five groups is cut off, with 4 of 20 samples a class.
+
+    One of the 60 has no modality and is nobody's.
+    """
     samples, config = load_split(prepared, "train"), replace(_config(kind), validation_share=0.25)
     held_out = np.intersect1d(training_parts(samples, config, seed=0).validation, samples.rows)
     dealt = [row for rows in _dealt(samples, config, 4) for row in rows]
@@ -225,9 +258,13 @@ def test_nodes_train_on_what_the_server_does_not_validate_on(prepared: Path, kin
     assert set(heard) <= set(dealt)
 
 
-@pytest.mark.parametrize(("validation", "calibration"), [(0.25, 0.2), (0.0, 0.2), (0.25, 0.0), (0.0, 0.0)])
+@pytest.mark.parametrize(
+    ("validation", "calibration"), [(0.25, 0.2), (0.0, 0.2), (0.25, 0.0), (0.0, 0.0)]
+)
 def test_no_sample_is_in_two_parts(prepared: Path, validation: float, calibration: float) -> None:
-    """A part is one of five groups, with 4 of 20 samples a class, and there are none without a share."""
+    """A part is one of five groups, with 4 of 20 samples a class, and there are none without a
+    share.
+    """
     samples = load_split(prepared, "train")
     config = replace(_config("iid"), validation_share=validation, calibration_share=calibration)
     parts = training_parts(samples, config, seed=0)

@@ -1,4 +1,7 @@
-"""The contract of a prepared directory: what does not keep it is refused by name, with what to do."""
+"""The contract of a prepared directory.
+
+What does not keep it is refused by name, with what to do.
+"""
 
 import json
 from collections.abc import Callable
@@ -18,7 +21,9 @@ COUNT = 60
 @pytest.fixture
 def copied(tmp_path: Path) -> Path:
     """Return a directory to spoil: 60 samples of three classes."""
-    return oracle.prepare(tmp_path / "toy", {name: np.ones(COUNT, dtype=bool) for name in ("audio", "visual")})
+    return oracle.prepare(
+        tmp_path / "toy", {name: np.ones(COUNT, dtype=bool) for name in ("audio", "visual")}
+    )
 
 
 def test_a_description_reads_back(copied: Path) -> None:
@@ -28,7 +33,11 @@ def test_a_description_reads_back(copied: Path) -> None:
         ("audio", "visual"),
         {"train": 60, "test": 60},
     )
-    assert (spec.modalities[0].shape, spec.modalities[0].mean, spec.modalities[0].std) == ((1, 16, 16), 0.5, 2.0)
+    assert (spec.modalities[0].shape, spec.modalities[0].mean, spec.modalities[0].std) == (
+        (1, 16, 16),
+        0.5,
+        2.0,
+    )
     (copied / "again").mkdir()
     write_spec(copied / "again", spec)
     assert read_spec(copied / "again") == spec
@@ -71,10 +80,26 @@ def _truncate(directory: Path) -> None:
         (lambda d: (d / "train" / "audio.npy").unlink(), DataError, r"audio\.npy: missing"),
         (lambda d: (d / "train" / "labels.npy").unlink(), DataError, r"labels\.npy: missing"),
         (lambda d: (d / "train" / "samples.csv").unlink(), DataError, r"samples\.csv: missing"),
-        (lambda d: (d / "dataset.json").unlink(), FileNotFoundError, r"dataset\.json: not found.*fedcmi prep"),
-        (lambda d: (d / "dataset.json").write_text("{nonsense"), SchemaError, "not a dataset description"),
-        (lambda d: (d / "dataset.json").write_text("[1]"), SchemaError, "not a dataset description"),
-        (lambda d: (d / "dataset.json").write_text('{"schema_version": 1}'), SchemaError, "not a dataset description"),
+        (
+            lambda d: (d / "dataset.json").unlink(),
+            FileNotFoundError,
+            r"dataset\.json: not found.*fedcmi prep",
+        ),
+        (
+            lambda d: (d / "dataset.json").write_text("{nonsense"),
+            SchemaError,
+            "not a dataset description",
+        ),
+        (
+            lambda d: (d / "dataset.json").write_text("[1]"),
+            SchemaError,
+            "not a dataset description",
+        ),
+        (
+            lambda d: (d / "dataset.json").write_text('{"schema_version": 1}'),
+            SchemaError,
+            "not a dataset description",
+        ),
         (_edit("schema_version", 2), SchemaError, "schema version 2, this release reads 1"),
         (_edit("colour", "red"), SchemaError, "not a dataset description.*colour"),
         (_edit("classes", ["one"]), SchemaError, "two or more classes"),
@@ -82,10 +107,22 @@ def _truncate(directory: Path) -> None:
         (_edit("splits", {"test": 60}), DataError, r"no split 'train', only \['test'\]"),
         (_edit("splits", {"train": 61}), SchemaError, "has 60 samples, dataset.json says 61"),
         (_edit("modalities", []), SchemaError, "at least one modality"),
-        (_save("audio", lambda a: a[:-1]), SchemaError, "audio has 59 samples, dataset.json says 60"),
-        (_save("audio", lambda a: a[:, :, :8]), SchemaError, r"audio has samples of shape \(1, 8, 16\).*\(1, 16, 16\)"),
+        (
+            _save("audio", lambda a: a[:-1]),
+            SchemaError,
+            "audio has 59 samples, dataset.json says 60",
+        ),
+        (
+            _save("audio", lambda a: a[:, :, :8]),
+            SchemaError,
+            r"audio has samples of shape \(1, 8, 16\).*\(1, 16, 16\)",
+        ),
         (_save("labels", lambda a: a[:-1]), SchemaError, "labels has 59 samples"),
-        (_save("labels", lambda a: a + 1), SchemaError, "labels from 1 to 3, but there are 3 classes"),
+        (
+            _save("labels", lambda a: a + 1),
+            SchemaError,
+            "labels from 1 to 3, but there are 3 classes",
+        ),
         (_save("labels", lambda a: a - 1), SchemaError, "labels from -1 to 1"),
         (_save("labels", lambda a: a.astype(np.int32)), SchemaError, "int32"),
         (_save("labels", lambda a: a + 0.5), SchemaError, "float64"),
@@ -94,7 +131,7 @@ def _truncate(directory: Path) -> None:
         (_truncate, (SchemaError, DataError), r"audio\.npy"),
     ],
 )
-def test_a_spoilt_directory_is_refused(copied: Path, spoil: Any, error: Any, words: str) -> None:  # noqa: ANN401
+def test_a_spoilt_directory_is_refused(copied: Path, spoil: Any, error: Any, words: str) -> None:
     assert len(load_split(copied, "train")) == COUNT
     spoil(copied)
     with pytest.raises(error, match=words):
@@ -113,16 +150,36 @@ def _spoil(copied: Path, **changes: object) -> None:
         ({"std": 0.0}, "std 0.0"),
         ({"std": [0.0]}, r"std \(0.0,\), must be above 0"),
         ({"mean": [1.0, 2.0]}, "has 2 values of mean, must be one, or 1"),
-        ({"kind": "frames", "shape": [4, 3, 8, 8], "std": [1.0] * 4}, "has 4 values of std, must be one, or 3"),
-        ({"kind": "frames"}, r"frames of shape \[1, 16, 16\], must be \[time, channels, height, width\]"),
-        ({"kind": "tokens", "shape": [8]}, "tokens must be integers with mean 0 and std 1, found float32, 0.5 and 2.0"),
-        ({"kind": "tokens", "shape": [8], "dtype": "int32", "mean": 0.0}, "found int32, 0.0 and 2.0"),
-        ({"kind": "vector", "shape": [8], "dtype": "int32"}, "a vector must be float32 or float16, found int32"),
-        ({"kind": "vector", "shape": [8], "std": [1.0] * 7}, "has 7 values of std, must be one, or 8"),
+        (
+            {"kind": "frames", "shape": [4, 3, 8, 8], "std": [1.0] * 4},
+            "has 4 values of std, must be one, or 3",
+        ),
+        (
+            {"kind": "frames"},
+            r"frames of shape \[1, 16, 16\], must be \[time, channels, height, width\]",
+        ),
+        (
+            {"kind": "tokens", "shape": [8]},
+            "tokens must be integers with mean 0 and std 1, found float32, 0.5 and 2.0",
+        ),
+        (
+            {"kind": "tokens", "shape": [8], "dtype": "int32", "mean": 0.0},
+            "found int32, 0.0 and 2.0",
+        ),
+        (
+            {"kind": "vector", "shape": [8], "dtype": "int32"},
+            "a vector must be float32 or float16, found int32",
+        ),
+        (
+            {"kind": "vector", "shape": [8], "std": [1.0] * 7},
+            "has 7 values of std, must be one, or 8",
+        ),
         ({"kind": "vector", "shape": [8, 1]}, r"vector of shape \[8, 1\], must be \[features\]"),
     ],
 )
-def test_a_modality_out_of_range_is_refused(copied: Path, changes: dict[str, object], words: str) -> None:
+def test_a_modality_out_of_range_is_refused(
+    copied: Path, changes: dict[str, object], words: str
+) -> None:
     _spoil(copied, **changes)
     with pytest.raises(SchemaError, match=f"'audio'.*{words}"):
         read_spec(copied)

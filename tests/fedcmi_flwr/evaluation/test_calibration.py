@@ -24,15 +24,23 @@ from fedcmi_flwr.types import Votes
 
 
 def test_temperature_by_hand() -> None:
-    """Two classes, margin always 3 towards class 0, 3 of 4 right: sigmoid(3 / T) = 3/4, so T = 3 / ln 3."""
+    """Two classes, margin always 3 towards class 0, 3 of 4 right.
+
+    sigmoid(3 / T) = 3/4, so T = 3 / ln 3.
+    """
     found = torch.tensor([[3.0, 0.0]] * 4)
     labels = torch.tensor([0, 0, 0, 1])
     assert fit_temperature(found, labels) == pytest.approx(3 / math.log(3), rel=1e-9)
-    assert mean_nll(found, labels, 3 / math.log(3)) == pytest.approx(-(3 * math.log(0.75) + math.log(0.25)) / 4)
+    assert mean_nll(found, labels, 3 / math.log(3)) == pytest.approx(
+        -(3 * math.log(0.75) + math.log(0.25)) / 4
+    )
 
 
 def _samples(seed: int, sharpness: float, count: int = 400) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return scores and labels drawn from their softmax, and the scores times ``sharpness``: the right T."""
+    """Return scores and labels drawn from their softmax, and the scores times ``sharpness``.
+
+    The right T.
+    """
     generator = np.random.default_rng(seed)
     logits = generator.normal(0, 2, (count, 5))
     labels = [generator.choice(5, p=oracle.softmax(row)) for row in logits]
@@ -45,18 +53,23 @@ def test_temperature_is_scipys(sharpness: float) -> None:
 
     def nll(log_temperature: float) -> float:
         chances = [
-            oracle.softmax(row / math.exp(log_temperature))[y] for row, y in zip(found.numpy(), labels, strict=True)
+            oracle.softmax(row / math.exp(log_temperature))[y]
+            for row, y in zip(found.numpy(), labels, strict=True)
         ]
         return -float(np.mean(np.log(chances)))
 
     best = minimize_scalar(nll, bounds=(-4, 4), method="bounded", options={"xatol": 1e-8})
     assert fit_temperature(found, labels) == pytest.approx(math.exp(best.x), rel=1e-5)
-    assert fit_temperature(found, labels) == pytest.approx(sharpness, rel=0.15)  # the truth, up to sampling
+    assert fit_temperature(found, labels) == pytest.approx(
+        sharpness, rel=0.15
+    )  # the truth, up to sampling
 
 
 def test_scaling_scores_scales_the_temperature() -> None:
     found, labels = _samples(1, 1.0)
-    assert fit_temperature(found * 3, labels) == pytest.approx(3 * fit_temperature(found, labels), rel=1e-9)
+    assert fit_temperature(found * 3, labels) == pytest.approx(
+        3 * fit_temperature(found, labels), rel=1e-9
+    )
 
 
 def test_a_temperature_has_bounds() -> None:
@@ -76,13 +89,18 @@ def test_a_temperature_has_bounds() -> None:
     ],
     ids=["empty", "one-class", "nan", "inf"],
 )
-def test_what_no_temperature_fits_is_refused(found: torch.Tensor, labels: list[int], reason: str) -> None:
+def test_what_no_temperature_fits_is_refused(
+    found: torch.Tensor, labels: list[int], reason: str
+) -> None:
     with pytest.raises(CalibrationError, match=reason):
         fit_temperature(found, torch.tensor(labels, dtype=torch.long))
 
 
 def test_the_rule_with_the_best_likelihood_is_chosen() -> None:
-    """Noise costs likelihood whatever the temperature; a scaled copy is as good, so the first of both is taken."""
+    """Noise costs likelihood whatever the temperature.
+
+    A scaled copy is as good, so the first of both is taken.
+    """
     found, labels = _samples(2, 1.0)
     noisy = found + torch.from_numpy(np.random.default_rng(0).normal(0, 4, found.shape))
     assert choose({"noisy": noisy, "good": found}, labels)[0] == "good"
@@ -91,7 +109,10 @@ def test_the_rule_with_the_best_likelihood_is_chosen() -> None:
 
 
 def test_calibration_error_by_hand() -> None:
-    """Confidences 0.9 (right), 0.9 (wrong), 0.6 (right): |0.5 - 0.9| * 2/3 + |1 - 0.6| * 1/3 = 0.4."""
+    """Confidences 0.9 (right), 0.9 (wrong), 0.6 (right).
+
+    |0.5 - 0.9| * 2/3 + |1 - 0.6| * 1/3 = 0.4.
+    """
     chances = torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.4, 0.6]], dtype=torch.float64)
     bins = Bins.of(chances.log(), torch.tensor([0, 1, 1]))
     assert bins.expected_error == pytest.approx(0.4)
@@ -113,7 +134,9 @@ def test_calibration_error_is_the_loops_and_adds_up_over_parts() -> None:
             confidence, right = np.mean(chosen, axis=0)
             errors.append(len(chosen) / len(labels) * abs(right - confidence))
     whole = Bins.of(log_probabilities, labels)
-    parts = Bins.of(log_probabilities[:150], labels[:150]) + Bins.of(log_probabilities[150:], labels[150:])
+    parts = Bins.of(log_probabilities[:150], labels[:150]) + Bins.of(
+        log_probabilities[150:], labels[150:]
+    )
     assert whole.expected_error == pytest.approx(sum(errors))
     assert parts.expected_error == pytest.approx(sum(errors))
     assert whole.count.tolist() == parts.count.tolist()
@@ -129,9 +152,14 @@ def test_certainty_is_in_the_last_bin() -> None:
 
 
 def test_every_subset_gets_its_own_decision_and_says_why_it_has_none() -> None:
-    """Visual alone has samples of one class only, audio those of all three; the model is as it was."""
+    """Visual alone has samples of one class only, audio those of all three.
+
+    The model is as it was.
+    """
     model = oracle.model().train()
-    complete = oracle.batch([[1, 0], [1, 0], [1, 1], [1, 0], [1, 0], [1, 1], [1, 0], [1, 0], [1, 1]] * 3)
+    complete = oracle.batch(
+        [[1, 0], [1, 0], [1, 1], [1, 0], [1, 0], [1, 1], [1, 0], [1, 0], [1, 1]] * 3
+    )
     only_two = complete.labels[complete.present[:, 1]].unique()
     decisions, reasons = calibrate(model, [complete], Votes(1.0, 1.0))
     assert len(only_two) == 1

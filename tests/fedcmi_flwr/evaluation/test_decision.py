@@ -1,4 +1,7 @@
-"""Rules and decisions: scores against the oracle's loop, subsets, and what a model file keeps of them."""
+"""Rules and decisions.
+
+Scores against the oracle's loop, subsets, and what a model file keeps of them.
+"""
 
 import json
 
@@ -18,7 +21,9 @@ NOTES = {"self-head-votes": 1.0, "infiltration-votes": 0.5}
 @pytest.mark.parametrize("rule", ["fused", "self-heads", "combined"])
 @pytest.mark.parametrize("subset", [("audio",), ("audio", "touch"), THREE])
 def test_scores_are_the_oracles(rule: str, subset: tuple[str, ...]) -> None:
-    """By sample: ln F over slots filled by the subset's q, and the heads of the subset, as the rule says."""
+    """By sample: ln F over slots filled by the subset's q, and the heads of the subset, as the rule
+    says.
+    """
     model, batch = oracle.model(THREE).eval(), oracle.batch([[1, 1, 1]] * 8, range(3))
     output = model(batch)
     mask, _ = mask_for(subset, THREE, batch.present)
@@ -31,8 +36,13 @@ def test_scores_are_the_oracles(rule: str, subset: tuple[str, ...]) -> None:
             for part in (output.self_embeddings, output.infiltration_embeddings)
         )
         fused = model.fusion(torch.from_numpy(oracle.fill(u, q, has)))[0].detach().numpy()
-        heads = [np.log(oracle.softmax(output.self_logits[name][i].detach().numpy())) for name in subset]
-        doubts = [np.log(oracle.softmax(output.infiltration_logits[name][i].detach().numpy())) for name in subset]
+        heads = [
+            np.log(oracle.softmax(output.self_logits[name][i].detach().numpy())) for name in subset
+        ]
+        doubts = [
+            np.log(oracle.softmax(output.infiltration_logits[name][i].detach().numpy()))
+            for name in subset
+        ]
         expected = {
             "fused": np.log(oracle.softmax(fused)),
             "self-heads": sum(heads),
@@ -51,9 +61,16 @@ def test_without_votes_of_its_own_a_method_combines_fusion_and_self_heads() -> N
 
 
 def test_what_is_looked_at_of_a_subset() -> None:
-    present = torch.tensor([[True, True, True], [True, False, True], [True, False, False], [False, True, False]])
+    present = torch.tensor(
+        [[True, True, True], [True, False, True], [True, False, False], [False, True, False]]
+    )
     mask, rows = mask_for(("audio", "touch"), THREE, present)
-    assert mask.tolist() == [[True, False, True], [True, False, True], [True, False, False], [False, False, False]]
+    assert mask.tolist() == [
+        [True, False, True],
+        [True, False, True],
+        [True, False, False],
+        [False, False, False],
+    ]
     assert rows.tolist() == [True, True, False, False]
 
 
@@ -77,14 +94,20 @@ def test_each_sample_is_decided_by_what_it_has() -> None:
     batch = oracle.batch(pattern)
     output = model(batch)
     alone = Decision(Votes(self_heads=1.0, fusion=0.0), 0.5, calibrated=True)
-    decisions = Decisions(("audio", "visual"), Decision(Votes(), 1.0, calibrated=False), {("audio",): alone})
+    decisions = Decisions(
+        ("audio", "visual"), Decision(Votes(), 1.0, calibrated=False), {("audio",): alone}
+    )
     found = decisions.log_probabilities(model, output, batch.present)
     by_default = output.fused_logits.log_softmax(dim=1)
     by_audio = (2 * output.self_logits["audio"].log_softmax(dim=1)).log_softmax(dim=1)
     for i, expected in enumerate((by_default, by_audio, by_default, by_default)):
         assert torch.allclose(found[i], expected[i])
-    with pytest.raises(ValueError, match=r"modalities \[\]: need one or more of \['audio', 'visual'\]"):
-        decisions.log_probabilities(model, output, batch.present & (batch.indices != 1).unsqueeze(1))
+    with pytest.raises(
+        ValueError, match=r"modalities \[\]: need one or more of \['audio', 'visual'\]"
+    ):
+        decisions.log_probabilities(
+            model, output, batch.present & (batch.indices != 1).unsqueeze(1)
+        )
 
 
 @pytest.mark.parametrize("subset", [(), ("audio", "audio"), ("smell",)])
@@ -100,18 +123,32 @@ def test_a_model_file_keeps_the_decisions() -> None:
         THREE: Decision(Votes(), 2.0, calibrated=True),
     }
     written = Decisions(THREE, Decision(Votes(1.0, 0.5), 1.0, calibrated=False), chosen)
-    read = Decisions.from_notes(json.loads(json.dumps({**NOTES, "decisions": written.to_json()})), THREE)
+    read = Decisions.from_notes(
+        json.loads(json.dumps({**NOTES, "decisions": written.to_json()})), THREE
+    )
     assert read == written
-    assert [decision["rule"] for decision in written.to_json().values()] == ["self-heads", "combined", "fused"]
+    assert [decision["rule"] for decision in written.to_json().values()] == [
+        "self-heads",
+        "combined",
+        "fused",
+    ]
     assert read.of(("touch", "audio")) == chosen["audio", "touch"]
     assert read.of(("visual",)) == read.default == Decision(Votes(1.0, 0.5), 1.0, calibrated=False)
 
 
 def test_a_model_file_without_decisions_goes_by_the_methods_votes() -> None:
-    assert Decisions.from_notes(NOTES, THREE).of(THREE) == Decision(Votes(1.0, 0.5), 1.0, calibrated=False)
+    assert Decisions.from_notes(NOTES, THREE).of(THREE) == Decision(
+        Votes(1.0, 0.5), 1.0, calibrated=False
+    )
 
 
-GOOD = {"fusion": 1.0, "self-heads": 0.0, "infiltration-heads": 0.0, "temperature": 1.0, "calibrated": True}
+GOOD = {
+    "fusion": 1.0,
+    "self-heads": 0.0,
+    "infiltration-heads": 0.0,
+    "temperature": 1.0,
+    "calibrated": True,
+}
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,6 @@
-"""Export: graphs compute what the model does, without torch, and nothing is left of one that does not."""
+"""Export: graphs compute what the model does, without torch, and nothing is left of one that does
+not.
+"""
 
 import hashlib
 import json
@@ -26,13 +28,17 @@ DECISIONS = {"+".join(NAMES): {"fusion": 1.0, "self-heads": 0.5, "infiltration-h
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a model with every encoder that there is, and views that are scaled and leave frames out."""
+    """Return a model with every encoder that there is, and views that are scaled and leave frames
+    out.
+    """
     notes = {"decisions": DECISIONS, "run-config": {"view-size": 34, "view-frames": 3}}
     return saved.save(tmp_path_factory.mktemp("run") / "model.safetensors", ALL, notes)
 
 
 def draw(predictor: Predictor, names: tuple[str, ...], count: int) -> dict[str, np.ndarray]:
-    return {name: random_samples(predictor.input(name), predictor, count, 7).numpy() for name in names}
+    return {
+        name: random_samples(predictor.input(name), predictor, count, 7).numpy() for name in names
+    }
 
 
 WITHOUT_TORCH = """
@@ -52,7 +58,10 @@ assert not [name for name in sys.modules if name == "torch" or name.startswith("
 
 
 def test_an_onnx_file_is_run_without_torch(path: Path, tmp_path: Path) -> None:
-    """All encoders in one calibrated graph; batches of other sizes than the one that it was traced with."""
+    """All encoders in one calibrated graph.
+
+    Batches of other sizes than the one that it was traced with.
+    """
     out, names = tmp_path / "graphs", NAMES
     graph, description = export_model(path, out, "onnx", [names])
     assert (graph.name, description.name) == (f"{'+'.join(names)}.onnx", "export.json")
@@ -61,7 +70,9 @@ def test_an_onnx_file_is_run_without_torch(path: Path, tmp_path: Path) -> None:
     np.savez(out / "samples.npz", **samples)
     command = [sys.executable, "-c", WITHOUT_TORCH, str(out), "+".join(names)]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
-    np.testing.assert_allclose(np.load(out / "found.npy"), predictor.predict_proba(samples), atol=1e-4)
+    np.testing.assert_allclose(
+        np.load(out / "found.npy"), predictor.predict_proba(samples), atol=1e-4
+    )
     about = {key: json.loads(value) for key, value in json.loads(result.stdout).items()}
     assert about["classes"] == ["no", "yes"]
     assert (about["calibrated"], about["temperature"], about["rule"]) == (True, 2.0, "combined")
@@ -69,7 +80,10 @@ def test_an_onnx_file_is_run_without_torch(path: Path, tmp_path: Path) -> None:
     assert described == [(m.name, list(m.shape), m.dtype) for m in ALL]
     said = json.loads(description.read_text())
     assert said["classes"] == ["no", "yes"]
-    assert (said["model"], said["model-sha256"]) == (path.name, hashlib.sha256(path.read_bytes()).hexdigest())
+    assert (said["model"], said["model-sha256"]) == (
+        path.name,
+        hashlib.sha256(path.read_bytes()).hexdigest(),
+    )
     assert said["graphs"][0].items() >= {"file": graph.name, "modalities": list(names)}.items()
     assert said["graphs"][0]["largest_difference"] < 1e-4
     assert said["graphs"][0]["fewest_samples"] == 0
@@ -79,7 +93,10 @@ def test_torch_programs_are_loaded_again(path: Path, tmp_path: Path) -> None:
     graph, _ = export_model(path, tmp_path / "graphs", "torch", [NAMES])
     predictor = Predictor.load(path, "cpu")
     samples = draw(predictor, NAMES, 2)
-    with torch.inference_mode(), warnings.catch_warnings(action="ignore"):  # of torch's own way to read
+    with (
+        torch.inference_mode(),
+        warnings.catch_warnings(action="ignore"),
+    ):  # of torch's own way to read
         program = torch.export.load(graph).module()
         probabilities, _ = program(*(torch.from_numpy(samples[name]) for name in NAMES))
     np.testing.assert_allclose(probabilities.numpy(), predictor.predict_proba(samples), atol=1e-5)
@@ -89,9 +106,15 @@ RECIPES = {"motion": {"maker": "series", "channels": 6, "points": 50}}
 
 
 def test_every_subset_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Subsets are written one by one, smaller ones first, with the modalities in the model's order."""
-    model = saved.save(tmp_path / "model.safetensors", [kinds.SPECTROGRAM, kinds.SERIES], {"recipes": RECIPES})
-    monkeypatch.setattr(export, "_export_subset", lambda predictor, subset, kind, where: {"file": "+".join(subset)})
+    """Subsets are written one by one, smaller ones first, with the modalities in the
+    model's order.
+    """
+    model = saved.save(
+        tmp_path / "model.safetensors", [kinds.SPECTROGRAM, kinds.SERIES], {"recipes": RECIPES}
+    )
+    monkeypatch.setattr(
+        export, "_export_subset", lambda predictor, subset, kind, where: {"file": "+".join(subset)}
+    )
     found = [file.name for file in export_model(model, tmp_path / "all", "torch")]
     assert found == ["audio", "motion", "audio+motion", "export.json"]
     assert json.loads((tmp_path / "all" / "export.json").read_text())["recipes"] == RECIPES
@@ -103,8 +126,12 @@ def test_every_subset_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("modality", ALL, ids=lambda modality: modality.name)
-@pytest.mark.parametrize("views", [Views(), Views(size=34, frames=3), Views(size=48)], ids=["stored", "less", "more"])
-def test_graphs_show_what_evaluations_show(path: Path, modality: kinds.ModalitySpec, views: Views) -> None:
+@pytest.mark.parametrize(
+    "views", [Views(), Views(size=34, frames=3), Views(size=48)], ids=["stored", "less", "more"]
+)
+def test_graphs_show_what_evaluations_show(
+    path: Path, modality: kinds.ModalitySpec, views: Views
+) -> None:
     predictor = Predictor.load(path, "cpu", [modality.name])
     stored = random_samples(modality, predictor, 3, 0)
     indices = views.frame_indices(modality, 3, None)
@@ -113,21 +140,31 @@ def test_graphs_show_what_evaluations_show(path: Path, modality: kinds.ModalityS
     torch.testing.assert_close(export.show(views, stored, modality), expected, atol=1e-5, rtol=0)
 
 
-def test_a_graph_that_differs_leaves_nothing(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_graph_that_differs_leaves_nothing(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The graph is normalised otherwise than the model's samples are."""
     true_show = export.show
-    monkeypatch.setattr(export, "show", lambda views, stored, spec: 1.1 * true_show(views, stored, spec))
-    with pytest.raises(ExportError, match=r"motion\.pt2: differs from the model by .* 0\.0001 allowed"):
+    monkeypatch.setattr(
+        export, "show", lambda views, stored, spec: 1.1 * true_show(views, stored, spec)
+    )
+    with pytest.raises(
+        ExportError, match=r"motion\.pt2: differs from the model by .* 0\.0001 allowed"
+    ):
         export_model(path, tmp_path / "graphs", "torch", [("motion",)])
     assert not list(tmp_path.iterdir())
 
 
-def test_what_cannot_be_exported_says_so(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_exported_says_so(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(*arguments: object, **options: object) -> None:
         raise RuntimeError("no such operation")
 
     monkeypatch.setattr(torch.export, "export", refuse)
-    with pytest.raises(ExportError, match=r"motion: {'motion': 'cnn-1d'} cannot be exported to torch: no such op"):
+    with pytest.raises(
+        ExportError, match=r"motion: {'motion': 'cnn-1d'} cannot be exported to torch: no such op"
+    ):
         export_model(path, tmp_path / "graphs", "torch", [("motion",)])
     assert not list(tmp_path.iterdir())
 
@@ -138,7 +175,9 @@ def test_wrong_wishes(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(FileExistsError, match="is there already"):
         export_model(path, tmp_path, "onnx")
     monkeypatch.setattr(export, "PACKAGES", ("no_such_package",))
-    with pytest.raises(ModuleNotFoundError, match=r"package no_such_package .*pip install 'fedcmi-flwr\[export\]'"):
+    with pytest.raises(
+        ModuleNotFoundError, match=r"package no_such_package .*pip install 'fedcmi-flwr\[export\]'"
+    ):
         export_model(path, tmp_path / "graphs", "onnx")
     with pytest.raises(ValueError, match="format 'paper'"):
         export_model(path, tmp_path / "graphs", "paper")

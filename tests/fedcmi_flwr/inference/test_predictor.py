@@ -1,4 +1,6 @@
-"""fedcmi_flwr.inference: any subset of the modalities, as stored, gives the probabilities of its decision."""
+"""fedcmi_flwr.inference: any subset of the modalities, as stored, gives the probabilities of its
+decision.
+"""
 
 from dataclasses import replace
 from itertools import combinations
@@ -45,7 +47,9 @@ def samples() -> dict[str, np.ndarray]:
     return {m.name: kinds.values(m, np.arange(7) % 2, 5) for m in INPUTS}
 
 
-def expected(predictor: Predictor, samples: dict[str, np.ndarray], subset: tuple[str, ...]) -> np.ndarray:
+def expected(
+    predictor: Predictor, samples: dict[str, np.ndarray], subset: tuple[str, ...]
+) -> np.ndarray:
     """Return softmax(scores / T) in NumPy, of samples that are normalised by hand."""
     views, shown = Views(size=32, frames=3), {}
     for modality in INPUTS:
@@ -59,7 +63,10 @@ def expected(predictor: Predictor, samples: dict[str, np.ndarray], subset: tuple
     decision = Decisions.from_notes({**saved.NOTES, "decisions": DECISIONS}, NAMES).of(subset)
     with torch.no_grad():
         output = predictor.model(Batch(shown, zeros, present, True, zeros))
-        logits = scores(predictor.model, output, present, decision.votes).double().numpy() / decision.temperature
+        logits = (
+            scores(predictor.model, output, present, decision.votes).double().numpy()
+            / decision.temperature
+        )
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
     return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 
@@ -71,14 +78,22 @@ def test_probabilities_are_those_of_the_subsets_decision(
     found = predictor.predict_proba({name: samples[name] for name in subset})
     assert (found.shape, found.dtype) == ((7, 2), np.float32)
     np.testing.assert_allclose(found, expected(predictor, samples, subset), atol=1e-6)
-    assert np.array_equal(predictor.predict({name: samples[name] for name in subset}), found.argmax(axis=1))
+    assert np.array_equal(
+        predictor.predict({name: samples[name] for name in subset}), found.argmax(axis=1)
+    )
 
 
 def test_samples_of_one_call_may_lack_different_modalities(
     predictor: Predictor, samples: dict[str, np.ndarray]
 ) -> None:
-    """Each row is what its own subset gives, and what stands where a modality is absent does not matter."""
-    masks = {"audio": [1, 1, 0, 1, 0, 1, 1], "visual": [1, 0, 1, 1, 0, 0, 1], "motion": [1, 0, 0, 1, 1, 1, 0]}
+    """Each row is what its own subset gives, and what stands where a modality is absent does not
+    matter.
+    """
+    masks = {
+        "audio": [1, 1, 0, 1, 0, 1, 1],
+        "visual": [1, 0, 1, 1, 0, 0, 1],
+        "motion": [1, 0, 0, 1, 1, 1, 0],
+    }
     present = {name: np.array(mask, dtype=bool) for name, mask in masks.items()}
     samples["motion"][~present["motion"]] = np.nan
     samples["visual"][~present["visual"]] = 255
@@ -89,13 +104,19 @@ def test_samples_of_one_call_may_lack_different_modalities(
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 100])
-def test_batches_change_nothing(predictor: Predictor, samples: dict[str, np.ndarray], batch_size: int) -> None:
+def test_batches_change_nothing(
+    predictor: Predictor, samples: dict[str, np.ndarray], batch_size: int
+) -> None:
     present = {"audio": np.arange(7) % 3 > 0}
     whole = predictor.predict_proba(samples, present)
-    np.testing.assert_allclose(predictor.predict_proba(samples, present, batch_size), whole, atol=1e-6)
+    np.testing.assert_allclose(
+        predictor.predict_proba(samples, present, batch_size), whole, atol=1e-6
+    )
 
 
-def test_tensors_are_as_good_as_arrays(predictor: Predictor, samples: dict[str, np.ndarray]) -> None:
+def test_tensors_are_as_good_as_arrays(
+    predictor: Predictor, samples: dict[str, np.ndarray]
+) -> None:
     tensors = {name: torch.from_numpy(array) for name, array in samples.items()}
     before = {name: tensor.clone() for name, tensor in tensors.items()}
     assert np.array_equal(predictor.predict_proba(tensors), predictor.predict_proba(samples))
@@ -103,13 +124,20 @@ def test_tensors_are_as_good_as_arrays(predictor: Predictor, samples: dict[str, 
 
 
 def test_tokens_of_the_caller_stay_as_they_were(tmp_path: Path) -> None:
-    """int64 tokens are shown in the caller's own memory; the rows of absent samples must not be emptied there."""
-    predictor = Predictor.load(saved.save(tmp_path / "model.safetensors", (LONG_TOKENS, kinds.SERIES)), "cpu")
+    """int64 tokens are shown in the caller's own memory.
+
+    The rows of absent samples must not be emptied there.
+    """
+    predictor = Predictor.load(
+        saved.save(tmp_path / "model.safetensors", (LONG_TOKENS, kinds.SERIES)), "cpu"
+    )
     tokens = torch.ones(4, *kinds.TOKENS.shape, dtype=torch.int64)
     inputs = {"text": tokens, "motion": torch.ones(4, *kinds.SERIES.shape)}
     some = predictor.predict_proba(inputs, {"text": np.array([True, False, True, False])})
     assert bool((tokens == 1).all())
-    np.testing.assert_allclose(some[1], predictor.predict_proba({"motion": inputs["motion"]})[1], atol=1e-6)
+    np.testing.assert_allclose(
+        some[1], predictor.predict_proba({"motion": inputs["motion"]})[1], atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("subset", [("audio",), ("visual", "motion")], ids="+".join)
@@ -140,7 +168,9 @@ def test_only_the_wanted_branches_are_loaded(
     ],
     ids=["none", "unknown", "no batch axis", "shape", "dtype", "list", "empty", "infinite", "lengths"],
 )  # fmt: skip
-def test_wrong_inputs_say_what_is_wrong(predictor: Predictor, change: dict[str, Any], message: str) -> None:
+def test_wrong_inputs_say_what_is_wrong(
+    predictor: Predictor, change: dict[str, Any], message: str
+) -> None:
     with pytest.raises(InputError, match=message):
         predictor.predict_proba(change)
 
@@ -162,25 +192,37 @@ def test_wrong_masks_say_what_is_wrong(
         predictor.predict_proba({"audio": samples["audio"]}, present)
 
 
-def test_a_batch_size_of_nothing_is_refused(predictor: Predictor, samples: dict[str, np.ndarray]) -> None:
+def test_a_batch_size_of_nothing_is_refused(
+    predictor: Predictor, samples: dict[str, np.ndarray]
+) -> None:
     with pytest.raises(InputError, match="batch_size = 0"):
         predictor.predict(samples, batch_size=0)
 
 
 def test_paths_that_are_no_models(path: Path, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"model\.safetensors: not found; give a run directory"):
+    with pytest.raises(
+        FileNotFoundError, match=r"model\.safetensors: not found; give a run directory"
+    ):
         Predictor.load(tmp_path)
-    with pytest.raises(CheckpointError, match=r"asked for modality 'smell', the model has \['audio', 'visual'"):
+    with pytest.raises(
+        CheckpointError, match=r"asked for modality 'smell', the model has \['audio', 'visual'"
+    ):
         Predictor.load(path, modalities=["audio", "smell"])
-    with pytest.raises(CheckpointError, match=r"asked for no modality; ask for one or more of \['audio', 'visual'"):
+    with pytest.raises(
+        CheckpointError, match=r"asked for no modality; ask for one or more of \['audio', 'visual'"
+    ):
         Predictor.load(path, modalities=[])
     (tmp_path / "model.safetensors").write_bytes(b"nothing")
     with pytest.raises(CheckpointError, match="not a model written by this project"):
         Predictor.load(tmp_path)
 
 
-def test_a_prepared_directory_is_predicted_in_its_order(predictor: Predictor, tmp_path: Path) -> None:
-    directory = kinds.prepare(tmp_path / "data", *INPUTS, count=20, absent={1: "audio", 4: "motion"})
+def test_a_prepared_directory_is_predicted_in_its_order(
+    predictor: Predictor, tmp_path: Path
+) -> None:
+    directory = kinds.prepare(
+        tmp_path / "data", *INPUTS, count=20, absent={1: "audio", 4: "motion"}
+    )
     found = list(predictions(predictor, prepared_chunks(predictor, directory, "test")))
     assert [each.sample for each in found] == [f"test/{row}" for row in range(10)]
     assert [each.modalities for each in found[:5]] == [
@@ -190,7 +232,9 @@ def test_a_prepared_directory_is_predicted_in_its_order(predictor: Predictor, tm
     stored = {name: np.load(directory / "test" / f"{name}.npy") for name in NAMES}
     masks = {"audio": np.arange(10) != 1, "motion": np.arange(10) != 4}
     chances = predictor.predict_proba(stored, masks)
-    assert [each.predicted for each in found] == [saved.CLASSES[index] for index in chances.argmax(axis=1)]
+    assert [each.predicted for each in found] == [
+        saved.CLASSES[index] for index in chances.argmax(axis=1)
+    ]
     assert accuracy(found) == np.mean(chances.argmax(axis=1) == np.arange(10) % 2)
     assert [each.calibrated for each in found[:2]] == [False, False]
 
@@ -200,7 +244,10 @@ def test_data_of_another_kind_are_refused(predictor: Predictor, tmp_path: Path) 
     with pytest.raises(InputError, match=r"stores \['text'\], the model takes"):
         list(prepared_chunks(predictor, other, "test"))
     longer = kinds.prepare(tmp_path / "longer", replace(kinds.SERIES, shape=(6, 51)))
-    with pytest.raises(InputError, match=r"'motion' is series \[6, 51\] of float32, the model takes series \[6, 50\]"):
+    with pytest.raises(
+        InputError,
+        match=r"'motion' is series \[6, 51\] of float32, the model takes series \[6, 50\]",
+    ):
         list(prepared_chunks(predictor, longer, "test"))
 
 
@@ -216,6 +263,8 @@ def test_a_prediction_in_words() -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-def test_a_gpu_predicts_the_same(path: Path, predictor: Predictor, samples: dict[str, np.ndarray]) -> None:
+def test_a_gpu_predicts_the_same(
+    path: Path, predictor: Predictor, samples: dict[str, np.ndarray]
+) -> None:
     there = Predictor.load(path, "cuda").predict_proba(samples)
     np.testing.assert_allclose(there, predictor.predict_proba(samples), atol=1e-3)

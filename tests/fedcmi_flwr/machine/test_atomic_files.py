@@ -1,4 +1,7 @@
-"""Files and directories are old or new, never torn; on the disk before they have their names; of the umask's mode."""
+"""Files and directories are old or new, never torn; on the disk before they have their names.
+
+Of the umask's mode.
+"""
 
 import os
 import stat
@@ -15,7 +18,10 @@ from fedcmi_flwr.machine.atomic_files import new_directory, replacing, write_ato
 
 @pytest.fixture
 def synced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Return what is brought to the disk and renamed from now on, in order: "file", "directory", "rename"."""
+    """Return what is brought to the disk and renamed from now on, in order.
+
+    "file", "directory", "rename".
+    """
     events: list[str] = []
     sync, rename, replace = os.fsync, Path.rename, Path.replace
 
@@ -67,7 +73,10 @@ def test_a_directory_is_on_the_disk_before_its_name_and_its_name_before_the_retu
 
 @pytest.mark.usefixtures("group_may_write")
 def test_whatever_wrote_a_file_its_mode_is_the_umasks(tmp_path: Path) -> None:
-    """Safetensors makes private files of its own; a model is to be read by whoever may read its run."""
+    """Safetensors makes private files of its own.
+
+    A model is to be read by whoever may read its run.
+    """
     save_file({"w": np.zeros(3)}, tmp_path / "private")
     with replacing(tmp_path / "model") as partial:
         save_file({"w": np.zeros(3)}, partial)
@@ -108,7 +117,9 @@ def test_what_a_killed_writer_left_is_no_part_of_the_next(tmp_path: Path) -> Non
     with new_directory(tmp_path / "made") as partial:
         (partial / "new.txt").write_text("1")
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["a.txt", "made", "new.txt"]
-    assert stat.S_IMODE((tmp_path / "a.txt").stat().st_mode) == stat.S_IMODE((tmp_path / "made/new.txt").stat().st_mode)
+    assert stat.S_IMODE((tmp_path / "a.txt").stat().st_mode) == stat.S_IMODE(
+        (tmp_path / "made/new.txt").stat().st_mode
+    )
 
 
 def test_an_empty_directory_is_taken_and_a_full_one_is_not(tmp_path: Path) -> None:
@@ -120,7 +131,9 @@ def test_an_empty_directory_is_taken_and_a_full_one_is_not(tmp_path: Path) -> No
     assert [path.name for path in tmp_path.rglob("*")] == ["empty", "a.txt"]
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's device that is always full")
+@pytest.mark.skipif(
+    not Path("/dev/full").exists(), reason="needs Linux's device that is always full"
+)
 @pytest.mark.parametrize("kind", [replacing, new_directory])
 def test_a_full_disk_is_told_with_the_path_and_nothing_is_left(
     tmp_path: Path, kind: Callable[[Path], AbstractContextManager[Path]]

@@ -1,4 +1,6 @@
-"""In Flower's simulation process the working directory becomes that of the app that Flower loads, and nowhere else."""
+"""In Flower's simulation process the working directory becomes that of the app that Flower loads,
+and nowhere else.
+"""
 
 import os
 import sys
@@ -10,7 +12,9 @@ from fedcmi_flwr.machine.bundle import enter_bundle
 
 
 @pytest.mark.parametrize("program", ["/usr/bin/flwr-simulation", "/usr/bin/flwr-clientapp"])
-def test_the_bundle_is_what_flower_put_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str) -> None:
+def test_the_bundle_is_what_flower_put_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str
+) -> None:
     bundle, earlier = tmp_path / "bundle", tmp_path / "earlier"
     for app in (bundle, earlier):
         app.mkdir()

@@ -1,6 +1,7 @@
 """The library without its extras: what it does, and what it says about what is missing.
 
-Extras are taken away by closing, in a process of its own, every package that the base alone does not bring.
+Extras are taken away by closing, in a process of its own, every package that the base alone does
+not bring.
 """
 
 import subprocess
@@ -56,26 +57,37 @@ def _requirements(distribution: str, extra: str) -> list[Requirement]:
         listed = [Requirement(text) for text in requires(distribution) or ()]
     except PackageNotFoundError:  # for another platform
         return []
-    return [each for each in listed if each.marker is None or each.marker.evaluate({"extra": extra})]
+    return [
+        each for each in listed if each.marker is None or each.marker.evaluate({"extra": extra})
+    ]
 
 
 @cache
 def closed() -> list[str]:
     """Return the importable names of all packages that the base does not bring."""
     base = installed_with("fedcmi-flwr")
-    found = {name for name, homes in packages_distributions().items() if not base & {*map(canonicalize_name, homes)}}
+    found = {
+        name
+        for name, homes in packages_distributions().items()
+        if not base & {*map(canonicalize_name, homes)}
+    }
     return sorted(found - OURS)
 
 
 def without_extras(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run code where nothing of the extras can be imported."""
-    close = f"import sys; sys.modules.update(dict.fromkeys({closed()!r})); sys.path[:0] = ['tests/helpers']\n"
+    close = (
+        f"import sys; sys.modules.update(dict.fromkeys({closed()!r})); sys.path[:0] = "
+        "['tests/helpers']\n"
+    )
     command = [sys.executable, "-c", close + code, *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
 def test_the_base_brings_less_than_all() -> None:
-    assert {"ray", "pandas", "torchvision", "torchaudio", "matplotlib", "scipy", "av"} <= {*closed()}
+    assert {"ray", "pandas", "torchvision", "torchaudio", "matplotlib", "scipy", "av"} <= {
+        *closed()
+    }
     assert not {"torch", "numpy", "flwr", "safetensors", "jaxtyping", "typer", "rich"} & {*closed()}
 
 
@@ -87,7 +99,9 @@ def test_the_base_is_the_strategy_and_the_model() -> None:
 
 def test_an_encoder_names_its_extra() -> None:
     last = without_extras(RESNET).stderr.splitlines()[-1]
-    assert last.endswith("the package torchvision is needed and not installed; pip install 'fedcmi-flwr[vision]'.")
+    assert last.endswith(
+        "the package torchvision is needed and not installed; pip install 'fedcmi-flwr[vision]'."
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,7 @@
-"""A lock keeps others out as long as its process lives; where a system has none, that is said and work goes on."""
+"""A lock keeps others out as long as its process lives.
+
+Where a system has none, that is said and work goes on.
+"""
 
 import subprocess
 import sys
@@ -43,7 +46,10 @@ def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 def test_one_at_a_time(path: Path) -> None:
     with locked(path, 0.0):
-        with pytest.raises(LockedError, match=f"{path.name}: another process has held its lock"), locked(path, 0.0):
+        with (
+            pytest.raises(LockedError, match=f"{path.name}: another process has held its lock"),
+            locked(path, 0.0),
+        ):
             pass
         with pytest.raises(LockedError), locked(path, 0.0, shared=True):
             pass
@@ -60,7 +66,9 @@ def test_sharers_keep_out_only_who_wants_it_alone(path: Path) -> None:
 
 
 def test_a_lock_ends_with_its_process_even_if_that_is_killed(path: Path) -> None:
-    holder = subprocess.Popen([sys.executable, "-c", HOLD, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
     assert holder.stdout is not None
     holder.stdout.readline()
     with pytest.raises(LockedError), locked(path, 0.0):
@@ -71,16 +79,22 @@ def test_a_lock_ends_with_its_process_even_if_that_is_killed(path: Path) -> None
     holder.communicate()
 
 
-def test_a_system_without_locks_is_told_and_goes_on(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_system_without_locks_is_told_and_goes_on(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(locks, "fcntl", None)
-    told = pytest.warns(RuntimeWarning, match=f"{path.name}: this system has no file locks; see that no second")
+    told = pytest.warns(
+        RuntimeWarning, match=f"{path.name}: this system has no file locks; see that no second"
+    )
     with told as warnings, locked(path, 0.0), locked(path, 0.0):
         pass
     assert len(warnings) == 2
 
 
 def test_every_command_can_be_imported_without_fcntl(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", WITHOUT_FCNTL, tmp_path], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_FCNTL, tmp_path], capture_output=True, text=True, check=False
+    )
     assert done.stdout == "at work\n", done.stderr
     assert "RuntimeWarning" in done.stderr
     assert "see that no second process works there" in done.stderr

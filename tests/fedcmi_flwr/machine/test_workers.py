@@ -9,7 +9,9 @@ import pytest
 from fedcmi_flwr.machine.workers import usable_cores, worker_context
 
 
-def test_all_cores_count_where_the_system_does_not_say_which_may_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_cores_count_where_the_system_does_not_say_which_may_be_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 7)
     assert usable_cores() == 7

@@ -1,4 +1,6 @@
-"""FedCMI+'s loss, term by term against NumPy, on samples that have both modalities and on some that lack one."""
+"""FedCMI+'s loss, term by term against NumPy, on samples that have both modalities and on some that
+lack one.
+"""
 
 from dataclasses import replace
 
@@ -37,9 +39,14 @@ def test_every_term_and_the_total_are_the_equations(present: list) -> None:
 
     labels, has = batch.labels.numpy(), batch.present.numpy()
     heads = [output.self_logits[name].detach().numpy() for name in ("audio", "visual")]
-    taught = [teachers[name].self_logits(batch.inputs[name]).detach().numpy() for name in ("audio", "visual")]
+    taught = [
+        teachers[name].self_logits(batch.inputs[name]).detach().numpy()
+        for name in ("audio", "visual")
+    ]
 
-    together = sum(log_softmax(taught[m]) * has[:, m : m + 1] for m in range(2)) / has.sum(axis=1, keepdims=True)
+    together = sum(log_softmax(taught[m]) * has[:, m : m + 1] for m in range(2)) / has.sum(
+        axis=1, keepdims=True
+    )
     soft = np.exp(log_softmax(together / 2.5))
     per_sample = [-(soft * log_softmax(heads[m] / 2.5)).sum(axis=1) * 2.5**2 for m in range(2)]
     kd = sum(per_sample[m][has[:, m]].mean() for m in range(2))
@@ -47,11 +54,17 @@ def test_every_term_and_the_total_are_the_equations(present: list) -> None:
     surrogate = 0.0
     for m in range(2):
         only = batch.present & (torch.arange(2) == m)
-        logits = model.fuse(output.self_embeddings, output.infiltration_embeddings, only).detach().numpy()
+        logits = (
+            model.fuse(output.self_embeddings, output.infiltration_embeddings, only)
+            .detach()
+            .numpy()
+        )
         surrogate += oracle.cross_entropy(logits, labels, has[:, m])
 
     expected = {
-        "fused": oracle.cross_entropy(output.fused_logits.detach().numpy(), labels, np.ones(len(labels), bool)),
+        "fused": oracle.cross_entropy(
+            output.fused_logits.detach().numpy(), labels, np.ones(len(labels), bool)
+        ),
         "self": sum(oracle.cross_entropy(heads[m], labels, has[:, m]) for m in range(2)),
         "kd": kd,
         "surrogate": surrogate,
@@ -59,7 +72,9 @@ def test_every_term_and_the_total_are_the_equations(present: list) -> None:
     found = {name: value.item() for name, value in terms.values.items()}
     assert found == pytest.approx(expected, rel=1e-4)
 
-    total = expected["fused"] + 0.5 * expected["self"] + 3 * expected["kd"] + 2 * expected["surrogate"]
+    total = (
+        expected["fused"] + 0.5 * expected["self"] + 3 * expected["kd"] + 2 * expected["surrogate"]
+    )
     assert terms.total().item() == pytest.approx(total / 3.5, rel=1e-4)
 
 
@@ -92,15 +107,24 @@ def test_the_mean_is_over_the_modalities_that_a_sample_has() -> None:
     torch.testing.assert_close(alone, logits[1].log_softmax(dim=1))
 
     both = mean_log_probability(logits, torch.tensor([[True], [True], [False]]))
-    torch.testing.assert_close(both, (logits[0].log_softmax(dim=1) + logits[1].log_softmax(dim=1)) / 2)
+    torch.testing.assert_close(
+        both, (logits[0].log_softmax(dim=1) + logits[1].log_softmax(dim=1)) / 2
+    )
     assert mean_log_probability(logits, torch.zeros(3, 1, dtype=torch.bool)).abs().sum() == 0
 
 
 @pytest.mark.parametrize(
     ("changes", "server_round", "expected"),
-    [({}, 1, ()), ({}, 2, ("audio", "visual")), ({"warmup": 0}, 1, ("audio", "visual")), ({"lambda_": 0.0}, 5, ())],
+    [
+        ({}, 1, ()),
+        ({}, 2, ("audio", "visual")),
+        ({"warmup": 0}, 1, ("audio", "visual")),
+        ({"lambda_": 0.0}, 5, ()),
+    ],
 )
-def test_every_modality_teaches_after_the_warmup(changes: dict, server_round: int, expected: tuple) -> None:
+def test_every_modality_teaches_after_the_warmup(
+    changes: dict, server_round: int, expected: tuple
+) -> None:
     method = replace(METHODS["fedcmi-plus"], **changes)
     assert method.teaching(("audio", "visual"), server_round, NOBODY, None) == (NOBODY, expected)
 
@@ -125,7 +149,9 @@ def test_projectors_start_as_the_identity_on_the_branches_that_are_there() -> No
     METHODS["fedcmi-plus"].initialize(oracle.model(owned=("audio",)))
 
 
-@pytest.mark.parametrize("method", [replace(METHODS["fedcmi-plus"], identity_projectors=False), METHODS["fedcmi"]])
+@pytest.mark.parametrize(
+    "method", [replace(METHODS["fedcmi-plus"], identity_projectors=False), METHODS["fedcmi"]]
+)
 def test_projectors_of_other_methods_start_as_torch_made_them(method: Method) -> None:
     model = oracle.model()
     before = {name: value.clone() for name, value in model.state_dict().items()}

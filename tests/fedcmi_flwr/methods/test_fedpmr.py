@@ -1,4 +1,6 @@
-"""FedPMR: a node's prototypes, the batch's strongest modality and the others' term, against NumPy."""
+"""FedPMR: a node's prototypes, the batch's strongest modality and the others' term, against
+NumPy.
+"""
 
 from dataclasses import replace
 from pathlib import Path
@@ -36,7 +38,9 @@ def _near(x: np.ndarray, prototypes: np.ndarray) -> np.ndarray:
     return known * np.exp(-distance) / (known * np.exp(-distance)).sum()
 
 
-def _oracle(z: dict[str, np.ndarray], prototypes: dict[str, np.ndarray], batch: Batch) -> tuple[str, float]:
+def _oracle(
+    z: dict[str, np.ndarray], prototypes: dict[str, np.ndarray], batch: Batch
+) -> tuple[str, float]:
     """Return the strongest modality and the sum of the others' mean -ln softmax(-||z - p||)[y]."""
     labels, present = batch.labels.tolist(), batch.present.numpy()
     both = [i for i in range(len(labels)) if present[i].all()]
@@ -46,7 +50,9 @@ def _oracle(z: dict[str, np.ndarray], prototypes: dict[str, np.ndarray], batch: 
         known = ~np.isnan(prototypes[name]).any(axis=1)
         rows = [i for i, y in enumerate(labels) if present[i, m] and known[y]]
         if name != strongest and rows:
-            total += float(np.mean([-np.log(_near(z[name][i], prototypes[name])[labels[i]]) for i in rows]))
+            total += float(
+                np.mean([-np.log(_near(z[name][i], prototypes[name])[labels[i]]) for i in rows])
+            )
     return strongest, total
 
 
@@ -56,7 +62,10 @@ def _oracle(z: dict[str, np.ndarray], prototypes: dict[str, np.ndarray], batch: 
 def test_the_term_is_the_oracles_on_all_but_the_strongest(
     complete: bool, modalities: tuple[str, ...], winner: int
 ) -> None:
-    """The winner's prototypes are its own class means, the others' those of another class; a class is unknown."""
+    """The winner's prototypes are its own class means, the others' those of another class.
+
+    A class is unknown.
+    """
     winner %= len(modalities)
     present = np.ones((8, len(modalities)), dtype=int)
     if not complete:
@@ -67,7 +76,10 @@ def test_the_term_is_the_oracles_on_all_but_the_strongest(
     batch = oracle.batch(present.tolist(), range(len(modalities)))
     z, prototypes = _z(model, batch), {}
     for m, name in enumerate(modalities):
-        means = [z[name][(batch.labels == c).numpy() & (present[:, m] == 1)].mean(axis=0) for c in range(3)]
+        means = [
+            z[name][(batch.labels == c).numpy() & (present[:, m] == 1)].mean(axis=0)
+            for c in range(3)
+        ]
         prototypes[name] = np.array(means if m == winner else means[1:] + means[:1])
     prototypes[modalities[winner - 1]][2] = np.nan
     own = {name: torch.from_numpy(value) for name, value in prototypes.items()}
@@ -78,7 +90,11 @@ def test_the_term_is_the_oracles_on_all_but_the_strongest(
     assert terms.values["prototype"].item() == pytest.approx(expected)
     assert terms.total().item() == pytest.approx(terms.values["fused"].item() + 0.7 * expected)
     terms.values["prototype"].backward()
-    pulled = {name.split(".")[1] for name, w in model.named_parameters() if w.grad is not None and w.grad.any()}
+    pulled = {
+        name.split(".")[1]
+        for name, w in model.named_parameters()
+        if w.grad is not None and w.grad.any()
+    }
     assert pulled == set(modalities) - {strongest}
     assert all(w.grad is None or torch.isfinite(w.grad).all() for w in model.parameters())
 
@@ -100,10 +116,22 @@ def test_nodes_with_one_modality_train_plainly(tmp_path: Path, toy: Path) -> Non
     runs = [federate(tmp_path / name, toy, NODES, method=name) for name in ("fedpmr", "fedavg")]
     for run in runs:
         run.round(1)
-    terms = [{key for key in reply.content["metrics"] if key.startswith("loss-sum.")} for reply in runs[0].replies]
-    assert terms == [{"loss-sum.fused", "loss-sum.prototype"}, {"loss-sum.fused"}, {"loss-sum.fused"}]
-    left, right = ([run.update(reply, part).arrays for part, reply in enumerate(run.replies)] for run in runs)
-    same = [all(np.array_equal(left[part][name], right[part][name]) for name in right[part]) for part in range(3)]
+    terms = [
+        {key for key in reply.content["metrics"] if key.startswith("loss-sum.")}
+        for reply in runs[0].replies
+    ]
+    assert terms == [
+        {"loss-sum.fused", "loss-sum.prototype"},
+        {"loss-sum.fused"},
+        {"loss-sum.fused"},
+    ]
+    left, right = (
+        [run.update(reply, part).arrays for part, reply in enumerate(run.replies)] for run in runs
+    )
+    same = [
+        all(np.array_equal(left[part][name], right[part][name]) for name in right[part])
+        for part in range(3)
+    ]
     assert same == [False, True, True]
 
 

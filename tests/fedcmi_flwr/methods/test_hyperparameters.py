@@ -35,7 +35,11 @@ def test_recipes_differ_as_the_specification_says() -> None:
         name: {**shared, "weight": weight} for name, weight in weights.items()
     }
     assert hyperparameters(METHODS["scaffold"]) == hyperparameters(METHODS["late-fusion"]) == shared
-    assert [METHODS[name].measures for name in ("fedavg", "fedavg-heads", "fedcmi")] == [False, False, True]
+    assert [METHODS[name].measures for name in ("fedavg", "fedavg-heads", "fedcmi")] == [
+        False,
+        False,
+        True,
+    ]
 
 
 def test_overrides_replace_and_integers_stand_for_floats() -> None:

@@ -15,8 +15,13 @@ TWO = ("audio", "visual")
 
 
 @pytest.mark.parametrize("nodes", [("audio+visual",) * 3, ("audio+visual", "audio", "visual")])
-def test_it_is_as_many_unimodal_federations_to_a_bit(tmp_path: Path, toy: Path, nodes: tuple[str, ...]) -> None:
-    """Each modality alone, from the same weights, among the nodes that own it: they share no parameter."""
+def test_it_is_as_many_unimodal_federations_to_a_bit(
+    tmp_path: Path, toy: Path, nodes: tuple[str, ...]
+) -> None:
+    """Each modality alone, from the same weights, among the nodes that own it.
+
+    They share no parameter.
+    """
     both = federate(tmp_path / "both", toy, nodes, method="late-fusion")
     start = both.arrays
     assert {name.split(".")[0] for name in start} == {"branches"}
@@ -37,22 +42,34 @@ def test_it_is_as_many_unimodal_federations_to_a_bit(tmp_path: Path, toy: Path, 
 def test_no_shared_group_travels(tmp_path: Path, toy: Path) -> None:
     run = federate(tmp_path, toy, ("audio+visual", "audio"), method="late-fusion")
     run.round(1)
-    assert [set(reply.content["layout"]) for reply in run.replies] == [{"audio", "visual"}, {"audio"}]
+    assert [set(reply.content["layout"]) for reply in run.replies] == [
+        {"audio", "visual"},
+        {"audio"},
+    ]
     assert not any(read_memory(context) for context in run.grid.contexts.values())
 
 
-@pytest.mark.parametrize("present", [[[1, 1]] * 6, [[1, 1], [1, 0], [0, 1], [1, 1], [1, 0], [0, 1]]])
+@pytest.mark.parametrize(
+    "present", [[[1, 1]] * 6, [[1, 1], [1, 0], [0, 1], [1, 1], [1, 0], [0, 1]]]
+)
 def test_loss_and_prediction_are_the_oracles(present: list[list[int]]) -> None:
-    """The sum of the modalities' cross-entropies; the class of the largest summed log-probability."""
+    """The sum of the modalities' cross-entropies.
+
+    The class of the largest summed log-probability.
+    """
     model, batch = oracle.model(structure="unimodal").eval(), oracle.batch(present)
     labels, has, output = batch.labels.numpy(), batch.present.numpy(), model(batch)
     logits = {name: value.detach().numpy() for name, value in output.self_logits.items()}
     terms = METHODS["late-fusion"].loss_terms(model, batch, output, oracle.local_round(model))
-    expected = sum(oracle.cross_entropy(logits[name], labels, has[:, m]) for m, name in enumerate(TWO))
+    expected = sum(
+        oracle.cross_entropy(logits[name], labels, has[:, m]) for m, name in enumerate(TWO)
+    )
     assert terms.total().item() == pytest.approx(expected)
     right = np.zeros(3, dtype=int)
     for i, y in enumerate(labels):
-        votes = sum(np.log(oracle.softmax(logits[name][i])) for m, name in enumerate(TWO) if has[i, m])
+        votes = sum(
+            np.log(oracle.softmax(logits[name][i])) for m, name in enumerate(TWO) if has[i, m]
+        )
         right[y] += int(np.argmax(votes) == y)
     counts = evaluate(model, [batch])
     assert counts["fused"].correct.tolist() == right.tolist()

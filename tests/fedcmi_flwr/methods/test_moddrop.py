@@ -20,7 +20,9 @@ SETTINGS = TrainingConfig(
 
 
 def test_a_share_of_the_samples_keeps_one_of_its_modalities_chosen_evenly() -> None:
-    present = torch.tensor([[1, 1, 1], [0, 1, 1], [0, 0, 1], [0, 0, 0]], dtype=torch.bool).repeat(3000, 1)
+    present = torch.tensor([[1, 1, 1], [0, 1, 1], [0, 0, 1], [0, 0, 0]], dtype=torch.bool).repeat(
+        3000, 1
+    )
     kept = kept_modalities(present, 0.5, torch.Generator().manual_seed(0))
     assert not (kept & ~present).any()
     owned, left = present.sum(1), kept.sum(1)
@@ -31,7 +33,10 @@ def test_a_share_of_the_samples_keeps_one_of_its_modalities_chosen_evenly() -> N
 
 
 def test_everything_dropped_is_the_cross_entropy_of_one_slot_and_zeros() -> None:
-    """Weight 1 against NumPy: every sample is predicted from the slot that the seed keeps, the other one is zero."""
+    """Weight 1 against NumPy.
+
+    Every sample is predicted from the slot that the seed keeps, the other one is zero.
+    """
     model, samples = oracle.model(structure="fusion").eval(), oracle.samples(8)
     batch = oracle.batch([[1, 1]] * 8)
     local = begin_round(model, samples, ModDrop(weight=1.0), SETTINGS, 2, 0, Received())

@@ -43,7 +43,9 @@ def _representations(model: MultimodalModel, batch: Batch, training: bool) -> np
 
 
 def _contrast(own: np.ndarray, towards: np.ndarray, away: np.ndarray) -> float:
-    """Return the mean of -ln(e^(cos(v, global) / 0.5) / (e^(cos(v, global) / 0.5) + e^(cos(v, previous) / 0.5)))."""
+    """Return the mean of -ln(e^(cos(v, global) / 0.5) / (e^(cos(v, global) / 0.5) + e^(cos(v,
+    previous) / 0.5))).
+    """
 
     def cosine(a: np.ndarray, b: np.ndarray) -> float:
         return float(a @ b / np.sqrt((a @ a) * (b @ b)))
@@ -65,12 +67,21 @@ def _contrast(own: np.ndarray, towards: np.ndarray, away: np.ndarray) -> float:
 )
 def test_the_contrast_is_the_oracles(owned: tuple[str, ...], present: list[list[int]]) -> None:
     """The received model has trained on since; the others look at the batch in eval mode."""
-    method, received, previous, model = Moon(weight=3.0), _model(0, owned), _model(5, owned), _model(9, owned)
+    method, received, previous, model = (
+        Moon(weight=3.0),
+        _model(0, owned),
+        _model(5, owned),
+        _model(9, owned),
+    )
     local = oracle.local_round(received)
     own = method.prepare(received, local, {}, previous.state_dict())
     batch = oracle.batch(present, [TWO.index(name) for name in owned])
-    terms = method.loss_terms(model, batch, model(batch), oracle.local_round(received, method_state=own))
-    towards, away = (_representations(other, batch, training=False) for other in (received, previous))
+    terms = method.loss_terms(
+        model, batch, model(batch), oracle.local_round(received, method_state=own)
+    )
+    towards, away = (
+        _representations(other, batch, training=False) for other in (received, previous)
+    )
     expected = _contrast(_representations(model, batch, training=True), towards, away)
     assert terms.values["contrast"].item() == pytest.approx(expected)
     assert terms.total().item() == pytest.approx(terms.values["fused"].item() + 3 * expected)
@@ -80,7 +91,9 @@ def test_the_gradient_flows_into_the_trained_model_only() -> None:
     method, received, model = Moon(), _model(0), _model(9)
     own = method.prepare(received, oracle.local_round(received), {}, _model(5).state_dict())
     batch = oracle.batch([[1, 1]] * 5)
-    terms = method.loss_terms(model, batch, model(batch), oracle.local_round(received, method_state=own))
+    terms = method.loss_terms(
+        model, batch, model(batch), oracle.local_round(received, method_state=own)
+    )
     terms.values["contrast"].backward()
     for other in (own.received, own.previous):
         assert not other.training
@@ -99,17 +112,26 @@ def test_training_changes_neither_of_the_models_it_is_compared_with() -> None:
     memory = {name: value.clone() for name, value in _model(5).float().state_dict().items()}
     own = method.prepare(model, oracle.local_round(model), {}, memory)
     train(model, oracle.samples(12), method, SETTINGS, 1, 0, Received(memory=memory))
-    assert all(torch.equal(value, before[name]) for name, value in own.received.state_dict().items())
-    assert all(torch.equal(value, memory[name]) for name, value in own.previous.state_dict().items())
+    assert all(
+        torch.equal(value, before[name]) for name, value in own.received.state_dict().items()
+    )
+    assert all(
+        torch.equal(value, memory[name]) for name, value in own.previous.state_dict().items()
+    )
     assert not torch.equal(model.fusion.output.weight, before["fusion.output.weight"])
 
 
 def _losses(run: Federated) -> list[set[str]]:
     metrics = [reply.content["metrics"] for reply in run.replies]
-    return [{key.removeprefix("loss-sum.") for key in found if key.startswith("loss-sum.")} for found in metrics]
+    return [
+        {key.removeprefix("loss-sum.") for key in found if key.startswith("loss-sum.")}
+        for found in metrics
+    ]
 
 
-def test_each_node_is_contrasted_with_its_own_model_of_its_last_turn(tmp_path: Path, toy: Path) -> None:
+def test_each_node_is_contrasted_with_its_own_model_of_its_last_turn(
+    tmp_path: Path, toy: Path
+) -> None:
     run = federate(tmp_path, toy, NODES, method="moon")
     run.round(1)
     assert _losses(run) == [{"fused"}] * 3
@@ -131,12 +153,17 @@ def test_each_node_is_contrasted_with_its_own_model_of_its_last_turn(tmp_path: P
         assert not all(np.array_equal(found[name], other[name]) for name in other)
 
 
-def _trained(run: Federated, task: wire.Task, partition: int, memory: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _trained(
+    run: Federated, task: wire.Task, partition: int, memory: dict[str, np.ndarray]
+) -> dict[str, np.ndarray]:
     node = read_node(run.grid.contexts[1001 + partition])
     samples = node_samples(node, "train", node.modalities)
     model = MultimodalModel(run.federation.spec, samples.modalities)
     model.load_state_dict(task.state_dict)
-    settings, received = read_section(TrainingConfig, task.config), Received(memory=to_state_dict(memory))
+    settings, received = (
+        read_section(TrainingConfig, task.config),
+        Received(memory=to_state_dict(memory)),
+    )
     train(model, samples, method_of(task), settings, 2, partition, received)
     return to_arrays(model.state_dict())
 
@@ -152,8 +179,12 @@ def test_a_weight_of_zero_is_fedavg(tmp_path: Path, toy: Path) -> None:
 def test_a_memory_of_another_model_is_no_previous_model() -> None:
     """A node that was of other modalities in its last turn starts anew."""
     received = _model(0)
-    own = Moon().prepare(received, oracle.local_round(received), {}, _model(5, ("audio",)).state_dict())
+    own = Moon().prepare(
+        received, oracle.local_round(received), {}, _model(5, ("audio",)).state_dict()
+    )
     assert own.previous is None
     batch = oracle.batch([[1, 1]] * 3)
-    terms = Moon().loss_terms(received, batch, received(batch), oracle.local_round(received, method_state=own))
+    terms = Moon().loss_terms(
+        received, batch, received(batch), oracle.local_round(received, method_state=own)
+    )
     assert set(terms.values) == {"fused"}

@@ -1,4 +1,7 @@
-"""Samples that lack a modality: what they have counts, in every method's terms, and what they lack never does."""
+"""Samples that lack a modality.
+
+What they have counts, in every method's terms, and what they lack never does.
+"""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,11 +21,26 @@ from fedcmi_flwr.models.multimodal import MultimodalModel
 from fedcmi_flwr.types import Batch
 
 THREE = ("audio", "visual", "touch")
-MIXED = [[1, 1, 1], [1, 0, 0], [0, 1, 1], [1, 1, 0], [1, 1, 1], [0, 0, 1], [1, 0, 1], [0, 1, 0], [1, 1, 1]]
+MIXED = [
+    [1, 1, 1],
+    [1, 0, 0],
+    [0, 1, 1],
+    [1, 1, 0],
+    [1, 1, 1],
+    [0, 0, 1],
+    [1, 0, 1],
+    [0, 1, 0],
+    [1, 1, 1],
+]
 NO_AUDIO = [[0, 1, 1], [0, 0, 1], [0, 1, 0], [0, 1, 1]]
 APART = [[1, 1, 0], [0, 1, 1], [1, 0, 1], [1, 0, 0], [0, 1, 0]]
 FULL = CrossModalInfiltration(
-    gamma=2.0, lambda_=3.0, surrogate=0.5, kd_temperature_scaling=True, unimodal_auxiliary=True, prior_adjustment=1.0
+    gamma=2.0,
+    lambda_=3.0,
+    surrogate=0.5,
+    kd_temperature_scaling=True,
+    unimodal_auxiliary=True,
+    prior_adjustment=1.0,
 )
 SETTINGS = TrainingConfig(
     seed=3, num_server_rounds=4, local_epochs=1, batch_size=4, lr=0.05, lr_min=0.0, lr_decay_start=-1,
@@ -51,8 +69,12 @@ def _model(method: Method, normalization: str = "batch") -> MultimodalModel:
     return oracle.model(THREE, structure=method.structure, normalization=normalization)
 
 
-def _after(model: MultimodalModel, method: Method, batch: Batch) -> tuple[dict[str, float], dict[str, Tensor]]:
-    """Return the terms and gradients of one batch, in a round in which every part of the method is at work."""
+def _after(
+    model: MultimodalModel, method: Method, batch: Batch
+) -> tuple[dict[str, float], dict[str, Tensor]]:
+    """Return the terms and gradients of one batch, in a round in which every part of the method is
+    at work.
+    """
     fields = {"batches": lambda: iter([batch])}
     received, memory = {}, {}
     if method.measures:
@@ -62,7 +84,8 @@ def _after(model: MultimodalModel, method: Method, batch: Batch) -> tuple[dict[s
         fields["dominance"] = oracle.decision("audio", **TEMPERATURES)
     if method is METHODS["fedproto"]:
         received = {
-            f"prototype.{name}": torch.randn(3, 4, generator=torch.Generator().manual_seed(1)) for name in THREE
+            f"prototype.{name}": torch.randn(3, 4, generator=torch.Generator().manual_seed(1))
+            for name in THREE
         }
         fields["log_prior"] = torch.zeros(3).double()
     if method is METHODS["moon"]:
@@ -77,10 +100,14 @@ def _after(model: MultimodalModel, method: Method, batch: Batch) -> tuple[dict[s
     return {name: value.item() for name, value in terms.values.items()}, gradients
 
 
-@pytest.mark.parametrize("present", [MIXED, NO_AUDIO, APART], ids=["mixed", "no audio", "nothing in common"])
+@pytest.mark.parametrize(
+    "present", [MIXED, NO_AUDIO, APART], ids=["mixed", "no audio", "nothing in common"]
+)
 @pytest.mark.parametrize("name", [*sorted(METHODS), "fedcmi-batch"])
 def test_what_a_sample_lacks_is_never_looked_at(name: str, present: list) -> None:
-    """Noise in the place of what is missing changes neither a term nor a gradient nor batch norm's statistics."""
+    """Noise in the place of what is missing changes neither a term nor a gradient nor batch norm's
+    statistics.
+    """
     method = replace(FULL, dominance="batch") if name == "fedcmi-batch" else METHODS[name]
     blank, scribbled = _model(method), _model(method)
     terms, gradients = _after(blank, method, _batch(present))
@@ -91,19 +118,26 @@ def test_what_a_sample_lacks_is_never_looked_at(name: str, present: list) -> Non
     assert set(gradients) == set(other_gradients)
     assert all(torch.equal(value, other_gradients[key]) for key, value in gradients.items())
     assert all(bool(value.isfinite().all()) for value in gradients.values())
-    assert all(torch.equal(value, scribbled.get_buffer(key)) for key, value in blank.named_buffers())
+    assert all(
+        torch.equal(value, scribbled.get_buffer(key)) for key, value in blank.named_buffers()
+    )
 
 
 def _of(batch: Batch, rows: Tensor, names: Sequence[str]) -> Batch:
     """Return these samples as if they had nothing but ``names``."""
     known = torch.tensor([name in names for name in THREE])
     inputs = {name: batch.inputs[name][rows] for name in THREE}
-    return Batch(inputs, batch.labels[rows], batch.present[rows] & known, False, batch.indices[rows])
+    return Batch(
+        inputs, batch.labels[rows], batch.present[rows] & known, False, batch.indices[rows]
+    )
 
 
 @pytest.mark.parametrize("present", [MIXED, NO_AUDIO], ids=["mixed", "no audio"])
 def test_terms_and_gradients_are_those_of_the_samples_that_have_it(present: list) -> None:
-    """Each term computed on a batch of its own samples alone; group norm, which looks at one sample at a time."""
+    """Each term computed on a batch of its own samples alone.
+
+    Group norm, which looks at one sample at a time.
+    """
     batch, whole, parts = _batch(present), _model(FULL, "group"), _model(FULL, "group")
     teacher = oracle.model(THREE, seed=9).eval().branch("audio")
     log_prior_of = {name: torch.tensor(share).double().log() for name, share in PRIORS.items()}
@@ -118,8 +152,12 @@ def test_terms_and_gradients_are_those_of_the_samples_that_have_it(present: list
         if rows.any():
             alone = _of(batch, rows, [name])
             output = parts(alone)
-            total = total + FULL.gamma * _cross_entropy(output.self_logits[name], alone, log_prior_of[name])
-            total = total + FULL.surrogate * _cross_entropy(output.fused_logits, alone, log_prior_of[name])
+            total = total + FULL.gamma * _cross_entropy(
+                output.self_logits[name], alone, log_prior_of[name]
+            )
+            total = total + FULL.surrogate * _cross_entropy(
+                output.fused_logits, alone, log_prior_of[name]
+            )
         both = rows & batch.present[:, 0]
         if name != "audio" and both.any():
             pair = _of(batch, both, ["audio", name])
@@ -132,11 +170,15 @@ def test_terms_and_gradients_are_those_of_the_samples_that_have_it(present: list
     for key, w in whole.named_parameters():
         expected = parts.get_parameter(key).grad
         found = torch.zeros_like(w) if w.grad is None else w.grad
-        assert torch.allclose(found, torch.zeros_like(w) if expected is None else expected, atol=1e-9), key
+        assert torch.allclose(
+            found, torch.zeros_like(w) if expected is None else expected, atol=1e-9
+        ), key
 
 
 def _cross_entropy(logits: Tensor, batch: Batch, log_prior: Tensor) -> Tensor:
-    return cross_entropy(logits + log_prior, batch.labels, torch.ones_like(batch.labels, dtype=torch.bool))
+    return cross_entropy(
+        logits + log_prior, batch.labels, torch.ones_like(batch.labels, dtype=torch.bool)
+    )
 
 
 def test_late_fusions_branches_train_as_if_their_samples_were_all() -> None:
@@ -159,11 +201,17 @@ def test_fedavg_fills_with_zeros() -> None:
     found = method.loss_terms(model, batch, model(batch), oracle.local_round(model)).values["fused"]
     z = torch.stack([model.branch(name).encode(batch.inputs[name]) for name in THREE], dim=1)
     logits = model.fusion(z * batch.present.unsqueeze(2)).detach().numpy()
-    assert found.item() == pytest.approx(oracle.cross_entropy(logits, batch.labels.numpy(), np.ones(9, dtype=bool)))
+    assert found.item() == pytest.approx(
+        oracle.cross_entropy(logits, batch.labels.numpy(), np.ones(9, dtype=bool))
+    )
 
 
-@pytest.mark.parametrize(("present", "terms"), [(MIXED, {"fused", "prototype"}), (APART, {"fused"})])
-def test_without_a_complete_sample_no_modality_is_the_strongest(present: list, terms: set[str]) -> None:
+@pytest.mark.parametrize(
+    ("present", "terms"), [(MIXED, {"fused", "prototype"}), (APART, {"fused"})]
+)
+def test_without_a_complete_sample_no_modality_is_the_strongest(
+    present: list, terms: set[str]
+) -> None:
     method = METHODS["fedpmr"]
     found, _ = _after(_model(method), method, _batch(present))
     assert set(found) == terms
@@ -176,12 +224,18 @@ def test_without_a_complete_sample_nobody_teaches_a_batch(present: list, taught:
 
 
 @pytest.mark.parametrize("dominant", THREE)
-def test_each_weak_modality_learns_from_the_dominant_one_at_its_own_temperatures(dominant: str) -> None:
-    """KD is the sum over both weak modalities, each over the samples that have it and the dominant one."""
+def test_each_weak_modality_learns_from_the_dominant_one_at_its_own_temperatures(
+    dominant: str,
+) -> None:
+    """KD is the sum over both weak modalities, each over the samples that have it and the dominant
+    one.
+    """
     temperatures = {"audio": [0.5, 1.0, 0.7], **TEMPERATURES}
     batch, model = _batch(MIXED), _model(FULL)
     teacher = oracle.model(THREE, seed=9).eval().branch(dominant)
-    local = oracle.local_round(model, teachers={dominant: teacher}, dominance=oracle.decision(dominant, **temperatures))
+    local = oracle.local_round(
+        model, teachers={dominant: teacher}, dominance=oracle.decision(dominant, **temperatures)
+    )
     output = model(batch)
     found = FULL.loss_terms(model, batch, output, local).values["kd"].item()
     target = teacher.self_logits(batch.inputs[dominant]).detach().numpy()
@@ -190,21 +244,30 @@ def test_each_weak_modality_learns_from_the_dominant_one_at_its_own_temperatures
         if name != dominant:
             rows = has[:, column] & has[:, THREE.index(dominant)]
             student = output.infiltration_logits[name].detach().numpy()
-            expected += oracle.distillation(target, student, np.array(temperatures[name])[labels], rows, scaled=True)
+            expected += oracle.distillation(
+                target, student, np.array(temperatures[name])[labels], rows, scaled=True
+            )
     assert found == pytest.approx(expected)
 
 
 def test_the_prior_of_a_modality_is_that_of_the_samples_that_have_it() -> None:
-    """Six samples, labels 0 1 2 0 1 2; the two of class 0 have no visual: (0.5, 2.5, 2.5) of 5.5. All have audio."""
+    """Six samples, labels 0 1 2 0 1 2; the two of class 0 have no visual: (0.5, 2.5, 2.5) of 5.5.
+
+    All have audio.
+    """
     samples = oracle.samples(6)
     has = samples.has.copy()
     has[[0, 3], 1] = False
     local = _round(replace(samples, has=has))
     assert local.log_prior.numpy() == pytest.approx(np.log([1 / 3] * 3))
     assert set(local.log_prior_of) == {"visual"}
-    assert local.log_prior_of["visual"].numpy() == pytest.approx(np.log(np.array([0.5, 2.5, 2.5]) / 5.5))
+    assert local.log_prior_of["visual"].numpy() == pytest.approx(
+        np.log(np.array([0.5, 2.5, 2.5]) / 5.5)
+    )
     assert _round(samples).log_prior_of == {}
 
 
 def _round(samples: oracle.Samples) -> LocalRound:
-    return begin_round(oracle.model().float(), samples, METHODS["fedavg"], SETTINGS, 1, 0, Received())
+    return begin_round(
+        oracle.model().float(), samples, METHODS["fedavg"], SETTINGS, 1, 0, Received()
+    )

@@ -1,4 +1,6 @@
-"""SCAFFOLD: the corrected step, option II and the server's control variates, written out by hand."""
+"""SCAFFOLD: the corrected step, option II and the server's control variates, written out by
+hand.
+"""
 
 import re
 from dataclasses import replace
@@ -34,7 +36,10 @@ def _model(**changes: object) -> MultimodalModel:
 
 def _controls(seed: int) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    return {name: 0.1 * torch.randn(w.shape, generator=generator) for name, w in _model().named_parameters()}
+    return {
+        name: 0.1 * torch.randn(w.shape, generator=generator)
+        for name, w in _model().named_parameters()
+    }
 
 
 def _train(model: MultimodalModel, settings: TrainingConfig, received: Received) -> LocalResult:
@@ -70,7 +75,11 @@ def test_without_drift_the_new_control_variate_is_the_mean_gradient() -> None:
     first, second = (_train(_model(), one, Received(from_server=c, memory=c_k)).kept.memory for c, c_k in
                      (({}, {}), (_controls(1), _controls(2))))  # fmt: skip
     model = _model().train()
-    batch = next(oracle.samples(13).training_batches(13, ("audio", "visual"), torch_generator(3, "batches", 2, 1)))
+    batch = next(
+        oracle.samples(13).training_batches(
+            13, ("audio", "visual"), torch_generator(3, "batches", 2, 1)
+        )
+    )
     torch.nn.functional.cross_entropy(model(batch).fused_logits, batch.labels).backward()
     for name, w in model.named_parameters():
         assert torch.allclose(first[name], w.grad, atol=1e-5), name
@@ -91,17 +100,27 @@ def test_effective_steps_are_how_far_a_constant_gradient_goes(count: int, moment
 def test_a_round_at_learning_rate_zero_keeps_the_control_variates() -> None:
     """The last round of a decay to lr-min = 0 moves nothing, so it measures no gradient either."""
     c, c_k, model = _controls(1), _controls(2), _model()
-    kept = _train(model, replace(SETTINGS, num_server_rounds=2, lr_decay_start=1), Received(from_server=c, memory=c_k))
+    kept = _train(
+        model,
+        replace(SETTINGS, num_server_rounds=2, lr_decay_start=1),
+        Received(from_server=c, memory=c_k),
+    )
     assert all(torch.equal(value, c_k[name]) for name, value in kept.kept.memory.items())
     assert not any(value.any() for value in kept.kept.to_server.values())
     assert set(kept.kept.memory) == set(kept.kept.to_server) == set(c_k)
 
 
 def test_accumulated_batches_count_as_one_step() -> None:
-    """Batches of 4, 4 and 5 samples are one step an epoch, so both epochs are those of one batch of 13."""
+    """Batches of 4, 4 and 5 samples are one step an epoch, so both epochs are those of one batch of
+    13.
+    """
     plain = replace(SETTINGS, momentum=0.9, weight_decay=0.0)
     large, small = (
-        _train(_model(normalization="group"), settings, Received(from_server=_controls(1), memory=_controls(2)))
+        _train(
+            _model(normalization="group"),
+            settings,
+            Received(from_server=_controls(1), memory=_controls(2)),
+        )
         for settings in (replace(plain, batch_size=13), replace(plain, accumulate_batches=4))
     )
     for name, value in large.kept.memory.items():
@@ -111,34 +130,56 @@ def test_accumulated_batches_count_as_one_step() -> None:
 def test_an_optimiser_of_adams_kin_is_refused() -> None:
     objective = LocalObjective(_model(), SCAFFOLD, oracle.local_round(_model()), "scaffold")
     optimizer = torch.optim.AdamW(objective.model.parameters())
-    with pytest.raises(ValueError, match=r"method 'scaffold' .* length of SGD's steps; found AdamW\. Step with torch"):
+    with pytest.raises(
+        ValueError,
+        match=r"method 'scaffold' .* length of SGD's steps; found AdamW\. Step with torch",
+    ):
         objective.step(optimizer)
 
 
 def test_the_server_adds_the_changes_over_all_owners() -> None:
-    """Both sampled nodes of 4 own a: 1 + (2 + 4) / 4; one of 2 owners sent b: 0 + 3 / 2; nobody sent d."""
-    replies = [{"a": np.array([2.0], np.float32), "b": np.array([3.0], np.float32)}, {"a": np.array([4.0], np.float32)}]
+    """Both sampled nodes of 4 own a: 1 + (2 + 4) / 4; one of 2 owners sent b: 0 + 3 / 2.
+
+    Nobody sent d.
+    """
+    replies = [
+        {"a": np.array([2.0], np.float32), "b": np.array([3.0], np.float32)},
+        {"a": np.array([4.0], np.float32)},
+    ]
     state = {"a": np.array([1.0], np.float32), "d": np.array([7.0], np.float32)}
     found = SCAFFOLD.combine(state, replies, {"a": 4, "b": 2, "d": 1})
-    assert {name: value.tolist() for name, value in found.items()} == {"a": [2.5], "b": [1.5], "d": [7.0]}
+    assert {name: value.tolist() for name, value in found.items()} == {
+        "a": [2.5],
+        "b": [1.5],
+        "d": [7.0],
+    }
     assert {value.dtype for value in found.values()} == {np.dtype(np.float32)}
     assert set(SCAFFOLD.for_node(found, ["audio"], ["b", "other"])) == {"b"}
 
 
 def _mean_of_control_variates(run: Federated, nodes: int) -> dict[str, np.ndarray]:
-    """Return, of each parameter, the mean of c_k over the nodes that own it; 0 where a node has not trained yet."""
+    """Return, of each parameter, the mean of c_k over the nodes that own it.
+
+    0 where a node has not trained yet.
+    """
     kept = [run.memory(partition) for partition in range(nodes)]
     means = {}
     for name, w in run.federation.model.named_parameters():
         group = name.split(".")[1] if name.startswith("branches.") else ""
-        owners = [i for i in range(nodes) if group in run.grid.contexts[1001 + i].node_config["modalities"]]
+        owners = [
+            i
+            for i in range(nodes)
+            if group in run.grid.contexts[1001 + i].node_config["modalities"]
+        ]
         assert all(name in kept[i] for i in owners if kept[i])
         assert not any(name in kept[i] for i in range(nodes) if i not in owners)
         means[name] = sum(kept[i].get(name, np.zeros(w.shape)) for i in owners) / len(owners)
     return means
 
 
-@pytest.mark.parametrize(("nodes", "fraction"), [(NODES, 1.0), (("audio+visual",) * 3 + ("audio",), 0.5)])
+@pytest.mark.parametrize(
+    ("nodes", "fraction"), [(NODES, 1.0), (("audio+visual",) * 3 + ("audio",), 0.5)]
+)
 def test_c_is_the_mean_of_the_nodes_control_variates(
     tmp_path: Path, toy: Path, nodes: tuple[str, ...], fraction: float
 ) -> None:
@@ -150,7 +191,9 @@ def test_c_is_the_mean_of_the_nodes_control_variates(
         assert any(value.any() for value in means.values())
         assert run.strategy.method_state.keys() <= means.keys()
         for name, mean in means.items():
-            assert run.strategy.method_state.get(name, np.zeros(1)) == pytest.approx(mean, abs=1e-5), name
+            assert run.strategy.method_state.get(name, np.zeros(1)) == pytest.approx(
+                mean, abs=1e-5
+            ), name
 
 
 def test_the_first_round_is_fedavg_and_the_second_is_not(tmp_path: Path, toy: Path) -> None:
@@ -168,7 +211,10 @@ W = "branches.audio.encoder.output.bias"
     ("bad", "words"),
     [
         ({}, "control variates are missing"),
-        ({W: np.zeros(5, np.float32)}, rf"'{W}', float32 \[5\], is no array that the node was sent"),
+        (
+            {W: np.zeros(5, np.float32)},
+            rf"'{W}', float32 \[5\], is no array that the node was sent",
+        ),
         ({W: np.zeros(4, np.float64)}, rf"'{W}', float64 \[4\], is no array"),
         ({W: np.array(["a", "b", "c", "d"])}, rf"'{W}', <U1 \[4\], is no array"),
         ({W: np.full(4, np.nan, np.float32)}, f"'{W}' holds NaN"),

@@ -19,7 +19,12 @@ PAIRS = [[1, 1]] * 5
 SOME_ABSENT = [[1, 1], [1, 0], [0, 1], [1, 1], [1, 1], [1, 1]]
 TEMPERATURES = {"audio": [0.5, 1.0, 0.25], "visual": [0.9, 0.4, 1.0]}
 FULL = CrossModalInfiltration(
-    gamma=2.0, lambda_=3.0, warmup=1, surrogate=0.5, kd_temperature_scaling=True, unimodal_auxiliary=True
+    gamma=2.0,
+    lambda_=3.0,
+    warmup=1,
+    surrogate=0.5,
+    kd_temperature_scaling=True,
+    unimodal_auxiliary=True,
 )
 
 
@@ -29,7 +34,10 @@ def _arrays(values: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
 
 def _slots(model: MultimodalModel, output: ModelOutput, mask: np.ndarray) -> torch.Tensor:
     u, q = (
-        np.stack([part.get(m, np.zeros_like(next(iter(part.values())))) for m in model.spec.modalities], axis=1)
+        np.stack(
+            [part.get(m, np.zeros_like(next(iter(part.values())))) for m in model.spec.modalities],
+            axis=1,
+        )
         for part in (_arrays(output.self_embeddings), _arrays(output.infiltration_embeddings))
     )
     return torch.from_numpy(oracle.fill(u, q, mask))
@@ -59,15 +67,23 @@ def test_every_term_is_the_oracles(dominant: str, weak: str, present: list, scal
         logits = model.fusion(_slots(model, output, mask & (np.arange(2) == m))).detach().numpy()
         surrogate += oracle.cross_entropy(logits, labels, mask[:, m])
     expected = {
-        "fused": oracle.cross_entropy(model.fusion(_slots(model, output, mask)).detach().numpy(), labels, every),
-        "self": sum(oracle.cross_entropy(u_logits[name], labels, mask[:, m]) for m, name in enumerate(TWO)),
+        "fused": oracle.cross_entropy(
+            model.fusion(_slots(model, output, mask)).detach().numpy(), labels, every
+        ),
+        "self": sum(
+            oracle.cross_entropy(u_logits[name], labels, mask[:, m]) for m, name in enumerate(TWO)
+        ),
         "kd": oracle.distillation(
             teacher, q_logits[weak], np.array(TEMPERATURES[weak])[labels], mask.all(axis=1), scaled
         ),
         "surrogate": surrogate,
     }
-    assert {name: value.item() for name, value in terms.values.items()} == pytest.approx(expected, rel=1e-6)
-    total = expected["fused"] + 2 * expected["self"] + 3 * expected["kd"] + 0.5 * expected["surrogate"]
+    assert {name: value.item() for name, value in terms.values.items()} == pytest.approx(
+        expected, rel=1e-6
+    )
+    total = (
+        expected["fused"] + 2 * expected["self"] + 3 * expected["kd"] + 0.5 * expected["surrogate"]
+    )
     assert terms.total().item() == pytest.approx(total, rel=1e-6)
 
 
@@ -79,8 +95,12 @@ def test_total_weighs_by_name_and_one_where_unnamed() -> None:
 @pytest.mark.parametrize(("auxiliary", "expected"), [(False, {"fused"}), (True, {"fused", "self"})])
 def test_unimodal_nodes_have_neither_kd_nor_surrogate(auxiliary: bool, expected: set[str]) -> None:
     model, batch = oracle.model(owned=("audio",)), oracle.batch([[1, 0]] * 4, (0,))
-    local = oracle.local_round(model, dominance=oracle.decision("visual", audio=TEMPERATURES["audio"]))
-    terms = replace(FULL, unimodal_auxiliary=auxiliary).loss_terms(model, batch, model(batch), local)
+    local = oracle.local_round(
+        model, dominance=oracle.decision("visual", audio=TEMPERATURES["audio"])
+    )
+    terms = replace(FULL, unimodal_auxiliary=auxiliary).loss_terms(
+        model, batch, model(batch), local
+    )
     assert set(terms.values) == expected
 
 
@@ -90,13 +110,17 @@ def test_unimodal_nodes_have_neither_kd_nor_surrogate(auxiliary: bool, expected:
 )
 def test_a_weight_of_zero_leaves_its_term_out(change: dict[str, float], missing: str) -> None:
     model, batch = oracle.model(), oracle.batch(PAIRS)
-    local = oracle.local_round(model, teachers=_teachers("audio"), dominance=oracle.decision("audio"))
+    local = oracle.local_round(
+        model, teachers=_teachers("audio"), dominance=oracle.decision("audio")
+    )
     terms = replace(FULL, **change).loss_terms(model, batch, model(batch), local)
     assert set(terms.values) == {"fused", "self", "kd", "surrogate"} - {missing}
 
 
 DECIDED = oracle.decision("audio", visual=TEMPERATURES["visual"])
-OWN = ClassStats({"audio": np.array([0.5]), "visual": np.array([0.9])}, dict.fromkeys(TWO, np.array([1])))
+OWN = ClassStats(
+    {"audio": np.array([0.5]), "visual": np.array([0.9])}, dict.fromkeys(TWO, np.array([1]))
+)
 
 
 @pytest.mark.parametrize(
@@ -106,15 +130,28 @@ OWN = ClassStats({"audio": np.array([0.5]), "visual": np.array([0.9])}, dict.fro
         pytest.param({"warmup": 1}, TWO, 1, None, (), id="warm-up"),
         pytest.param({"warmup": 1}, TWO, 2, "audio", ("audio",), id="after the warm-up"),
         pytest.param({"warmup": 3}, TWO, 3, None, (), id="last round of a longer warm-up"),
-        pytest.param({"dominance": "client"}, TWO, 2, "visual", ("visual",), id="the node's own statistics decide"),
-        pytest.param({"dominance": "client"}, TWO, 1, None, (), id="nor before the warm-up is over"),
+        pytest.param(
+            {"dominance": "client"},
+            TWO,
+            2,
+            "visual",
+            ("visual",),
+            id="the node's own statistics decide",
+        ),
+        pytest.param(
+            {"dominance": "client"}, TWO, 1, None, (), id="nor before the warm-up is over"
+        ),
         pytest.param({"dominance": "batch"}, TWO, 2, None, TWO, id="anybody may teach a batch"),
         pytest.param({}, ("audio",), 2, None, (), id="one modality"),
         pytest.param({}, ("visual", "touch"), 2, None, (), id="dominant modality not owned"),
     ],
 )
 def test_who_may_teach_when(
-    change: dict, owned: tuple[str, ...], server_round: int, dominant: str | None, teachers: tuple[str, ...]
+    change: dict,
+    owned: tuple[str, ...],
+    server_round: int,
+    dominant: str | None,
+    teachers: tuple[str, ...],
 ) -> None:
     """The server says audio; the node's own statistics say visual."""
     decided, found = replace(FULL, **change).teaching(owned, server_round, DECIDED, OWN)
@@ -136,17 +173,24 @@ def test_nobody_teaches_without_a_decision_or_where_the_dominant_modality_is_not
 
 def test_temperature_is_one_where_nobody_measured_the_weak_modality() -> None:
     model, batch = oracle.model(), oracle.batch(PAIRS)
-    local = oracle.local_round(model, teachers=_teachers("audio"), dominance=oracle.decision("audio"))
+    local = oracle.local_round(
+        model, teachers=_teachers("audio"), dominance=oracle.decision("audio")
+    )
     output = model(batch)
     teacher = local.teachers["audio"].self_logits(batch.inputs["audio"]).detach().numpy()
     student, ones = output.infiltration_logits["visual"].detach().numpy(), np.ones(5)
     expected = oracle.distillation(teacher, student, ones, ones > 0, scaled=True)
-    assert FULL.loss_terms(model, batch, output, local).values["kd"].item() == pytest.approx(expected)
+    assert FULL.loss_terms(model, batch, output, local).values["kd"].item() == pytest.approx(
+        expected
+    )
 
 
 @pytest.mark.parametrize("winner", [0, 1])
 def test_batch_dominance_lets_the_winner_of_the_batch_teach(winner: int) -> None:
-    """The classifier's bias for each row's class makes the winner; labels of one class, so it wins in every row."""
+    """The classifier's bias for each row's class makes the winner.
+
+    Labels of one class, so it wins in every row.
+    """
     model = oracle.model()
     batch = replace(oracle.batch(PAIRS), labels=torch.ones(5, dtype=torch.int64))
     with torch.no_grad():
@@ -165,7 +209,9 @@ def test_batch_dominance_lets_the_winner_of_the_batch_teach(winner: int) -> None
     _, _, temperatures = oracle.decide(stats.probability_sum, stats.count, method.kappa, d)
     teacher = local.teachers[d].self_logits(batch.inputs[d]).detach().numpy()
     student, rows = output.infiltration_logits[weak].detach().numpy(), np.ones(5, dtype=bool)
-    expected = oracle.distillation(teacher, student, np.array(temperatures[weak])[batch.labels], rows, scaled=True)
+    expected = oracle.distillation(
+        teacher, student, np.array(temperatures[weak])[batch.labels], rows, scaled=True
+    )
     assert found.item() == pytest.approx(expected)
     assert calls == {d: 2, weak: 0}  # once by the method, once by this test
 
@@ -184,7 +230,10 @@ def _count_calls(teachers: Mapping[str, torch.nn.Module]) -> dict[str, int]:
 def test_samples_without_both_modalities_do_not_decide_the_batch() -> None:
     """Audio wins on the two complete samples; visual would win on the sum over all five rows."""
     model = oracle.model().eval()
-    batch = replace(oracle.batch([[1, 1], [1, 1], [0, 1], [0, 1], [0, 1]]), labels=torch.ones(5, dtype=torch.int64))
+    batch = replace(
+        oracle.batch([[1, 1], [1, 1], [0, 1], [0, 1], [0, 1]]),
+        labels=torch.ones(5, dtype=torch.int64),
+    )
     with torch.no_grad():
         model.branch("audio").classifier.bias[1] = 5.0
         model.branch("visual").classifier.bias[1] = 3.0
@@ -215,30 +264,45 @@ def test_decision_is_the_oracles(seed: int) -> None:
 def test_decision_needs_two_modalities_with_samples() -> None:
     one = ClassStats({"a": np.ones(2)}, {"a": np.array([2, 2])})
     assert decide_dominance(one, 2.0) == NOBODY
-    empty = ClassStats({"a": np.ones(2), "b": np.zeros(2)}, {"a": np.array([2, 2]), "b": np.array([0, 0])})
+    empty = ClassStats(
+        {"a": np.ones(2), "b": np.zeros(2)}, {"a": np.array([2, 2]), "b": np.array([0, 0])}
+    )
     assert decide_dominance(empty, 2.0) == NOBODY
-    apart = ClassStats({"a": np.ones(2), "b": np.ones(2)}, {"a": np.array([2, 0]), "b": np.array([0, 2])})
+    apart = ClassStats(
+        {"a": np.ones(2), "b": np.ones(2)}, {"a": np.array([2, 0]), "b": np.array([0, 2])}
+    )
     assert decide_dominance(apart, 2.0) == NOBODY
 
 
 def test_a_modality_without_samples_is_left_out() -> None:
-    """With p = 3/4 for a, 1/4 for b, nothing for c, a teaches b with r = 3, and T = 1 since all r are equal."""
+    """With p = 3/4 for a, 1/4 for b, nothing for c, a teaches b with r = 3, and T = 1 since all r
+    are equal.
+    """
     total = {"a": np.array([1.5, 0.75]), "b": np.array([0.5, 0.25]), "c": np.zeros(2)}
     count = {"a": np.array([2, 1]), "b": np.array([2, 1]), "c": np.array([0, 0])}
     found = decide_dominance(ClassStats(total, count), 2.0)
     assert found.dominant == "a"
-    assert {name: value.tolist() for name, value in found.ratio.items()} == {"b": pytest.approx([3.0, 3.0])}
+    assert {name: value.tolist() for name, value in found.ratio.items()} == {
+        "b": pytest.approx([3.0, 3.0])
+    }
     assert found.temperature["b"].tolist() == pytest.approx([1.0, 1.0])
 
 
 def test_class_statistics_add_up() -> None:
     left = ClassStats({"a": np.array([1.0, 2.0])}, {"a": np.array([1, 2])})
     right = ClassStats(
-        {"a": np.array([0.5, 0.0]), "b": np.array([3.0, 3.0])}, {"a": np.array([1, 0]), "b": np.array([4, 4])}
+        {"a": np.array([0.5, 0.0]), "b": np.array([3.0, 3.0])},
+        {"a": np.array([1, 0]), "b": np.array([4, 4])},
     )
     total = left + right
-    assert {name: value.tolist() for name, value in total.probability_sum.items()} == {"a": [1.5, 2.0], "b": [3.0, 3.0]}
-    assert {name: value.tolist() for name, value in total.count.items()} == {"a": [2, 2], "b": [4, 4]}
+    assert {name: value.tolist() for name, value in total.probability_sum.items()} == {
+        "a": [1.5, 2.0],
+        "b": [3.0, 3.0],
+    }
+    assert {name: value.tolist() for name, value in total.count.items()} == {
+        "a": [2, 2],
+        "b": [4, 4],
+    }
     assert left.probability_sum["a"].tolist() == [1.0, 2.0]
 
 
@@ -252,7 +316,9 @@ def test_proximal_gradient_by_hand(method: Method) -> None:
             parameter.add_(torch.randn_like(parameter))
     batch = oracle.batch(PAIRS)
     FedAvg().loss_terms(model, batch, model(batch), local).total().backward()
-    before = {name: None if w.grad is None else w.grad.clone() for name, w in model.named_parameters()}
+    before = {
+        name: None if w.grad is None else w.grad.clone() for name, w in model.named_parameters()
+    }
     method.adjust_gradients(model, local)
     for (name, w), start in zip(model.named_parameters(), local.global_parameters, strict=True):
         if before[name] is None:
@@ -269,4 +335,6 @@ def test_mu_of_zero_leaves_the_gradient_bits_alone() -> None:
     before = {name: w.grad.clone() for name, w in model.named_parameters() if w.grad is not None}
     FedAvg().adjust_gradients(model, local)
     assert before
-    assert all(torch.equal(model.get_parameter(name).grad, gradient) for name, gradient in before.items())
+    assert all(
+        torch.equal(model.get_parameter(name).grad, gradient) for name, gradient in before.items()
+    )

@@ -24,7 +24,12 @@ def _save(path: Path, seed: int = 0, **changes: object) -> torch.nn.Module:
     model(_batch())  # so that BatchNorm's buffers are not what they start from
     inputs = oracle.inputs("audio", "visual")
     save_model(
-        path, to_arrays(model.state_dict()), model.spec, inputs, CLASSES, {"round": 3, "run-config": {"lr": 0.1}}
+        path,
+        to_arrays(model.state_dict()),
+        model.spec,
+        inputs,
+        CLASSES,
+        {"round": 3, "run-config": {"lr": 0.1}},
     )
     return model.eval()
 
@@ -59,19 +64,26 @@ def test_saving_replaces_the_file_and_leaves_no_other(tmp_path: Path) -> None:
     second = _save(tmp_path / "model.safetensors", seed=1)
     assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
     assert torch.equal(
-        load_model(tmp_path / "model.safetensors")[0](_batch()).fused_logits, second(_batch()).fused_logits
+        load_model(tmp_path / "model.safetensors")[0](_batch()).fused_logits,
+        second(_batch()).fused_logits,
     )
 
 
 def test_equal_models_are_equal_bytes(tmp_path: Path) -> None:
     """With a dozen texts, safetensors' own order would differ sooner or later."""
-    arrays, notes = {"b": np.ones(3, np.float32), "a": np.arange(5)}, {f"key {number}": "ä" for number in range(12)}
+    arrays, notes = (
+        {"b": np.ones(3, np.float32), "a": np.arange(5)},
+        {f"key {number}": "ä" for number in range(12)},
+    )
     written = {to_bytes(arrays, notes) for _ in range(8)}
     assert len(written) == 1
     (tmp_path / "file").write_bytes(written.pop())
     with safe_open(tmp_path / "file", framework="np") as file:
         assert file.metadata() == notes
-        assert {name: file.get_tensor(name).tolist() for name in "ab"} == {"a": [0, 1, 2, 3, 4], "b": [1, 1, 1]}
+        assert {name: file.get_tensor(name).tolist() for name in "ab"} == {
+            "a": [0, 1, 2, 3, 4],
+            "b": [1, 1, 1],
+        }
 
 
 def test_arrays_without_dimensions_and_integers_survive(tmp_path: Path) -> None:
@@ -93,7 +105,9 @@ def test_what_is_no_safetensors_file_is_refused(tmp_path: Path, content: bytes) 
     path = tmp_path / "model.safetensors"
     _save(path)
     path.write_bytes(path.read_bytes()[:-100] if content == b"cut" else content)
-    with pytest.raises(CheckpointError, match=r"model\.safetensors: not a model written by this project"):
+    with pytest.raises(
+        CheckpointError, match=r"model\.safetensors: not a model written by this project"
+    ):
         load_model(path)
 
 
@@ -110,11 +124,18 @@ def test_what_is_no_safetensors_file_is_refused(tmp_path: Path, content: bytes) 
     ],
 )
 def test_other_safetensors_files_are_refused(tmp_path: Path, change: dict[str, Any] | None) -> None:
-    """None: a file of another program, with its own metadata; else: metadata that do not fit the arrays."""
+    """None: a file of another program, with its own metadata.
+
+    Else: metadata that do not fit the arrays.
+    """
     path = tmp_path / "model.safetensors"
     metadata = _metadata(path)
     for key, value in (change or {}).items():
-        metadata[key] = json.dumps({**json.loads(metadata[key]), **value}) if isinstance(value, dict) else value
+        metadata[key] = (
+            json.dumps({**json.loads(metadata[key]), **value}) if isinstance(value, dict) else value
+        )
     save_file(load_file(path), path, metadata=metadata if change else {"format": "pt"})
-    with pytest.raises(CheckpointError, match=r"model\.safetensors: not a model written by this project"):
+    with pytest.raises(
+        CheckpointError, match=r"model\.safetensors: not a model written by this project"
+    ):
         load_model(path)

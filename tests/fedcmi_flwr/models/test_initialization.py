@@ -12,8 +12,13 @@ from fedcmi_flwr.models.initialization import initialize
 
 
 def test_xavier_and_kaiming_by_their_formulas() -> None:
-    """Xavier's uniform bound is sqrt(6 / (in + out)); Kaiming's sigma by fan-out is sqrt(2 / (out x kernel))."""
-    model = nn.Sequential(nn.Conv2d(20, 40, 3), nn.Conv1d(30, 50, 5), nn.Linear(300, 200), nn.BatchNorm2d(7))
+    """Xavier's uniform bound is sqrt(6 / (in + out)).
+
+    Kaiming's sigma by fan-out is sqrt(2 / (out x kernel)).
+    """
+    model = nn.Sequential(
+        nn.Conv2d(20, 40, 3), nn.Conv1d(30, 50, 5), nn.Linear(300, 200), nn.BatchNorm2d(7)
+    )
     biases = [layer.bias.detach().clone() for layer in model[:2]]
     torch.manual_seed(0)
     initialize(model, "xavier-kaiming")
@@ -32,7 +37,9 @@ def test_pretrained_trunks_keep_their_weights(kind: str) -> None:
     encoder = build_encoder("resnet18", kinds.IMAGE, 4, options=kinds.TINY["resnet18"])
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
     initialize(encoder, kind, [encoder.trunk])
-    changed = {name for name, value in encoder.state_dict().items() if not torch.equal(value, before[name])}
+    changed = {
+        name for name, value in encoder.state_dict().items() if not torch.equal(value, before[name])
+    }
     assert changed == (set() if kind == "torch" else {"output.weight", "output.bias"})
 
 

@@ -10,7 +10,13 @@ import torch
 from fedcmi_flwr.data.schema import ModalitySpec
 from fedcmi_flwr.models.encoders import build_encoder
 from fedcmi_flwr.models.fusion import FUSIONS, fill_slots
-from fedcmi_flwr.models.multimodal import STRUCTURES, MultimodalModel, build_projector, mask_for, parameter_groups
+from fedcmi_flwr.models.multimodal import (
+    STRUCTURES,
+    MultimodalModel,
+    build_projector,
+    mask_for,
+    parameter_groups,
+)
 from fedcmi_flwr.types import ModelOutput
 
 THREE = ("audio", "visual", "touch")
@@ -35,14 +41,18 @@ def test_slots_are_the_oracles(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     u, q = torch.randn(2, 8, 4, 5, generator=generator).double()
     present = torch.rand(8, 4, generator=generator) > 0.5
-    assert fill_slots(u, q, present).numpy() == pytest.approx(oracle.fill(u.numpy(), q.numpy(), present.numpy()))
+    assert fill_slots(u, q, present).numpy() == pytest.approx(
+        oracle.fill(u.numpy(), q.numpy(), present.numpy())
+    )
 
 
 @pytest.mark.parametrize("modalities", [THREE[:2], THREE])
 @pytest.mark.parametrize("structure", STRUCTURES)
 @pytest.mark.parametrize("projector", ["linear", "mlp"])
 @pytest.mark.parametrize("fusion", FUSIONS)
-def test_every_kind_gives_logits(fusion: str, projector: str, structure: str, modalities: tuple[str, ...]) -> None:
+def test_every_kind_gives_logits(
+    fusion: str, projector: str, structure: str, modalities: tuple[str, ...]
+) -> None:
     model = oracle.model(modalities, fusion=fusion, projector=projector, structure=structure)
     columns = range(len(modalities))
     output = model(oracle.batch([row[: len(modalities)] for row in ALL_PRESENT], columns))
@@ -97,7 +107,9 @@ def test_film_and_gated_fusion_by_hand() -> None:
     for m in range(2):
         gate = 1 / (1 + (-(slots[:, m] @ gated.gates[m].weight.T + gated.gates[m].bias)).exp())
         parts.append(gate * (slots[:, m] @ gated.values[m].weight.T + gated.values[m].bias))
-    assert torch.allclose(gated(slots), (parts[0] + parts[1]) @ gated.output.weight.T + gated.output.bias)
+    assert torch.allclose(
+        gated(slots), (parts[0] + parts[1]) @ gated.output.weight.T + gated.output.bias
+    )
 
 
 def test_the_outputs_are_what_the_words_say() -> None:
@@ -108,20 +120,30 @@ def test_the_outputs_are_what_the_words_say() -> None:
     assert torch.allclose(output.self_embeddings["audio"], branch.self_projector(z))
     assert torch.allclose(output.infiltration_embeddings["audio"], branch.infiltration_projector(z))
     assert torch.allclose(output.self_logits["audio"], branch.classifier(branch.self_projector(z)))
-    assert torch.allclose(output.infiltration_logits["audio"], branch.classifier(branch.infiltration_projector(z)))
+    assert torch.allclose(
+        output.infiltration_logits["audio"], branch.classifier(branch.infiltration_projector(z))
+    )
     assert torch.equal(branch.self_logits(x), output.self_logits["audio"])
     plain = oracle.model(structure="fusion").eval()
     assert torch.equal(plain(batch).self_embeddings["audio"], plain.branch("audio").encoder(x))
 
 
 def _rows(output: ModelOutput, rows: torch.Tensor) -> list[torch.Tensor]:
-    parts = (output.self_embeddings, output.infiltration_embeddings, output.self_logits, output.infiltration_logits)
+    parts = (
+        output.self_embeddings,
+        output.infiltration_embeddings,
+        output.self_logits,
+        output.infiltration_logits,
+    )
     return [part["audio"][rows] for part in parts]
 
 
 @pytest.mark.parametrize("training", [True, False])
 def test_absent_samples_touch_nothing(training: bool) -> None:
-    """The audio branch sees the present rows alone: same outputs, same running statistics, zeros elsewhere."""
+    """The audio branch sees the present rows alone.
+
+    Same outputs, same running statistics, zeros elsewhere.
+    """
     with_absent, alone = oracle.model(THREE).train(training), oracle.model(THREE).train(training)
     batch = oracle.batch(SOME_ABSENT, range(3))
     batch.inputs["audio"][~batch.present[:, 0]] = 1e6  # garbage that must not be looked at
@@ -150,11 +172,18 @@ def test_fused_logits_of_incomplete_samples_use_the_fill() -> None:
 
 
 def test_owned_subset_builds_its_branches_only_and_fills_the_rest() -> None:
-    """Audio alone of three: its u in the first slot, its q in both others; the weights are the whole model's."""
+    """Audio alone of three: its u in the first slot, its q in both others.
+
+    The weights are the whole model's.
+    """
     whole, mine = oracle.model(THREE), oracle.model(THREE, owned=("audio",))
-    mine.load_state_dict({name: value for name, value in whole.state_dict().items() if name in mine.state_dict()})
+    mine.load_state_dict(
+        {name: value for name, value in whole.state_dict().items() if name in mine.state_dict()}
+    )
     assert mine.owned == ("audio",)
-    assert {name.split(".")[1] for name in mine.state_dict() if name.startswith("branches.")} == {"audio"}
+    assert {name.split(".")[1] for name in mine.state_dict() if name.startswith("branches.")} == {
+        "audio"
+    }
     batch = oracle.batch([[1, 0, 0]] * 4, (0,))
     output = mine.eval()(batch)
     u, q = output.self_embeddings["audio"], output.infiltration_embeddings["audio"]
@@ -165,11 +194,15 @@ def test_plain_model_fills_with_zeros() -> None:
     model = oracle.model(owned=("visual",), structure="fusion").eval()
     output = model(oracle.batch([[0, 1]] * 3, (1,)))
     z = output.self_embeddings["visual"]
-    assert torch.allclose(output.fused_logits, model.fusion(torch.stack([torch.zeros_like(z), z], dim=1)))
+    assert torch.allclose(
+        output.fused_logits, model.fusion(torch.stack([torch.zeros_like(z), z], dim=1))
+    )
 
 
 def test_one_modality_is_looked_at_without_the_others() -> None:
-    mask, rows = mask_for(("visual",), THREE, torch.tensor([[1, 1, 1], [0, 1, 1], [1, 0, 0]], dtype=torch.bool))
+    mask, rows = mask_for(
+        ("visual",), THREE, torch.tensor([[1, 1, 1], [0, 1, 1], [1, 0, 0]], dtype=torch.bool)
+    )
     assert mask.int().tolist() == [[0, 1, 0], [0, 1, 0], [0, 0, 0]]
     assert rows.tolist() == [True, True, False]
 
@@ -180,9 +213,14 @@ def test_parameter_groups_partition_every_name(modalities: tuple[str, ...], stru
     model = oracle.model(modalities, structure=structure, fusion="gated")
     groups = parameter_groups(model.spec)
     assert list(groups) == [*modalities, "shared"]
-    claims = {name: [g for g, prefixes in groups.items() if name.startswith(prefixes)] for name in model.state_dict()}
+    claims = {
+        name: [g for g, prefixes in groups.items() if name.startswith(prefixes)]
+        for name in model.state_dict()
+    }
     assert all(len(claim) == 1 for claim in claims.values())
-    assert {claim[0] for claim in claims.values()} == set(groups) - ({"shared"} if structure == "unimodal" else set())
+    assert {claim[0] for claim in claims.values()} == set(groups) - (
+        {"shared"} if structure == "unimodal" else set()
+    )
     assert all(claims[name] == ["shared"] for name in claims if name.startswith("fusion."))
 
 
@@ -214,15 +252,21 @@ def test_mlp_projector_has_three_linear_layers() -> None:
     assert kinds == ["Linear", "ReLU", "Linear", "ReLU", "Linear"]
 
 
-@pytest.mark.parametrize(("name", "channels", "dim"), [("small-cnn", 2, 6), ("resnet18", 1, 5), ("resnet18", 3, 512)])
+@pytest.mark.parametrize(
+    ("name", "channels", "dim"), [("small-cnn", 2, 6), ("resnet18", 1, 5), ("resnet18", 3, 512)]
+)
 def test_encoders_map_any_channels_to_dim(name: str, channels: int, dim: int) -> None:
-    encoder = build_encoder(name, ModalitySpec("m", "image", (channels, 32, 32), "float32"), dim).eval()
+    encoder = build_encoder(
+        name, ModalitySpec("m", "image", (channels, 32, 32), "float32"), dim
+    ).eval()
     assert encoder(torch.zeros(2, channels, 32, 32)).shape == (2, dim)
     linear = [module for module in encoder.modules() if isinstance(module, torch.nn.Linear)]
     assert len(linear) == (0 if (name, dim) == ("resnet18", 512) else 1)
 
 
-@pytest.mark.parametrize(("kind", "shape"), [("tokens", (1, 8, 8)), ("image", (8, 8)), ("series", (6,))])
+@pytest.mark.parametrize(
+    ("kind", "shape"), [("tokens", (1, 8, 8)), ("image", (8, 8)), ("series", (6,))]
+)
 def test_encoder_that_cannot_read_a_modality_is_refused(kind: str, shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=f"'ear' is {kind} of shape"):
         build_encoder("small-cnn", ModalitySpec("ear", kind, shape, "float32"), 4)
@@ -230,7 +274,10 @@ def test_encoder_that_cannot_read_a_modality_is_refused(kind: str, shape: tuple[
 
 @pytest.mark.parametrize("rows", [[0, 0, 0], [1, 0, 0]])
 def test_fewer_than_two_present_samples_train_on_the_running_statistics(rows: list[int]) -> None:
-    """BatchNorm cannot take statistics of one sample: images of 8 x 8 end as 1 x 1. The running ones stay put."""
+    """BatchNorm cannot take statistics of one sample: images of 8 x 8 end as 1 x 1.
+
+    The running ones stay put.
+    """
     inputs = [ModalitySpec(name, "image", (1, 8, 8), "float32") for name in ("audio", "visual")]
     torch.manual_seed(0)
     model = MultimodalModel(oracle.model().spec, inputs).train()
@@ -239,14 +286,19 @@ def test_fewer_than_two_present_samples_train_on_the_running_statistics(rows: li
     small = {name: values.float()[..., :8, :8] for name, values in batch.inputs.items()}
     output = model(replace(batch, inputs=small))
     assert torch.isfinite(output.fused_logits).all()
-    assert all(torch.equal(value, before[name]) for name, value in model.branch("audio").named_buffers())
+    assert all(
+        torch.equal(value, before[name]) for name, value in model.branch("audio").named_buffers()
+    )
     assert all(module.training for module in model.modules())
     expected = model.eval().branch("audio").self_logits(small["audio"][:1]) * rows[0]
     assert torch.allclose(output.self_logits["audio"][:1], expected)
 
 
 def test_one_projector_infiltrates_with_what_it_knows_itself() -> None:
-    """Without Q_m, q_m is u_m: the same logits, the same embedding in the other slots, and no parameter more."""
+    """Without Q_m, q_m is u_m.
+
+    The same logits, the same embedding in the other slots, and no parameter more.
+    """
     model, batch = oracle.model(structure="one-projector").eval(), oracle.batch([[1, 1]] * 3)
     output = model(batch)
     for name in ("audio", "visual"):
@@ -260,15 +312,21 @@ def test_one_projector_infiltrates_with_what_it_knows_itself() -> None:
     assert set(model.state_dict()) == both
 
 
-@pytest.mark.parametrize("present", [[[1, 1, 1]] * 4, SOME_ABSENT, [[0, 0, 0], [1, 1, 1], [0, 1, 0]]])
-def test_a_unimodal_model_adds_up_the_log_probabilities_of_what_is_present(present: list[list[int]]) -> None:
+@pytest.mark.parametrize(
+    "present", [[[1, 1, 1]] * 4, SOME_ABSENT, [[0, 0, 0], [1, 1, 1], [0, 1, 0]]]
+)
+def test_a_unimodal_model_adds_up_the_log_probabilities_of_what_is_present(
+    present: list[list[int]],
+) -> None:
     model, batch = oracle.model(THREE, structure="unimodal").eval(), oracle.batch(present, range(3))
     output = model(batch)
     expected = np.zeros((len(present), 3))
     for i in range(len(present)):
         for m, name in enumerate(THREE):
             if present[i][m]:
-                logits = model.branch(name).classifier(model.branch(name).encoder(batch.inputs[name][i : i + 1]))
+                logits = model.branch(name).classifier(
+                    model.branch(name).encoder(batch.inputs[name][i : i + 1])
+                )
                 expected[i] += np.log(oracle.softmax(logits[0].detach().numpy()))
     assert output.fused_logits.detach().numpy() == pytest.approx(expected)
     assert not output.infiltration_embeddings
@@ -276,7 +334,9 @@ def test_a_unimodal_model_adds_up_the_log_probabilities_of_what_is_present(prese
 
 @pytest.mark.parametrize("encoder", ["small-cnn", "resnet18"])
 def test_group_norm_has_neither_buffers_nor_memory_of_the_batch(encoder: str) -> None:
-    """What a sample is mapped to depends on nothing else in its batch, in training as in evaluation."""
+    """What a sample is mapped to depends on nothing else in its batch, in training as in
+    evaluation.
+    """
     modality = ModalitySpec("m", "image", (1, 32, 32), "float32")
     torch.manual_seed(0)
     grouped, batched = (build_encoder(encoder, modality, 4, kind) for kind in ("group", "batch"))
@@ -291,7 +351,9 @@ def test_group_norm_has_neither_buffers_nor_memory_of_the_batch(encoder: str) ->
 
 
 def test_group_norm_by_hand() -> None:
-    """Eight groups of two of the first layer's 16 channels, each to mean 0 and variance 1 over its pixels."""
+    """Eight groups of two of the first layer's 16 channels, each to mean 0 and variance 1 over its
+    pixels.
+    """
     encoder = oracle.model(normalization="group").branch("audio").encoder
     x = torch.randn(2, *oracle.SHAPE, generator=torch.Generator().manual_seed(0)).double()
     raw = encoder.trunk[0](x)

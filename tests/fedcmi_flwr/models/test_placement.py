@@ -1,4 +1,7 @@
-"""Where and how a node computes: number format and layout of the encoders, samples that stay on the device."""
+"""Where and how a node computes.
+
+Number format and layout of the encoders, samples that stay on the device.
+"""
 
 from dataclasses import replace
 
@@ -43,21 +46,29 @@ def test_which_encoders_compute_in_bfloat16(
 
 
 @pytest.mark.parametrize(
-    ("found", "native"), [({}, False), ({"avx512_bf16": True}, True), ({"amx_bf16": True, "avx512_bf16": False}, True)]
+    ("found", "native"),
+    [({}, False), ({"avx512_bf16": True}, True), ({"amx_bf16": True, "avx512_bf16": False}, True)],
 )
-def test_a_cpu_has_bfloat16_when_it_says_so(found: dict, native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cpu_has_bfloat16_when_it_says_so(
+    found: dict, native: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found)
     assert has_bfloat16(CPU) == native
 
 
 def test_bfloat16_is_the_trunks_alone() -> None:
-    """Z differs from float32's by bfloat16's 8 bits; weights, z, logits and gradients stay float32."""
+    """Z differs from float32's by bfloat16's 8 bits.
+
+    Weights, z, logits and gradients stay float32.
+    """
     plain, half, batch = _model(), _model(), oracle.batch([[1, 1]] * 4)
     batch = replace(batch, inputs={name: value.float() for name, value in batch.inputs.items()})
     place(half, CPU, "bf16")
     formats = []
     for name in TWO:
-        convolution = next(m for m in half.branch(name).encoder.trunk.modules() if isinstance(m, torch.nn.Conv2d))
+        convolution = next(
+            m for m in half.branch(name).encoder.trunk.modules() if isinstance(m, torch.nn.Conv2d)
+        )
         convolution.register_forward_hook(lambda _, __, result: formats.append(result.dtype))
     expected, found = plain(batch), half(batch)
     assert formats == [torch.bfloat16, torch.bfloat16]
@@ -83,7 +94,10 @@ def test_large_encoders_have_channels_last_and_give_the_same_to_rounding() -> No
     expected, found = plain(batch).fused_logits, placed(batch).fused_logits
     assert torch.allclose(found, expected, rtol=1e-9, atol=1e-12)
     arrays, unplaced = to_arrays(placed.trained_state()), to_arrays(plain.trained_state())
-    assert all(array.flags.c_contiguous and np.array_equal(array, unplaced[name]) for name, array in arrays.items())
+    assert all(
+        array.flags.c_contiguous and np.array_equal(array, unplaced[name])
+        for name, array in arrays.items()
+    )
 
 
 def _some() -> Samples:
@@ -98,12 +112,18 @@ def test_resident_samples_give_the_same_batches(monkeypatch: pytest.MonkeyPatch)
     samples = _some()
     assert samples.resident(CPU, 10_239) is samples
     resident = samples.resident(CPU, 10_240)
-    assert all(isinstance(array, torch.Tensor) and len(array) == 5 for array in resident.arrays.values())
+    assert all(
+        isinstance(array, torch.Tensor) and len(array) == 5 for array in resident.arrays.values()
+    )
     assert len(resident) == 5
     generators = [torch.Generator().manual_seed(1) for _ in range(2)]
     for views in (Views(), Views(("audio",), size=8)):
         epochs = [
-            list(replace(one, views=views).training_batches(2, TWO, g, CPU, torch.Generator().manual_seed(2)))
+            list(
+                replace(one, views=views).training_batches(
+                    2, TWO, g, CPU, torch.Generator().manual_seed(2)
+                )
+            )
             for one, g in zip((samples, resident), generators, strict=True)
         ]
         assert len(epochs[0]) == len(epochs[1]) == 2
@@ -122,9 +142,13 @@ def test_resident_frames_are_drawn_as_stored_ones_are() -> None:
     clip = replace(oracle.inputs("visual")[0], kind="frames", shape=(6, 1, 4, 4))
     arrays = {"visual": rng.normal(size=(4, 6, 1, 4, 4)).astype(np.float32)}
     has, rows = np.ones((4, 1), dtype=bool), np.array([3, 1])
-    samples = Samples((clip,), arrays, np.zeros(4, dtype=np.int64), np.full(4, "g"), has, rows, Views(frames=2))
+    samples = Samples(
+        (clip,), arrays, np.zeros(4, dtype=np.int64), np.full(4, "g"), has, rows, Views(frames=2)
+    )
     drawn = [
-        one.batch(np.array([1, 0]), ("visual",), CPU, torch.Generator().manual_seed(4)).inputs["visual"]
+        one.batch(np.array([1, 0]), ("visual",), CPU, torch.Generator().manual_seed(4)).inputs[
+            "visual"
+        ]
         for one in (samples, samples.resident(CPU, 10**6))
     ]
     assert torch.equal(*drawn)

@@ -1,4 +1,7 @@
-"""gru, transformer-1d, bag-of-words and text-cnn: what they learn, ignore, and give when exported."""
+"""gru, transformer-1d, bag-of-words and text-cnn.
+
+What they learn, ignore, and give when exported.
+"""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,7 +25,9 @@ WORDS = ("bag-of-words", "text-cnn")
 
 
 def rising_or_falling(count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Return series of which each channel has the same values in both classes, in the opposite order."""
+    """Return series of which each channel has the same values in both classes, in the opposite
+    order.
+    """
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(count) % 2
     line = torch.linspace(-1, 1, 50)
@@ -30,7 +35,9 @@ def rising_or_falling(count: int, seed: int) -> tuple[Tensor, Tensor]:
     return torch.where(labels.reshape(-1, 1, 1) > 0, line, line.flip(0)) + noise, labels
 
 
-def learned(encoder: Encoder, draw: Callable[[int, int], tuple[Tensor, Tensor]], steps: int = 40) -> float:
+def learned(
+    encoder: Encoder, draw: Callable[[int, int], tuple[Tensor, Tensor]], steps: int = 40
+) -> float:
     """Train on 64 samples and return the accuracy on 100 others."""
     x, labels = draw(64, 1)
     optimizer = AdamW(encoder.train().parameters(), 0.005)
@@ -61,7 +68,9 @@ def test_series_of_any_length_and_empty_batches(name: str, time: int) -> None:
         assert encoder(torch.randn(count, 6, time)).shape == (count, 4)
     last = torch.zeros(1, 6, time)
     last[:, :, -1] = 1.0
-    assert not torch.allclose(encoder(last), encoder(torch.zeros(1, 6, time)))  # no moment is cut off
+    assert not torch.allclose(
+        encoder(last), encoder(torch.zeros(1, 6, time))
+    )  # no moment is cut off
 
 
 def test_places_by_hand() -> None:
@@ -74,7 +83,9 @@ def test_padding_and_batches_change_nothing(name: str) -> None:
     encoder = build(name).eval()
     text = torch.tensor([[5, 6, 7, 0, 0, 0, 0, 0]])
     assert torch.allclose(encoder(text), encoder(text[:, :3]), atol=1e-6)
-    assert not torch.allclose(encoder(text), encoder(torch.tensor([[5, 6, 8, 0, 0, 0, 0, 0]])), atol=1e-3)
+    assert not torch.allclose(
+        encoder(text), encoder(torch.tensor([[5, 6, 8, 0, 0, 0, 0, 0]])), atol=1e-3
+    )
     assert not torch.allclose(encoder(text), encoder(text[:, :2]), atol=1e-3)
     assert torch.equal(encoder(torch.zeros(1, 8, dtype=torch.long)), encoder.output(encoder.output.weight.new_zeros(
         1, encoder.output.in_features)))  # fmt: skip
@@ -100,7 +111,9 @@ def test_the_order_of_words_counts_for_the_cnn_alone() -> None:
 def test_a_saved_model_is_exported_to_onnx(name: str, tmp_path: Path) -> None:
     """The exporter itself compares the graph with the model, for several batch sizes."""
     modality = kinds.SERIES if name in SERIES else kinds.TOKENS
-    path = saved.save(tmp_path / "model.safetensors", [modality], encoders={modality.name: name}, options={})
+    path = saved.save(
+        tmp_path / "model.safetensors", [modality], encoders={modality.name: name}, options={}
+    )
     graph, _ = export_model(path, tmp_path / "graphs", "onnx", [(modality.name,)])
     assert graph.is_file()
     predictor = Predictor.load(path, "cpu")
@@ -112,12 +125,18 @@ def test_a_saved_model_is_exported_to_onnx(name: str, tmp_path: Path) -> None:
     ("name", "options", "words"),
     [
         ("gru", {"depth": 3}, "'gru' has no options, found .*depth"),
-        ("transformer-1d", {"width": 12, "heads": 4}, "width = 12 must be a multiple of twice its heads"),
+        (
+            "transformer-1d",
+            {"width": 12, "heads": 4},
+            "width = 12 must be a multiple of twice its heads",
+        ),
         ("bag-of-words", {"channels": 3}, "'bag-of-words' has no options"),
         ("text-cnn", {"depth": 3}, "'text-cnn' has no options"),
     ],
 )
-def test_options_that_do_not_fit_are_refused(name: str, options: dict[str, int], words: str) -> None:
+def test_options_that_do_not_fit_are_refused(
+    name: str, options: dict[str, int], words: str
+) -> None:
     with pytest.raises(ValueError, match=words):
         build(name, **options)
 
@@ -125,7 +144,11 @@ def test_options_that_do_not_fit_are_refused(name: str, options: dict[str, int],
 def test_in_bfloat16_they_give_nearly_the_same() -> None:
     for name in SERIES + WORDS:
         encoder = build(name).eval()
-        x = rising_or_falling(3, 1)[0] if name in SERIES else torch.tensor([[5, 6, 7, 0, 0, 0, 0, 0]])
+        x = (
+            rising_or_falling(3, 1)[0]
+            if name in SERIES
+            else torch.tensor([[5, 6, 7, 0, 0, 0, 0, 0]])
+        )
         expected = encoder(x)
         encoder.in_bfloat16 = True
         assert torch.allclose(encoder(x), expected, atol=0.1), name

@@ -1,4 +1,7 @@
-"""What a model takes over from another one: weights by modality and by class, each where it belongs."""
+"""What a model takes over from another one.
+
+Weights by modality and by class, each where it belongs.
+"""
 
 from typing import Any
 
@@ -14,7 +17,9 @@ FUSIONS = ("concat", "sum", "gated", "film")
 DIM = 4
 
 
-def model(modalities: tuple[str, ...], classes: int, fusion: str, seed: int, **changes: Any) -> MultimodalModel:  # noqa: ANN401
+def model(
+    modalities: tuple[str, ...], classes: int, fusion: str, seed: int, **changes: Any
+) -> MultimodalModel:
     torch.manual_seed(seed)
     encoders = dict.fromkeys(modalities, "small-cnn")
     fields = {"embedding_dim": DIM, "projector": "linear", "structure": "two-projectors", **changes}
@@ -27,7 +32,9 @@ def test_the_same_model_is_taken_over_whole(fusion: str) -> None:
     new, old = (model(("audio", "visual"), 3, fusion, seed) for seed in (0, 1))
     taken = take_over(new, "abc", old, "abc")
     assert set(taken) == set(new.state_dict())
-    assert all(torch.equal(value, old.state_dict()[name]) for name, value in new.state_dict().items())
+    assert all(
+        torch.equal(value, old.state_dict()[name]) for name, value in new.state_dict().items()
+    )
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
@@ -40,12 +47,20 @@ def test_another_order_of_classes_predicts_the_same_class(fusion: str) -> None:
 
 @pytest.mark.parametrize("fusion", ["concat", "sum"])
 def test_a_modality_and_a_class_join(fusion: str) -> None:
-    """With the new modality's slot at zero, and its bias away, the old classes have their old logits."""
-    new, old = model(("touch", "audio", "visual"), 4, fusion, 0), model(("visual", "audio"), 3, fusion, 1)
+    """With the new modality's slot at zero, and its bias away, the old classes have their old
+    logits.
+    """
+    new, old = (
+        model(("touch", "audio", "visual"), 4, fusion, 0),
+        model(("visual", "audio"), 3, fusion, 1),
+    )
     before = {name: value.clone() for name, value in new.state_dict().items()}
     taken = take_over(new, "xcba", old, "abc")
     assert not any("touch" in name for name in taken)
-    assert torch.equal(new.state_dict()["branches.touch.classifier.weight"], before["branches.touch.classifier.weight"])
+    assert torch.equal(
+        new.state_dict()["branches.touch.classifier.weight"],
+        before["branches.touch.classifier.weight"],
+    )
     for name in ("branches.audio.classifier.weight", "branches.visual.classifier.bias"):
         assert torch.equal(new.state_dict()[name][1:], old.state_dict()[name].flip(0))
         assert torch.equal(new.state_dict()[name][0], before[name][0])
@@ -59,8 +74,13 @@ def test_a_modality_and_a_class_join(fusion: str) -> None:
 
 
 def test_what_does_not_fit_is_named() -> None:
-    new, old = model(("audio", "visual"), 3, "concat", 0), model(("audio",), 3, "concat", 1, embedding_dim=DIM + 1)
-    with pytest.raises(CheckpointError, match=r"is \[.*\] in the model and \[.*\] in the run: .* embedding-dim"):
+    new, old = (
+        model(("audio", "visual"), 3, "concat", 0),
+        model(("audio",), 3, "concat", 1, embedding_dim=DIM + 1),
+    )
+    with pytest.raises(
+        CheckpointError, match=r"is \[.*\] in the model and \[.*\] in the run: .* embedding-dim"
+    ):
         take_over(new, "abc", old, "abc")
     with pytest.raises(CheckpointError, match="none of the run's modalities"):
         take_over(model(("visual",), 3, "concat", 0), "abc", old, "abc")

@@ -1,4 +1,7 @@
-"""fedcmi_flwr.simulation.deal: a deal is made once, and found again; partitions are tested with the prepared data."""
+"""fedcmi_flwr.simulation.deal: a deal is made once, and found again.
+
+Partitions are tested with the prepared data.
+"""
 
 from pathlib import Path
 
@@ -43,7 +46,13 @@ def test_another_process_finds_the_deal(kind: str, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize(
     "changed",
-    [{"key": ("iid", 1.0, 2)}, {"key": ("dirichlet", 0.9, 2)}, {"nodes": 3}, {"seed": 1}, {"labels": LABELS[::-1]}],
+    [
+        {"key": ("iid", 1.0, 2)},
+        {"key": ("dirichlet", 0.9, 2)},
+        {"nodes": 3},
+        {"seed": 1},
+        {"labels": LABELS[::-1]},
+    ],
     ids=["partitioner", "alpha", "nodes", "seed", "labels"],
 )
 def test_what_is_asked_otherwise_is_dealt_otherwise(changed: dict[str, object]) -> None:

@@ -20,10 +20,14 @@ from fedcmi_flwr.simulation.own_distribution import draw_by_own_distribution
         ([2, 1, 0, 5], {0: 12, 1: 6}),  # nobody has a sample of the last class to draw from
     ],
 )
-def test_the_scarcest_class_gives_all_and_the_shares_are_kept(like: list[int], expected: dict[int, int]) -> None:
+def test_the_scarcest_class_gives_all_and_the_shares_are_kept(
+    like: list[int], expected: dict[int, int]
+) -> None:
     """Of classes 0, 1 and 2 there are 12, 16 and 18 samples."""
     labels = np.random.default_rng(0).permutation(np.repeat([0, 1, 2], [12, 16, 18]))
-    drawn = draw_by_own_distribution(labels, np.repeat(np.arange(len(like)), like), seed=1, partition_id=2)
+    drawn = draw_by_own_distribution(
+        labels, np.repeat(np.arange(len(like)), like), seed=1, partition_id=2
+    )
     assert dict(zip(*np.unique(labels[drawn], return_counts=True), strict=True)) == expected
     assert (np.diff(drawn) > 0).all()  # in order, and none twice
 

@@ -1,4 +1,6 @@
-"""fedcmi_flwr.simulation.parts: whole groups where there are groups, classes as even as they allow."""
+"""fedcmi_flwr.simulation.parts: whole groups where there are groups, classes as even as
+they allow.
+"""
 
 import numpy as np
 import pytest
@@ -19,7 +21,9 @@ def cut(
     return training.tolist(), part.tolist()
 
 
-@pytest.mark.parametrize("groups", [NOBODY, np.array(["one"] * 16)], ids=["of one sample", "a single one"])
+@pytest.mark.parametrize(
+    "groups", [NOBODY, np.array(["one"] * 16)], ids=["of one sample", "a single one"]
+)
 def test_without_groups_the_cut_goes_class_by_class(groups: np.ndarray) -> None:
     """Class sizes 1, 2, 3 and 10 at one half: 0, 1, 2 (half to even) and 5 are cut off."""
     labels = np.repeat([0, 1, 2, 3], [1, 2, 3, 10])
@@ -34,7 +38,10 @@ def test_without_groups_the_cut_goes_class_by_class(groups: np.ndarray) -> None:
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize(("share", "held"), [(0.05, 1), (0.1, 1), (0.2, 2), (0.5, 5)])
 def test_whole_groups_are_cut_off(share: float, held: int, seed: int) -> None:
-    """Ten persons with five samples of each of four classes: a tenth of every class each; one at least is held."""
+    """Ten persons with five samples of each of four classes: a tenth of every class each.
+
+    One at least is held.
+    """
     rows = np.arange(200)
     labels, persons = rows % 4, np.array([f"p{row // 20}" for row in rows])
     training, part = cut(labels, persons, share, seed)
@@ -54,7 +61,10 @@ def test_who_is_held_follows_seed_and_purpose() -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_classes_are_as_even_as_groups_allow(seed: int) -> None:
-    """Blocks of one class each, eight a class: a quarter of every class, so two blocks of each, is held."""
+    """Blocks of one class each, eight a class.
+
+    A quarter of every class, so two blocks of each, is held.
+    """
     blocks = np.repeat(np.arange(32), 6)
     labels = blocks % 4
     _, part = cut(labels, np.array([f"b{block}" for block in blocks]), 0.25, seed)
@@ -73,7 +83,10 @@ def test_every_class_keeps_a_sample_to_train_on(seed: int) -> None:
 
 
 def test_a_sample_without_group_is_one_of_its_own() -> None:
-    """Two persons with 10 samples each and 10 samples of nobody: a tenth is taken of the latter alone."""
+    """Two persons with 10 samples each and 10 samples of nobody.
+
+    A tenth is taken of the latter alone.
+    """
     labels = np.arange(30) % 2
     groups = np.array(["a"] * 10 + ["b"] * 10 + [f"row {row}" for row in range(10)])
     _, part = cut(labels, groups, 0.1)
@@ -84,5 +97,7 @@ def test_a_sample_without_group_is_one_of_its_own() -> None:
 def test_groups_of_which_none_can_be_spared() -> None:
     """Each group is a class: nothing to validate on is an error, not an empty part."""
     labels = np.repeat([0, 1], 4)
-    with pytest.raises(DataError, match=r"calibration-share = 0\.2: every group has all samples of some class"):
+    with pytest.raises(
+        DataError, match=r"calibration-share = 0\.2: every group has all samples of some class"
+    ):
         cut_part(labels, np.array(["a"] * 4 + ["b"] * 4), 0.2, 0, "calibration")

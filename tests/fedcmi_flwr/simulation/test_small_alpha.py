@@ -1,4 +1,7 @@
-"""Deals that left nothing to draw from: a very small alpha, and natural groups of which one is too small."""
+"""Deals that left nothing to draw from.
+
+A very small alpha, and natural groups of which one is too small.
+"""
 
 import numpy as np
 import pytest

@@ -14,7 +14,10 @@ Maker = Callable[..., Any]
 
 
 class Slow(Grid):
-    """A grid whose replies become ready one after the other, at each look; counts what was asked for and is unread."""
+    """A grid whose replies become ready one after the other, at each look.
+
+    Counts what was asked for and is unread.
+    """
 
     def __init__(self, delays: list[int]) -> None:
         self.delays = delays
@@ -22,15 +25,15 @@ class Slow(Grid):
         self.asked: list[int] = []
         self.pushed = 0
 
-    def set_run(self, run: Any) -> None:  # noqa: ANN401
+    def set_run(self, run: Any) -> None:
         """Forget it."""
 
     @property
-    def run(self) -> Any:  # noqa: ANN401
+    def run(self) -> Any:
         """Return a mark."""
         return "the run"
 
-    def create_message(self, *arguments: Any, **more: Any) -> Message:  # noqa: ANN401
+    def create_message(self, *arguments: Any, **more: Any) -> Message:
         """Return what the inner grid makes."""
         return Message(RecordDict(), dst_node_id=arguments[2], message_type=arguments[1])
 
@@ -51,12 +54,18 @@ class Slow(Grid):
         for name in ids:
             self.delays[int(name)] -= 1
             if self.delays[int(name)] < 0:
-                reply = Message(RecordDict({"r": ConfigRecord({"id": name})}), dst_node_id=1, message_type="train")
+                reply = Message(
+                    RecordDict({"r": ConfigRecord({"id": name})}),
+                    dst_node_id=1,
+                    message_type="train",
+                )
                 reply.metadata.__dict__["_reply_to_message_id"] = name
                 ready.append(reply)
         return ready
 
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
         """Fail: the wrapper does it."""
         raise AssertionError
 
@@ -93,7 +102,9 @@ def test_messages_are_sent_at_once_and_replies_taken_when_wanted(federation: Mak
 def test_after_the_time_the_others_are_left(federation: Maker) -> None:
     federation([("audio",)], [1]).grid()
     grid = ArrivalGrid(Slow([10**9, 0]))
-    assert [reply.content["r"]["id"] for reply in grid.send_and_receive(messages(2), timeout=0.0)] == ["1"]
+    assert [
+        reply.content["r"]["id"] for reply in grid.send_and_receive(messages(2), timeout=0.0)
+    ] == ["1"]
 
 
 def test_all_else_is_the_inner_grids(federation: Maker) -> None:

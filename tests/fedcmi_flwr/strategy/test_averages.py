@@ -1,4 +1,7 @@
-"""The moving average that the strategy keeps: what a round shows, what the next one trains on, and what goes back."""
+"""The moving average that the strategy keeps.
+
+What a round shows, what the next one trains on, and what goes back.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -33,7 +36,10 @@ def test_training_goes_on_from_what_is_behind_the_average() -> None:
 
 
 def test_what_goes_back_leaves_the_average_too() -> None:
-    """The ear's 1e30 was found unusable: it goes back to 4 and its average to what it was before that round."""
+    """The ear's 1e30 was found unusable.
+
+    It goes back to 4 and its average to what it was before that round.
+    """
     average = ModelAverage(0.75)
     average.add(model(4, 4))
     average.add(model(1e30, 8))
@@ -50,8 +56,13 @@ def test_without_decay_a_round_shows_its_model() -> None:
     assert shown(average.go_back(model(4, 8), ["ear.w"])) == [4, 8]
 
 
-def test_in_any_app_a_ruined_group_goes_back_with_its_average(federation: Maker, make_strategy: Maker) -> None:
-    """Rounds 1 and 2 add 1; training on round 2's ear diverges in round 3, and goes back to what round 2 sent."""
+def test_in_any_app_a_ruined_group_goes_back_with_its_average(
+    federation: Maker, make_strategy: Maker
+) -> None:
+    """Rounds 1 and 2 add 1.
+
+    Training on round 2's ear diverges in round 3, and goes back to what round 2 sent.
+    """
 
     def train(message: Message, part: int) -> Message:
         if message.content["config"]["server-round"] == 3:
@@ -62,7 +73,11 @@ def test_in_any_app_a_ruined_group_goes_back_with_its_average(federation: Maker,
     nodes = federation([["audio"]], [1], values={0: 1}, replies={0: train})
     strategy = make_strategy(method=FedAvg(averaging=0.5), failure_budget=3)
     grid = nodes.grid()
-    start = {"ear.w": np.array([1.0], np.float32), "eye.w": np.array([3.0]), "head.w": np.array([4.0])}
+    start = {
+        "ear.w": np.array([1.0], np.float32),
+        "eye.w": np.array([3.0]),
+        "head.w": np.array([4.0]),
+    }
     arrays = ArrayRecord({name: Array(value) for name, value in start.items()})
     seen, sent = [], []
     for server_round in (1, 2, 3, 4):

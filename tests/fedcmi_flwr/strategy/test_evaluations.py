@@ -13,15 +13,20 @@ BOTH = ("audio", "visual")
 Maker = Callable[..., Any]
 
 
-def _evaluate(strategy: ModalityStrategy, nodes: Any) -> Any:  # noqa: ANN401
+def _evaluate(strategy: ModalityStrategy, nodes: Any) -> Any:
     grid = nodes.grid()
-    record = ArrayRecord({"ear.w": Array(np.ones(1)), "eye.w": Array(np.ones(1)), "head.w": Array(np.ones(1))})
+    record = ArrayRecord(
+        {"ear.w": Array(np.ones(1)), "eye.w": Array(np.ones(1)), "head.w": Array(np.ones(1))}
+    )
     messages = list(strategy.configure_evaluate(1, record, ConfigRecord({}), grid))
     return messages, strategy.aggregate_evaluate(1, list(grid.send_and_receive(messages)))
 
 
 def test_evaluation_adds_counts_then_divides(federation: Maker, make_strategy: Maker) -> None:
-    """Fused: (1 + 0 + 3) right of (2 + 1 + 5) is 1/2, not the mean of 1/2, 0 and 3/5; audio only: 2 of 8."""
+    """Fused: (1 + 0 + 3) right of (2 + 1 + 5) is 1/2, not the mean of 1/2, 0 and 3/5.
+
+    Audio only: 2 of 8.
+    """
     counts = {
         0: {
             "fused": Counts(np.array([1, 0]), np.array([2, 0])),
@@ -68,16 +73,24 @@ def test_evaluation_refuses_nonsense_and_may_be_left_out(
     _, metrics = _evaluate(make_strategy(fraction_evaluate=1.0), nodes)
     assert dict(metrics) == {"accuracy.fused": 0.5}
     assert any("node 1002 refused" in line and "'fused'" in line for line in log_lines)
-    assert _evaluate(make_strategy(fraction_evaluate=1.0), federation([BOTH], [1], counts={0: bad}))[1] is None
+    assert (
+        _evaluate(make_strategy(fraction_evaluate=1.0), federation([BOTH], [1], counts={0: bad}))[1]
+        is None
+    )
     assert _evaluate(make_strategy(fraction_evaluate=0.0), nodes)[0] == []
 
 
 def test_an_evaluation_that_does_not_come_is_noted(federation: Maker, make_strategy: Maker) -> None:
     counts = {part: {"fused": Counts(np.array([1, 1]), np.array([2, 2]))} for part in range(2)}
-    strategy, grid = make_strategy(fraction_evaluate=1.0), federation([BOTH, BOTH], [1, 1], counts=counts).grid()
+    strategy, grid = (
+        make_strategy(fraction_evaluate=1.0),
+        federation([BOTH, BOTH], [1, 1], counts=counts).grid(),
+    )
     record = ArrayRecord({name: Array(np.ones(1)) for name in ("ear.w", "eye.w", "head.w")})
     messages = list(strategy.configure_evaluate(1, record, ConfigRecord({}), grid))
-    replies = [reply for reply in grid.send_and_receive(messages) if reply.metadata.src_node_id != 1002]
+    replies = [
+        reply for reply in grid.send_and_receive(messages) if reply.metadata.src_node_id != 1002
+    ]
     metrics = strategy.aggregate_evaluate(1, replies)
     assert metrics is not None
     assert dict(metrics) == {"accuracy.fused": 0.5}

@@ -1,4 +1,7 @@
-"""What nobody asked for is refused, since it would stay in every record and table of the run; devices go by name."""
+"""What nobody asked for is refused, since it would stay in every record and table of the run.
+
+Devices go by name.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -30,7 +33,9 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def nodes(tmp_path_factory: pytest.TempPathFactory, toy: Path) -> Federated:
     directory = tmp_path_factory.mktemp("run")
-    return federate(directory, toy, ["audio+visual", "visual"], method="fedcmi-plus", fraction_evaluate=1.0)
+    return federate(
+        directory, toy, ["audio+visual", "visual"], method="fedcmi-plus", fraction_evaluate=1.0
+    )
 
 
 def invents(prefixes: tuple[str, ...], count: int) -> Change:
@@ -48,9 +53,12 @@ def invents(prefixes: tuple[str, ...], count: int) -> Change:
 
 
 @pytest.mark.parametrize(
-    ("count", "words"), [(1, "the loss term 'invented 0' was not asked for"), (20_000, "loss terms; at most 64")]
+    ("count", "words"),
+    [(1, "the loss term 'invented 0' was not asked for"), (20_000, "loss terms; at most 64")],
 )
-def test_a_reply_with_invented_loss_terms_is_refused(nodes: Federated, count: int, words: str) -> None:
+def test_a_reply_with_invented_loss_terms_is_refused(
+    nodes: Federated, count: int, words: str
+) -> None:
     nodes.round(1, invents(("loss-sum.", "loss-count."), count))
     (line,) = nodes.strategy.report.refused
     assert "Reply of node 1001 (partition 0, audio+visual) refused: metrics: " in line
@@ -61,7 +69,10 @@ def test_a_reply_with_invented_loss_terms_is_refused(nodes: Federated, count: in
 @pytest.mark.parametrize("count", [0, 1, 100])
 def test_an_evaluation_of_what_nobody_asked_for_is_refused(nodes: Federated, count: int) -> None:
     nodes.round(1)
-    strategy, model = nodes.strategy, ArrayRecord({name: Array(value) for name, value in nodes.arrays.items()})
+    strategy, model = (
+        nodes.strategy,
+        ArrayRecord({name: Array(value) for name, value in nodes.arrays.items()}),
+    )
     config = ConfigRecord(nodes.federation.task_config())
     messages = list(strategy.configure_evaluate(1, model, config, nodes.grid))
     replies = list(nodes.grid.send_and_receive(messages))

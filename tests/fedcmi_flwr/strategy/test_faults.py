@@ -1,4 +1,7 @@
-"""What each fault of a network does to a round: Flower's errors, silence, nodes that change, and failed rounds."""
+"""What each fault of a network does to a round.
+
+Flower's errors, silence, nodes that change, and failed rounds.
+"""
 
 import re
 import sys
@@ -15,7 +18,11 @@ from fedcmi_flwr.strategy import ModalityStrategy
 from fedcmi_flwr.strategy.nodes import RoundFailedError
 
 BOTH = ("audio", "visual")
-START = {"ear.w": np.zeros(1, np.float32), "eye.w": np.zeros(1, np.float32), "head.w": np.zeros(1, np.float32)}
+START = {
+    "ear.w": np.zeros(1, np.float32),
+    "eye.w": np.zeros(1, np.float32),
+    "head.w": np.zeros(1, np.float32),
+}
 Maker = Callable[..., Any]
 Change = Callable[[list[Message]], list[Message]]
 
@@ -60,8 +67,14 @@ def silent(node: int) -> Change:
 
 FAULTS = [
     (answered_with(2, "<class 'OSError'>:<'disk'>"), "Reply of node 1001 .*error 2: .*disk"),
-    (answered_with(8, "the client process ended"), "Reply of node 1001 .*error 8: the client process ended"),
-    (answered_with(5, "node unavailable"), "No reply of node 1001 .*Flower says: error 5: node unavailable"),
+    (
+        answered_with(8, "the client process ended"),
+        "Reply of node 1001 .*error 8: the client process ended",
+    ),
+    (
+        answered_with(5, "node unavailable"),
+        "No reply of node 1001 .*Flower says: error 5: node unavailable",
+    ),
     (silent(1001), "No reply of node 1001 .*The round's time is over"),
 ]
 
@@ -94,7 +107,10 @@ def test_a_dead_actor_ends_the_run_whatever_the_budget(
 def test_a_node_with_other_modalities_is_used_for_those_once_it_is_asked_again(
     federation: Maker, make_strategy: Maker
 ) -> None:
-    """A real node notices and raises (tests/client_app); its next turn is with what it then says."""
+    """A real node notices and raises (tests/client_app).
+
+    Its next turn is with what it then says.
+    """
     toy = federation([BOTH, BOTH], [1, 1])
     rounds = Rounds(make_strategy(), toy.grid())
     rounds.play()
@@ -135,17 +151,23 @@ def test_as_many_failed_rounds_as_the_budget_then_the_end(
         assert rounds.strategy.report.failed == ""
     for _ in range(left):
         rounds.play(nothing)
-    with pytest.raises(RoundFailedError, match=rf"round {rounds.done + 1}: none of 1 replies can be used"):
+    with pytest.raises(
+        RoundFailedError, match=rf"round {rounds.done + 1}: none of 1 replies can be used"
+    ):
         rounds.play(nothing)
 
 
-def test_a_run_whose_first_round_fails_ends_at_once(federation: Maker, make_strategy: Maker) -> None:
+def test_a_run_whose_first_round_fails_ends_at_once(
+    federation: Maker, make_strategy: Maker
+) -> None:
     rounds = Rounds(make_strategy(failure_budget=5), federation([BOTH], [1]).grid())
     with pytest.raises(RoundFailedError, match="round 1: none of 1 replies"):
         rounds.play(nothing)
 
 
-def test_a_resumed_run_has_its_budget_from_the_start(federation: Maker, make_strategy: Maker) -> None:
+def test_a_resumed_run_has_its_budget_from_the_start(
+    federation: Maker, make_strategy: Maker
+) -> None:
     strategy = make_strategy(failure_budget=1)
     strategy.resume(3, strategy.state(), nodes_remember=False)
     rounds = Rounds(strategy, federation([BOTH], [1]).grid())
@@ -153,14 +175,19 @@ def test_a_resumed_run_has_its_budget_from_the_start(federation: Maker, make_str
     assert strategy.report.plan.server_round == 4
 
 
-def test_a_round_without_nodes_fails_and_the_next_one_has_them(federation: Maker, make_strategy: Maker) -> None:
+def test_a_round_without_nodes_fails_and_the_next_one_has_them(
+    federation: Maker, make_strategy: Maker
+) -> None:
     toy = federation([BOTH], [1])
     rounds = Rounds(make_strategy(), toy.grid())
     rounds.play()
     gone, rounds.grid.contexts = rounds.grid.contexts, {}
     rounds.play()
     assert "0 of 0 connected nodes can be used" in rounds.strategy.report.failed
-    assert list(rounds.strategy.configure_evaluate(2, ArrayRecord(), ConfigRecord(), rounds.grid)) == []
+    assert (
+        list(rounds.strategy.configure_evaluate(2, ArrayRecord(), ConfigRecord(), rounds.grid))
+        == []
+    )
     rounds.grid.contexts = gone
     assert rounds.play()["head.w"] == [2.0]
 
@@ -183,9 +210,21 @@ def test_fewer_replies_than_needed_fail_the_round(
 @pytest.mark.parametrize(
     ("owned", "needed", "trained"),
     [
-        ([BOTH, ("audio",), ("visual",)], 2, {"audio": [0, 1], "visual": [0, 2], "shared": [0, 1, 2]}),
-        ([BOTH, ("audio",), ("audio",)], 2, {"audio": [0, 1, 2], "visual": [], "shared": [0, 1, 2]}),
-        ([("audio",), ("audio",), ("audio",)], 1, {"audio": [0, 1, 2], "visual": [], "shared": [0, 1, 2]}),
+        (
+            [BOTH, ("audio",), ("visual",)],
+            2,
+            {"audio": [0, 1], "visual": [0, 2], "shared": [0, 1, 2]},
+        ),
+        (
+            [BOTH, ("audio",), ("audio",)],
+            2,
+            {"audio": [0, 1, 2], "visual": [], "shared": [0, 1, 2]},
+        ),
+        (
+            [("audio",), ("audio",), ("audio",)],
+            1,
+            {"audio": [0, 1, 2], "visual": [], "shared": [0, 1, 2]},
+        ),
     ],
 )
 def test_a_modality_with_too_few_owners_keeps_its_value_and_nobody_teaches(
@@ -196,16 +235,22 @@ def test_a_modality_with_too_few_owners_keeps_its_value_and_nobody_teaches(
     needed: int,
     trained: dict[str, list[int]],
 ) -> None:
-    rounds = Rounds(make_strategy(min_owners_per_modality=needed), federation(owned, [1] * 3).grid())
+    rounds = Rounds(
+        make_strategy(min_owners_per_modality=needed), federation(owned, [1] * 3).grid()
+    )
     arrays, report = rounds.play(), rounds.strategy.report
     assert report.owners == trained
     assert (arrays["eye.w"] == [0.0]) is (trained["visual"] == [])
     assert set(report.stats.count) == {modality for modality in BOTH if trained[modality]}
     assert (rounds.strategy.dominance.dominant is None) is (trained["visual"] == [])
-    assert any("'visual'; it keeps its value" in line for line in log_lines) is (trained["visual"] == [])
+    assert any("'visual'; it keeps its value" in line for line in log_lines) is (
+        trained["visual"] == []
+    )
 
 
-def test_the_dominant_modality_teaches_again_when_its_owners_are_back(federation: Maker, make_strategy: Maker) -> None:
+def test_the_dominant_modality_teaches_again_when_its_owners_are_back(
+    federation: Maker, make_strategy: Maker
+) -> None:
     rounds = Rounds(make_strategy(), federation([BOTH, ("visual",)], [1, 1]).grid())
     rounds.play()
     teacher = rounds.strategy.dominance.dominant
@@ -217,7 +262,14 @@ def test_the_dominant_modality_teaches_again_when_its_owners_are_back(federation
     assert rounds.strategy.dominance.dominant == teacher
 
 
-def test_no_modality_with_enough_owners_fails_the_round(federation: Maker, make_strategy: Maker) -> None:
-    rounds = Rounds(make_strategy(min_owners_per_modality=2), federation([("audio",), ("visual",)], [1, 1]).grid())
-    with pytest.raises(RoundFailedError, match=r"no modality was trained by 2 nodes \(min-owners-per-modality\)"):
+def test_no_modality_with_enough_owners_fails_the_round(
+    federation: Maker, make_strategy: Maker
+) -> None:
+    rounds = Rounds(
+        make_strategy(min_owners_per_modality=2),
+        federation([("audio",), ("visual",)], [1, 1]).grid(),
+    )
+    with pytest.raises(
+        RoundFailedError, match=r"no modality was trained by 2 nodes \(min-owners-per-modality\)"
+    ):
         rounds.play()

@@ -1,4 +1,7 @@
-"""The strategy on a toy federation: who gets what, who is averaged with whom, who teaches, and how it goes on."""
+"""The strategy on a toy federation.
+
+Who gets what, who is averaged with whom, who teaches, and how it goes on.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -37,10 +40,16 @@ def test_hyperparameters_and_the_users_configuration_travel(
     federation: Maker, make_strategy: Maker, train_round: Maker
 ) -> None:
     nodes = federation([BOTH], [1])
-    train_round(make_strategy(method=CrossModalInfiltration(lambda_=2.5)), nodes.grid(), server_round=3)
+    train_round(
+        make_strategy(method=CrossModalInfiltration(lambda_=2.5)), nodes.grid(), server_round=3
+    )
     task = nodes.tasks[0][1]
     assert task.server_round == 3
-    assert (task.config["lambda"], task.config["kd-temperature-scaling"], task.config["epochs"]) == (2.5, False, 2)
+    assert (
+        task.config["lambda"],
+        task.config["kd-temperature-scaling"],
+        task.config["epochs"],
+    ) == (2.5, False, 2)
 
 
 def test_groups_are_averaged_over_their_owners_by_samples(
@@ -48,7 +57,8 @@ def test_groups_are_averaged_over_their_owners_by_samples(
 ) -> None:
     """Node p adds p + 1 to what it got; n = 1, 3, 4; the nodes own both, audio, visual.
 
-    ear + (1 * 1 + 3 * 2) / 4 = 1.75; eye + (1 * 1 + 4 * 3) / 5 = 2.6; head + (1 + 6 + 12) / 8 = 2.375; steps + 2.
+    ear + (1 * 1 + 3 * 2) / 4 = 1.75; eye + (1 * 1 + 4 * 3) / 5 = 2.6; head + (1 + 6 + 12) / 8 =
+    2.375; steps + 2.
     """
     nodes, strategy = federation([BOTH, ("audio",), ("visual",)], [1, 3, 4]), make_strategy()
     found, metrics = train_round(strategy, nodes.grid())
@@ -88,12 +98,18 @@ def test_the_order_of_replies_does_not_matter_to_a_bit(
     stats = {part: ClassStats({m: total[m] * part for m in names}, {m: np.full(2, part) for m in names})
              for part, names in enumerate(owned)}  # fmt: skip
     results = []
-    for order in (list, lambda replies: replies[::-1], lambda r: [r[i] for i in rng.permutation(len(r))]):
+    for order in (
+        list,
+        lambda replies: replies[::-1],
+        lambda r: [r[i] for i in rng.permutation(len(r))],
+    ):
         nodes = federation(owned, [3, 5, 7, 11, 13, 17], stats=stats, values=values)
         strategy = make_strategy()
         found, _ = train_round(strategy, nodes.grid(), order=order)
         ratio = {name: value.tolist() for name, value in strategy.dominance.ratio.items()}
-        results.append(([value.tobytes() for value in found.values()], strategy.dominance.dominant, ratio))
+        results.append(
+            ([value.tobytes() for value in found.values()], strategy.dominance.dominant, ratio)
+        )
     assert results[0] == results[1] == results[2]
     assert results[0][1] is not None
 
@@ -127,7 +143,9 @@ def test_dominance_comes_from_sums_over_nodes_and_goes_out_with_the_next_round(
     assert strategy.report.plan.used.dominant == d
     for part, task in second:
         sent = {name: values.tolist() for name, values in task.dominance.temperature.items()}
-        expected = {"audio": pytest.approx(temperatures["audio"])} if "audio" in nodes.owned[part] else {}
+        expected = (
+            {"audio": pytest.approx(temperatures["audio"])} if "audio" in nodes.owned[part] else {}
+        )
         assert sent == expected
     assert min(temperatures["audio"]) < 1
 
@@ -149,21 +167,32 @@ def test_statistics_are_asked_only_of_methods_that_measure(
     federation: Maker, make_strategy: Maker, train_round: Maker, method: str, refused: int
 ) -> None:
     def no_stats(message: Message, part: int) -> Message:
-        return wire.train_reply(message, wire.read_task(message).arrays, 1, applied=everything(message))
+        return wire.train_reply(
+            message, wire.read_task(message).arrays, 1, applied=everything(message)
+        )
 
     strategy = make_strategy(method=METHODS[method])
-    _, metrics = train_round(strategy, federation([BOTH, BOTH], [1, 1], replies={1: no_stats}).grid())
+    _, metrics = train_round(
+        strategy, federation([BOTH, BOTH], [1, 1], replies={1: no_stats}).grid()
+    )
     assert metrics["refused"] == refused
 
 
-@pytest.mark.parametrize("groups", [{}, {"shared": ["head."]}, {"audio": ["ear."], "shared": ["head."]}])
+@pytest.mark.parametrize(
+    "groups", [{}, {"shared": ["head."]}, {"audio": ["ear."], "shared": ["head."]}]
+)
 def test_a_strategy_needs_modalities_and_none_called_shared(groups: dict[str, list[str]]) -> None:
     with pytest.raises(ValueError, match=r"shared|at least one modality"):
         ModalityStrategy(groups, 2)
 
 
-def test_a_strategy_goes_on_where_another_one_was(federation: Maker, make_strategy: Maker, train_round: Maker) -> None:
-    """Round 3 of a resumed strategy is its first: the same nodes hear of round 3, with the same teacher."""
+def test_a_strategy_goes_on_where_another_one_was(
+    federation: Maker, make_strategy: Maker, train_round: Maker
+) -> None:
+    """Round 3 of a resumed strategy is its first.
+
+    The same nodes hear of round 3, with the same teacher.
+    """
     sums = {"audio": np.array([0.9, 0.4]), "visual": np.array([0.3, 0.3])}
     stats = ClassStats(sums, {name: np.ones(2, np.int64) for name in BOTH})
     settings = {"method": METHODS["fedcmi"], "fraction_train": 0.5, "seed": 5}
@@ -182,13 +211,20 @@ def test_a_strategy_goes_on_where_another_one_was(federation: Maker, make_strate
     for (_, task), (_, other) in zip(nodes.tasks, first, strict=True):
         assert task.server_round == other.server_round == 3
         assert task.dominance.dominant == other.dominance.dominant == "audio"
-        assert task.dominance.temperature["visual"].tolist() == other.dominance.temperature["visual"].tolist()
+        assert (
+            task.dominance.temperature["visual"].tolist()
+            == other.dominance.temperature["visual"].tolist()
+        )
     assert resumed.report.plan.server_round == 3
-    assert {name: value.tolist() for name, value in found.items()} == {n: v.tolist() for n, v in expected.items()}
+    assert {name: value.tolist() for name, value in found.items()} == {
+        n: v.tolist() for n, v in expected.items()
+    }
 
 
 @pytest.mark.parametrize(("method", "left"), [("scaffold", False), ("fedproto", True)])
-def test_state_that_belongs_to_forgotten_memory_is_dropped(make_strategy: Maker, method: str, left: bool) -> None:
+def test_state_that_belongs_to_forgotten_memory_is_dropped(
+    make_strategy: Maker, method: str, left: bool
+) -> None:
     state = ServerState(method={"w": np.ones(2)})
     for nodes_remember in (True, False):
         strategy = make_strategy(method=METHODS[method])

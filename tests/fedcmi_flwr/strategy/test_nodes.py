@@ -45,7 +45,8 @@ def test_sampling_follows_partitions_whatever_the_node_ids(federation: Maker) ->
 
 
 @pytest.mark.parametrize(
-    ("fraction", "least", "expected"), [(0.5, 1, 3), (0.01, 2, 2), (1.0, 1, 7), (0.3, 9, 7), (0.99, 1, 6)]
+    ("fraction", "least", "expected"),
+    [(0.5, 1, 3), (0.01, 2, 2), (1.0, 1, 7), (0.3, 9, 7), (0.99, 1, 6)],
 )
 def test_as_many_as_the_fraction_says_but_not_fewer_than_the_least(
     federation: Maker, fraction: float, least: int, expected: int
@@ -78,13 +79,19 @@ def test_a_node_that_left_is_forgotten(federation: Maker) -> None:
     assert registry.sample(grid, 3, 1.0, 1, "train") == [1001, 2002, 1003]
 
 
-def test_waiting_ends_and_says_what_is_missing(federation: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waiting_ends_and_says_what_is_missing(
+    federation: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(nodes, "POLL_SECONDS", 0.001)
-    with pytest.raises(RoundFailedError, match=r"2 of 2 connected nodes.*wait-timeout.*min-available-nodes = 3"):
+    with pytest.raises(
+        RoundFailedError, match=r"2 of 2 connected nodes.*wait-timeout.*min-available-nodes = 3"
+    ):
         _registry(least=3).sample(federation([BOTH] * 2, [1] * 2).grid(), 1, 1.0, 1, "train")
 
 
-def test_waiting_ends_when_the_nodes_are_there(federation: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waiting_ends_when_the_nodes_are_there(
+    federation: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(nodes, "POLL_SECONDS", 0.0)
     toy = federation([BOTH] * 2, [1] * 2)
     grid, looks = toy.grid(), []
@@ -104,7 +111,8 @@ def test_a_partition_id_that_is_taken_is_refused(federation: Maker, log_lines: l
     assert _registry().sample(toy.grid(), 1, 1.0, 1, "train") == [1001, 1003]
     assert [line for line in log_lines if "node 1002" in line and "partition-id 4 is taken" in line]
     with pytest.raises(
-        RoundFailedError, match=r"2 of 3 connected nodes can be used.*node 1002: partition-id 4 is taken"
+        RoundFailedError,
+        match=r"2 of 3 connected nodes can be used.*node 1002: partition-id 4 is taken",
     ):
         _registry(least=3).sample(toy.grid(), 1, 1.0, 1, "train")
 
@@ -112,7 +120,9 @@ def test_a_partition_id_that_is_taken_is_refused(federation: Maker, log_lines: l
 def test_a_node_with_a_foreign_modality_cannot_be_used(federation: Maker) -> None:
     toy = federation([BOTH, ("smell",)], [1] * 2)
     assert _registry().sample(toy.grid(), 1, 1.0, 1, "train") == [1001]
-    with pytest.raises(RoundFailedError, match=r"node 1002: node: modalities = \['smell'\].*'audio', 'visual'"):
+    with pytest.raises(
+        RoundFailedError, match=r"node 1002: node: modalities = \['smell'\].*'audio', 'visual'"
+    ):
         _registry(least=2).sample(toy.grid(), 1, 1.0, 1, "train")
 
 
@@ -123,7 +133,10 @@ def test_a_node_that_raises_when_asked_fails_the_round_with_its_reason(federatio
 
 
 def test_a_partition_id_stays_with_its_node_while_that_is_asked_again(federation: Maker) -> None:
-    """Node 1001 fails and is asked again; before it answers, 1002 claims its id. Only when it has left is it free."""
+    """Node 1001 fails and is asked again; before it answers, 1002 claims its id.
+
+    Only when it has left is it free.
+    """
     toy = federation([BOTH] * 3, [1] * 3)
     registry, grid = _registry(), toy.grid()
     registry.sample(grid, 1, 1.0, 1, "train")

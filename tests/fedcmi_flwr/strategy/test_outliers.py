@@ -1,4 +1,7 @@
-"""How far a reply may go beside the others of its round: by hand, and one damaged float of a toy federation's node."""
+"""How far a reply may go beside the others of its round.
+
+By hand, and one damaged float of a toy federation's node.
+"""
 
 import contextlib
 from collections.abc import Callable
@@ -20,7 +23,9 @@ BOTH = ("audio", "visual")
 
 
 def sets(name: str, value: float) -> Callable[[Message, int], Message]:
-    """Return a node that adds 1 to every floating-point array, and damages the first number of one."""
+    """Return a node that adds 1 to every floating-point array, and damages the first number
+    of one.
+    """
 
     def reply(message: Message, part: int) -> Message:
         sent = wire.read_task(message).arrays
@@ -32,28 +37,40 @@ def sets(name: str, value: float) -> Callable[[Message, int], Message]:
 
 
 @pytest.mark.parametrize("value", [3e38, -3e38, 1e30, -1e9, 1e4, 1500.0])
-@pytest.mark.parametrize(("name", "group"), [("ear.w", "audio"), ("eye.w", "visual"), ("head.w", "shared")])
+@pytest.mark.parametrize(
+    ("name", "group"), [("ear.w", "audio"), ("eye.w", "visual"), ("head.w", "shared")]
+)
 @pytest.mark.parametrize("nodes", [1, 2, 3, 4, 7])
 def test_a_reply_with_one_damaged_float_is_refused(
     federation: Maker, make_strategy: Maker, nodes: int, name: str, group: str, value: float
 ) -> None:
-    """Node i adds i + 1 everywhere, the last one is damaged; alone it is compared with what it was sent."""
+    """Node i adds i + 1 everywhere, the last one is damaged.
+
+    Alone it is compared with what it was sent.
+    """
     strategy = make_strategy(method=METHODS["fedavg"])
     last = nodes - 1
     toy = federation([BOTH] * nodes, [1] * nodes, replies={last: sets(name, value)})
     refused = one_round(strategy, toy.grid())
     assert len(refused) == 1
-    assert f"(partition {last}, audio+visual) refused: the norm of the update of {group!r} is" in refused[0]
+    assert (
+        f"(partition {last}, audio+visual) refused: the norm of the update of {group!r} is"
+        in refused[0]
+    )
     assert "max-norm-ratio = 100" in refused[0]
 
 
 @pytest.mark.parametrize("value", [100.0, -50.0])
-def test_what_training_might_do_is_let_through(federation: Maker, make_strategy: Maker, value: float) -> None:
+def test_what_training_might_do_is_let_through(
+    federation: Maker, make_strategy: Maker, value: float
+) -> None:
     toy = federation([BOTH] * 3, [1] * 3, replies={2: sets("ear.w", value)})
     assert one_round(make_strategy(method=METHODS["fedavg"]), toy.grid()) == []
 
 
-@pytest.mark.parametrize("change", [{"guards": Guards(max_norm_ratio=0)}, {"privacy": Privacy(1.0, 1.0, 1.0, 1e-5)}])
+@pytest.mark.parametrize(
+    "change", [{"guards": Guards(max_norm_ratio=0)}, {"privacy": Privacy(1.0, 1.0, 1.0, 1e-5)}]
+)
 def test_it_is_off_where_it_is_turned_off_and_with_privacy(
     federation: Maker, make_strategy: Maker, change: dict[str, Any]
 ) -> None:
@@ -61,7 +78,7 @@ def test_it_is_off_where_it_is_turned_off_and_with_privacy(
     assert one_round(make_strategy(method=METHODS["fedavg"], **change), toy.grid()) == []
 
 
-def one_round(strategy: Any, grid: Any) -> list[str]:  # noqa: ANN401
+def one_round(strategy: Any, grid: Any) -> list[str]:
     """Run a round, which may fail, and return the refusals."""
     arrays = {"ear.w": np.array([1.0, 2.0], np.float32), "eye.w": np.array([3.0], np.float32),
               "head.w": np.array([4.0], np.float32)}  # fmt: skip
@@ -73,7 +90,10 @@ def one_round(strategy: Any, grid: Any) -> list[str]:  # noqa: ANN401
 
 
 def test_limits_by_hand() -> None:
-    """Most nodes change nothing: a thousandth of what was sent, times the ratio; of nothing, the ratio itself."""
+    """Most nodes change nothing: a thousandth of what was sent, times the ratio.
+
+    Of nothing, the ratio itself.
+    """
     idle = {0: 0.0, 1: 0.0, 2: 7.0}
     assert Measure("norm", False, 5.0, idle).limit(100) == pytest.approx(0.5)
     assert Measure("norm", False, 0.0, idle).limit(100) == 100.0
@@ -82,21 +102,35 @@ def test_limits_by_hand() -> None:
 
 
 def test_extents_by_hand() -> None:
-    """Integers do not count; running statistics for themselves; what overflows float32 is measured in float64."""
-    sent = {"w": np.zeros(2, np.float32), "bn.running_var": np.ones(1, np.float32), "steps": np.array(1)}
+    """Integers do not count; running statistics for themselves.
+
+    What overflows float32 is measured in float64.
+    """
+    sent = {
+        "w": np.zeros(2, np.float32),
+        "bn.running_var": np.ones(1, np.float32),
+        "steps": np.array(1),
+    }
     arrays = {"w": np.array([3.0, -4.0], np.float32), "bn.running_var": np.array([3.0], np.float32),
               "steps": np.array(9)}  # fmt: skip
     found = extent_of(tuple(sent), arrays, sent)
     assert (found.norm, found.largest, found.statistics) == (5.0, 4.0, 2.0)
-    assert extent_of(["w"], {"w": np.array([3e30, 0], np.float32)}, sent).norm == pytest.approx(3e30)
-    half = extent_of(["w"], {"w": np.array([6e4, -6e4], np.float16)}, {"w": np.array([-6e4, 6e4], np.float16)})
+    assert extent_of(["w"], {"w": np.array([3e30, 0], np.float32)}, sent).norm == pytest.approx(
+        3e30
+    )
+    half = extent_of(
+        ["w"], {"w": np.array([6e4, -6e4], np.float16)}, {"w": np.array([-6e4, 6e4], np.float16)}
+    )
     assert half.largest == pytest.approx(1.2e5, rel=1e-2)
 
 
 def test_one_modality_that_is_ruined_goes_back_alone(
     federation: Maker, make_strategy: Maker, train_round: Maker
 ) -> None:
-    """In round 2 training on audio diverges; node 1 trains eye and head, ear goes back to what round 1 sent."""
+    """In round 2 training on audio diverges.
+
+    Node 1 trains eye and head, ear goes back to what round 1 sent.
+    """
 
     def diverges(message: Message, _: int) -> Message:
         if message.content["config"]["server-round"] == 2:

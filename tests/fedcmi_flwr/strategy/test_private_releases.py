@@ -1,4 +1,7 @@
-"""Differential privacy: what leaves nodes and server is protected, and what could not be is refused."""
+"""Differential privacy.
+
+What leaves nodes and server is protected, and what could not be is refused.
+"""
 
 import re
 import sys
@@ -42,26 +45,37 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_rounds_report_holds_nothing_of_nodes_that_is_not_protected(
     federation: Maker, make_strategy: Maker, train_round: Maker, log_lines: list[str]
 ) -> None:
-    """Two federations that differ in samples, losses and an error's text have the same report but for the weights."""
+    """Two federations that differ in samples, losses and an error's text have the same report but
+    for the weights.
+    """
     records = []
     for examples, words in ([3, 5, 7], "0.123 of 77"), ([300_000, 2, 7], "other"):
 
         def fail(message: Message, part: int, words: str = words) -> Message:
             raise ValueError(words)
 
-        nodes, strategy = federation([BOTH] * 3, examples, replies={2: fail}), make_strategy(privacy=quiet())
+        nodes, strategy = (
+            federation([BOTH] * 3, examples, replies={2: fail}),
+            make_strategy(privacy=quiet()),
+        )
         train_round(strategy, nodes.grid(), arrays=ARRAYS)
         report = strategy.report
-        records.append((report.bytes_up, report.refused, report.examples, report.num_examples, report.owners))
+        records.append(
+            (report.bytes_up, report.refused, report.examples, report.num_examples, report.owners)
+        )
         assert (report.losses, report.stats.count, report.stats.probability_sum) == ({}, {}, {})
         assert report.train_seconds == {}
         assert any(words in line for line in log_lines)
     assert records[0] == records[1]
-    assert records[0][1] == ["node 1003 (partition 2, audio+visual): the reason is in the server's log."]
+    assert records[0][1] == [
+        "node 1003 (partition 2, audio+visual): the reason is in the server's log."
+    ]
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_methods_whose_nodes_send_arrays_of_their_own_are_refused(make_strategy: Maker, toy: Path, name: str) -> None:
+def test_methods_whose_nodes_send_arrays_of_their_own_are_refused(
+    make_strategy: Maker, toy: Path, name: str
+) -> None:
     """What each method really sends decides whether it should be."""
     keys = {"method": name, "dp-noise-multiplier": 1.0}
     if name not in _senders(toy):
@@ -78,14 +92,22 @@ _REPLIES: dict[str, set[tuple[str, str]]] = {}
 
 
 def _keys_sent(name: str, toy: Path) -> set[tuple[str, str]]:
-    """Return (record, key) of what nodes with both and one modality reply in two rounds of a method."""
+    """Return (record, key) of what nodes with both and one modality reply in two rounds of a
+    method.
+    """
     if name not in _REPLIES:
-        nodes = federate(toy.parent / f"keys-{name}", toy, ["audio+visual", "audio", "visual"], method=name)
+        nodes = federate(
+            toy.parent / f"keys-{name}", toy, ["audio+visual", "audio", "visual"], method=name
+        )
         found = set()
         for server_round in (1, 2):
             nodes.round(server_round)
-            found |= {(record, key) for reply in nodes.replies for record, key in _keys(content_of(reply))}
-        _REPLIES[name] = found | {(r, k) for reply in _other_replies(nodes) for r, k in _keys(reply)}
+            found |= {
+                (record, key) for reply in nodes.replies for record, key in _keys(content_of(reply))
+            }
+        _REPLIES[name] = found | {
+            (r, k) for reply in _other_replies(nodes) for r, k in _keys(reply)
+        }
     return _REPLIES[name]
 
 
@@ -110,12 +132,18 @@ def _keys(message: Message) -> set[tuple[str, str]]:
 
 
 def _senders(toy: Path) -> set[str]:
-    return {name for name in METHODS if any(record == "method-arrays" for record, _ in _keys_sent(name, toy))}
+    return {
+        name
+        for name in METHODS
+        if any(record == "method-arrays" for record, _ in _keys_sent(name, toy))
+    }
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_key_that_leaves_a_node_stands_in_the_readmes_table(name: str, toy: Path) -> None:
-    rows = re.findall(r"^\| (?:query|train|evaluate) \| `([a-z-]+)` \| (.*?) \|", README.read_text("utf-8"), re.M)
+    rows = re.findall(
+        r"^\| (?:query|train|evaluate) \| `([a-z-]+)` \| (.*?) \|", README.read_text("utf-8"), re.M
+    )
     patterns = {(record, re.sub("<[a-z]+>", ".+", re.escape(key))) for record, keys in rows
                 for key in re.findall(r"`([^`]+)`", keys)}  # fmt: skip
     sent = _keys_sent(name, toy)
@@ -151,7 +179,9 @@ def test_a_line_about_a_clipped_update_does_not_say_its_norm(
 ) -> None:
     strategy = make_strategy(privacy=quiet(), guards=Guards(max_update_norm=0.5))
     train_round(strategy, federation([("audio",)], [1], values={0: 3.0}).grid(), arrays=ARRAYS)
-    assert set(strategy.report.bounded) == {"Something was kept within bounds: what is in the server's log."}
+    assert set(strategy.report.bounded) == {
+        "Something was kept within bounds: what is in the server's log."
+    }
     assert any("has the norm 4.243" in line for line in log_lines)
 
 
@@ -162,7 +192,9 @@ def test_counters_and_running_statistics_are_refused(name: str) -> None:
         check_arrays({"a.w": np.zeros(2, np.float32), name: np.zeros(2, dtype)})
 
 
-def test_a_model_with_batch_norm_is_refused_before_the_first_round(tmp_path: Path, toy: Path) -> None:
+def test_a_model_with_batch_norm_is_refused_before_the_first_round(
+    tmp_path: Path, toy: Path
+) -> None:
     with pytest.raises(ValueError, match='normalization = "group"'):
         federate(tmp_path, toy, ["audio+visual"], method="fedcmi", dp_noise_multiplier=1.0)
 

@@ -1,4 +1,7 @@
-"""Replies of a round on a toy federation: what is malformed, missing, doubled or an error is refused by name."""
+"""Replies of a round on a toy federation.
+
+What is malformed, missing, doubled or an error is refused by name.
+"""
 
 import re
 import sys
@@ -41,12 +44,20 @@ def _raising(message: Message, part: int) -> Message:
     ("bad", "words"),
     [
         (_without_eye, "'visual/float32' is missing"),
-        (_with_a_long_layout, r"it has 2\d+ bytes; of a node that was sent arrays of \d+, at most 1\d+ are read"),
+        (
+            _with_a_long_layout,
+            r"it has 2\d+ bytes; of a node that was sent arrays of \d+, at most 1\d+ are read",
+        ),
         (_raising, "error 2: .*OSError.*disk is full"),
     ],
 )
 def test_a_bad_reply_is_refused_by_name_and_the_others_are_used(
-    federation: Maker, make_strategy: Maker, train_round: Maker, log_lines: list[str], bad: Maker, words: str
+    federation: Maker,
+    make_strategy: Maker,
+    train_round: Maker,
+    log_lines: list[str],
+    bad: Maker,
+    words: str,
 ) -> None:
     """Of nodes 0 and 1, that add 1 and 2 to the head's 4, the second is refused: 5 remains."""
     nodes, strategy = federation([BOTH, BOTH], [1, 1], replies={1: bad}), make_strategy()
@@ -65,15 +76,27 @@ def test_no_valid_reply_fails_the_round_and_says_why(
     federation: Maker, make_strategy: Maker, train_round: Maker
 ) -> None:
     nodes = federation([BOTH, BOTH], [1, 1], replies={0: _without_eye, 1: _raising})
-    with pytest.raises(RoundFailedError, match=r"round 4: none of 2 replies.*partition 0.*is missing"):
+    with pytest.raises(
+        RoundFailedError, match=r"round 4: none of 2 replies.*partition 0.*is missing"
+    ):
         train_round(make_strategy(), nodes.grid(), server_round=4)
 
 
-@pytest.mark.parametrize(("code", "reason"), [(0, RAY_DIED), (0, "ray.exceptions.OutOfMemoryError")])
+@pytest.mark.parametrize(
+    ("code", "reason"), [(0, RAY_DIED), (0, "ray.exceptions.OutOfMemoryError")]
+)
 def test_a_poisoned_pool_stops_the_run(
-    federation: Maker, make_strategy: Maker, train_round: Maker, monkeypatch: pytest.MonkeyPatch, code: int, reason: str
+    federation: Maker,
+    make_strategy: Maker,
+    train_round: Maker,
+    monkeypatch: pytest.MonkeyPatch,
+    code: int,
+    reason: str,
 ) -> None:
-    """In a simulation; where Ray does not run, a node that speaks of it is refused like any other."""
+    """In a simulation.
+
+    Where Ray does not run, a node that speaks of it is refused like any other.
+    """
 
     def die(replies: list[Message]) -> list[Message]:
         return [Message(Error(code=code, reason=reason), reply_to=_asked(replies[0])), *replies[1:]]
@@ -112,10 +135,13 @@ def test_missing_doubled_and_foreign_replies_are_noted(
 ) -> None:
     """Node 0 (adds 1) answers twice, node 1 (adds 2) never; the head is 4 + 1."""
     strategy = make_strategy()
-    found, _ = train_round(strategy, federation([BOTH, BOTH], [1, 1]).grid(), order=lambda replies: replies[:1] * 2)
+    found, _ = train_round(
+        strategy, federation([BOTH, BOTH], [1, 1]).grid(), order=lambda replies: replies[:1] * 2
+    )
     assert found["head.w"].tolist() == [5.0]
     assert strategy.report.refused == [
-        "Reply of node 1001 (partition 0, audio+visual) refused: it was not asked in this round, or answered before.",
+        "Reply of node 1001 (partition 0, audio+visual) refused: it was not asked in this round, "
+        "or answered before.",
         "No reply of node 1002 (partition 1, audio+visual). The round's time is over.",
     ]
 
@@ -132,5 +158,7 @@ def test_a_node_that_left_is_refused_once_with_flowers_reason(
 
     strategy = make_strategy()
     train_round(strategy, federation([BOTH, BOTH], [1, 1]).grid(), order=leave)
-    expected = "No reply of node 1001 (partition 0, audio+visual). Flower says: error 5: Node Unavailable"
+    expected = (
+        "No reply of node 1001 (partition 0, audio+visual). Flower says: error 5: Node Unavailable"
+    )
     assert strategy.report.refused == [expected]

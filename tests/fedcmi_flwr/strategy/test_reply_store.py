@@ -1,4 +1,7 @@
-"""Replies that wait on the disk: the same bits as in memory, for every rule, and no more memory for more replies."""
+"""Replies that wait on the disk.
+
+The same bits as in memory, for every rule, and no more memory for more replies.
+"""
 
 import errno
 import tracemalloc
@@ -39,7 +42,11 @@ def test_arrays_come_back_as_they_were(monkeypatch: pytest.MonkeyPatch, in_memor
             assert list(first) == list(ARRAYS)
             for name, value in ARRAYS.items():
                 found = first[name]
-                assert (found.dtype, found.shape, found.tobytes()) == (value.dtype, value.shape, value.tobytes()), name
+                assert (found.dtype, found.shape, found.tobytes()) == (
+                    value.dtype,
+                    value.shape,
+                    value.tobytes(),
+                ), name
         assert (len(nothing), "w" in nothing, "w" in first) == (0, False, True)
         with pytest.raises(KeyError, match="missing"):
             first["missing"]
@@ -51,9 +58,15 @@ def test_a_full_disk_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
         def full(data: object) -> int:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-        monkeypatch.setattr(store, "_file", type("Full", (), {"seek": int, "write": full, "close": store._file.close}))
+        monkeypatch.setattr(
+            store,
+            "_file",
+            type("Full", (), {"seek": int, "write": full, "close": store._file.close}),
+        )
         monkeypatch.setattr(store._file, "write", staticmethod(full))
-        with pytest.raises(OSError, match=r"cannot be kept in .*No space left on device.*set TMPDIR"):
+        with pytest.raises(
+            OSError, match=r"cannot be kept in .*No space left on device.*set TMPDIR"
+        ):
             store.put(ARRAYS)
 
 
@@ -65,14 +78,21 @@ RULES: dict[str, dict[str, Any]] = {
     "clipped": {"guards": Guards(max_update_norm=1.0)},
     "refused": {"guards": Guards(max_update_norm=10.0, update_norm_action="refuse")},
     "capped": {"guards": Guards(max_example_ratio=1.0)},
-    "scaffold": {"method": METHODS["scaffold"], "guards": Guards(max_update_norm=1.0, max_example_ratio=1.0)},
+    "scaffold": {
+        "method": METHODS["scaffold"],
+        "guards": Guards(max_update_norm=1.0, max_example_ratio=1.0),
+    },
     "half": {"wire_dtype": "float16"},
 }
 
 
 @pytest.mark.parametrize("rule", RULES)
 def test_every_rule_gives_the_same_bits_from_the_disk_and_in_any_order(
-    federation: Maker, make_strategy: Maker, train_round: Maker, monkeypatch: pytest.MonkeyPatch, rule: str
+    federation: Maker,
+    make_strategy: Maker,
+    train_round: Maker,
+    monkeypatch: pytest.MonkeyPatch,
+    rule: str,
 ) -> None:
     rng = np.random.default_rng(0)
     owned = [BOTH, ("audio",), BOTH, ("visual",), BOTH, BOTH, BOTH]
@@ -80,9 +100,16 @@ def test_every_rule_gives_the_same_bits_from_the_disk_and_in_any_order(
 
     def scaffold_reply(message: Message, part: int) -> Message:
         task = wire.read_task(message)
-        arrays = {name: value + np.asarray(values[part]).astype(value.dtype) for name, value in task.arrays.items()}
-        control = {name: value * np.float32(values[part]) for name, value in arrays.items() if "w" in name}
-        return wire.train_reply(message, arrays, part + 1, from_method=control, applied=everything(message))
+        arrays = {
+            name: value + np.asarray(values[part]).astype(value.dtype)
+            for name, value in task.arrays.items()
+        }
+        control = {
+            name: value * np.float32(values[part]) for name, value in arrays.items() if "w" in name
+        }
+        return wire.train_reply(
+            message, arrays, part + 1, from_method=control, applied=everything(message)
+        )
 
     replies = {part: scaffold_reply for part in range(7)} if rule == "scaffold" else {}
     results = []
@@ -92,8 +119,12 @@ def test_every_rule_gives_the_same_bits_from_the_disk_and_in_any_order(
             strategy = make_strategy(**RULES[rule])
             nodes = federation(owned, [3, 5, 7, 11, 13, 17, 19], values=values, replies=replies)
             found, _ = train_round(strategy, nodes.grid(), order=order)
-            bits = {name: value.tobytes() for name, value in (found | strategy.state().method).items()}
-            results.append((bits, strategy.report.refused, strategy.report.bounded, strategy.report.owners))
+            bits = {
+                name: value.tobytes() for name, value in (found | strategy.state().method).items()
+            }
+            results.append(
+                (bits, strategy.report.refused, strategy.report.bounded, strategy.report.owners)
+            )
     assert all(result == results[0] for result in results)
     assert results[0][3]["audio"]
 
@@ -102,18 +133,28 @@ def test_every_rule_gives_the_same_bits_from_the_disk_and_in_any_order(
 def test_memory_does_not_grow_with_the_number_of_replies(
     make_strategy: Maker, federation: Maker, monkeypatch: pytest.MonkeyPatch, rule: str
 ) -> None:
-    """12 replies of 4 MB may take no more at their peak than 3 replies; together they are 48 MB (scaffold: 96)."""
+    """12 replies of 4 MB may take no more at their peak than 3 replies.
+
+    Together they are 48 MB (scaffold: 96).
+    """
     monkeypatch.setattr(reply_store, "BYTES_IN_MEMORY", 1)
-    start = ArrayRecord({name: Array(np.ones(2**18, np.float32)) for name in ("ear.a", "ear.b", "eye.w", "head.w")})
+    start = ArrayRecord(
+        {name: Array(np.ones(2**18, np.float32)) for name in ("ear.a", "ear.b", "eye.w", "head.w")}
+    )
 
     def reply(message: Message, part: int) -> Message:
-        arrays = {name: value + np.float32(1 + part) for name, value in wire.read_task(message).arrays.items()}
+        arrays = {
+            name: value + np.float32(1 + part)
+            for name, value in wire.read_task(message).arrays.items()
+        }
         own = arrays if rule == "scaffold" else None
         return wire.train_reply(message, arrays, 1, from_method=own, applied=everything(message))
 
     def peak(count: int) -> int:
         strategy = make_strategy(**({"method": METHODS["fedavg"]} | RULES[rule]))
-        grid = federation([BOTH] * count, [1] * count, replies=dict.fromkeys(range(count), reply)).grid()
+        grid = federation(
+            [BOTH] * count, [1] * count, replies=dict.fromkeys(range(count), reply)
+        ).grid()
         messages = strategy.configure_train(1, start, ConfigRecord(), grid)
 
         def arriving() -> Iterator[Message]:

@@ -29,9 +29,13 @@ def sensor_app() -> ModuleType:
 def accuracy(sensor_app: ModuleType, weights: Path) -> dict[str, float]:
     """Return the accuracy of each sensor's own head on data of a node that never trained."""
     model = sensor_app.SensorNet()
-    model.load_state_dict({name: torch.from_numpy(array) for name, array in np.load(weights).items()})
+    model.load_state_dict(
+        {name: torch.from_numpy(array) for name, array in np.load(weights).items()}
+    )
     x, y = sensor_app.data_of(1000)
-    return {name: float((model[f"{name}_own"](x[name]).argmax(1) == y).float().mean()) for name in x}
+    return {
+        name: float((model[f"{name}_own"](x[name]).argmax(1) == y).float().mean()) for name in x
+    }
 
 
 def test_example_app_trains_in_process(sensor_app: ModuleType, tmp_path: Path) -> None:

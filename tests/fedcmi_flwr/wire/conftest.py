@@ -1,4 +1,6 @@
-"""Messages can be made outside of Flower's processes, and thousands of warnings stay out of the output."""
+"""Messages can be made outside of Flower's processes, and thousands of warnings stay out of the
+output.
+"""
 
 import logging
 from collections.abc import Iterator
@@ -19,7 +21,10 @@ def _task_identity() -> None:
 
 @pytest.fixture(scope="module")
 def quiet_log() -> Iterator[None]:
-    """Let the strategy's warnings go to LINES alone; at the end, nothing may have been unpickled."""
+    """Let the strategy's warnings go to LINES alone.
+
+    At the end, nothing may have been unpickled.
+    """
     logger, above = logging.getLogger("flwr.fedcmi"), logging.getLogger("flwr")
     level, logger.propagate = above.level, False
     above.setLevel(logging.CRITICAL)

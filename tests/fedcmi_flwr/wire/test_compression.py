@@ -23,7 +23,10 @@ WIDE = ("conv", "w")
 
 def update(seed: int = 0, size: float = 1.0) -> dict[str, np.ndarray]:
     generator = np.random.default_rng(seed)
-    return {name: (size * generator.standard_normal(SENT[name].shape)).astype(np.float32) for name in WIDE}
+    return {
+        name: (size * generator.standard_normal(SENT[name].shape)).astype(np.float32)
+        for name in WIDE
+    }
 
 
 def test_only_wide_single_precision_is_compressed() -> None:
@@ -36,7 +39,10 @@ def test_int8_is_off_by_half_a_step_of_its_channel_at_most(seed: int, size: floa
     original["w"][1] = 0  # a channel that did not change
     found = decompress(compress(original, "int8", 1).record, SENT)
     for name in WIDE:
-        rows, read = original[name].reshape(len(original[name]), -1), found[name].reshape(len(original[name]), -1)
+        rows, read = (
+            original[name].reshape(len(original[name]), -1),
+            found[name].reshape(len(original[name]), -1),
+        )
         step = np.abs(rows).max(axis=1, keepdims=True) / 127
         assert (np.abs(rows - read) <= 0.5001 * step).all()
     assert not found["w"][1].any()
@@ -46,7 +52,9 @@ def test_int8_is_off_by_half_a_step_of_its_channel_at_most(seed: int, size: floa
 def test_top_k_keeps_the_largest_of_all_arrays_together(share: float, kept: int) -> None:
     original = update()
     found = decompress(compress(original, "top-k", share).record, SENT)
-    flat, read = (np.concatenate([each[name].ravel() for name in WIDE]) for each in (original, found))
+    flat, read = (
+        np.concatenate([each[name].ravel() for name in WIDE]) for each in (original, found)
+    )
     largest = np.sort(np.argsort(-np.abs(flat))[:kept])
     assert np.flatnonzero(read).tolist() == largest.tolist()
     assert (read[largest] == flat[largest]).all()

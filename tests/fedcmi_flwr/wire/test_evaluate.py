@@ -25,9 +25,15 @@ def test_an_evaluate_reply_reads_back() -> None:
     }  # fmt: skip
 
 
-def _bins(**changes: Any) -> Bins:  # noqa: ANN401
-    """Return what is known of two samples of the first bin, one right, and one of the last, wrong."""
-    sums = {"count": np.zeros(NUM_BINS, int), "correct": np.zeros(NUM_BINS, int), "confidence": np.zeros(NUM_BINS)}
+def _bins(**changes: Any) -> Bins:
+    """Return what is known of two samples of the first bin, one right, and one of the last,
+    wrong.
+    """
+    sums = {
+        "count": np.zeros(NUM_BINS, int),
+        "correct": np.zeros(NUM_BINS, int),
+        "confidence": np.zeros(NUM_BINS),
+    }
     sums["count"][[0, -1]], sums["correct"][0], sums["confidence"][[0, -1]] = [2, 1], 1, [0.1, 0.95]
     return Bins(**{**sums, **changes})
 
@@ -38,7 +44,11 @@ def test_bins_of_an_evaluate_reply_read_back() -> None:
     assert found.bins.confidence.tolist() == _bins().confidence.tolist()
     assert found.calibration_error == pytest.approx((0.9 + 0.95) / 3)
     without = {"fused": Counts(np.array([1, 0]), np.array([2, 1]))}
-    assert math.isnan(wire.read_evaluate_reply(wire.evaluate_reply(asked(), without, 3), 2)["fused"].calibration_error)
+    assert math.isnan(
+        wire.read_evaluate_reply(wire.evaluate_reply(asked(), without, 3), 2)[
+            "fused"
+        ].calibration_error
+    )
 
 
 def test_a_node_may_leave_bins_out_but_not_some_of_them() -> None:
@@ -47,7 +57,8 @@ def test_a_node_may_leave_bins_out_but_not_some_of_them() -> None:
     (found,) = wire.read_evaluate_reply(reply, 2).values()
     assert (found.count.tolist(), found.bins.count.sum()) == ([2, 1], 0)
     some = Message(
-        RecordDict({"metrics": MetricRecord({**metrics, "bin-count.fused": [3] * NUM_BINS})}), reply_to=asked()
+        RecordDict({"metrics": MetricRecord({**metrics, "bin-count.fused": [3] * NUM_BINS})}),
+        reply_to=asked(),
     )
     with pytest.raises(WireError, match="bin-correct"):
         wire.read_evaluate_reply(some, 2)
@@ -59,7 +70,10 @@ FIRST = np.arange(NUM_BINS) == 0
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"count": 3 * FIRST, "confidence": 0.1 * FIRST, "correct": 2 * FIRST}, "not of the same samples"),
+        (
+            {"count": 3 * FIRST, "confidence": 0.1 * FIRST, "correct": 2 * FIRST},
+            "not of the same samples",
+        ),
         ({"count": 2 * FIRST, "confidence": 0.1 * FIRST}, "not of the same samples"),
         ({"correct": 3 * FIRST}, "out of range"),
         ({"correct": -1 * FIRST}, "out of range"),
@@ -90,6 +104,8 @@ def test_bins_that_cannot_be_are_refused(changes: dict[str, Any], words: str) ->
     ],
 )
 def test_a_malformed_evaluate_reply_is_refused(metrics: dict[str, Any]) -> None:
-    reply = Message(RecordDict({"metrics": MetricRecord({"num-examples": 3, **metrics})}), reply_to=asked())
+    reply = Message(
+        RecordDict({"metrics": MetricRecord({"num-examples": 3, **metrics})}), reply_to=asked()
+    )
     with pytest.raises(WireError, match="fused"):
         wire.read_evaluate_reply(reply, 2)

@@ -1,4 +1,7 @@
-"""Thousands of malformed replies to evaluate messages: each is refused by name, and does not count."""
+"""Thousands of malformed replies to evaluate messages.
+
+Each is refused by name, and does not count.
+"""
 
 import numpy as np
 import pytest
@@ -21,7 +24,9 @@ def test_evaluate_replies() -> None:
     last = (np.arange(NUM_BINS) == NUM_BINS - 1).astype(int)
     counts = {
         "fused": Counts(np.array([1, 2]), np.array([3, 2]), Bins(5 * last, 3 * last, 4.75 * last)),
-        "audio only": Counts(np.array([0, 1]), np.array([1, 1]), Bins(2 * last, 1 * last, 1.9 * last)),
+        "audio only": Counts(
+            np.array([0, 1]), np.array([1, 1]), Bins(2 * last, 1 * last, 1.9 * last)
+        ),
     }
 
     @fuzzed(800)
@@ -34,7 +39,9 @@ def test_evaluate_replies() -> None:
         for message in messages:
             message.metadata.__dict__["_message_id"] = "1"
             good, node = wire.evaluate_reply(message, counts, 5), message.metadata.dst_node_id
-            replies += [good] if node in HONEST else hostile_replies(data.draw, message, good.content)
+            replies += (
+                [good] if node in HONEST else hostile_replies(data.draw, message, good.content)
+            )
         LINES.found.clear()
         metrics = strategy.aggregate_evaluate(1, data.draw(st.permutations(replies)))
         assert metrics is not None

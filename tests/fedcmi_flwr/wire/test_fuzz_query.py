@@ -1,4 +1,7 @@
-"""Thousands of malformed answers to queries: each node that gave one cannot be used, and it is said why."""
+"""Thousands of malformed answers to queries.
+
+Each node that gave one cannot be used, and it is said why.
+"""
 
 import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -64,7 +67,9 @@ def test_query_replies() -> None:
             elif how != "silent":
                 broken = Message(_query_content(draw, info), reply_to=asked)
                 answers += [broken, broken] if how == "twice" else [broken]
-        grid.answers = answers  # a partition that two claim is the first one's: the honest nodes answer first
+        grid.answers = (
+            answers  # a partition that two claim is the first one's: the honest nodes answer first
+        )
         LINES.found.clear()
         chosen = strategy.nodes.sample(grid, 1, 1.0, 1, "train")
         known = strategy.nodes.known
@@ -75,7 +80,9 @@ def test_query_replies() -> None:
         for node, found in strategy.nodes.unusable.items():
             assert len(found.reason) > 8
             assert found.reason.isprintable()
-            assert any(f"node {node} cannot be used: {found.reason}" in line for line in LINES.found)
+            assert any(
+                f"node {node} cannot be used: {found.reason}" in line for line in LINES.found
+            )
         total += len(strategy.nodes.unusable)
 
     check()

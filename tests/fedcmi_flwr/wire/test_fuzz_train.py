@@ -1,7 +1,10 @@
-"""Thousands of malformed replies to train messages: each is refused by name with a reason, and changes nothing else.
+"""Thousands of malformed replies to train messages.
 
-Replies begin as good ones; then records, keys, values, layouts, arrays and bytes are dropped, renamed, retyped or
-broken, as far as Flower's messages can carry it. What is still good after that is accepted and must do no harm.
+Each is refused by name with a reason, and changes nothing else.
+
+Replies begin as good ones; then records, keys, values, layouts, arrays and bytes are dropped,
+renamed, retyped or broken, as far as Flower's messages can carry it. What is still good after
+that is accepted and must do no harm.
 """
 
 import io
@@ -34,20 +37,29 @@ def test_a_trap_that_is_unpickled_says_so() -> None:
 def _good_reply(message: Message, method: str) -> Message:
     task, info = wire.read_task(message), NODES[message.metadata.dst_node_id]
     part = info.partition_id
-    arrays = {name: value + np.asarray(part + 1).astype(value.dtype) for name, value in task.arrays.items()}
+    arrays = {
+        name: value + np.asarray(part + 1).astype(value.dtype)
+        for name, value in task.arrays.items()
+    }
     stats = ClassStats(
         {name: np.array([0.25 * (part + 1), 0.5]) for name in info.modalities},
         {name: np.array([part + 1, 1]) for name in info.modalities},
     )
     own: dict[str, np.ndarray] = {}
     if method == "scaffold":
-        own = {name: np.full_like(value, part + 0.5) for name, value in task.arrays.items() if name != "ear.steps"}
+        own = {
+            name: np.full_like(value, part + 0.5)
+            for name, value in task.arrays.items()
+            if name != "ear.steps"
+        }
     if method == "fedproto":
         for name in info.modalities:
             own[f"prototype-sum.{name}"] = np.array([[part, 1, 2], [0, 0, 0]], np.float32)
             own[f"prototype-count.{name}"] = np.array([2, 0], np.float32)
     loss: dict[str, Any] = {"loss_sum": {"fused": 1.0 + part}, "loss_count": {"fused": 5 + part}}
-    return wire.train_reply(message, arrays, 5 + part, stats, **loss, from_method=own, applied=everything(message))
+    return wire.train_reply(
+        message, arrays, 5 + part, stats, **loss, from_method=own, applied=everything(message)
+    )
 
 
 @dataclass(frozen=True)
@@ -76,7 +88,9 @@ def _outcome(strategy: FedCMI, arrays: ArrayRecord) -> Outcome:
 
 
 def _check_refusals(refused: list[str], nodes: set[int]) -> None:
-    """Every node that was refused is named, with a reason, in one line of the report and of the log."""
+    """Every node that was refused is named, with a reason, in one line of the report and of the
+    log.
+    """
     for node in nodes:
         (line,) = [line for line in refused if f"node {node} " in line][:1]
         assert len(line.partition(f"node {node} ")[2]) > 10
@@ -117,7 +131,9 @@ class Rounds:
         assert arrays is not None
         assert metrics is not None
         found, report = _outcome(strategy, arrays), strategy.report
-        refused = {node for node, info in HOSTILE.items() if info.partition_id not in report.examples}
+        refused = {
+            node for node, info in HOSTILE.items() if info.partition_id not in report.examples
+        }
         _check_refusals(report.refused, refused)
         assert {info.partition_id for info in HONEST.values()} <= set(report.examples)
         if len(refused) == len(HOSTILE):

@@ -1,4 +1,7 @@
-"""Float32 weights that travel as float16: half the bytes, the same dtypes on both machines, never a silent Inf."""
+"""Float32 weights that travel as float16.
+
+Half the bytes, the same dtypes on both machines, never a silent Inf.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -47,7 +50,9 @@ def test_only_float32_is_narrowed_and_comes_back_rounded() -> None:
 @pytest.mark.parametrize("value", [65520.0, -7e4, 3e38])
 def test_what_would_become_infinite_is_named(value: float) -> None:
     arrays = {"ok": np.ones(3, np.float32), "ear.w": np.array([0.0, value], np.float32)}
-    with pytest.raises(WireError, match=r"'ear\.w' holds .* but float16 ends at 65504; set wire-dtype = 'float32'"):
+    with pytest.raises(
+        WireError, match=r"'ear\.w' holds .* but float16 ends at 65504; set wire-dtype = 'float32'"
+    ):
         pack(arrays, {"g": ("ok", "ear.w")}, "float16")
 
 
@@ -57,7 +62,9 @@ def test_what_is_not_finite_before_stays_so_and_is_refused_by_the_receiver(value
     assert np.array_equal(found["w"], [value], equal_nan=True)
 
 
-@pytest.mark.parametrize(("key", "value"), [("g/int64", np.float16), ("g/float64", np.float16), ("g/float64", "f4")])
+@pytest.mark.parametrize(
+    ("key", "value"), [("g/int64", np.float16), ("g/float64", np.float16), ("g/float64", "f4")]
+)
 def test_nothing_else_may_be_narrowed(key: str, value: type) -> None:
     packed, layout = pack(ARRAYS, GROUPS)
     packed[key] = Array(np.zeros(packed[key].shape, value))
@@ -68,7 +75,10 @@ def test_nothing_else_may_be_narrowed(key: str, value: type) -> None:
 def test_a_round_in_float16_is_the_round_on_rounded_weights(
     federation: Maker, make_strategy: Maker, train_round: Maker
 ) -> None:
-    """Node p adds 0.1 (p + 1) in single precision to what it got; rounding is NumPy's, down and up."""
+    """Node p adds 0.1 (p + 1) in single precision to what it got.
+
+    Rounding is NumPy's, down and up.
+    """
     start = {"ear.w": np.array([0.1, 2.3], np.float32), "ear.steps": np.array(5),
              "eye.w": np.array([3.3], np.float32), "head.w": np.array([1e-3], np.float32)}  # fmt: skip
     nodes = federation([("audio", "visual"), ("audio",)], [1, 3], values={0: 0.1, 1: 0.2})
@@ -98,10 +108,14 @@ def test_the_bytes_of_the_weights_are_halved_both_ways(
         train_round(strategy, federation([("audio", "visual")], [1]).grid(), arrays=start)
         sizes[dtype] = strategy.report.bytes_down[0], strategy.report.bytes_up[0]
     for full, half in zip(*sizes.values(), strict=True):
-        assert full - half == pytest.approx(60000, abs=20)  # the settings' texts differ by a few bytes
+        assert full - half == pytest.approx(
+            60000, abs=20
+        )  # the settings' texts differ by a few bytes
 
 
-def test_evaluations_travel_so_too(federation: Maker, make_strategy: Maker, train_round: Maker) -> None:
+def test_evaluations_travel_so_too(
+    federation: Maker, make_strategy: Maker, train_round: Maker
+) -> None:
     strategy = make_strategy(wire_dtype="float16", fraction_evaluate=1.0)
     grid = federation([("audio", "visual")], [1]).grid()
     found, _ = train_round(strategy, grid)
@@ -114,7 +128,9 @@ def test_a_model_beyond_the_range_ends_the_run_and_names_the_array(
     federation: Maker, make_strategy: Maker, train_round: Maker
 ) -> None:
     strategy = make_strategy(wire_dtype="float16")
-    with pytest.raises(RoundFailedError, match=r"round 1: the global model cannot be sent: array 'ear\.w'"):
+    with pytest.raises(
+        RoundFailedError, match=r"round 1: the global model cannot be sent: array 'ear\.w'"
+    ):
         train_round(strategy, federation([("audio",)], [1]).grid(), arrays=BIG)
 
 

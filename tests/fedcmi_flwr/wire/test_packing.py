@@ -18,7 +18,11 @@ ARRAYS = {
     "head.on": np.array([True, False]),
     "head.scale": np.array(1.5, dtype=np.float32),
 }
-GROUPS = {"ear": ("ear.w", "ear.half", "ear.steps", "ear.b"), "none": (), "head": tuple(list(ARRAYS)[4:])}
+GROUPS = {
+    "ear": ("ear.w", "ear.half", "ear.steps", "ear.b"),
+    "none": (),
+    "head": tuple(list(ARRAYS)[4:]),
+}
 
 
 def test_every_dtype_and_shape_survives() -> None:
@@ -29,7 +33,11 @@ def test_every_dtype_and_shape_survives() -> None:
     for name, value in ARRAYS.items():
         found = arrays[name]
         assert isinstance(found, np.ndarray)
-        assert (found.dtype, found.shape, found.tobytes()) == (value.dtype, value.shape, value.tobytes()), name
+        assert (found.dtype, found.shape, found.tobytes()) == (
+            value.dtype,
+            value.shape,
+            value.tobytes(),
+        ), name
 
 
 def test_one_flat_array_per_group_and_dtype() -> None:
@@ -54,7 +62,9 @@ def test_fortran_order_and_views_do_not_matter() -> None:
 
 
 def test_a_name_that_is_not_there_is_an_error() -> None:
-    with pytest.raises(WireError, match=r"group 'ear': array 'ear\.x' is missing \(2 missing in all\)"):
+    with pytest.raises(
+        WireError, match=r"group 'ear': array 'ear\.x' is missing \(2 missing in all\)"
+    ):
         pack(ARRAYS, {"ear": ("ear.w", "ear.x", "ear.y")})
 
 
@@ -97,7 +107,9 @@ def test_a_layout_of_nonsense_is_refused(text: object) -> None:
         ("nose/float32", np.zeros(6, np.float32), r"unexpected \['nose/float32'\]"),
     ],
 )
-def test_flat_arrays_that_do_not_fit_the_layout_are_refused(key: str, value: np.ndarray, words: str) -> None:
+def test_flat_arrays_that_do_not_fit_the_layout_are_refused(
+    key: str, value: np.ndarray, words: str
+) -> None:
     packed, layout = pack(ARRAYS, {"ear": ("ear.w",)})
     packed[key] = Array(value)
     with pytest.raises(WireError, match=words):
@@ -111,7 +123,9 @@ def test_a_missing_flat_array_is_refused() -> None:
         unpack(packed, layout)
 
 
-@pytest.mark.parametrize(("stype", "data"), [("numpy.ndarray", b"garbage"), ("numpy.ndarray", b""), ("pickle", b"")])
+@pytest.mark.parametrize(
+    ("stype", "data"), [("numpy.ndarray", b"garbage"), ("numpy.ndarray", b""), ("pickle", b"")]
+)
 def test_an_array_whose_bytes_are_no_array_is_refused(stype: str, data: bytes) -> None:
     packed, layout = pack(ARRAYS, {"ear": ("ear.w",)})
     packed["ear/float32"] = Array(dtype="float32", shape=(6,), stype=stype, data=data)
@@ -123,6 +137,8 @@ def test_an_array_whose_bytes_are_no_array_is_refused(stype: str, data: bytes) -
 def test_a_shape_that_no_array_can_have_is_refused(shape: list[int]) -> None:
     """Such an array has no numbers, so that it fits the flat array."""
     packed = ArrayRecord({"ear/float32": Array(np.zeros(6, np.float32))})
-    layout = ConfigRecord({"ear": json.dumps([["ear.w", "float32", [6]], ["ear.none", "float32", shape]])})
+    layout = ConfigRecord(
+        {"ear": json.dumps([["ear.w", "float32", [6]], ["ear.none", "float32", shape]])}
+    )
     with pytest.raises(WireError, match="ear/float32"):
         unpack(packed, layout)

@@ -18,7 +18,9 @@ ROOM = "fedcmi_flwr/wire"
 def _train_reply() -> Message:
     stats = ClassStats({"audio": np.array([0.5, 1.5])}, {"audio": np.array([1, 2])})
     rest = {"loss_sum": {"fused": 1.5}, "loss_count": {"fused": 6}, "from_method": SENT}
-    return wire.train_reply(asked(), SENT, 3, stats, **rest, modality_examples={"audio": 3, "visual": 1}, seconds=1.0)
+    return wire.train_reply(
+        asked(), SENT, 3, stats, **rest, modality_examples={"audio": 3, "visual": 1}, seconds=1.0
+    )
 
 
 def _evaluate_reply() -> Message:
@@ -43,7 +45,11 @@ def _query_reply() -> Message:
             lambda reply: wire.read_evaluate_reply(reply, 2),
             ["evaluate.py", "records.py", "metrics.py"],
         ),
-        (_query_reply, lambda reply: wire.read_query_reply(reply, MODALITIES), ["query.py", "records.py"]),
+        (
+            _query_reply,
+            lambda reply: wire.read_query_reply(reply, MODALITIES),
+            ["query.py", "records.py"],
+        ),
     ],
     ids=["task", "train", "evaluate", "query"],
 )
@@ -57,4 +63,7 @@ def test_a_message_is_read_file_by_file(
 def test_a_train_reply_is_written_file_by_file() -> None:
     message = asked()
     found = visited(lambda: wire.train_reply(message, SENT, 3, from_method=SENT), ROOM)
-    assert found == [f"{ROOM}/{name}" for name in ("train.py", "applied.py", "tensors.py", "records.py", "packing.py")]
+    assert found == [
+        f"{ROOM}/{name}"
+        for name in ("train.py", "applied.py", "tensors.py", "records.py", "packing.py")
+    ]

@@ -10,8 +10,12 @@ from fedcmi_flwr import wire
 from fedcmi_flwr.wire.packing import WireError
 
 
-@pytest.mark.parametrize(("sent", "expected"), [(("visual", "audio"), ("audio", "visual")), (("visual",), ("visual",))])
-def test_a_query_reads_back_in_the_federations_order(sent: tuple[str, ...], expected: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    ("sent", "expected"), [(("visual", "audio"), ("audio", "visual")), (("visual",), ("visual",))]
+)
+def test_a_query_reads_back_in_the_federations_order(
+    sent: tuple[str, ...], expected: tuple[str, ...]
+) -> None:
     query = wire.query_message(7, 3)
     assert (query.metadata.message_type, query.content["config"]["server-round"]) == ("query", 3)
     reply = wire.query_reply(query, wire.NodeInfo(sent, 4))
@@ -21,7 +25,10 @@ def test_a_query_reads_back_in_the_federations_order(sent: tuple[str, ...], expe
 @pytest.mark.parametrize(
     ("node", "words"),
     [
-        ({"modalities": ["audio", "smell"], "partition-id": 0}, r"\['audio', 'smell'\].*\['audio', 'visual'\]"),
+        (
+            {"modalities": ["audio", "smell"], "partition-id": 0},
+            r"\['audio', 'smell'\].*\['audio', 'visual'\]",
+        ),
         ({"modalities": [], "partition-id": 0}, r"modalities = \[\]"),
         ({"modalities": "audio", "partition-id": 0}, "modalities = 'audio'"),
         ({"modalities": [1], "partition-id": 0}, r"modalities = \[1\]"),

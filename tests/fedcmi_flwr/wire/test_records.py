@@ -10,7 +10,10 @@ from fedcmi_flwr.wire.records import method_arrays, method_records, record
 
 
 def _message(**records: ArrayRecord | ConfigRecord) -> Message:
-    return Message(RecordDict({name.replace("_", "-"): each for name, each in records.items()}), reply_to=asked())
+    return Message(
+        RecordDict({name.replace("_", "-"): each for name, each in records.items()}),
+        reply_to=asked(),
+    )
 
 
 def test_a_record_is_found_by_name_and_kind() -> None:
@@ -32,7 +35,9 @@ def test_a_methods_arrays_read_back_and_none_take_no_record() -> None:
     assert method_arrays(_message()) == {}
 
 
-@pytest.mark.parametrize(("there", "missing"), [("method-arrays", "method-layout"), ("method-layout", "method-arrays")])
+@pytest.mark.parametrize(
+    ("there", "missing"), [("method-arrays", "method-layout"), ("method-layout", "method-arrays")]
+)
 def test_one_of_a_methods_two_records_is_not_enough(there: str, missing: str) -> None:
     content = RecordDict({there: method_records({"c": np.zeros(2)})[there]})
     with pytest.raises(WireError, match=f"record '{missing}' is NoneType"):

@@ -14,13 +14,22 @@ def _message(**records: ArrayRecord | ConfigRecord) -> Message:
 
 
 def test_content_bytes_counts_arrays_and_what_describes_them() -> None:
-    """Ten times 1000 more float32 values weigh 40000 bytes more, give or take the digits of the shapes."""
+    """Ten times 1000 more float32 values weigh 40000 bytes more, give or take the digits of the
+    shapes.
+    """
     sizes = []
     for length in (1000, 11000):
         arrays = {"w": np.zeros(length, np.float32)}
         sizes.append(
             wire.content_bytes(
-                wire.task_message(7, "train", wire.pack(arrays, {"g": ("w",)}), {"server-round": 1}, ("g",), NOBODY)
+                wire.task_message(
+                    7,
+                    "train",
+                    wire.pack(arrays, {"g": ("w",)}),
+                    {"server-round": 1},
+                    ("g",),
+                    NOBODY,
+                )
             )
         )
     assert sizes[0] > 4000

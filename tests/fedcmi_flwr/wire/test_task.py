@@ -19,9 +19,15 @@ def test_a_task_reads_back_with_the_groups_that_were_meant() -> None:
         "ear.w": [[1.0, 2.0]], "ear.steps": 3, "head": [0.5],
     }  # fmt: skip
     assert task.groups == GROUPS
-    assert (task.server_round, task.modalities, task.dominance.dominant) == (2, MODALITIES, "visual")
+    assert (task.server_round, task.modalities, task.dominance.dominant) == (
+        2,
+        MODALITIES,
+        "visual",
+    )
     assert task.config == {"gamma": 2.0, "method": "fedcmi", "epochs": 3}
-    assert {name: value.tolist() for name, value in task.dominance.temperature.items()} == {"audio": [1.0, 0.25]}
+    assert {name: value.tolist() for name, value in task.dominance.temperature.items()} == {
+        "audio": [1.0, 0.25]
+    }
     assert task.state_dict["ear.steps"].dtype == torch.int64
 
 
@@ -36,7 +42,9 @@ def test_what_the_method_has_for_a_node_reads_back() -> None:
     control = {"ear.w": np.array([[1e-9, 1e6]], np.float32)}
     packed = wire.pack(SENT, GROUPS, "float16")
     settings = {"server-round": 1}
-    message = wire.task_message(7, "train", packed, settings, MODALITIES, NOBODY, control, wire_dtype="float16")
+    message = wire.task_message(
+        7, "train", packed, settings, MODALITIES, NOBODY, control, wire_dtype="float16"
+    )
     task = wire.read_task(message)
     assert task.from_method["ear.w"].tolist() == control["ear.w"].tolist()
     assert wire.read_task(asked()).from_method == {}

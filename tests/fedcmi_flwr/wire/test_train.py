@@ -1,4 +1,7 @@
-"""Replies to train messages: updates read back, and every kind of malformed reply is refused by name."""
+"""Replies to train messages.
+
+Updates read back, and every kind of malformed reply is refused by name.
+"""
 
 from typing import Any
 
@@ -14,8 +17,11 @@ from fedcmi_flwr.wire.packing import WireError, pack
 STATS = ClassStats({"audio": np.array([0.5, 1.5])}, {"audio": np.array([1, 2])})
 
 
-def _reply(**changes: Any) -> Message:  # noqa: ANN401
-    """Return a good reply, with parts replaced: arrays, groups, layout, metrics, or without a record."""
+def _reply(**changes: Any) -> Message:
+    """Return a good reply, with parts replaced.
+
+    Arrays, groups, layout, metrics, or without a record.
+    """
     packed, layout = pack(changes.get("arrays", SENT), changes.get("groups", GROUPS))
     metrics: dict[str, Any] = {
         "num-examples": 3, "loss-sum.fused": 1.5, "loss-count.fused": 3,
@@ -25,7 +31,9 @@ def _reply(**changes: Any) -> Message:  # noqa: ANN401
     records = {
         "arrays": packed,
         "layout": layout,
-        "metrics": MetricRecord({key: value for key, value in metrics.items() if value is not None}),
+        "metrics": MetricRecord(
+            {key: value for key, value in metrics.items() if value is not None}
+        ),
     }
     content = {name: record for name, record in records.items() if name != changes.get("without")}
     return Message(RecordDict({**content, **changes.get("records", {})}), reply_to=asked())
@@ -37,13 +45,22 @@ def _read(message: Message) -> wire.NodeUpdate:
 
 def test_a_train_reply_reads_back() -> None:
     trained = {**EXTRA, "ear.w": np.array([[4.0, 5.0]], np.float32)}
-    reply = wire.train_reply(asked(), trained, 3, STATS, loss_sum={"fused": 1.5}, loss_count={"fused": 6}, seconds=0.25)
+    reply = wire.train_reply(
+        asked(), trained, 3, STATS, loss_sum={"fused": 1.5}, loss_count={"fused": 6}, seconds=0.25
+    )
     update = _read(reply)
     assert {name: value.tolist() for name, value in update.arrays.items()} == {
         "ear.w": [[4.0, 5.0]], "ear.steps": 3, "head": [0.5],
     }  # fmt: skip
-    assert (update.num_examples, update.loss_sum, update.loss_count) == (3, {"fused": 1.5}, {"fused": 6})
-    assert (update.seconds, _read(_reply()).seconds) == (0.25, None)  # a node of somebody else's need not say it
+    assert (update.num_examples, update.loss_sum, update.loss_count) == (
+        3,
+        {"fused": 1.5},
+        {"fused": 6},
+    )
+    assert (update.seconds, _read(_reply()).seconds) == (
+        0.25,
+        None,
+    )  # a node of somebody else's need not say it
     assert update.stats is not None
     assert update.stats.probability_sum["audio"].tolist() == [0.5, 1.5]
     assert update.stats.count["audio"].tolist() == [1, 2]
@@ -52,7 +69,9 @@ def test_a_train_reply_reads_back() -> None:
 
 def test_samples_with_a_modality_are_said_only_where_some_lack_it() -> None:
     reply = wire.train_reply(asked(), SENT, 3, STATS, modality_examples={"audio": 3, "visual": 2})
-    assert [key for key in reply.content["metrics"] if key.startswith(wire.EXAMPLES_OF)] == ["num-examples.visual"]
+    assert [key for key in reply.content["metrics"] if key.startswith(wire.EXAMPLES_OF)] == [
+        "num-examples.visual"
+    ]
     update = _read(reply)
     assert update.modality_examples == {"visual": 2}
     assert [update.examples_of(group) for group in ("audio", "visual", "shared")] == [3, 2, 3]
@@ -76,7 +95,11 @@ BAD_METRICS = [
     ("num-examples", 3.0, "num-examples = 3.0"),
     ("num-examples", [3], r"num-examples = \[3\]"),
     ("num-examples", None, "num-examples = None"),
-    ("num-examples", 10**13, r"num-examples = 10000000000000, need an integer from 1 \(to 1e\+12\)"),
+    (
+        "num-examples",
+        10**13,
+        r"num-examples = 10000000000000, need an integer from 1 \(to 1e\+12\)",
+    ),
     ("num-examples", 2, "statistics of 'audio' are of 3 samples, but num-examples = 2"),
     (N, [10**13, 2], r"class-count.audio.*out of range \(1e\+12\)"),
     (P, [1e300, 1.5], "class-probability-sum.audio.*finite"),
@@ -103,7 +126,11 @@ BAD_METRICS = [
     ("loss-count.fused", np.inf, "loss"),
     ("loss-count.fused", -3, "loss"),
     ("num-examples.audio", 2, "statistics of 'audio' are of 3 samples, but num-examples.audio = 2"),
-    ("num-examples.visual", 4, r"num-examples.visual = 4, need an integer from 0 to num-examples = 3"),
+    (
+        "num-examples.visual",
+        4,
+        r"num-examples.visual = 4, need an integer from 0 to num-examples = 3",
+    ),
     ("num-examples.visual", -1, r"num-examples.visual = -1, need an integer"),
     ("num-examples.visual", 1.0, r"num-examples.visual = 1.0, need an integer"),
     ("num-examples.visual", [1], r"num-examples.visual must be one number, found a list"),
@@ -121,7 +148,10 @@ BAD_ARRAYS = [
     ({"head": np.array([-np.inf], np.float32)}, "'head' holds NaN or Inf"),
 ]
 BAD_RECORDS = [
-    ({"groups": {"audio": ("ear.w",), "shared": ("head",)}}, r"missing \['ear.steps'\], extra \[\]"),
+    (
+        {"groups": {"audio": ("ear.w",), "shared": ("head",)}},
+        r"missing \['ear.steps'\], extra \[\]",
+    ),
     ({"arrays": EXTRA, "groups": {**GROUPS, "visual": ("eye",)}}, r"missing \[\], extra \['eye'\]"),
     ({"without": "arrays"}, "record 'arrays' is NoneType, need ArrayRecord"),
     ({"without": "layout"}, "arrays: missing .*'ear.w'"),
@@ -153,9 +183,19 @@ def test_a_malformed_train_reply_is_refused(changes: dict[str, Any], words: str)
 @pytest.mark.parametrize(("smallest", "refused"), [(0.0, False), (-1e-3, True)])
 def test_a_variance_below_0_is_refused(smallest: float, refused: bool) -> None:
     """One of them would make the averaged model's outputs NaN on all nodes."""
-    sent = {**SENT, "ear.norm.running_var": np.ones(2, np.float32), "ear.norm.running_mean": np.ones(2, np.float32)}
-    groups = {**GROUPS, "audio": (*GROUPS["audio"], "ear.norm.running_var", "ear.norm.running_mean")}
-    trained = {name: np.array([1.0, smallest], np.float32) if "norm" in name else value for name, value in sent.items()}
+    sent = {
+        **SENT,
+        "ear.norm.running_var": np.ones(2, np.float32),
+        "ear.norm.running_mean": np.ones(2, np.float32),
+    }
+    groups = {
+        **GROUPS,
+        "audio": (*GROUPS["audio"], "ear.norm.running_var", "ear.norm.running_mean"),
+    }
+    trained = {
+        name: np.array([1.0, smallest], np.float32) if "norm" in name else value
+        for name, value in sent.items()
+    }
     reply = _reply(arrays=trained, groups=groups)
     if refused:
         with pytest.raises(WireError, match=r"'ear\.norm\.running_var' is a variance"):
@@ -166,10 +206,14 @@ def test_a_variance_below_0_is_refused(smallest: float, refused: bool) -> None:
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_methods_arrays_must_be_finite_and_say_so_under_their_own_record(value: float) -> None:
-    reply = wire.train_reply(asked(), SENT, 3, STATS, from_method={"control": np.array([1.0, value])})
+    reply = wire.train_reply(
+        asked(), SENT, 3, STATS, from_method={"control": np.array([1.0, value])}
+    )
     with pytest.raises(WireError, match=r"^method-arrays: 'control' holds NaN or Inf"):
         _read(reply)
 
 
 def test_rounding_above_the_count_is_no_reason_to_refuse() -> None:
-    assert _read(_reply(metrics={"class-probability-sum.audio": [1.0 + 1e-9, 2.0]})).stats is not None
+    assert (
+        _read(_reply(metrics={"class-probability-sum.audio": [1.0 + 1e-9, 2.0]})).stats is not None
+    )

@@ -38,9 +38,13 @@ def test_settings_are_names_or_paths(tmp_path: Path) -> None:
 
 
 def test_what_there_is_stands_in_the_error() -> None:
-    with pytest.raises(ConfigError, match=r"row 'fedmagic': neither a file .*fedprox.*methods, alone, ablations"):
+    with pytest.raises(
+        ConfigError, match=r"row 'fedmagic': neither a file .*fedprox.*methods, alone, ablations"
+    ):
         find_rows(["fedavg", "fedmagic"])
-    with pytest.raises(ConfigError, match=r"setting 'mnist': neither a file nor one of av-digits, .*avmnist"):
+    with pytest.raises(
+        ConfigError, match=r"setting 'mnist': neither a file nor one of av-digits, .*avmnist"
+    ):
         find_settings(["mnist"])
 
 
@@ -62,28 +66,51 @@ def test_every_row_of_the_project_is_a_configuration(path: Path) -> None:
 
 
 def test_later_values_count(tmp_path: Path) -> None:
-    """The learning rate is set by everyone, the others by all but the last one, two, three and four."""
-    setting = _file(tmp_path / "s.toml", "lr = 1.1\nmu = 1.1\nmomentum = 0.1\nweight-decay = 1.1\nkappa = 1.1\n")
-    row = _file(tmp_path / "r.toml", 'method = "fedcmi"\nlr = 1.2\nmu = 1.2\nmomentum = 0.2\nweight-decay = 1.2\n')
-    tuned = read_tuned(_file(tmp_path / "tuned.toml", "[r]\nlr = 1.3\nmu = 1.3\nmomentum = 0.3\n[other]\nlr = 9.0\n"))
-    [raw] = bench_configs(values_by_setting([setting]), [row], tuned, {"mu": 1.4, "lr": 1.4}, ["lr=1.5"])["s"].values()
+    """The learning rate is set by everyone, the others by all but the last one, two, three and
+    four.
+    """
+    setting = _file(
+        tmp_path / "s.toml", "lr = 1.1\nmu = 1.1\nmomentum = 0.1\nweight-decay = 1.1\nkappa = 1.1\n"
+    )
+    row = _file(
+        tmp_path / "r.toml",
+        'method = "fedcmi"\nlr = 1.2\nmu = 1.2\nmomentum = 0.2\nweight-decay = 1.2\n',
+    )
+    tuned = read_tuned(
+        _file(
+            tmp_path / "tuned.toml", "[r]\nlr = 1.3\nmu = 1.3\nmomentum = 0.3\n[other]\nlr = 9.0\n"
+        )
+    )
+    [raw] = bench_configs(
+        values_by_setting([setting]), [row], tuned, {"mu": 1.4, "lr": 1.4}, ["lr=1.5"]
+    )["s"].values()
     keys = ("lr", "mu", "momentum", "weight-decay", "kappa", "gamma", "method")
     assert [raw[key] for key in keys] == [1.5, 1.4, 0.3, 1.2, 1.1, "default", "fedcmi"]
 
 
 @pytest.mark.parametrize("text", ["method=fedavg", "seed=3", "run-dir=/tmp/x"])
 def test_what_a_bench_decides_cannot_be_set(text: str) -> None:
-    with pytest.raises(ConfigError, match=r"--set: '.*' must not stand here; a bench decides seed, run-dir, method"):
-        bench_configs(values_by_setting(find_settings(["av-digits"])), find_rows(["fedavg"]), {}, {}, [text])
+    with pytest.raises(
+        ConfigError, match=r"--set: '.*' must not stand here; a bench decides seed, run-dir, method"
+    ):
+        bench_configs(
+            values_by_setting(find_settings(["av-digits"])), find_rows(["fedavg"]), {}, {}, [text]
+        )
 
 
 def test_nor_can_it_stand_in_a_file(tmp_path: Path) -> None:
     settings, rows = find_settings(["av-digits"]), find_rows(["fedavg"])
     with pytest.raises(ConfigError, match=r"s\.toml: 'method' must not stand here"):
-        bench_configs(values_by_setting([_file(tmp_path / "s.toml", 'method = "fedavg"\n')]), rows, {}, {}, [])
+        bench_configs(
+            values_by_setting([_file(tmp_path / "s.toml", 'method = "fedavg"\n')]), rows, {}, {}, []
+        )
     with pytest.raises(ConfigError, match=r"r\.toml: 'seed' must not stand here"):
         bench_configs(
-            values_by_setting(settings), [_file(tmp_path / "r.toml", 'method = "fedavg"\nseed = 1\n')], {}, {}, []
+            values_by_setting(settings),
+            [_file(tmp_path / "r.toml", 'method = "fedavg"\nseed = 1\n')],
+            {},
+            {},
+            [],
         )
     with pytest.raises(ConfigError, match=r"t\.toml, \[fedavg\]: 'seed' must not stand here"):
         read_tuned(_file(tmp_path / "t.toml", "[fedavg]\nseed = 1\n"))
@@ -92,12 +119,17 @@ def test_nor_can_it_stand_in_a_file(tmp_path: Path) -> None:
 def test_a_row_says_its_method(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"row .*r\.toml: must say its method"):
         bench_configs(
-            values_by_setting(find_settings(["av-digits"])), [_file(tmp_path / "r.toml", "lr = 0.1\n")], {}, {}, []
+            values_by_setting(find_settings(["av-digits"])),
+            [_file(tmp_path / "r.toml", "lr = 0.1\n")],
+            {},
+            {},
+            [],
         )
 
 
 @pytest.mark.parametrize(
-    ("text", "words"), [("lr = 0.1\n", "'lr' must be a table"), ("[fedavg", "tuned values .*t.toml: ")]
+    ("text", "words"),
+    [("lr = 0.1\n", "'lr' must be a table"), ("[fedavg", "tuned values .*t.toml: ")],
 )
 def test_a_broken_tuned_file_is_named(tmp_path: Path, text: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
@@ -108,5 +140,7 @@ def test_the_baseline_is_fedavg_or_the_first() -> None:
     assert choose_baseline(None, find_rows(["fedprox", "fedavg"])) == "fedavg"
     assert choose_baseline(None, find_rows(["fedprox", "fedcmi"])) == "fedprox"
     assert choose_baseline("fedcmi", find_rows(["fedprox", "fedcmi"])) == "fedcmi"
-    with pytest.raises(ConfigError, match="--baseline 'fedavg': not one of the rows, fedprox, fedcmi"):
+    with pytest.raises(
+        ConfigError, match="--baseline 'fedavg': not one of the rows, fedprox, fedcmi"
+    ):
         choose_baseline("fedavg", find_rows(["fedprox", "fedcmi"]))

@@ -1,4 +1,7 @@
-"""A bench as a user runs it: killed, gone on with, failing, and refused; and what its directory is for."""
+"""A bench as a user runs it: killed, gone on with, failing, and refused.
+
+And what its directory is for.
+"""
 
 import os
 import re
@@ -14,20 +17,48 @@ import pytest
 from typer.testing import Result
 
 from server_app.bench import experiments, jobs
-from server_app.bench.configs import RunConfigs, bench_configs, find_rows, find_settings, values_by_setting
+from server_app.bench.configs import (
+    RunConfigs,
+    bench_configs,
+    find_rows,
+    find_settings,
+    values_by_setting,
+)
 
-SMALL = ["--num-nodes", "4", "--seeds", "2", "--set", "num-server-rounds=2", "--set", "local-epochs=1"]
+SMALL = [
+    "--num-nodes",
+    "4",
+    "--seeds",
+    "2",
+    "--set",
+    "num-server-rounds=2",
+    "--set",
+    "local-epochs=1",
+]
 ROWS = ("fedavg", "fedprox")
 
 
 def _configs(*rows: str, data: Path | None = None, **changes: object) -> RunConfigs:
     assignments = [f"{key.replace('_', '-')}={value}" for key, value in changes.items()]
     options = {"data": str(data) if data else None}
-    return bench_configs(values_by_setting(find_settings(["av-digits"])), find_rows(rows), {}, options, assignments)
+    return bench_configs(
+        values_by_setting(find_settings(["av-digits"])), find_rows(rows), {}, options, assignments
+    )
 
 
 def _arguments(data: Path, out: Path, *more: str) -> list[str]:
-    return ["bench", "av-digits", "--methods", ",".join(ROWS), "--data", str(data), "--out", str(out), *SMALL, *more]
+    return [
+        "bench",
+        "av-digits",
+        "--methods",
+        ",".join(ROWS),
+        "--data",
+        str(data),
+        "--out",
+        str(out),
+        *SMALL,
+        *more,
+    ]
 
 
 def _bench(data: Path, out: Path, *more: str) -> Result:
@@ -59,7 +90,10 @@ def _at_work_in(out: Path) -> set[int]:
 
 
 def _gone(out: Path) -> bool:
-    """Return whether no process has a file below ``out`` open; what was told to end may take a moment."""
+    """Return whether no process has a file below ``out`` open.
+
+    What was told to end may take a moment.
+    """
     deadline = time.monotonic() + 20
     while _at_work_in(out) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -77,7 +111,12 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory, av_digits_dir: Path)
 
 def test_plan_goes_seed_by_seed(tmp_path: Path) -> None:
     planned = experiments.plan(_configs("fedavg", "fedcmi"), 2, 4, tmp_path / "out")
-    assert [(e.row, e.seed) for e in planned] == [("fedavg", 0), ("fedcmi", 0), ("fedavg", 1), ("fedcmi", 1)]
+    assert [(e.row, e.seed) for e in planned] == [
+        ("fedavg", 0),
+        ("fedcmi", 0),
+        ("fedavg", 1),
+        ("fedcmi", 1),
+    ]
     assert planned[3].run_dir == tmp_path / "out" / "av-digits" / "fedcmi" / "seed1"
     assert (planned[3].config["seed"], planned[3].config["run-dir"]) == (1, str(planned[3].run_dir))
 
@@ -95,7 +134,9 @@ def test_killed_and_called_again_it_ends_as_if_nothing_had_happened(
     """Kill -9 while the second run is at work: it ends too, and the first is not repeated."""
     out = tmp_path / "out"
     first, second = (out / "av-digits" / row / "seed0" for row in ROWS)
-    killed = subprocess.Popen(_command(av_digits_dir, out), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    killed = subprocess.Popen(
+        _command(av_digits_dir, out), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     _wait_for(second / "metrics.jsonl", killed)
     assert _at_work_in(second)
     killed.kill()
@@ -114,7 +155,9 @@ def test_killed_and_called_again_it_ends_as_if_nothing_had_happened(
 
 def test_a_polite_kill_ends_the_runs(tmp_path: Path, av_digits_dir: Path) -> None:
     out = tmp_path / "out"
-    process = subprocess.Popen(_command(av_digits_dir, out, "--jobs", "2"), stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        _command(av_digits_dir, out, "--jobs", "2"), stderr=subprocess.PIPE, text=True
+    )
     _wait_for(out / "av-digits" / "fedavg" / "seed0" / "log.txt", process)
     process.terminate()
     process.communicate()
@@ -122,7 +165,9 @@ def test_a_polite_kill_ends_the_runs(tmp_path: Path, av_digits_dir: Path) -> Non
     assert _gone(out)
 
 
-def test_two_benches_do_not_share_a_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_benches_do_not_share_a_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(jobs, "PATIENCE", 0.2)
     refused = pytest.raises(jobs.BusyError, match="another process is at work there; wait")
     with jobs.alone_in(tmp_path / "out"), refused, jobs.alone_in(tmp_path / "out"):
@@ -132,9 +177,16 @@ def test_two_benches_do_not_share_a_directory(tmp_path: Path, monkeypatch: pytes
 
 
 def test_a_run_that_outlives_its_bench_is_waited_for(tmp_path: Path) -> None:
-    """A process holds the directory as a run does, and ends when it is told to, while we wait for it already."""
-    code = "import fcntl, os, sys; fcntl.flock(os.open(sys.argv[1], os.O_RDONLY), fcntl.LOCK_SH); print(flush=True); "
-    run = subprocess.Popen([sys.executable, "-c", code + "input()", tmp_path], stdin=-1, stdout=-1, text=True)
+    """A process holds the directory as a run does, and ends when it is told to, while we wait for
+    it already.
+    """
+    code = (
+        "import fcntl, os, sys; fcntl.flock(os.open(sys.argv[1], os.O_RDONLY), fcntl.LOCK_SH); "
+        "print(flush=True); "
+    )
+    run = subprocess.Popen(
+        [sys.executable, "-c", code + "input()", tmp_path], stdin=-1, stdout=-1, text=True
+    )
     assert run.stdout is not None
     run.stdout.readline()
     told = threading.Event()
@@ -146,9 +198,13 @@ def test_a_run_that_outlives_its_bench_is_waited_for(tmp_path: Path) -> None:
     assert run.returncode == 0
 
 
-def test_a_run_that_is_killed_is_named_and_the_others_go_on(tmp_path: Path, av_digits_dir: Path) -> None:
+def test_a_run_that_is_killed_is_named_and_the_others_go_on(
+    tmp_path: Path, av_digits_dir: Path
+) -> None:
     out = tmp_path / "out"
-    process = subprocess.Popen(_command(av_digits_dir, out), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        _command(av_digits_dir, out), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     first = out / "av-digits" / "fedavg" / "seed0"
     _wait_for(first / "metrics.jsonl", process)
     for run in _at_work_in(first) - {process.pid}:
@@ -160,16 +216,23 @@ def test_a_run_that_is_killed_is_named_and_the_others_go_on(tmp_path: Path, av_d
     assert len(list(out.rglob("summary.md"))) == 3
 
 
-def test_a_run_that_raises_is_named_and_the_others_go_on(tmp_path: Path, av_digits_dir: Path) -> None:
+def test_a_run_that_raises_is_named_and_the_others_go_on(
+    tmp_path: Path, av_digits_dir: Path
+) -> None:
     """At a learning rate of 1e9 training diverges; the other row's run is not touched by it."""
     calm = _configs("fedavg", data=av_digits_dir, num_server_rounds=1, local_epochs=1)["av-digits"]
-    wild = _configs("fedcmi", data=av_digits_dir, num_server_rounds=1, local_epochs=1, lr=1e9)["av-digits"]
+    wild = _configs("fedcmi", data=av_digits_dir, num_server_rounds=1, local_epochs=1, lr=1e9)[
+        "av-digits"
+    ]
     planned = experiments.plan({"av-digits": {**wild, **calm}}, 1, 4, tmp_path)
     lines: list[str] = []
     assert experiments.run_all(planned, 2, False, lines.append) == [planned[0]]
     assert planned[1].finished
     [line] = [line for line in lines if "FAILED" in line]
-    assert "av-digits fedcmi seed 0: FAILED: RoundFailedError: round 1: none of 2 replies can be used" in line
+    assert (
+        "av-digits fedcmi seed 0: FAILED: RoundFailedError: round 1: none of 2 replies can be used"
+        in line
+    )
     assert "training diverged" in (planned[0].run_dir / "log.txt").read_text()
 
 
@@ -180,7 +243,9 @@ def test_the_log_says_how_to_repeat_the_run(uninterrupted: Path, tmp_path: Path)
     commands.line(f"{command} --run-dir {tmp_path / 'again'}")
 
     def accuracies(directory: Path) -> list[str]:
-        return re.findall(r'"accuracy": {.*?}', (directory / "metrics.jsonl").read_text(encoding="utf-8"))
+        return re.findall(
+            r'"accuracy": {.*?}', (directory / "metrics.jsonl").read_text(encoding="utf-8")
+        )
 
     assert len(accuracies(run)) == 3
     assert accuracies(tmp_path / "again") == accuracies(run)
@@ -199,14 +264,19 @@ def test_a_configuration_without_a_finished_run_binds_nobody(tmp_path: Path) -> 
     experiments.reserve(tmp_path, 1, _configs("fedavg", lr=7.0))
     experiments.reserve(tmp_path, 4, _configs("fedavg"))
     _finish(tmp_path, "fedavg")
-    with pytest.raises(ValueError, match=r"num-nodes is 4 there and 1 here.* fedavg: lr is 0\.05 there and 7\.0 here"):
+    with pytest.raises(
+        ValueError,
+        match=r"num-nodes is 4 there and 1 here.* fedavg: lr is 0\.05 there and 7\.0 here",
+    ):
         experiments.reserve(tmp_path, 1, _configs("fedavg", lr=7.0))
 
 
 def test_a_bench_directory_keeps_to_one_configuration(tmp_path: Path) -> None:
     experiments.reserve(tmp_path, 4, _configs("fedavg"))
     _finish(tmp_path, "fedavg")
-    with pytest.raises(ValueError, match=r"av-digits fedavg: lr is 0\.05 there and 0\.1 here .*bench\.json"):
+    with pytest.raises(
+        ValueError, match=r"av-digits fedavg: lr is 0\.05 there and 0\.1 here .*bench\.json"
+    ):
         experiments.reserve(tmp_path, 4, _configs("fedavg", lr=0.1))
     with pytest.raises(ValueError, match="num-nodes is 4 there and 5 here"):
         experiments.reserve(tmp_path, 5, _configs("fedavg"))
@@ -222,7 +292,9 @@ def test_a_bench_directory_may_grow(tmp_path: Path) -> None:
         experiments.reserve(tmp_path, 4, _configs("fedavg", lr=0.1))
 
 
-def test_another_default_of_a_method_is_another_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_default_of_a_method_is_another_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     experiments.reserve(tmp_path, 4, _configs("fedprox"))
     _finish(tmp_path, "fedprox")
     monkeypatch.setattr(experiments, "hyperparameters", lambda method: {"mu": 7.0})

@@ -1,6 +1,7 @@
 """A suite: what its file says, where its data come from, and a bench of it as a user runs it.
 
-Which is how the command of server_app/bench/README.md is run here: the same options, with a suite and files of its own.
+Which is how the command of server_app/bench/README.md is run here: the same options, with a
+suite and files of its own.
 """
 
 import json
@@ -48,7 +49,10 @@ colours = { recipe = "toys.toml", npz = "toys", label = "y" }
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a directory with a suite, a recipe and an NPZ file; the cache directory is below it."""
+    """Return a directory with a suite, a recipe and an NPZ file.
+
+    The cache directory is below it.
+    """
     monkeypatch.setenv("FEDCMI_CACHE", str(tmp_path / "cache"))
     (tmp_path / "toys.toml").write_text(RECIPE)
     (tmp_path / "mine.toml").write_text(SUITE)
@@ -67,32 +71,47 @@ def test_settings_are_sets_in_mixes(folder: Path) -> None:
     assert suite.settings["colours-half"] == ("colours", "half")
     assert suite.choose([]) == names
     assert suite.choose(["*-half", "toys-all"]) == ["toys-all", "toys-half", "colours-half"]
-    with pytest.raises(ConfigError, match=r"setting 'toys': none of the suite mine, toys-all, toys-half"):
+    with pytest.raises(
+        ConfigError, match=r"setting 'toys': none of the suite mine, toys-all, toys-half"
+    ):
         suite.choose(["toys"])
     values = suite.values(["toys-half"], {"toys": "/data/toys"})["toys-half"]
-    assert (values["multimodal-ratio"], values["data"], values["embedding-dim"]) == (0.5, "/data/toys", 8)
+    assert (values["multimodal-ratio"], values["data"], values["embedding-dim"]) == (
+        0.5,
+        "/data/toys",
+        8,
+    )
 
 
 def test_what_is_missing_is_prepared_once_from_arrays(folder: Path) -> None:
     suite, said = read_suite(str(folder / "mine.toml")), list[str]()
     found = locate_sets(suite, ["toys", "colours"], folder / "data", said.append)
     assert _said(said) == [
-        f"preparing {folder}/cache/npz/{name}-HASH from {folder}/data/toys.npz" for name in ("toys", "colours")
+        f"preparing {folder}/cache/npz/{name}-HASH from {folder}/data/toys.npz"
+        for name in ("toys", "colours")
     ]
     assert read_spec(Path(found["toys"])).splits == {"train": 32, "test": 16}
     assert locate_sets(suite, ["toys", "colours"], folder / "data", said.append) == found
     assert len(said) == 2
     Path(found["toys"]).rename(folder / "data" / "toys")
-    assert locate_sets(suite, ["toys"], folder / "data", said.append) == {"toys": str(folder / "data" / "toys")}
+    assert locate_sets(suite, ["toys"], folder / "data", said.append) == {
+        "toys": str(folder / "data" / "toys")
+    }
     write_arrays(folder / "data" / "toys.npz", trial=None)
-    assert locate_sets(suite, ["colours"], folder / "data", said.append) != {"colours": found["colours"]}
+    assert locate_sets(suite, ["colours"], folder / "data", said.append) != {
+        "colours": found["colours"]
+    }
 
 
 def test_data_that_is_nowhere_is_named_before_anything_is_prepared(folder: Path) -> None:
     text = SUITE.replace('"toys" , ', "").replace('npz = "toys"', 'npz = "others"')
-    (folder / "mine.toml").write_text(text + 'digits = { recipe = "toys.toml", data = "av-digits" }\n')
+    (folder / "mine.toml").write_text(
+        text + 'digits = { recipe = "toys.toml", data = "av-digits" }\n'
+    )
     suite, said = read_suite(str(folder / "mine.toml")), list[str]()
-    with pytest.raises(ConfigError, match=r"suite mine: no data of colours in .*/data; give --data-root DIR"):
+    with pytest.raises(
+        ConfigError, match=r"suite mine: no data of colours in .*/data; give --data-root DIR"
+    ):
         locate_sets(suite, list(suite.sets), folder / "data", said.append)
     with pytest.raises(ConfigError, match="no data of toys in no --data-root"):
         locate_sets(suite, ["toys"], None, said.append)
@@ -105,10 +124,22 @@ def test_data_that_is_nowhere_is_named_before_anything_is_prepared(folder: Path)
     [
         ("num-nodes = 3", "", "key 'num-nodes' is missing"),
         ("num-nodes = 3", "num-nodes = 3\nnodes = 4", "unknown key 'nodes'"),
-        ('recipe = "toys.toml" }', 'recipe = "none.toml" }', r"set 'toys': its recipe .*none\.toml is not there"),
+        (
+            'recipe = "toys.toml" }',
+            'recipe = "none.toml" }',
+            r"set 'toys': its recipe .*none\.toml is not there",
+        ),
         ('{ recipe = "toys.toml" }', "{}", "set 'toys': key 'recipe' is missing"),
-        ('{ recipe = "toys.toml" }', '{ recipe = "toys.toml", data = "x" }', "data = 'x' is no built-in set"),
-        ("[mixes]\nall = {}\nhalf = { multimodal-ratio = 0.5 }", "[mixes]", r"'mixes' must be a table"),
+        (
+            '{ recipe = "toys.toml" }',
+            '{ recipe = "toys.toml", data = "x" }',
+            "data = 'x' is no built-in set",
+        ),
+        (
+            "[mixes]\nall = {}\nhalf = { multimodal-ratio = 0.5 }",
+            "[mixes]",
+            r"'mixes' must be a table",
+        ),
         ("[mixes]", "[mixes", "mine.toml: "),
     ],
 )
@@ -130,10 +161,18 @@ def test_what_is_not_asked_for_is_as_the_suite_says(folder: Path) -> None:
     suite = read_suite(str(folder / "mine.toml"))
     given = (folder / "data", print)
     chosen = choose_suite(suite, ["toys-*"], None, None, None, *given)
-    assert ([row.stem for row in chosen.rows], chosen.baseline, chosen.num_nodes) == (list(suite.rows), "fedavg", 3)
+    assert ([row.stem for row in chosen.rows], chosen.baseline, chosen.num_nodes) == (
+        list(suite.rows),
+        "fedavg",
+        3,
+    )
     assert chosen.sets == {"toys-all": "toys", "toys-half": "toys"}
     other = choose_suite(suite, ["toys-all"], "fedprox,fedcmi", None, 5, *given)
-    assert ([row.stem for row in other.rows], other.baseline, other.num_nodes) == (["fedprox", "fedcmi"], "fedprox", 5)
+    assert ([row.stem for row in other.rows], other.baseline, other.num_nodes) == (
+        ["fedprox", "fedcmi"],
+        "fedprox",
+        5,
+    )
 
 
 def _configs(suite: Suite) -> dict[str, dict[str, dict[str, object]]]:
@@ -154,7 +193,10 @@ MODALITIES = {
 
 
 def test_the_paired_suite() -> None:
-    """Six sets, both alphas, all and half multimodal; encoders that read what the sets have; the same rounds."""
+    """Six sets, both alphas, all and half multimodal; encoders that read what the sets have.
+
+    The same rounds.
+    """
     suite = read_suite("paired")
     configs = _configs(suite)
     assert (suite.num_nodes, len(configs)) == (20, 24)
@@ -178,7 +220,10 @@ def _bench(folder: Path, *more: str) -> Result:
 
 
 def test_a_suite_is_run_gone_on_with_and_honest(folder: Path) -> None:
-    """Half of the settings first, then all, with a run that was broken; only what is missing is run."""
+    """Half of the settings first, then all, with a run that was broken.
+
+    Only what is missing is run.
+    """
     done = _bench(folder, "*-half")
     assert done.exit_code == 0, done.output
     assert "0 of 8 runs are finished, 8 to do" in done.stdout
@@ -200,20 +245,31 @@ def test_a_suite_is_run_gone_on_with_and_honest(folder: Path) -> None:
     assert record["settings"].keys() == {"toys-all", "toys-half", "colours-all", "colours-half"}
 
 
-def test_a_suite_is_tuned_on_the_settings_that_are_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_suite_is_tuned_on_the_settings_that_are_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What would be tuned is looked at, not run: each setting with the data of its set."""
     seen: list[Any] = []
 
     class Recorder:
-        def __init__(self, configs: Any, seeds: int, num_nodes: int, *rest: Any) -> None:  # noqa: ANN401
+        def __init__(self, configs: Any, seeds: int, num_nodes: int, *rest: Any) -> None:
             seen.extend([configs, seeds, num_nodes])
 
         def run(self) -> None:
             (folder / "tuned" / "tuned.toml").write_text("")
 
     monkeypatch.setattr(tuning, "Tuning", Recorder)
-    monkeypatch.setattr(bench, "end_with_what_was_started", lambda advice: None)  # signal handlers are pytest's here
-    given = ["--suite", str(folder / "mine.toml"), "--data-root", str(folder / "data"), "--out", str(folder / "tuned")]
+    monkeypatch.setattr(
+        bench, "end_with_what_was_started", lambda advice: None
+    )  # signal handlers are pytest's here
+    given = [
+        "--suite",
+        str(folder / "mine.toml"),
+        "--data-root",
+        str(folder / "data"),
+        "--out",
+        str(folder / "tuned"),
+    ]
     done = CliRunner().invoke(app, ["tune", *given, "toys-all", "colours-half"])
     assert done.exit_code == 0, done.output
     configs, seeds, num_nodes = seen
@@ -226,7 +282,9 @@ def test_a_suite_is_tuned_on_the_settings_that_are_named(folder: Path, monkeypat
 
 
 @pytest.mark.parametrize("command", ["bench", "tune"])
-@pytest.mark.parametrize("given", [["av-digits", "--data-root", "x"], ["--suite", "paired", "--data", "x"]])
+@pytest.mark.parametrize(
+    "given", [["av-digits", "--data-root", "x"], ["--suite", "paired", "--data", "x"]]
+)
 def test_options_that_do_not_fit_are_refused(
     command: str, given: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

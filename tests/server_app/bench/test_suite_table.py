@@ -19,25 +19,38 @@ FUSED = {
 """(setting, row) -> fused accuracy of both seeds."""
 
 
-def _results(values: dict[tuple[str, str], tuple[float, ...]], prediction: str = "fused") -> pd.DataFrame:
+def _results(
+    values: dict[tuple[str, str], tuple[float, ...]], prediction: str = "fused"
+) -> pd.DataFrame:
     lines = []
     for (setting, row), seeds in values.items():
         for seed, accuracy in enumerate(seeds):
-            run = {"setting": setting, "method": row, "seed": seed, "prediction": prediction, "accuracy": accuracy}
+            run = {
+                "setting": setting,
+                "method": row,
+                "seed": seed,
+                "prediction": prediction,
+                "accuracy": accuracy,
+            }
             lines.append(dict.fromkeys(COLUMNS, float("nan")) | {"refused": 0} | run)
     return pd.DataFrame(lines, columns=COLUMNS)
 
 
-def _table(results: pd.DataFrame, rows: tuple[str, ...] = ("fedavg", "fedcmi-plus"), seeds: int = 2) -> str:
+def _table(
+    results: pd.DataFrame, rows: tuple[str, ...] = ("fedavg", "fedcmi-plus"), seeds: int = 2
+) -> str:
     comparison = Comparison(rows, "fedavg", dict.fromkeys(SETS, 0.5))
     return suite_table(SuiteResults(suite_figures(results), SETS, comparison, seeds), {})
 
 
 def test_means_over_sets_not_over_settings() -> None:
-    """Of fedavg: a is (51 + 41) / 2 = 46 with seeds 45 and 47, b is 82; their mean is 64, of fedcmi-plus 60.75.
+    """Of fedavg: a is (51 + 41) / 2 = 46 with seeds 45 and 47, b is 82.
 
-    t(0.975, 1) = 12.706: 45 and 47 have the half-width 12.706 * sqrt(2) / sqrt(2) = 12.7, 80 and 84 twice that.
-    fedcmi-plus is first in two of three settings: ranks (1 + 1 + 2) / 3 = 1.3 and 1.7.
+    Their mean is 64, of fedcmi-plus 60.75.
+
+    t(0.975, 1) = 12.706: 45 and 47 have the half-width 12.706 * sqrt(2) / sqrt(2) = 12.7, 80 and
+    84 twice that. fedcmi-plus is first in two of three settings: ranks (1 + 1 + 2) / 3 = 1.3 and
+    1.7.
     """
     text = _table(_results(FUSED))
     assert "2 sets, 3 settings (a-all, a-half, b-all), 2 seeds." in text
@@ -49,9 +62,9 @@ def test_means_over_sets_not_over_settings() -> None:
 def test_paired_differences_over_seeds_and_over_sets() -> None:
     """Points: a-all +5, +5; a-half +1, +1; b-all -10, -9.
 
-    Over seeds: means of the settings -4/3 and -1, so -1.17 with 12.706 * 0.2357 / sqrt(2) = 2.1. Over sets: +3 and
-    -9.5, so -3.25 with 12.706 * 8.839 / sqrt(2) = 79.4. Both settings of a are won, and clearly, since their seeds
-    agree; b is lost, -9.5 with 12.706 * 0.5 = 6.4.
+    Over seeds: means of the settings -4/3 and -1, so -1.17 with 12.706 * 0.2357 / sqrt(2) = 2.1.
+    Over sets: +3 and -9.5, so -3.25 with 12.706 * 8.839 / sqrt(2) = 79.4. Both settings of a are
+    won, and clearly, since their seeds agree; b is lost, -9.5 with 12.706 * 0.5 = 6.4.
     """
     text = _table(_results(FUSED))
     assert "| fused | fedcmi-plus | -1.2 ± 2.1 | -3.2 ± 79.4 | 2 (2) | 1 (1) | 6 of 6 |" in text
@@ -60,7 +73,10 @@ def test_paired_differences_over_seeds_and_over_sets() -> None:
 
 
 def test_a_row_that_lacks_runs_has_no_mean_and_is_compared_where_it_has_them() -> None:
-    """Of fedcmi-plus a seed of b is missing: b has one run of two, and differences are of five runs."""
+    """Of fedcmi-plus a seed of b is missing.
+
+    B has one run of two, and differences are of five runs.
+    """
     text = _table(_results({**FUSED, ("b-all", "fedcmi-plus"): (0.70,)}))
     assert "| fedcmi-plus | 49.0 ± 12.7 | 70.0 (1 of 2 runs) | - | - |" in text
     assert "| fedavg | 46.0 ± 12.7 | 82.0 ± 25.4 | 64.0 | 1.0 |" in text
@@ -106,18 +122,28 @@ def test_without_the_baseline_there_are_no_differences() -> None:
 
 
 def test_what_failed_is_listed_with_its_reason(tmp_path: Path) -> None:
-    """A finished run is not listed; error.txt says first what a log says last; what never ran says so."""
+    """A finished run is not listed; error.txt says first what a log says last.
+
+    What never ran says so.
+    """
     planned = plan({"s": {"fedavg": {"method": "fedavg"}}}, 4, 2, tmp_path)
     for experiment, (name, text) in zip(
-        planned, [("summary.md", "x"), ("error.txt", "diverged\nmore\n"), ("log.txt", "a\nkilled\n\n")], strict=False
+        planned,
+        [("summary.md", "x"), ("error.txt", "diverged\nmore\n"), ("log.txt", "a\nkilled\n\n")],
+        strict=False,
     ):
         experiment.run_dir.mkdir(parents=True)
         (experiment.run_dir / name).write_text(text)
     found = failures(planned)
-    assert found == {"s fedavg seed 1": "diverged", "s fedavg seed 2": "killed", "s fedavg seed 3": "not run"}
+    assert found == {
+        "s fedavg seed 1": "diverged",
+        "s fedavg seed 2": "killed",
+        "s fedavg seed 3": "not run",
+    }
     comparison = Comparison(("fedavg",), "fedavg", {"s": 0.5})
     text = suite_table(
-        SuiteResults(suite_figures(_results({("s", "fedavg"): (0.5,)})), {"s": "s"}, comparison, 4), found
+        SuiteResults(suite_figures(_results({("s", "fedavg"): (0.5,)})), {"s": "s"}, comparison, 4),
+        found,
     )
     assert "3 runs did not finish:\n\n- s fedavg seed 1: diverged\n" in text
     assert "| fedavg | 50.0 (1 of 4 runs) | - | - |" in text

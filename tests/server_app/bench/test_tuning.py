@@ -1,4 +1,6 @@
-"""Tuning: the same budget for each row, never a look at the test split, and a file that a bench reads."""
+"""Tuning: the same budget for each row, never a look at the test split, and a file that a bench
+reads.
+"""
 
 import json
 from dataclasses import dataclass
@@ -39,7 +41,9 @@ class Weighted(FedAvg):
 def _configs(*rows: str, data: Path | None = None, **changes: object) -> RunConfigs:
     assignments = [f"{key.replace('_', '-')}={value}" for key, value in changes.items()]
     options = {"data": str(data) if data else None, "validation-share": tuning.VALIDATION_SHARE}
-    return bench_configs(values_by_setting(find_settings(["av-digits"])), find_rows(rows), {}, options, assignments)
+    return bench_configs(
+        values_by_setting(find_settings(["av-digits"])), find_rows(rows), {}, options, assignments
+    )
 
 
 @pytest.fixture
@@ -71,7 +75,10 @@ def test_every_row_has_five_configurations(tmp_path: Path, monkeypatch: pytest.M
         *(f"fedprox@lr={lr}@mu=1.0" for lr in (0.05, 0.1, 0.2)),
         *(f"fedprox@lr=0.2@mu={mu}" for mu in (0.1, 0.01)),
     ]
-    assert read_tuned(tmp_path / "tuned.toml") == {"fedavg": {"lr": 0.4}, "fedprox": {"lr": 0.2, "mu": 0.01}}
+    assert read_tuned(tmp_path / "tuned.toml") == {
+        "fedavg": {"lr": 0.4},
+        "fedprox": {"lr": 0.2, "mu": 0.01},
+    }
     assert "# score 0.1999" in (tmp_path / "tuned.toml").read_text(encoding="utf-8")
     table = pd.read_csv(tmp_path / "tune.csv")
     assert len(table) == 10
@@ -109,12 +116,17 @@ def test_the_test_split_is_never_looked_at(
         made = Tuning(_light(data), 1, 4, 1, out, lines.append)
         found.append(made.run())
         assert made.run() == found[-1]
-        assert lines[-2:] == ["1 of 1 runs are finished, 0 to do", "0 of 0 runs are finished, 0 to do"]
+        assert lines[-2:] == [
+            "1 of 1 runs are finished, 0 to do",
+            "0 of 0 runs are finished, 0 to do",
+        ]
     assert found[0] == found[1]
     assert 0 < found[0][0].accuracy < 1
 
 
-def test_what_diverges_is_worst_and_said(tmp_path: Path, av_digits_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_diverges_is_worst_and_said(
+    tmp_path: Path, av_digits_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(tuning, "MORE_LEARNING_RATES", (1e9, 0.1))
     lines: list[str] = []
     wild, calm = Tuning(_light(av_digits_dir), 1, 4, 2, tmp_path, lines.append).run()
@@ -143,12 +155,17 @@ def test_another_failure_is_no_score(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_tuning_on_the_test_split_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="fedavg: validation-share = 0; tuning looks at a validation part"):
+    with pytest.raises(
+        ConfigError, match="fedavg: validation-share = 0; tuning looks at a validation part"
+    ):
         Tuning(_configs("fedavg", validation_share=0.0), 1, 4, 1, tmp_path, lambda line: None)
 
 
 def test_every_row_of_the_project_gets_five_configurations() -> None:
-    """Three learning rates and two other weights, which the method can be given; or five learning rates."""
+    """Three learning rates and two other weights, which the method can be given.
+
+    Or five learning rates.
+    """
     for row, raw in _configs(*ROW_DIRECTORIES)["av-digits"].items():
         first = tuning.first_candidates(row, raw)
         others = tuning.other_weights(Score(first[0], 0.5, 0), raw)
@@ -161,8 +178,13 @@ def test_every_row_of_the_project_gets_five_configurations() -> None:
 def test_a_run_that_lost_a_diverged_node_counts_as_worst(tmp_path: Path) -> None:
     [experiment] = plan({"s": {"fedavg": {"method": "fedavg"}}}, 1, 4, tmp_path)
     experiment.run_dir.mkdir(parents=True)
-    for refused, lost in (([], False), (["Reply of node 3 refused: training diverged: loss term"], True)):
-        (experiment.run_dir / "metrics.jsonl").write_text(json.dumps({"round": 1, "refused": refused}) + "\n")
+    for refused, lost in (
+        ([], False),
+        (["Reply of node 3 refused: training diverged: loss term"], True),
+    ):
+        (experiment.run_dir / "metrics.jsonl").write_text(
+            json.dumps({"round": 1, "refused": refused}) + "\n"
+        )
         assert tuning.lost_nodes(experiment) is lost
 
 
@@ -177,4 +199,7 @@ def test_the_command_writes_what_a_bench_reads(tmp_path: Path, av_digits_dir: Pa
     bench = ["bench", "av-digits", "--out", tmp_path / "bench", "--tuned", tuned, "--seeds", "1"]
     done = commands.fedcmi(*bench, *small)
     assert done.exit_code == 0, done.output
-    assert f'"lr": {lr}' in (tmp_path / "bench" / "av-digits" / "fedavg" / "seed0" / "config.json").read_text()
+    assert (
+        f'"lr": {lr}'
+        in (tmp_path / "bench" / "av-digits" / "fedavg" / "seed0" / "config.json").read_text()
+    )

@@ -23,7 +23,9 @@ def _signals_as_they_were() -> object:
 
 @pytest.mark.usefixtures("_signals_as_they_were")
 @pytest.mark.parametrize("number", POLITE)
-def test_only_the_first_signal_counts(number: signal.Signals, capfd: pytest.CaptureFixture[str]) -> None:
+def test_only_the_first_signal_counts(
+    number: signal.Signals, capfd: pytest.CaptureFixture[str]
+) -> None:
     end_with_what_was_started(lambda: "do [that].")
     with pytest.raises(SystemExit) as ended:
         os.kill(os.getpid(), number)
@@ -37,7 +39,10 @@ def test_only_the_first_signal_counts(number: signal.Signals, capfd: pytest.Capt
 def test_an_interrupted_run_says_how_to_go_on(
     last: int, av_digits_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After round 0 there is nothing to go on from; after round 1 there is, and the command that is printed works."""
+    """After round 0 there is nothing to go on from.
+
+    After round 1 there is, and the command that is printed works.
+    """
     update, rounds = RoundProgress.update, iter(range(9))
 
     def interrupted(progress: RoundProgress) -> None:

@@ -24,12 +24,18 @@ def test_the_readme_is_current(tmp_path: Path) -> None:
 def test_all_keys_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     command.keys()
     lines = capsys.readouterr().out.splitlines()
-    titles = [line.partition(" = ")[0] for line in lines if line and not line.startswith((" ", "["))]
-    assert titles == [key.name for section in key_sections(default_run_config()) for key in section.keys]
+    titles = [
+        line.partition(" = ")[0] for line in lines if line and not line.startswith((" ", "["))
+    ]
+    assert titles == [
+        key.name for section in key_sections(default_run_config()) for key in section.keys
+    ]
     assert set(default_run_config()) < {*titles}
 
 
-def test_one_key_in_full(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_key_in_full(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(command, "WIDTH", 1000)
     command.keys("kappa")
     title, *facts = capsys.readouterr().out.splitlines()
@@ -58,10 +64,15 @@ def test_an_unknown_name_ends_with_the_nearest(capsys: pytest.CaptureFixture[str
     with pytest.raises(typer.Exit) as ended:
         command.keys("lambdas")
     assert ended.value.exit_code == 1
-    assert "no key 'lambdas'; `fedcmi keys` shows all. Did you mean 'lambda'" in capsys.readouterr().err
+    assert (
+        "no key 'lambdas'; `fedcmi keys` shows all. Did you mean 'lambda'"
+        in capsys.readouterr().err
+    )
 
 
-def test_a_file_without_markers_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_without_markers_is_left_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "a.md").write_text("# Keys\n", encoding="utf-8")
     with pytest.raises(typer.Exit):
         command.keys(markdown=tmp_path / "a.md")

@@ -1,4 +1,7 @@
-"""Commands on systems that lack what Linux has; macOS and Windows are simulated by taking it away."""
+"""Commands on systems that lack what Linux has.
+
+MacOS and Windows are simulated by taking it away.
+"""
 
 import os
 import signal

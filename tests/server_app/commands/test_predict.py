@@ -1,4 +1,7 @@
-"""``fedcmi predict`` and ``fedcmi export``: from a run directory and files to words, JSON and graphs."""
+"""``fedcmi predict`` and ``fedcmi export``.
+
+From a run directory and files to words, JSON and graphs.
+"""
 
 import json
 import shutil
@@ -64,18 +67,31 @@ def test_a_run_keeps_what_turns_files_into_samples(run_dir: Path, av_digits_dir:
 
 def test_a_wav_file_alone(run_dir: Path, wav: Path) -> None:
     (found,) = said(run_dir, wav)["predictions"]
-    assert (found["sample"], found["modalities"], found["calibrated"]) == (str(wav), ["audio"], False)
+    assert (found["sample"], found["modalities"], found["calibrated"]) == (
+        str(wav),
+        ["audio"],
+        False,
+    )
     assert sorted(found["probabilities"]) == DIGITS
     assert sum(found["probabilities"].values()) == pytest.approx(1, abs=1e-5)
-    assert found["confidence"] == max(found["probabilities"].values()) == found["probabilities"][found["class"]]
+    assert (
+        found["confidence"]
+        == max(found["probabilities"].values())
+        == found["probabilities"][found["class"]]
+    )
     line = call(run_dir / "model.safetensors", wav).stdout
-    assert line.startswith(f"{found['class']} ({found['confidence']:.1%}, uncalibrated), then {found['runner_up']} (")
+    assert line.startswith(
+        f"{found['class']} ({found['confidence']:.1%}, uncalibrated), then {found['runner_up']} ("
+    )
     assert line.endswith("five.wav [audio]\n")
 
 
 def test_several_files_are_one_sample(run_dir: Path, wav: Path, tmp_path: Path) -> None:
     Image.fromarray(np.zeros((28, 28), np.uint8)).save(tmp_path / "blank.png")
-    for arguments in ([wav, tmp_path / "blank.png"], [f"visual={tmp_path / 'blank.png'}", f"audio={wav}"]):
+    for arguments in (
+        [wav, tmp_path / "blank.png"],
+        [f"visual={tmp_path / 'blank.png'}", f"audio={wav}"],
+    ):
         (found,) = said(run_dir, *arguments)["predictions"]
         assert found["modalities"] == ["audio", "visual"]
 
@@ -102,7 +118,9 @@ def test_bad_and_stray_files_stop_nothing(run_dir: Path, wav: Path) -> None:
     assert skipped == "skipped 3 files that the model does not take: no ending 1, .txt 2"
     assert heading == "error: 2 of the files cannot be read:"
     assert unreadable[0].startswith(f"{directory / 'broken.wav'}: not decodable (")
-    assert unreadable[1].startswith(f"{directory / 'quiet.wav'}: silent in its first 6144 samples; trim the silence")
+    assert unreadable[1].startswith(
+        f"{directory / 'quiet.wav'}: silent in its first 6144 samples; trim the silence"
+    )
     result = call(run_dir, directory, "--json")
     assert result.exit_code == 1
     found = json.loads(result.stdout)
@@ -111,19 +129,25 @@ def test_bad_and_stray_files_stop_nothing(run_dir: Path, wav: Path) -> None:
 
 
 def test_an_export_says_that_its_run_is_not_finished(run_dir: Path, tmp_path: Path) -> None:
-    done = commands.fedcmi("export", run_dir, "--out", tmp_path / "graphs", "--modalities", "visual")
+    done = commands.fedcmi(
+        "export", run_dir, "--out", tmp_path / "graphs", "--modalities", "visual"
+    )
     assert done.exit_code == 0, done.output
     assert "its run is not finished; the model is that of round 1 of 20." in done.stderr
     described = json.loads((tmp_path / "graphs" / "export.json").read_text())
     assert described["rounds"] == {"finished": 1, "planned": 20}
 
 
-def test_predictions_do_not_wait_for_the_last_file(run_dir: Path, wav: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file that is an error of another kind ends the command after what was predicted before it."""
+def test_predictions_do_not_wait_for_the_last_file(
+    run_dir: Path, wav: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that is an error of another kind ends the command after what was predicted
+    before it.
+    """
     shutil.copy(wav, wav.with_name("later.wav"))
     make, calls = raw_samples.make_sample, []
 
-    def fail_later(source: Source, *arguments: Any) -> np.ndarray:  # noqa: ANN401
+    def fail_later(source: Source, *arguments: Any) -> np.ndarray:
         calls.append(source)
         if len(calls) > 1:
             raise PrepError("no more")
@@ -138,16 +162,23 @@ def test_predictions_do_not_wait_for_the_last_file(run_dir: Path, wav: Path, mon
 
 
 @pytest.mark.parametrize("names", [None, "audio"])
-def test_a_prepared_directory_has_an_accuracy(run_dir: Path, av_digits_dir: Path, names: str | None) -> None:
+def test_a_prepared_directory_has_an_accuracy(
+    run_dir: Path, av_digits_dir: Path, names: str | None
+) -> None:
     options = ["--modalities", names] if names else []
     stored = {name: np.load(av_digits_dir / "test" / f"{name}.npy") for name in ("audio", "visual")}
     inputs = {name: array for name, array in stored.items() if names in (None, name)}
-    right = Predictor.load(run_dir, "cpu").predict(inputs) == np.load(av_digits_dir / "test" / "labels.npy")
+    right = Predictor.load(run_dir, "cpu").predict(inputs) == np.load(
+        av_digits_dir / "test" / "labels.npy"
+    )
     found = said(run_dir, "--data", av_digits_dir, *options)
     assert found["accuracy"] == np.mean(right)
     assert [each["class"] == each["label"] for each in found["predictions"]] == right.tolist()
     text = call(run_dir, "--data", av_digits_dir, *options).stdout
-    assert text == f"accuracy {np.mean(right):.1%} on the test split: 500 samples (500 by {'+'.join(inputs)})\n"
+    assert (
+        text == f"accuracy {np.mean(right):.1%} on the test split: 500 samples (500 by "
+        f"{'+'.join(inputs)})\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -156,14 +187,22 @@ def test_a_prepared_directory_has_an_accuracy(run_dir: Path, av_digits_dir: Path
         ([], "give files to predict, or a prepared directory as --data"),
         (["x.wav", "--data", "."], "and not both"),
         (["x.wav"], "x.wav: no such file or directory"),
-        (["x.wav", "--modalities", "audio+smell"], "asked for modality 'smell', the model has ['audio', 'visual']"),
+        (
+            ["x.wav", "--modalities", "audio+smell"],
+            "asked for modality 'smell', the model has ['audio', 'visual']",
+        ),
         (["x.wav", "--modalities", ""], "asked for modality '', the model has ['audio', 'visual']"),
-        (["x.wav", "--split", "test"], "--split test: is of a prepared directory; give one as --data"),
+        (
+            ["x.wav", "--split", "test"],
+            "--split test: is of a prepared directory; give one as --data",
+        ),
         (["--data", "."], "is not a finished prepared directory"),
     ],
     ids=["nothing", "both", "missing", "unknown modality", "no modality", "split", "no data"],
 )
-def test_what_cannot_be_predicted_says_why(run_dir: Path, arguments: list[str], message: str) -> None:
+def test_what_cannot_be_predicted_says_why(
+    run_dir: Path, arguments: list[str], message: str
+) -> None:
     result = call(run_dir, *arguments)
     assert result.exit_code == 1
     assert message in result.output
@@ -178,7 +217,10 @@ def test_models_of_data_without_recipes_say_so(tmp_path: Path, wav: Path) -> Non
 
 
 def test_a_wav_file_needs_nothing_heavy(run_dir: Path, wav: Path) -> None:
-    """Starting is most of the time of one prediction: only torch and what reads the file are imported."""
+    """Starting is most of the time of one prediction.
+
+    Only torch and what reads the file are imported.
+    """
     program = (
         "import sys\n"
         "from server_app.commands.main import app\n"
@@ -188,7 +230,9 @@ def test_a_wav_file_needs_nothing_heavy(run_dir: Path, wav: Path) -> None:
         "    assert end.code == 0\n"
         f"print([name for name in {HEAVY} if name in sys.modules])\n"
     )
-    result = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    result = subprocess.run(
+        [sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
     assert "[audio]" in result.stdout
     assert result.stdout.splitlines()[-1] == "[]"
 
@@ -202,5 +246,7 @@ def test_help_does_not_wait_for_torch() -> None:
         "except SystemExit:\n"
         f"    print([name for name in {('torch', 'numpy', *HEAVY)} if name in sys.modules])\n"
     )
-    result = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    result = subprocess.run(
+        [sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
     assert result.stdout.splitlines()[-1] == "[]"

@@ -55,20 +55,28 @@ CASES = {
 def contents(directory: Path) -> dict[str, str]:
     """Return the hash of every file."""
     files = [path for path in sorted(directory.rglob("*")) if path.is_file()]
-    return {str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    return {
+        str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files
+    }
 
 
 def here(*given: str) -> int:
     """Call `fedcmi` in this process, and return its exit status."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prep, "end_with_what_was_started", lambda advice: None)  # signal handlers are pytest's here
+        patch.setattr(
+            prep, "end_with_what_was_started", lambda advice: None
+        )  # signal handlers are pytest's here
         return int(app(list(given), standalone_mode=False) or 0)
 
 
 def started(*given: str) -> subprocess.Popen[str]:
     """Call `fedcmi` in a process of its own."""
     return subprocess.Popen(
-        [sys.executable, "-m", "server_app.commands.main", *given], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "server_app.commands.main", *given],
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        text=True,
     )
 
 
@@ -108,7 +116,8 @@ def test_four_workers_write_the_bytes_of_one(archive: Archive, tmp_path: Path) -
     printed = finished(*archive.arguments(tmp_path / "four", "--workers", "4"))
     stored = sum(read_spec(archive.one).splits.values())
     assert re.search(
-        rf"prepared {tmp_path / 'four'}: {stored} samples in [0-9.]+ s \([0-9.]+ samples per second\)", printed
+        rf"prepared {tmp_path / 'four'}: {stored} samples in [0-9.]+ s \([0-9.]+ samples per second\)",
+        printed,
     )
     assert contents(tmp_path / "four") == contents(archive.one)
 
@@ -141,7 +150,9 @@ def test_called_again_when_finished(archive: Archive, capsys: pytest.CaptureFixt
     assert "asked for ['audio']" in refused
 
 
-@pytest.mark.parametrize("case", [case for case in CASES.values() if case.write], ids=lambda case: case.name)
+@pytest.mark.parametrize(
+    "case", [case for case in CASES.values() if case.write], ids=lambda case: case.name
+)
 def test_an_error_is_one_line_and_nothing_looks_finished(
     case: Case, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -161,7 +172,16 @@ def test_other_levels_of_the_built_in_data_need_a_place(capsys: pytest.CaptureFi
 def test_a_list_of_ones_own(tmp_path: Path) -> None:
     media.write_cremad(tmp_path / "raw", ["1001"], ["DFA"])
     (tmp_path / "list.csv").write_text("1001_DFA_ANG_XX,train\n1001_DFA_SAD_XX,test\n")
-    options = ("--split", "paper", "--list", str(tmp_path / "list.csv"), "--workers", "1", "--modalities", "audio")
+    options = (
+        "--split",
+        "paper",
+        "--list",
+        str(tmp_path / "list.csv"),
+        "--workers",
+        "1",
+        "--modalities",
+        "audio",
+    )
     assert here(*CASES["cremad"].arguments(tmp_path / "raw", tmp_path / "out", *options)) == 0
     stored = sorted(path.name for path in (tmp_path / "out" / "test").iterdir())
     assert stored == ["audio.npy", "labels.npy", "samples.csv"]

@@ -1,4 +1,7 @@
-"""The deployment's directory: certificates that programs trust, keys that stay private, services that say what runs."""
+"""The deployment's directory.
+
+Certificates that programs trust, keys that stay private, services that say what runs.
+"""
 
 import json
 import shlex
@@ -12,7 +15,11 @@ import edges
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_private_key
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_ssh_private_key,
+)
 from flwr.common.config import parse_config_args
 from typer.testing import CliRunner
 
@@ -27,11 +34,17 @@ from server_app.deploy.services import supernode_command
 from server_app.launch.start import resolve
 
 
-def init(directory: Path, *options: str, address: str = "hub.example.org:8000", more: str = "") -> Any:  # noqa: ANN401
+def init(
+    directory: Path, *options: str, address: str = "hub.example.org:8000", more: str = ""
+) -> Any:
     nodes = directory.with_suffix(".toml")
     parts = {name: Path("/data") / name for name in edges.EDGES}
-    nodes.write_text(edges.nodes_toml(Path("/srv/test data"), parts, address) + more, encoding="utf-8")
-    return CliRunner().invoke(app, ["deploy", "init", str(directory), "--nodes", str(nodes), *options])
+    nodes.write_text(
+        edges.nodes_toml(Path("/srv/test data"), parts, address) + more, encoding="utf-8"
+    )
+    return CliRunner().invoke(
+        app, ["deploy", "init", str(directory), "--nodes", str(nodes), *options]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +58,11 @@ def kit(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def exec_start(unit: Path) -> list[str]:
     """Return the arguments of a unit's command, as systemd splits them."""
-    line = next(line for line in unit.read_text(encoding="utf-8").splitlines() if line.startswith("ExecStart="))
+    line = next(
+        line
+        for line in unit.read_text(encoding="utf-8").splitlines()
+        if line.startswith("ExecStart=")
+    )
     return shlex.split(line.removeprefix("ExecStart="))
 
 
@@ -94,12 +111,24 @@ def test_a_device_does_not_trust_another_name_or_authority(kit: Path, tmp_path: 
 
 def test_more_names_are_in_the_certificate(tmp_path: Path) -> None:
     nodes = tmp_path / "nodes.toml"
-    text = edges.nodes_toml(Path("/srv"), {name: Path("/data") for name in edges.EDGES}, "10.1.2.3:8000")
-    nodes.write_text(text.replace("[superlink]", '[superlink]\nnames = ["hub", "fd00::7"]'), encoding="utf-8")
+    text = edges.nodes_toml(
+        Path("/srv"), {name: Path("/data") for name in edges.EDGES}, "10.1.2.3:8000"
+    )
+    nodes.write_text(
+        text.replace("[superlink]", '[superlink]\nnames = ["hub", "fd00::7"]'), encoding="utf-8"
+    )
     CliRunner().invoke(app, ["deploy", "init", str(tmp_path / "kit"), "--nodes", str(nodes)])
-    certificate = x509.load_pem_x509_certificate((tmp_path / "kit" / "server" / "server.pem").read_bytes())
+    certificate = x509.load_pem_x509_certificate(
+        (tmp_path / "kit" / "server" / "server.pem").read_bytes()
+    )
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    assert [str(name.value) for name in names] == ["10.1.2.3", "hub", "fd00::7", "localhost", "127.0.0.1"]
+    assert [str(name.value) for name in names] == [
+        "10.1.2.3",
+        "hub",
+        "fd00::7",
+        "localhost",
+        "127.0.0.1",
+    ]
 
 
 def test_private_keys_are_the_server_s_and_for_their_owner_only(kit: Path) -> None:
@@ -123,9 +152,15 @@ def test_the_key_that_a_device_makes_is_of_the_kind_that_flower_takes(tmp_path: 
 def test_every_device_is_told_what_it_owns_and_where(kit: Path) -> None:
     for place, (name, owned) in enumerate(edges.EDGES.items()):
         folder = kit / "nodes" / name
-        assert exec_start(folder / "fedcmi-supernode.service")[1:] == ["deploy", "node", "/etc/fedcmi"]
+        assert exec_start(folder / "fedcmi-supernode.service")[1:] == [
+            "deploy",
+            "node",
+            "/etc/fedcmi",
+        ]
         settings = read_settings(folder)
-        command = supernode_command(settings.secure, settings.config, Path("/etc/fedcmi"), settings.address)
+        command = supernode_command(
+            settings.secure, settings.config, Path("/etc/fedcmi"), settings.address
+        )
         node = read_node_config(parse_config_args([after(command, "--node-config")]))
         assert (node.partition_id, node.num_partitions) == (place, None)
         assert (node.modalities, node.data) == (tuple(owned), f"/data/{name}")
@@ -140,7 +175,11 @@ def test_the_superlink_is_on_loopback_and_wants_tls_and_known_keys(kit: Path) ->
     assert {"--enable-supernode-auth", "--disable-runtime-dependency-installation"} < set(command)
     assert "--insecure" not in command
     assert (after(command, "--host"), after(command, "--port")) == ("127.0.0.1", "39701")
-    for option, file in (("ca-certfile", "ca.crt"), ("certfile", "server.crt"), ("keyfile", "server.key")):
+    for option, file in (
+        ("ca-certfile", "ca.crt"),
+        ("certfile", "server.crt"),
+        ("keyfile", "server.key"),
+    ):
         assert after(command, f"--ssl-{option}") == str(kit / "server" / "inner" / file)
     assert after(command, "--database") == str(kit / "server" / "superlink.db")
     connection = tomllib.loads((kit / "server" / "config.toml").read_text())["superlink"]
@@ -165,12 +204,26 @@ def test_an_image_holds_the_wheel_and_nothing_else(kit: Path) -> None:
 
 def test_the_run_config_is_one(kit: Path) -> None:
     raw = resolve(kit / "server" / "run.toml", {}, [])
-    assert (raw["data"], raw["fraction-train"], raw["min-available-nodes"]) == ("/srv/test data", 1.0, 2)
+    assert (raw["data"], raw["fraction-train"], raw["min-available-nodes"]) == (
+        "/srv/test data",
+        1.0,
+        2,
+    )
 
 
 def test_the_guides_have_a_command_for_every_step(kit: Path) -> None:
     text = (kit / "README.md").read_text(encoding="utf-8")
-    for step in ("token", "register", "run", "status", "add", "revoke", "replace", "renew", "backup"):
+    for step in (
+        "token",
+        "register",
+        "run",
+        "status",
+        "add",
+        "revoke",
+        "replace",
+        "renew",
+        "backup",
+    ):
         assert f"fedcmi deploy {step} '{kit}'" in text
     assert f"fedcmi deploy run '{kit}' --run-dir RUN_DIR --resume" in text
     for name in edges.EDGES:
@@ -193,7 +246,11 @@ def test_without_security_only_when_asked_for(tmp_path: Path) -> None:
     assert done.exit_code == 0
     assert "warning: no encryption" in done.output
     kit = tmp_path / "open"
-    assert [path for path in kit.rglob("*") if path.name.endswith((".crt", ".key", ".pub")) or path.name == "key"] == []
+    assert [
+        path
+        for path in kit.rglob("*")
+        if path.name.endswith((".crt", ".key", ".pub")) or path.name == "key"
+    ] == []
     for unit in kit.rglob("*.service"):
         command = exec_start(unit)
         assert ("--insecure" in command) == (unit.name == "fedcmi-superlink.service")
@@ -204,7 +261,10 @@ def test_without_security_only_when_asked_for(tmp_path: Path) -> None:
 def test_a_device_may_keep_its_key(tmp_path: Path) -> None:
     (tmp_path / "device").mkdir()
     public = make_node_key(tmp_path / "device", "own")
-    more = '\n[[node]]\nname = "own"\nmodalities = ["audio"]\ndata = "/data"\npublic-key = "device/key.pub"\n'
+    more = (
+        '\n[[node]]\nname = "own"\nmodalities = ["audio"]\ndata = "/data"\npublic-key = '
+        '"device/key.pub"\n'
+    )
     done = init(tmp_path / "kit", more=more)
     assert done.exit_code == 0, done.output
     made = tmp_path / "kit" / "nodes" / "own"
@@ -238,7 +298,10 @@ def test_a_directory_in_use_is_left_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["up", "--only", "edge-9"], "'edge-9': no process of this deployment; it has superlink, registrar,"),
+        (
+            ["up", "--only", "edge-9"],
+            "'edge-9': no process of this deployment; it has superlink, registrar,",
+        ),
         (["up", "--only", "edge-audio"], "the superlink does not run"),
         (["run"], "no SuperLink of this deployment on this machine"),
     ],
@@ -249,7 +312,9 @@ def test_what_cannot_start_says_why(kit: Path, arguments: list[str], reason: str
     assert reason in done.output
 
 
-def test_a_rehearsal_is_the_same_by_another_name_of_its_directory(kit: Path, tmp_path: Path) -> None:
+def test_a_rehearsal_is_the_same_by_another_name_of_its_directory(
+    kit: Path, tmp_path: Path
+) -> None:
     """What was started under one is found, and stopped, under the other."""
     (tmp_path / "link").symlink_to(kit)
     assert Rehearsal(tmp_path / "link").home == Rehearsal(kit).home
@@ -260,5 +325,12 @@ def test_nothing_runs_and_nothing_need_be_stopped(kit: Path) -> None:
         assert CliRunner().invoke(app, ["deploy", "down", str(kit)]).exit_code == 0
     done = CliRunner().invoke(app, ["deploy", "status", str(kit), "--json"])
     found = json.loads(done.stdout)
-    assert [process["name"] for process in found] == ["superlink", "registrar", "proxy", *edges.EDGES]
-    assert {(process["pid"], process["registered"], process["online"]) for process in found} == {(None, None, False)}
+    assert [process["name"] for process in found] == [
+        "superlink",
+        "registrar",
+        "proxy",
+        *edges.EDGES,
+    ]
+    assert {(process["pid"], process["registered"], process["online"]) for process in found} == {
+        (None, None, False)
+    }

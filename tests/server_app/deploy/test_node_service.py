@@ -1,4 +1,7 @@
-"""A device's service, over the kit's own proxy and registrar; the SuperNode is a process that waits."""
+"""A device's service, over the kit's own proxy and registrar.
+
+The SuperNode is a process that waits.
+"""
 
 import os
 import sys
@@ -28,7 +31,10 @@ def home(server: Proxied, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Said(list[str]):
-    """What a service says; it ends the service, whose SuperNode would wait longer, with a certain word."""
+    """What a service says.
+
+    It ends the service, whose SuperNode would wait longer, with a certain word.
+    """
 
     def __init__(self, last: str) -> None:
         super().__init__()
@@ -48,14 +54,18 @@ def supernode(patch: pytest.MonkeyPatch, script: str) -> None:
     patch.setattr(node_service, "program", lambda _: sys.executable)
 
 
-def test_the_service_ends_as_its_supernode_does(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_service_ends_as_its_supernode_does(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     supernode(monkeypatch, ENDING)
     said = Said("never")
     assert NodeService(home, None, None, said).run() == 7
     assert said == ["the SuperNode ended with status 7."]
 
 
-@pytest.mark.parametrize(("seconds", "side"), [(30.0, "ahead of"), (3600.0, "ahead of"), (-360.0, "behind")])
+@pytest.mark.parametrize(
+    ("seconds", "side"), [(30.0, "ahead of"), (3600.0, "ahead of"), (-360.0, "behind")]
+)
 def test_a_wrong_clock_is_said_on_the_device_and_to_the_server(
     server: Proxied, home: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, side: str
 ) -> None:
@@ -70,7 +80,9 @@ def test_a_wrong_clock_is_said_on_the_device_and_to_the_server(
     assert report.clock_difference == pytest.approx(seconds, abs=2)
 
 
-def test_a_clock_that_is_set_right_lets_the_device_in_again(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_clock_that_is_set_right_lets_the_device_in_again(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The clock goes wrong while the SuperNode runs, and comes back."""
     supernode(monkeypatch, WAITING)
     shifts = iter([0.0, 0.0, 30.0, 30.0])
@@ -98,7 +110,9 @@ def test_a_device_takes_over_the_next_authority_by_itself(
     server.wait(lambda: all(found.good for found in check_device(home) if found.what == "server"))
 
 
-def test_a_server_that_is_away_is_no_reason_to_start(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_is_away_is_no_reason_to_start(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     supernode(monkeypatch, ENDING)
     said = Said("never")
     assert NodeService(home, "127.0.0.1:9", None, said).run() == 1
@@ -126,10 +140,19 @@ def test_a_device_is_looked_at_as_a_whole(server: Proxied, home: Path, tmp_path:
     assert "dataset.json" in found["data"].text
 
     (home / "key").chmod(0o644)
-    found = {finding.what: finding for finding in check_device(home, "127.0.0.1:9", lambda: time.time() + 60)}
-    assert [what for what, finding in found.items() if not finding.good] == ["key", "server", "data"]
+    found = {
+        finding.what: finding
+        for finding in check_device(home, "127.0.0.1:9", lambda: time.time() + 60)
+    }
+    assert [what for what, finding in found.items() if not finding.good] == [
+        "key",
+        "server",
+        "data",
+    ]
     assert "`chmod 600`" in found["key"].text
     (home / "key").chmod(0o600)
 
-    found = {finding.what: finding for finding in check_device(home, None, lambda: time.time() + 60)}
+    found = {
+        finding.what: finding for finding in check_device(home, None, lambda: time.time() + 60)
+    }
     assert "ahead of it" in found["clock"].text

@@ -1,4 +1,6 @@
-"""Processes that outlive their starter are found and stopped with all that they started, and no others are."""
+"""Processes that outlive their starter are found and stopped with all that they started, and no
+others are.
+"""
 
 import os
 import subprocess
@@ -33,7 +35,10 @@ def start(path: Path, *arguments: str) -> int:
 def test_it_is_found_by_its_path_with_its_child(tmp_path: Path) -> None:
     first, second = start(tmp_path / "a"), start(tmp_path / "ab")
     try:
-        assert (processes.pid_of(tmp_path / "a"), processes.pid_of(tmp_path / "ab")) == (first, second)
+        assert (processes.pid_of(tmp_path / "a"), processes.pid_of(tmp_path / "ab")) == (
+            first,
+            second,
+        )
         assert first in processes.family(tmp_path / "a")
         assert len(processes.family(tmp_path / "a")) == 2
         assert set(processes.family(tmp_path / "a")).isdisjoint(processes.family(tmp_path / "ab"))
@@ -58,7 +63,9 @@ def test_a_program_that_overwrites_its_environment_is_found_and_stopped(tmp_path
     """As nginx does, which writes its title there."""
     require("nginx", "nginx-light")
     home = tmp_path / "proxy"
-    (tmp_path / "nginx.conf").write_text(f'pid "{tmp_path}/nginx.pid"; events {{}}', encoding="utf-8")
+    (tmp_path / "nginx.conf").write_text(
+        f'pid "{tmp_path}/nginx.pid"; events {{}}', encoding="utf-8"
+    )
     command = [nginx_program(), "-e", "stderr", "-p", f"{tmp_path}", "-c", f"{tmp_path}/nginx.conf"]
     pid = processes.start(home, [*command, "-g", "daemon off;"], os.environ)
     while b"worker process" not in b"".join(map(title, processes.family(home))):
@@ -75,7 +82,9 @@ def title(pid: int) -> bytes:
     return Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
-def test_what_does_not_end_politely_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_does_not_end_politely_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(processes, "PATIENCE", 0.5)
     start(tmp_path / "a", "stubborn")
     processes.stop(tmp_path / "a")
@@ -85,7 +94,9 @@ def test_what_does_not_end_politely_is_killed(tmp_path: Path, monkeypatch: pytes
 def test_a_number_that_another_process_got_is_left_alone(tmp_path: Path) -> None:
     command = [sys.executable, "-c", "print('ready', flush=True); input()"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
-        assert other.stdout and other.stdout.readline() == b"ready\n"  # before that it has no environment to be seen
+        assert (
+            other.stdout and other.stdout.readline() == b"ready\n"
+        )  # before that it has no environment to be seen
         (tmp_path / "a.pid").write_text(f"{other.pid}\n")
 
         assert processes.pid_of(tmp_path / "a") is None
@@ -98,7 +109,11 @@ def test_a_number_that_another_process_got_is_left_alone(tmp_path: Path) -> None
 
 def test_the_log_goes_on_and_its_last_word_is_noted(tmp_path: Path) -> None:
     for word in ("one", "two"):
-        pid = processes.start(tmp_path / "a", [sys.executable, "-c", f"print('\\x1b[92mINFO \\x1b[0m: {word}\\n')"], {})
+        pid = processes.start(
+            tmp_path / "a",
+            [sys.executable, "-c", f"print('\\x1b[92mINFO \\x1b[0m: {word}\\n')"],
+            {},
+        )
         os.waitpid(pid, 0)
     assert processes.last_note(tmp_path / "a") == "two"
     assert "one" in (tmp_path / "a.log").read_text()

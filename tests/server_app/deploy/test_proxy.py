@@ -1,4 +1,7 @@
-"""The proxy, started as the kit does it: what it lets through to the SuperLink, and what it refuses by itself."""
+"""The proxy, started as the kit does it.
+
+What it lets through to the SuperLink, and what it refuses by itself.
+"""
 
 import socket
 import ssl
@@ -60,7 +63,12 @@ def test_the_health_arrives(proxy: Proxied) -> None:
 )
 def test_everything_else_is_refused(proxy: Proxied, path: str) -> None:
     """Sent raw, since a client of good manners would tidy the path."""
-    assert proxy.raw(f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n") == 403
+    assert (
+        proxy.raw(
+            f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        )
+        == 403
+    )
 
 
 def test_what_is_refused_is_logged_with_its_sender(proxy: Proxied) -> None:
@@ -80,9 +88,12 @@ def test_a_second_request_hidden_in_the_first_is_seen(proxy: Proxied) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "size"), [("/v1/fleet/push-object", 2**30), ("/fedcmi/join", 100_000), ("/fedcmi/report", 100_000)]
+    ("path", "size"),
+    [("/v1/fleet/push-object", 2**30), ("/fedcmi/join", 100_000), ("/fedcmi/report", 100_000)],
 )
-def test_what_is_too_large_is_refused_before_it_is_read(proxy: Proxied, path: str, size: int) -> None:
+def test_what_is_too_large_is_refused_before_it_is_read(
+    proxy: Proxied, path: str, size: int
+) -> None:
     assert proxy.raw(f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n\r\n") == 413
 
 
@@ -96,12 +107,16 @@ def test_a_new_certificate_is_shown_without_a_restart(proxy: Proxied) -> None:
     assert proxy.client.get("/health").is_success
 
 
-def test_a_proxy_of_somebody_else_is_said_to_be_one(proxy: Proxied, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_proxy_of_somebody_else_is_said_to_be_one(
+    proxy: Proxied, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(process: psutil.Process, signal: int) -> None:
         raise psutil.AccessDenied(process.pid)
 
     monkeypatch.setattr(psutil.Process, "send_signal", refuse)
-    with pytest.raises(DeploymentError, match=r"the certificate is new, .* `sudo systemctl reload fedcmi-proxy`"):
+    with pytest.raises(
+        DeploymentError, match=r"the certificate is new, .* `sudo systemctl reload fedcmi-proxy`"
+    ):
         renewal.renew(proxy.site)
 
 
@@ -115,4 +130,6 @@ def test_no_encryption_is_no_way_in(proxy: Proxied) -> None:
 def test_an_open_deployment_keeps_the_control_api_closed_too(tmp_path: Path) -> None:
     with proxied(tmp_path, secure=False) as open_proxy:
         assert open_proxy.client.post("/v1/control/start-run").status_code == 403
-        assert open_proxy.client.post("/v1/fleet/register-node").status_code == 502  # let through; nobody is behind
+        assert (
+            open_proxy.client.post("/v1/fleet/register-node").status_code == 502
+        )  # let through; nobody is behind

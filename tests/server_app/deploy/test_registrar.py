@@ -1,4 +1,7 @@
-"""A device's life, over the kit's own proxy and registrar; only the SuperLink's list of nodes is a stand-in."""
+"""A device's life, over the kit's own proxy and registrar.
+
+Only the SuperLink's list of nodes is a stand-in.
+"""
 
 import json
 import socket
@@ -30,20 +33,26 @@ def fresh(server: Proxied) -> Site:
     return replace(server.site, deployment=read_deployment(server.site.kit))
 
 
-def test_a_device_joins_and_is_known_by_the_key_that_it_made(server: Proxied, tmp_path: Path) -> None:
+def test_a_device_joins_and_is_known_by_the_key_that_it_made(
+    server: Proxied, tmp_path: Path
+) -> None:
     written = join(str(server.site.issue_token("edge-0")), tmp_path / "device")
     assert [path.name for path in written] == ["key", *FILES]
     assert (tmp_path / "device" / "key").stat().st_mode & 0o777 == 0o600
     assert read_settings(tmp_path / "device").name == "edge-0"
     assert server.site.key("edge-0") == (tmp_path / "device" / "key.pub").read_text().strip()
     assert "edge-0" in server.site.registered()
-    assert b"PRIVATE KEY" not in b"".join(p.read_bytes() for p in server.site.kit.glob("nodes/**/*") if p.is_file())
+    assert b"PRIVATE KEY" not in b"".join(
+        p.read_bytes() for p in server.site.kit.glob("nodes/**/*") if p.is_file()
+    )
 
 
 def test_a_token_is_good_once(server: Proxied, tmp_path: Path) -> None:
     token = str(server.site.issue_token("edge-1"))
     join(token, tmp_path / "first")
-    with pytest.raises(UnreachableError, match="edge-1: this token has been used, by a device with another key"):
+    with pytest.raises(
+        UnreachableError, match="edge-1: this token has been used, by a device with another key"
+    ):
         join(token, tmp_path / "second")
     assert audit.entries(server.site.state)[-1]["what"] == "refused"
     with pytest.raises(TokenError, match="has joined already"):
@@ -73,12 +82,17 @@ def test_a_newer_token_makes_the_older_void(server: Proxied, tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     ("seconds", "said"),
-    [(30.0, "differs by 30 s .* ahead"), (3600.0, "differs by 3600 s"), (-360.0, "360 s .* behind")],
+    [
+        (30.0, "differs by 30 s .* ahead"),
+        (3600.0, "differs by 3600 s"),
+        (-360.0, "360 s .* behind"),
+    ],
 )
 def test_a_wrong_clock_is_said(server: Proxied, tmp_path: Path, seconds: float, said: str) -> None:
     token = str(server.site.issue_token("edge-3"))
     with pytest.raises(
-        UnreachableError, match=said.replace("30 s", "(29|30|31) s").replace("3600", "36\\d\\d|35\\d\\d")
+        UnreachableError,
+        match=said.replace("30 s", "(29|30|31) s").replace("3600", "36\\d\\d|35\\d\\d"),
     ):
         join(token, tmp_path / "device", now=lambda: time.time() + seconds)
 
@@ -106,7 +120,10 @@ def test_what_is_no_token_is_said_to_be_none(text: str, tmp_path: Path) -> None:
         (b"1" * 60_000, "JSON is expected"),
         (b'{"name": "edge-3", "secret": "\\ud800", "public_key": "\\ud800"}', "none of kind ECDSA"),
         (b"{}", "name, secret and public_key are expected"),
-        (json.dumps({"name": "edge-3", "secret": "x", "public_key": "ssh-rsa AAAA"}).encode(), "none of kind ECDSA"),
+        (
+            json.dumps({"name": "edge-3", "secret": "x", "public_key": "ssh-rsa AAAA"}).encode(),
+            "none of kind ECDSA",
+        ),
     ],
 )
 def test_a_request_that_is_none_is_refused(server: Proxied, body: bytes, said: str) -> None:
@@ -125,7 +142,11 @@ def test_a_size_that_is_none_is_refused(server: Proxied, size: str) -> None:
     """At the registrar itself, behind the proxy."""
     host, _, port = server.site.registrar.rpartition(":")
     with socket.create_connection((host, int(port)), timeout=10.0) as channel:
-        channel.sendall(f"POST /fedcmi/join HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n\r\n".encode("latin-1"))
+        channel.sendall(
+            f"POST /fedcmi/join HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n\r\n".encode(
+                "latin-1"
+            )
+        )
         assert channel.recv(100).startswith(b"HTTP/1.1 403 ")
 
 
@@ -138,11 +159,15 @@ def test_refused_reports_do_not_fill_the_audit_log(server: Proxied) -> None:
 @pytest.mark.parametrize("name", ["edge-99", "../edge-3", "superlink", ""])
 def test_only_devices_of_the_deployment_join(server: Proxied, tmp_path: Path, name: str) -> None:
     key = make_node_key(tmp_path, "x")
-    answer = server.client.post("/fedcmi/join", json={"name": name, "secret": "x", "public_key": key})
+    answer = server.client.post(
+        "/fedcmi/join", json={"name": name, "secret": "x", "public_key": key}
+    )
     assert (answer.status_code, answer.text) == (403, "no such device.\n")
 
 
-def test_a_revoked_device_comes_back_by_no_key_and_no_token(server: Proxied, tmp_path: Path) -> None:
+def test_a_revoked_device_comes_back_by_no_key_and_no_token(
+    server: Proxied, tmp_path: Path
+) -> None:
     site = fresh(server)
     join(str(site.issue_token("edge-4")), tmp_path / "device")
     waiting = str(site.issue_token("edge-4"))
@@ -183,7 +208,9 @@ def test_another_device_takes_the_place_of_one(server: Proxied, tmp_path: Path) 
     assert fresh(server).deployment.node("edge-5").partition_id == 5
 
 
-def test_a_device_is_added_with_a_number_that_nobody_has_had(server: Proxied, tmp_path: Path) -> None:
+def test_a_device_is_added_with_a_number_that_nobody_has_had(
+    server: Proxied, tmp_path: Path
+) -> None:
     site = fresh(server)
     before = len(site.deployment.nodes)
     added = life.add(site, "late", ["audio", "visual"], "/data/late", "cpu")
@@ -205,13 +232,21 @@ def test_a_report_counts_with_the_device_s_signature_only(server: Proxied, tmp_p
     other = headers | {"X-FedCMI-Node": "edge-0"}
     assert server.client.post("/fedcmi/report", content=body, headers=other).status_code == 403
     (status,) = [status for status in device_statuses(site, True) if status.name == "edge-6"]
-    assert (status.registered, status.online, status.version, status.clock_difference) == (True, True, "0.1.0", 0.25)
+    assert (status.registered, status.online, status.version, status.clock_difference) == (
+        True,
+        True,
+        "0.1.0",
+        0.25,
+    )
 
 
 @pytest.mark.parametrize(
-    "change", [{"note": "\x1b[31m"}, {"note": "x" * 201}, {"disk_free": "much"}, {"clock_difference": 1e999}]
+    "change",
+    [{"note": "\x1b[31m"}, {"note": "x" * 201}, {"disk_free": "much"}, {"clock_difference": 1e999}],
 )
-def test_a_signed_report_may_still_be_none(server: Proxied, tmp_path: Path, change: dict[str, object]) -> None:
+def test_a_signed_report_may_still_be_none(
+    server: Proxied, tmp_path: Path, change: dict[str, object]
+) -> None:
     join(str(fresh(server).issue_token("edge-7")), tmp_path / "device")
     report = Report(**{**asdict(REPORT), **change})  # type: ignore[arg-type]
     body, headers = send_form(report, "edge-7", tmp_path / "device" / "key")
@@ -228,9 +263,13 @@ def test_metrics_are_there_for_this_machine_alone(server: Proxied) -> None:
 
 def test_the_audit_log_says_who_did_what_and_holds_no_secret(server: Proxied) -> None:
     found = audit.entries(server.site.state)
-    assert {"init", "token", "register", "revoke", "replace", "add"} <= {entry["what"] for entry in found}
+    assert {"init", "token", "register", "revoke", "replace", "add"} <= {
+        entry["what"] for entry in found
+    }
     assert all(entry["when"] and entry["who"] for entry in found)
     registered = [entry for entry in found if entry["what"] == "register"]
     assert registered[0]["who"] == "device at 127.0.0.1"
-    kept = (server.site.state / audit.FILE).read_text() + (server.site.state / tokens.FILE).read_text()
+    kept = (server.site.state / audit.FILE).read_text() + (
+        server.site.state / tokens.FILE
+    ).read_text()
     assert str(server.site.issue_token("edge-0").secret) not in kept

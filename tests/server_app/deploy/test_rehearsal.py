@@ -1,4 +1,7 @@
-"""What a bad day of a deployment (``tests/helpers/story.py``) leaves: a model, and a word about every fault."""
+"""What a bad day of a deployment (``tests/helpers/story.py``) leaves.
+
+A model, and a word about every fault.
+"""
 
 import json
 import logging
@@ -23,8 +26,9 @@ from server_app.run.directory import read_metrics
 from server_app.run.records import final_accuracy
 
 MARGIN = 0.05
-"""In accuracy. In-process, with the same faults in the same rounds, five seeds ended +0.8, -3.0, +0.8, -0.8 and 0 %
-from their undisturbed runs (at 90 to 95 %): this is three of their standard deviations."""
+"""In accuracy. In-process, with the same faults in the same rounds, five seeds ended +0.8, -3.0,
++0.8, -0.8 and 0 % from their undisturbed runs (at 90 to 95 %): this is three of their
+standard deviations."""
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +61,9 @@ def test_the_server_ends_with_a_model_of_both_modalities(story: Story) -> None:
     assert len(list((story.run_dir / "checkpoints").iterdir())) == 1
 
 
-def test_accuracy_is_that_of_an_undisturbed_run(story: Story, records: list[dict[str, Any]]) -> None:
+def test_accuracy_is_that_of_an_undisturbed_run(
+    story: Story, records: list[dict[str, Any]]
+) -> None:
     logging.getLogger("flwr").setLevel(logging.ERROR)
     run_dir = story.root / "undisturbed"
     raw = resolve(story.kit / "server" / "run.toml", {**SETTINGS, "run-dir": str(run_dir)}, [])
@@ -84,20 +90,26 @@ def test_a_device_that_joins_late_trains(records: list[dict[str, Any]]) -> None:
     assert all(3 in record["owners"]["visual"] for record in records[4:])
 
 
-def test_a_lost_device_is_missed_by_name_and_another_takes_its_place(records: list[dict[str, Any]]) -> None:
+def test_a_lost_device_is_missed_by_name_and_another_takes_its_place(
+    records: list[dict[str, Any]],
+) -> None:
     (line,) = [line for line in records[2]["refused"] if "partition 2" in line]
     assert "No reply of edge-audio (partition 2, audio)" in line
     assert records[2]["owners"]["audio"] == [1]
     assert 2 in records[ROUNDS]["owners"]["audio"]
 
 
-def test_a_killed_client_is_refused_by_name_and_its_node_trains_on(records: list[dict[str, Any]]) -> None:
+def test_a_killed_client_is_refused_by_name_and_its_node_trains_on(
+    records: list[dict[str, Any]],
+) -> None:
     (line,) = [line for line in records[2]["refused"] if "partition 0" in line]
     assert re.search(r"Reply of edge-both \(partition 0, audio\+visual\) refused: error 8: ", line)
     assert 0 in records[3]["owners"]["shared"]
 
 
-def test_a_device_that_raises_is_refused_with_its_reason_and_comes_back(records: list[dict[str, Any]]) -> None:
+def test_a_device_that_raises_is_refused_with_its_reason_and_comes_back(
+    records: list[dict[str, Any]],
+) -> None:
     (line,) = [line for line in records[3]["refused"] if "partition 1" in line]
     assert "dataset.json: not found" in line
     assert 1 not in records[3]["owners"]["shared"]
@@ -113,21 +125,34 @@ def test_a_dead_superlink_fails_the_command_which_says_how_to_go_on(story: Story
 
 
 def test_a_run_says_that_it_is_rehearsed(story: Story) -> None:
-    assert f"server: {story.address()} (rehearsal on this machine)" in story.printed("run").replace("\n", " ")
+    assert f"server: {story.address()} (rehearsal on this machine)" in story.printed("run").replace(
+        "\n", " "
+    )
 
 
 def test_a_resumed_run_shows_the_rounds_that_are_left(story: Story) -> None:
-    shown = [line.split()[1] for line in story.printed("resumed").splitlines() if line.startswith("round ")]
-    assert shown in (["5/6", "6/6"], ["6/6"])  # round 5 may have ended before the SuperLink was killed
+    shown = [
+        line.split()[1]
+        for line in story.printed("resumed").splitlines()
+        if line.startswith("round ")
+    ]
+    assert shown in (
+        ["5/6", "6/6"],
+        ["6/6"],
+    )  # round 5 may have ended before the SuperLink was killed
 
 
 def test_a_second_run_at_once_is_refused(story: Story) -> None:
-    assert "another `fedcmi deploy run` trains on these devices" in story.printed("second-run").replace("\n", " ")
+    assert "another `fedcmi deploy run` trains on these devices" in story.printed(
+        "second-run"
+    ).replace("\n", " ")
     assert not (story.root / "runs" / "second").exists()
 
 
 def test_an_interrupted_command_stops_its_run(story: Story) -> None:
-    assert "interrupted; go on with: fedcmi deploy run" in story.printed("interrupted-run").replace("\n", " ")
+    assert "interrupted; go on with: fedcmi deploy run" in story.printed("interrupted-run").replace(
+        "\n", " "
+    )
     ends = [run["status"] for run in story.runs]
     assert sorted(ends) == ["finished:completed", "finished:failed", "finished:stopped"]
 
@@ -135,8 +160,18 @@ def test_an_interrupted_command_stops_its_run(story: Story) -> None:
 def test_status_tells_who_is_there(story: Story) -> None:
     found = {process["name"]: process for process in json.loads(story.status)}
     assert list(found) == ["superlink", "registrar", "proxy", *edges.EDGES]
-    assert all(process["pid"] and process["online"] and process["note"] for process in found.values())
-    assert [process["registered"] for process in found.values()] == [None, None, None, True, True, True, True]
+    assert all(
+        process["pid"] and process["online"] and process["note"] for process in found.values()
+    )
+    assert [process["registered"] for process in found.values()] == [
+        None,
+        None,
+        None,
+        True,
+        True,
+        True,
+        True,
+    ]
 
 
 def test_a_device_that_is_not_registered_is_turned_away(story: Story) -> None:
@@ -154,7 +189,9 @@ def test_a_device_with_a_wrong_authority_does_not_get_in(story: Story) -> None:
 
 
 @pytest.mark.parametrize("attempt", ["register", "submit"])
-def test_a_device_neither_comes_back_with_a_fresh_key_nor_submits_a_run(story: Story, attempt: str) -> None:
+def test_a_device_neither_comes_back_with_a_fresh_key_nor_submits_a_run(
+    story: Story, attempt: str
+) -> None:
     assert "403" in story.attacks[attempt]
 
 
@@ -173,7 +210,10 @@ def test_an_audio_only_device_never_holds_anything_visual(story: Story) -> None:
     held = [line for line in story.log("edge-audio").splitlines() if " holds " in line]
     assert {line.partition(" holds ")[2].partition(" (")[0] for line in held} == {"audio, shared"}
     data = story.parts["edge-audio"]
-    assert sorted(path.name for path in (data / "train").glob("*.npy")) == ["audio.npy", "labels.npy"]
+    assert sorted(path.name for path in (data / "train").glob("*.npy")) == [
+        "audio.npy",
+        "labels.npy",
+    ]
     assert list(data.rglob("*visual*")) == []
 
 
@@ -185,7 +225,10 @@ def test_an_audio_only_device_moves_about_half_the_bytes(records: list[dict[str,
 
 def test_private_keys_stay_private(story: Story) -> None:
     keys = [story.kit / "server" / name for name in ("ca.key", "server.pem", "inner/server.key")]
-    keys += [story.stranger / "key", *(story.home / name / "device" / "key" for name in edges.EDGES)]
+    keys += [
+        story.stranger / "key",
+        *(story.home / name / "device" / "key" for name in edges.EDGES),
+    ]
     suffixes = (".log", ".txt", ".json", ".jsonl", ".toml", ".md", ".service")
     files = [path for path in story.root.rglob("*") if path.suffix in suffixes]
     text = "".join(path.read_text(encoding="utf-8", errors="replace") for path in files)
@@ -205,7 +248,10 @@ def test_nothing_is_left_running(story: Story) -> None:
 
 def test_an_interrupted_start_leaves_no_process(story: Story) -> None:
     process = story.begin("fedcmi deploy up deployment", "interrupted")
-    story.wait("the SuperLink's start", lambda: (story.home / "superlink.pid").exists() or process.poll() is not None)
+    story.wait(
+        "the SuperLink's start",
+        lambda: (story.home / "superlink.pid").exists() or process.poll() is not None,
+    )
     process.terminate()
     story.end(process, 143)
     assert left_running(story.root) == []

@@ -1,4 +1,7 @@
-"""Certificates over the years: reported in time, renewed, their authority exchanged, and no device lost."""
+"""Certificates over the years.
+
+Reported in time, renewed, their authority exchanged, and no device lost.
+"""
 
 import json
 import ssl
@@ -48,12 +51,16 @@ class SimulatedDevice:
         leaf = read_certificates(self.site.kit / "server" / "server.pem")[0]
         store = Store(x509.load_pem_x509_certificates(self.trusted))
         subject = x509.IPAddress(ip_address("127.0.0.1"))
-        PolicyBuilder().store(store).time(now.replace(tzinfo=None)).build_server_verifier(subject).verify(leaf, [])
+        PolicyBuilder().store(store).time(now.replace(tzinfo=None)).build_server_verifier(
+            subject
+        ).verify(leaf, [])
         self.trusted = self._served()
         report = Report(0.0, 1e9, "0.1.0", "1.41.0", "", fingerprint(self.trusted), "")
         folder = self.site.state / FOLDER
         folder.mkdir(exist_ok=True)
-        (folder / f"{self.name}.json").write_text(json.dumps({"received": now.timestamp(), **asdict(report)}))
+        (folder / f"{self.name}.json").write_text(
+            json.dumps({"received": now.timestamp(), **asdict(report)})
+        )
 
     def _served(self) -> bytes:
         return (self.site.kit / "server" / "ca.crt").read_bytes()
@@ -67,7 +74,9 @@ def test_years_go_by_and_no_device_is_lost(tmp_path: Path) -> None:
     for _ in range(0, AUTHORITY_DAYS + 365, 15):
         now += 15 * DAY
         warnings = renewal.problems(site, now)
-        if any(warning.startswith("server.pem: the certificate expires in ") for warning in warnings):
+        if any(
+            warning.startswith("server.pem: the certificate expires in ") for warning in warnings
+        ):
             renewal.renew(site, now=now)
             done.append("renew")
         if (
@@ -96,16 +105,26 @@ def test_an_unrenewed_certificate_loses_the_devices(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("days", "said"),
-    [(-2, "is valid from"), (0, None), (793, None), (795, "expires in 29 days"), (900, "has expired, on")],
+    [
+        (-2, "is valid from"),
+        (0, None),
+        (793, None),
+        (795, "expires in 29 days"),
+        (900, "has expired, on"),
+    ],
 )
 def test_a_certificate_is_reported_thirty_days_before_its_end(days: int, said: str | None) -> None:
     now = datetime.now(UTC)
-    (certificate,) = x509.load_pem_x509_certificates(server_certificate(new_authority(), ["a"], now=now))
+    (certificate,) = x509.load_pem_x509_certificates(
+        server_certificate(new_authority(), ["a"], now=now)
+    )
     problem = certificate_problem(certificate, now + days * DAY)
     assert (problem is None) if said is None else (said in str(problem))
 
 
-def test_the_authority_is_not_switched_while_a_device_does_not_know_the_next(tmp_path: Path) -> None:
+def test_the_authority_is_not_switched_while_a_device_does_not_know_the_next(
+    tmp_path: Path,
+) -> None:
     site = make_site(tmp_path)
     devices = [SimulatedDevice(site, node.name) for node in site.deployment.nodes]
     with pytest.raises(DeploymentError, match="there is no next authority"):
@@ -132,7 +151,9 @@ def test_a_key_kept_off_the_network_renews(tmp_path: Path) -> None:
     assert (site.kit / "server" / "server.pem").stat().st_mode & 0o777 == 0o600
 
 
-@pytest.mark.parametrize("content", [b"", b"nonsense", new_authority().key_text], ids=["empty", "nonsense", "another"])
+@pytest.mark.parametrize(
+    "content", [b"", b"nonsense", new_authority().key_text], ids=["empty", "nonsense", "another"]
+)
 def test_a_wrong_key_changes_nothing(tmp_path: Path, content: bytes) -> None:
     site = make_site(tmp_path)
     (tmp_path / "wrong.key").write_bytes(content)
@@ -147,7 +168,9 @@ def test_a_wrong_key_changes_nothing(tmp_path: Path, content: bytes) -> None:
     [(-900, "has expired, on "), (900, "this machine's clock may be behind")],
     ids=["expired", "early"],
 )
-def test_a_server_with_a_certificate_out_of_its_time_is_said_to_have_one(tmp_path: Path, shift: int, said: str) -> None:
+def test_a_server_with_a_certificate_out_of_its_time_is_said_to_have_one(
+    tmp_path: Path, shift: int, said: str
+) -> None:
     authority = new_authority(datetime.now(UTC) - 1000 * DAY)
     pem = server_certificate(authority, ["127.0.0.1"], now=datetime.now(UTC) + shift * DAY)
     (tmp_path / "ca.crt").write_bytes(authority.text)

@@ -1,4 +1,7 @@
-"""What an operator sees of a deployment: its status, its metrics, its certificates, and its back-up."""
+"""What an operator sees of a deployment.
+
+Its status, its metrics, its certificates, and its back-up.
+"""
 
 import json
 import re
@@ -38,7 +41,9 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
     """Return a site with two devices, of which edge-0 is registered."""
     FakeControl.install(monkeypatch)
     site = make_site(tmp_path)
-    site.register(site.deployment.node("edge-0"), make_node_key(site.kit / "nodes" / "edge-0", "edge-0"))
+    site.register(
+        site.deployment.node("edge-0"), make_node_key(site.kit / "nodes" / "edge-0", "edge-0")
+    )
     return site
 
 
@@ -69,7 +74,12 @@ def test_status_knows_who_is_there_and_why_a_reply_was_refused(site: Site) -> No
     lines = list(REFUSED)
     ran(site, round_of(1, lines[:1]), round_of(2, [lines[2]]), round_of(3, []))
     first, second = device_statuses(site, up=True)
-    assert (first.name, first.registered, first.online, first.refusal) == ("edge-0", True, True, None)
+    assert (first.name, first.registered, first.online, first.refusal) == (
+        "edge-0",
+        True,
+        True,
+        None,
+    )
     assert (second.registered, second.online, second.seen) == (False, False, None)
     assert second.refusal == f"round 2: {lines[2]}"
 
@@ -81,7 +91,10 @@ def test_a_refusal_is_that_of_the_device_alone(site: Site) -> None:
 
 def test_what_others_wrote_is_shown_and_never_obeyed() -> None:
     """A log that ends with what looks like markup, or moves the cursor."""
-    found = [Status("edge-0", note="[/path] \x1b[31m", refusal="[bold]x"), Status("[/name]", data="[red]")]
+    found = [
+        Status("edge-0", note="[/path] \x1b[31m", refusal="[bold]x"),
+        Status("[/name]", data="[red]"),
+    ]
     console = Console(width=200, record=True)
     console.print(status_table(found))
     assert "[/name]" in console.export_text()
@@ -96,15 +109,28 @@ def test_a_device_of_another_version_is_named() -> None:
 @pytest.mark.parametrize(("line", "reason"), REFUSED.items())
 def test_refusals_are_counted_by_reason(line: str, reason: str) -> None:
     assert reason_of(line) == reason
-    (counted,) = [s.value for s in round_samples([round_of(1, [line, line])]) if s.labels == {"reason": reason}]
+    (counted,) = [
+        s.value
+        for s in round_samples([round_of(1, [line, line])])
+        if s.labels == {"reason": reason}
+    ]
     assert counted == 2
 
 
 def test_metrics_are_those_of_the_dashboard_and_the_alerts(site: Site) -> None:
     ran(site, round_of(1, []), round_of(2, []))
-    report = {"clock_difference": 0.5, "disk_free": 5e9, "version": "0.1.0", "flower": "", "data": "", "authority": ""}
+    report = {
+        "clock_difference": 0.5,
+        "disk_free": 5e9,
+        "version": "0.1.0",
+        "flower": "",
+        "data": "",
+        "authority": "",
+    }
     (site.state / FOLDER).mkdir()
-    (site.state / FOLDER / "edge-0.json").write_text(json.dumps({"received": 1.0, "note": "", **report}))
+    (site.state / FOLDER / "edge-0.json").write_text(
+        json.dumps({"received": 1.0, "note": "", **report})
+    )
     text = metrics(site)
     assert "fedcmi_round 2\n" in text
     assert 'fedcmi_accuracy{prediction="fused"} 0.75\n' in text
@@ -134,7 +160,13 @@ def test_a_back_up_has_all_that_the_server_needs(site: Site, tmp_path: Path) -> 
     with tarfile.open(file) as archive:
         archive.extractall(tmp_path / "moved", filter="data")
     moved = tmp_path / "moved" / site.kit.name
-    for name in ("deployment.json", "server/ca.key", "server/server.pem", "server/keys/edge-0.pub", "nodes/edge-1"):
+    for name in (
+        "deployment.json",
+        "server/ca.key",
+        "server/server.pem",
+        "server/keys/edge-0.pub",
+        "nodes/edge-1",
+    ):
         assert (moved / name).exists()
     assert not (moved / "rehearsal").exists()
     with sqlite3.connect(moved / "server" / services.DATABASE) as database:

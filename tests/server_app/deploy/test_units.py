@@ -32,7 +32,9 @@ UNITS = [SUPERLINK_UNIT, PROXY_UNIT, REGISTRAR_UNIT, NODE_UNIT]
 
 @pytest.mark.parametrize("name", UNITS)
 def test_systemd_takes_a_unit_without_a_word(units: Path, name: str) -> None:
-    done = subprocess.run(["systemd-analyze", "verify", str(units / name)], capture_output=True, text=True)
+    done = subprocess.run(
+        ["systemd-analyze", "verify", str(units / name)], capture_output=True, text=True
+    )
     said = [line for line in done.stderr.splitlines() if name in line]
     assert (done.returncode, said) == (0, [])
 
@@ -48,11 +50,15 @@ def test_a_service_is_exposed_little(units: Path, name: str) -> None:
 def test_a_low_port_is_the_only_right_that_is_given() -> None:
     text = systemd_unit(Unit("proxy", "somebody", ["/usr/sbin/nginx"], port=443))
     assert "CapabilityBoundingSet=CAP_NET_BIND_SERVICE\n" in text
-    assert "CapabilityBoundingSet=\n" in systemd_unit(Unit("proxy", "somebody", ["/usr/sbin/nginx"], port=8000))
+    assert "CapabilityBoundingSet=\n" in systemd_unit(
+        Unit("proxy", "somebody", ["/usr/sbin/nginx"], port=8000)
+    )
 
 
 def test_containers_run_without_root_and_rights(tmp_path: Path) -> None:
-    text = (make_site(tmp_path).kit / "nodes" / "edge-0" / "Containerfile").read_text(encoding="utf-8")
+    text = (make_site(tmp_path).kit / "nodes" / "edge-0" / "Containerfile").read_text(
+        encoding="utf-8"
+    )
     for option in ("--read-only", "--cap-drop=all", "--security-opt=no-new-privileges", "--user"):
         assert option in text
     lines = text.splitlines()

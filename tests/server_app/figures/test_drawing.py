@@ -1,4 +1,6 @@
-"""Pictures: what is not known is not drawn as zero, and each of several is whole, under its title."""
+"""Pictures: what is not known is not drawn as zero, and each of several is whole, under its
+title.
+"""
 
 from functools import partial
 
@@ -20,7 +22,10 @@ def test_an_unknown_number_of_samples_is_hatched_and_not_zero() -> None:
 
 @pytest.mark.parametrize("side_by_side", [False, True])
 def test_panels_have_their_titles_and_what_is_drawn_in_each(side_by_side: bool) -> None:
-    lines = {name: [Line(name, [0, 1], [value, value], BLACK)] for name, value in (("a", 1.0), ("b", 2.0))}
+    lines = {
+        name: [Line(name, [0, 1], [value, value], BLACK)]
+        for name, value in (("a", 1.0), ("b", 2.0))
+    }
     panels = {
         f"of {name}": partial(draw_lines, lines=line, xlabel="x", ylabel="y", limits=(0, 4))
         for name, line in lines.items()
@@ -29,6 +34,9 @@ def test_panels_have_their_titles_and_what_is_drawn_in_each(side_by_side: bool) 
     draw_panels(figure, panels, side_by_side)
     parts = list(figure.subfigs)
     assert [part.get_suptitle() for part in parts] == ["of a", "of b"]
-    assert [part.axes[0].lines[0].get_ydata().tolist() for part in parts] == [[1.0, 1.0], [2.0, 2.0]]
+    assert [part.axes[0].lines[0].get_ydata().tolist() for part in parts] == [
+        [1.0, 1.0],
+        [2.0, 2.0],
+    ]
     (left, bottom), (other_left, other_bottom) = [(part.bbox.x0, part.bbox.y0) for part in parts]
     assert (other_left > left, other_bottom < bottom) == (side_by_side, not side_by_side)

@@ -19,7 +19,9 @@ def test_a_chart_says_what_it_shows_to_those_who_do_not_see_it() -> None:
 
 def test_a_file_is_the_same_picture_whatever_the_users_style_says(tmp_path: Path) -> None:
     """Of 5 x 2 inches at 120 dots each; a PNG's width and height are the bytes 16 to 23."""
-    draw = partial(draw_lines, lines=[Line("a", [0, 1], [2, 3], BLACK)], xlabel="x", ylabel="y", limits=(0, 4))
+    draw = partial(
+        draw_lines, lines=[Line("a", [0, 1], [2, 3], BLACK)], xlabel="x", ylabel="y", limits=(0, 4)
+    )
     save_png(tmp_path / "a.png", 5, 2, draw)
     with matplotlib.rc_context({"font.size": 30, "lines.linewidth": 9}):
         save_png(tmp_path / "b.png", 5, 2, draw)

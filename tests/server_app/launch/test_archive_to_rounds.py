@@ -1,4 +1,6 @@
-"""From a raw archive with real media to two federated rounds of the paper's recipe, smaller in its sizes only."""
+"""From a raw archive with real media to two federated rounds of the paper's recipe, smaller in its
+sizes only.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -29,7 +31,11 @@ def write_small_ave(raw: Path) -> None:
     [("cremad", 8, media.write_cremad, cremad.prepare), ("ave", 3, write_small_ave, ave.prepare)],
 )
 def test_two_rounds_of_the_recipe(
-    tmp_path: Path, name: str, nodes: int, write: Callable[[Path], object], prepare: Callable[..., Path]
+    tmp_path: Path,
+    name: str,
+    nodes: int,
+    write: Callable[[Path], object],
+    prepare: Callable[..., Path],
 ) -> None:
     write(tmp_path / "raw")
     data = prepare(tmp_path / "raw", tmp_path / "data", frame_size=40)

@@ -1,4 +1,6 @@
-"""How a run on Flower ended is what the SuperLink says, not what became of the client that follows it."""
+"""How a run on Flower ended is what the SuperLink says, not what became of the client that follows
+it.
+"""
 
 from pathlib import Path
 
@@ -19,14 +21,18 @@ from server_app.launch.run_log import FLOWER_LOG, first_exception, keep_log
         (["not started"], 1),
     ],
 )
-def test_a_lost_client_is_not_the_runs_end(answers: list[str], looks: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lost_client_is_not_the_runs_end(
+    answers: list[str], looks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(flower_cli, "ASK_AGAIN", 0.0)
     left, seen = list(answers), []
     assert wait_for_end(lambda: left.pop(0), lambda: seen.append(len(left))) == answers[-1]
     assert (left, len(seen)) == ([], looks)
 
 
-def test_a_superlink_that_does_not_answer_for_a_while_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_superlink_that_does_not_answer_for_a_while_is_asked_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(flower_cli, "ASK_AGAIN", 0.0)
     answers = iter(["", "", "running", "", "", "finished:completed", "", "", ""])
 
@@ -79,8 +85,12 @@ def test_a_log_is_kept_with_its_run(tmp_path: Path) -> None:
     assert keep_log(log, tmp_path / "file" / FLOWER_LOG) == log
 
 
-@pytest.mark.parametrize("said", [None, "", "OSError: [Errno 28] No space left on device: '/data'\n\nTraceback ..."])
-def test_a_run_says_why_it_failed_though_its_disk_was_full(tmp_path: Path, said: str | None) -> None:
+@pytest.mark.parametrize(
+    "said", [None, "", "OSError: [Errno 28] No space left on device: '/data'\n\nTraceback ..."]
+)
+def test_a_run_says_why_it_failed_though_its_disk_was_full(
+    tmp_path: Path, said: str | None
+) -> None:
     log = tmp_path / "run.log"
     log.write_text(CHAINED, encoding="utf-8")
     if said is not None:

@@ -1,4 +1,7 @@
-"""How many clients share a GPU, by hand numbers; and the probe on a real node, with torch's counters replaced."""
+"""How many clients share a GPU, by hand numbers.
+
+And the probe on a real node, with torch's counters replaced.
+"""
 
 from pathlib import Path
 
@@ -35,7 +38,9 @@ def test_clients_that_fit_by_hand(free: int, needed: int, fit: int) -> None:
     ("fit", "gpus", "cores", "sampled", "expected"),
     [(6, 1, 16, 10, 6), (6, 1, 4, 10, 4), (6, 1, 16, 3, 3), (6, 4, 16, 10, 3), (6, 8, 4, 100, 1)],
 )
-def test_clients_on_each_gpu_by_hand(fit: int, gpus: int, cores: int, sampled: int, expected: int) -> None:
+def test_clients_on_each_gpu_by_hand(
+    fit: int, gpus: int, cores: int, sampled: int, expected: int
+) -> None:
     assert gpu_share.clients_on_each(fit, gpus, cores, sampled) == expected
 
 
@@ -46,7 +51,9 @@ def test_shares_never_add_up_to_more_than_a_gpu() -> None:
 
 @pytest.fixture
 def raw(tmp_path: Path) -> dict[str, str | int | float | bool]:
-    data = oracle.prepare(tmp_path / "toy", dict.fromkeys(("audio", "visual"), np.ones(60, dtype=bool)))
+    data = oracle.prepare(
+        tmp_path / "toy", dict.fromkeys(("audio", "visual"), np.ones(60, dtype=bool))
+    )
     return resolve(None, {"data": str(data), "device": "cpu", "batch-size": 8}, ["local-epochs=2"])
 
 
@@ -56,16 +63,25 @@ def test_without_a_gpu_nothing_is_measured(raw: dict[str, str | int | float | bo
     assert line.startswith("clients train on the CPU, ")
 
 
-def test_a_cluster_is_named(raw: dict[str, str | int | float | bool], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cluster_is_named(
+    raw: dict[str, str | int | float | bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     _, line = gpu_share.gpu_share(raw, 4, client_app, None)
-    assert line == "clients train on the CPU of the Ray cluster 10.0.0.1:6379, as many at a time as it has cores"
+    assert (
+        line
+        == "clients train on the CPU of the Ray cluster 10.0.0.1:6379, as many at a time as it "
+        "has cores"
+    )
 
 
 def test_the_probe_trains_one_node_for_one_epoch(
     raw: dict[str, str | int | float | bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The counters are torch's; here they are replaced, and tell whether training lay between them."""
+    """The counters are torch's.
+
+    Here they are replaced, and tell whether training lay between them.
+    """
     epochs: list[int] = []
     real = SGD.step
 
@@ -99,7 +115,9 @@ def test_a_node_that_cannot_be_used_says_why(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: None)
     with pytest.raises(RoundFailedError, match="natural partition: 50 nodes"):
-        gpu_share.measured_client_bytes({**raw, "partition": "natural", "wait-timeout": 0.01}, 50, client_app)
+        gpu_share.measured_client_bytes(
+            {**raw, "partition": "natural", "wait-timeout": 0.01}, 50, client_app
+        )
 
 
 def test_a_node_that_cannot_train_says_why(

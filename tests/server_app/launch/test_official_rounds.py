@@ -1,4 +1,7 @@
-"""From the official lists of each archive to two rounds of its recipe, by the commands; its files are stubs."""
+"""From the official lists of each archive to two rounds of its recipe, by the commands.
+
+Its files are stubs.
+"""
 
 from pathlib import Path
 
@@ -18,9 +21,21 @@ KEYS = ["lr-decay-start=1", "local-epochs=1", "batch-size=16", "min-partition-si
 
 
 def two_rounds(folder: Path, name: str, *keys: str) -> None:
-    """Train the recipe of a prepared archive for two rounds; every node takes part, and every test sample counts."""
+    """Train the recipe of a prepared archive for two rounds.
+
+    Every node takes part, and every test sample counts.
+    """
     sets = [part for key in (*KEYS, *keys) for part in ("--set", key)]
-    given = ["--recipe", name, "--data", folder / "out", "--run-dir", folder / "run", "--rounds", "2"]
+    given = [
+        "--recipe",
+        name,
+        "--data",
+        folder / "out",
+        "--run-dir",
+        folder / "run",
+        "--rounds",
+        "2",
+    ]
     done = commands.fedcmi("run", *given, "--num-nodes", "2", "--engine", "in-process", *sets)
     assert done.exit_code == 0, done.output
     records = read_metrics(folder / "run")
@@ -30,7 +45,9 @@ def two_rounds(folder: Path, name: str, *keys: str) -> None:
 
 def prepare(folder: Path, name: str, *options: str) -> str:
     """Prepare an archive; return what is said of it."""
-    done = commands.fedcmi("prep", name, "--raw", folder / "raw", "--out", folder / "out", *FEW, *options)
+    done = commands.fedcmi(
+        "prep", name, "--raw", folder / "raw", "--out", folder / "out", *FEW, *options
+    )
     assert done.exit_code == 0, done.output
     return done.stdout
 

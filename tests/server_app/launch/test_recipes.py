@@ -1,4 +1,6 @@
-"""A recipe is found by name from anywhere, and trains on the data set that it names or not at all."""
+"""A recipe is found by name from anywhere, and trains on the data set that it names or not
+at all.
+"""
 
 from pathlib import Path
 
@@ -41,7 +43,9 @@ def test_a_file_or_a_name(elsewhere: Path) -> None:
     assert find_recipe("paired/mfeat") == RECIPES / "paired" / "mfeat.toml"
     mine.write_text("lr = 0.1\n")
     assert find_recipe("cremad") == Path("cremad")
-    with pytest.raises(ConfigError, match=r"'cremat': neither a file nor one of .*Did you mean 'cremad'"):
+    with pytest.raises(
+        ConfigError, match=r"'cremat': neither a file nor one of .*Did you mean 'cremad'"
+    ):
         find_recipe("cremat")
     with pytest.raises(ConfigError, match="neither a file"):
         find_recipe("suites/paired")
@@ -71,8 +75,25 @@ def test_other_data_or_none_are_refused_once_before_anything_runs(
 
 
 def test_who_says_so_trains_a_recipe_on_other_data(elsewhere: Path) -> None:
-    small = ["num-server-rounds=1", "local-epochs=1", "min-partition-size=2", "data-set=toy", "fraction-train=1.0"]
+    small = [
+        "num-server-rounds=1",
+        "local-epochs=1",
+        "min-partition-size=2",
+        "data-set=toy",
+        "fraction-train=1.0",
+    ]
     sets = [part for text in small for part in ("--set", text)]
-    given = ["--recipe", "avmnist", "--data", "other", "--num-nodes", "2", "--engine", "in-process", "--run-dir", "out"]
+    given = [
+        "--recipe",
+        "avmnist",
+        "--data",
+        "other",
+        "--num-nodes",
+        "2",
+        "--engine",
+        "in-process",
+        "--run-dir",
+        "out",
+    ]
     done = commands.fedcmi("run", *given, *sets)
     assert done.exit_code == 0, done.output

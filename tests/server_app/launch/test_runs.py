@@ -20,15 +20,23 @@ from server_app.run.directory import RunDirectoryError, read_metrics
 LIGHT = {"num-server-rounds": 2, "local-epochs": 1, "batch-size": 64, "fraction-train": 0.75}
 
 
-def _run(directory: Path, data: Path, nodes: int = 4, plots: bool = False, **changes: Any) -> Path:  # noqa: ANN401
-    options = {**LIGHT, "data": str(data), **{key.replace("_", "-"): value for key, value in changes.items()}}
+def _run(directory: Path, data: Path, nodes: int = 4, plots: bool = False, **changes: Any) -> Path:
+    options = {
+        **LIGHT,
+        "data": str(data),
+        **{key.replace("_", "-"): value for key, value in changes.items()},
+    }
     raw = resolve(None, options, [])
-    return run_in_process({**raw, "run-dir": str(directory)}, nodes, client_app, lambda line: None, plots)
+    return run_in_process(
+        {**raw, "run-dir": str(directory)}, nodes, client_app, lambda line: None, plots
+    )
 
 
 def _same(first: Path, second: Path) -> bool:
     left, right = (load_file(directory / "model.safetensors") for directory in (first, second))
-    return left.keys() == right.keys() and all(left[name].tobytes() == right[name].tobytes() for name in left)
+    return left.keys() == right.keys() and all(
+        left[name].tobytes() == right[name].tobytes() for name in left
+    )
 
 
 def _comparable(directory: Path) -> list[dict[str, Any]]:
@@ -44,7 +52,9 @@ def test_every_method_finishes_and_repeats_itself(
     first = _run(tmp_path / "a", av_digits_dir, plots=True, **settings)
     second = _run(tmp_path / "b", av_digits_dir, **settings)
     assert _same(first, second)
-    assert all(np.isfinite(value).all() for value in load_file(first / "model.safetensors").values())
+    assert all(
+        np.isfinite(value).all() for value in load_file(first / "model.safetensors").values()
+    )
     records = read_metrics(first)
     assert _comparable(second) == _comparable(first)
     assert [record["round"] for record in records] == [0, 1, 2]
@@ -65,14 +75,23 @@ def test_every_method_finishes_and_repeats_itself(
 
 
 def test_another_seed_gives_other_weights(tmp_path: Path, av_digits_dir: Path) -> None:
-    first, second = (_run(tmp_path / str(seed), av_digits_dir, seed=seed, num_server_rounds=1) for seed in (0, 1))
+    first, second = (
+        _run(tmp_path / str(seed), av_digits_dir, seed=seed, num_server_rounds=1) for seed in (0, 1)
+    )
     assert not _same(first, second)
 
 
 def test_config_json_says_what_was_run(tmp_path: Path, av_digits_dir: Path) -> None:
-    directory = _run(tmp_path / "run", av_digits_dir, method="fedcmi", num_server_rounds=1, kappa=0.5)
+    directory = _run(
+        tmp_path / "run", av_digits_dir, method="fedcmi", num_server_rounds=1, kappa=0.5
+    )
     config = json.loads((directory / "config.json").read_text())
-    assert (config["method"], config["kappa"], config["lambda"], config["gamma"]) == ("fedcmi", 0.5, 1.0, 2.0)
+    assert (config["method"], config["kappa"], config["lambda"], config["gamma"]) == (
+        "fedcmi",
+        0.5,
+        1.0,
+        2.0,
+    )
     assert config["dataset"]["modalities"] == ["audio", "visual"]
     _, metadata = load_model(directory / "model.safetensors")
     assert metadata["notes"]["round"] == 1
@@ -90,7 +109,9 @@ def test_a_run_directory_is_used_once(tmp_path: Path, av_digits_dir: Path) -> No
     assert not (directory / "error.txt").exists()
 
 
-def test_a_failed_run_says_why(tmp_path: Path, av_digits_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_run_says_why(
+    tmp_path: Path, av_digits_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(client, "train", lambda *_: (_ for _ in ()).throw(OSError("disk is full")))
         with pytest.raises(RoundFailedError, match="disk is full"):
@@ -110,7 +131,9 @@ def test_an_error_of_an_earlier_attempt_does_not_stay(tmp_path: Path, av_digits_
 
 @pytest.fixture(scope="module")
 def three_modalities(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return 240 samples of three classes and three modalities, of which every seventh sample lacks one or two."""
+    """Return 240 samples of three classes and three modalities, of which every seventh sample lacks
+    one or two.
+    """
     present = {name: np.ones(240, dtype=bool) for name in ("audio", "visual", "touch")}
     present["audio"][::7] = False
     present["touch"][::14] = False
@@ -133,7 +156,8 @@ def test_three_modalities_with_absent_samples_train(
         "fraction_train": 1.0,
     }
     directories = [
-        _run(tmp_path / name, three_modalities, **settings, batch_size=16, embedding_dim=16) for name in ("a", "b")
+        _run(tmp_path / name, three_modalities, **settings, batch_size=16, embedding_dim=16)
+        for name in ("a", "b")
     ]
     assert _same(*directories)
     records = read_metrics(directories[0])
@@ -146,7 +170,9 @@ def test_three_modalities_with_absent_samples_train(
     assert sum(records[2]["counts"]["touch only"]["count"]) == 60
     owners = records[2]["owners"]
     assert len(owners["shared"]) == 6
-    assert [len(owners[name]) for name in ("audio", "visual", "touch")] == [6 if ratio == 1.0 else 4] * 3
+    assert [len(owners[name]) for name in ("audio", "visual", "touch")] == [
+        6 if ratio == 1.0 else 4
+    ] * 3
 
 
 def test_a_modality_that_no_test_sample_has_does_not_end_the_run(tmp_path: Path) -> None:

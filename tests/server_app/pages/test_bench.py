@@ -1,4 +1,7 @@
-"""The page of a bench: its tables and lines are those of its files, and what cannot be read is refused."""
+"""The page of a bench.
+
+Its tables and lines are those of its files, and what cannot be read is refused.
+"""
 
 import csv
 import re
@@ -25,15 +28,23 @@ from server_app.run.reader import ReportError
 BENCH_CHARTS = ["intervals", "class-accuracy", "accuracy-over-rounds", "accuracy-over-bytes"]
 
 
-def test_the_page_of_a_bench_has_intervals_differences_and_the_best_in_bold(bench_dir: Path, tmp_path: Path) -> None:
+def test_the_page_of_a_bench_has_intervals_differences_and_the_best_in_bold(
+    bench_dir: Path, tmp_path: Path
+) -> None:
     page = page_of(bench_dir, tmp_path / "page.html")
     assert page.charts() == BENCH_CHARTS
     with (bench_dir / "results.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["prediction"] == "fused"]
-    found = {m: [100 * float(row["accuracy"]) for row in rows if row["method"] == m] for m in ("fedavg", "fedcmi-plus")}
+    found = {
+        m: [100 * float(row["accuracy"]) for row in rows if row["method"] == m]
+        for m in ("fedavg", "fedcmi-plus")
+    }
     (base, base_half), (plus, plus_half) = (mean_and_interval(values) for values in found.values())
     ahead, width = mean_and_interval([b - a for a, b in zip(*found.values(), strict=True)])
-    cells = [f"{base:.1f} ± {base_half:.1f}", f"{plus:.1f} ± {plus_half:.1f} ({ahead:+.1f} ± {width:.1f})"]
+    cells = [
+        f"{base:.1f} ± {base_half:.1f}",
+        f"{plus:.1f} ± {plus_half:.1f} ({ahead:+.1f} ± {width:.1f})",
+    ]
     best = int(plus > base)
     cells[best] = f"<strong>{cells[best]}</strong>"
     for name, cell in zip(found, cells, strict=True):
@@ -62,38 +73,71 @@ def _other_rows(path: Path) -> None:
     ("damage", "words"),
     [
         (Path.unlink, r"results\.csv: no such file; .* Call `fedcmi bench` again to go on"),
-        (lambda path: path.write_text("setting,method\n"), r"results\.csv: .*delete it and call `fedcmi bench` again"),
+        (
+            lambda path: path.write_text("setting,method\n"),
+            r"results\.csv: .*delete it and call `fedcmi bench` again",
+        ),
         (_drop_column, r"results\.csv: .*'?best'? .*delete it and call `fedcmi bench` again"),
         (
             lambda path: (path.parent / "comparison.json").unlink(),
             r"comparison\.json: no such file; call `fedcmi bench`",
         ),
-        (lambda path: (path.parent / "comparison.json").write_text("[]"), r"comparison\.json: not written by this ver"),
-        (_other_rows, r"comparison\.json: row 'fedavg' of results\.csv is missing; call `fedcmi bench` again"),
-        (lambda path: shutil.rmtree(path.parent / "small" / "fedavg" / "seed1"), r"seed1: the run is not finished"),
-        (lambda path: (path.parent / "bench.json").write_text("[]"), r"bench\.json: not written by `fedcmi bench`"),
+        (
+            lambda path: (path.parent / "comparison.json").write_text("[]"),
+            r"comparison\.json: not written by this ver",
+        ),
+        (
+            _other_rows,
+            r"comparison\.json: row 'fedavg' of results\.csv is missing; call `fedcmi bench` again",
+        ),
+        (
+            lambda path: shutil.rmtree(path.parent / "small" / "fedavg" / "seed1"),
+            r"seed1: the run is not finished",
+        ),
+        (
+            lambda path: (path.parent / "bench.json").write_text("[]"),
+            r"bench\.json: not written by `fedcmi bench`",
+        ),
     ],
 )
-def test_a_broken_bench_is_refused(bench_copy: Path, damage: Callable[[Path], Any], words: str) -> None:
+def test_a_broken_bench_is_refused(
+    bench_copy: Path, damage: Callable[[Path], Any], words: str
+) -> None:
     damage(bench_copy / "results.csv")
     with pytest.raises(ReportError, match=words):
         write_report(bench_copy)
 
 
-def test_the_page_of_a_bench_keeps_to_the_tables_order_baseline_and_sentences(bench_copy: Path) -> None:
-    """The baseline is the last row here; fedavg's seed 1 is not finished, so that it is marked and left out."""
+def test_the_page_of_a_bench_keeps_to_the_tables_order_baseline_and_sentences(
+    bench_copy: Path,
+) -> None:
+    """The baseline is the last row here.
+
+    Fedavg's seed 1 is not finished, so that it is marked and left out.
+    """
     (bench_copy / "small" / "fedavg" / "seed1" / "summary.md").unlink()
-    edit_records(bench_copy / "small" / "fedavg" / "seed0", lambda record: record["refused"].append("why"))
-    planned = plan({"small": {row: {"method": row} for row in ("fedavg", "fedcmi-plus")}}, 2, 4, bench_copy)
+    edit_records(
+        bench_copy / "small" / "fedavg" / "seed0", lambda record: record["refused"].append("why")
+    )
+    planned = plan(
+        {"small": {row: {"method": row} for row in ("fedavg", "fedcmi-plus")}}, 2, 4, bench_copy
+    )
     table = write_results(planned, "fedcmi-plus", None, bench_copy)
     page = page_of(bench_copy, bench_copy / "page.html")
-    own, *others = re.findall(r"^\| fedavg \(1 seed\) \| (.*?) \| (.*?) \| (.*?) \|", table, re.MULTILINE)[0]
+    own, *others = re.findall(
+        r"^\| fedavg \(1 seed\) \| (.*?) \| (.*?) \| (.*?) \|", table, re.MULTILINE
+    )[0]
     assert re.fullmatch(r"\d+\.\d \([+-]\d+\.\d\)", own)
     cells = "".join(f"<td>{cell}</td>" for cell in (own, *others))
     assert f'<th scope="row">fedavg</th><td>1</td>{cells}' in page.source
-    assert page.source.index('<th scope="row">fedavg') < page.source.index('<th scope="row">fedcmi-plus')
+    assert page.source.index('<th scope="row">fedavg') < page.source.index(
+        '<th scope="row">fedcmi-plus'
+    )
     assert "fedavg (1 seed)" in page.text.split("Accuracy of the methods")[1]
-    for sentence in ("Left out, since seeds of it are missing: fedavg.", "missing: fedavg 3 in 1 of 1 runs."):
+    for sentence in (
+        "Left out, since seeds of it are missing: fedavg.",
+        "missing: fedavg 3 in 1 of 1 runs.",
+    ):
         assert (sentence in table, sentence in page.text) == (True, True)
 
 
@@ -110,7 +154,10 @@ def test_the_baseline_is_black_wherever_it_stands() -> None:
 
 
 def test_lines_of_a_bench_are_as_long_as_their_runs(bench_copy: Path) -> None:
-    """One run of fedavg lost its last of three rounds: its mean has two, and the other row's three."""
+    """One run of fedavg lost its last of three rounds.
+
+    Its mean has two, and the other row's three.
+    """
     metrics = bench_copy / "small" / "fedavg" / "seed1" / "metrics.jsonl"
     metrics.write_text("".join(metrics.read_text().splitlines(keepends=True)[:-1]))
     results = pd.read_csv(bench_copy / "results.csv")
@@ -118,7 +165,10 @@ def test_lines_of_a_bench_are_as_long_as_their_runs(bench_copy: Path) -> None:
     colours = {"fedavg": BLACK, "fedcmi-plus": COLOURS[0]}
     for over_bytes in (False, True):
         lines = method_lines(setting, colours, over_bytes)
-        assert [(line.label, len(line.x), len(line.y)) for line in lines] == [("fedavg", 2, 2), ("fedcmi-plus", 3, 3)]
+        assert [(line.label, len(line.x), len(line.y)) for line in lines] == [
+            ("fedavg", 2, 2),
+            ("fedcmi-plus", 3, 3),
+        ]
 
 
 @pytest.mark.parametrize("made", ["tune.csv", "small/fedprox@lr=0.1"])
@@ -126,7 +176,9 @@ def test_the_directory_of_tuning_is_called_so(tmp_path: Path, made: str) -> None
     """Finished or not."""
     (tmp_path / made).mkdir(parents=True) if "@" in made else (tmp_path / made).touch()
     (tmp_path / "bench.json").write_text('{"num-nodes": 4, "settings": {}}')
-    with pytest.raises(ReportError, match=r"made by `fedcmi tune`, of which there is no page; look at tune\.csv"):
+    with pytest.raises(
+        ReportError, match=r"made by `fedcmi tune`, of which there is no page; look at tune\.csv"
+    ):
         write_report(tmp_path)
 
 
@@ -137,12 +189,19 @@ def test_runs_that_did_not_finish_are_named(bench_copy: Path) -> None:
     assert "small/fedcmi/seed0/log.txt" in page_of(bench_copy, bench_copy / "page.html").text
 
 
-def test_a_large_bench_stays_small_and_says_which_methods_are_grey(plus_run: Path, tmp_path: Path) -> None:
-    """30 methods and 60 rounds in one of four settings; the number of seeds changes lines, not their number."""
+def test_a_large_bench_stays_small_and_says_which_methods_are_grey(
+    plus_run: Path, tmp_path: Path
+) -> None:
+    """30 methods and 60 rounds in one of four settings.
+
+    The number of seeds changes lines, not their number.
+    """
     rows = [f"setting,method,seed,prediction,accuracy,best,refused,{','.join(FIGURES)}"]
     for method in range(30):
         for seed in range(2):
-            lengthen(plus_run, tmp_path / "half" / f"m{method}" / f"seed{seed}", rounds=60, nodes=20)
+            lengthen(
+                plus_run, tmp_path / "half" / f"m{method}" / f"seed{seed}", rounds=60, nodes=20
+            )
             rows += [
                 f"half,m{method},{seed},{name},0.{method + 10}{seed},0.9,0{',0.5' * len(FIGURES)}"
                 for name in ("fused", "audio only")

@@ -1,4 +1,7 @@
-"""The pages as headless Chromium shows them: drawn, unclipped, quiet on the console, readable on a phone."""
+"""The pages as headless Chromium shows them.
+
+Drawn, unclipped, quiet on the console, readable on a phone.
+"""
 
 import json
 import os
@@ -50,7 +53,9 @@ Browser = Callable[..., tuple[str, str]]
 
 @pytest.fixture
 def browser(tmp_path: Path) -> Browser:
-    """Return a function that opens a page and returns what the browser wrote to stdout and to its log."""
+    """Return a function that opens a page and returns what the browser wrote to stdout and to its
+    log.
+    """
     program = next(filter(None, map(shutil.which, NAMES)), None)
     if program is None and os.environ.get("CI"):
         pytest.fail(f"none of {', '.join(NAMES)} is installed: apt-get install chromium")
@@ -61,7 +66,11 @@ def browser(tmp_path: Path) -> Browser:
         profile = tmp_path / f"profile{len(list(tmp_path.glob('profile*')))}"
         command = [program, *FLAGS, f"--user-data-dir={profile}", *options, page.as_uri()]
         process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
         )
         try:
             output, log = process.communicate(timeout=120)
@@ -97,7 +106,9 @@ def _measure(browser: Browser, page: Path, width: int) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("width", [1280, 390])
-def test_every_chart_is_drawn_and_nothing_is_cut_off(browser: Browser, page: Path, width: int) -> None:
+def test_every_chart_is_drawn_and_nothing_is_cut_off(
+    browser: Browser, page: Path, width: int
+) -> None:
     sizes = _measure(browser, page, width)
     expected = re.findall(r'<figure id="([^"]*)"', page.read_text(encoding="utf-8"))
     assert [chart["id"] for chart in sizes["charts"]] == expected
@@ -106,15 +117,24 @@ def test_every_chart_is_drawn_and_nothing_is_cut_off(browser: Browser, page: Pat
         assert (chart["width"] > 300, chart["height"] > 100) == (True, True), chart
         assert (chart["drawn"] >= 10, chart["texts"] >= 4) == (True, True), chart
         assert chart["clipped"] == [], chart
-    assert (sizes["screen"], sizes["page"]) == (width, width)  # nothing makes the page wider than the screen
+    assert (sizes["screen"], sizes["page"]) == (
+        width,
+        width,
+    )  # nothing makes the page wider than the screen
 
 
 def test_what_is_cut_off_would_be_noticed(browser: Browser, page: Path) -> None:
     text = page.read_text(encoding="utf-8")
-    page.write_text(text.replace("test accuracy (%)", "accuracy " * 12).replace("<h1>", "<h1 style='width: 900px'>"))
+    page.write_text(
+        text.replace("test accuracy (%)", "accuracy " * 12).replace(
+            "<h1>", "<h1 style='width: 900px'>"
+        )
+    )
     sizes = _measure(browser, page, 390)
     assert sizes["page"] > 900
-    assert {chart["id"].split("-")[0] for chart in sizes["charts"] if chart["clipped"]} == {"accuracy"}
+    assert {chart["id"].split("-")[0] for chart in sizes["charts"] if chart["clipped"]} == {
+        "accuracy"
+    }
 
 
 def test_the_browser_has_nothing_to_complain_about(browser: Browser, page: Path) -> None:
@@ -133,7 +153,9 @@ def test_the_browser_has_nothing_to_complain_about(browser: Browser, page: Path)
 )
 def test_a_faulty_page_would_be_noticed(browser: Browser, page: Path, fault: str) -> None:
     """The page's own policy forbids the script and the picture, and the browser says so."""
-    page.write_text(page.read_text(encoding="utf-8").replace("</body>", f"{fault}</body>"), encoding="utf-8")
+    page.write_text(
+        page.read_text(encoding="utf-8").replace("</body>", f"{fault}</body>"), encoding="utf-8"
+    )
     assert _complaints(browser(page, "--dump-dom")[1])
 
 

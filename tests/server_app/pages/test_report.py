@@ -1,4 +1,7 @@
-"""Pages of runs and benches alike: no network, the same bytes, and where they go; what is neither is refused."""
+"""Pages of runs and benches alike: no network, the same bytes, and where they go.
+
+What is neither is refused.
+"""
 
 import re
 from pathlib import Path
@@ -13,10 +16,22 @@ from server_app.run.reader import ReportError
 
 
 @pytest.mark.parametrize("kind", ["run", "bench"])
-def test_the_page_needs_no_network(plus_run: Path, bench_dir: Path, tmp_path: Path, kind: str) -> None:
+def test_the_page_needs_no_network(
+    plus_run: Path, bench_dir: Path, tmp_path: Path, kind: str
+) -> None:
     page = page_of(plus_run if kind == "run" else bench_dir, tmp_path / "page.html")
-    links = [value or "" for _, attributes in page.elements for key, value in attributes.items() if "href" in key]
-    sources = [value or "" for _, attributes in page.elements for key, value in attributes.items() if "src" in key]
+    links = [
+        value or ""
+        for _, attributes in page.elements
+        for key, value in attributes.items()
+        if "href" in key
+    ]
+    sources = [
+        value or ""
+        for _, attributes in page.elements
+        for key, value in attributes.items()
+        if "src" in key
+    ]
     assert any(link.startswith("#") for link in links)
     assert all(link.startswith(("#", "data:")) for link in [*links, *sources])
     assert set(re.findall(r"url\(.", page.source)) == {"url(#"}
@@ -26,7 +41,9 @@ def test_the_page_needs_no_network(plus_run: Path, bench_dir: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize("kind", ["run", "bench"])
-def test_the_same_files_give_the_same_bytes(plus_run: Path, bench_dir: Path, tmp_path: Path, kind: str) -> None:
+def test_the_same_files_give_the_same_bytes(
+    plus_run: Path, bench_dir: Path, tmp_path: Path, kind: str
+) -> None:
     """Whatever the user's matplotlibrc says."""
     directory = plus_run if kind == "run" else bench_dir
     first = write_report(directory, tmp_path / "a.html").read_bytes()
@@ -48,9 +65,13 @@ def test_a_run_that_cannot_be_read_leaves_no_page(copy: Path) -> None:
 
 
 def test_what_is_neither_a_run_nor_a_bench_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ReportError, match="nowhere: no such directory; give the directory of a run or of a bench"):
+    with pytest.raises(
+        ReportError, match="nowhere: no such directory; give the directory of a run or of a bench"
+    ):
         write_report(tmp_path / "nowhere")
-    with pytest.raises(ReportError, match=r"neither a run .* nor a bench .*; give the directory that `fedcmi run`"):
+    with pytest.raises(
+        ReportError, match=r"neither a run .* nor a bench .*; give the directory that `fedcmi run`"
+    ):
         write_report(tmp_path)
 
 
@@ -85,8 +106,8 @@ def test_a_run_that_is_not_over_is_shown_as_far_as_it_came(copy: Path) -> None:
     (copy / "checkpoints" / "round-000002").mkdir(parents=True)
     text = Page(write_report(copy)).text
     assert (
-        f"2 of 3 rounds are done. Where the run does not go on by itself, go on with: fedcmi run --resume {copy}"
-        in text
+        "2 of 3 rounds are done. Where the run does not go on by itself, go on with: fedcmi run "
+        f"--resume {copy}" in text
     )
     assert "Accuracy over rounds" in text
     metrics.unlink()

@@ -1,4 +1,7 @@
-"""The page of a run: what is on it, what is escaped, and what it says of a run that failed or is from before."""
+"""The page of a run.
+
+What is on it, what is escaped, and what it says of a run that failed or is from before.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -11,22 +14,42 @@ from server_app.run.directory import read_metrics
 from server_app.run.matrix import read_matrix
 from server_app.run.records import final_accuracy, percent
 
-RUN_CHARTS = ["accuracy-over-rounds", "accuracy-over-bytes", "losses", *["class-accuracy"] * 5, "dominance"]
+RUN_CHARTS = [
+    "accuracy-over-rounds",
+    "accuracy-over-bytes",
+    "losses",
+    *["class-accuracy"] * 5,
+    "dominance",
+]
 FAIRNESS_CHARTS = ["fairness-classes", "fairness-nodes"]
 
 
-def test_the_page_of_a_run_has_its_table_charts_settings_and_environment(plus_run: Path, tmp_path: Path) -> None:
+def test_the_page_of_a_run_has_its_table_charts_settings_and_environment(
+    plus_run: Path, tmp_path: Path
+) -> None:
     page = page_of(plus_run, tmp_path / "new" / "page.html")
     records = read_metrics(plus_run)
     weak = {name for record in records for name in record["measured"]["ratio"]}
     assert page.charts() == [*RUN_CHARTS, *["temperature"] * len(weak), *FAIRNESS_CHARTS, "nodes"]
     for name, value in final_accuracy(records).items():
-        assert f'<th scope="row">{name}</th><td><strong>{percent(value)}</strong></td>' in page.source
-    for text in ("fedcmi-plus on", "dirichlet-alpha", "kd-temperature-scaling", "torch", "device", "small-cnn"):
+        assert (
+            f'<th scope="row">{name}</th><td><strong>{percent(value)}</strong></td>' in page.source
+        )
+    for text in (
+        "fedcmi-plus on",
+        "dirichlet-alpha",
+        "kd-temperature-scaling",
+        "torch",
+        "device",
+        "small-cnn",
+    ):
         assert text in page.text
     assert "No reply was refused or missing." in page.text
     for row in read_matrix(plus_run / "matrix.json"):
-        assert f'<th scope="row">{"+".join(row["modalities"])}</th><td>{row["rule"]}</td>' in page.source
+        assert (
+            f'<th scope="row">{"+".join(row["modalities"])}</th><td>{row["rule"]}</td>'
+            in page.source
+        )
     assert "There was no validation data to choose on." in page.text
     ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
     assert len(set(ids)) == len(ids)
@@ -35,7 +58,9 @@ def test_the_page_of_a_run_has_its_table_charts_settings_and_environment(plus_ru
 def test_nodes_that_never_replied_are_said_to_be_unknown(plus_run: Path, tmp_path: Path) -> None:
     replied = {node for record in read_metrics(plus_run) for node in record["examples"]}
     assert 0 < len(replied) < 6
-    expected = f"{6 - len(replied)} of 6 never sent a reply that was used, so their samples are not known."
+    expected = (
+        f"{6 - len(replied)} of 6 never sent a reply that was used, so their samples are not known."
+    )
     assert expected in page_of(plus_run, tmp_path / "page.html").text
 
 
@@ -46,7 +71,9 @@ def test_a_run_of_before_says_that_its_samples_were_not_noted(copy: Path) -> Non
     assert "never sent a reply" not in page.text
 
 
-def test_a_method_without_a_teacher_has_a_sentence_in_place_of_charts(fedavg_run: Path, tmp_path: Path) -> None:
+def test_a_method_without_a_teacher_has_a_sentence_in_place_of_charts(
+    fedavg_run: Path, tmp_path: Path
+) -> None:
     page = page_of(fedavg_run, tmp_path / "page.html")
     assert NO_TEMPERATURES in page.text
     assert not {"dominance", "temperature"} & set(page.charts())
@@ -55,13 +82,19 @@ def test_a_method_without_a_teacher_has_a_sentence_in_place_of_charts(fedavg_run
 
 def test_what_others_wrote_is_text_and_never_markup(copy: Path) -> None:
     evil = '<script>alert(1)</script>&amp;"$x$'
-    edit_config(copy, method=evil, dataset={"classes": [evil] * 10, "modalities": ["audio", "visual"]})
-    edit_records(copy, lambda record: record["refused"].append(f"no <img src=x onerror=alert(2)> {evil}"))
+    edit_config(
+        copy, method=evil, dataset={"classes": [evil] * 10, "modalities": ["audio", "visual"]}
+    )
+    edit_records(
+        copy, lambda record: record["refused"].append(f"no <img src=x onerror=alert(2)> {evil}")
+    )
     page = page_of(copy, copy / "page.html")
     assert not {"script", "img"} & {tag for tag, _ in page.elements}
     assert f"{evil} on " in page.text
     assert "round 3: no <img src=x onerror=alert(2)>" in page.text
-    assert "<script>alert(1)</s" in page.text.split("Per class")[1].split("Dominance")[0]  # the label of a class
+    assert (
+        "<script>alert(1)</s" in page.text.split("Per class")[1].split("Dominance")[0]
+    )  # the label of a class
 
 
 def test_a_failed_run_says_why_and_shows_what_there_is(copy: Path) -> None:

@@ -22,14 +22,23 @@ def test_scalars_are_those_of_the_rounds(plus_run: Path, tmp_path: Path) -> None
     assert export_scalars(plus_run, tmp_path / "logs") == [tmp_path / "logs"]
     events, records = _events(tmp_path / "logs"), read_metrics(plus_run)
     fused = [(event.step, event.value) for event in events.Scalars("accuracy/fused")]
-    assert fused == [(t, pytest.approx(record["accuracy"]["fused"])) for t, record in enumerate(records)]
+    assert fused == [
+        (t, pytest.approx(record["accuracy"]["fused"])) for t, record in enumerate(records)
+    ]
     [weak] = records[1]["measured"]["temperature"]
     first = events.Scalars(f"temperature {weak}/3")[0]
-    assert (first.step, first.value) == (1, pytest.approx(records[1]["measured"]["temperature"][weak][3]))
-    sent = sum(sum(record[key].values()) for record in records for key in ("bytes_down", "bytes_up"))
+    assert (first.step, first.value) == (
+        1,
+        pytest.approx(records[1]["measured"]["temperature"][weak][3]),
+    )
+    sent = sum(
+        sum(record[key].values()) for record in records for key in ("bytes_down", "bytes_up")
+    )
     assert events.Scalars("cost/megabytes")[-1].value == pytest.approx(sent / 1e6)
     times = [event.wall_time for event in events.Scalars("cost/seconds")]
-    assert times[3] - times[1] == pytest.approx(records[2]["seconds"] + records[3]["seconds"], abs=1e-3)
+    assert times[3] - times[1] == pytest.approx(
+        records[2]["seconds"] + records[3]["seconds"], abs=1e-3
+    )
 
 
 def test_what_is_null_is_left_out(plus_run: Path) -> None:

@@ -1,4 +1,7 @@
-"""Checkpoints on disk: what is read is what was written, and a writer may be killed at any moment."""
+"""Checkpoints on disk.
+
+What is read is what was written, and a writer may be killed at any moment.
+"""
 
 import contextlib
 import hashlib
@@ -38,10 +41,15 @@ def checkpoint(server_round: int, size: int = 3) -> Checkpoint:
     arrays = {name: np.full(size, server_round, np.float32) for name in ("z.weight", "a.weight")}
     arrays["b.num_batches_tracked"] = np.array(server_round)
     temperature = {"visual": torch.tensor([1.0, 0.5], dtype=torch.float64)}
-    dominance = Dominance("audio", {"visual": torch.tensor([float("nan"), 1.5], dtype=torch.float64)}, temperature)
+    dominance = Dominance(
+        "audio", {"visual": torch.tensor([float("nan"), 1.5], dtype=torch.float64)}, temperature
+    )
     optimizer = {"shared/steps": np.array(2), "shared/m_t/z.weight": np.full(3, 0.1)}
     state = ServerState(dominance, {"c/z": np.array([[True, False]])}, optimizer)
-    average = {"z.weight": np.arange(6.0).reshape(2, 3).T, "b": np.float64(0.5)}  # not contiguous, and a scalar
+    average = {
+        "z.weight": np.arange(6.0).reshape(2, 3).T,
+        "b": np.float64(0.5),
+    }  # not contiguous, and a scalar
     return Checkpoint(server_round, arrays, average, state, CONFIG, {"flwr": "1.41.0"})
 
 
@@ -53,10 +61,15 @@ def assert_equal(found: Checkpoint, expected: Checkpoint) -> None:
     )
     assert found.state.dominance.dominant == expected.state.dominance.dominant
     pairs = [(found.arrays, expected.arrays), (found.average, expected.average)]
-    pairs += [(found.state.method, expected.state.method), (found.state.optimizer, expected.state.optimizer)]
+    pairs += [
+        (found.state.method, expected.state.method),
+        (found.state.optimizer, expected.state.optimizer),
+    ]
     for part in ("ratio", "temperature"):
         tensors = [getattr(side.state.dominance, part) for side in (found, expected)]
-        pairs.append(tuple({name: value.numpy() for name, value in side.items()} for side in tensors))
+        pairs.append(
+            tuple({name: value.numpy() for name, value in side.items()} for side in tensors)
+        )
     for left, right in pairs:
         assert list(left) == list(right)  # the order decides that of sums and of fields in messages
         for name, value in right.items():
@@ -81,7 +94,11 @@ def test_the_newest_are_kept_by_number(tmp_path: Path) -> None:
     for server_round in (9, 10, 999_999, 1_000_000):
         write_checkpoint(tmp_path, checkpoint(server_round), keep=3)
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
-    assert [path.name for path in stored_checkpoints(tmp_path)] == ["round-000010", "round-999999", "round-1000000"]
+    assert [path.name for path in stored_checkpoints(tmp_path)] == [
+        "round-000010",
+        "round-999999",
+        "round-1000000",
+    ]
 
 
 def warnings_of(monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -100,7 +117,9 @@ def flip(path: Path, position: int) -> None:
 
 def resign(path: Path) -> None:
     """Write checksums that hold for whatever the files are."""
-    lines = [f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n" for file in path.iterdir()]
+    lines = [
+        f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n" for file in path.iterdir()
+    ]
     (path / "SHA256SUMS").write_text("".join(lines), encoding="utf-8")
 
 
@@ -130,7 +149,9 @@ BREAK: dict[str, Callable[[Path], object]] = {
     "no arrays": lambda path: (path / "arrays.safetensors").unlink(),
     "unreadable arrays": unreadable_arrays,
     "no state": lambda path: (path / "state.json").unlink(),
-    "cut": lambda path: (path / "arrays.safetensors").write_bytes((path / "arrays.safetensors").read_bytes()[:50]),
+    "cut": lambda path: (path / "arrays.safetensors").write_bytes(
+        (path / "arrays.safetensors").read_bytes()[:50]
+    ),
     "state of nothing": empty_state,
     "arrays of another format": other_arrays,
     "nothing": shutil.rmtree,
@@ -138,7 +159,9 @@ BREAK: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("damage", BREAK)
-def test_a_broken_checkpoint_is_passed_over(tmp_path: Path, damage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_checkpoint_is_passed_over(
+    tmp_path: Path, damage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     warned = warnings_of(monkeypatch)
     for server_round in (1, 2):
         write_checkpoint(tmp_path / CHECKPOINTS, checkpoint(server_round), keep=2)
@@ -157,7 +180,10 @@ def test_a_broken_checkpoint_is_passed_over(tmp_path: Path, damage: str, monkeyp
 
 
 def write_for_ever(run_dir: Path, size: int, written: int) -> None:
-    """Go on with the run in a directory, or begin one, with rounds that take no time; a byte tells of each."""
+    """Go on with the run in a directory, or begin one, with rounds that take no time.
+
+    A byte tells of each.
+    """
     if (run_dir / CHECKPOINTS).is_dir() and stored_checkpoints(run_dir / CHECKPOINTS):
         done = prepare_resume(run_dir, CONFIG).server_round
     else:
@@ -171,7 +197,9 @@ def write_for_ever(run_dir: Path, size: int, written: int) -> None:
 
 
 def killed(run_dir: Path, size: int, after: int, seconds: float) -> None:
-    """Write in a process of its own, forked from this one, and kill it -9 some time after some checkpoints."""
+    """Write in a process of its own, forked from this one, and kill it -9 some time after some
+    checkpoints.
+    """
     told, tell = os.pipe()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # from 3.12 on, of forks beside threads
@@ -191,8 +219,13 @@ def killed(run_dir: Path, size: int, after: int, seconds: float) -> None:
 
 
 @pytest.mark.parametrize("size", [10, 300_000])
-def test_a_writer_may_be_killed_at_any_moment(tmp_path: Path, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Twenty times in one directory: no checkpoint is ever broken, and the run goes on from its last one."""
+def test_a_writer_may_be_killed_at_any_moment(
+    tmp_path: Path, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twenty times in one directory.
+
+    No checkpoint is ever broken, and the run goes on from its last one.
+    """
     warned = warnings_of(monkeypatch)
     chance, reached = random.Random(size), -1
     for _ in range(20):
@@ -217,5 +250,8 @@ def test_foreign_names_are_left_alone(tmp_path: Path, name: str) -> None:
     for server_round in (1, 2, 3):
         write_checkpoint(tmp_path / CHECKPOINTS, checkpoint(server_round), keep=1)
     assert newest_checkpoint(tmp_path).server_round == 3
-    assert [path.name for path in stored_checkpoints(tmp_path / CHECKPOINTS)] == ["round-000002", "round-000003"]
+    assert [path.name for path in stored_checkpoints(tmp_path / CHECKPOINTS)] == [
+        "round-000002",
+        "round-000003",
+    ]
     assert foreign.is_dir()

@@ -1,4 +1,7 @@
-"""Compressed updates through the product: what travels, what a node keeps, and what the server makes of it."""
+"""Compressed updates through the product.
+
+What travels, what a node keeps, and what the server makes of it.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -27,18 +30,24 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return oracle.prepare(tmp_path_factory.mktemp("compressed") / "toy", present)
 
 
-def started(directory: Path, toy: Path, **changes: Any) -> Federated:  # noqa: ANN401
+def started(directory: Path, toy: Path, **changes: Any) -> Federated:
     return federate(directory, toy, NODES, method="fedavg", **changes)
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_what_is_left_out_of_a_round_is_added_in_the_next(tmp_path: Path, toy: Path, way: str) -> None:
-    """What the server reads of a node after round 1, and the node's residual, are together its weights uncompressed."""
+def test_what_is_left_out_of_a_round_is_added_in_the_next(
+    tmp_path: Path, toy: Path, way: str
+) -> None:
+    """What the server reads of a node after round 1, and the node's residual, are together its
+    weights uncompressed.
+    """
     plain, small = started(tmp_path / "plain", toy), started(tmp_path / "small", toy, **WAYS[way])
     start = dict(small.arrays)
     plain.round(1)
     small.round(1)
-    expected, found = (read_train_reply(each.replies[0], start, [], 4).arrays for each in (plain, small))
+    expected, found = (
+        read_train_reply(each.replies[0], start, [], 4).arrays for each in (plain, small)
+    )
     assert any(not np.array_equal(expected[name], found[name]) for name in found)
 
     residual = {name.removeprefix(RESIDUAL): value for name, value in small.memory(0).items()}
@@ -53,7 +62,9 @@ def test_what_is_left_out_of_a_round_is_added_in_the_next(tmp_path: Path, toy: P
 
 
 @pytest.mark.parametrize(("way", "most"), [("int8", 0.4), ("top-k", 0.45)])
-def test_fewer_bytes_go_up_and_as_many_down(tmp_path: Path, toy: Path, way: str, most: float) -> None:
+def test_fewer_bytes_go_up_and_as_many_down(
+    tmp_path: Path, toy: Path, way: str, most: float
+) -> None:
     sizes = []
     for name, changes in (("plain", {}), ("small", WAYS[way])):
         found = started(tmp_path / name, toy, embedding_dim=32, **changes)
@@ -78,10 +89,23 @@ def test_a_damaged_record_is_refused_by_its_node_and_key(tmp_path: Path, toy: Pa
     assert "compressed: a scale is below 0, NaN or Inf" in refused
 
 
-@pytest.mark.parametrize("way", [["update-compression=int8"], ["update-compression=top-k", "top-k-share=0.1"]])
-def test_a_run_of_the_command_line_learns(tmp_path: Path, av_digits_dir: Path, way: list[str]) -> None:
+@pytest.mark.parametrize(
+    "way", [["update-compression=int8"], ["update-compression=top-k", "top-k-share=0.1"]]
+)
+def test_a_run_of_the_command_line_learns(
+    tmp_path: Path, av_digits_dir: Path, way: list[str]
+) -> None:
     chosen = [part for text in way for part in ("--set", text)]
-    options = ["--engine", "in-process", "--num-nodes", "4", "--rounds", "4", "--run-dir", tmp_path / "run"]
+    options = [
+        "--engine",
+        "in-process",
+        "--num-nodes",
+        "4",
+        "--rounds",
+        "4",
+        "--run-dir",
+        tmp_path / "run",
+    ]
     done = fedcmi("run", *options, "--data", av_digits_dir, *chosen)
     assert done.exit_code == 0, done.output
     last = read_metrics(tmp_path / "run")[-1]
@@ -92,7 +116,10 @@ def test_a_run_of_the_command_line_learns(tmp_path: Path, av_digits_dir: Path, w
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ("update-compression=int4", "update-compression = 'int4': must be one of none, int8, top-k"),
+        (
+            "update-compression=int4",
+            "update-compression = 'int4': must be one of none, int8, top-k",
+        ),
         ("top-k-share=0", "top-k-share = 0.0: must be a number above 0 to 1"),
         ("top-k-share=1.5", "top-k-share = 1.5: must be a number above 0 to 1"),
     ],

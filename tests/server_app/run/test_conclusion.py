@@ -1,4 +1,7 @@
-"""The end of a run: decisions chosen on samples of their own, the accuracy matrix and the model card."""
+"""The end of a run.
+
+Decisions chosen on samples of their own, the accuracy matrix and the model card.
+"""
 
 import json
 import shutil
@@ -33,14 +36,17 @@ TWO = ("audio", "visual")
 LIGHT = {"num-server-rounds": 1, "local-epochs": 1, "batch-size": 64}
 
 
-def _raw(data: Path, **changes: Any) -> dict[str, Any]:  # noqa: ANN401
+def _raw(data: Path, **changes: Any) -> dict[str, Any]:
     return resolve(None, {**LIGHT, "data": str(data), **changes}, [])
 
 
 @pytest.fixture(scope="module")
 def calibrated(tmp_path_factory: pytest.TempPathFactory, av_digits_dir: Path) -> Path:
     """Return a run with a calibration part."""
-    raw = {**_raw(av_digits_dir, **{"calibration-share": 0.2}), "run-dir": str(tmp_path_factory.mktemp("runs") / "run")}
+    raw = {
+        **_raw(av_digits_dir, **{"calibration-share": 0.2}),
+        "run-dir": str(tmp_path_factory.mktemp("runs") / "run"),
+    }
     return run_in_process(raw, 4, client_app, lambda line: None)
 
 
@@ -50,7 +56,9 @@ def _part(directory: Path, data: Path) -> Samples:
     return train.select(training_parts(train, config, seed=0).calibration)
 
 
-def test_decisions_are_chosen_on_the_calibration_part(calibrated: Path, av_digits_dir: Path) -> None:
+def test_decisions_are_chosen_on_the_calibration_part(
+    calibrated: Path, av_digits_dir: Path
+) -> None:
     model, metadata = load_model(calibrated / "model.safetensors")
     found = Decisions.from_notes(metadata["notes"], TWO)
     part = _part(calibrated, av_digits_dir)
@@ -63,8 +71,13 @@ def test_decisions_are_chosen_on_the_calibration_part(calibrated: Path, av_digit
         assert found.of(subset).temperature == pytest.approx(decision.temperature, rel=1e-4)
 
 
-def test_the_matrix_is_of_the_test_split_and_the_model_file(calibrated: Path, av_digits_dir: Path) -> None:
-    """Sample by sample: what the file's decisions predict from both modalities, and how sure they are."""
+def test_the_matrix_is_of_the_test_split_and_the_model_file(
+    calibrated: Path, av_digits_dir: Path
+) -> None:
+    """Sample by sample.
+
+    What the file's decisions predict from both modalities, and how sure they are.
+    """
     model, metadata = load_model(calibrated / "model.safetensors")
     decisions = Decisions.from_notes(metadata["notes"], TWO)
     test = load_split(av_digits_dir, "test", TWO)
@@ -82,11 +95,17 @@ def test_the_matrix_is_of_the_test_split_and_the_model_file(calibrated: Path, av
 
 
 def test_before_is_what_the_last_round_measured(calibrated: Path) -> None:
-    """Every test sample of this set has both modalities, so "fused" and the whole subset are the same."""
+    """Every test sample of this set has both modalities, so "fused" and the whole subset are the
+    same.
+    """
     last = read_metrics(calibrated)[-1]
-    for row, name in zip(read_matrix(calibrated / "matrix.json"), ("audio only", "visual only", "fused"), strict=True):
+    for row, name in zip(
+        read_matrix(calibrated / "matrix.json"), ("audio only", "visual only", "fused"), strict=True
+    ):
         assert row["by_votes"]["accuracy"] == last["accuracy"][name]
-        assert row["by_votes"]["calibration_error"] == pytest.approx(last["calibration_error"][name])
+        assert row["by_votes"]["calibration_error"] == pytest.approx(
+            last["calibration_error"][name]
+        )
 
 
 def test_the_card_says_what_the_files_say(calibrated: Path) -> None:
@@ -100,9 +119,11 @@ def test_the_card_says_what_the_files_say(calibrated: Path) -> None:
         "| lr | 0.05 |",
         "- nodes by the modalities they own: audio+visual 4",
         "without the parts cut off by calibration-share 0.2",
-        "| modalities | decided by | temperature | accuracy | macro | worst class | ECE | before | samples |",
+        "| modalities | decided by | temperature | accuracy | macro | worst class | ECE | before "
+        "| samples |",
         f"| audio+visual | {row['rule']} | {row['temperature']:.2f} | {row['accuracy']:.1%} |",
-        f"From audio and visual: who depends on class {worst} is served worst: {shares[worst]:.1%} of it",
+        f"From audio and visual: who depends on class {worst} is served worst: "
+        f"{shares[worst]:.1%} of it",
         f"| {worst} | ",
         "- modalities of simulated nodes: ownership by multimodal-ratio 1; missing-share 0",
         "a missing modality's slot filled with the mean of what the infiltration projectors make",
@@ -114,7 +135,9 @@ def test_the_card_says_what_the_files_say(calibrated: Path) -> None:
     assert "Not calibrated" not in card
 
 
-def test_without_validation_data_nothing_is_calibrated_and_all_say_so(tmp_path: Path, av_digits_dir: Path) -> None:
+def test_without_validation_data_nothing_is_calibrated_and_all_say_so(
+    tmp_path: Path, av_digits_dir: Path
+) -> None:
     raw = {**_raw(av_digits_dir, method="fedavg"), "run-dir": str(tmp_path / "run")}
     directory = run_in_process(raw, 4, client_app, lambda line: None)
     _, metadata = load_model(directory / "model.safetensors")
@@ -131,7 +154,9 @@ def _toy(directory: Path, val: int = 0) -> Path:
     masks = {size: dict.fromkeys(TWO, np.ones(size, dtype=bool)) for size in (30, 9)}
     oracle.prepare(directory, masks[30], masks[9])
     if val:
-        other = oracle.prepare(directory.with_name("other"), dict.fromkeys(TWO, np.ones(val, dtype=bool)))
+        other = oracle.prepare(
+            directory.with_name("other"), dict.fromkeys(TWO, np.ones(val, dtype=bool))
+        )
         shutil.copytree(other / "train", directory / "val")
         spec = read_spec(directory)
         write_spec(directory, replace(spec, splits={**spec.splits, "val": val}))
@@ -139,7 +164,9 @@ def _toy(directory: Path, val: int = 0) -> Path:
 
 
 def _data(**shares: float) -> DataConfig:
-    return read_section(DataConfig, resolve(None, {key.replace("_", "-"): v for key, v in shares.items()}, []))
+    return read_section(
+        DataConfig, resolve(None, {key.replace("_", "-"): v for key, v in shares.items()}, [])
+    )
 
 
 def test_a_validation_split_is_calibrated_on_and_the_test_split_never(tmp_path: Path) -> None:
@@ -148,14 +175,22 @@ def test_a_validation_split_is_calibrated_on_and_the_test_split_never(tmp_path: 
     assert found is not None
     assert len(found) == 12
     assert found.labels.tolist() == np.load(data / "val" / "labels.npy").tolist()
-    with pytest.raises(ConfigError, match=r"calibration-share = 0\.1: .* has a split 'val' for that"):
+    with pytest.raises(
+        ConfigError, match=r"calibration-share = 0\.1: .* has a split 'val' for that"
+    ):
         calibration_samples(data, TWO, _data(calibration_share=0.1), 0)
 
 
 def test_samples_that_are_reported_on_are_never_calibrated_on(tmp_path: Path) -> None:
-    """30 samples of three classes: 2 of 10 are validated on, then 4 of the other 8 calibrated on."""
+    """30 samples of three classes.
+
+    2 of 10 are validated on, then 4 of the other 8 calibrated on.
+    """
     data, config = _toy(tmp_path / "data"), _data(validation_share=0.2, calibration_share=0.5)
-    reported, calibration = reported_samples(data, TWO, config, 0), calibration_samples(data, TWO, config, 0)
+    reported, calibration = (
+        reported_samples(data, TWO, config, 0),
+        calibration_samples(data, TWO, config, 0),
+    )
     assert calibration is not None
     assert (len(reported), len(calibration)) == (6, 12)
     assert not set(reported.rows) & set(calibration.rows)
@@ -163,7 +198,9 @@ def test_samples_that_are_reported_on_are_never_calibrated_on(tmp_path: Path) ->
     assert len(reported_samples(data, TWO, _data(calibration_share=0.5), 0)) == 9
 
 
-def _card(method: str = "fedcmi-plus", spent: dict[str, float] | None = None, **changes: Any) -> str:  # noqa: ANN401
+def _card(
+    method: str = "fedcmi-plus", spent: dict[str, float] | None = None, **changes: Any
+) -> str:
     """Return the card of a toy run."""
     config = {
         **resolve(None, {"method": method, **changes}, []),
@@ -195,15 +232,26 @@ def test_a_card_tells_no_count_that_privacy_hides(noise: float) -> None:
     assert ("Trained without differential privacy" in card) == (not noise)
     assert "- nodes by the modalities they own: audio 1, visual 1" in card
     assert "- Never trained, since no node with it took part: visual." in card
-    assert "who depends on class b is served worst: 0.0% of it is recognised, against 50.0% of all samples" in card
+    assert (
+        "who depends on class b is served worst: 0.0% of it is recognised, against 50.0% of all "
+        "samples" in card
+    )
     assert "fedcmi run" not in card
 
 
 @pytest.mark.parametrize(
     ("method", "told"),
     [
-        ("fedavg", "fused: the fusion head, a missing modality's slot filled with zeros. The model has no other head."),
-        ("late-fusion", "fused: the sum of the log-probabilities of the heads of the modalities that are there."),
+        (
+            "fedavg",
+            "fused: the fusion head, a missing modality's slot filled with zeros. The model has "
+            "no other head.",
+        ),
+        (
+            "late-fusion",
+            "fused: the sum of the log-probabilities of the heads of the modalities that are "
+            "there.",
+        ),
         ("fedcmi", "what the infiltration projectors make of those that are there. self-heads:"),
     ],
 )

@@ -1,4 +1,7 @@
-"""One damaged float of a reply: refused by default; without that bound, the run goes back to its last good model."""
+"""One damaged float of a reply: refused by default.
+
+Without that bound, the run goes back to its last good model.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -28,7 +31,9 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return oracle.prepare(tmp_path_factory.mktemp("damaged") / "toy", present)
 
 
-def train(directory: Path, data: Path, damage: Damage, after_round: Any = None, **changes: Any) -> list[dict[str, Any]]:  # noqa: ANN401
+def train(
+    directory: Path, data: Path, damage: Damage, after_round: Any = None, **changes: Any
+) -> list[dict[str, Any]]:
     """Run a federation with damaged replies and return its records."""
     raw = resolve(None, {**SETTINGS, "data": str(data), "run-dir": str(directory), **changes}, [])
     raw = {**raw, "node-memory": "run-dir" if raw["checkpoint-every"] else "context"}
@@ -61,16 +66,25 @@ def test_honest_runs_do_not_notice(tmp_path: Path, toy: Path, method: str) -> No
     for name, changes in {"on": {}, "off": OFF}.items():
         train(tmp_path / name, toy, unharmed, method=method, **{"num-server-rounds": 2, **changes})
     on, off = (load_file(tmp_path / name / "model.safetensors") for name in ("on", "off"))
-    assert {name: value.tobytes() for name, value in on.items()} == {n: v.tobytes() for n, v in off.items()}
+    assert {name: value.tobytes() for name, value in on.items()} == {
+        n: v.tobytes() for n, v in off.items()
+    }
 
 
 @pytest.mark.parametrize("method", ["fedcmi", "scaffold"])
-def test_a_model_that_no_node_can_train_on_is_taken_back(tmp_path: Path, toy: Path, method: str) -> None:
-    """Round 2's model is ruined; round 3 goes back to round 1's; all checkpoints that stay are good."""
+def test_a_model_that_no_node_can_train_on_is_taken_back(
+    tmp_path: Path, toy: Path, method: str
+) -> None:
+    """Round 2's model is ruined; round 3 goes back to round 1's.
+
+    All checkpoints that stay are good.
+    """
     kept: list[list[str]] = []
 
     def look() -> None:
-        kept.append([path.name[-1] for path in stored_checkpoints(tmp_path / "run" / "checkpoints")])
+        kept.append(
+            [path.name[-1] for path in stored_checkpoints(tmp_path / "run" / "checkpoints")]
+        )
 
     records = train(tmp_path / "run", toy, only_in(2, **dict.fromkeys(("audio", "visual"), 3e38)), look,
                     method=method, **OFF)  # fmt: skip
@@ -78,20 +92,31 @@ def test_a_model_that_no_node_can_train_on_is_taken_back(tmp_path: Path, toy: Pa
     assert any("last good weights" in line for line in records[3]["bounded"])
     assert records[3]["accuracy"] == records[1]["accuracy"]
     assert kept == [[], ["1"], ["1", "2"], ["1"], ["1", "4"]]
-    assert all(np.abs(v).max() < 1e3 for v in load_file(tmp_path / "run" / "model.safetensors").values())
+    assert all(
+        np.abs(v).max() < 1e3 for v in load_file(tmp_path / "run" / "model.safetensors").values()
+    )
 
 
 def test_a_run_that_ends_with_a_ruined_model_can_go_on(tmp_path: Path, toy: Path) -> None:
-    """No failed round is put up with, so round 3 ends the run; its checkpoints let it go on from round 1."""
+    """No failed round is put up with, so round 3 ends the run.
+
+    Its checkpoints let it go on from round 1.
+    """
     damage = only_in(2, audio=3e38, visual=3e38)
     changes = {"failure-budget": 0, "checkpoint-keep": 1, **OFF}
     with pytest.raises(RoundFailedError, match="diverged"):
         train(tmp_path / "run", toy, damage, **changes)
-    assert [path.name for path in stored_checkpoints(tmp_path / "run" / "checkpoints")] == ["round-000001"]
+    assert [path.name for path in stored_checkpoints(tmp_path / "run" / "checkpoints")] == [
+        "round-000001"
+    ]
     train(tmp_path / "run", toy, unharmed, resume=True, **changes)
     train(tmp_path / "whole", toy, unharmed, **changes)
-    found, expected = (load_file(tmp_path / name / "model.safetensors") for name in ("run", "whole"))
-    assert {name: value.tobytes() for name, value in found.items()} == {n: v.tobytes() for n, v in expected.items()}
+    found, expected = (
+        load_file(tmp_path / name / "model.safetensors") for name in ("run", "whole")
+    )
+    assert {name: value.tobytes() for name, value in found.items()} == {
+        n: v.tobytes() for n, v in expected.items()
+    }
 
 
 def test_a_run_killed_after_a_ruined_checkpoint_goes_back_too(tmp_path: Path, toy: Path) -> None:
@@ -108,7 +133,12 @@ def test_a_run_killed_after_a_ruined_checkpoint_goes_back_too(tmp_path: Path, to
 
 def test_a_model_that_gives_no_numbers_is_not_taken(tmp_path: Path, toy: Path) -> None:
     """In the last round nobody is left to find the model unusable; the server looks itself."""
-    records = train(tmp_path / "run", toy, only_in(4, **dict.fromkeys(("audio", "visual", "shared"), 3e38)), **OFF)
+    records = train(
+        tmp_path / "run",
+        toy,
+        only_in(4, **dict.fromkeys(("audio", "visual", "shared"), 3e38)),
+        **OFF,
+    )
     assert "gives NaN or Inf" in records[4]["failed"]
     assert records[4]["accuracy"] == records[3]["accuracy"]
 
@@ -118,9 +148,15 @@ def test_some_damaged_floats_in_every_round_cost_nothing(tmp_path: Path, toy: Pa
 
     def damage(_: int, __: int) -> dict[str, float]:
         hit = rng.random() < 0.1
-        where, value = rng.choice(["audio", "visual", "shared"]), rng.choice([3e38, -1e30, 1e5, np.nan])
+        where, value = (
+            rng.choice(["audio", "visual", "shared"]),
+            rng.choice([3e38, -1e30, 1e5, np.nan]),
+        )
         return {f"{where}/float32": float(value)} if hit else {}
 
     changes = {"num-server-rounds": 8, "checkpoint-every": 0}
-    clean, damaged = (train(tmp_path / str(each.__name__), toy, each, **changes)[-1] for each in (unharmed, damage))
+    clean, damaged = (
+        train(tmp_path / str(each.__name__), toy, each, **changes)[-1]
+        for each in (unharmed, damage)
+    )
     assert damaged["accuracy"]["fused"] > clean["accuracy"]["fused"] - 0.1

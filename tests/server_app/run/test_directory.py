@@ -26,7 +26,9 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 def _report(server_round: int) -> RoundReport:
     info = wire.NodeInfo(("audio", "visual"), 2)
-    measured = Dominance("audio", {"visual": torch.tensor([2.0, math.nan])}, {"visual": torch.tensor([0.5, 1.0])})
+    measured = Dominance(
+        "audio", {"visual": torch.tensor([2.0, math.nan])}, {"visual": torch.tensor([0.5, 1.0])}
+    )
     sent = {77: (info, ("audio", "visual", "shared"))}
     return RoundReport(
         RoundPlan(server_round, used=Dominance("visual", {}, {}), sent=sent),
@@ -53,7 +55,10 @@ def _counts(right: int, touch: bool = True) -> dict[str, Counts]:
 
 
 def _records(rights: list[int], touch: bool = False) -> list[dict[str, Any]]:
-    return [round_record(t, _counts(right, touch), _report(t) if t else None) for t, right in enumerate(rights)]
+    return [
+        round_record(t, _counts(right, touch), _report(t) if t else None)
+        for t, right in enumerate(rights)
+    ]
 
 
 def test_metrics_are_json_without_nan_and_read_back(tmp_path: Path) -> None:
@@ -81,26 +86,46 @@ def test_metrics_are_json_without_nan_and_read_back(tmp_path: Path) -> None:
         {"2": ["audio", "visual"]},
         [],
     )
-    assert (second["bytes_down"], second["bytes_up"], second["num_examples"]) == ({"2": 3000000}, {"2": 1500000}, 9)
+    assert (second["bytes_down"], second["bytes_up"], second["num_examples"]) == (
+        {"2": 3000000},
+        {"2": 1500000},
+        9,
+    )
     assert (first["examples"], second["examples"]) == ({}, {"2": 9})
     assert (first["train_seconds"], second["train_seconds"]) == ({}, {"2": 1.75})
     assert (first["asking_seconds"], second["asking_seconds"]) == (0, 0.5)
-    assert (first["round"], first["teacher"], first["losses"], first["measured"]["dominant"]) == (0, None, {}, None)
+    assert (first["round"], first["teacher"], first["losses"], first["measured"]["dominant"]) == (
+        0,
+        None,
+        {},
+        None,
+    )
 
 
 def test_what_json_has_no_word_for_becomes_null() -> None:
-    value = {"a": [math.nan, math.inf, 1.5, (2, -math.inf)], "b": {"c": math.nan, "d": "text", "e": True}}
-    assert json_ready(value) == {"a": [None, None, 1.5, [2, None]], "b": {"c": None, "d": "text", "e": True}}
+    value = {
+        "a": [math.nan, math.inf, 1.5, (2, -math.inf)],
+        "b": {"c": math.nan, "d": "text", "e": True},
+    }
+    assert json_ready(value) == {
+        "a": [None, None, 1.5, [2, None]],
+        "b": {"c": None, "d": "text", "e": True},
+    }
 
 
 def test_final_accuracy_is_the_mean_of_the_last_five_trained_rounds() -> None:
-    """Rounds 1 to 6 have 1 to 6 of 8 right: the mean of the last five is 4/8; of two, 1.5/8; round 0 does not count."""
+    """Rounds 1 to 6 have 1 to 6 of 8 right: the mean of the last five is 4/8; of two, 1.5/8.
+
+    Round 0 does not count.
+    """
     assert final_accuracy(_records([8, 1, 2, 3, 4, 5, 6]))["fused"] == pytest.approx(4 / 8)
     assert final_accuracy(_records([8, 1, 2]))["fused"] == pytest.approx(1.5 / 8)
 
 
 def test_summary_by_hand() -> None:
-    """Of rounds 1 and 2 with 1 and 3 of 8 right: mean 25.0%, last 37.5%, macro (3/6 + 0) / 2, worst class 0.
+    """Of rounds 1 and 2 with 1 and 3 of 8 right.
+
+    Mean 25.0%, last 37.5%, macro (3/6 + 0) / 2, worst class 0.
 
     Over both rounds the classes have 1/3 and 0, which are 1/6 from their mean.
     """
@@ -115,10 +140,16 @@ def test_summary_by_hand() -> None:
 
 
 def test_summary_names_failed_rounds() -> None:
-    """The last of three rounds failed: nothing was measured in it, which the method does measure."""
+    """The last of three rounds failed.
+
+    Nothing was measured in it, which the method does measure.
+    """
     records = _records([0, 1, 3, 3])
     assert "failed rounds" not in summary(records, CONFIG)
-    records[-1] |= {"failed": "round 3: no.", "measured": {"dominant": None, "ratio": {}, "temperature": {}}}
+    records[-1] |= {
+        "failed": "round 3: no.",
+        "measured": {"dominant": None, "ratio": {}, "temperature": {}},
+    }
     text = summary(records, CONFIG)
     assert "- failed rounds: 1\n  - round 3: no.\n" in text
     assert "dominant modality in the last round: none\n" in text
@@ -151,7 +182,10 @@ def test_finish_without_dominance_draws_accuracy_only(tmp_path: Path) -> None:
 
 
 def test_a_way_to_predict_without_test_samples_does_not_end_the_run(tmp_path: Path) -> None:
-    """Its accuracy is null in metrics.jsonl; the line of the round, the summary and the plot are made all the same."""
+    """Its accuracy is null in metrics.jsonl.
+
+    The line of the round, the summary and the plot are made all the same.
+    """
     directory = RunDirectory(tmp_path)
     for record in _records([0, 1, 3], touch=True):
         directory.append(record)
@@ -180,7 +214,9 @@ def test_an_error_is_written_with_its_reason_first(tmp_path: Path) -> None:
     assert rest[0].startswith("Traceback")
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's device that is always full")
+@pytest.mark.skipif(
+    not Path("/dev/full").exists(), reason="needs Linux's device that is always full"
+)
 def test_a_full_disk_is_told_with_the_path_and_hides_no_other_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -37,9 +37,15 @@ def network_down(monkeypatch: pytest.MonkeyPatch) -> Callable[[Iterable[int]], N
     connected = LocalGrid.send_and_receive
 
     def down_in(rounds: Iterable[int]) -> None:
-        def send_and_receive(grid: LocalGrid, messages: Iterable[Message], **more: Any) -> list[Message]:  # noqa: ANN401
+        def send_and_receive(
+            grid: LocalGrid, messages: Iterable[Message], **more: Any
+        ) -> list[Message]:
             asked = list(messages)
-            trains = [message.content["config"]["server-round"] for message in asked if "arrays" in message.content]
+            trains = [
+                message.content["config"]["server-round"]
+                for message in asked
+                if "arrays" in message.content
+            ]
             return [] if set(trains) & set(rounds) else list(connected(grid, asked, **more))
 
         monkeypatch.setattr(LocalGrid, "send_and_receive", send_and_receive)
@@ -47,7 +53,7 @@ def network_down(monkeypatch: pytest.MonkeyPatch) -> Callable[[Iterable[int]], N
     return down_in
 
 
-def run(directory: Path, data: Path, **changes: Any) -> list[str]:  # noqa: ANN401
+def run(directory: Path, data: Path, **changes: Any) -> list[str]:
     shown: list[str] = []
     raw = resolve(None, {**LIGHT, "data": str(data), "run-dir": str(directory), **changes}, [])
     run_in_process({**raw, "node-memory": "run-dir"}, NODES, client_app, shown.append)
@@ -55,7 +61,9 @@ def run(directory: Path, data: Path, **changes: Any) -> list[str]:  # noqa: ANN4
 
 
 def model(directory: Path) -> dict[str, bytes]:
-    return {name: value.tobytes() for name, value in load_file(directory / "model.safetensors").items()}
+    return {
+        name: value.tobytes() for name, value in load_file(directory / "model.safetensors").items()
+    }
 
 
 def test_a_failed_round_is_recorded_and_the_run_goes_on(
@@ -65,29 +73,55 @@ def test_a_failed_round_is_recorded_and_the_run_goes_on(
     shown = run(tmp_path / "run", toy)
     records = read_metrics(tmp_path / "run")
     assert [record["round"] for record in records] == [0, 1, 2, 3, 4, 5, 6]
-    assert [bool(record["failed"]) for record in records] == [False, False, True, True, False, False, False]
+    assert [bool(record["failed"]) for record in records] == [
+        False,
+        False,
+        True,
+        True,
+        False,
+        False,
+        False,
+    ]
     assert [len(record["refused"]) for record in records] == [0, 0, 3, 3, 0, 0, 0]
-    assert records[1]["accuracy"] == records[2]["accuracy"] == records[3]["accuracy"] != records[4]["accuracy"]
-    assert ["3 refused | FAILED" in line for line in shown[1:]] == [bool(r["failed"]) for r in records]
+    assert (
+        records[1]["accuracy"]
+        == records[2]["accuracy"]
+        == records[3]["accuracy"]
+        != records[4]["accuracy"]
+    )
+    assert ["3 refused | FAILED" in line for line in shown[1:]] == [
+        bool(r["failed"]) for r in records
+    ]
     assert "FAILED" not in round_line(records[1], 6)
-    assert "- failed rounds: 2\n  - round 2: none of 3 replies" in (tmp_path / "run" / "summary.md").read_text()
+    assert (
+        "- failed rounds: 2\n  - round 2: none of 3 replies"
+        in (tmp_path / "run" / "summary.md").read_text()
+    )
     assert "round 3: none of 3 replies" in run_page(read_run(tmp_path / "run"))
 
 
 def test_more_failed_rounds_than_the_budget_end_the_run_and_it_can_go_on(
     tmp_path: Path, toy: Path, network_down: Callable[..., None]
 ) -> None:
-    """Rounds 2 and 3 fail, one is put up with; no checkpoint was due, so the one left is of the last that succeeded."""
+    """Rounds 2 and 3 fail, one is put up with.
+
+    No checkpoint was due, so the one left is of the last that succeeded.
+    """
     network_down([2, 3])
     with pytest.raises(RoundFailedError, match="round 3: none of 3 replies can be used"):
         run(tmp_path / "run", toy, **{"failure-budget": 1})
-    assert (tmp_path / "run" / "error.txt").read_text().startswith("RoundFailedError: round 3: none of 3")
+    assert (
+        (tmp_path / "run" / "error.txt")
+        .read_text()
+        .startswith("RoundFailedError: round 3: none of 3")
+    )
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["round-000001"]
     network_down([2])
     run(tmp_path / "run", toy, resume=True, **{"failure-budget": 1})
     run(tmp_path / "whole", toy, **{"failure-budget": 1})
     assert model(tmp_path / "run") == model(tmp_path / "whole")
     records, others = (
-        [oracle.untimed(record) for record in read_metrics(tmp_path / name)] for name in ("run", "whole")
+        [oracle.untimed(record) for record in read_metrics(tmp_path / name)]
+        for name in ("run", "whole")
     )
     assert json.dumps(records) == json.dumps(others)

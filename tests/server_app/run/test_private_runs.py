@@ -1,4 +1,7 @@
-"""Whole runs with differential privacy: what they record, when they end, and what going on costs."""
+"""Whole runs with differential privacy.
+
+What they record, when they end, and what going on costs.
+"""
 
 import json
 from pathlib import Path
@@ -29,7 +32,7 @@ class RoundsAreOverError(Exception):
     """Ends a run as a test wants it."""
 
 
-def run(directory: Path, data: Path, until: int | None = None, **changes: Any) -> list[str]:  # noqa: ANN401
+def run(directory: Path, data: Path, until: int | None = None, **changes: Any) -> list[str]:
     """Run 3 nodes with both modalities; end the run when round ``until`` is shown."""
     lines: list[str] = []
 
@@ -50,9 +53,14 @@ def test_a_run_trains_and_says_what_it_spent(tmp_path: Path, toy: Path) -> None:
     assert [record["privacy"] for record in records] == [
         None, *({"epsilon": pytest.approx(privacy.epsilon(4 * done)), "delta": 1e-5} for done in (1, 2, 3, 4))
     ]  # fmt: skip
-    assert json.loads((tmp_path / "run" / "privacy.json").read_text()) == {"releases": {"0": 16, "1": 16, "2": 16}}
+    assert json.loads((tmp_path / "run" / "privacy.json").read_text()) == {
+        "releases": {"0": 16, "1": 16, "2": 16}
+    }
     summary = (tmp_path / "run" / "summary.md").read_text(encoding="utf-8")
-    assert f"differential privacy of nodes: epsilon {privacy.epsilon(16):.3g} at delta 1e-05" in summary
+    assert (
+        f"differential privacy of nodes: epsilon {privacy.epsilon(16):.3g} at delta 1e-05"
+        in summary
+    )
     page = write_report(tmp_path / "run").read_text(encoding="utf-8")
     assert f"epsilon {privacy.epsilon(16):.3g} at delta 1e-05" in page
     for record in records[1:]:
@@ -75,7 +83,9 @@ def test_a_budget_too_small_for_one_round_is_an_error(tmp_path: Path, toy: Path)
     assert not (tmp_path / "run" / "summary.md").exists()
 
 
-def test_a_run_that_goes_on_pays_for_the_rounds_that_it_does_again(tmp_path: Path, toy: Path) -> None:
+def test_a_run_that_goes_on_pays_for_the_rounds_that_it_does_again(
+    tmp_path: Path, toy: Path
+) -> None:
     """Killed after round 3, with a checkpoint of round 2: 3 + 2 rounds of 4 vectors, not 4."""
     keys = {"checkpoint-every": 2, "node-memory": "run-dir"}
     with pytest.raises(RoundsAreOverError):

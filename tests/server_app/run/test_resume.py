@@ -29,9 +29,17 @@ LIGHT = {"num-server-rounds": 6, "local-epochs": 1, "batch-size": 8, "embedding-
 ADAM = {"server-optimizer": "fedadam"}
 CASES = {
     **{name: {"method": name} for name in METHODS},
-    **{name: {"method": "fedavg", "server-optimizer": name} for name in ("fedavgm", "fedadam", "fedyogi")},
+    **{
+        name: {"method": "fedavg", "server-optimizer": name}
+        for name in ("fedavgm", "fedadam", "fedyogi")
+    },
     "averaging": {"method": "fedavg", "averaging": 0.7},
-    "evaluation on nodes": {"method": "fedavg", "averaging": 0.7, "fraction-evaluate": 0.5, "personal-epochs": 1},
+    "evaluation on nodes": {
+        "method": "fedavg",
+        "averaging": 0.7,
+        "fraction-evaluate": 0.5,
+        "personal-epochs": 1,
+    },
     "checkpoints every second round": {"method": "scaffold", "checkpoint-every": 2, **ADAM},
     "compressed updates": {"method": "fedcmi-plus", "update-compression": "top-k"},
     "one checkpoint": {"method": "moon", "checkpoint-keep": 1, **ADAM},
@@ -52,7 +60,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return oracle.prepare(tmp_path_factory.mktemp("resume") / "toy", present)
 
 
-def config(directory: Path, data: Path, **changes: Any) -> dict[str, Any]:  # noqa: ANN401
+def config(directory: Path, data: Path, **changes: Any) -> dict[str, Any]:
     raw = resolve(None, {**LIGHT, "data": str(data), "run-dir": str(directory), **changes}, [])
     return {**raw, "node-memory": "run-dir"}
 
@@ -75,13 +83,23 @@ def run(raw: Mapping[str, Any], until: int | None = None) -> list[str]:
 
 
 def left(directory: Path) -> dict[str, Any]:
-    """Return what a run left, apart from its seconds, its own path and what is drawn or written of these."""
+    """Return what a run left, apart from its seconds, its own path and what is drawn or written of
+    these.
+    """
     with safe_open(directory / "model.safetensors", framework="numpy") as file:
-        notes = {key: value.replace(str(directory), "RUN") for key, value in file.metadata().items()}
-        arrays = {name: (a.dtype, a.shape, a.tobytes()) for name in file.keys() for a in [file.get_tensor(name)]}  # noqa: SIM118
+        notes = {
+            key: value.replace(str(directory), "RUN") for key, value in file.metadata().items()
+        }
+        arrays = {
+            name: (a.dtype, a.shape, a.tobytes())
+            for name in file.keys()  # noqa: SIM118
+            for a in [file.get_tensor(name)]
+        }
     return {
         "names": {path.name for path in directory.iterdir()},
-        "config": (directory / "config.json").read_text(encoding="utf-8").replace(str(directory), "RUN"),
+        "config": (directory / "config.json")
+        .read_text(encoding="utf-8")
+        .replace(str(directory), "RUN"),
         "metrics": [oracle.untimed(record) for record in read_metrics(directory)],
         "notes": notes,
         "arrays": arrays,
@@ -108,7 +126,9 @@ def test_three_and_three_rounds_are_six(tmp_path: Path, toy: Path, whole: Whole,
     assert (tmp_path / "parts" / CHECKPOINTS).is_dir()
     lines = run({**parts, "resume": True})
     every = int(parts["checkpoint-every"])
-    assert [line.split(" |")[0] for line in lines[1:]] == [f"round {t}/6" for t in range(3 // every * every + 1, 7)]
+    assert [line.split(" |")[0] for line in lines[1:]] == [
+        f"round {t}/6" for t in range(3 // every * every + 1, 7)
+    ]
     assert left(tmp_path / "parts") == whole(case)
     assert [record["round"] for record in read_metrics(tmp_path / "parts")] == [0, 1, 2, 3, 4, 5, 6]
     assert sorted(path.name for path in (tmp_path / "parts").iterdir() if path.is_dir()) in (
@@ -118,7 +138,10 @@ def test_three_and_three_rounds_are_six(tmp_path: Path, toy: Path, whole: Whole,
 
 
 def test_what_is_restored_matters(tmp_path: Path, toy: Path, whole: Whole) -> None:
-    """Without the node's memory, SCAFFOLD and MOON end elsewhere: the test above would see that it is missing."""
+    """Without the node's memory, SCAFFOLD and MOON end elsewhere.
+
+    The test above would see that it is missing.
+    """
     for method in ("scaffold", "moon"):
         parts = config(tmp_path / method, toy, method=method)
         run(parts, until=3)
@@ -128,7 +151,10 @@ def test_what_is_restored_matters(tmp_path: Path, toy: Path, whole: Whole) -> No
 
 
 def test_scaffold_begins_anew_where_nodes_forgot(tmp_path: Path, toy: Path) -> None:
-    """The server's c is the mean of the c_k: when these are zeros again, round 4 sends no c, as round 1 did."""
+    """The server's c is the mean of the c_k.
+
+    When these are zeros again, round 4 sends no c, as round 1 did.
+    """
     raw = {**config(tmp_path / "run", toy, method="scaffold"), "node-memory": "context"}
     run(raw, until=3)
     assert newest_checkpoint(tmp_path / "run").state.method
@@ -143,7 +169,9 @@ def test_scaffold_begins_anew_where_nodes_forgot(tmp_path: Path, toy: Path) -> N
         assert again["bytes_down"][name] < 0.8 * later[size]
 
 
-def test_a_run_that_only_lacked_its_summary_gets_it(tmp_path: Path, toy: Path, whole: Whole) -> None:
+def test_a_run_that_only_lacked_its_summary_gets_it(
+    tmp_path: Path, toy: Path, whole: Whole
+) -> None:
     parts = config(tmp_path / "parts", toy, method="fedcmi-plus")
     run(parts, until=6)
     assert run({**parts, "resume": True})[1:] == []
@@ -154,7 +182,9 @@ def test_checkpoints_are_as_many_as_asked_for(tmp_path: Path, toy: Path) -> None
     run(config(tmp_path / "run", toy, **{"checkpoint-keep": 3, "method": "moon"}), until=5)
     names = [path.name for path in stored_checkpoints(tmp_path / "run" / CHECKPOINTS)]
     assert names == ["round-000003", "round-000004", "round-000005"]
-    for own in (tmp_path / "run" / "node-memory").iterdir():  # the last turn up to round 3, and those after it
+    for own in (
+        tmp_path / "run" / "node-memory"
+    ).iterdir():  # the last turn up to round 3, and those after it
         rounds = sorted(int(path.stem.removeprefix("round-")) for path in own.iterdir())
         assert len([t for t in rounds if t <= 3]) <= 1
 
@@ -196,9 +226,14 @@ def raw_of(directory: Path) -> dict[str, Any]:
     [("lr", 0.01, 0.05), ("seed", 1, 0), ("num-server-rounds", 5, 6), ("method", "moon", "fedcmi-plus"),
      ("checkpoint-every", 2, 1), ("node-memory", "context", "run-dir")],
 )  # fmt: skip
-def test_another_value_of_a_key_is_refused(unfinished: Path, key: str, value: object, had: object) -> None:
+def test_another_value_of_a_key_is_refused(
+    unfinished: Path, key: str, value: object, had: object
+) -> None:
     before = (unfinished / "metrics.jsonl").read_bytes()
-    with pytest.raises(ConfigError, match=f"{key} = {value!r}: the run in {unfinished} has {had!r}.*start a new run"):
+    with pytest.raises(
+        ConfigError,
+        match=f"{key} = {value!r}: the run in {unfinished} has {had!r}.*start a new run",
+    ):
         run({**raw_of(unfinished), key: value})
     assert (unfinished / "metrics.jsonl").read_bytes() == before
 
@@ -219,17 +254,25 @@ def test_a_torn_last_line_does_not_matter(tmp_path: Path, unfinished: Path) -> N
 
 def test_metrics_without_a_round_are_refused(tmp_path: Path, unfinished: Path) -> None:
     shutil.copytree(unfinished, tmp_path / "run")
-    lines = (tmp_path / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    lines = (
+        (tmp_path / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    )
     (tmp_path / "run" / "metrics.jsonl").write_text(lines[0] + lines[2], encoding="utf-8")
-    with pytest.raises(RunDirectoryError, match=r"metrics\.jsonl: does not hold each of the rounds 0 to 2"):
+    with pytest.raises(
+        RunDirectoryError, match=r"metrics\.jsonl: does not hold each of the rounds 0 to 2"
+    ):
         run(raw_of(tmp_path / "run"))
 
 
-def test_other_versions_are_named(tmp_path: Path, unfinished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_versions_are_named(
+    tmp_path: Path, unfinished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shutil.copytree(unfinished, tmp_path / "run")
     warnings: list[str] = []
     monkeypatch.setattr("server_app.run.resume.package_versions", lambda: {"flwr": "9.9"})
-    monkeypatch.setattr("server_app.run.resume.logger.warning", lambda text, *values: warnings.append(text % values))
+    monkeypatch.setattr(
+        "server_app.run.resume.logger.warning", lambda text, *values: warnings.append(text % values)
+    )
     run(raw_of(tmp_path / "run"), until=3)
     had = newest_checkpoint(unfinished).versions["flwr"]
     assert warnings[0] == f"flwr was {had} when the run began and is 9.9"
@@ -239,12 +282,16 @@ def test_no_checkpoint_no_resume(tmp_path: Path, toy: Path) -> None:
     raw = {**config(tmp_path / "run", toy, **{"checkpoint-every": 0}), "node-memory": "context"}
     run(raw, until=2)
     assert {path.name for path in (tmp_path / "run").iterdir() if path.is_dir()} == set()
-    with pytest.raises(CheckpointError, match=r"run/checkpoints: no checkpoint to go on from, there is none"):
+    with pytest.raises(
+        CheckpointError, match=r"run/checkpoints: no checkpoint to go on from, there is none"
+    ):
         run({**raw, "resume": True})
 
 
 def test_a_directory_without_a_run_is_left_alone(tmp_path: Path, toy: Path) -> None:
-    with pytest.raises(RunDirectoryError, match=r"holds no run \(no metrics\.jsonl\) that could go on"):
+    with pytest.raises(
+        RunDirectoryError, match=r"holds no run \(no metrics\.jsonl\) that could go on"
+    ):
         run({**config(tmp_path / "run", toy), "resume": True})
     assert not (tmp_path / "run").exists()
 
@@ -255,10 +302,14 @@ def test_a_finished_run_is_said_to_be_finished(tmp_path: Path, toy: Path) -> Non
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
     with pytest.raises(RunFinishedError, match=r"run: this run is finished, see its summary\.md"):
         run({**raw, "resume": True})
-    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
+    assert {
+        path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()
+    } == before
 
 
-def test_two_processes_do_not_write_one_run(unfinished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_processes_do_not_write_one_run(
+    unfinished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(resume, "PATIENCE", 0.0)
     with (
         alone_in_run(unfinished),

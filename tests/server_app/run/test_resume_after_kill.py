@@ -21,10 +21,17 @@ from server_app.run.directory import read_metrics
 ROOT = Path(__file__).parents[3]
 FEDCMI = [sys.executable, "-m", "server_app.commands.main"]
 NODES = 4
-LIGHT: dict[str, Any] = {"num-server-rounds": 6, "local-epochs": 1, "multimodal-ratio": 0.5, "fraction-train": 0.75}
+LIGHT: dict[str, Any] = {
+    "num-server-rounds": 6,
+    "local-epochs": 1,
+    "multimodal-ratio": 0.5,
+    "fraction-train": 0.75,
+}
 
 
-def start_and_kill(run_dir: Path, settings: dict[str, Any], after: int, engine: str = "in-process") -> None:
+def start_and_kill(
+    run_dir: Path, settings: dict[str, Any], after: int, engine: str = "in-process"
+) -> None:
     """Start a run as a user does and kill it when it shows a round."""
     with started(run_dir, settings, engine) as command:
         wait_for_round(command, after)
@@ -35,13 +42,27 @@ def start_and_kill(run_dir: Path, settings: dict[str, Any], after: int, engine: 
 
 def started(run_dir: Path, settings: dict[str, Any], engine: str) -> subprocess.Popen[str]:
     chosen = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
-    command = [*FEDCMI, "run", "--engine", engine, "--num-nodes", str(NODES), "--run-dir", str(run_dir), *chosen]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    command = [
+        *FEDCMI,
+        "run",
+        "--engine",
+        engine,
+        "--num-nodes",
+        str(NODES),
+        "--run-dir",
+        str(run_dir),
+        *chosen,
+    ]
+    return subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 def wait_for_round(command: subprocess.Popen[str], server_round: int) -> None:
     assert command.stdout is not None
-    shown = next((line for line in command.stdout if line.startswith(f"round {server_round}/")), None)
+    shown = next(
+        (line for line in command.stdout if line.startswith(f"round {server_round}/")), None
+    )
     assert shown is not None, command.stderr and command.stderr.read()
 
 
@@ -50,7 +71,9 @@ def assert_same(run_dir: Path, whole: Path, rounds: int) -> None:
     assert {name: value.tobytes() for name, value in found.items()} == {
         name: value.tobytes() for name, value in expected.items()
     }
-    records, others = ([oracle.untimed(record) for record in read_metrics(path)] for path in (run_dir, whole))
+    records, others = (
+        [oracle.untimed(record) for record in read_metrics(path)] for path in (run_dir, whole)
+    )
     assert records == others
     assert [record["round"] for record in records] == list(range(rounds + 1))
     names = {path.name for path in run_dir.iterdir()}
@@ -79,7 +102,9 @@ def test_kill_9_and_resume_give_the_bits_of_one_run(
     start_and_kill(tmp_path / "run", settings, after=3)
     done = fedcmi("run", "--resume", tmp_path / "run")
     assert done.exit_code == 0, done.output
-    assert "round 4/6 | loss fused" in done.stdout or "round 5/6" in done.stdout  # it is not killed in no time
+    assert (
+        "round 4/6 | loss fused" in done.stdout or "round 5/6" in done.stdout
+    )  # it is not killed in no time
     assert "round 3/6" not in done.stdout
     assert_same(tmp_path / "run", uninterrupted(tmp_path / "whole", settings), 6)
 
@@ -87,7 +112,11 @@ def test_kill_9_and_resume_give_the_bits_of_one_run(
 def kill_an_actor(command: subprocess.Popen[str]) -> None:
     """Kill one of the processes in which Ray simulates clients."""
     family = psutil.Process(command.pid).children(recursive=True)
-    actors = [process for process in family if "ClientAppActor" in process.name() + "".join(process.cmdline())]
+    actors = [
+        process
+        for process in family
+        if "ClientAppActor" in process.name() + "".join(process.cmdline())
+    ]
     assert actors, [process.name() for process in family]
     actors[0].kill()
 
@@ -110,7 +139,13 @@ def test_ray_goes_on_with_what_ray_began(tmp_path: Path, av_digits_dir: Path) ->
 
     The killed command's SuperLink ends by itself; going on waits for its last process.
     """
-    settings = {**LIGHT, "data": str(av_digits_dir), "method": "scaffold", "num-server-rounds": 8, "local-epochs": 3}
+    settings = {
+        **LIGHT,
+        "data": str(av_digits_dir),
+        "method": "scaffold",
+        "num-server-rounds": 8,
+        "local-epochs": 3,
+    }
     start_and_kill(tmp_path / "run", settings, after=1, engine="flower")
     done = fedcmi("run", "--resume", tmp_path / "run")
     assert done.exit_code == 0, done.output

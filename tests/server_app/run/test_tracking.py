@@ -46,8 +46,10 @@ class Broken(Noting):
         raise ConnectionError("the service is down")
 
 
-def run(directory: Path, data: Path, track: str, *more: str) -> Any:  # noqa: ANN401
-    return fedcmi("run", *QUICK, "--data", data, "--run-dir", directory, "--set", f"track={track}", *more)
+def run(directory: Path, data: Path, track: str, *more: str) -> Any:
+    return fedcmi(
+        "run", *QUICK, "--data", data, "--run-dir", directory, "--set", f"track={track}", *more
+    )
 
 
 def test_a_tracker_gets_everything_and_no_paths(
@@ -62,9 +64,13 @@ def test_a_tracker_gets_everything_and_no_paths(
     assert (directory, settings["method"]) == (tmp_path / "run", "fedcmi-plus")
     assert {"data", "run-dir", "pretrained"}.isdisjoint(settings)
     for (server_round, figures), record in zip(
-        (found for kind, found in Noting.events if kind == "log"), read_metrics(tmp_path / "run"), strict=True
+        (found for kind, found in Noting.events if kind == "log"),
+        read_metrics(tmp_path / "run"),
+        strict=True,
     ):
-        expected = {tag: value for tag, value, _ in scalars(record, [str(digit) for digit in range(10)])}
+        expected = {
+            tag: value for tag, value, _ in scalars(record, [str(digit) for digit in range(10)])
+        }
         assert (server_round, figures) == (record["round"], expected)
     assert "accuracy/fused" in figures
     plots, model = Noting.events[-1][1]
@@ -88,21 +94,37 @@ def test_a_tracker_that_raises_is_left_out_and_the_run_goes_on(
     trackers = Trackers({"down": Broken(), "up": Noting()}, tmp_path)
     logger = logging.getLogger("flwr.fedcmi")
     caplog.set_level(logging.WARNING, logger.name)
-    monkeypatch.setattr(logger, "handlers", [caplog.handler])  # whatever other tests have made of Flower's logger
+    monkeypatch.setattr(
+        logger, "handlers", [caplog.handler]
+    )  # whatever other tests have made of Flower's logger
     monkeypatch.setattr(logger, "disabled", False)
     trackers.begin({"dataset": {"classes": ["a"]}, "lr": 0.1})
-    empty: dict[str, Any] = {"accuracy": {"fused": float("nan")}, "macro": {}, "worst_class": {}, "losses": {}}
+    empty: dict[str, Any] = {
+        "accuracy": {"fused": float("nan")},
+        "macro": {},
+        "worst_class": {},
+        "losses": {},
+    }
     for number in (0, 1):
-        more = {"round": number, "seconds": 1.0, "refused": [], "measured": {"ratio": {}, "temperature": {}}}
+        more = {
+            "round": number,
+            "seconds": 1.0,
+            "refused": [],
+            "measured": {"ratio": {}, "temperature": {}},
+        }
         trackers.record(empty | more)
     trackers.finish()
     assert Broken.calls == [0]
-    assert "'down': it is left out from now on: ConnectionError('the service is down')" in caplog.text
+    assert (
+        "'down': it is left out from now on: ConnectionError('the service is down')" in caplog.text
+    )
     costs = {"cost/seconds": 1.0, "cost/refused": 0}
     assert [found for kind, found in Noting.events if kind == "log"] == [(0, costs), (1, costs)]
 
 
-def test_an_unknown_tracker_is_refused_before_anything_is_written(tmp_path: Path, av_digits_dir: Path) -> None:
+def test_an_unknown_tracker_is_refused_before_anything_is_written(
+    tmp_path: Path, av_digits_dir: Path
+) -> None:
     done = run(tmp_path / "run", av_digits_dir, "tensorbord")
     assert (done.exit_code, "track = 'tensorbord': not one of" in done.stderr) == (1, True)
     assert not (tmp_path / "run").exists()
@@ -116,7 +138,9 @@ def test_tensorboard_reads_the_rounds(tmp_path: Path, av_digits_dir: Path) -> No
     found.Reload()
     fused = [(event.step, event.value) for event in found.Scalars("accuracy/fused")]
     records = read_metrics(tmp_path / "run")
-    assert fused == [(record["round"], pytest.approx(record["accuracy"]["fused"])) for record in records]
+    assert fused == [
+        (record["round"], pytest.approx(record["accuracy"]["fused"])) for record in records
+    ]
     assert "accuracy" in found.Tags()["images"]
 
 
@@ -128,18 +152,28 @@ def test_the_local_store_of_mlflow_is_read_back(tmp_path: Path, av_digits_dir: P
     assert done.exit_code == 0, done.output
     client = MlflowClient(f"sqlite:///{tmp_path / 'run' / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("fedcmi")
-    (found,) = client.search_runs([experiment.experiment_id], f"tags.fedcmi = '{identity(tmp_path / 'run')}'")
+    (found,) = client.search_runs(
+        [experiment.experiment_id], f"tags.fedcmi = '{identity(tmp_path / 'run')}'"
+    )
     history = client.get_metric_history(found.info.run_id, "accuracy/fused")
     records = read_metrics(tmp_path / "run")
-    assert [(m.step, m.value) for m in history] == [(r["round"], r["accuracy"]["fused"]) for r in records]
+    assert [(m.step, m.value) for m in history] == [
+        (r["round"], r["accuracy"]["fused"]) for r in records
+    ]
     assert found.data.params["method"] == "fedcmi-plus"
-    assert {"model.safetensors", "accuracy.png"} <= {each.path for each in client.list_artifacts(found.info.run_id)}
+    assert {"model.safetensors", "accuracy.png"} <= {
+        each.path for each in client.list_artifacts(found.info.run_id)
+    }
 
 
 @pytest.mark.skipif(importlib.util.find_spec("wandb") is None, reason="needs the extra wandb")
-def test_weights_and_biases_stays_offline(tmp_path: Path, av_digits_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_and_biases_stays_offline(
+    tmp_path: Path, av_digits_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("WANDB_MODE", raising=False)
     done = run(tmp_path / "run", av_digits_dir, "wandb")
     assert done.exit_code == 0, done.output
-    (file,) = (tmp_path / "run" / "wandb").glob(f"offline-run-*/run-{identity(tmp_path / 'run')}.wandb")
+    (file,) = (tmp_path / "run" / "wandb").glob(
+        f"offline-run-*/run-{identity(tmp_path / 'run')}.wandb"
+    )
     assert file.stat().st_size > 1000

@@ -1,4 +1,7 @@
-"""200 rounds in one process with a fifth of the replies failing: nothing grows, and everything is counted."""
+"""200 rounds in one process with a fifth of the replies failing.
+
+Nothing grows, and everything is counted.
+"""
 
 import gc
 import itertools
@@ -25,7 +28,12 @@ from server_app.run.directory import read_metrics
 ROUNDS, WARM_UP, NODES = 200, 50, 4
 FAILING = 0.2
 KINDS = ("raise", "silent", "nan", "late", "foreign")
-WORDS = {"raise": "disk is full", "nan": "holds NaN or Inf", "late": "or answered before", "silent": "No reply of node"}
+WORDS = {
+    "raise": "disk is full",
+    "nan": "holds NaN or Inf",
+    "late": "or answered before",
+    "silent": "No reply of node",
+}
 SETTINGS = {"num-server-rounds": ROUNDS, "local-epochs": 1, "batch-size": 8, "embedding-dim": 4, "method": "scaffold",
             "fraction-train": 1.0, "partition": "iid", "min-partition-size": 2, "multimodal-ratio": 0.5,
             "encoder": "small-cnn", "fusion": "concat", "device": "cpu",
@@ -34,7 +42,10 @@ STRANGER = 9999
 
 
 class FlakyGrid(LocalGrid):
-    """A grid whose train replies fail at random: nodes raise or send NaN, replies are lost, late or a stranger's."""
+    """A grid whose train replies fail at random.
+
+    Nodes raise or send NaN, replies are lost, late or a stranger's.
+    """
 
     def __init__(self, node_configs: Sequence[dict[str, Any]], raw: dict[str, Any]) -> None:
         super().__init__(self._flaky, node_configs, raw)  # type: ignore[arg-type]  # all that a grid does is to call it
@@ -45,7 +56,9 @@ class FlakyGrid(LocalGrid):
         """Per round: replies of an earlier round."""
         self._late: list[Message] = []
 
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
         """Let some of the replies fail; those to queries do not."""
         messages = list(messages)
         if not messages or messages[0].metadata.message_type != "train":
@@ -55,7 +68,9 @@ class FlakyGrid(LocalGrid):
             if self.rng.random() < FAILING:
                 part = self.contexts[message.metadata.dst_node_id].node_config["partition-id"]
                 self.injected[-1][int(part)] = str(self.rng.choice(KINDS))
-        return self._delivered([self._changed(reply) for reply in super().send_and_receive(messages)])
+        return self._delivered(
+            [self._changed(reply) for reply in super().send_and_receive(messages)]
+        )
 
     def _kind(self, node: int) -> str:
         return self.injected[-1].get(int(self.contexts[node].node_config["partition-id"]), "")
@@ -77,16 +92,22 @@ class FlakyGrid(LocalGrid):
         return reply
 
     def _delivered(self, replies: list[Message]) -> list[Message]:
-        """Return what arrives: not what is silent or late, but earlier late replies of nodes that have answered."""
+        """Return what arrives.
+
+        Not what is silent or late, but earlier late replies of nodes that have answered.
+        """
         here = [
             r
             for r in replies
-            if r.metadata.src_node_id == STRANGER or self._kind(r.metadata.src_node_id) not in ("silent", "late")
+            if r.metadata.src_node_id == STRANGER
+            or self._kind(r.metadata.src_node_id) not in ("silent", "late")
         ]
         answered = {reply.metadata.src_node_id for reply in here}
         now = [reply for reply in self._late if reply.metadata.src_node_id in answered]
         late = [
-            r for r in replies if r.metadata.src_node_id != STRANGER and self._kind(r.metadata.src_node_id) == "late"
+            r
+            for r in replies
+            if r.metadata.src_node_id != STRANGER and self._kind(r.metadata.src_node_id) == "late"
         ]
         self._late = [reply for reply in self._late if reply not in now] + late
         self.delivered_late.append(len(now))
@@ -100,14 +121,24 @@ def resident_bytes() -> int:
 
 
 def open_files_and_children() -> tuple[int, list[str]]:
-    children = [path.read_text(encoding="ascii").strip() for path in Path("/proc/self/task").glob("*/children")]
+    children = [
+        path.read_text(encoding="ascii").strip()
+        for path in Path("/proc/self/task").glob("*/children")
+    ]
     return len(list(Path("/proc/self/fd").iterdir())), sorted(filter(None, children))
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads Linux's /proc")
-def test_two_hundred_rounds_with_failing_replies(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A leak of one model's weights a round would be 150 times their size after the warm-up; allowed is half."""
-    caplog.set_level(logging.WARNING, logger="flwr")  # pytest would keep the tracebacks of nodes, and what they hold
+def test_two_hundred_rounds_with_failing_replies(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A leak of one model's weights a round would be 150 times their size after the warm-up.
+
+    Allowed is half.
+    """
+    caplog.set_level(
+        logging.WARNING, logger="flwr"
+    )  # pytest would keep the tracebacks of nodes, and what they hold
     present = {name: np.ones(32, dtype=bool) for name in ("audio", "visual")}
     small = {name: np.ones(6, dtype=bool) for name in present}
     data = oracle.prepare(tmp_path / "toy", present, small)
@@ -128,10 +159,15 @@ def test_two_hundred_rounds_with_failing_replies(tmp_path: Path, caplog: pytest.
     found: Counter[str] = Counter()
     for record, injected, late in zip(records[1:], grid.injected, grid.delivered_late, strict=True):
         assert set(record["nodes"]) == set(map(str, range(NODES)))
-        assert set(record["examples"]) == set(record["nodes"]) - set(map(str, injected)) or record["failed"]
+        assert (
+            set(record["examples"]) == set(record["nodes"]) - set(map(str, injected))
+            or record["failed"]
+        )
         strangers = list(injected.values()).count("foreign")
         assert len(record["refused"]) == len(injected) + strangers + late
-        found.update(kind for line in record["refused"] for kind, words in WORDS.items() if words in line)
+        found.update(
+            kind for line in record["refused"] for kind, words in WORDS.items() if words in line
+        )
     kinds = Counter(kind for injected in grid.injected for kind in injected.values())
     assert min(kinds[kind] for kind in KINDS) > 15
     assert (found["raise"], found["nan"]) == (kinds["raise"], kinds["nan"])

@@ -1,4 +1,7 @@
-"""Federated averaging with the focal loss (Lin et al., ICCV 2017): samples that are right already count less."""
+"""Federated averaging with the focal loss (Lin et al., ICCV 2017).
+
+Samples that are right already count less.
+"""
 
 from dataclasses import dataclass
 
@@ -22,7 +25,9 @@ class Focal(Method):
         """What `fedcmi tune` tries."""
         return ("focusing", (0.5, 1.0, 2.0))
 
-    def loss_terms(self, model: MultimodalModel, batch: Batch, output: ModelOutput, local: LocalRound) -> LossTerms:
+    def loss_terms(
+        self, model: MultimodalModel, batch: Batch, output: ModelOutput, local: LocalRound
+    ) -> LossTerms:
         """Return the focal loss of a batch."""
         loss = cross_entropy(output.fused_logits, batch.labels, reduction="none")
         missed = 1 - (-loss).exp()

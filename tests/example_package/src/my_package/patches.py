@@ -1,4 +1,6 @@
-"""An encoder of images and spectrograms that looks at patches, each by itself, and averages what it sees."""
+"""An encoder of images and spectrograms that looks at patches, each by itself, and averages what it
+sees.
+"""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -25,13 +27,19 @@ class PatchEncoder(Encoder):
     options
         Fields of the ``config.json`` beside pretrained weights; none without.
     frozen
-        Whether the trunk will be frozen; the output layer must be able to learn then, as here in any case.
+        Whether the trunk will be frozen; the output layer must be able to learn then, as here in
+        any case.
     """
 
     kinds: ClassVar[tuple[str, ...]] = ("spectrogram", "image")
 
     def __init__(
-        self, modality: ModalitySpec, embedding_dim: int, normalization: str, options: Mapping[str, Any], frozen: bool
+        self,
+        modality: ModalitySpec,
+        embedding_dim: int,
+        normalization: str,
+        options: Mapping[str, Any],
+        frozen: bool,
     ) -> None:
         patches = nn.Conv2d(modality.channels, WIDTH, kernel_size=4, stride=4)
         mixed = [nn.GELU(), nn.Conv2d(WIDTH, WIDTH, 1), nn.GELU(), nn.Conv2d(WIDTH, WIDTH, 1)]
