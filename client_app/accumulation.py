@@ -51,4 +51,5 @@ def accumulated_step(
     for parameter in optimizer.parameters:
         if parameter.grad is not None:
             parameter.grad /= samples
+
     objective.step(optimizer)

@@ -32,6 +32,7 @@ def query(message: Message, context: Context) -> Message:
     with naming_device(context):
         node = read_node(context)
         samples = node_samples(node, "train", node.modalities)
+
     return wire.query_reply(
         message,
         wire.NodeInfo(samples.seen_modalities, node.config.partition_id, name=node.config.name),
@@ -63,6 +64,7 @@ def train_round(message: Message, context: Context) -> Message:
     trained = to_arrays(model.trained_state())
     compressed, residual = compress_update(task, trained, residual)
     remember(context, node, task.server_round, {**result.kept.memory, **residual})
+
     return wire.train_reply(
         message,
         trained,
@@ -100,8 +102,10 @@ def evaluate_round(message: Message, context: Context) -> Message:
         )
         if node.run.evaluation.personal_models == "keep":
             keep(personal, node, samples.modalities, method, task.server_round)
+
         found = _evaluated(personal, samples, method)
         counts |= {personal_name(name): each for name, each in found.items()}
+
     return wire.evaluate_reply(message, counts, len(samples))
 
 

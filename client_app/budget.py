@@ -28,6 +28,7 @@ class Budget:
         """Yield batches while there is time: the first one in any case."""
         if self._seconds > 0 and self._end is None:
             self._end = time.monotonic() + self._seconds
+
         for batch in batches:
             yield batch
             if self.spent:

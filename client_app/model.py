@@ -82,6 +82,7 @@ def receive(node: Node, task: wire.Task, method: Method) -> MultimodalModel:
         sum(parameter.numel() for parameter in model.trained_parameters().values()),
         device,
     )
+
     return model
 
 
@@ -94,8 +95,10 @@ def _model(spec: ModelSpec, inputs: Sequence[ModalitySpec]) -> MultimodalModel:
     if key not in _models:
         _models.clear()
         _models[key] = MultimodalModel(spec, inputs)
+
     model = _models[key].train()
     model.zero_grad()
+
     return model
 
 

@@ -55,6 +55,7 @@ class Node:
                 "personal-models = 'keep': this device does not know where; set `personal`, the "
                 "path of a directory, in its node-config."
             )
+
         return Path(self.run.run_dir) / "personal" / f"partition-{self.config.partition_id}"
 
     def own_settings(self, settings: TrainingConfig) -> TrainingConfig:
@@ -76,6 +77,7 @@ def naming_device(context: Context) -> Iterator[None]:
         name = context.node_config.get("name")
         if name is None:
             raise
+
         raise DeviceError(f"{name}: {error}") from error
 
 
@@ -116,4 +118,5 @@ def read_node(context: Context) -> Node:
             f"this node owns {list(owned)}, none of the run's modalities {wanted}: it takes no "
             "part."
         )
+
     return Node(run, config, directory, stored, used)

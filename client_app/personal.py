@@ -85,6 +85,7 @@ def personalise(
             optimizer.zero_grad()
             torch.autograd.backward(loss)
             optimizer.step()
+
     return model
 
 

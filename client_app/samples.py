@@ -49,7 +49,9 @@ def task_samples(node: Node, split: str, task: wire.Task) -> Samples:
                 f"{list(here.shape)}, the federation {common.kind} of {list(common.shape)}; "
                 "prepare the node's data with the federation's settings."
             )
+
     views = views_from(read_section(ViewConfig, task.config))
+
     return replace(samples, modalities=described, views=views)
 
 
@@ -98,10 +100,12 @@ def node_samples(node: Node, split: str, modalities: tuple[Modality, ...]) -> Sa
     samples = _open(node.directory, split, modalities, written)
     if parts is None:
         return own_samples(samples, node.run.data, split)
+
     if node.run.evaluation.node_test == "own-distribution":
         own = node_samples(node, "train", modalities)
         labels, like = samples.labels[samples.rows], own.labels[own.rows]
         return samples.select(samples.rows[draw_by_own_distribution(labels, like, seed, part)])
+
     return samples.select(samples.rows[part::parts])
 
 

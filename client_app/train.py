@@ -79,6 +79,7 @@ def train(
         for epoch in range(settings.local_epochs):
             if budget.spent:
                 break
+
             views = torch_generator(
                 settings.seed, f"views, epoch {epoch}", server_round, partition_id
             )
@@ -92,11 +93,13 @@ def train(
             else:
                 for together in grouped(batches, settings.accumulate_batches):
                     accumulated_step(model, together, objective, optimizer)
+
             try:
                 objective.losses.check(epoch, settings.lr)
             except FloatingPointError:
                 check_finite(stored, "train")  # where a sample is the reason, that is to be said
                 raise
+
     return objective.finish()
 
 
@@ -105,6 +108,7 @@ def new_optimizer(model: MultimodalModel, settings: TrainingConfig, lr: float) -
     trained = model.trained_parameters().values()
     if settings.optimizer == "adamw":
         return AdamW(trained, lr, settings.weight_decay)
+
     return SGD(trained, lr, settings.momentum, settings.weight_decay)
 
 
@@ -134,6 +138,7 @@ def step(
     optimizer.zero_grad()
     loss.backward()
     objective.step(optimizer)
+
     return loss.detach()
 
 
@@ -157,6 +162,7 @@ def begin_round(
         same=frozenset(each.name for each in samples.modalities if samples.views.repeat(each)),
     )
     generator = torch_generator(settings.seed, "method", server_round, partition_id)
+
     return begin.begin_round(model, node_samples, method, server_round, received, generator)
 
 
@@ -170,6 +176,7 @@ def tally(samples: Samples, num_classes: int) -> Tally:
 
     has, names = samples.has[samples.rows], (modality.name for modality in samples.modalities)
     lacking = {name: column for name, column in zip(names, has.T, strict=True) if not column.all()}
+
     return Tally(
         counted(samples.rows),
         {name: counted(samples.rows[column]) for name, column in lacking.items()},

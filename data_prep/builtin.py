@@ -67,10 +67,12 @@ def locate(data: str, data_set: str = "") -> Path:
     """
     if data_set and data in BUILT_IN and data != data_set:  # known before anything is prepared
         raise DataError(_other(data_set, data, data))
+
     directory = _find(data)
     found = read_spec(directory).name if data_set else ""
     if found != data_set:
         raise DataError(_other(data_set, data, found))
+
     return directory
 
 
@@ -90,11 +92,14 @@ def _find(data: str) -> Path:
             prepare = find(PREPARATION, data)
         except UnknownNameError as error:
             raise DataError(str(error)) from error
+
         out = cache_directory() / file_name(data)
         prepare(out)
         if not out.is_dir():
             raise DataError(f"data = {data!r}: it made no directory {out}, as it was told to.")
+
         return out
+
     directory = Path(data).expanduser()
     if not directory.is_dir():
         names = PREPARATION.names
@@ -103,4 +108,5 @@ def _find(data: str) -> Path:
             f"({', '.join(names)}); give the absolute path of a directory made by `fedcmi "
             f"prep`.{did_you_mean(directory.name, names)}"
         )
+
     return directory

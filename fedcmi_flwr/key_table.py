@@ -87,6 +87,7 @@ def key_sections(defaults: Mapping[str, Scalar]) -> list[KeySection]:
         ]
         placed |= set(items)
         sections.append(KeySection(name.replace("_", "-"), _first_line(kind), keys))
+
     return [*sections, _node_section()]
 
 
@@ -114,6 +115,7 @@ def find_keys(sections: Iterable[KeySection], name: str) -> list[Key]:
     if not found:
         names = [key.name for key in every]
         raise ValueError(f"no key {name!r}; `fedcmi keys` shows all.{did_you_mean(name, names)}")
+
     return found
 
 
@@ -144,6 +146,7 @@ def _hyperparameters(defaults: Mapping[str, Scalar]) -> KeySection:
         Key(name, defaults[name], allowed, meaning, tuple(values), values)
         for (name, allowed, meaning), values in sorted(found.items())
     ]
+
     return KeySection(
         "method",
         f'Hyperparameters; "{METHOD_DEFAULT}": the value that stands behind the method.',
@@ -160,12 +163,14 @@ def _node_section() -> KeySection:
 def _key(name: str, item: "Field[Any]", meaning: str, defaults: Mapping[str, Scalar]) -> Key:
     if name in _BUILT_IN:
         meaning = f"{meaning} Built in: {', '.join(_BUILT_IN[name])}."
+
     structures = _STRUCTURES.get(name)
     users = [
         user
         for user, method in METHODS.items()
         if structures is None or method.structure in structures
     ]
+
     return Key(name, defaults.get(name), _allowed(item), meaning, tuple(users), {})
 
 
@@ -181,6 +186,7 @@ def _allowed(item: "Field[Any]") -> str:
     kind = item.type.__name__ if isinstance(item.type, type) else None
     if allowed is None:
         return f"of type {kind}"
+
     return allowed if kind is None else f"{allowed} ({kind})"
 
 

@@ -83,6 +83,7 @@ def find(kind: Kind[Found], name: str) -> Found:
     """
     if name in kind.built_in:
         return kind.built_in[name]
+
     path = import_path(kind, name)
     found = _load(f"{kind.key} = {name!r}", path)
     try:
@@ -100,6 +101,7 @@ def import_path(kind: Kind[Any], name: str) -> str:
     """
     if IMPORT_PATH.fullmatch(name):
         return name
+
     offers: dict[str, EntryPoint] = {
         offer.value: offer for offer in entry_points(group=kind.group, name=name)
     }
@@ -113,7 +115,9 @@ def import_path(kind: Kind[Any], name: str) -> str:
             f"{kind.key} = {name!r}: more than one installed package offers it; name one of "
             f"{sorted(offers)}."
         )
+
     offer = next(iter(offers.values()))
+
     return f"{offer.module}:{offer.attr}"
 
 
@@ -173,6 +177,7 @@ def _load(where: str, path: str) -> Any:  # noqa: ANN401
         raise UnknownNameError(
             f"{where}: importing {module} failed, {type(error).__name__}: {error}"
         ) from error
+
     for attribute in attributes.split("."):
         if not hasattr(found, attribute):
             raise UnknownNameError(
@@ -180,6 +185,7 @@ def _load(where: str, path: str) -> Any:  # noqa: ANN401
                 f"{attributes!r}.{did_you_mean(attribute, (n for n in dir(found)))}"
             )
         found = getattr(found, attribute)
+
     return found
 
 

@@ -137,11 +137,13 @@ def read_run_config(raw: Mapping[str, Scalar]) -> RunConfig:
             f"unknown key {unknown[0]!r} in the run-config; known are {', '.join(sorted(known))}."
             f"{did_you_mean(unknown[0], known)}"
         )
+
     missing = sorted(known - set(raw))
     if missing:
         raise ConfigError(
             f"key {missing[0]!r} is missing in the run-config (in all: {', '.join(missing)})."
         )
+
     run_dir = _read_run_dir(raw)
     try:
         sections: dict[str, Any] = {
@@ -149,10 +151,12 @@ def read_run_config(raw: Mapping[str, Scalar]) -> RunConfig:
         }
     except ModuleNotFoundError as error:  # of an extra that the configuration needs
         raise ConfigError(str(error)) from error
+
     method = _read_method(raw)
     name = str(raw["method"])
     _check_names(sections["model"], name, method)
     _check_together(sections, method)
+
     return RunConfig(run_dir, name, method, raw=dict(raw), **sections)
 
 
@@ -164,14 +168,17 @@ def _read_method(raw: Mapping[str, Scalar]) -> Method:
         method = make_method(name, values)
     except ValueError as error:
         raise ConfigError(str(error)) from error
+
     for key in sorted(set(hyperparameters(method)) & {*RUN_KEYS, *RECORD_KEYS, *_section_keys()}):
         raise ConfigError(
             f"method = {name!r}: its hyperparameter {key!r} has the name of another key; rename it."
         )
+
     try:
         chosen = read_assignments(str(options))
         for key in sorted(set(chosen) & set(values)):
             raise ValueError(f"{key} has a value already, {values[key]!r}.")
+
         return with_hyperparameters(method, name, chosen)
     except ValueError as error:
         raise ConfigError(f"in method-options = {options!r}: {error}") from error
@@ -186,6 +193,7 @@ def _check_names(model: ModelConfig, name: str, method: Method) -> None:
         find(FUSION, model.fusion)
     except UnknownNameError as error:
         raise ConfigError(str(error)) from error
+
     if method.fusions is not None and model.fusion not in method.fusions:
         raise ConfigError(
             f"fusion = {model.fusion!r}: method {name!r} needs {' or '.join(method.fusions)}."
@@ -212,6 +220,7 @@ def _check_together(sections: Mapping[str, Any], method: Method) -> None:
             "personal-models = 'keep': no node trains heads of its own; set personal-epochs "
             "above 0."
         )
+
     _check_steps(sections["training"], method)
     if sections["privacy"].enabled:
         bounds = (sections["aggregation"].name, sections["guards"].max_example_ratio)
@@ -243,12 +252,14 @@ def _read_run_dir(raw: Mapping[str, Scalar]) -> str:
         raise ConfigError(
             f"run-dir = {run_dir!r}: must be the absolute path of a new run-dir, or empty (str)."
         )
+
     for key, needs in (
         ("resume", raw["resume"] is True),
         ("node-memory", raw["node-memory"] == "run-dir"),
     ):
         if needs and not run_dir:
             raise ConfigError(f"{key} = {raw[key]!r}: needs the run's directory, run-dir.")
+
     return run_dir
 
 

@@ -77,6 +77,7 @@ def run_in_process(
             f"num_nodes = {num_nodes}, {len(own)} node_configs: need one for each of 1 or more "
             "nodes."
         )
+
     config = dict(run_config or {})
     numbered = [
         {"partition-id": part, "num-partitions": num_nodes, **each} for part, each in enumerate(own)
@@ -85,4 +86,5 @@ def run_in_process(
     grid = _ListedReplies(client_app, numbered, config)
     context = Context(1, 1, {}, RecordDict(), config)
     server_app(grid=grid, context=context)
+
     return Finished(context, grid.contexts)

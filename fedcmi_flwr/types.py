@@ -142,4 +142,5 @@ def _added(
     total = dict(left)
     for name, value in right.items():
         total[name] = total[name] + value if name in total else value
+
     return total

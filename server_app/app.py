@@ -70,6 +70,7 @@ def run(
         except Exception as error:
             directory.write_error(error)
             raise
+
     return directory
 
 

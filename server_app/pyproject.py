@@ -35,6 +35,7 @@ def flower_app() -> Iterator[Path]:
     if not INSTALLED.is_file():
         yield HOME
         return
+
     with tempfile.TemporaryDirectory(prefix="fedcmi-app-") as name:
         app = Path(name) / "fedcmi-flwr"  # Flower checks the name
         package = Path(fedcmi_flwr.__file__).parent
@@ -80,4 +81,5 @@ def run_command(config: Mapping[str, Scalar], num_nodes: int, engine: str) -> st
     defaults, places = default_run_config(), ("run-dir", "node-memory", "resume")
     keys = [key for key in config if key not in places and config[key] != defaults[key]]
     chosen = [part for key in keys for part in ("--set", f"{key}={json.dumps(config[key])}")]
+
     return shlex.join(["fedcmi", "run", "--engine", engine, "--num-nodes", str(num_nodes), *chosen])

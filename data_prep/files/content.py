@@ -34,10 +34,12 @@ def _medium(path: Path, size: int, modified: int) -> str | None:
     """Return the medium of a file as it is; kept, since a file is asked for it several times."""
     with path.open("rb") as file:
         head = file.read(16)
+
     if not head:
         return None
     if head.startswith(b"\x93NUMPY"):
         return "numbers"
+
     return "image" if _is_image(path) else _streams(path, head)
 
 
@@ -59,6 +61,7 @@ def _streams(path: Path, head: bytes) -> str | None:
 
     if is_sound_file(path) and head[8:12] not in _OTHER_RIFF:
         return "sound"
+
     for kind, medium in (("video", "video"), ("audio", "sound")):
         try:
             with opened(path) as container:
@@ -66,4 +69,5 @@ def _streams(path: Path, head: bytes) -> str | None:
                 return "image" if container.format.name.endswith("_pipe") else medium
         except UnreadableFileError:
             continue
+
     return None

@@ -67,10 +67,12 @@ class Source:
         found = _PART.fullmatch(text)
         if found is None or Path(text).exists():
             return Source(Path(text))
+
         try:
             segment = float(found["start"]), float(found["end"])
         except ValueError:
             return Source(Path(text))
+
         return Source(Path(found["path"]), segment)
 
     @property
@@ -103,6 +105,7 @@ def _log_mel(
 
     waveform, rate = read_sound(source.path, source.segment, seconds=samples / rate_hz)
     clip = fit_clip(source.path, resample(waveform, rate, rate_hz), samples)
+
     return log_mel(clip.unsqueeze(0), rate_hz, bands, window, hop, floor).squeeze(0).numpy()
 
 
@@ -113,6 +116,7 @@ def _contour(source: Source, *, rate_hz: int, samples: int, hop: int, floor: flo
 
     waveform, rate = read_sound(source.path, source.segment, seconds=samples / rate_hz)
     clip = fit_clip(source.path, resample(waveform, rate, rate_hz), samples)
+
     return contour(clip.unsqueeze(0), rate_hz, hop, floor).squeeze(0).numpy()
 
 
@@ -153,6 +157,7 @@ def _tokens(source: Source, *, tokens: int, tweets: bool, tokenizer: str) -> NDA
         raise UnreadableFileError(
             source.path, f"not UTF-8 text ({error}); save it again."
         ) from error
+
     return cut_text(clean_tweet(text) if tweets else text, tokenizer, tokens)
 
 
@@ -183,8 +188,10 @@ def _array(source: Source, *, shape: list[int], dtype: str) -> NDArray[Any]:
         raise UnreadableFileError(
             source.path, f"not an NPY file ({error}); write it again."
         ) from error
+
     if list(sample.shape) != shape or sample.dtype.name != dtype:
         raise UnreadableFileError(source.path, f"holds {found}, expected {dtype} {shape}.")
+
     return channels_first(sample)
 
 
@@ -236,6 +243,7 @@ def maker_of(modality: str, recipe: Recipe) -> Maker:
             f"none of this release's ({', '.join(sorted(MAKERS))}); use the release that prepared "
             "the data."
         )
+
     return maker
 
 
@@ -282,6 +290,7 @@ def make_sample(source: Source, modality: ModalitySpec, recipe: Recipe) -> NDArr
         raise FileNotFoundError(
             f"{source.path}: no such file; it was to become modality {modality.name!r}."
         )
+
     arguments = {key: value for key, value in recipe.items() if key not in FOR_MATCHING}
     array = np.asarray(maker_of(modality.name, recipe).make(source, **arguments))
     if array.shape != modality.shape:
@@ -289,8 +298,11 @@ def make_sample(source: Source, modality: ModalitySpec, recipe: Recipe) -> NDArr
             f"{source.path}: became {list(array.shape)}, but modality {modality.name!r} is "
             f"{list(modality.shape)}; the recipe is not that of the data."
         )
+
     with np.errstate(over="ignore"):  # infinities are found below
         stored = array.astype(modality.dtype)
+
     if not np.isfinite(stored).all():
         raise UnreadableFileError(source.path, f"not finite as {modality.dtype}; look at the file.")
+
     return stored

@@ -86,18 +86,22 @@ def match(arguments: Sequence[str], recipes: Recipes) -> Matched:
     for source in [*given.named.values(), *given.plain]:
         if not source.path.is_file():
             raise FileNotFoundError(f"{source.path}: no such file or directory.")
+
     if not given.many:
         try:
             return Matched([RawSample(_assign(given.plain, recipes, given.named))])
         except _TakenError:
             if given.named:
                 raise
+
     by_name: dict[str, list[Source]] = {}
     for source in given.plain:
         by_name.setdefault(source.path.stem, []).append(source)
+
     samples = [
         each for sources in by_name.values() for each in _of_one_name(sources, recipes, given.said)
     ]
+
     return Matched(samples, given.skipped)
 
 
@@ -112,10 +116,12 @@ def _of_one_name(
         folders: dict[Path, list[Source]] = {}
         for source in sources:
             folders.setdefault(source.path.parent, []).append(source)
+
         parts = [_assign(files, recipes, {}, said) for files in folders.values()]
         owned = {name for part in parts for name in part}
         if len(folders) < 2 or (len(owned) > 1 and all(len(part) == 1 for part in parts)):
             raise  # which of them belong together, nothing says
+
     yield from map(RawSample, parts)
 
 
@@ -141,6 +147,7 @@ def _read(arguments: Sequence[str], recipes: Recipes) -> _Given:
             raise PrepError(
                 f"{argument}: {name!r} is {given.named[name].path} already; give one file for it."
             )
+
         if equals and name in recipes and Path(file).is_dir():
             taken, others = _files(Path(file), {name: recipes[name]})
             given.said |= dict.fromkeys(taken, name)
@@ -160,8 +167,10 @@ def _read(arguments: Sequence[str], recipes: Recipes) -> _Given:
             given.many = True
         else:
             given.plain.append(Source.parse(argument))
+
     if given.named and given.many:
         raise PrepError("NAME=FILE is one sample, a directory is many: give one or the other.")
+
     return given
 
 
@@ -176,6 +185,7 @@ def _fitting(modality: Modality, source: Source, recipes: Recipes) -> Source:
             f"{modality}={source.path}: is no {' or '.join(media)} file but {source.medium}, by "
             f"its ending; give one that {modality!r} is made of."
         )
+
     return source
 
 
@@ -197,6 +207,7 @@ def _files(directory: Path, recipes: Recipes) -> tuple[list[Source], list[Path]]
         raise PrepError(
             f"{directory}: holds no file to predict from, of {len(found)}; need one of {endings}."
         )
+
     return taken, [path for path in found if Source(path).medium not in media]
 
 
@@ -218,12 +229,16 @@ def _assign(
                 "of them out, or give the files of each sample a name of its own before the "
                 "ending."
             )
+
         found[name] = source
+
     for source in sources:
         _add_sound(source, own, found)
+
     for name, origin in shared.items():
         if name not in found and origin in found:
             found[name] = found[origin]
+
     return {name: found[name] for name in recipes if name in found}
 
 
@@ -242,12 +257,14 @@ def _modality_of(source: Source, recipes: Recipes) -> Modality:
         raise PrepError(
             f"{source.path}: is {source.medium}, and the model is asked for {wanted}; leave it out."
         )
+
     if len(fitting) > 1:
         choices = " or ".join(f"{name}={source.path}" for name in fitting)
         raise PrepError(
             f"{source.path}: may be one of {fitting}; give {choices}, or ask for one of them as "
             "--modalities."
         )
+
     return fitting[0]
 
 
@@ -307,9 +324,11 @@ def chunks(
         ]
         arrays = {m.name: np.zeros((len(part), *m.shape), m.dtype) for m in used}
         present = {m.name: np.array([m.name in values for _, values in part]) for m in used}
+
         for row, (_, values) in enumerate(part):
             for name, value in values.items():
                 arrays[name][row] = value
+
         if part:
             yield Chunk([name for name, _ in part], arrays, present)
 
@@ -331,4 +350,5 @@ def _decode(
             unreadable[source.path] = (
                 f"cannot be read ({error.strerror or error}); look at the file."
             )
+
     return values

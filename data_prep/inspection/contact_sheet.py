@@ -64,14 +64,18 @@ def write_contact_sheet(directory: Path, path: Path) -> Path:
             axis.set_yticks([])
             if label == 0:
                 axis.set_title(spec.modalities[column].name)
+
             if position < len(chosen):
                 _draw(axis, spec, samples, chosen[position], column)
             else:
                 axis.set_axis_off()
+
         row[0].set_ylabel(textwrap.fill(spec.classes[label], 16))
+
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as partial:
         figure.savefig(partial, dpi=100, format="png", metadata={"Software": None})
+
     return path
 
 
@@ -94,6 +98,7 @@ def choose_samples(samples: Samples, label: int) -> list[int]:
     rows = np.flatnonzero(samples.labels == label)
     complete = samples.has[rows].all(axis=1)
     ordered = [*rows[complete][:1], *rows[~complete][:1], *rows[complete][1:], *rows[~complete][1:]]
+
     return sorted(int(row) for row in ordered[:SAMPLES])
 
 
@@ -104,6 +109,7 @@ def _draw(axis: "Axes", spec: DatasetSpec, samples: Samples, row: int, column: i
             0.5, 0.5, "missing", ha="center", va="center", color="tab:red", transform=axis.transAxes
         )
         return
+
     _DRAWN[modality.kind](axis, np.asarray(samples.arrays[modality.name][row]), spec)
 
 
@@ -116,6 +122,7 @@ def _draw_image(axis: "Axes", image: NDArray[Any], spec: DatasetSpec) -> None:
         picture = picture.astype(np.float32)
         low, high = picture.min(), picture.max()
         picture = (picture - low) / max(high - low, np.finfo(np.float32).tiny)
+
     limits = (0, 255) if picture.dtype == np.uint8 else (0, 1)
     axis.imshow(picture.transpose(1, 2, 0).squeeze(), cmap="gray", vmin=limits[0], vmax=limits[1])
 
@@ -144,6 +151,7 @@ def _draw_tokens(axis: "Axes", tokens: NDArray[Any], spec: DatasetSpec) -> None:
         words = decode_text(tokens, spec.tools["tokenizer"])
     except (KeyError, PrepError):
         words = ""
+
     text = f"{textwrap.shorten(words, 110)}\n({count})" if words else count
     plain = text.replace(
         "$", r"\$"

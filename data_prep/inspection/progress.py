@@ -62,12 +62,15 @@ def prepare_visibly(console: Console, make: Callable[[Show], Path]) -> Path:
             nonlocal last
             if last is None:  # what an earlier call made does not count for the speed
                 bar.reset(task, total=progress.total, completed=progress.done)
+
             bar.update(task, completed=progress.done)
             last = progress
 
         made = make(show)
+
     stored = sum(read_spec(made).splits.values())
     console.print(finished(made, stored, last, time.perf_counter() - start), markup=False)
+
     return made
 
 
@@ -98,12 +101,14 @@ def finished(made: Path, stored: int, progress: DecodingProgress | None, seconds
     """
     if progress is None:
         return f"prepared {made}: {stored} samples, there already with these settings"
+
     rate = (progress.done - progress.resumed) / seconds
     resumed = (
         f"; {progress.resumed} of them were there from an interrupted call"
         if progress.resumed
         else ""
     )
+
     return (
         f"prepared {made}: {stored} samples in {seconds:.1f} s ({rate:.1f} samples per "
         f"second){resumed}"

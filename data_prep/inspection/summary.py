@@ -87,6 +87,7 @@ def summarise(directory: Path) -> Summary:
         lacking = (~samples.has).sum(axis=0).tolist()
         missing[split] = dict(zip(spec.modality_names, lacking, strict=True))
         groups[split] = set(read_columns(samples_path(directory, split))["group"])
+
     stored = {
         name: sum(array_path(directory, split, name).stat().st_size for split in splits)
         for name in spec.modality_names
@@ -98,6 +99,7 @@ def summarise(directory: Path) -> Summary:
     ]
     sizes = {split: len(members) for split, members in groups.items()}
     suspects = find_suspects(stored_samples, len(spec.classes))
+
     return Summary(spec, counts, missing, sizes, overlaps, _excluded(directory), stored, suspects)
 
 
@@ -105,6 +107,7 @@ def _excluded(directory: Path) -> list[Reason]:
     path = directory / EXCLUDED
     if not path.is_file():
         return []
+
     with path.open(encoding="utf-8", newline="") as file:
         return by_reason(Exclusion(**row) for row in csv.DictReader(file))
 
@@ -120,10 +123,12 @@ def _modalities(summary: Summary) -> Table:
     table = Table(title=Text(f"{summary.spec.name}: what a sample is"))
     for column in ("modality", "kind", "shape", "dtype", "size"):
         table.add_column(column, justify="right" if column == "size" else "left", overflow="fold")
+
     for modality in summary.spec.modalities:
         shape = " x ".join(str(side) for side in modality.shape)
         size = filesize.decimal(summary.stored[modality.name])
         table.add_row(Text(modality.name), modality.kind, shape, modality.dtype, size)
+
     return table
 
 
@@ -131,8 +136,10 @@ def _splits(summary: Summary) -> Table:
     table = Table(title="samples")
     for column in ("", *summary.counts):
         table.add_column(Text(column), justify="right" if column else "left", overflow="fold")
+
     for row in _counted(summary):
         table.add_row(*(Text(cell) for cell in row))
+
     return table
 
 
@@ -142,29 +149,35 @@ def _counted(summary: Summary) -> Iterator[tuple[str, ...]]:
     yield ("samples", *(str(int(summary.counts[split].sum())) for split in splits))
     for number, name in enumerate(summary.spec.classes):
         yield (name, *(str(int(summary.counts[split][number])) for split in splits))
+
     for modality in summary.spec.modality_names:
         if any(summary.missing[split][modality] for split in splits):
             yield (
                 f"without {modality}",
                 *(str(summary.missing[split][modality]) for split in splits),
             )
+
     yield ("groups", *(str(summary.groups[split]) for split in splits))
 
 
 def _remarks(summary: Summary) -> Iterator[str]:
     if len(summary.counts) > 1 and not summary.overlaps:
         yield "no group is in two splits"
+
     for overlap in summary.overlaps:
         first, second = overlap.splits
         yield f"{named(overlap.groups, 'group')} in both {first} and {second}"
+
     if not summary.excluded:
         yield "nothing was excluded"
+
     for excluded in summary.excluded:
         where = placed(excluded.places)
         yield (
             f"excluded: {named(excluded.ids, 'sample')}: "
             f"{excluded.text}{f' ({where})' if where else ''}"
         )
+
     for each in summary.suspects:
         where = placed({split: _by_name(summary, counts) for split, counts in each.counts.items()})
         yield f"look at {each.total} of {each.modality} that are stored: {each.flaw} ({where})"

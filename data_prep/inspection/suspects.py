@@ -67,6 +67,7 @@ def find_suspects(splits: Mapping[str, Samples], classes: int) -> list[Suspects]
                     counts = np.bincount(samples.labels[rows[bad]], minlength=classes)
                     by_split = found.setdefault((modality.name, flaw), {})
                     by_split[split] = by_split.get(split, 0) + counts
+
     return [Suspects(name, flaw, counts) for (name, flaw), counts in found.items()]
 
 
@@ -79,10 +80,12 @@ def _flaws(
         bad = ~np.isfinite(values.reshape(len(values), -1)).all(axis=1)
         if bad.any():
             yield NOT_FINITE, bad
+
     if modality.kind in CONSTANT:
         constant = _constant(modality, values) & ~bad
         if constant.any():
             yield CONSTANT[modality.kind], constant
+
     if modality.kind == "tokens":
         empty = np.count_nonzero(values, axis=1) <= EMPTY_TEXT
         if empty.any():
@@ -98,4 +101,5 @@ def _constant(modality: ModalitySpec, values: NDArray[np.generic]) -> NDArray[np
     constant = (flat[..., ::_GLANCE] == first).all(axis=(1, 2))
     for row in np.flatnonzero(constant):
         constant[row] = bool((flat[row] == first[row]).all())
+
     return np.asarray(constant)

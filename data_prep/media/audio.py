@@ -75,15 +75,18 @@ def read_sound(
     """
     if not path.is_file():
         raise UnreadableFileError(path, "not found; complete the raw archive.")
+
     if segment is None and stream in (None, 1) and is_sound_file(path):
         try:
             return _checked(path, *_read_sound_file(path, seconds))
         except soundfile.LibsndfileError as error:
             reason = f"not decodable as audio ({error.error_string}); fetch the file again."
+
         try:
             return _checked(path, *_read_soundtrack(path, None, seconds, stream))
         except UnreadableFileError as error:
             raise UnreadableFileError(path, true_reason(path, reason)) from error
+
     return _checked(path, *_read_soundtrack(path, segment, seconds, stream))
 
 
@@ -105,8 +108,10 @@ def _read_sound_file(path: Path, seconds: float | None) -> tuple[Float[Tensor, "
             )
             if not len(block):
                 break
+
             blocks.append(torch.from_numpy(block).mean(dim=1))
             left -= len(block)
+
         return torch.cat(blocks) if blocks else torch.zeros(0), int(file.samplerate)
 
 
@@ -119,6 +124,7 @@ def _read_soundtrack(
 
     if segment is None and seconds is not None:
         segment = (0.0, seconds + _MARGIN)
+
     return read_soundtrack(path, segment, stream)
 
 
@@ -132,6 +138,7 @@ def _checked(
         raise UnreadableFileError(
             path, "holds samples that are infinite or not a number; fetch the file again."
         )
+
     peak = float(waveform.abs().max())
     if peak > LOUDEST:
         raise UnreadableFileError(
@@ -143,6 +150,7 @@ def _checked(
         raise UnreadableFileError(
             path, f"its header says {rate} Hz, which no recording has; look at the file."
         )
+
     return waveform, rate
 
 
@@ -198,11 +206,13 @@ def add_noise(
     """
     if not math.isfinite(snr_db):
         raise ValueError(f"snr_db = {snr_db}: must be a finite number of dB.")
+
     power = waveform.square().mean()
     if not bool(power):
         raise ValueError(
             "the clip is silent: a signal-to-noise ratio needs a signal; leave it out."
         )
+
     return waveform + noise * (power * 10 ** (-snr_db / 10)).sqrt()
 
 
@@ -247,6 +257,7 @@ def log_mel(
         raise ValueError(
             f"waveforms of {waveforms.shape[-1]} samples: shorter than the window, {n_fft} samples."
         )
+
     power: Tensor = _mel_transform(rate, n_mels, n_fft, hop)(waveforms)
     return (power + floor).log().unsqueeze(1)
 
@@ -341,9 +352,11 @@ def log_spectrogram(
     std, mean = torch.std_mean(logs, correction=0)
     if float(std) < 1e-4:
         raise UnreadableFileError(path, f"silent; {TOO_QUIET}")
+
     standardised: Float16[np.ndarray, "1 frequencies windows"] = (
         ((logs - mean) / std).half().unsqueeze(0).numpy()
     )
+
     return standardised
 
 
@@ -359,4 +372,5 @@ def fit_clip(
     clip = fit_length(waveform, samples)
     if not bool(clip.any()):
         raise UnreadableFileError(path, f"silent in its first {samples} samples; {TOO_QUIET}")
+
     return clip

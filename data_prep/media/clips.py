@@ -77,10 +77,12 @@ def visual_stream(name: Modality, count: int, frame_size: int, track: int | None
     """
     if frame_size < 16:
         raise PrepError(f"frame_size = {frame_size}: must be 16 pixels or more.")
+
     shape = (count, 3, frame_size, frame_size)
     recipe = {"maker": "video-frames", "count": count, "size": frame_size}
     recipe |= {} if track is None else {"stream": track}
     decode = partial(_frames, count, frame_size, track)
+
     return Stream(name, "frames", shape, "uint8", decode, recipe, IMAGENET_MEAN_STD)
 
 

@@ -97,12 +97,14 @@ def choose_stream(
         raise UnreadableFileError(
             path, f"has {len(streams)} {kind} streams, asked for number {number}."
         )
+
     default = [each for each in streams if each.disposition & Disposition.default]
     chosen: Any = (default or streams)[0] if number is None else streams[number - 1]
     if chosen.codec_context is None:
         raise UnreadableFileError(
             path, f"its {kind} is in a codec that FFmpeg does not know; convert it."
         )
+
     return chosen
 
 
@@ -181,9 +183,11 @@ def scan_packets(
             raise UnreadableFileError(
                 path, "cut off or damaged: a packet is not whole; fetch the file again."
             )
+
         time = packet.dts if packet.pts is None else packet.pts
         if time is not None and packet.time_base is not None:
             end = max(end, float((time + (packet.duration or 0)) * packet.time_base))
+
         if packet.stream_index == stream.index:
             is_guess = states_no_order and packet.pts != packet.dts
             packets.append(
@@ -199,4 +203,5 @@ def scan_packets(
             f"cut off: ends at {end - float(origin):.2f} s, its header says {stated:.2f} s; fetch "
             "the file again.",
         )
+
     return Scan(packets, stream.time_base or Fraction(1), origin)

@@ -23,11 +23,13 @@ def check_container_whole(path: Path) -> None:
     size = path.stat().st_size
     with path.open("rb") as file:
         head = file.read(512)
+
     packet = next((length for start, length in _PACKETS if head[start::length][:2] == b"GG"), 1)
     if size % packet:
         raise UnreadableFileError(
             path, "cut off: its last packet is not whole; fetch the file again."
         )
+
     expected = _stated_size(path, head, size)
     if expected > size + 1:
         raise UnreadableFileError(
@@ -40,10 +42,12 @@ def _stated_size(path: Path, head: bytes, size: int) -> int:
     if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
         declared = int(struct.unpack("<I", head[4:8])[0])
         return declared + 8 if 0 < declared < 0x7FFFF000 else size
+
     if head[:4] == _EBML:
         return _matroska_size(head, size)
     if head[4:8] in _BOXES:
         return _boxes_end(path, size)
+
     return size
 
 
@@ -56,9 +60,11 @@ def _boxes_end(path: Path, size: int) -> int:
             length, kind, large = struct.unpack(">I4sQ", file.read(16).ljust(16, b"\0"))
             if length == 0 or not kind.isalnum():  # to the end of the file; or no box any more
                 return size
+
             place += large if length == 1 else length
             if length == 1 and large < 16:
                 return size
+
     return max(place, size)
 
 
@@ -67,8 +73,10 @@ def _matroska_size(head: bytes, size: int) -> int:
     place = head.find(_SEGMENT)
     if place < 0:
         return size
+
     length, digits = _number(head[place + 4 :])
     unknown = (1 << (7 * digits)) - 1
+
     return size if not digits or length == unknown else place + 4 + digits + length
 
 
@@ -80,4 +88,5 @@ def _number(data: bytes) -> tuple[int, int]:
     digits = 9 - first.bit_length()
     if not first or len(data) < digits:
         return 0, 0
+
     return int.from_bytes(data[:digits], "big") & ((1 << (7 * digits)) - 1), digits

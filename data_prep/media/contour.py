@@ -49,6 +49,7 @@ def contour(
     lags = torch.arange(round(rate / HIGHEST_HZ), round(rate / LOWEST_HZ) + 1)
     correlation = torch.stack([_correlation(frames, int(lag)) for lag in lags], dim=2)
     voicing, place = correlation.max(dim=2)
+
     return torch.stack([energy, (rate / lags[place]).log(), voicing], dim=1)
 
 

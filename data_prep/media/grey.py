@@ -88,6 +88,7 @@ def _read_idx(path: Path, dimensions: int) -> np.ndarray[tuple[int, ...], np.dty
             f"(IDX, unsigned bytes, {dimensions} dimensions) and sizes; is the file what its name "
             "says?",
         )
+
     sizes = struct.unpack(f">{dimensions}I", content[4:header])
     if len(content) - header != math.prod(sizes):
         raise UnreadableFileError(
@@ -95,6 +96,7 @@ def _read_idx(path: Path, dimensions: int) -> np.ndarray[tuple[int, ...], np.dty
             f"{len(content) - header} bytes of data, its header says "
             f"{' x '.join(map(str, sizes))}; fetch the file again.",
         )
+
     return np.frombuffer(content, np.uint8, offset=header).reshape(sizes).copy()
 
 
@@ -140,6 +142,7 @@ def read_grey(path: Path) -> Float[Tensor, "height width"]:
         upright = load_upright(path, image, max(image.size))
         if is_deep(upright):
             return torch.from_numpy(unit_range(path, upright, getattr(image, "tag_v2", {})))
+
         return torch.from_numpy(np.array(upright.convert("L"), dtype=np.float32)) / 255
 
 
@@ -166,7 +169,9 @@ def fit_square(image: Float[Tensor, "height width"], size: int) -> Float[Tensor,
     )
     if longer <= size:
         return square if longer == size else upscale(square.unsqueeze(0), size).squeeze(0)
+
     planes = square[None, None]
+
     return torch.nn.functional.interpolate(planes, (size, size), mode="bilinear", antialias=True)[
         0, 0
     ]

@@ -42,6 +42,7 @@ def buckets_of(tokenizer: str) -> int:
             f"tokenizer {tokenizer!r}: must be {PREFIX}BUCKETS with {FEWEST} to {MOST} buckets, "
             f"such as {PREFIX}4096, which the encoders bag-of-words and text-cnn have rows for."
         )
+
     return int(number)
 
 
@@ -79,6 +80,7 @@ def pieces(text: str) -> list[str]:
             words.append(word)
             marked = f"<{word}>"
             grams += [marked[place : place + 3] for place in range(len(marked) - 2)]
+
     return words + grams
 
 
@@ -112,7 +114,9 @@ def _kind(character: str) -> str:
     """Return what a character is part of."""
     if character.isspace():
         return "space"
+
     category = unicodedata.category(character)[0]
     if category not in "LMN":  # letters, marks on them, and digits
         return "alone"
+
     return "without spaces" if WITHOUT_SPACES.match(character) else "word"

@@ -58,9 +58,11 @@ class _Rows:
         """Return a row, drawing those before it that were not drawn yet."""
         if row < self.row:
             self._begin()
+
         while self.row < row:
             self.noise = torch.randn(self.shape, generator=self.generator)
             self.row += 1
+
         return self.noise
 
 

@@ -51,6 +51,7 @@ def read_numbers(
     """
     if not path.is_file():
         raise UnreadableFileError(path, "not found; complete the archive.")
+
     try:
         names, numbers = (None, read_npy(path)) if _is_npy(path) else _read_csv(path, header)
         if numbers.ndim not in (1, 2) or not numbers.size or numbers.dtype.kind not in "fiub":
@@ -59,6 +60,7 @@ def read_numbers(
             raise ValueError("holds numbers that are infinite or missing")
     except (ValueError, EOFError, csv.Error) as error:
         raise UnreadableFileError(path, f"not a {what} ({error}); write it again.") from error
+
     return names, numbers if isinstance(numbers, np.memmap) else numbers.astype(np.float64)
 
 
@@ -93,6 +95,7 @@ def read_npy(path: Path) -> NDArray[Any]:
         raise
     except Exception as error:  # of many kinds: NumPy evaluates the header
         raise ValueError(f"its header is damaged: {error}") from error
+
     return np.asanyarray(mapped) if path.stat().st_size > _LARGE_BYTES else np.array(mapped)
 
 
@@ -105,6 +108,7 @@ def _is_finite(path: Path, numbers: NDArray[Any]) -> bool:
         return bool(np.isfinite(numbers).all())
     if numbers.dtype.kind != "f":
         return True
+
     with path.open("rb") as file:
         file.seek(numbers.offset)
         left = numbers.size
@@ -112,7 +116,9 @@ def _is_finite(path: Path, numbers: NDArray[Any]) -> bool:
             part = np.fromfile(file, numbers.dtype, min(left, _CHUNK))
             if not np.isfinite(part).all():
                 return False
+
             left -= len(part)
+
     return True
 
 
@@ -127,15 +133,18 @@ def _read_csv(path: Path, stated: bool | None) -> tuple[list[str] | None, NDArra
             if not width and names is None and _is_header(cells, stated):
                 names = cells
                 continue
+
             count, width = count + 1, width or len(cells)
             if len(cells) != width:
                 raise ValueError(f"row {count} has {len(cells)} cells, row 1 has {width}")
             if names is not None and len(names) != width:
                 raise ValueError(f"its header has {len(names)} names, row 1 has {width} cells")
+
             numbers.extend(
                 _number(cell, f"row {count}, column {column}")
                 for column, cell in enumerate(cells, 1)
             )
+
     return names, np.array(numbers).reshape(count, width)
 
 
@@ -146,6 +155,7 @@ def _is_header(cells: list[str], stated: bool | None) -> bool:
     """
     if stated is False:
         return False
+
     numeric = [_NUMBER.fullmatch(cell) is not None for cell in cells]
     if len(cells) > 1 and not cells[0] and not any(numeric[1:]) and all(cells[1:]):
         raise ValueError(
@@ -164,6 +174,7 @@ def _is_header(cells: list[str], stated: bool | None) -> bool:
             f"its first row, {','.join(cells)}, is neither all numbers nor all names; say "
             "--header yes or no"
         )
+
     return not any(numeric)
 
 

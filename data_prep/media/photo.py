@@ -54,11 +54,14 @@ def _to_rgb(path: Path, image: Image.Image, opened: Image.Image) -> Image.Image:
     if is_deep(image):
         levels = unit_range(path, image, getattr(opened, "tag_v2", {})) * 256
         return Image.fromarray(levels.clip(0, 255).astype(np.uint8)).convert("RGB")
+
     if image.mode == "RGB" and not image.has_transparency_data:
         return image
     if not image.has_transparency_data:
         return image.convert("RGB")
+
     behind = Image.new("RGBA", image.size, PADDING)
+
     return Image.alpha_composite(behind, image.convert("RGBA")).convert("RGB")
 
 
@@ -69,6 +72,7 @@ def _centre(image: Image.Image, size: int) -> Image.Image:
     square = Image.new("RGB", (size, size), PADDING)
     scaled = image.resize((width, height), Image.Resampling.BILINEAR)
     square.paste(scaled, ((size - width) // 2, (size - height) // 2))
+
     return square
 
 
@@ -98,6 +102,8 @@ def photo_stream(name: Modality, size: int = PHOTO_SIZE) -> Stream:
     """
     if size < 1:
         raise PrepError(f"image size {size}: must be 1 pixel or more.")
+
     decode = functools.partial(decode_photo, size=size)
     recipe = {"maker": "photo", "size": size}
+
     return Stream(name, "image", (3, size, size), "uint8", decode, recipe, (CENTRE, CENTRE))

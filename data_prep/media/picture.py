@@ -97,6 +97,7 @@ def load_upright(path: Path, image: Image.Image, side: int) -> Image.Image:
             f"{image.width} x {image.height} pixels take {megabytes:.0f} MB to decode; scale it "
             "down.",
         )
+
     image.load()
     try:
         orientation = image.getexif().get(
@@ -104,8 +105,10 @@ def load_upright(path: Path, image: Image.Image, side: int) -> Image.Image:
         )  # after load: some formats are turned by it
     except (OSError, ValueError, SyntaxError, struct.error):
         orientation = None
+
     if megabytes > 100 and image.mode in ("L", "RGB"):
         image = image.reduce(max(1, int(max(image.size) / (2 * side))))
+
     return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
 
 
@@ -143,6 +146,7 @@ def unit_range(
         raise UnreadableFileError(
             path, "holds pixels that are infinite or not a number; write it again."
         )
+
     low, high = float(values.min()), float(values.max())
     stated = next((float(np.ravel(tags[tag])[0]) for tag in _LARGEST_TAGS if tag in tags), None)
     advice = "scale it, or state the value of white as MaxSampleValue (TIFF)."
@@ -160,8 +164,10 @@ def unit_range(
         raise UnreadableFileError(
             path, f"integers of 32 bits, {low:g} to {high:g}: what is white? {advice}"
         )
+
     if low < 0 or high > white:
         raise UnreadableFileError(
             path, f"values of {low:g} to {high:g}, expected 0 to {white:g}; {advice}"
         )
+
     return (values / white).astype(np.float32)

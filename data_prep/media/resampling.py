@@ -41,12 +41,14 @@ def resample(
     """
     if rate == wanted:
         return waveform
+
     divisor = math.gcd(rate, wanted)
     old, new = rate // divisor, wanted // divisor
     taps = 2 * math.ceil(_WIDTH * old / (min(old, new) * _ROLLOFF)) + old
     if new * taps <= _LARGEST_KERNEL:
         resampled: Tensor = _resampler(rate, wanted)(waveform)
         return resampled
+
     return _by_blocks(waveform, old, new)
 
 
@@ -77,4 +79,5 @@ def _by_blocks(
         weights = cutoff * torch.sinc(clipped) * torch.cos(clipped * math.pi / _WIDTH / 2).square()
         values = padded[nearest[:, None] + offsets + reach]
         parts.append((values * weights.float()).sum(dim=1))
+
     return torch.cat(parts)

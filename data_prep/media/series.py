@@ -70,6 +70,7 @@ def resample_points(
         series[rows].astype(np.float64) for rows in (before, after)
     )  # all that is needed of a large file
     values = (high - low) * (wanted - before)[:, None] + low
+
     return np.ascontiguousarray(values.T, np.float32)
 
 
@@ -85,6 +86,7 @@ def decode_series(
         raise UnreadableFileError(
             Path(path), f"{series.shape[1]} channels, expected are {channels}."
         )
+
     with np.errstate(over="ignore"):  # infinities are found where rows are written
         return resample_points(series, points)
 
@@ -117,7 +119,9 @@ def series_stream(
     """
     if points < 2:
         raise PrepError(f"points = {points}: must be 2 or more.")
+
     decode: Any = functools.partial(decode_series, channels=channels, points=points, header=header)
     recipe = {"maker": "series", "channels": channels, "points": points}
     recipe |= {} if header is None else {"header": header}
+
     return Stream(name, "series", (channels, points), "float32", decode, recipe, MEASURED)

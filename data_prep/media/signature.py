@@ -38,13 +38,17 @@ def true_reason(path: Path, otherwise: str) -> str:
     """
     with path.open("rb") as file:
         head = file.read(512)
+
     if not head:
         return "an empty file; fetch the file again."
+
     for start, what in _KNOWN:
         if head.startswith(start):
             return f"{what}."
+
     if head.lstrip().lower().startswith((b"<!doctype html", b"<html", b"<?xml")):
         return "a web page (perhaps an error message of the server); fetch the file again."
+
     return otherwise
 
 

@@ -50,10 +50,12 @@ def read_soundtrack(
         scan_packets(
             path, container, choose_stream(path, container, "audio", stream), trust_duration=True
         )
+
     start, end = segment or (0.0, math.inf)
     with opened(path) as container:
         chosen = choose_stream(path, container, "audio", stream)
         waveform, rate = _decode_sound(path, container, chosen, start, end)
+
     if not len(waveform):
         raise UnreadableFileError(
             path, f"holds no sound from {start:g} s to {end:g} s; look at the segment."
@@ -62,6 +64,7 @@ def read_soundtrack(
         raise UnreadableFileError(
             path, "its sound is infinite or not a number in places; fetch the file again."
         )
+
     return waveform, rate
 
 
@@ -83,11 +86,13 @@ def _decode_sound(
     origin = (container.start_time or 0) / av.time_base
     if start > _PREROLL:
         container.seek(int((start - _PREROLL + origin) * av.time_base))
+
     fifo, begin = av.AudioFifo(), 0.0
     frames: Iterator[Any] = container.decode(stream)
     for frame in frames:
         if not fifo.samples_written:
             begin = 0.0 if frame.time is None else frame.time - origin
+
         frame.pts = None  # from the first one on, samples are counted
         try:
             fifo.write(frame)
@@ -95,15 +100,19 @@ def _decode_sound(
             raise UnreadableFileError(
                 path, f"its sound changes its format on the way ({error}); convert it."
             ) from error
+
         if begin + fifo.samples_written / stream.rate >= end:
             break
+
     whole = fifo.read()
     if whole is None:
         return torch.zeros(0), stream.rate
+
     (planar,) = av.AudioResampler(format="fltp").resample(whole)
     waveform = torch.from_numpy(planar.to_ndarray()).mean(dim=0)
     skip = max(round((start - begin) * whole.rate), 0)
     wanted = (
         len(waveform) if math.isinf(end) else max(round((end - max(start, begin)) * whole.rate), 0)
     )
+
     return waveform[skip : skip + wanted], whole.rate

@@ -57,6 +57,7 @@ def clean_tweet(tweet: str) -> str:
     text = html.unescape(tweet).lower()
     for pattern in (_URL, _USER, _RETWEET):
         text = pattern.sub(" ", text)
+
     return " ".join(text.split()) if any(map(str.isalnum, text)) else ""
 
 
@@ -85,8 +86,10 @@ def load_tokenizer(source: str, local_only: bool = False) -> Any:  # noqa: ANN40
     """
     if is_hashed(source):
         raise PrepError(f"tokenizer {source!r}: has no words that its tokens could become again.")
+
     with needs("text"):
         from transformers import BertTokenizerFast
+
     advice = (
         "give a directory with vocab.txt or tokenizer.json, such as a copy of bert-base-uncased."
     )
@@ -97,13 +100,16 @@ def load_tokenizer(source: str, local_only: bool = False) -> Any:  # noqa: ANN40
         raise PrepError(
             f"tokenizer {source!r}: a directory without vocab.txt and tokenizer.json; {advice}"
         )
+
     try:
         name = str(directory) if directory.is_dir() else source
         tokenizer = BertTokenizerFast.from_pretrained(name, local_files_only=local_only)
     except Exception as error:  # the hub, the network, or a broken file: many kinds
         raise PrepError(f"tokenizer {source!r}: cannot be loaded ({error}); {advice}") from error
+
     if len(tokenizer) <= len(SPECIAL):  # what transformers makes of a name without a vocabulary
         raise PrepError(f"tokenizer {source!r}: has no words; {advice}")
+
     missing = [token for token in SPECIAL[:4] if token not in tokenizer.get_vocab()]
     if missing or tokenizer.pad_token_id != 0:
         found = (
@@ -112,6 +118,7 @@ def load_tokenizer(source: str, local_only: bool = False) -> Any:  # noqa: ANN40
             else f"pads with token {tokenizer.pad_token_id}, must be 0"
         )
         raise PrepError(f"tokenizer {source!r}: {found}; {advice}")
+
     return tokenizer
 
 
@@ -150,10 +157,12 @@ def described(tokenizer: str) -> str:
     """
     if is_hashed(tokenizer):
         return f"{PREFIX}{buckets_of(tokenizer)}"
+
     backend = load_tokenizer(tokenizer).backend_tokenizer
     copy = type(backend).from_str(backend.to_str())
     copy.no_truncation()
     copy.no_padding()
+
     return str(copy.to_str())
 
 
@@ -161,9 +170,11 @@ def described(tokenizer: str) -> str:
 def _cutter(described: str, tokens: int) -> Any:  # noqa: ANN401 (tokenizers comes with the optional transformers)
     with needs("text"):
         from tokenizers import Tokenizer
+
     cutter = Tokenizer.from_str(described)
     cutter.enable_truncation(tokens)
     cutter.enable_padding(length=tokens)
+
     return cutter
 
 
@@ -204,6 +215,7 @@ def text_stream(
     """
     if tokens < 3:
         raise PrepError(f"tokens = {tokens}: must be 3 or more, for [CLS], a word and [SEP].")
+
     decode = functools.partial(encode_text, tokenizer=tokenizer, tokens=tokens)
     recipe = {
         "maker": "tokens",
@@ -211,6 +223,7 @@ def text_stream(
         "tweets": tweets,
         "tokenizer": described(tokenizer),
     }
+
     return Stream(name, "tokens", (tokens,), "int32", decode, recipe)
 
 
@@ -230,9 +243,11 @@ def vocabulary(tokenizer: str) -> Mapping[str, Any]:
     """
     if is_hashed(tokenizer):
         return {"hashed": buckets_of(tokenizer)}
+
     loaded = load_tokenizer(tokenizer)
     words = json.dumps(loaded.get_vocab(), sort_keys=True)
     normalizer = json.loads(loaded.backend_tokenizer.to_str())["normalizer"]
+
     return {
         "words": len(loaded),
         "sha256": hashlib.sha256(words.encode()).hexdigest(),

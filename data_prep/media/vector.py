@@ -52,14 +52,17 @@ def read_vector(
         raise UnreadableFileError(
             path, f"numbers of shape {list(numbers.shape)}; give one row, the sample's."
         )
+
     vector = np.asarray(numbers, np.float64).ravel()
     if columns is None or names is None:
         return vector
+
     absent = [name for name in columns if name not in names]
     if absent:
         raise UnreadableFileError(
             path, f"has no column {absent[0]!r}, only {names}; write it again."
         )
+
     return vector[[names.index(name) for name in columns]]
 
 
@@ -73,6 +76,7 @@ def decode_vector(
     vector = read_vector(Path(path), columns, header)
     if len(vector) != features:
         raise UnreadableFileError(Path(path), f"{len(vector)} features, expected are {features}.")
+
     return vector
 
 
@@ -104,12 +108,15 @@ def read_cells(where: str, place: str, cells: Sequence[tuple[str, str]]) -> Cell
             value = float(text) if text else math.nan
         except ValueError:
             value = math.inf
+
         if math.isinf(value):
             raise PrepError(
                 f"{where}, column {column!r}: {text!r} is no finite number; correct or empty the "
                 "cell."
             )
+
         values.append(value)
+
     return None if all(math.isnan(value) for value in values) else (place, tuple(values))
 
 
@@ -123,6 +130,7 @@ def decode_cells(cells: Cells, columns: Sequence[str]) -> Float[np.ndarray, " fe
             f"{', '.join(empty[:5])} missing beside values of the same vector; fill in or empty "
             "all of it.",
         )
+
     return np.array(values)
 
 
@@ -156,4 +164,5 @@ def vector_stream(
     decode: Any = functools.partial(decode_vector, features=features, header=header)
     if columns is not None:
         decode = functools.partial(decode_cells, columns=tuple(columns))
+
     return Stream(name, "vector", (features,), "float32", decode, recipe, MEASURED)

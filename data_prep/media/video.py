@@ -72,8 +72,10 @@ def frames_at_even_times(
         scan = scan_packets(
             path, container, choose_stream(path, container, "video", stream), trust_duration
         )
+
     if not scan.packets:
         raise UnreadableFileError(path, "holds no video frames; fetch the file again.")
+
     if scan.has_entries:
         times = sorted(
             packet.pts for packet in scan.packets if packet.is_shown and packet.pts is not None
@@ -86,8 +88,10 @@ def frames_at_even_times(
             pixels = _keep(
                 decoded, lambda place, frame: frame.pts if frame.pts in wanted else None, size
             )
+
         if not set(wanted) - pixels.keys():
             return np.stack([pixels[pts] for pts in wanted])
+
     return _of_everything(path, scan, count, size, segment, stream)
 
 
@@ -99,6 +103,7 @@ def _on_screen(
     """
     if not times:
         raise UnreadableFileError(path, "holds no video frames; fetch the file again.")
+
     first, last = (
         Fraction(times[0]),
         times[-1] + Fraction(times[-1] - times[0], max(len(times) - 1, 1)),
@@ -114,8 +119,11 @@ def _on_screen(
                 f"its last frame is at {scan.seconds(times[-1]):.2f} s, before {segment[0]:g} s; "
                 "look at the segment.",
             )
+
         first, last = max(first, start), min(last, end)
+
     centres = [first + (last - first) * Fraction(2 * part + 1, 2 * count) for part in range(count)]
+
     return [times[max(bisect_right(times, centre) - 1, 0)] for centre in centres]
 
 
@@ -136,6 +144,7 @@ def _runs(scan: Scan, wanted: set[int]) -> list[range]:
             runs[-1] = range(runs[-1].start, stop + 1)
         else:
             runs.append(range(start, stop + 1))
+
     return runs
 
 
@@ -145,6 +154,7 @@ def _key_before(scan: Scan, place: int) -> int:
     for earlier in range(place, 0, -1):
         if scan.packets[earlier].is_key and (scan.packets[earlier].pts or 0) <= shown:
             return earlier
+
     return 0
 
 
@@ -163,8 +173,10 @@ def _runs_of(
                     "DEFAULT" if packet.pts is None or packet.pts in wanted else "NONREF"
                 )
                 yield from decoder.decode(packet)
+
             if place == run.stop - 1:
                 break
+
         yield from decoder.decode(None)
         decoder.flush_buffers()
 
@@ -177,6 +189,7 @@ def _of_everything(
         chosen = choose_stream(path, container, "video", stream)
         rate = chosen.average_rate or chosen.guessed_rate or Fraction(25)
         found = [(frame.pts, frame.is_corrupt) for frame in _every(container, chosen)]
+
     usable = [place for place, (_, is_corrupt) in enumerate(found) if not is_corrupt]
     if len(usable) < _DECODED_SHARE * max(len(found), _after_first(scan)):
         raise UnreadableFileError(
@@ -184,6 +197,7 @@ def _of_everything(
             f"damaged: of {len(scan.packets)} frames {len(usable)} can be decoded; fetch the file "
             "again.",
         )
+
     stamps = {place: found[place][0] for place in usable}
     known = [stamp for stamp in stamps.values() if stamp is not None]
     is_rising = all(earlier < later for earlier, later in itertools.pairwise(known))
@@ -192,11 +206,13 @@ def _of_everything(
     ):  # frames are counted instead
         stamps = {place: round(place / rate / scan.time_base) for place in usable}
         known = [stamp for stamp in stamps.values() if stamp is not None]
+
     wanted = _on_screen(path, scan, known, count, segment)
     chosen_places = {place: stamp for place, stamp in stamps.items() if stamp in wanted}
     with opened(path) as container:
         decoded = _every(container, choose_stream(path, container, "video", stream))
         pixels = _keep(decoded, lambda place, frame: chosen_places.get(place), size)
+
     return np.stack([pixels[stamp] for stamp in wanted])
 
 
@@ -228,6 +244,7 @@ def _keep(
                 frame, size, size, "rgb24", interpolation="BILINEAR", threads=1
             )
             kept[name] = _upright(scaled.to_ndarray(), frame).transpose(2, 0, 1)
+
     return kept
 
 
@@ -238,9 +255,11 @@ def _upright(
     found = [bytes(each) for each in _side_data(frame) if each.type == SideData.DISPLAYMATRIX]
     if not found:
         return pixels
+
     a, b, _, c, d = np.frombuffer(found[0], np.int32)[:5]
     if abs(b) > abs(a):  # lies on its side
         pixels, a, d = pixels.transpose(1, 0, 2), c, b
+
     return pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
 
 

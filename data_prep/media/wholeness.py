@@ -40,6 +40,7 @@ def is_sound_file(path: Path) -> bool:
     """Return whether a file begins as one of libsndfile's formats does."""
     with path.open("rb") as file:
         head = file.read(16)
+
     return head.startswith((*_STARTS, b"ID3")) or _mp3_frame_bytes(head) > 0
 
 
@@ -53,6 +54,7 @@ def check_whole(path: Path) -> None:
         head = file.read(_HEAD)
         file.seek(max(size - _HEAD, 0))
         tail = file.read()
+
     expected = _stated_size(head, tail, size)
     if expected > size + 1:
         raise UnreadableFileError(
@@ -62,6 +64,7 @@ def check_whole(path: Path) -> None:
         raise UnreadableFileError(
             path, "cut off: its last page does not end the stream; fetch the file again."
         )
+
     if head.startswith(b"ID3") or _mp3_frame_bytes(head):
         _check_mp3(path, size)
 
@@ -75,14 +78,18 @@ def _stated_size(head: bytes, tail: bytes, size: int) -> int:
     if kind == b"RIFF" and len(head) >= 8:
         declared = int(struct.unpack("<I", head[4:8])[0])
         return size if declared == 0 or declared >= _SOX_UNKNOWN else declared + 8
+
     if kind == b"FORM" and len(head) >= 8:
         declared = int(struct.unpack(">I", head[4:8])[0])
         return size if declared == 0 or declared >= _SOX_UNKNOWN else declared + 8
+
     if kind == b".snd" and len(head) >= 12:
         begin, length = struct.unpack(">II", head[4:12])
         return size if length == 0xFFFFFFFF else int(begin + length)
+
     if kind == b"caff":
         return _caf_size(head, size)
+
     return size
 
 
@@ -93,7 +100,9 @@ def _caf_size(head: bytes, size: int) -> int:
         name, length = struct.unpack(">4sq", head[place : place + 12])
         if name == b"data":
             return size if length < 0 else place + 12 + int(length)
+
         place += 12 + max(int(length), 0)
+
     return size
 
 
@@ -102,8 +111,10 @@ def _ends_a_stream(tail: bytes) -> bool:
     place = tail.rfind(b"OggS")
     if place < 0 or len(tail) < place + 27:
         return False
+
     segments = tail[place + 26]
     table = tail[place + 27 : place + 27 + segments]
+
     return bool(tail[place + 5] & 4) and len(tail) >= place + 27 + segments + sum(table)
 
 
@@ -126,6 +137,7 @@ def _check_mp3(path: Path, size: int) -> None:
                 f"cut off: {size} bytes found, its header says {start + stated}; fetch the file "
                 "again.",
             )
+
     while length := _mp3_frame_bytes(content[start : start + 4]):
         if start + length > size:
             raise UnreadableFileError(
@@ -138,6 +150,7 @@ def _after_id3(content: bytes) -> int:
     """Return where the first frame begins."""
     if not content.startswith(b"ID3") or len(content) < 10:
         return 0
+
     a, b, c, d = content[6:10]
     return 10 + (a << 21 | b << 14 | c << 7 | d)
 
@@ -146,9 +159,12 @@ def _mp3_frame_bytes(header: bytes) -> int:
     """Return the length of the frame of layer III that begins here; 0: none does."""
     if len(header) < 4 or header[0] != 0xFF or header[1] & 0xE6 != 0xE2:
         return 0
+
     version, rate, padding = header[1] >> 3 & 3, header[2] >> 2 & 3, header[2] >> 1 & 1
     bits = header[2] >> 4
     if version == 1 or rate == 3 or bits in (0, 15):
         return 0
+
     kbits = _KBITS[3 if version == 3 else 2][bits - 1]
+
     return (144 if version == 3 else 72) * kbits * 1000 // _RATES[version][rate] + padding

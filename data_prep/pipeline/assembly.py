@@ -61,12 +61,15 @@ def assemble(
             raise PrepError(
                 f"split {split!r}: none of its {store.sizes[split]} samples can be used."
             )
+
         (directory / split).mkdir()
         positions = [store.positions[row] for row in rows]
+
         for modality in names:
             _store(
                 store.files[split, modality].path, array_path(directory, split, modality), positions
             )
+
         write_samples(directory, split, [plan.samples[row] for row in rows], names)
 
     write_recipes(directory, {stream.name: stream.recipe for stream in plan.streams})
@@ -74,6 +77,7 @@ def assemble(
     measured = [plan.samples[row] for row in kept[split]]
     modalities = tuple(_describe(directory, stream, split, measured) for stream in plan.streams)
     sizes = {split: len(rows) for split, rows in kept.items()}
+
     return DatasetSpec(
         name,
         "classification",
@@ -96,7 +100,9 @@ def _store(source: Path, target: Path, positions: Sequence[int]) -> None:
             os.link(source, target)
         except OSError:  # a file system without hard links
             shutil.copyfile(source, target)
+
         return
+
     with target.open("wb") as file:
         described = {"descr": np.lib.format.dtype_to_descr(rows.dtype), "fortran_order": False}
         np.lib.format.write_array_header_1_0(
@@ -128,6 +134,7 @@ def _measure(directory: Path, stream: Stream, split: str, samples: Sequence[Plan
         raise PrepError(
             f"no {split} sample has {stream.name}: there is nothing to normalise it by."
         )
+
     rows = np.load(array_path(directory, split, stream.name), mmap_mode="r")
     channels = stream.shape[0] if stream.kind in BY_FIRST_AXIS else 1
     count = len(positions) * rows[0].size // channels
@@ -146,9 +153,11 @@ def _measure(directory: Path, stream: Stream, split: str, samples: Sequence[Plan
         raise PrepError(
             f"{stream.name} never changes in the {split} split: there is nothing to learn from."
         )
+
     std[constant] = 1  # a channel or feature of many that never changes: fed to the encoder as 0
     if channels == 1:
         return mean.item(), std.item()
+
     return tuple(mean.ravel().tolist()), tuple(std.tolist())
 
 

@@ -56,6 +56,7 @@ def decode_rows(store: RowStore, execution: Execution) -> dict[int, str]:
             journal.flush()
             done += len(verdicts)
             execution.show(DecodingProgress(done, total, len(there)))
+
     return dict(sorted(bad.items()))
 
 
@@ -79,9 +80,12 @@ def _make_block(
         except UnreadableFileError as error:
             verdicts.append((row, f"{error.path.name}: {error.reason}"))
             continue
+
         for name, content in made.items():
             files[sample.split, name].write(position, content)
+
         verdicts.append((row, None))
+
     return verdicts
 
 
@@ -96,16 +100,20 @@ def _decode(stream: Stream, sample: Planned) -> bytes:
             f"{stream.name} of sample {sample.id!r} ({sample.sources.get(stream.name)}): the "
             f"decoder failed with {type(error).__name__}: {error}"
         ) from error
+
     if array.shape != stream.shape:
         raise PrepError(
             f"{stream.name} of sample {sample.id!r}: shape {array.shape}, planned was "
             f"{stream.shape}."
         )
+
     with np.errstate(over="ignore"):  # infinities are found below
         stored = array.astype(stream.dtype)
+
     if not np.isfinite(stored).all():
         source = Path(sample.sources[stream.name])
         raise UnreadableFileError(
             source, f"{stream.name} is not finite as {stream.dtype}; look at the file."
         )
+
     return stored.tobytes()

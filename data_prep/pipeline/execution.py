@@ -74,6 +74,7 @@ class Execution:
         """
         if len(bad) <= self.max_bad:
             return
+
         shown = "\n".join(f"  {_files(reason.sources)}: {reason.text}" for reason in by_reason(bad))
         where = "" if listed is None else f"\nAll of them are listed in {listed}"
         raise PrepError(

@@ -111,11 +111,13 @@ class Plan:
                     f"split {sample.split!r}: two samples are called {sample.id!r}; ids must "
                     "differ."
                 )
+
             seen.add((sample.split, sample.id))
             if not sample.jobs:
                 raise PrepError(
                     f"sample {sample.id!r}: has none of {[stream.name for stream in self.streams]}."
                 )
+
         if not self.samples:
             raise PrepError(
                 "no samples are left to prepare; look at the raw archive and the settings."
@@ -150,11 +152,13 @@ def select_modalities(
     """
     if wanted is None:
         return tuple(available)
+
     unknown = [name for name in wanted if name not in available]
     if unknown or not wanted:
         raise PrepError(
             f"modalities = {list(wanted)}: must be one or more of {', '.join(available)}."
         )
+
     return tuple(name for name in available if name in wanted)
 
 

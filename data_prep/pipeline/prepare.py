@@ -76,10 +76,12 @@ def prepare_plan(
             write_excluded(rows, excluded)  # for whoever is told that they are too many
             execution.tolerate(unreadable, rows / EXCLUDED)
             write_excluded(directory, excluded)
+
             return assemble(store, list(bad), directory, name, settings)
 
     made = write_prepared(out, name, settings, build)
     shutil.rmtree(rows, ignore_errors=True)
+
     return made
 
 
@@ -96,6 +98,7 @@ def _disk_space(rows: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
+
         free = shutil.disk_usage(rows.parent).free
         raise PrepError(
             f"{rows.parent}: the disk is full ({error.strerror}; {free / 1e6:.1f} MB free). Make "

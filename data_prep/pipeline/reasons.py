@@ -45,7 +45,9 @@ def by_reason(excluded: Iterable[Exclusion]) -> list[Reason]:
     for entry in excluded:
         file, text = _split(entry)
         groups.setdefault(_NUMBER.sub("0", text), []).append((entry, file, text))
+
     found = [_reason(group) for group in groups.values()]
+
     return sorted(found, key=lambda reason: -len(reason.ids))
 
 
@@ -56,6 +58,7 @@ def _reason(group: Sequence[tuple[Exclusion, str, str]]) -> Reason:
         if entry.label:
             of_split = places.setdefault(entry.split, {})
             of_split[entry.label] = of_split.get(entry.label, 0) + 1
+
     return Reason(
         group[0][2], [entry.id for entry, _, _ in group], [file for _, file, _ in group], places
     )
@@ -90,6 +93,7 @@ def _split(entry: Exclusion) -> tuple[str, str]:
     files = [_SEGMENT.sub("", source) for source in entry.source.split(";")]
     first, colon, rest = entry.reason.partition(": ")
     blamed = [file for file in files if colon and PurePath(file).name == first]
+
     return (blamed[0], rest) if blamed else (";".join(dict.fromkeys(files)), entry.reason)
 
 

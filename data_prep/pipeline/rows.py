@@ -60,6 +60,7 @@ class RowStore:
         for sample in plan.samples:
             self.positions.append(self.sizes.get(sample.split, 0))
             self.sizes[sample.split] = self.positions[-1] + 1
+
         self.files: dict[tuple[str, Modality], RowFile] = {}
         fingerprint = _fingerprint(plan, name, settings)
         plan_file = directory / "plan.sha256"
@@ -67,9 +68,11 @@ class RowStore:
         if not known:
             shutil.rmtree(directory, ignore_errors=True)
             directory.mkdir(parents=True)
+
         for split in self.sizes:
             for stream in plan.streams:
                 self.files[split, stream.name] = self._open(split, stream)
+
         if not known:
             plan_file.write_text(
                 fingerprint, encoding="ascii"
@@ -88,11 +91,13 @@ class RowStore:
             }
             np.lib.format.write_array_header_1_0(file, described)
             header = file.tell()
+
             try:
                 os.posix_fallocate(file.fileno(), 0, header + count * stream.row_bytes)
             except OSError:
                 shutil.rmtree(self.directory, ignore_errors=True)
                 raise
+
         return RowFile(path, header)
 
     @property
@@ -133,6 +138,7 @@ def _stamp(files: Sequence[str]) -> str:
             found.append(None)
         else:
             found.append((status.st_size, status.st_mtime_ns))
+
     return hashlib.sha256(repr(found).encode()).hexdigest()[:16]
 
 
@@ -144,4 +150,5 @@ def _fingerprint(plan: Plan, name: str, settings: Mapping[str, Any]) -> str:
     )
     for sample in plan.samples:
         digest.update(repr((sample.id, sample.split, sorted(sample.jobs.items()))).encode())
+
     return digest.hexdigest()

@@ -46,7 +46,9 @@ def run_tasks(
     if workers == 1:
         with one_torch_thread():
             yield from map(work, tasks)
+
         return
+
     context = worker_context([PRELOADED])
     with ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(work,)) as pool:
         try:
@@ -83,6 +85,7 @@ def _results(pool: ProcessPoolExecutor, tasks: Iterable[Task], most: int) -> Ite
         if len(waiting) >= most:
             done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
             yield from (future.result() for future in done)
+
     while waiting:
         done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
         yield from (future.result() for future in done)

@@ -53,6 +53,7 @@ def write_prepared(
     out = out.resolve()
     if _is_finished(out, name, settings):
         return out
+
     out.parent.mkdir(parents=True, exist_ok=True)
     lock = out.with_name(f"{out.name}.lock")
     try:
@@ -67,6 +68,7 @@ def write_prepared(
             f"{out}: another process has been preparing it for more than {LOCK_TIMEOUT:.0f} s "
             f"({lock} is held). Wait for it, or end it."
         ) from error
+
     return out
 
 
@@ -80,16 +82,19 @@ def _is_finished(out: Path, name: str, settings: Settings) -> bool:
         return False
     if not out.is_dir():
         raise PrepError(f"{out}: is a file, expected a directory or nothing. {advice}")
+
     if not (out / "dataset.json").is_file():
         if any(out.iterdir()):
             raise PrepError(
                 f"{out}: is not empty and no prepared directory (it has no dataset.json). {advice}"
             )
         return False
+
     try:
         spec = read_spec(out)
     except SchemaError as error:
         raise PrepError(f"{error} {advice}") from error
+
     found = {"name": spec.name, **spec.settings}
     asked = {"name": name, **json.loads(json.dumps(dict(settings)))}
     differing = [
@@ -100,4 +105,5 @@ def _is_finished(out: Path, name: str, settings: Settings) -> bool:
             f"{key} = {found.get(key)!r}, asked for {asked.get(key)!r}" for key in differing
         )
         raise PrepError(f"{out}: was prepared with other settings: {what}. {advice}")
+
     return True

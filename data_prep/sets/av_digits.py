@@ -125,6 +125,7 @@ def _draw_splits(seed: int) -> dict[str, list[CleanDigit]]:
 
     order = balanced_order(labels, numpy_generator(seed, f"{NAME}/splits"))
     test, train = np.sort(order[:TEST_SIZE]), np.sort(order[TEST_SIZE : TEST_SIZE + TRAIN_SIZE])
+
     return {
         "train": [digit(row) for row in train.tolist()],
         "test": [digit(row) for row in test.tolist()],

@@ -109,6 +109,7 @@ def prepare(
     wanted = select_modalities(MODALITIES, modalities)
     if split not in SPLITS:
         raise PrepError(f"split = {split!r}: must be one of {', '.join(SPLITS)}.")
+
     streams = [audio_stream("audio", SECONDS), visual_stream("visual", FRAMES, frame_size)]
     used = [stream for stream in streams if stream.name in wanted]
     settings = {
@@ -126,11 +127,13 @@ def prepare(
             excluded = [
                 entry for entry in excluded if entry.id not in {other.id for other in unusable}
             ] + unusable
+
         folder = raw.resolve() / VIDEOS
         if not folder.is_dir():
             raise FileNotFoundError(
                 f"{folder}: not found, expected a folder of <VideoID>.mp4; unpack it there."
             )
+
         videos = by_stem(folder, ".mp4")
         refuse_pointers(videos.values(), execution.max_bad)
 
@@ -145,6 +148,7 @@ def prepare(
         else:
             kept, left_out = _clean(lists, keep_overlap)
             excluded += left_out
+
         unlisted = [event for event in dict.fromkeys(annotated) if event not in listed]
         excluded += [
             Exclusion(event.id, "", event.source, "annotated, but in none of the lists")
@@ -155,6 +159,7 @@ def prepare(
             for name, events in kept.items()
             for event in events
         ]
+
         return Plan(classes, used, samples, excluded, tool_versions(*TOOLS))
 
     return prepare_plan(out, NAME, settings, make_plan, execution)
@@ -168,6 +173,7 @@ def _read_events(path: Path, split: str) -> tuple[list[_Event], list[Exclusion]]
         raise FileNotFoundError(
             f"{path}: not found, expected lines {FIELDS}; give the directory that holds it."
         )
+
     events: list[_Event] = []
     unusable: list[Exclusion] = []
     for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
@@ -175,6 +181,7 @@ def _read_events(path: Path, split: str) -> tuple[list[_Event], list[Exclusion]]
         is_header = number == 1 and fields[1:2] == ["VideoID"]
         if is_header or not line.strip():
             continue
+
         event, reason = _parse(fields)
         if event is not None:
             events.append(event)
@@ -183,8 +190,10 @@ def _read_events(path: Path, split: str) -> tuple[list[_Event], list[Exclusion]]
             unusable.append(
                 Exclusion(name, split, f"{path.name}:{number}", f"{reason}: {line.strip()!r}")
             )
+
     if not events:
         raise PrepError(f"{path}: holds no lines {FIELDS}; fetch it again.")
+
     return events, unusable
 
 
@@ -195,10 +204,12 @@ def _parse(fields: Sequence[str]) -> tuple[_Event | None, str]:
         event = _Event(category, video, float(start), float(end))
     except ValueError:
         return None, f"a line that is not {FIELDS}"
+
     if not (category and video):
         return None, "a line without category or video"
     if not 0 <= event.start < event.end < math.inf:
         return None, "a segment without length"
+
     return event, ""
 
 
@@ -237,6 +248,7 @@ def _clean(
         categories: dict[str, set[str]] = {}
         for event in events:
             categories.setdefault(event.id, set()).add(event.category)
+
         later = (
             {}
             if keep_overlap
@@ -252,11 +264,13 @@ def _clean(
                 )
             elif event.id in seen:
                 reason = f"listed a second time in {LISTS[split]}"
+
             if reason:
                 excluded.append(Exclusion(event.id, split, event.source, reason))
             else:
                 kept[split].append(event)
                 seen.add(event.id)
+
     return kept, excluded
 
 
@@ -277,6 +291,7 @@ def _numbered(events: Sequence[_Event]) -> list[_Event]:
     for event in events:
         seen[event.id] += 1
         numbered.append(replace(event, occurrence=seen[event.id]))
+
     return numbered
 
 
@@ -294,4 +309,5 @@ def _plan_event(
     job = (str(file), (event.start, event.end), True)
     source = f"{VIDEOS}/{file.name}#{event.start:g}-{event.end:g}s"
     jobs, sources = dict.fromkeys(wanted, job), dict.fromkeys(wanted, source)
+
     return Planned(event.id, label, event.video, split, jobs, sources, (str(file),))

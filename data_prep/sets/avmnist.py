@@ -112,6 +112,7 @@ def prepare(
     levels = Levels(seed, audio_snr_db, image_noise, stored)
     if train_size < 1:
         raise PrepError(f"train_size = {train_size}: must be at least 1.")
+
     settings = {**levels.settings(), "train_size": train_size, "max_bad": execution.max_bad}
 
     def make_plan() -> Plan:
@@ -121,6 +122,7 @@ def prepare(
         execution.tolerate(excluded)
         splits = _pair(_split(recordings, train_size, seed), images, labels, seed)
         tools = tool_versions("numpy", "torch", "torchaudio", "soundfile")
+
         return plan_digits(
             NAME, splits, levels, digit_streams(levels, read_clip, BRIGHTEST), tools, excluded
         )
@@ -135,12 +137,14 @@ def _read_mnist(raw: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
             f"{raw}: {len(images)} images in {IMAGES} but {len(labels)} labels in {LABELS}; fetch "
             "both again."
         )
+
     if images.shape[1:] != (IMAGE_SIZE, IMAGE_SIZE):
         height, width = images.shape[1:]
         raise PrepError(
             f"{raw / IMAGES}: images of {height} x {width}, expected {IMAGE_SIZE} x {IMAGE_SIZE}; "
             "is this MNIST's file?"
         )
+
     return images, labels
 
 
@@ -156,6 +160,7 @@ def _read_recordings(
             f"{folder}: not found, expected a folder of <digit>_<speaker>_<index>.wav; "
             "give the directory that holds it."
         )
+
     recordings, bad = [], []
     found = sorted(path for path in folder.glob("[!.]*") if path.suffix.lower() == ".wav")
     refuse_pointers(found, allowed)
@@ -164,11 +169,13 @@ def _read_recordings(
             recordings.append(_read_recording(path))
         except UnreadableFileError as error:
             bad.append(error)
+
     if not recordings and not bad:
         raise PrepError(
             f"{folder}: holds no .wav files, expected <digit>_<speaker>_<index>.wav; unpack them "
             "there."
         )
+
     return recordings, bad
 
 
@@ -178,7 +185,9 @@ def _read_recording(path: Path) -> _Recording:
         raise UnreadableFileError(
             path, "its name is not <digit>_<speaker>_<index>.wav; rename or remove it."
         )
+
     read_clip(str(path))
+
     return _Recording(path, int(match["digit"]), match["speaker"], int(match["index"]))
 
 
@@ -205,6 +214,7 @@ def read_clip(file: str) -> Float[Tensor, " samples"]:
     waveform, rate = read_sound(path)
     if rate != RATE_HZ:
         raise PrepError(f"{path}: {rate} Hz, expected {RATE_HZ} Hz; resample the recordings.")
+
     return fit_clip(path, waveform, CLIP_SAMPLES)
 
 
@@ -219,8 +229,10 @@ def _split(
             f"and {len(others)} others for the train split, expected at least 1 and {train_size}; "
             "complete the recordings or lower train_size."
         )
+
     digits = np.array([recording.digit for recording in others])
     rows = np.sort(balanced_order(digits, numpy_generator(seed, f"{NAME}/train"))[:train_size])
+
     return {"train": [others[row] for row in rows], "test": test}
 
 
@@ -238,6 +250,7 @@ def _pair(
         _clean(recording, int(row), images) for recording, row in zip(ordered, rows, strict=True)
     ]
     cut = len(splits["test"])
+
     return {"train": paired[cut:], "test": paired[:cut]}
 
 
@@ -245,4 +258,5 @@ def _clean(recording: _Recording, image_row: int, images: NDArray[np.uint8]) -> 
     path = recording.path
     raw = {"audio": str(path), "visual": images[image_row].tobytes()}
     sources = {"audio": f"{RECORDINGS}/{path.name}", "visual": f"{IMAGES}#{image_row}"}
+
     return CleanDigit(path.stem, recording.digit, recording.speaker, raw, sources)

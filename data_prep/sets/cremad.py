@@ -118,6 +118,7 @@ def prepare(
         raise PrepError(
             f"split = {split!r}: only 'paper' goes by lists; leave them out, or choose it."
         )
+
     streams = [audio_stream("audio", SECONDS), visual_stream("visual", FRAMES, frame_size)]
     settings: dict[str, Any] = {
         "split": split,
@@ -142,8 +143,10 @@ def prepare(
             ]
         else:
             splits = _draw_splits(clips, split, seed)
+
         samples = [_plan_clip(clip, splits[clip.name]) for clip in clips if clip.name in splits]
         used = [stream for stream in streams if stream.name in wanted]
+
         return Plan(CLASSES, used, samples, excluded, tool_versions(*TOOLS))
 
     return prepare_plan(out, NAME, settings, make_plan, execution)
@@ -160,9 +163,11 @@ def _find_clips(raw: Path, wanted: Sequence[Modality]) -> tuple[list[_Clip], lis
                 f"{raw / folder}: not found, expected a folder of <clip>{ending}; give the "
                 "directory that holds it."
             )
+
         found = by_stem(raw / folder, ending)
         if not found:
             raise PrepError(f"{raw / folder}: holds no {ending} files; unpack them there.")
+
         for name, path in found.items():
             if _CLIP.fullmatch(name):
                 files.setdefault(name, {})[modality] = path
@@ -170,10 +175,12 @@ def _find_clips(raw: Path, wanted: Sequence[Modality]) -> tuple[list[_Clip], lis
                 strange.append(
                     Exclusion(name, "", f"{folder}/{path.name}", f"its name is not {_NAMED}")
                 )
+
     clips = [_Clip(name, files[name]) for name in sorted(files)]
     left_out = [
         Exclusion(c.name, "", _sources(c), NOT_CLIPS[c.name]) for c in clips if c.name in NOT_CLIPS
     ]
+
     return [clip for clip in clips if clip.name not in NOT_CLIPS], left_out + strange
 
 
@@ -186,6 +193,7 @@ def _draw_splits(clips: Sequence[_Clip], split: str, seed: int) -> dict[str, str
         is_test = stratified_part(
             np.array([clip.label for clip in clips]), TEST_SHARE, generator
         ).tolist()
+
     return {
         clip.name: "test" if test else "train" for clip, test in zip(clips, is_test, strict=True)
     }

@@ -43,6 +43,7 @@ def find_lists(raw: Path, given: Sequence[Path]) -> list[Path]:
                 "them there"
             )
             raise FileNotFoundError(f"{path}: not found, expected a list of clips; {advice}.")
+
     return lists
 
 
@@ -79,6 +80,7 @@ def read_lists(
             cells = [cell.strip() for cell in line.split(",")]
             if not line.strip() or line.startswith("#") or (number == 1 and "_" not in cells[0]):
                 continue
+
             clip, split = cells[0], _split_of(path, cells)
             reason = (
                 f"not <clip>,train, <clip>,test, or <clip> with its emotion in {' or '.join(USUAL)}"
@@ -89,15 +91,19 @@ def read_lists(
                     if clip not in clips and clip not in not_clips
                     else ""
                 )
+
             if split and splits.setdefault(clip, split) != split:
                 reason = f"{CONFLICT}: listed for train and test; it stays in {splits[clip]}"
+
             if reason:
                 left_out.append(Exclusion(clip, split, f"{path.name}:{number}", reason))
+
     if set(splits.values()) != set(SPLITS):
         names = ", ".join(path.name for path in paths)
         raise PrepError(
             f"{names}: lists {len(splits)} clips, but not of both splits, {' and '.join(SPLITS)}."
         )
+
     return splits, left_out
 
 
@@ -109,5 +115,7 @@ def _split_of(path: Path, cells: Sequence[str]) -> str:
     clip, said = cells[0], cells[1] if len(cells) > 1 else ""
     if said in SPLITS:
         return said
+
     is_emotion = f"_{said}_" in clip
+
     return path.stem.lower() if is_emotion and path.stem.lower() in SPLITS else ""

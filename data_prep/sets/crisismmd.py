@@ -143,6 +143,7 @@ def prepare(
     names = select_modalities(MODALITIES, modalities)
     if task not in LABELS:
         raise PrepError(f"task = {task!r}: must be one of {', '.join(LABELS)}.")
+
     files = _split_files(raw, task)  # before a tokenizer is looked for, perhaps on the hub
     settings = {"task": task, "modalities": list(names), "keep_overlap": keep_overlap}
     tools = tool_versions("numpy", "pillow")
@@ -150,6 +151,7 @@ def prepare(
     if "image" in names:
         streams.append(photo_stream("image", image_size))
         settings |= {"image_size": image_size, "padding": list(PADDING)}
+
     if "text" in names:
         streams.append(text_stream("text", tokenizer, tokens, tweets=True))
         settings |= {"tokens": tokens, "vocabulary": vocabulary(tokenizer)}
@@ -161,12 +163,14 @@ def prepare(
         for split, path in files.items():
             tweets, faulty = _read_split(path, split, LABELS[task])
             read, unusable = read + tweets, unusable + faulty
+
         rows, left_out = _without_excluded(read, names, keep_overlap)
         images = {
             row.image: str(any_case(raw.resolve() / row.image)) for row in rows if "image" in names
         }
         refuse_pointers(map(Path, images.values()), execution.max_bad)
         classes = tuple(dict.fromkeys(LABELS[task].values()))
+
         return Plan(
             classes,
             streams,
@@ -192,6 +196,7 @@ def _split_file(raw: Path, task: str, name: str) -> Path:
     for path in (raw / file, raw / SPLIT_FOLDER / file):
         if path.is_file():
             return path
+
     raise FileNotFoundError(
         f"{raw / file}: not found, nor in {SPLIT_FOLDER}; unpack the split files with agreed "
         "labels there."
@@ -209,6 +214,7 @@ def _read_split(
         lines = path.read_bytes().decode("utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise PrepError(f"{path}: not UTF-8 text ({error}); fetch the file again.") from error
+
     cells = [line.removesuffix("\r").split("\t") for line in lines]
     header, rows = cells[0], cells[1:]
     missing = [column for column in COLUMNS if column not in header]
@@ -219,10 +225,12 @@ def _read_split(
         )
     if not any(row != [""] for row in rows):
         raise PrepError(f"{path}: holds no rows; fetch the file again.")
+
     tweets, unusable = [], []
     for number, row in enumerate(rows, start=2):
         if row == [""]:
             continue
+
         named = {column: cell.strip() for column, cell in zip(header, row, strict=False)}
         place = f"{path.name}:{number}"
         reason = (
@@ -234,6 +242,7 @@ def _read_split(
             unusable.append(Exclusion(named.get("image_id", ""), split, place, reason))
         else:
             tweets.append(_tweet(named, place, split, labels))
+
     return tweets, unusable
 
 
@@ -242,12 +251,15 @@ def _fault(cells: Mapping[str, str], labels: Mapping[str, str]) -> str:
     for column in ("tweet_id", "image_id"):
         if not cells[column]:
             return f"column {column!r} is empty"
+
     for column in ("label", "label_text", "label_image"):
         if cells[column] not in labels:
             return f"column {column!r}: {cells[column]!r} is not one of {', '.join(labels)}"
+
     image = PurePosixPath(cells["image"])
     if image.is_absolute() or ".." in image.parts:
         return f"column 'image': {cells['image']!r} leaves the archive"
+
     return ""
 
 
@@ -279,11 +291,13 @@ def _without_excluded(
     for row in rows:
         if not reasons[row.place] and last[row.tweet_id] != row.split and not keep_overlap:
             reasons[row.place] = f"its tweet is in the {last[row.tweet_id]} split too"
+
     excluded = [
         Exclusion(row.image_id, row.split, row.place, reasons[row.place])
         for row in rows
         if reasons[row.place]
     ]
+
     return [row for row in rows if not reasons[row.place]], excluded
 
 
@@ -310,7 +324,9 @@ def _plan(
     for name in _present(row, names):
         jobs[name] = images[row.image] if name == "image" else row.text
         sources[name] = row.image if name == "image" else row.place
+
     files = [jobs["image"]] if "image" in jobs else []
+
     return Planned(
         row.image_id, classes.index(row.label), row.tweet_id, row.split, jobs, sources, files
     )

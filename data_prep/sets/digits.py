@@ -169,6 +169,7 @@ def plan_digits(
             }
             sources = {modality: digit.sources[origin] for modality, origin in origins.items()}
             samples.append(Planned(digit.id, digit.label, digit.group, split, jobs, sources))
+
     return Plan(CLASSES, streams, samples, excluded, tools)
 
 
@@ -206,6 +207,7 @@ def digit_streams(levels: Levels, read_clip: ReadClip, brightest: int) -> list[S
             "contour", "series", trace, DTYPE, partial(_contour, hear), TRACE, MEASURED
         ),
     }
+
     return [streams[modality] for modality in levels.modalities]
 
 
@@ -231,4 +233,5 @@ def _see(brightest: int, sigma: float, job: Job) -> Float[np.ndarray, "1 height 
     noisy = add_pixel_noise(
         fit_square(image, IMAGE_SIZE), noise.draw(IMAGE_SIZE, IMAGE_SIZE), sigma
     )
+
     return noisy.unsqueeze(0).numpy()

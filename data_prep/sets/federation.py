@@ -58,6 +58,7 @@ class Federation:
                 "manifest's are not; prepare the device's data by the command that prepared the "
                 "server's."
             )
+
         return f"{kind}:{','.join(recipe['columns'])}" if recipe.get("columns") else kind
 
     def choose(self, asked: Mapping[Modality, str], columns: Sequence[str]) -> dict[Modality, str]:
@@ -91,6 +92,7 @@ class Federation:
                     f"modality {name!r}: {kind!r} here, {theirs} in {self.path}; use the "
                     "federation's."
                 )
+
         there = {
             name: kind
             for name, kind in known.items()
@@ -101,6 +103,7 @@ class Federation:
             raise PrepError(
                 f"the manifest has no column of {list(known)}, the modalities of {self.path}."
             )
+
         return chosen
 
     def check(
@@ -137,9 +140,11 @@ class Federation:
                 raise PrepError(
                     f"stream {asked} of {name!r} here, {stream or 'the default'} in {self.path}."
                 )
+
             for field, entry in KINDS[kind_of(kind)].entries.items():
                 if field not in sizes:
                     continue
+
                 here = described(sizes[field]) if field == "tokenizer" else sizes[field]
                 if here != recipe.get(entry):
                     theirs = "another one" if field == "tokenizer" else repr(recipe.get(entry))
@@ -177,7 +182,9 @@ class Federation:
                 f"recipe makes {stream.dtype} {list(stream.shape)}; write the file again, with "
                 "`fedcmi prep describe`."
             )
+
         self._check_first(name, kind, files, stored.shape[0])
+
         return replace(stream, mean_std=(stored.mean, stored.std))
 
     def _check_first(
@@ -189,11 +196,13 @@ class Federation:
                 found = kind.measure(file, self.recipes[name].get("header"))  # type: ignore[misc]  # not None where there are files to look at
             except UnreadableFileError:
                 continue
+
             if found != expected:
                 raise PrepError(
                     f"modality {name!r}: {file} has {found} channels or features, {self.path} "
                     f"says {expected}; give files as the server's are."
                 )
+
             return
 
 
@@ -231,6 +240,7 @@ def describe(directory: Path, path: Path) -> Federation:
         "recipes": {name: dict(found.recipes[name]) for name in found.kinds},
     }
     write_atomically(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
+
     return found
 
 
@@ -257,12 +267,14 @@ def read_federation(path: Path) -> Federation:
         raise FileNotFoundError(
             f"{path}: not found, expected what `fedcmi prep describe` wrote on the server."
         )
+
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["federation_version"] != VERSION:
             raise ValueError(
                 f"version {content['federation_version']!r}, this release reads {VERSION}"
             )
+
         modalities = tuple(ModalitySpec.from_fields(fields) for fields in content["modalities"])
         name, classes = content["name"], tuple(content["classes"])
         strange = [
@@ -272,10 +284,12 @@ def read_federation(path: Path) -> Federation:
         ]
         if strange:
             raise ValueError(f"{strange[0]}; names are text")
+
         found = Federation(path, name, classes, modalities, content["recipes"])
         check_spec(path, DatasetSpec(name, "classification", classes, modalities, {}, {}, {}))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise PrepError(
             f"{path}: not the description of a federation ({error}); write it again."
         ) from error
+
     return found

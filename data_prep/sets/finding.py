@@ -33,8 +33,10 @@ def any_case(path: Path) -> Path:
     """
     if path.is_file():
         return path
+
     for ending in (path.suffix.upper(), path.suffix.lower(), path.suffix.capitalize()):
         other = path.with_suffix(ending)
         if other.is_file():
             return other
+
     return path

@@ -105,6 +105,7 @@ def draw_presses(
         phases = generator.uniform(0, 2 * math.pi, 2)
         hertz = np.array(tone_pair(int(digit))) * (1 + detuning)
         presses.append(KeyPress(onset, length, _pair(gains), _pair(hertz), _pair(phases)))
+
     return presses
 
 
@@ -136,4 +137,5 @@ def render_press(press: KeyPress, rate: int, samples: int) -> Float[Tensor, " sa
     )
     clip = np.zeros(samples, np.float32)
     clip[press.onset : press.onset + press.length] = np.array(press.gains) @ np.sin(angles)
+
     return torch.from_numpy(clip)

@@ -106,6 +106,7 @@ def prepare(
     ):
         if not there:
             raise FileNotFoundError(f"{path}: not found, expected a {what}.")
+
     if federation is None:
         whole = sizes if isinstance(sizes, Sizes) else Sizes(**(sizes or {}))
         how: _Alone | _Federated = _Alone(dict(modalities), whole, classes)
@@ -114,6 +115,7 @@ def prepare(
         asked = vars(sizes) if isinstance(sizes, Sizes) else sizes or {}
         federation.check(classes, asked, chosen)
         how = _Federated(chosen, federation)
+
     settings = {
         "modalities": how.modalities,
         "manifest_sha256": _sha256(manifest),
@@ -130,6 +132,7 @@ def prepare(
             (Path(file) for sample in samples for file in sample.files), execution.max_bad
         )
         streams = [_stream(raw, entries, name, how, role) for name in how.modalities]
+
         return Plan(names, streams, samples, (), how.tools())
 
     return prepare_plan(
@@ -248,7 +251,9 @@ def _plan(
                 file = find_file(raw, entry, name)
                 jobs[name] = job(file)
                 files.append(str(file))
+
             sources[name] = entry.place if job is None else cell
+
     return Planned(
         entry.id, classes.index(entry.label), entry.group, entry.split, jobs, sources, files
     )
@@ -260,7 +265,9 @@ def _stream(
     columns = features_of(how.modalities[name])
     if columns and isinstance(how, _Alone):
         return vector_stream(name, len(columns), columns)
+
     cells = [entry.cells[name] for entry in entries if name in entry.cells]
     if not cells and not columns and role is None:
         raise PrepError(f"column {name!r}: all cells are empty; leave it out.")
+
     return how.stream(name, [raw / cell for cell in cells])

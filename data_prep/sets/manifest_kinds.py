@@ -83,11 +83,13 @@ def _first_axis(
         raise PrepError(
             f"column {name!r}: all cells are empty, and nothing else says how large a sample is."
         )
+
     for file in files:
         try:
             return measure(file, sizes.header)
         except UnreadableFileError as error:
             reason = error
+
     raise PrepError(
         f"{name}: none of its {len(files)} files can be read, the last one because: {reason}"
     )
@@ -229,16 +231,20 @@ def parse_modalities(options: Sequence[str], fewest: int = 2) -> dict[Modality, 
                 f"modality {option!r}: must be NAME=KIND with one of the kinds "
                 f"{', '.join(sorted(KINDS))}."
             )
+
         _check_columns(option, kind)
         if name in modalities or name in OWN_COLUMNS:
             raise PrepError(f"modality {option!r}: {name!r} is given twice, or no modality's name.")
+
         modalities[name] = kind
+
     check_modality_names(list(modalities))
     if len(modalities) < fewest:
         raise PrepError(
             f"modalities {list(modalities)}: there must be two or more, unless they are --for "
             "device or server."
         )
+
     return modalities
 
 
@@ -273,7 +279,9 @@ def parse_streams(
                 f"stream {option!r}: {name!r} is no modality of sound or video, of "
                 f"{dict(modalities)}."
             )
+
         found[name] = int(number)
+
     return found
 
 
@@ -304,6 +312,7 @@ def _check_columns(option: str, kind: str) -> None:
     columns = features_of(kind)
     if ":" in kind and (kind_of(kind) != "vector" or not all(columns) or not columns):
         raise PrepError(f"modality {option!r}: only a vector has columns, such as vector:age,bmi.")
+
     wrong = [column for column in columns if column in OWN_COLUMNS or columns.count(column) > 1]
     if wrong:
         raise PrepError(

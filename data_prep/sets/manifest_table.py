@@ -73,11 +73,13 @@ def read_manifest(
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: not found, expected a manifest, CSV or Parquet.")
+
     columns, rows = _read(path, [*OWN_COLUMNS, *needed])
     for column in (*REQUIRED, *needed):
         if columns.count(column) != 1:
             found = "is missing" if column not in columns else "occurs more than once"
             raise PrepError(f"{path}: column {column!r} {found}, found {columns}.")
+
     seen: dict[str, int] = {}
     entries = []
     for number, cells in enumerate(rows, start=1):
@@ -87,13 +89,16 @@ def read_manifest(
                 f"{entry.where}, column 'id': row {seen[entry.id]} has this id too; ids must "
                 "differ."
             )
+
         seen[entry.id] = number
         entries.append(entry)
+
     for split in splits:
         if all(entry.split != split for entry in entries):
             raise PrepError(
                 f"{path}, column 'split': no row is {split!r}; needed are {' and '.join(splits)}."
             )
+
     return entries
 
 
@@ -123,10 +128,12 @@ def _read_csv(path: Path) -> tuple[list[str], list[list[str]]]:
         raise PrepError(
             f"{path}: not UTF-8 at byte {error.start} ({error.reason}); save it as UTF-8."
         ) from error
+
     if not rows:
         raise PrepError(
             f"{path}: an empty file, expected a header with {', '.join(REQUIRED)} and modalities."
         )
+
     header = [name.strip() for name in rows[0]]
     for number, row in enumerate(rows[1:], start=1):
         if len(row) != len(header):
@@ -134,6 +141,7 @@ def _read_csv(path: Path) -> tuple[list[str], list[list[str]]]:
                 f"{path}: row {number} has {len(row)} cells, the header {len(header)}; quote "
                 "cells with commas."
             )
+
     return header, rows[1:]
 
 
@@ -150,6 +158,7 @@ def _numbered(path: Path, reader: Any) -> Iterator[list[str]]:  # noqa: ANN401 (
                 f"{path}: the row that begins at line {begin} is no CSV ({error}); a quote inside "
                 "a cell is written twice, and the cell in quotes."
             ) from error
+
         begin = reader.line_num + 1
 
 
@@ -168,10 +177,12 @@ def _read_parquet(path: Path, needed: Sequence[str]) -> tuple[list[str], list[li
     from pyarrow import parquet
 
     names = [name for name in dict.fromkeys(_parquet_columns(path)) if name in needed]
+
     try:
         table = parquet.read_table(path, columns=names)
     except (pyarrow.ArrowException, OSError) as error:
         raise PrepError(f"{path}: not readable as Parquet ({error}); save it again.") from error
+
     columns = [
         [
             _to_text(f"{path}: row {row}, column {name!r}", value)
@@ -179,6 +190,7 @@ def _read_parquet(path: Path, needed: Sequence[str]) -> tuple[list[str], list[li
         ]
         for name in table.column_names
     ]
+
     return list(table.column_names), [list(row) for row in zip(*columns, strict=True)]
 
 
@@ -186,6 +198,7 @@ def _to_text(where: str, value: object) -> str:
     """Return a cell as CSV would hold it."""
     if value is None or value != value:  # not equal to itself: not a number
         return ""
+
     if isinstance(value, bytes):
         try:
             return value.decode("utf-8")
@@ -193,11 +206,13 @@ def _to_text(where: str, value: object) -> str:
             raise PrepError(
                 f"{where}: bytes that are no UTF-8 text ({error.reason}); store text."
             ) from error
+
     if isinstance(value, list | dict | tuple):
         raise PrepError(
             f"{where}: a {type(value).__name__}, {value!r:.60}; store one text, path or number a "
             "cell."
         )
+
     return str(value)
 
 
@@ -205,19 +220,24 @@ def _entry(path: Path, number: int, cells: Mapping[str, str], needed: Sequence[s
     where = f"{path}: row {number} (id {cells['id'].strip()!r})"
     cells = {column: _known(cell) for column, cell in cells.items()}
     own = {column: cells.get(column, "") for column in OWN_COLUMNS}
+
     for column in REQUIRED:
         if not own[column]:
             raise PrepError(
                 f"{where}, column {column!r}: empty or missing, must be given for every sample."
             )
+
     if own["split"] not in SPLITS:
         raise PrepError(
             f"{where}, column 'split': {own['split']!r} is not one of {', '.join(SPLITS)}."
         )
+
     has = {name: cells[name] for name in needed if cells[name]}
     if not has:
         raise PrepError(f"{where}: has none of {', '.join(needed)}; remove the row.")
+
     place = f"{path.name}:{number}"
+
     return Entry(
         where, place, own["id"], own["label"], own["split"], own["group"] or own["id"], has
     )
@@ -255,11 +275,13 @@ def find_file(raw: Path, entry: Entry, modality: Modality) -> Path:
     plain = posixpath.normpath(cell)
     if plain.startswith("/") or plain.split("/")[0] == "..":
         raise PrepError(f"{where}: {cell!r} leaves {raw}; give paths relative to it and below it.")
+
     file = raw.resolve() / plain
     if not file.is_file():
         raise PrepError(
             f"{where}: {raw / plain} is not there; complete the files, or leave the cell empty."
         )
+
     return file
 
 
@@ -297,6 +319,7 @@ def class_names(
     first: dict[str, Entry] = {}
     for entry in entries:
         first.setdefault(entry.label, entry)
+
     trained = {entry.label for entry in entries if entry.split == "train"}
     for label, entry in first.items():
         if wanted is not None and label not in wanted:
@@ -308,17 +331,22 @@ def class_names(
             raise PrepError(
                 f"{entry.where}, column 'label': no sample of the train split is {label!r}."
             )
+
     if wanted is not None and (
         len(set(wanted)) != len(wanted) or (is_whole and set(wanted) != set(first))
     ):
         raise PrepError(
             f"classes {list(wanted)}: must be each label of the manifest once, {sorted(first)}."
         )
+
     names = list(first) if wanted is None else list(wanted)
     if len(names) < 2:
         advice = "" if is_whole else "; name all classes of the federation as --classes"
         raise PrepError(f"all labels are {names}: there must be two or more classes{advice}.")
+
     if wanted is not None:
         return tuple(names)
+
     numeric = all(_INTEGER.fullmatch(label) for label in names)
+
     return tuple(sorted(names, key=lambda label: (int(label), label) if numeric else (0, label)))

@@ -76,6 +76,7 @@ def read_arrays(file: Path) -> Arrays:
     """
     if not file.is_file():
         raise FileNotFoundError(f"{file}: not found, expected an NPZ file.")
+
     if not zipfile.is_zipfile(file):
         whole = "not a whole NPZ file, which numpy.savez writes; write it again."
         cut_off = (
@@ -83,6 +84,7 @@ def read_arrays(file: Path) -> Arrays:
         )  # an NPZ file is a ZIP archive, and nothing to unpack
         reason = whole if cut_off else true_reason(file, whole)
         raise PrepError(f"{file}: {reason}")
+
     arrays, name = {}, ""
     try:
         with np.load(file, allow_pickle=False) as content:
@@ -92,6 +94,7 @@ def read_arrays(file: Path) -> Arrays:
         raise PrepError(
             f"{file}: array {name!r} is not readable without unpickling ({error}); write it again."
         ) from error
+
     return arrays
 
 
@@ -154,6 +157,7 @@ def prepare(
             for each in samples
             if not each.jobs
         ]
+
         return Plan(labelled, streams, kept, empty, tool_versions("numpy"))
 
     return prepare_plan(out, NAME, settings, make_plan, execution)
@@ -171,17 +175,21 @@ def _chosen(file: Path, arrays: Arrays, wanted: Sequence[Modality] | None) -> li
                 f"{file}: array {name!r} is {shape}, a modality must be [{count}, ...] as "
                 f"{LABEL!r} is."
             )
+
         if name not in own or list(wanted or ()).count(name) > 1:
             raise PrepError(
                 f"{file}: {name!r} is no modality or named twice; there are {', '.join(usable)}."
             )
+
     names = list(usable if wanted is None else wanted)
     if not names:
         raise PrepError(
             f"{file}: no modality among its arrays, {', '.join(arrays)}; one must be [{count}, "
             "...]."
         )
+
     check_modality_names(names)
+
     return names
 
 
@@ -189,6 +197,7 @@ def _column(file: Path, arrays: Arrays, name: str, like: NDArray[Any] | None) ->
     """Return an array with one value for each sample."""
     if name not in arrays:
         raise PrepError(f"{file}: array {name!r} is missing, found {', '.join(arrays)}.")
+
     array = arrays[name]
     if (
         array.ndim != 1
@@ -200,6 +209,7 @@ def _column(file: Path, arrays: Arrays, name: str, like: NDArray[Any] | None) ->
             f"{file}: array {name!r} is {array.dtype} {list(array.shape)}, expected integers or "
             f"words{expected}, one a sample."
         )
+
     return array
 
 
@@ -215,6 +225,7 @@ def _splits(file: Path, arrays: Arrays) -> NDArray[Any]:
             else f"no sample is {absent[0]!r}"
         )
         raise PrepError(f"{file}: array 'split': {found}.")
+
     return splits
 
 
@@ -235,11 +246,13 @@ def _labels(
             f"{file}: array {name!r}: all labels are {values.tolist()}; there must be two or more "
             "classes."
         )
+
     classes = tuple(wanted) if wanted is not None else tuple(str(value) for value in values)
     if len(set(classes)) != len(values):
         raise PrepError(
             f"classes {list(classes)}: must be {len(values)} different names, of {values.tolist()}."
         )
+
     return labels.astype(np.int64), classes
 
 
@@ -248,6 +261,7 @@ def _stream(name: Modality, array: NDArray[Any], where: str, place: "Place") -> 
     shape, dtype = array.shape[1:], array.dtype
     if dtype.kind not in "fiub" or 0 in array.shape:
         raise PrepError(f"{where} is {dtype} {list(array.shape)}, expected numbers.")
+
     stored = (
         dtype.name
         if dtype == np.float16 or (dtype == np.uint8 and _is_image(shape, dtype))
@@ -258,14 +272,18 @@ def _stream(name: Modality, array: NDArray[Any], where: str, place: "Place") -> 
     if len(shape) == 1:
         recipe = {"maker": "vector", "features": shape[0], "columns": None}
         return Stream(name, "vector", shape, stored, decode, recipe, MEASURED)
+
     if _is_image(shape, dtype):
         height, width, channels = *shape[:2], (shape[2] if len(shape) == 3 else 1)
         if stored == "uint8" and channels == 3 and height == width:
             recipe = {"maker": "photo", "size": height}
+
         return Stream(name, "image", (channels, height, width), stored, decode, recipe, MEASURED)
+
     if len(shape) == 2:
         recipe = {"maker": "series", "channels": shape[1], "points": shape[0]}
         return Stream(name, "series", shape[::-1], stored, decode, recipe, MEASURED)
+
     raise PrepError(
         f"{where} is {dtype} {list(array.shape)}; one sample must be [features], [time, channels] "
         "or [height, width, 1 or 3]."
@@ -299,6 +317,7 @@ def _array(place: Place, name: str) -> NDArray[Any]:
     """Read an array once in each process."""
     with np.load(place.file, allow_pickle=False) as content:
         array: NDArray[Any] = content[name]
+
     return array
 
 
@@ -311,6 +330,7 @@ def _row(place: Place, name: Modality, row: int) -> NDArray[Any]:
             f"array {name!r}, row {row}: {(~finite).sum()} of {sample.size} values are not finite."
         )
         raise UnreadableFileError(Path(place.file), reason)
+
     return channels_first(sample)
 
 
@@ -332,6 +352,7 @@ def _samples(
         sources = {name: f"{file.name}#{name}[{row}]" for name in jobs}
         belongs = f"row {row}" if str(group) in UNKNOWN else str(group)
         samples.append(Planned(str(row), int(label), belongs, str(split), jobs, sources))
+
     return samples
 
 

@@ -37,6 +37,7 @@ def balanced_order(labels: NDArray[np.int64], generator: np.random.Generator) ->
     for label in np.unique(labels):
         rows = order[labels[order] == label]
         rank[rows] = np.arange(len(rows))
+
     return order[np.argsort(rank[order], kind="stable")]
 
 
@@ -76,7 +77,9 @@ def pair_by_label(
                 f"class {label}: {len(rows)} samples need a partner each, found {len(pool)} to "
                 "pair with; use fewer samples, or the whole pool."
             )
+
         partners[rows] = pool[: len(rows)]
+
     return partners
 
 
@@ -110,6 +113,7 @@ def stratified_part(
     for label in np.unique(labels):
         rows = generator.permutation(np.flatnonzero(labels == label))
         drawn[rows[: max(round(share * len(rows)), min(len(rows) - 1, 1))]] = True
+
     return drawn
 
 
@@ -145,4 +149,5 @@ def group_part(groups: Sequence[str], share: float, generator: np.random.Generat
             f"only {len(names)} groups {names}: at least 2 are needed to keep the splits' groups "
             "apart."
         )
+
     return {str(name) for name in generator.permutation(names)[: max(round(share * len(names)), 1)]}

@@ -62,6 +62,7 @@ class GroupOptimizers:
             )  # Adam's bias correction counts the optimiser's own steps, not the rounds
             weights = [name for name in names if _is_weight(name, before[name])]
             old, new = ({name: source[name] for name in weights} for source in (before, averaged))
+
             with np.errstate(over="ignore", invalid="ignore"):
                 wide, moments = self._rule.step(count, old, new, self._moments.get(group, {}))
                 stepped = {
@@ -74,6 +75,7 @@ class GroupOptimizers:
                 self._moments[group], self._steps[group] = moments, count
             else:
                 found = {name: value for name, value in found.items() if name not in names}
+
         return found
 
     def state(self) -> dict[str, AnyArray]:
@@ -88,6 +90,7 @@ class GroupOptimizers:
         for group, moments in self._moments.items():
             found[f"{group}/steps"] = np.array(self._steps[group], dtype=np.int64)
             found |= {f"{group}/{key}": value for key, value in _flat(moments).items()}
+
         return found
 
     def restore(self, state: Mapping[str, AnyArray]) -> None:
@@ -107,6 +110,7 @@ class GroupOptimizers:
                 self._steps[group] = int(value)
             else:
                 moments.setdefault(moment, {})[name[0]] = value
+
         self._moments = dict(found)
 
 
@@ -115,6 +119,7 @@ def _flat(moments: Moments) -> dict[str, AnyArray]:
     found: dict[str, AnyArray] = {}
     for moment, arrays in moments.items():
         found |= {f"{moment}/{name}": np.asarray(value) for name, value in arrays.items()}
+
     return found
 
 

@@ -35,11 +35,14 @@ def weighted_mean(arrays: Iterable[AnyArray], weights: Sequence[float]) -> AnyAr
     shape, dtype = array.shape, array.dtype
     if not np.issubdtype(dtype, np.floating):
         return np.asarray(reduce(np.maximum, (other for other, _ in pairs), array), dtype=dtype)
+
     total, part = np.zeros(shape), np.empty(shape)
     total += np.multiply(array, weight, out=part, dtype=np.float64)
     for array, weight in pairs:
         total += np.multiply(array, weight, out=part, dtype=np.float64)
+
     mean: AnyArray = np.asarray(total / float(sum(weights)), dtype=dtype)
+
     return mean
 
 
@@ -96,4 +99,5 @@ def aggregate_groups(
         weights = [weight[name] for _, weight in updates if name in weight]
         owners = (arrays[name] for arrays, weight in updates if name in weight)
         averaged[name] = weighted_mean(owners, weights) if weights else value
+
     return averaged

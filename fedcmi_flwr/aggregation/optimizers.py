@@ -95,7 +95,9 @@ class FedAvgM(UpdateRule):
                     place: self.momentum * before[place] + value
                     for place, value in gradient.items()
                 }
+
             moments = {VELOCITY: gradient}
+
         return {
             name: old[name] - self.lr * gradient[place] for place, name in places.items()
         }, moments
@@ -130,6 +132,7 @@ class _Adaptive(UpdateRule):
         stepped = {
             name: old[name] + rate * first[name] / (np.sqrt(second[name]) + TAU) for name in old
         }
+
         return stepped, {"m_t": first, "v_t": second}
 
     @abstractmethod
@@ -205,5 +208,6 @@ class ServerOptimizer(Settings):
         """The optimiser; None where averages are the new weights."""
         if self.name == "none":
             return None
+
         kind = find(SERVER_OPTIMIZER, self.name)
         return kind(self.lr or kind.default_lr, self.momentum)

@@ -62,6 +62,7 @@ def system_noise(size: int) -> Vector:
 
     bits = np.frombuffer(os.urandom(8 * size), dtype=np.uint64) >> np.uint64(12)
     normal: Vector = ndtri((bits.astype(np.float64) + 0.5) / 2**52)
+
     return normal
 
 
@@ -136,10 +137,13 @@ class Privacy(Settings):
             for trained in (update for update in updates if names[0] in update):
                 with np.errstate(over="ignore"):
                     change = _flat(trained, names) - start
+
                 total = total + clipped(change, self.clip_norm)
+
             cuts = np.cumsum([before[name].size for name in names])[:-1]
             for name, part in zip(names, np.split(start + total / asked[group], cuts), strict=True):
                 averaged[name] = part.reshape(before[name].shape).astype(before[name].dtype)
+
         return averaged
 
     def statistics(
@@ -175,8 +179,10 @@ class Privacy(Settings):
             ):
                 if name in total:
                     total[name] = total[name] + mine
+
         count = {name: np.maximum(value[num_classes:], 0) for name, value in total.items()}
         sums = {name: np.clip(value[:num_classes], 0, count[name]) for name, value in total.items()}
+
         return ClassStats(sums, count)
 
     def _noise(self, size: int) -> Vector:
@@ -203,8 +209,10 @@ class Privacy(Settings):
         """
         with needs("privacy"):
             from dp_accounting import get_epsilon_gaussian
+
         if releases == 0:
             return 0.0
+
         return float(
             get_epsilon_gaussian(self.noise_multiplier / (2 * math.sqrt(releases)), self.delta)
         )
@@ -250,6 +258,7 @@ class Privacy(Settings):
                 f"one more round, over the maximum of {self.max_epsilon:g} (delta = "
                 f"{self.delta:g})."
             )
+
         return after
 
 
@@ -280,8 +289,10 @@ def clipped(vector: Vector, norm: float) -> Vector:
     """
     with np.errstate(over="ignore", invalid="ignore"):
         length = float(np.linalg.norm(vector))
+
     if not math.isfinite(length):
         return np.zeros_like(vector)
+
     return vector * (norm / length) if length > norm else vector
 
 

@@ -58,7 +58,9 @@ class RobustAggregation(Settings):
             return 3
         if self.name == "krum":
             return 2 * self.malicious_nodes + 3
+
         fewest = math.ceil(1 / self.trim_share)
+
         return fewest if int(self.trim_share * fewest) >= 1 else fewest + 1
 
     def aggregate(
@@ -92,6 +94,7 @@ class RobustAggregation(Settings):
         for names in groups.values():
             owners = [arrays for arrays, _ in updates if names[0] in arrays]
             found |= self._aggregate_group(current, owners, names)
+
         return found
 
     def _aggregate_group(
@@ -107,6 +110,7 @@ class RobustAggregation(Settings):
         if self.name == "krum" and weights:
             chosen = owners[krum_index(_changes(current, owners, weights), self.malicious_nodes)]
             return found | {name: chosen[name] for name in weights}
+
         return found | {name: self._coordinatewise(name, owners) for name in weights}
 
     def _coordinatewise(self, name: str, owners: Sequence[Arrays]) -> AnyArray:
@@ -128,6 +132,7 @@ class RobustAggregation(Settings):
                 if self.name == "median"
                 else trimmed_mean(numbers, self.trim_share)
             )
+
         return found.reshape(first.shape)
 
 
@@ -155,6 +160,7 @@ def trimmed_mean(rows: NDArray[np.float64], share: float) -> NDArray[np.float64]
     kept = len(rows) - cut
     ordered = np.partition(rows, (cut, kept - 1), axis=0)
     mean: NDArray[np.float64] = np.mean(ordered[cut:kept], axis=0)
+
     return mean
 
 
@@ -183,6 +189,7 @@ def krum_index(vectors: NDArray[np.float64], malicious: int) -> int:
     nearest = max(1, len(vectors) - malicious - 2)
     others = [np.argsort(row)[1 : nearest + 1] for row in distances]
     scores = [np.sum(row[chosen]) for row, chosen in zip(distances, others, strict=True)]
+
     return int(np.argsort(scores)[0])
 
 
@@ -197,4 +204,5 @@ def _changes(
             for name in names
         ]
         rows.append(np.concatenate(change, axis=None))
+
     return np.stack(rows)

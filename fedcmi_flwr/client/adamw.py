@@ -93,4 +93,5 @@ class AdamW:
             self._moments[parameter] = Moments(
                 torch.zeros_like(parameter), torch.zeros_like(parameter), steps
             )
+
         return self._moments[parameter]

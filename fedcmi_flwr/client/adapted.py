@@ -95,6 +95,7 @@ class AdaptedModel(MultimodalModel):
         """Return the embeddings of what is present in a row, zeros or q in the other slots."""
         for name in self.owned:
             _ = u[name]  # an error that says what the module must return
+
         return super().slots(u, q, present)
 
     def forward(self, batch: Batch) -> ModelOutput:
@@ -116,7 +117,9 @@ class AdaptedModel(MultimodalModel):
                 "infiltration_embeddings, present) that returns [batch, classes], or build the "
                 "model with fedcmi_flwr.client.wrap."
             )
+
         logits: Tensor = fuse(u, q, present)
+
         return logits
 
 
@@ -169,7 +172,9 @@ def measure_adapted(model: AdaptedModel, batches: Iterable[Batch]) -> ClassStats
                 .numpy()
             )
             count[name] += torch.bincount(labels, minlength=classes).cpu().numpy()
+
     model.train(was_training)
+
     return ClassStats(total, count)
 
 

@@ -84,6 +84,7 @@ def begin_round(
         batches=samples.batches,
         generator=generator,
     )
+
     return replace(
         local, method_state=method.prepare(model, local, received.from_server, received.memory)
     )
@@ -97,5 +98,6 @@ def _measured(
     """
     if isinstance(model, AdaptedModel):
         return measure_adapted(model, samples.batches()), {}
+
     measured = measure(model, samples.batches())
     return measured.stats, measured.features

@@ -78,6 +78,7 @@ class LastCall:
         self._found = found
         if module in _hooks:
             _hooks[module].remove()
+
         self._hook = _hooks[module] = module.register_forward_pre_hook(remember, with_kwargs=True)
 
     @property
@@ -102,4 +103,5 @@ def moved(value: Any, device: torch.device, non_blocking: bool = False) -> Any: 
         return {key: moved(each, device, non_blocking) for key, each in value.items()}
     if isinstance(value, list | tuple):
         return type(value)([moved(each, device, non_blocking) for each in value])
+
     return value

@@ -69,4 +69,5 @@ def compress_update(
         f"{RESIDUAL}{name}": torch.from_numpy(np.subtract(update[name], compressed.update[name]))
         for name in names
     }
+
     return compressed, rest

@@ -42,6 +42,7 @@ def as_labels(labels: Any, num_classes: int) -> Tensor:  # noqa: ANN401
             f"labels: need integers, the class numbers, found {labels.dtype}; labels.long() makes "
             "them so."
         )
+
     if labels.device.type == "cpu" and len(labels):
         low, high = int(labels.min()), int(labels.max())
         if low < 0 or high >= num_classes:
@@ -50,6 +51,7 @@ def as_labels(labels: Any, num_classes: int) -> Tensor:  # noqa: ANN401
                 f"num_classes={num_classes}, which are 0 to {num_classes - 1}; count the classes "
                 "from 0, or change num_classes of FedCMI."
             )
+
     return labels.long()
 
 

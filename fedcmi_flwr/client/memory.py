@@ -16,6 +16,7 @@ def read_memory(context: Context) -> dict[str, torch.Tensor]:
     record = context.state.get(MEMORY)
     if not isinstance(record, ArrayRecord):
         return {}
+
     return to_state_dict({name: array.numpy() for name, array in record.items()})
 
 

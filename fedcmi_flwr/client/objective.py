@@ -160,6 +160,7 @@ class LocalObjective:
         objective._message, objective._context, objective._loader = message, context, loader
         if asks_for_compression(task):  # what was sent is held until the reply
             objective._task, objective._residual = task, residual
+
         return objective
 
     def __call__(
@@ -203,6 +204,7 @@ class LocalObjective:
             raise ValueError(
                 f"outputs of {len(found.fused_logits)} samples, but {len(labels)} labels."
             )
+
         call = (
             Call(inputs if isinstance(inputs, tuple) else (inputs,))
             if inputs is not None
@@ -219,6 +221,7 @@ class LocalObjective:
         terms = self.method.loss_terms(self.model, batch, found, self.local)
         self.losses.add(terms, len(labels))
         self._lossless = False
+
         return terms.total()
 
     def step(self, optimizer: Optimizer) -> None:
@@ -245,6 +248,7 @@ class LocalObjective:
                 f"method {self.method_name!r} {self.method.needs_sgd}; found "
                 f"{type(optimizer).__name__}. Step with torch.optim.SGD, or take another method."
             )
+
         trained = self.model.trained_parameters().values() if self._steps.count == 0 else ()
         if trained and all(parameter.grad is None for parameter in trained):
             raise NotAppliedError(
@@ -278,6 +282,7 @@ class LocalObjective:
         self._calls.close()
         kept = self.method.finish(self.model, self.local, self._steps)
         applied = Applied(self.method_name, terms_of(self.method))
+
         return LocalResult(self.local.stats, self.losses.sums(), self.losses.counts, kept, applied)
 
     def reply(
@@ -311,15 +316,18 @@ class LocalObjective:
                 "reply() answers the message of LocalObjective.from_message; this one was made "
                 "without."
             )
+
         result = self.finish()
         loader = self._loader
         if num_examples is None:
             num_examples = loader.num_examples if loader is not None else None
+
         if num_examples is None:
             raise ValueError(
                 "reply(num_examples): say how many training samples the node has; nobody counted "
                 "them."
             )
+
         if modality_examples is None and loader is not None:
             modality_examples = loader.modality_examples
 
@@ -328,6 +336,7 @@ class LocalObjective:
             compress_update(self._task, trained, self._residual) if self._task else (None, {})
         )
         self._remember({**result.kept.memory, **residual})
+
         return train_reply(
             self._message,
             trained,

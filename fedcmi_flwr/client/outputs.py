@@ -63,6 +63,7 @@ def as_model_output(outputs: Any) -> ModelOutput:  # noqa: ANN401
     """
     if isinstance(outputs, ModelOutput):
         return outputs
+
     named: Any = {"fused_logits": outputs} if isinstance(outputs, Tensor) else outputs
     if not isinstance(named, Mapping) or not isinstance(named.get("fused_logits"), Tensor):
         found = (
@@ -75,7 +76,9 @@ def as_model_output(outputs: Any) -> ModelOutput:  # noqa: ANN401
             f"{list(PARTS)}; found {found}. Where a model returns an object of its own, hand over "
             "its logits."
         )
+
     parts = {
         part: _PerModality(part, named.get(part, {})) for part in PARTS if part != "fused_logits"
     }
+
     return ModelOutput(fused_logits=named["fused_logits"], **parts)

@@ -42,6 +42,7 @@ def load(model: nn.Module, task: Task) -> None:
                 f"{type(model).__name__} it is {found}. Build the same model on the server and on "
                 "every node."
             )
+
     model.load_state_dict(received, strict=False)
 
 
@@ -67,6 +68,7 @@ def declared(task: Task, context: Context | None) -> Task:
     text = None if context is None else context.node_config.get("modalities")
     if text is None:
         return task
+
     names = str(text).split("+")
     unknown = [name for name in names if name not in task.groups or name == SHARED]
     if unknown:
@@ -74,8 +76,10 @@ def declared(task: Task, context: Context | None) -> Task:
             f"node-config modalities = {text!r}: {unknown[0]!r} was not sent to this node, which "
             f"got {[name for name in task.groups if name != SHARED]}; join names by '+'."
         )
+
     groups = {group: members for group, members in task.groups.items() if group in (*names, SHARED)}
     arrays = {name: task.arrays[name] for members in groups.values() for name in members}
+
     return replace(task, groups=groups, arrays=arrays)
 
 
@@ -84,10 +88,13 @@ def as_methods_see_it(model: nn.Module, task: Task, method: Method) -> Multimoda
     if isinstance(model, WrappedModel):
         model.use(tuple(task.groups))
         return model
+
     if isinstance(model, MultimodalModel):
         return model
+
     num_classes = _num_classes(task.config)
     spec = adapted_spec(model, task.modalities, num_classes, method.structure)
+
     return AdaptedModel(model, task.groups, spec)
 
 
@@ -103,5 +110,6 @@ def partition_of(context: Context | None) -> int:
     """Return the node's number, by which its random numbers differ from other nodes'."""
     if context is None:
         return 0
+
     known = context.node_config.get("partition-id")
     return int(known) if isinstance(known, int) else zlib.crc32(str(context.node_id).encode())

@@ -70,6 +70,7 @@ def train_round(
             loss.backward()
             objective.step(chosen)
             seen += len(labels)
+
     return objective.reply(seen // epochs, metrics=metrics, seconds=time.perf_counter() - begin)
 
 

@@ -85,13 +85,16 @@ class LoaderSamples:
                 "trains: hand them over, LocalObjective.from_message(message, model, "
                 "samples=loader)."
             )
+
         found = self._source() if callable(self._source) else self._source
         device = next(self._model.parameters()).device
         for batch in (as_batch(self._model, *self._checked(item)) for item in found):
             if not self._counted:
                 self._classes.append(batch.labels.cpu())
                 self._present.append(batch.present.cpu())
+
             yield batch.to(device)
+
         self._counted = True
 
     def count(self) -> Tally:
@@ -102,6 +105,7 @@ class LoaderSamples:
         if not self._counted:
             self._classes, self._present = [], []
             deque(self.batches(), maxlen=0)
+
         labels, present = self._all()
         classes = self._model.spec.num_classes
         lacking = {}
@@ -109,6 +113,7 @@ class LoaderSamples:
             rows = present[:, self._model.spec.modalities.index(name)]
             if not bool(rows.all()):
                 lacking[name] = torch.bincount(labels[rows], minlength=classes)
+
         return Tally(torch.bincount(labels, minlength=classes), lacking)
 
     def unknown(self) -> Tally:
@@ -125,8 +130,10 @@ class LoaderSamples:
         """How many of them have each owned modality; None while nobody has looked."""
         if not self._counted:
             return None
+
         _, present = self._all()
         order = self._model.spec.modalities
+
         return {name: int(present[:, order.index(name)].sum()) for name in self._model.owned}
 
     def _all(self) -> tuple[Tensor, Tensor]:
@@ -177,6 +184,7 @@ def as_batch(model: MultimodalModel, inputs: Any, labels: Tensor, present: Tenso
     )
     if call.args and isinstance(call.args[0], Batch):
         return call.args[0]
+
     labels = as_labels(labels, model.spec.num_classes)
     if isinstance(model, WrappedModel):
         given = (
@@ -191,8 +199,10 @@ def as_batch(model: MultimodalModel, inputs: Any, labels: Tensor, present: Tenso
         present = torch.tensor(
             [name in model.owned for name in order], device=labels.device
         ).expand(len(labels), -1)
+
     columns = [present[:, order.index(name)] for name in model.owned]
     complete = bool(torch.stack(columns).all())
+
     return CalledBatch(
         dict.fromkeys(model.owned, call), labels, present, complete, torch.arange(len(labels))
     )

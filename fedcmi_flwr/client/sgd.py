@@ -68,4 +68,5 @@ class SGD:
                 nesterov=False,
                 maximize=False,
             )
+
         self._velocities |= dict(zip(moved, velocities, strict=True))

@@ -44,6 +44,7 @@ class OwnEncoder(Encoder):
                 f"{self._width}]; say widths={{{self._modality!r}: ...}} to wrap() if it ends in "
                 "another width."
             )
+
         return found
 
 
@@ -147,6 +148,7 @@ class WrappedModel(MultimodalModel):
                 f"model({{{self.owned[0]!r}: ...}}); found {type(inputs).__name__}. The batches "
                 "of samples= hold the same."
             )
+
         used = {name: inputs[name] for name in self.owned if name in inputs}
         if not used:
             raise ValueError(
@@ -160,9 +162,11 @@ class WrappedModel(MultimodalModel):
                 [name in used for name in self.spec.modalities], device=first.device
             )
             present = here.expand(len(first), -1)
+
         complete = all(bool(present[:, self.spec.modalities.index(name)].all()) for name in used)
         if labels is None:
             labels = torch.zeros(len(first), dtype=torch.long, device=first.device)
+
         return Batch(used, labels, present, complete, torch.arange(len(first)))
 
 
@@ -215,12 +219,14 @@ def wrap(
     for name, trunk in encoders.items():
         width = (widths or {}).get(name) or _last_width(name, trunk)
         own[name] = OwnEncoder(name, trunk, width, embedding_dim)
+
     described = dict.fromkeys(names, "own")
     spec = ModelSpec(
         names, num_classes, embedding_dim, described, projector, fusion, of_method.structure
     )
     model = WrappedModel(spec, own)
     model.initialize(of_method)
+
     return model
 
 
@@ -232,4 +238,5 @@ def _last_width(modality: Modality, trunk: nn.Module) -> int:
             f"the encoder of {modality!r} has no linear layer that says what it ends in; say "
             f"widths={{{modality!r}: ...}} to wrap()."
         )
+
     return linear[-1].out_features

@@ -32,6 +32,7 @@ def field_docstrings(kind: type) -> dict[str, str]:
     for base in reversed(kind.__mro__):
         if base is not object:
             found |= _own_docstrings(base)
+
     return found
 
 
@@ -41,11 +42,13 @@ def _own_docstrings(kind: type) -> dict[str, str]:
     assert isinstance(definition, ast.ClassDef)
 
     found = {}
+
     for statement, following in pairwise(definition.body):
         if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
             text = _string(following)
             if text:
                 found[statement.target.id] = " ".join(text.split())
+
     return found
 
 

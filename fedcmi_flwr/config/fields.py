@@ -54,14 +54,17 @@ def number(
     allowed = f"a number {'above' if above else 'from'} {low:g}"
     if high < math.inf:
         allowed += f" to {'below ' if below else ''}{high:g}"
+
     if zero:
         allowed += f", or 0 ({zero})"
 
     def check(value: float) -> bool:
         if zero and value == 0:
             return True
+
         enough = low < value if above else low <= value
         few = value < high if below else value <= high
+
         return math.isfinite(value) and enough and few
 
     return _field(check, allowed, key, default)
@@ -124,6 +127,7 @@ def checked(item: "Field[Any]", value: Any) -> Any:  # noqa: ANN401
         raise ConfigError(
             f"{key_of(item)} = {value!r}: must be {item.metadata['allowed']}, at most {largest:g}."
         )
+
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
 
@@ -134,4 +138,5 @@ def checked(item: "Field[Any]", value: Any) -> Any:  # noqa: ANN401
         raise ConfigError(
             f"{key_of(item)} = {value!r}: must be {item.metadata['allowed']} ({kind.__name__})."
         )
+
     return value

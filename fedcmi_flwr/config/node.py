@@ -74,6 +74,7 @@ def read_node_config(raw: Mapping[str, Any]) -> NodeConfig:
             f"unknown key {unknown[0]!r} in the node-config; known are {', '.join(known)}."
             f"{did_you_mean(unknown[0], known)}"
         )
+
     partition, parts = raw.get("partition-id"), raw.get("num-partitions")
     if type(partition) is not int or partition < 0:
         raise ConfigError(f"node-config partition-id = {partition!r}: must be an integer from 0.")
@@ -82,6 +83,7 @@ def read_node_config(raw: Mapping[str, Any]) -> NodeConfig:
             f"node-config num-partitions = {parts!r}: must be an integer above partition-id "
             f"{partition}."
         )
+
     names = raw.get("modalities")
     modalities = tuple(str(names).split("+")) if names is not None else None
     if modalities is not None and ("" in modalities or len(set(modalities)) < len(modalities)):
@@ -92,12 +94,15 @@ def read_node_config(raw: Mapping[str, Any]) -> NodeConfig:
         raise ConfigError(
             "node-config: without num-partitions the node must say its modalities ('audio+visual')."
         )
+
     device = raw.get("device")
     if device not in (None, *DEVICES):
         raise ConfigError(f"node-config device = {device!r}: must be one of {', '.join(DEVICES)}.")
+
     data, pretrained = str(raw["data"]) if "data" in raw else None, str(raw.get("pretrained", ""))
     personal = str(raw["personal"]) if "personal" in raw else None
     epochs, seconds = _read_work(raw)
+
     return NodeConfig(
         partition,
         parts,
@@ -120,6 +125,7 @@ def _read_work(raw: Mapping[str, Any]) -> tuple[int | None, float | None]:
         type(seconds) not in (int, float) or not 0 <= seconds < LARGEST[float]
     ):
         raise ConfigError(f"node-config time-budget = {seconds!r}: must be a number from 0.")
+
     return epochs, seconds
 
 
@@ -129,4 +135,5 @@ def _read_name(raw: Mapping[str, Any]) -> str:
         raise ConfigError(
             f"node-config name = {name!r}: must be up to {LONGEST_NAME} printable characters."
         )
+
     return name

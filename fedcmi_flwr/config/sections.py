@@ -234,9 +234,11 @@ class TrainingConfig(Settings):
             return self.lr * server_round / (self.lr_warmup_rounds + 1)
         if start < 0 or server_round <= start or end <= start:
             return self.lr
+
         if self.lr_schedule == "cosine":
             passed = (min(server_round, end) - start) / (end - start)
             return self.lr_min + (self.lr - self.lr_min) * (1 + math.cos(math.pi * passed)) / 2
+
         return self.lr + (self.lr_min - self.lr) * (min(server_round, end) - start) / (end - start)
 
 
@@ -322,6 +324,7 @@ def read_section(kind: type[Section], raw: Mapping[str, Any]) -> Section:
     for item in items:
         if key_of(item) not in raw:
             raise ConfigError(f"key {key_of(item)!r} is missing.")
+
     return kind(**{item.name: raw[key_of(item)] for item in items})
 
 

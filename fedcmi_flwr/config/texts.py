@@ -32,6 +32,7 @@ def read_value(text: str) -> Scalar:
         value: object = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
+
     return value if isinstance(value, bool | int | float | str) else text
 
 
@@ -61,6 +62,7 @@ def read_assignments(text: str) -> dict[str, Scalar]:
     """
     if text.lstrip().startswith("{"):
         return _inline_table(text)
+
     found: dict[str, Scalar] = {}
     position, text = 0, text.rstrip()
     while position < len(text):
@@ -69,8 +71,10 @@ def read_assignments(text: str) -> dict[str, Scalar]:
             raise ValueError(
                 f"at {text[position:].strip()!r}: must be key=value key=value, each key once."
             )
+
         found[match[1]] = read_value(match[2])
         position = match.end()
+
     return found
 
 
@@ -79,12 +83,14 @@ def _inline_table(text: str) -> dict[str, Scalar]:
         table: dict[str, object] = tomllib.loads(f"table = {text}")["table"]
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"not a TOML inline table ({error}).") from error
+
     scalars: dict[str, Scalar] = {
         k: v for k, v in table.items() if isinstance(v, bool | int | float | str)
     }
     for key in table:
         if key not in scalars:
             raise ValueError(f"{key} = {table[key]!r}: must be a number, true or false, or a text.")
+
     return scalars
 
 

@@ -48,6 +48,7 @@ def check_finite(samples: Samples, split: str) -> None:
     for column, modality in enumerate(samples.modalities):
         if not np.issubdtype(np.dtype(modality.dtype), np.floating):
             continue
+
         has = samples.rows[samples.has[samples.rows, column]]
         for rows, values in chunks(samples.arrays[modality.name], has):
             bad = rows[~np.isfinite(values.reshape(len(rows), -1)).all(axis=1)]

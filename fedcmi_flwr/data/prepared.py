@@ -61,6 +61,7 @@ def load_split(
     spec = read_spec(directory)
     if split not in spec.splits:
         raise DataError(f"{directory}: no split {split!r}, only {sorted(spec.splits)}.")
+
     chosen = _chosen(directory, spec, modalities)
     try:
         labels = np.load(labels_path(directory, split), allow_pickle=False)
@@ -79,11 +80,13 @@ def load_split(
         raise SchemaError(
             f"{directory / split}: one of {names} is cut off or broken ({error}); {REPAIR}"
         ) from error
+
     absent = [column for column in SAMPLE_COLUMNS if column not in table]
     if absent:
         raise SchemaError(
             f"{samples_path(directory, split)}: column {absent[0]!r} is missing; {REPAIR}"
         )
+
     _check_sizes(
         directory, split, spec, {"labels": labels, "samples": table["modalities"], **arrays}
     )
@@ -95,10 +98,12 @@ def load_split(
             f"{samples_path(directory, split)}: modality {strange[0]!r} is not one of "
             f"{list(spec.modality_names)}; {REPAIR}"
         )
+
     has = np.array([[m.name in names for m in chosen] for names in owned], dtype=bool).reshape(
         len(owned), len(chosen)
     )
     sources = np.array(table["group"], dtype=np.str_)
+
     return Samples(chosen, arrays, labels, sources, has, np.flatnonzero(has.any(axis=1)))
 
 
@@ -113,6 +118,7 @@ def _chosen(
         raise DataError(
             f"{directory}: modality {absent[0]!r} is not stored there, only {list(stored)}.{near}"
         )
+
     return tuple(stored[name] for name in names)
 
 

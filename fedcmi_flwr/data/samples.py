@@ -93,6 +93,7 @@ class Samples:
         ]
         if len(self.rows) * sum(sizes) > room:
             return self
+
         return replace(
             self,
             arrays={name: _copied(array, self.rows, device) for name, array in self.arrays.items()},
@@ -133,10 +134,13 @@ class Samples:
             stored = take(self.arrays[modality.name], rows, frame_indices, device)
             inputs[modality.name] = self.views.show(stored, modality, generator)
             present[:, federation.index(modality.name)] = torch.from_numpy(self.has[rows, column])
+
         complete = bool(self.has[rows].all())
         if not complete:
             self._blank(inputs, rows)
+
         labels, numbers = torch.from_numpy(self.labels[rows]), torch.from_numpy(np.asarray(indices))
+
         return Batch(inputs, labels, present, complete, numbers).to(device)
 
     def _blank(self, inputs: dict[Modality, torch.Tensor], rows: NDArray[np.int64]) -> None:
@@ -175,6 +179,7 @@ class Samples:
         starts = list(range(0, len(order), batch_size))
         if len(order) - starts[-1] == 1 and len(starts) > 1:
             starts.pop()
+
         for start, end in zip(starts, [*starts[1:], len(order)], strict=True):
             yield self.batch(order[start:end], federation, device, view_generator)
 
@@ -225,13 +230,16 @@ def take(
         chosen = torch.from_numpy(rows).to(device, non_blocking=True)
         if frame_indices is None:
             return array.index_select(0, chosen)
+
         return array[
             chosen.unsqueeze(1), torch.from_numpy(frame_indices).to(device, non_blocking=True)
         ]
+
     found = array[rows] if frame_indices is None else array[rows[:, None], frame_indices]
     wanted = torch.from_numpy(np.asarray(found))
     if device.type == "cuda":
         wanted = wanted.pin_memory()
+
     return wanted.to(device, non_blocking=True)
 
 
@@ -243,6 +251,7 @@ def _copied(array: StoredArray, rows: NDArray[np.int64], device: torch.device) -
     copy = take(array, rows[:0], None, device).new_empty((len(rows), *array.shape[1:]))
     for piece, part in zip(pieces, copy.split([len(piece) for piece in pieces]), strict=True):
         part.copy_(take(array, piece, None, device))
+
     return copy
 
 
@@ -253,5 +262,6 @@ def room_on(device: torch.device) -> int:
     """
     if device.type != "cuda":
         return 0
+
     free, _ = torch.cuda.mem_get_info(device)
     return int(free * RESIDENT_SHARE)

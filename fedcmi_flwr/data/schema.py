@@ -84,6 +84,7 @@ class ModalitySpec:
             raise SchemaError(
                 f"modality {self.name!r}: {self.kind} have neither channels nor features."
             )
+
         return AXES[self.kind][::-1].index("channels")
 
     def to_json(self) -> str:
@@ -172,14 +173,17 @@ def read_recipes(directory: Path) -> dict[str, Recipe]:
     path = directory / "recipes.json"
     if not path.is_file():
         return {}
+
     try:
         recipes = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise SchemaError(f"{path}: not JSON ({error}); prepare the data again.") from error
+
     if not isinstance(recipes, dict) or not all(
         isinstance(recipe, dict) for recipe in recipes.values()
     ):
         raise SchemaError(f"{path}: must hold an object of objects; prepare the data again.")
+
     return recipes
 
 
@@ -218,6 +222,7 @@ def read_spec(directory: Path) -> DatasetSpec:
             f"{path}: not found. {directory} is not a finished prepared directory; make one with "
             "`fedcmi prep`."
         )
+
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
         version = fields.get("schema_version")
@@ -226,6 +231,7 @@ def read_spec(directory: Path) -> DatasetSpec:
                 f"{path}: schema version {version!r}, this release reads {SCHEMA_VERSION}; "
                 "prepare the data again."
             )
+
         modalities = tuple(ModalitySpec.from_fields(modality) for modality in fields["modalities"])
         spec = DatasetSpec(
             **{**fields, "classes": tuple(fields["classes"]), "modalities": modalities}
@@ -234,7 +240,9 @@ def read_spec(directory: Path) -> DatasetSpec:
         raise SchemaError(
             f"{path}: not a dataset description ({error}); prepare the data again."
         ) from error
+
     check_spec(path, spec)
+
     return spec
 
 
@@ -246,18 +254,21 @@ def check_spec(path: Path, spec: DatasetSpec) -> None:
             f"{path}: needs two or more classes and at least one modality, "
             f"found {len(spec.classes)} and {len(spec.modalities)}."
         )
+
     for modality in spec.modalities:
         if modality.kind not in KINDS:
             raise SchemaError(
                 f"{path}: modality {modality.name!r} is of kind {modality.kind!r}, not one of "
                 f"{KINDS}."
             )
+
         axes = AXES[modality.kind]
         if len(modality.shape) != len(axes):
             raise SchemaError(
                 f"{path}: modality {modality.name!r} is {modality.kind} of shape "
                 f"{list(modality.shape)}, must be [{', '.join(axes)}]."
             )
+
         _check_normalisation(path, modality)
 
 
@@ -282,9 +293,11 @@ def _check_types(path: Path, spec: DatasetSpec) -> None:
         }
         wrong |= {key: value for key, value in words.items() if not isinstance(value, str)}
         counts |= {f"{where}, shape[{n}]": side for n, side in enumerate(modality.shape)}
+
         for key, value in (("mean", modality.mean), ("std", modality.std)):
             values: tuple[object, ...] = value if isinstance(value, tuple) else (value,)
             wrong |= {f"{where}, {key}": each for each in values if not _is_number(each)}
+
     wrong |= {
         where: n
         for where, n in counts.items()
@@ -296,6 +309,7 @@ def _check_types(path: Path, spec: DatasetSpec) -> None:
             f"{path}: {place} is {strange!r}; names are text, sizes integers, mean and std finite "
             "numbers."
         )
+
     if len(set(spec.classes)) < len(spec.classes):
         raise SchemaError(f"{path}: classes {list(spec.classes)} must differ.")
 
@@ -310,6 +324,7 @@ def _check_normalisation(path: Path, modality: ModalitySpec) -> None:
         raise SchemaError(
             f"{where}: a vector must be {' or '.join(VECTOR_DTYPES)}, found {modality.dtype}."
         )
+
     if modality.kind == "tokens":
         if not modality.dtype.startswith(("int", "uint")) or (modality.mean, modality.std) != (
             0,
@@ -320,12 +335,14 @@ def _check_normalisation(path: Path, modality: ModalitySpec) -> None:
                 f"{modality.mean} and {modality.std}."
             )
         return
+
     for name, value in (("mean", modality.mean), ("std", modality.std)):
         expected = modality.shape[-1 - modality.axes_behind]
         if isinstance(value, tuple) and len(value) != expected:
             raise SchemaError(
                 f"{where} has {len(value)} values of {name}, must be one, or {expected}."
             )
+
     if not all(
         std > 0 for std in (modality.std if isinstance(modality.std, tuple) else (modality.std,))
     ):

@@ -82,11 +82,14 @@ class Views:
         """
         if modality.kind != "frames" or self.frames == 0:
             return None
+
         bounds = np.arange(self.frames + 1) * modality.shape[0] // self.frames
         first, count = bounds[:-1], np.diff(bounds)
         if generator is None:
             return np.tile(first + (count - 1) // 2, (samples, 1))
+
         drawn = torch.rand(samples, self.frames, generator=generator, dtype=torch.float64).numpy()
+
         return np.asarray(first + np.floor(drawn * count), dtype=np.int64)
 
     def show(
@@ -122,6 +125,7 @@ class Views:
                 planes = stored.float().flatten(0, -4)  # frames beside samples
                 scaled = F.interpolate(planes, size, mode="bilinear", antialias=True)
                 stored = scaled.reshape(*stored.shape[:-2], *size)
+
         return normalise(stored, modality)
 
     def repeat(self, modality: ModalitySpec) -> bool:
@@ -143,6 +147,7 @@ class Views:
         shape = modality.shape
         if modality.kind in VISUAL and self.size:
             shape = (*shape[:-2], self.size, self.size)
+
         return (self.frames, *shape[1:]) if modality.kind == "frames" and self.frames else shape
 
 
@@ -174,6 +179,7 @@ def check_views(views: Views, modalities: Sequence[ModalitySpec]) -> None:
             raise ConfigError(
                 f"augment: {name!r} is not one of the modalities of images or frames, {fit}.{near}"
             )
+
     for modality in modalities:
         if modality.kind == "frames" and views.frames > modality.shape[0]:
             raise ConfigError(
@@ -186,16 +192,19 @@ def normalise(stored: Tensor, modality: ModalitySpec) -> Tensor:
     """Return ``(stored - mean) / std`` in float32; tokens as int64."""
     if modality.kind == "tokens":
         return stored.long()
+
     mean, std = (
         _along_channels(value, modality, stored) for value in (modality.mean, modality.std)
     )
     if stored.device.type != "cpu" or stored.numel() < HUGE:
         return torch.empty(stored.shape, device=stored.device).copy_(stored).sub_(mean).div_(std)
+
     # NumPy's memory comes in huge pages, torch's page by page; and one sample at a time stays in
     # the processor's cache
     view = torch.from_numpy(np.empty(stored.shape, np.float32))
     for sample, values in zip(view, stored, strict=True):
         sample.copy_(values).sub_(mean).div_(std)
+
     return view
 
 
@@ -244,6 +253,7 @@ def random_boxes(
     room = torch.tensor([height, width]) - sizes
     corner = (torch.rand(count, 2, generator=generator) * (room + 1)).floor().minimum(room)
     corner = torch.where(fits.any(dim=1, keepdim=True), corner, (room / 2).floor())
+
     return torch.cat([corner, sizes], dim=1).long()
 
 
@@ -278,6 +288,7 @@ def cut_out(
     planes = images.flatten(1, -3)
     narrow = torch.einsum("nkhw,nxw->nkhx", planes, columns)
     view = torch.einsum("nkhx,nyh->nkyx", narrow, rows)
+
     return view.reshape(*images.shape[:-2], *size)
 
 
@@ -297,4 +308,5 @@ def _scaling(
     pixel = torch.arange(pixels, device=start.device).reshape(1, 1, -1)
     weight = (1 - (pixel + 0.5 - centre).abs() / step.clamp(min=1)).clamp(min=0)
     weight = weight * ((pixel >= start) & (pixel < start + length))
+
     return weight / weight.sum(dim=2, keepdim=True)

@@ -105,6 +105,7 @@ class Bins:
         count, correct, total = (
             torch.bincount(place, w, minlength=NUM_BINS).cpu().numpy() for w in weights
         )
+
         return Bins(count.astype(np.int64), correct.astype(np.int64), total.astype(np.float64))
 
 
@@ -146,6 +147,7 @@ def fit_temperature(
         )
     if not found.isfinite().all():
         raise CalibrationError("the scores hold NaN or Inf: the model diverged.")
+
     values = found.double()
     true = values.gather(1, labels.unsqueeze(1)).mean()
 
@@ -157,6 +159,7 @@ def fit_temperature(
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
         low, high = (low, middle) if slope(middle) > 0 else (middle, high)
+
     return math.exp(-(low + high) / 2)
 
 
@@ -229,6 +232,7 @@ def calibrate(
             labels[subset].append(batch.labels[rows].cpu())
             for rule, votes in offered.items():
                 found[subset][rule].append(scores(model, output, mask, votes)[rows].cpu())
+
     model.train(was_training)
     chosen, reasons = {}, {}
     for subset in labels:
@@ -238,4 +242,5 @@ def calibrate(
             chosen[subset] = Decision(offered[rule], temperature, calibrated=True)
         except CalibrationError as error:
             reasons[subset] = str(error)
+
     return Decisions(model.spec.modalities, uncalibrated(own), chosen), reasons

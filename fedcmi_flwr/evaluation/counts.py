@@ -124,14 +124,18 @@ def measure(model: MultimodalModel, batches: Iterable[Batch]) -> Measured:
             inputs, labels = batch.inputs[name], batch.labels
             if not batch.complete:
                 inputs, labels = inputs[rows], labels[rows]
+
             features = branch.encoder.features(inputs)
             probability = true_class_probability(branch.self_logits_of(features), labels)
             total[name] += _per_class(labels, probability, classes)
             count[name] += _per_class(labels, torch.ones_like(labels), classes).astype(np.int64)
             if len(labels) == 1:
                 features = _as_one_of_several(branch.encoder, inputs)
+
             seen[name].append(features if batch.complete else scatter(features, rows))
+
     model.train(was_training)
+
     return Measured(
         ClassStats(total, count), {name: torch.cat(parts) for name, parts in seen.items()}
     )
@@ -151,6 +155,7 @@ def gives_numbers(model: MultimodalModel, batch: Batch) -> bool:
     model.eval()
     output = model(batch)
     logits = [output.fused_logits, *output.self_logits.values()]
+
     return all(bool(each.isfinite().all()) for each in logits)
 
 
@@ -230,7 +235,9 @@ def _counted(
         for name, logits, rows in predictions(batch):
             found = _count(logits, batch.labels, rows)
             counts[name] = counts[name] + found if name in counts else found
+
     model.train(was_training)
+
     return counts
 
 
@@ -243,6 +250,7 @@ def _predictions(
         mask, rows = mask_for(subset, modalities, batch.present)
         if len(subset) == 1 or len(subset) < len(modalities):
             yield only_name(subset_name(subset)), scores(model, output, mask, votes), rows
+
         if len(subset) == 1 and subset[0] in output.self_logits:
             yield head_name(subset[0]), output.self_logits[subset[0]], rows
 
@@ -272,6 +280,7 @@ def prediction_names(modalities: Sequence[Modality]) -> list[str]:
     ]
     alone = [only_name(modality) for modality in modalities]
     heads = [head_name(modality) for modality in modalities]
+
     return list(dict.fromkeys(["fused", *alone, *only, *heads]))
 
 
@@ -281,6 +290,7 @@ def _count(logits: Tensor, labels: Tensor, rows: Tensor) -> Counts:
     correct, count = (
         _per_class(labels, weight, classes).astype(np.int64) for weight in (right, rows)
     )
+
     return Counts(correct, count, Bins.of(logits[rows].log_softmax(dim=1), labels[rows]))
 
 

@@ -50,6 +50,7 @@ def scores(
     if votes.fusion > 0:
         fused = model.fuse(output.self_embeddings, output.infiltration_embeddings, present)
         total = votes.fusion * fused.log_softmax(dim=1)
+
     heads = (
         (votes.self_heads, output.self_logits),
         (votes.infiltration_heads, output.infiltration_logits),
@@ -58,6 +59,7 @@ def scores(
         for name, logits in voters.items() if weight > 0 else ():
             rows = present[:, model.spec.modalities.index(name)].unsqueeze(1)
             total = total + weight * rows * logits.log_softmax(dim=1)
+
     return total
 
 
@@ -80,6 +82,7 @@ def rules(spec: ModelSpec, own: Votes) -> dict[str, Votes]:
     """
     if spec.structure not in ("two-projectors", "one-projector"):
         return {"fused": Votes()}
+
     combined = Votes(self_heads=1.0) if own == Votes() else own
     return {"fused": Votes(), "self-heads": Votes(self_heads=1.0, fusion=0.0), "combined": combined}
 
@@ -170,6 +173,7 @@ class Decisions:
             found[rows] = decision.log_probabilities(
                 scores(model, output, present, decision.votes)
             )[rows]
+
         return found
 
     def to_json(self) -> dict[str, Any]:
@@ -218,11 +222,13 @@ class Decisions:
             raise ValueError(
                 f"notes of the model: how it decides cannot be read ({error!r})."
             ) from error
+
         strange = sorted({name for subset in chosen for name in subset} - set(modalities))
         if strange:
             raise ValueError(
                 f"notes of the model: decisions on {strange}, which are not of {list(modalities)}."
             )
+
         return Decisions(tuple(modalities), uncalibrated(own), chosen)
 
 
@@ -238,6 +244,7 @@ def _read(fields: Mapping[str, Any]) -> Decision:
     temperature = float(fields["temperature"])
     if not temperature > 0:
         raise ValueError(f"temperature {temperature}: must be above 0")
+
     return Decision(votes, temperature, bool(fields["calibrated"]))
 
 

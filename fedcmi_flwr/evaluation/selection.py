@@ -38,6 +38,7 @@ def selection_figures(
         rows = batch.present.any(dim=1)
         pairs = batch.labels[rows] * classes + predicted[rows]
         table += torch.bincount(pairs, minlength=classes**2).reshape(classes, classes).cpu().numpy()
+
     return figures_of(table)
 
 
@@ -64,8 +65,10 @@ def figures_of(table: NDArray[np.int64]) -> dict[str, float]:
     present = count > 0
     if not present.any():
         return dict.fromkeys(("fused", "macro", "worst-class", "f1"), float("nan"))
+
     accuracy = right[present] / count[present]
     f1 = 2 * right[present] / (count + predicted)[present]
+
     return {
         "fused": float(right.sum() / count.sum()),
         "macro": float(accuracy.mean()),

@@ -86,6 +86,7 @@ class SubsetGraph(nn.Module):
         unused = torch.zeros(count, dtype=torch.int64)
         batch = Batch(shown, unused, self.present.expand(count, -1), True, unused)
         found = scores(self.model, self.model(batch), batch.present, self.decision.votes)
+
         return self.decision.log_probabilities(found).exp(), found
 
 
@@ -95,15 +96,19 @@ def show(views: Views, stored: Tensor, spec: ModalitySpec) -> Tensor:
     """
     if spec.kind == "tokens":
         return stored.long()
+
     indices = views.frame_indices(spec, 1, None)
     if indices is not None:
         stored = stored.index_select(1, torch.from_numpy(indices[0]))
+
     values = stored.float()
     if spec.kind in VISUAL and views.size and spec.shape[-2:] != (views.size, views.size):
         values = _scaled(values, views.size)
+
     mean, std = (
         torch.tensor(value).reshape(-1, *[1] * spec.axes_behind) for value in (spec.mean, spec.std)
     )
+
     return (values - mean) / std
 
 
@@ -157,14 +162,18 @@ def export_model(
     """
     if kind not in WRITERS:
         raise ValueError(f"format {kind!r}: must be one of {', '.join(WRITERS)}.")
+
     with needs("export"):
         for name in PACKAGES if kind == "onnx" else ():
             importlib.import_module(name)
+
     if out.exists():
         raise FileExistsError(f"{out}: is there already; remove it, or choose another directory.")
+
     predictor = Predictor.load(path, "cpu")
     for names in chosen or ():
         predictor.decisions.of(names)  # raises for what the model does not have
+
     wanted = (
         subsets(predictor.modalities)
         if chosen is None
@@ -179,6 +188,7 @@ def export_model(
         card = find_model(path).with_name(CARD)
         if card.is_file():
             shutil.copyfile(card, partial / CARD)
+
     return [*(out / graph["file"] for graph in described), out / DESCRIPTION]
 
 
@@ -215,10 +225,12 @@ def _export_subset(
         raise ExportError(
             f"{subset_name(subset)}: {encoders} cannot be exported to {kind}: {error}"
         ) from error
+
     worst, fewest = (
         _check(predictor, subset, path, read),
         _fewest_samples(predictor, subset, path, read),
     )
+
     return {"file": path.name, **about, "largest_difference": worst, "fewest_samples": fewest}
 
 
@@ -259,10 +271,12 @@ def random_samples(spec: ModalitySpec, predictor: Predictor, count: int, seed: i
             layer.num_embeddings for layer in branch.modules() if isinstance(layer, nn.Embedding)
         )
         return torch.randint(0, words, shape, generator=generator).to(dtype)
+
     mean, std = (
         torch.tensor(value).reshape(-1, *[1] * spec.axes_behind) for value in (spec.mean, spec.std)
     )
     noise = mean + std * torch.randn(shape, generator=generator)
+
     return noise.to(dtype) if dtype.is_floating_point else noise.clamp(0, 255).to(dtype)
 
 
@@ -283,6 +297,7 @@ def _check(
         probabilities, found = run(list(samples.values()))
         with torch.inference_mode():
             _, expected = graph(*(torch.from_numpy(array) for array in samples.values()))
+
         differences = (
             np.abs(probabilities - predictor.predict_proba(samples)),
             np.abs(found - expected.numpy()) / np.maximum(np.abs(expected.numpy()), 1),
@@ -293,7 +308,9 @@ def _check(
                 f"{path.name}: differs from the model by {largest:.2g} on {size} random samples, "
                 f"{TOLERANCE} allowed; nothing was written."
             )
+
         worst = max(worst, largest)
+
     return worst
 
 
@@ -309,6 +326,7 @@ def _fewest_samples(
         probabilities, _ = read(path, subset)(nothing)
     except Exception:  # of many kinds: whatever the runtime stumbles over
         return 1
+
     return 0 if probabilities.shape == (0, len(predictor.classes)) else 1
 
 
@@ -331,6 +349,7 @@ def _write_onnx(
     )
     if program is None:
         raise ExportError("the exporter returned nothing")
+
     program.model.metadata_props.update({key: json.dumps(value) for key, value in about.items()})
     program.save(path)
 
@@ -367,6 +386,7 @@ def _read_torch(path: Path, subset: Subset) -> Run:
     def run(arrays: Sequence[NDArray[Any]]) -> Outputs:
         with torch.inference_mode():
             probabilities, found = module(*(torch.from_numpy(array) for array in arrays))
+
         return probabilities.numpy(), found.numpy()
 
     return run

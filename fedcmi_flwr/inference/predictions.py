@@ -53,6 +53,7 @@ class Prediction:
         (first, confidence), (second, rest) = list(self.probabilities.items())[:2]
         doubt = "" if self.calibrated else ", uncalibrated"
         seen = "+".join(self.modalities)
+
         return (
             f"{first} ({confidence:.1%}{doubt}), then {second} ({rest:.1%}): {self.sample} [{seen}]"
         )
@@ -148,12 +149,14 @@ def prepared_chunks(predictor: Predictor, directory: Path, split: str) -> Iterat
             f"{directory}: its classes {list(spec.classes)} are not the model's "
             f"{list(predictor.classes)}."
         )
+
     stored = {modality.name: modality for modality in spec.modalities}
     names = [name for name in predictor.modalities if name in stored]
     if not names:
         raise InputError(
             f"{directory}: stores {list(stored)}, the model takes {list(predictor.modalities)}."
         )
+
     for own in (predictor.input(name) for name in names):
         other = stored[own.name]
         if (own.kind, own.shape, own.dtype) != (other.kind, other.shape, other.dtype):
@@ -162,6 +165,7 @@ def prepared_chunks(predictor: Predictor, directory: Path, split: str) -> Iterat
                 f"the model takes {own.kind} {list(own.shape)} of {own.dtype}; prepare the data "
                 "as the model's were."
             )
+
     samples = load_split(directory, split, names)
     for start in range(0, len(samples), ROWS):
         rows = samples.rows[start : start + ROWS]

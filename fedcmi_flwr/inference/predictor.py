@@ -76,6 +76,7 @@ class Predictor:
                 "the model's run has no finished round: its weights are those it began with; "
                 "train it."
             )
+
         self.rounds: tuple[int, int] = _rounds_of(notes)
         """Finished rounds of its run, and those planned."""
         self.recipes: Mapping[Modality, Recipe] = notes.get("recipes", {})
@@ -125,6 +126,7 @@ class Predictor:
         for spec in self.inputs:
             if spec.name == modality:
                 return spec
+
         near = did_you_mean(modality, self.modalities)
         raise InputError(f"modality {modality!r}: the model has {list(self.modalities)}.{near}")
 
@@ -176,10 +178,12 @@ class Predictor:
         size = self.views.evaluation_batch(used) if batch_size is None else batch_size
         if size < 1:
             raise InputError(f"batch_size = {size}: must be 1 or more.")
+
         parts = [
             self._probabilities(used, inputs, has, start, size)
             for start in range(0, len(has), size)
         ]
+
         return np.concatenate(parts)
 
     @torch.inference_mode()
@@ -205,6 +209,7 @@ class Predictor:
         batch = Batch(values, numbers, present, complete, numbers).to(self.device)
         logs = self.decisions.log_probabilities(self.model, self.model(batch), batch.present)
         probabilities: NDArray[np.float32] = logs.exp().cpu().numpy()
+
         return probabilities
 
     def _show(
@@ -228,13 +233,17 @@ class Predictor:
                     f"inputs[{spec.name!r}]: sample {row} holds NaN or infinity; mend it, or say "
                     "in present that the sample lacks the modality."
                 )
+
         indices = self.views.frame_indices(spec, len(values), None)
         if indices is not None:
             values = values[:, torch.from_numpy(indices[0]).to(values.device)]
+
         shown = self.views.show(values.to(self.device), spec, None)
         if bool(there.all()):
             return shown
+
         absent = ~there.to(self.device).reshape(-1, *[1] * (shown.ndim - 1))
+
         return shown.masked_fill(
             absent, 0
         )  # not in place: tokens are shown as they were given, in the same memory
@@ -247,6 +256,7 @@ class Predictor:
             raise InputError(
                 f"inputs: no modality is given, need one or more of {list(self.modalities)}."
             )
+
         counts = {
             name: self._check_array(self.input(name), array) for name, array in inputs.items()
         }
@@ -254,6 +264,7 @@ class Predictor:
         absent = [name for name in masks if name not in inputs]
         if absent:
             raise InputError(f"present: {absent[0]!r} is not among the inputs, {list(inputs)}.")
+
         first = next(iter(counts))
         for what, count in {
             **counts,
@@ -264,6 +275,7 @@ class Predictor:
                     f"{what} has {count} samples, {first!r} has {counts[first]}; give the same "
                     "samples."
                 )
+
         has = torch.zeros(counts[first], len(self.model.spec.modalities), dtype=torch.bool)
         for name in inputs:
             mask = masks.get(name, np.ones(counts[first], dtype=np.bool_))
@@ -272,10 +284,13 @@ class Predictor:
                     f"present[{name!r}]: {mask.dtype} {list(mask.shape)}, must be booleans "
                     "[samples]."
                 )
+
             has[:, self.model.spec.modalities.index(name)] = torch.from_numpy(mask)
+
         if not bool(has.any(dim=1).all()):
             row = int((~has.any(dim=1)).int().argmax())
             raise InputError(f"present: sample {row} has none of {list(inputs)}; leave it out.")
+
         return has
 
     def _check_array(self, spec: ModalitySpec, array: Stored) -> int:
@@ -285,6 +300,7 @@ class Predictor:
                 f"inputs[{spec.name!r}]: a {type(array).__name__}, must be a NumPy array or a "
                 f"torch tensor, [samples, {str(list(spec.shape))[1:]} of {spec.dtype}."
             )
+
         dtype = str(array.dtype).removeprefix("torch.")
         if tuple(array.shape[1:]) != spec.shape or array.ndim != len(spec.shape) + 1:
             raise InputError(
@@ -298,6 +314,7 @@ class Predictor:
             )
         if len(array) == 0:
             raise InputError(f"inputs[{spec.name!r}]: no samples.")
+
         return len(array)
 
 

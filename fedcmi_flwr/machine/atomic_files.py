@@ -76,6 +76,7 @@ def replacing(path: Path) -> Iterator[Path]:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
     _sync_directory(path.parent)
 
 
@@ -110,12 +111,15 @@ def new_directory(path: Path, mode: int = 0o777) -> Iterator[Path]:
             for each in (partial, *partial.rglob("*")):
                 sync = _sync_directory if each.is_dir() else _sync_file
                 sync(each)
+
             if path.exists():
                 path.rmdir()
+
             partial.rename(path)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+
     _sync_directory(path.parent)
 
 
@@ -136,6 +140,7 @@ def _sync_directory(path: Path) -> None:
     """
     if os.name == "nt":
         return
+
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -15,9 +15,11 @@ def enter_bundle() -> None:
     """Change to the bundle's root inside Flower's simulation process; do nothing anywhere else."""
     if Path(sys.argv[0]).name != "flwr-simulation":
         return
+
     roots = [entry for entry in sys.path if (Path(entry) / "pyproject.toml").is_file()]
     if roots:  # Flower puts the bundle first before it imports the app
         os.chdir(roots[0])
+
     # Without it, Ray hides the GPUs from actors that ask for none, and a GPU box would silently
     # train on its CPU.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")

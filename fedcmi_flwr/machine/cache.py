@@ -12,4 +12,5 @@ def cache_directory() -> Path:
     chosen = os.environ.get("FEDCMI_CACHE")
     if chosen:
         return Path(chosen).absolute()
+
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fedcmi"

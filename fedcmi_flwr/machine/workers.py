@@ -41,6 +41,7 @@ def worker_context(preload: Sequence[str]) -> "ForkServerContext | SpawnContext"
     """
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
+
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(preload))
     if (
@@ -57,4 +58,5 @@ def worker_context(preload: Sequence[str]) -> "ForkServerContext | SpawnContext"
         forkserver.ensure_running()
     finally:
         signal.signal(signal.SIGINT, before)
+
     return context

@@ -53,7 +53,9 @@ def _all_methods() -> dict[str, Method]:
             raise ValueError(
                 f"methods/{name}.py: method {taken[0]!r} is named in another file too."
             )
+
         found |= named
+
     return found
 
 
@@ -61,21 +63,25 @@ def _accept(found: Any) -> Method:  # noqa: ANN401
     """Return a method, or that of a class with its defaults."""
     if isinstance(found, type) and issubclass(found, Method):
         found = found()  # a TypeError names the arguments without a default
+
     if not isinstance(found, Method):
         raise TypeError(
             "a method is a dataclass derived from fedcmi_flwr.Method, or an object of one."
         )
+
     undeclared = list(get_annotations(type(found)))
     if undeclared and "__dataclass_fields__" not in vars(type(found)):
         raise TypeError(
             f"without @dataclass(frozen=True, kw_only=True) {undeclared} are no hyperparameters; "
             "add it."
         )
+
     for key, value in hyperparameters(found).items():
         if not isinstance(value, bool | int | float | str):
             raise TypeError(
                 f"{key} = {value!r}: a hyperparameter is a number, a truth value or a text."
             )
+
     return found
 
 

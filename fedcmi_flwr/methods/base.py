@@ -295,6 +295,7 @@ class Method(Settings):
         """
         if self.mu == 0:
             return
+
         pairs = zip(model.trained_parameters().values(), local.global_parameters, strict=True)
         trained = [(w.grad, w.detach(), start) for w, start in pairs if w.grad is not None]
         gradients, weights, starts = (list(column) for column in zip(*trained, strict=True))
@@ -341,6 +342,7 @@ class Method(Settings):
                 else local.log_prior_of.get(modality, local.log_prior)
             )
             logits = logits + self.prior_adjustment * prior
+
         return losses.cross_entropy(logits, batch.labels, rows)
 
     def fused_cross_entropy(
@@ -382,6 +384,7 @@ class Method(Settings):
             mask, _ = mask_for((name,), model.spec.modalities, batch.present)
             logits = model.fuse(output.self_embeddings, output.infiltration_embeddings, mask)
             surrogates.append(self.cross_entropy(logits, batch, rows, local, name))
+
         return torch.stack(surrogates).sum()
 
 

@@ -66,6 +66,7 @@ def decide_dominance(
     names = list(stats.count)
     if len(names) < 2:
         return NOBODY
+
     total = torch.stack([torch.from_numpy(stats.probability_sum[name]) for name in names])
     count = torch.stack([torch.from_numpy(stats.count[name]).to(total.dtype) for name in names])
     log_p = log_class_probability(total, count)
@@ -73,7 +74,9 @@ def decide_dominance(
     d = names.index(dominant) if dominant is not None else dominant_modality(log_p, measured)
     if d is None:
         return NOBODY
+
     weak = [index for index, seen in enumerate(measured) if seen and index != d]
     ratio = {names[index]: class_ratio(log_p[d], log_p[index]) for index in weak}
     temperature = {name: class_temperature(value, kappa) for name, value in ratio.items()}
+
     return Dominance(names[d], ratio, temperature)

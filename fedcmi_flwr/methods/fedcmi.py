@@ -101,7 +101,9 @@ class CrossModalInfiltration(Method):
             return NOBODY, ()
         if self.dominance == "batch":
             return NOBODY, owned  # decided in each batch
+
         decision = received if self.dominance == "global" else self.decide(stats)
+
         return (decision, (decision.dominant,)) if decision.dominant in owned else (NOBODY, ())
 
     def loss_terms(
@@ -118,12 +120,15 @@ class CrossModalInfiltration(Method):
                 for m in local.owned
             ]
             terms["self"] = torch.stack(heads).sum()
+
         if local.teachers:
             distilled = self._distillation(batch, output, local, present)
             if distilled:
                 terms["kd"] = torch.stack(distilled).sum()
+
         if self.surrogate > 0 and not local.unimodal:
             terms["surrogate"] = self.surrogate_cross_entropy(model, batch, output, local, present)
+
         return LossTerms(
             terms, {"self": self.gamma, "kd": self.lambda_, "surrogate": self.surrogate}
         )
@@ -139,8 +144,10 @@ class CrossModalInfiltration(Method):
         d = decided.dominant
         if d is None or d not in local.teachers:
             return []
+
         teacher, losses = local.teacher_logits(d, batch), []
         certain = torch.ones_like(teacher[0])
+
         for name in (name for name in local.owned if name != d):
             temperature = decided.temperature.get(name, certain).to(teacher)[batch.labels]
             rows = present[name] & present[d]
@@ -150,6 +157,7 @@ class CrossModalInfiltration(Method):
                     teacher, student, temperature, rows, self.kd_temperature_scaling
                 )
             )
+
         return losses
 
     def _dominance_of_batch(
@@ -161,14 +169,17 @@ class CrossModalInfiltration(Method):
     ) -> Dominance:
         if self.dominance != "batch" or local.stats is None:
             return local.dominance
+
         every = torch.stack(list(present.values())).all(dim=0)
         if not bool(every.any()):
             return NOBODY  # no sample to compare the modalities on
+
         sums = [
             (true_class_probability(output.self_logits[m], batch.labels) * every).sum()
             for m in local.owned
         ]
         winner = local.owned[int(torch.stack(sums).argmax())]
+
         return decide_dominance(local.stats, self.kappa, winner)
 
 

@@ -126,8 +126,10 @@ class FedCMIPlus(Method):
                 for m in local.owned
             ]
             terms["self"] = torch.stack(heads).sum()
+
         if local.teachers:
             terms["kd"] = self._distillation(batch, output, local, present)
+
         if self.surrogate > 0 and not local.unimodal:
             terms["surrogate"] = self.surrogate_cross_entropy(model, batch, output, local, present)
 
@@ -138,6 +140,7 @@ class FedCMIPlus(Method):
             "kd": self.lambda_,
             "surrogate": self.surrogate,
         }
+
         return LossTerms(terms, {name: share * weight for name, weight in weights.items()})
 
     def _distillation(
@@ -158,6 +161,7 @@ class FedCMIPlus(Method):
             )
             for name in local.owned
         ]
+
         return torch.stack(losses).sum()
 
 

@@ -80,6 +80,7 @@ class FedOGM(WeightedMethod):
         """Return CE(F), and note the batch's coefficients."""
         if len(model.owned) > 1 and self.weight > 0:
             local.method_state.update(self._coefficients(model, batch, output))
+
         return super().loss_terms(model, batch, output, local)
 
     def adjust_gradients(self, model: MultimodalModel, local: LocalRound) -> None:
@@ -115,6 +116,7 @@ class FedOGM(WeightedMethod):
         modulated = torch.tensor(
             [1 - torch.tanh(torch.tensor(self.weight * ratio)) for ratio in ratios.values()]
         )
+
         return {
             name: float(value) if ratio > 1 else 1.0
             for (name, ratio), value in zip(ratios.items(), modulated, strict=True)
@@ -127,12 +129,14 @@ def unimodal_logits(
     """Return W_m z_m + b / |M|, modality m's share of the concat fusion head's logits."""
     if not isinstance(model.fusion, ConcatFusion):
         raise TypeError(f"fusion head {type(model.fusion).__name__} has no unimodal logits.")
+
     index, dim, linear = (
         model.spec.modalities.index(modality),
         model.spec.embedding_dim,
         model.fusion.output,
     )
     weight = linear.weight[:, index * dim : (index + 1) * dim]
+
     return output.self_embeddings[modality] @ weight.T + linear.bias / len(model.spec.modalities)
 
 

@@ -44,6 +44,7 @@ class FedPMR(WeightedMethod):
         """Return the node's prototypes under the received model."""
         if len(model.owned) < 2 or self.weight == 0:
             return {}
+
         sums, counts = embedding_sums(model, local.batches())
         return {name: class_means(sums[name], counts[name]) for name in model.owned}
 
@@ -62,6 +63,7 @@ class FedPMR(WeightedMethod):
                     name: self._score(z[name], batch, mean, every)
                     for name, mean in prototypes.items()
                 }
+
             strongest = max(scores, key=lambda name: float(scores[name]))
             pulls = [
                 prototype_cross_entropy(output.self_embeddings[name], p, batch.labels, rows[name])
@@ -69,6 +71,7 @@ class FedPMR(WeightedMethod):
                 if name != strongest
             ]
             terms["prototype"] = torch.stack(pulls).sum()
+
         return LossTerms(terms, {"prototype": self.weight})
 
     def _score(self, z: Tensor, batch: Batch, prototypes: Tensor, rows: Tensor) -> Tensor:

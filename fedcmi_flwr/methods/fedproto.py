@@ -69,6 +69,7 @@ class FedProto(WeightedMethod):
         ]
         if pulls and self.weight > 0:
             terms["prototype"] = torch.stack(pulls).sum()
+
         return LossTerms(terms, {"prototype": self.weight})
 
     def finish(self, model: MultimodalModel, local: LocalRound, steps: LocalSteps) -> Kept:
@@ -103,6 +104,7 @@ class FedProto(WeightedMethod):
                 raise ValueError(
                     f"prototypes of {name!r}: {total.dtype} and {count.dtype}, need float32."
                 )
+
             whole = np.asarray(count, dtype=np.float64)
             if (whole < 0).any() or (whole != np.floor(whole)).any():
                 raise ValueError(f"prototypes of {name!r}: counts must be whole numbers from 0.")
@@ -142,6 +144,7 @@ class FedProto(WeightedMethod):
                 p: f"prototypes of {name!r}: dim {other}, but {size} elsewhere."
                 for p, other in wrong.items()
             }
+
         return found
 
     def combine(
@@ -167,6 +170,7 @@ class FedProto(WeightedMethod):
             new = class_means(sums, counts).float().numpy()
             old = state.get(PROTOTYPE + name, np.full_like(new, np.nan))
             combined[PROTOTYPE + name] = np.where(np.isnan(new), old, new)
+
         return combined
 
 

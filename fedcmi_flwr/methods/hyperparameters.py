@@ -74,11 +74,13 @@ def with_hyperparameters(
                 f"{key} = {value!r}: method {name!r} has no such hyperparameter, only "
                 f"{sorted(items)}.{did_you_mean(key, items)}"
             )
+
         item = items[key]
         has_range = "check" in item.metadata
         chosen[item.name] = (
             checked(item, value) if has_range else _coerced(key, value, getattr(method, item.name))
         )
+
     return replace(method, **chosen)
 
 
@@ -89,6 +91,8 @@ def _coerced(key: str, value: Scalar, example: Scalar) -> Scalar:
     """
     if isinstance(example, float) and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
+
     if type(value) is not type(example):
         raise ValueError(f"{key} = {value!r}: must be of type {type(example).__name__}.")
+
     return value

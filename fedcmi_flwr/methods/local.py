@@ -80,6 +80,7 @@ class LocalRound:
         teacher = self.teachers[modality]
         if modality not in self.features:
             return teacher.self_logits(batch.inputs[modality])
+
         return teacher.self_logits_of(self.features[modality][batch.indices])
 
 

@@ -67,6 +67,7 @@ def knowledge_distillation(
     loss = -(teacher * F.log_softmax(student_logits / column, dim=1)).sum(dim=1)
     if scale_by_temperature:
         loss = loss * temperature.square()
+
     return masked_mean(loss, rows)
 
 
@@ -133,10 +134,12 @@ def dominant_modality(
     rows = [index for index, candidate in enumerate(candidates) if candidate]
     if len(rows) < 2:
         return None
+
     compared = log_probability[rows]
     seen_by_all = ~compared.isnan().any(dim=0)
     if not bool(seen_by_all.any()):
         return None
+
     return rows[int(compared[:, seen_by_all].mean(dim=1).argmax())]
 
 

@@ -34,6 +34,7 @@ class ModDrop(Method):
         shown = kept_modalities(batch.present, self.weight, local.generator)
         logits = model.fuse(output.self_embeddings, output.infiltration_embeddings, shown)
         every = torch.ones_like(batch.labels, dtype=torch.bool)
+
         return LossTerms({"fused": self.cross_entropy(logits, batch, every, local)})
 
 
@@ -59,6 +60,7 @@ def kept_modalities(
     first = drawn.masked_fill(~present, -1).argmax(dim=1, keepdim=True)
     alone = torch.zeros_like(present).scatter(1, first, True) & present
     dropped = torch.rand(len(present), 1, generator=generator).to(present.device) < share
+
     return torch.where(dropped, alone, present)
 
 

@@ -54,8 +54,10 @@ class Moon(WeightedMethod):
         frozen = copy.deepcopy(model).eval().requires_grad_(False)
         if set(memory) != set(model.trained_state()):
             return Others(frozen, None)
+
         previous = copy.deepcopy(frozen)
         previous.load_trained_state(memory)
+
         return Others(frozen, previous)
 
     def loss_terms(
@@ -68,7 +70,9 @@ class Moon(WeightedMethod):
             with torch.no_grad():
                 towards = representation(others.received, batch, others.received(batch))
                 away = representation(others.previous, batch, others.previous(batch))
+
             terms["contrast"] = contrast(representation(model, batch, output), towards, away)
+
         return LossTerms(terms, {"contrast": self.weight})
 
     def finish(self, model: MultimodalModel, local: LocalRound, steps: LocalSteps) -> Kept:

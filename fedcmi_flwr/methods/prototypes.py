@@ -41,7 +41,9 @@ def embedding_sums(
             kept = (member * rows.unsqueeze(1)).to(embeddings[name].dtype)
             sums[name] = sums.get(name, 0) + kept.T @ embeddings[name]
             counts[name] = counts.get(name, 0) + kept.sum(0)
+
     model.train(was_training)
+
     return sums, counts
 
 
@@ -74,4 +76,5 @@ def prototype_cross_entropy(
     used = rows & known[labels]
     log_probability = prototype_logits(z, prototypes).log_softmax(dim=1)
     chosen = log_probability.gather(1, labels.unsqueeze(1)).squeeze(1)
+
     return masked_mean(-torch.where(used, chosen, torch.zeros_like(chosen)), used)

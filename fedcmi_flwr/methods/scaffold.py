@@ -63,6 +63,7 @@ class Scaffold(Method):
             memory.get(name, torch.zeros_like(value)).to(value)
             for name, value in parameters.items()
         ]
+
         return Controls(server, node)
 
     def adjust_gradients(self, model: MultimodalModel, local: LocalRound) -> None:
@@ -82,6 +83,7 @@ class Scaffold(Method):
         if steps.lr == 0:
             node = dict(zip(model.trained_parameters(), local.method_state.node, strict=True))
             return Kept({name: torch.zeros_like(value) for name, value in node.items()}, node)
+
         scale = 1 / (effective_steps(steps) * steps.lr)
         delta, memory = {}, {}
         rows = zip(
@@ -93,6 +95,7 @@ class Scaffold(Method):
         for (name, parameter), start, server, node in rows:
             delta[name] = (start - parameter.detach()) * scale - server
             memory[name] = node + delta[name]
+
         return Kept(delta, memory)
 
     def check_reply(
@@ -135,6 +138,7 @@ class Scaffold(Method):
             )
             before = np.asarray(state[name], dtype=np.float64) if name in state else 0.0
             combined[name] = np.asarray(before + total / owners[name], dtype=np.float32)
+
         return combined
 
 
@@ -163,6 +167,7 @@ def effective_steps(steps: LocalSteps) -> float:
     for _ in range(steps.count):
         velocity = steps.momentum * velocity + 1
         total += velocity
+
     return total
 
 

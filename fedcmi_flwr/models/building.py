@@ -148,8 +148,10 @@ def encoder_names(text: str, modalities: tuple[Modality, ...]) -> dict[Modality,
             problem = "is not one of the modalities" if modality in found else "has no encoder"
             advice = _needed(f"of {list(modalities)}") + did_you_mean(modality, modalities)
             raise ConfigError(f"encoder = {text!r}: {modality!r} {problem}; {advice}")
+
     for name in found.values():
         _check_encoder(text, name)
+
     return {modality: found[modality] for modality in modalities}
 
 
@@ -161,6 +163,7 @@ def named_encoders(text: str) -> list[str]:
     names = sorted(set(_read_encoders(text).values()))
     for name in names:
         _check_encoder(text, name)
+
     return names
 
 
@@ -169,9 +172,11 @@ def _read_encoders(text: str) -> dict[Modality, str]:
     words = text.split()
     if len(words) == 1 and "=" not in text:
         return {"": text.strip()}
+
     pairs = [word.partition("=") for word in words]
     if not pairs or not all(modality and name for modality, _, name in pairs):
         raise ConfigError(f"encoder = {text!r}: {_needed('modality')}")
+
     return {modality: name for modality, _, name in pairs}
 
 

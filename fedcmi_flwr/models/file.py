@@ -60,6 +60,7 @@ def save_model(
     described["classes"] = list(classes)
     if packages := outside_packages(spec):
         described["packages"] = packages
+
     metadata = {
         key: json.dumps(value) for key, value in {**described, "notes": dict(notes)}.items()
     }
@@ -87,6 +88,7 @@ def to_bytes(arrays: Mapping[str, AnyArray], metadata: Mapping[str, str]) -> byt
     described = {"__metadata__": dict(metadata), **json.loads(plain[8 : 8 + length])}
     header = json.dumps(described, separators=(",", ":"), ensure_ascii=False).encode()
     header += b" " * (-len(header) % 8)  # arrays begin at a multiple of 8
+
     return len(header).to_bytes(8, "little") + header + plain[8 + length :]
 
 
@@ -116,11 +118,14 @@ def load_model(
     try:
         with safe_open(path, framework="pt") as file:
             metadata = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
+
         stored = [str(item["name"]) for item in metadata["inputs"]]
     except (SafetensorError, LookupError, TypeError, ValueError) as error:
         raise _foreign(path, error) from error
+
     if modalities is not None:
         _check_asked(path, modalities, stored)
+
     asked = stored if modalities is None else modalities
     try:
         wanted = [item for item in metadata["inputs"] if item["name"] in asked]
@@ -128,6 +133,7 @@ def load_model(
         with safe_open(path, framework="pt") as file:
             names = [name for name in file.keys() if not name.startswith(left_out)]  # noqa: SIM118 (not a mapping)
             arrays = {name: file.get_tensor(name) for name in names}
+
         fields = dict(**metadata["model"])
         described: dict[str, Any] = {
             k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()
@@ -139,6 +145,7 @@ def load_model(
         raise _incomplete(path, metadata, error) from error
     except (SafetensorError, LookupError, TypeError, ValueError, RuntimeError) as error:
         raise _foreign(path, error) from error
+
     return model.eval(), metadata
 
 
@@ -159,6 +166,7 @@ def _incomplete(
     """
     if "packages" not in metadata:
         return _foreign(path, error)
+
     packages = ", ".join(map(str, metadata["packages"]))
     return CheckpointError(
         f"{path}: this model was trained with {packages}; install that here. {error}"

@@ -61,7 +61,9 @@ class FilmFusion(nn.Module):
         for condition, slot in zip(self.conditions, conditioning, strict=True):
             scale, shift = condition(slot).chunk(2, dim=1)
             hidden = scale * hidden + shift
+
         logits: Tensor = self.output(hidden)
+
         return logits
 
 
@@ -84,6 +86,7 @@ class GatedFusion(nn.Module):
         rows = zip(self.gates, self.values, slots.unbind(1), strict=True)
         hidden = [torch.sigmoid(gate(slot)) * value(slot) for gate, value, slot in rows]
         logits: Tensor = self.output(torch.stack(hidden).sum(0))
+
         return logits
 
 

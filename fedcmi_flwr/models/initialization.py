@@ -30,6 +30,7 @@ def initialize(model: nn.Module, kind: str, pretrained: Iterable[nn.Module] = ()
         raise ValueError(f"initialization {kind!r}: not one of {list(INITIALIZATIONS)}.")
     if kind == "torch":
         return
+
     kept = {id(module) for part in pretrained for module in part.modules()}
     for module in model.modules():
         if id(module) in kept:

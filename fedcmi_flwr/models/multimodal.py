@@ -64,9 +64,11 @@ def build_projector(kind: str, dim: int) -> nn.Module:
     """
     if kind == "linear":
         return nn.Linear(dim, dim)
+
     if kind == "mlp":
         hidden = [nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim), nn.ReLU()]
         return nn.Sequential(*hidden, nn.Linear(dim, dim))
+
     raise ValueError(f"projector {kind!r}: not one of ['linear', 'mlp'].")
 
 
@@ -96,8 +98,10 @@ class Branch(nn.Module):
         self.encoder: Encoder = encoder
         if structure in ("two-projectors", "one-projector"):
             self.self_projector = build_projector(projector, dim)
+
         if structure == "two-projectors":
             self.infiltration_projector = build_projector(projector, dim)
+
         if structure != "fusion":
             self.classifier = nn.Linear(dim, num_classes)
 
@@ -109,7 +113,9 @@ class Branch(nn.Module):
             self.encoder.eval()
             z: Tensor = self.encoder(x)
             self.encoder.train()
+
             return z
+
         z = self.encoder(x)
         return z
 
@@ -171,12 +177,15 @@ class MultimodalModel(nn.Module):
             raise ValueError(
                 f"modalities {unknown}: need one or more, all of {list(spec.modalities)}."
             )
+
         fusion = find(FUSION, spec.fusion)
         if spec.structure not in STRUCTURES:
             raise ValueError(f"structure {spec.structure!r}: not one of {sorted(STRUCTURES)}.")
+
         self.spec = spec
         dim = spec.embedding_dim
         self.branches = nn.ModuleDict()
+
         for modality in inputs:
             name = modality.name
             options, frozen = spec.options.get(name), name in spec.frozen
@@ -186,10 +195,12 @@ class MultimodalModel(nn.Module):
             self.branches[name] = Branch(
                 encoder, dim, spec.num_classes, spec.projector, spec.structure
             )
+
         for name, encoder in ready.items():
             self.branches[name] = Branch(
                 encoder, dim, spec.num_classes, spec.projector, spec.structure
             )
+
         if spec.structure != "unimodal":
             self.fusion = fusion(len(spec.modalities), dim, spec.num_classes)
 
@@ -203,6 +214,7 @@ class MultimodalModel(nn.Module):
         branch = self.branches[modality]
         if not isinstance(branch, Branch):
             raise TypeError(f"branch of {modality!r} is a {type(branch).__name__}.")
+
         return branch
 
     def teacher(self, modality: Modality) -> Branch:
@@ -254,6 +266,7 @@ class MultimodalModel(nn.Module):
         if state.keys() != expected:
             missing, extra = sorted(expected - state.keys()), sorted(state.keys() - expected)
             raise RuntimeError(f"model: missing {missing[:5]}, unexpected {extra[:5]}.")
+
         self.load_state_dict(state, strict=False)
 
     @property
@@ -269,15 +282,18 @@ class MultimodalModel(nn.Module):
             branch, rows = self.branch(name), None
             if not batch.complete:
                 rows = batch.present[:, self.spec.modalities.index(name)]
+
             z = branch.encode(batch.inputs[name] if rows is None else batch.inputs[name][rows])
             self_embedding = branch.self_embedding(z)
             u[name] = scatter(self_embedding, rows)
             if self.spec.structure != "fusion":
                 self_logits[name] = scatter(branch.classifier(self_embedding), rows)
+
             if self.spec.structure in ("two-projectors", "one-projector"):
                 infiltration = branch.infiltration_embedding(z, self_embedding)
                 q[name] = scatter(infiltration, rows)
                 infiltration_logits[name] = scatter(branch.classifier(infiltration), rows)
+
         return ModelOutput(u, q, self_logits, infiltration_logits, self.fuse(u, q, batch.present))
 
     def fuse(
@@ -292,6 +308,7 @@ class MultimodalModel(nn.Module):
         """
         if self.spec.structure == "unimodal":
             return self._summed_log_probabilities(u, present)
+
         logits: Tensor = self.fusion(self.slots(u, q, present))
         return logits
 
@@ -305,6 +322,7 @@ class MultimodalModel(nn.Module):
         absent = torch.zeros_like(next(iter(u.values())))
         u_stack = torch.stack([u.get(name, absent) for name in self.spec.modalities], dim=1)
         q_stack = torch.stack([q.get(name, absent) for name in self.spec.modalities], dim=1)
+
         return fill_slots(u_stack, q_stack, present)
 
     def _summed_log_probabilities(
@@ -318,6 +336,7 @@ class MultimodalModel(nn.Module):
             votes.append(
                 log_probability * present[:, self.spec.modalities.index(name)].unsqueeze(1)
             )
+
         return torch.stack(votes).sum(0)
 
 
@@ -337,6 +356,7 @@ def scatter(values: Tensor, rows: Tensor | None) -> Tensor:
     """Put the computed rows back among the absent ones, which hold zeros."""
     if rows is None:
         return values
+
     full = values.new_zeros(len(rows), *values.shape[1:])
     return full.masked_scatter(rows.unsqueeze(1), values)
 

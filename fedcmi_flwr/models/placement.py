@@ -31,6 +31,7 @@ def choose_device(wanted: str) -> torch.device:
         raise ConfigError(
             "device = 'cuda': torch sees no GPU in this process; use 'auto' or 'cpu'."
         )
+
     return torch.device("cuda" if available and wanted != "cpu" else "cpu")
 
 
@@ -40,6 +41,7 @@ def has_bfloat16(device: torch.device) -> bool:
     """
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+
     found = torch.cpu.get_capabilities()
     return bool(found.get("amx_bf16") or found.get("avx512_bf16"))
 

@@ -61,11 +61,13 @@ def read_locations(text: str) -> dict[Modality, str]:
         pairs = [item.partition("=") for item in shlex.split(text)]
     except ValueError as error:
         raise ConfigError(f"pretrained = {text!r}: {error}; close each quotation mark.") from error
+
     found = {modality: location for modality, _, location in pairs}
     if len(found) < len(pairs) or not all(modality and location for modality, _, location in pairs):
         raise ConfigError(
             f"pretrained = {text!r}: must be 'modality=DIR modality=DIR', each modality once."
         )
+
     return found
 
 
@@ -141,6 +143,7 @@ def directory_of(modality: Modality, location: str) -> Path:
         return path
     if path.is_absolute():
         raise PretrainedError(f"pretrained {modality}={location}: no such directory.")
+
     with needs("vision"):
         from huggingface_hub import snapshot_download
 
@@ -176,12 +179,15 @@ def read_options(modality: Modality, location: str) -> dict[str, Any]:
     path = directory_of(modality, location) / OPTIONS
     if not path.is_file():
         return {}
+
     try:
         options = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise PretrainedError(f"{path}: not JSON ({error}).") from error
+
     if not isinstance(options, dict):
         raise PretrainedError(f"{path}: must hold a JSON object, found {type(options).__name__}.")
+
     return options
 
 
@@ -217,8 +223,10 @@ def _load_trunk(encoder: Encoder, modality: Modality, location: str) -> str:
         raise PretrainedError(
             f"{path}: missing; the trunk of modality {modality!r} is to be loaded from it."
         )
+
     state, checksum = _read(path, path.stat().st_mtime_ns, encoder.trunk_state)
     needed = encoder.trunk.state_dict()
+
     for names, what in (
         (sorted(needed.keys() - state), "lacks"),
         (sorted(state.keys() - needed), "has unknown"),
@@ -234,13 +242,16 @@ def _load_trunk(encoder: Encoder, modality: Modality, location: str) -> str:
                 f"{path}: {what} {names[0]!r} ({len(names)} in all) for the trunk of modality "
                 f"{modality!r}.{hint}"
             )
+
     for name, value in needed.items():
         if state[name].shape != value.shape:
             raise PretrainedError(
                 f"{path}: {name!r} has shape {list(state[name].shape)}, the trunk of modality "
                 f"{modality!r} needs {list(value.shape)}."
             )
+
     encoder.trunk.load_state_dict(state)
+
     return checksum
 
 
@@ -254,11 +265,13 @@ def _read(path: Path, written: int, rename: Renaming) -> tuple[dict[str, torch.T
         state = rename(load_file(path))
     except (SafetensorError, OSError) as error:
         raise PretrainedError(f"{path}: not a safetensors file ({error}).") from error
+
     digest = hashlib.sha256()
     for name in sorted(state):
         value = state[name].contiguous()
         digest.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
         digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+
     return state, digest.hexdigest()
 
 

@@ -71,6 +71,7 @@ def take_over(
         if source in there:
             _copy(name, here[name], there[source], rows, _columns(name, model, other))
             taken.append(name)
+
     return taken
 
 
@@ -93,6 +94,7 @@ def _of_fusion(
     ours, theirs = model.spec.modalities, other.spec.modalities
     if model.spec.fusion != other.spec.fusion:
         return
+
     for name in (name for name in here if name.startswith("fusion.")):
         _, layer, *rest = name.split(".")
         if layer in BY_MODALITY:
@@ -112,9 +114,11 @@ def _columns(
     """
     if name != "fusion.output.weight" or model.spec.fusion != "concat":
         return [(slice(None), slice(None))]
+
     ours, theirs = model.spec.modalities, other.spec.modalities
     common = [modality for modality in ours if modality in theirs]
     width, source = model.spec.embedding_dim, other.spec.embedding_dim
+
     return [
         (_block(ours.index(each), width), _block(theirs.index(each), source)) for each in common
     ]
@@ -137,6 +141,7 @@ def _copy(
         if not by_class:
             _copy_whole(target, source)
             return
+
         for row, other_row in rows:
             for column, other_column in columns:
                 _copy_whole(

@@ -77,8 +77,10 @@ def deal(
         with locked(kept.parent, PATIENCE):
             if (found := _read(kept)) is not None:
                 return found
+
             parts = _dealt(labels, groups, key, num_partitions, seed)
             _write(kept, parts)
+
             return parts
     except OSError:  # no cache, or no end of waiting
         return _dealt(labels, groups, key, num_partitions, seed)
@@ -127,10 +129,12 @@ def _dealt(
         dealer._rng = _FlooredDirichlet(np.random.PCG64(generator_seed))
     else:
         dealer = flower.NaturalIdPartitioner("group")
+
     dealer.dataset = table
     parts = _positions(dealer, kind, num_partitions, f"{kind} partition of {len(labels)} samples")
     if kind != "natural":  # of natural groups, a small one is its own node's matter
         _check_partitions(parts, kind, min_size)
+
     return parts
 
 
@@ -182,6 +186,7 @@ def _positions(dealer: Any, kind: str, num_partitions: int, what: str) -> Positi
             f"{what} over {num_partitions} nodes failed: {error} Use fewer nodes, a larger "
             "dirichlet-alpha or a smaller min-partition-size."
         ) from error
+
     return [np.concatenate(parts[first::num_partitions]) for first in range(num_partitions)]
 
 

@@ -86,6 +86,7 @@ class LocalGrid(Grid):
             message.metadata.__dict__["_message_id"] = message_id
             self._replies[message_id] = self._call(message)
             ids.append(message_id)
+
         return ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
@@ -116,6 +117,7 @@ class LocalGrid(Grid):
                     f"{type(reply).__name__}, need a Message: return objective.reply(...), or "
                     "Message(content, reply_to=message)"
                 )
+
             return reply
         except Exception as error:  # as Flower does: any exception of an app becomes an error reply
             logger.debug("client app raised", exc_info=True)

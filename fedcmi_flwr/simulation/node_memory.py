@@ -62,6 +62,7 @@ def keep_file_memory(
     """
     if not memory:
         return
+
     own = directory / f"partition-{partition}"
     own.mkdir(parents=True, exist_ok=True)
     write_atomically(own / f"round-{server_round:06}.safetensors", save(to_arrays(memory)))

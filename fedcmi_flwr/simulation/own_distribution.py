@@ -67,8 +67,10 @@ def draw_by_own_distribution(
             f"{classes.tolist()} the split to draw from has {[len(places) for places in found]} "
             "samples. Set node-test = 'shared', or use a larger split."
         )
+
     drawn = [
         generator.choice(places, size, replace=False)
         for places, size in zip(found, sizes, strict=True)
     ]
+
     return np.sort(np.concatenate(drawn))

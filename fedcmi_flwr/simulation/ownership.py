@@ -71,6 +71,7 @@ def owned_modalities(
     owned: list[tuple[Modality, ...]] = [tuple(modalities)] * num_partitions
     for position, partition in enumerate(order[multimodal:]):
         owned[partition] = (modalities[position % len(modalities)],)
+
     return owned
 
 
@@ -116,6 +117,7 @@ def random_subsets(
         paired = any(len(names) > 1 for names in dealt) or len(modalities) == 1
         if paired and {name for names in dealt for name in names} == set(modalities):
             return dealt
+
     raise DataError(
         f"ownership = 'random-subsets': in {MOST_DRAWS} draws for {num_partitions} nodes, one of "
         f"{list(modalities)} had no owner, or nobody owned two. Use more nodes or another "

@@ -52,6 +52,7 @@ def partition(
             f"min-partition-size = {config.min_partition_size}: too small to train on, so this "
             "node takes no part."
         )
+
     usable = rows[samples.has[rows].any(axis=1)]
     if len(usable) < 2:
         names = [modality.name for modality in samples.modalities]
@@ -59,6 +60,7 @@ def partition(
             f"{config.partition} partition {partition_id}: {len(usable)} of its {len(rows)} "
             f"samples have any of {names}; a batch needs two. Use fewer nodes or other modalities."
         )
+
     return with_missing(samples.select(usable), config.missing_share, partition_id, seed)
 
 
@@ -86,6 +88,7 @@ def with_missing(samples: Samples, share: float, partition_id: int, seed: int) -
     count = round(share * len(several))
     if count == 0:
         return samples
+
     generator = numpy_generator(seed, "missing modalities", partition=partition_id)
     rows = generator.permutation(several)[:count]
     by_name = np.argsort([modality.name for modality in samples.modalities])
@@ -93,6 +96,7 @@ def with_missing(samples: Samples, share: float, partition_id: int, seed: int) -
     chance[:, by_name] = generator.random(chance.shape)
     has = samples.has.copy()
     has[rows, np.where(has[rows], chance, -1).argmax(axis=1)] = False
+
     return replace(samples, has=has)
 
 
@@ -128,6 +132,7 @@ def own_samples(samples: Samples, config: DataConfig, split: str) -> Samples:
             f"{key} = {shares[key]}: is for simulations, where server and nodes share a prepared "
             f"directory; this node has data of its own. Set {key} to 0."
         )
+
     if split == "train" and len(samples) < config.min_partition_size:
         names = [modality.name for modality in samples.modalities]
         raise DataError(
@@ -135,4 +140,5 @@ def own_samples(samples: Samples, config: DataConfig, split: str) -> Samples:
             f"min-partition-size = {config.min_partition_size}: too small to train on. Give it "
             "more data or lower min-partition-size."
         )
+
     return samples

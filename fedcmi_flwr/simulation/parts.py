@@ -60,6 +60,7 @@ def training_parts(samples: Samples, config: DataConfig, seed: int) -> TrainingP
     training, calibration = cut_part(
         labels[rest], groups[rest], config.calibration_share, seed, "calibration"
     )
+
     return TrainingParts(rest[training], validation, rest[calibration])
 
 
@@ -102,6 +103,7 @@ def cut_part(
             )
     elif share > 0:
         part = _by_class(labels, share, numpy_generator(seed, purpose))
+
     return np.setdiff1d(np.arange(len(labels)), part), part
 
 
@@ -111,6 +113,7 @@ def _by_class(labels: NDArray[np.int64], share: float, generator: np.random.Gene
     for label in np.unique(labels):
         order = generator.permutation(np.flatnonzero(labels == label))
         chosen.append(order[: min(round(share * len(order)), len(order) - 1)])
+
     return np.sort(np.concatenate(chosen))
 
 
@@ -142,7 +145,9 @@ def _by_group(
         if (more < total).all() and distance(more) < distance(held):
             chosen.append(group)
             held = more
+
     possible = [group for group in order if (counts[group] < total).all()]
     if not chosen and possible:
         chosen = [min(possible, key=lambda group: distance(counts[group]))]
+
     return np.flatnonzero(np.isin(members, chosen))

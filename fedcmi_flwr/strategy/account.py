@@ -43,4 +43,5 @@ def charge(
     }
     booked = privacy.charge(releases, asked)
     report.privacy = privacy.spent(booked)
+
     return booked

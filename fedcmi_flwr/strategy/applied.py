@@ -39,6 +39,7 @@ def name_of(method: Method) -> str:
         for name, known in same_class.items():
             if known == wanted:
                 return name
+
     return next(iter(same_class), f"{kind.__module__}:{kind.__qualname__}")
 
 

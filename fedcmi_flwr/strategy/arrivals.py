@@ -99,11 +99,14 @@ class ArrivalGrid(Grid):
                 answered = {reply.metadata.reply_to_message_id for reply in replies}
                 unanswered += [name for name in chosen if name not in answered]
                 found += len(replies)
+
                 while replies:
                     yield replies.popleft()
+
             waiting = unanswered
             if deadline is not None and time.monotonic() >= deadline:
                 return
+
             if found:
                 last = time.monotonic()
             elif waiting:

@@ -56,6 +56,7 @@ class ModelAverage:
         self.go_back(trained, gone_back)
         self._before = self.average
         self.average = moving_average(self.average or None, trained, self.decay)
+
         return self._show()
 
     def go_back(self, trained: Arrays, names: Collection[str]) -> ArrayRecord:
@@ -67,6 +68,7 @@ class ModelAverage:
         if self.average:
             before = self._before or trained
             self.average = {**self.average, **{name: before[name] for name in names}}
+
         return self._show()
 
     def restore(self, trained: Arrays, average: Arrays, before: Arrays) -> ArrayRecord:
@@ -126,6 +128,7 @@ def mean_metrics(records: Sequence[RecordDict], weight_key: str) -> MetricRecord
         weights = [each[weight_key] for each in having]
         mean = np.average([each[key] for each in having], axis=0, weights=weights)
         found[key] = mean.tolist()
+
     return found
 
 

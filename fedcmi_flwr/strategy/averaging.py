@@ -54,4 +54,5 @@ def _weighted(
         examples = float(update.examples_of(group))
         if examples > 0:
             weights |= {name: examples for name in names if name in update.arrays}
+
     return LazyArrays(weights, update.arrays.__getitem__), weights

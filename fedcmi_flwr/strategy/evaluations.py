@@ -44,11 +44,13 @@ def evaluation_metrics(
     report.evaluated = add_up(report.evaluated_by.values())
     if not report.evaluated_by:
         return None
+
     weighted = [
         (report.node_metrics[p], report.node_weights[p]) for p in sorted(report.evaluated_by)
     ]
     metrics = own_metrics(weighted, weight_key, aggregate)
     metrics.update({f"accuracy.{name}": found.accuracy for name, found in report.evaluated.items()})
+
     return metrics
 
 
@@ -79,6 +81,7 @@ def read_evaluations(
             content = content_of(message)
             if info is None:
                 raise wire.WireError("it was not asked in this round, or answered before.")
+
             plan, partition = report.plan, info.partition_id
             counts = wire.read_evaluate_reply(content, plan.num_classes, plan.weight_key)
             plan.expected.check_predictions(counts)
@@ -92,6 +95,7 @@ def read_evaluations(
         report.refuse(
             node, f"No evaluation of {report.plan.describe(node)}. The round's time is over."
         )
+
     return found
 
 
@@ -101,4 +105,5 @@ def add_up(counts: Iterable[Mapping[str, Counts]]) -> dict[str, Counts]:
     for own in counts:
         for name, found in own.items():
             totals[name] = totals[name] + found if name in totals else found
+
     return totals

@@ -41,6 +41,7 @@ ANY_NAMES = ExpectedNames()
 def _check(what: str, found: Collection[str], known: Collection[str] | None) -> None:
     if len(found) > MOST_NAMES:
         raise WireError(f"metrics: {len(found)} {what}s; at most {MOST_NAMES} are taken.")
+
     unknown = _first_unknown(found, known)
     if unknown is not None:
         raise WireError(

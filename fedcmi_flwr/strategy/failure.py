@@ -37,6 +37,7 @@ class FailureBudget:
         """Note that a round failed; raise :class:`RoundFailedError` where that was one too many."""
         if self._left == 0:
             raise RoundFailedError(reason)
+
         self._left -= 1
         logger.warning(
             "%s The model stays as it was; %d more such rounds may follow.", reason, self._left
@@ -71,6 +72,7 @@ def why_failed(
         first = report.refused[0] if report.refused else "no more nodes were asked to train."
         usable = "none" if num_updates == 0 else f"{num_updates}"
         needed = "" if num_updates == 0 else f", min-replies = {tolerance.min_replies}"
+
         return (
             f"{where}: {usable} of {len(report.plan.sent)} replies can be used{needed}. The "
             f"first: {first}"
@@ -80,4 +82,5 @@ def why_failed(
     if not any(report.owners[modality] for modality in modalities):
         least, because = owners_needed(modalities[0], tolerance, aggregation)
         return f"{where}: no modality was trained by {least} nodes ({because})."
+
     return ""

@@ -55,13 +55,16 @@ def group_names(
                 f"parameter {name!r} belongs to the groups {matching}; make their prefixes "
                 "distinct."
             )
+
         found[matching[0] if matching else SHARED].append(name)
+
     empty = [group for group in groups if not found[group]]
     if empty:
         raise ValueError(
             f"group {empty[0]!r}: no parameter starts with {list(groups[empty[0]])}; names: "
             f"{names[:5]}..."
         )
+
     return {group: tuple(members) for group, members in found.items() if members}
 
 

@@ -82,12 +82,15 @@ def bound_updates(
                 nodes[partition],
                 f"Reply of {report.plan.describe(nodes[partition])} refused: {reason}",
             )
+
         found = {
             partition: update for partition, update in found.items() if partition not in reasons
         }
+
     if guards.max_update_norm > 0:
         checked = {p: _within_norm(update, nodes[p], report, guards) for p, update in found.items()}
         found = {partition: update for partition, update in checked.items() if update is not None}
+
     if guards.max_example_ratio > 0 and found:
         most = int(
             guards.max_example_ratio * median_low(update.num_examples for update in found.values())
@@ -97,6 +100,7 @@ def bound_updates(
         }
         for modality in (group for group in report.plan.names if group != SHARED):
             found |= _within_modality(found, modality, nodes, report, guards.max_example_ratio)
+
     return found
 
 
@@ -129,9 +133,11 @@ def finite_or_kept(
     for group in lost_groups:
         report.bound(f"Group {group!r} would not be finite; it keeps its value.")
         report.owners[group] = []
+
     kept, lost_names = keep_finite_state(state, old_state)
     for name in lost_names:
         report.bound(f"The method's {name!r} would not be finite; it keeps its value.")
+
     return arrays, kept
 
 
@@ -158,6 +164,7 @@ def keep_finite(
             found |= {name: aggregated[name] for name in names}
         else:
             lost.append(group)
+
     return found, lost
 
 
@@ -188,9 +195,11 @@ def keep_finite_state(
         if not np.isinf(array).any() and not numbers_lost:
             found[name] = array
             continue
+
         lost.append(name)
         if before is not None:
             found[name] = before
+
     return found, lost
 
 
@@ -231,7 +240,9 @@ def shortened(
         array = arrays[name]
         if name not in floating:
             return array
+
         change = share * _change(array, sent[name]) if share > 0 else np.zeros(array.shape)
+
         return np.asarray(np.asarray(sent[name], dtype=np.float64) + change, dtype=array.dtype)
 
     return LazyArrays(arrays, read)
@@ -260,14 +271,17 @@ def _within_norm(
         norm = update_norm(update.arrays, sent)
         if norm <= longest:
             continue
+
         what = (
             f"the update of {group!r} has the norm {norm:.4g}, above max-update-norm = {longest:g}"
         )
         if guards.update_norm_action == "refuse":
             report.refuse(node, f"Reply of {report.plan.describe(node)} refused: {what}.")
             return None
+
         report.bound(f"Reply of {report.plan.describe(node)}: {what}; it is scaled down to that.")
         arrays = shortened(arrays, sent, longest / norm)
+
     return replace(
         update, arrays=arrays, from_method=_short_enough(update.from_method, node, report, longest)
     )
@@ -281,10 +295,12 @@ def _short_enough(
     norm = update_norm(arrays, nothing)
     if norm <= longest:
         return arrays
+
     report.bound(
         f"Reply of {report.plan.describe(node)}: method-arrays have the norm {norm:.4g}, above "
         f"max-update-norm = {longest:g}; they are scaled down to that."
     )
+
     return shortened(arrays, nothing, longest / norm)
 
 
@@ -294,6 +310,7 @@ def _within_weight(
     """Return the update with a weight that is allowed, and statistics that fit it."""
     if update.num_examples <= most:
         return update
+
     cut = f"num-examples = {update.num_examples} count as {most}"
     report.bound(f"Reply of {report.plan.describe(node)}: {cut} (max-example-ratio).")
     share = most / update.num_examples
@@ -303,6 +320,7 @@ def _within_weight(
         for name, count in update.modality_examples.items()
     }
     kept = method.scale_reply(update.from_method, share)
+
     return replace(
         update, num_examples=most, stats=stats, from_method=kept, modality_examples=fewer
     )
@@ -328,6 +346,7 @@ def _within_modality(
     for partition, count in owners.items():
         if count <= most:
             continue
+
         cut = f"num-examples = {count} with {modality} count as {most}"
         report.bound(
             f"Reply of {report.plan.describe(nodes[partition])}: {cut} (max-example-ratio)."
@@ -337,6 +356,7 @@ def _within_modality(
         capped[partition] = replace(
             update, stats=stats, modality_examples={**update.modality_examples, modality: most}
         )
+
     return capped
 
 

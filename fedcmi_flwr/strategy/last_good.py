@@ -81,6 +81,7 @@ class LastGood:
                     f"Training on {group!r} diverged on every node; it goes back to its last good "
                     "weights."
                 )
+
         return found
 
 
@@ -101,4 +102,5 @@ def unusable_groups(report: RoundReport, updated: Collection[int]) -> list[str]:
     sent = report.plan.groups_by_partition
     trained = {group for partition in updated for group in sent[partition]}
     diverged = {group for partition in report.diverged for group in sent[partition]}
+
     return [group for group in report.plan.names if group in diverged - trained]

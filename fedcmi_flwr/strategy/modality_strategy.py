@@ -260,6 +260,7 @@ class ModalityStrategy(FedAvg):
         except RoundFailedError as error:
             report.failed = str(error)
             return []
+
         report.asking_seconds = time.monotonic() - self._started
 
         known = self._around.seen(self.nodes.known)
@@ -273,6 +274,7 @@ class ModalityStrategy(FedAvg):
         tasks = TaskMessages(plan, self.method, config, self.wire_dtype)
         messages = [tasks.train(node, known[node], self.method_state) for node in chosen]
         report.note_sent(messages)
+
         return messages
 
     def aggregate_train(
@@ -305,6 +307,7 @@ class ModalityStrategy(FedAvg):
                 updates = {
                     partition: replace(u, modality_examples={}) for partition, u in updates.items()
                 }
+
             return self._aggregate_train(
                 bound_updates(updates, self.report, self.guards, self.method)
             )
@@ -320,11 +323,13 @@ class ModalityStrategy(FedAvg):
         if reason:
             if report.rolled_back == list(report.plan.names) and self.good.state is not None:
                 self._restore(self.good.state)
+
             arrays = {
                 **report.plan.arrays,
                 **back,
             }  # before the round is closed, which lets go of them
             failed = self._fail(reason)
+
             return (self.model_average.go_back(arrays, back) if back else None), failed
 
         ordered = [updates[partition] for partition in sorted(updates)]
@@ -339,6 +344,7 @@ class ModalityStrategy(FedAvg):
         shown = self.model_average.add(arrays, back)
         if not self.privacy.enabled:
             note_training(updates, report)
+
         self.failures.renew()
         self._close()
 
@@ -349,6 +355,7 @@ class ModalityStrategy(FedAvg):
         )
         metrics = own_metrics(own, self.weighted_by_key, self.train_metrics_aggr_fn)
         metrics.update(report.numbers)
+
         return shown, metrics
 
     def _step(self, updates: Sequence[wire.NodeUpdate]) -> dict[str, AnyArray]:
@@ -365,6 +372,7 @@ class ModalityStrategy(FedAvg):
             state = self.method.combine(self.method_state, from_method, known_owners(plan))
 
         arrays, self.method_state = finite_or_kept(stepped, state, self.method_state, report)
+
         return arrays
 
     def _fail(self, reason: str) -> MetricRecord:
@@ -372,6 +380,7 @@ class ModalityStrategy(FedAvg):
         self.report.failed = reason
         self.failures.spend(reason)
         self._close()
+
         return MetricRecord({"refused": len(self.report.refused)})
 
     def _close(self) -> None:
@@ -389,6 +398,7 @@ class ModalityStrategy(FedAvg):
         server_round += self.rounds_done
         if self.fraction_evaluate == 0.0 or self.report.failed or server_round < self.evaluate_from:
             return []
+
         chosen = self.nodes.sample_evaluators(grid, server_round, self.fraction_evaluate)
         known = self._around.seen(self.nodes.known)
         self._evaluating = {node: known[node] for node in chosen}
@@ -396,6 +406,7 @@ class ModalityStrategy(FedAvg):
             server_round, {name: array.numpy() for name, array in arrays.items()}, config
         )
         tasks = TaskMessages(plan, self.method, config, self.wire_dtype)
+
         return [tasks.evaluate(node, info) for node, info in self._evaluating.items()]
 
     def aggregate_evaluate(

@@ -116,6 +116,7 @@ class NodeRegistry:
         generator = numpy_generator(self.seed, f"sample-{purpose}", server_round)
         partitions = generator.choice(sorted(by_partition), size=size, replace=False)
         logger.info("configure_%s: sampled %d of %d nodes", purpose, size, len(ready))
+
         return [by_partition[int(partition)] for partition in sorted(partitions)]
 
     def sample_evaluators(self, grid: Grid, server_round: int, fraction: float) -> list[int]:
@@ -148,18 +149,21 @@ class NodeRegistry:
             self._query(grid, sorted(connected - set(self.known) - resting), server_round)
             if len(self.known) >= self.min_available_nodes:
                 return sorted(self.known)
+
             found = f"{len(self.known)} of {len(connected)} connected nodes can be used"
             if len(connected) >= self.min_available_nodes and self.unusable:
                 node = min(self.unusable)
                 raise RoundFailedError(
                     f"round {server_round}: {found}. {called(node)}: {self.unusable[node].reason}"
                 )
+
             if time.monotonic() > deadline:
                 raise RoundFailedError(
                     f"round {server_round}: {found} after {self.wait_timeout:.0f} s "
                     f"(wait-timeout), but min-available-nodes = {self.min_available_nodes}. Start "
                     "more SuperNodes or lower it."
                 )
+
             time.sleep(POLL_SECONDS)
 
     def _query(self, grid: Grid, node_ids: list[int], server_round: int) -> None:
@@ -169,6 +173,7 @@ class NodeRegistry:
         """
         if not node_ids:
             return
+
         silent = (
             f"no answer to the query within {self.wait_timeout:.0f} s (wait-timeout); restart it."
         )
@@ -183,6 +188,7 @@ class NodeRegistry:
                     called(node),
                 )
                 continue
+
             waiting.remove(node)
             try:
                 info = wire.read_query_reply(content_of(message), self.modalities)
@@ -193,12 +199,16 @@ class NodeRegistry:
                     del reasons[node]
                 else:
                     reasons[node] = one_line(str(error))
+
                 continue
+
             self.known[node] = info
             self.unusable.pop(node, None)
             del reasons[node]
+
         for node in sorted(undeclared):
             self._assume_all(node)
+
         for node, reason in reasons.items():
             pause = (
                 min(2 * self.unusable[node].pause, LONGEST_PAUSE) if node in self.unusable else 1
@@ -240,11 +250,13 @@ class NodeRegistry:
         ):
             self.holders[info.partition_id] = node
             self._assume_all(holder)  # its number was a guess
+
         if self.holders.get(info.partition_id, node) != node:
             raise WireError(
                 f"partition-id {info.partition_id} is taken by another node; give each node its "
                 "own in --node-config."
             )
+
         self.holders = {
             partition: holder for partition, holder in self.holders.items() if holder != node
         }
@@ -263,6 +275,7 @@ def content_of(message: Message) -> Message:
         reason = str(message.error.reason).strip().splitlines() or ["no reason given"]
         logger.debug("error of node %d: %s", message.metadata.src_node_id, message.error.reason)
         raise WireError(f"error {message.error.code}: {reason[-1]}")
+
     return message
 
 

@@ -79,7 +79,9 @@ class Measure:
             usual = self.sent
         elif len(self.found) < FEWEST:
             usual = max(usual, self.sent)
+
         usual = max(usual, SMALL * self.sent) or 1.0
+
         return usual * ratio ** (LOOSE if self.loose else 1)
 
 
@@ -102,6 +104,7 @@ def extents(update: wire.NodeUpdate, plan: RoundPlan) -> dict[str, Extent]:
     found = {group: extent_of(names, update.arrays, plan.arrays) for group, names in held.items()}
     if update.from_method:
         found[METHOD] = extent_of(list(update.from_method), update.from_method, {})
+
     return found
 
 
@@ -116,12 +119,15 @@ def extent_of(
     for name in names:
         if not np.issubdtype(arrays[name].dtype, np.floating) or arrays[name].size == 0:
             continue
+
         change = _change(arrays[name], sent.get(name))
         if name.endswith(BUFFERS):
             statistic = math.hypot(statistic, _norm(change))
             continue
+
         weight = math.hypot(weight, _norm(change))
         largest = max(largest, float(np.abs(change).max()))
+
     return Extent(weight, largest, statistic)
 
 
@@ -153,6 +159,7 @@ def too_far(
                     "other replies"
                 )
                 reasons.setdefault(partition, f"{because} (max-norm-ratio = {ratio:g}).")
+
     return reasons
 
 
@@ -162,10 +169,12 @@ def _measures(found: Mapping[int, Mapping[str, Extent]], plan: RoundPlan) -> lis
         owners = {partition: own[group] for partition, own in found.items() if group in own}
         if not owners:
             continue
+
         if group == METHOD:
             sent, of = Extent(), METHOD
         else:
             sent, of = extent_of(plan.names[group], plan.arrays, {}), f"the update of {group!r}"
+
         loose = group == METHOD
         measures += [
             Measure(
@@ -184,6 +193,7 @@ def _measures(found: Mapping[int, Mapping[str, Extent]], plan: RoundPlan) -> lis
                 {p: own.statistics for p, own in owners.items()},
             ),
         ]
+
     return measures
 
 
@@ -200,6 +210,8 @@ def _change(array: AnyArray, sent: AnyArray | None) -> AnyArray:
     values = np.asarray(array, wide).ravel()
     if sent is None:
         return values
+
     with np.errstate(over="ignore"):
         change: AnyArray = values - np.asarray(sent, wide).ravel()
+
     return change

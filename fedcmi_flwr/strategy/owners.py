@@ -58,7 +58,9 @@ def owners_by_group(
                 "round %d: %s trained %r; it keeps its value", plan.server_round, few, group
             )
             owners = []
+
         found[group] = owners
+
     return found
 
 
@@ -83,4 +85,5 @@ def owners_needed(
     needed = 1 if group == SHARED else tolerance.min_owners_per_modality
     if aggregation.owners_needed > needed:
         return aggregation.owners_needed, f"aggregation = {aggregation.name!r}"
+
     return needed, "min-owners-per-modality"

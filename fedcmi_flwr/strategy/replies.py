@@ -71,10 +71,12 @@ def read_updates(
             report.bytes_up[info.partition_id] = wire.content_bytes(
                 message, arrays_alone=report.privacy is not None
             )
+
         try:
             content = content_of(message)
             if info is None:
                 raise WireError("it was not asked in this round, or answered before.")
+
             _check_size(content, report.plan.sent_to(node))
             update = _read_update(content, report, method, node)
             report.extents[info.partition_id] = extents(update, report.plan)
@@ -84,6 +86,7 @@ def read_updates(
                 lost.append(str(error))  # of a node that left: Flower does not say which
             else:
                 _refuse(report, node, str(error))
+
     because = f"Flower says: {'; '.join(lost)}" if lost else "The round's time is over."
     if lost and not silent:
         logger.warning(
@@ -91,9 +94,12 @@ def read_updates(
             report.plan.server_round,
             one_line("; ".join(lost)),
         )
+
     for node in silent:
         report.refuse(node, f"No reply of {report.plan.describe(node)}. {because}")
+
     report.learn()
+
     return _without_incompatible(updates, report, method, method_state)
 
 
@@ -107,12 +113,14 @@ def _read_update(
         info, groups = _shown_by(content, plan, node)
         report.learned[node] = (info, groups)
         sent = {name: sent[name] for group in groups for name in plan.names[group]}
+
     measured = info.modalities if method.measures else ()
     try:
         update = wire.read_train_reply(content, sent, measured, plan.num_classes, plan.weight_key)
     except WireError:  # what a method that was not applied lacks besides is no news
         check_applied(read_applied(content), plan.method, method)
         raise
+
     plan.expected.check_terms(update.loss_sum)
     check_applied(update.applied, plan.method, method)
     foreign = sorted(set(update.modality_examples) - set(info.modalities))
@@ -120,12 +128,14 @@ def _read_update(
         raise WireError(
             f"metrics: num-examples.{foreign[0]}, but the node owns {list(info.modalities)}."
         )
+
     try:
         method.check_reply(
             update.from_method, sent, info.modalities, plan.num_classes, update.num_examples
         )
     except ValueError as error:
         raise WireError(f"method-arrays: {error}") from error
+
     return update
 
 
@@ -154,6 +164,7 @@ def _shown_by(
             "under the names that were sent: ArrayRecord(model.state_dict()); or answer the "
             "query, client_app.query()."
         )
+
     return info, groups
 
 
@@ -185,6 +196,7 @@ def _without_incompatible(
             report.refuse(
                 node, f"Reply of {report.plan.describe(node)} refused: method-arrays: {reason}"
             )
+
     return {partition: update for partition, update in updates.items() if partition not in reasons}
 
 
@@ -212,4 +224,5 @@ def mean_losses(updates: Sequence[wire.NodeUpdate]) -> dict[str, float]:
     names = list(dict.fromkeys(name for update in updates for name in update.loss_sum))
     sums = {name: sum(update.loss_sum.get(name, 0.0) for update in updates) for name in names}
     counts = {name: sum(update.loss_count.get(name, 0) for update in updates) for name in names}
+
     return {name: float(np.divide(sums[name], counts[name])) for name in names if counts[name] > 0}

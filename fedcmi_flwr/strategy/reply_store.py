@@ -83,6 +83,7 @@ class ReplyStore:
                 raise OSError(
                     f"the temporary file of the round's replies was cut short at {name!r}."
                 )
+
             return array
 
         return LazyArrays(stored, read)

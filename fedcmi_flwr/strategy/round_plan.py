@@ -72,6 +72,7 @@ class RoundPlan:
         """
         if node not in self.sent:
             return called(node, self.known[node].name if node in self.known else "")
+
         info, _ = self.sent[node]
         return (
             f"{called(node, info.name)} (partition {info.partition_id}, "

@@ -38,4 +38,5 @@ class Sampling(Settings):
                     "weighted_by_key, train_metrics_aggr_fn, evaluate_metrics_aggr_fn, "
                     f"{', '.join(known)}.{did_you_mean(name, known)}"
                 )
+
         return replace(self, **options)

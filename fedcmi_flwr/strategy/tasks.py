@@ -84,6 +84,7 @@ class TaskMessages:
         packed = self._plain_for(groups) if info.packing == wire.PLAIN else self._packed_for(groups)
         modalities = tuple(name for name in self._plan.names if name != SHARED)
         task = (packed, self._settings, modalities, self._plan.used, from_method, self._wire_dtype)
+
         return wire.task_message(node, kind, *task)
 
     def _plain_for(self, groups: tuple[str, ...]) -> tuple[ArrayRecord, dict[str, tuple[str, ...]]]:
@@ -91,6 +92,7 @@ class TaskMessages:
         names = {group: self._plan.names[group] for group in groups}
         if groups not in self._plain:
             self._plain[groups] = wire.pack_plain(self._plan.arrays, names)
+
         return self._plain[groups], names
 
     def _packed_for(self, groups: tuple[str, ...]) -> tuple[ArrayRecord, ConfigRecord]:
@@ -104,4 +106,5 @@ class TaskMessages:
                 raise RoundFailedError(
                     f"{where}: the global model cannot be sent: {error}"
                 ) from error
+
         return self._packed[groups]

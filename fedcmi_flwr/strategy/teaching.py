@@ -49,4 +49,5 @@ def next_teacher(
             "round %d: nobody teaches in the next round: no class was measured in two modalities",
             report.plan.server_round,
         )
+
     return method.broadcast(report.measured)

@@ -69,6 +69,7 @@ class Around:
         """
         if not self._wrapper:
             return dict(known)
+
         for node, info in known.items():
             if len(info.modalities) < len(self.modalities):
                 who = called(node, info.name)
@@ -77,4 +78,5 @@ class Around:
                     "wrapper compares each reply with the whole model, and its noise is for "
                     f"averages over all nodes. {INSTEAD}"
                 )
+
         return {node: replace(info, packing=wire.PLAIN) for node, info in known.items()}

@@ -16,9 +16,11 @@ def applied_record(applied: Applied | None) -> dict[str, ConfigRecord]:
     """Return the record by its name; nothing where a node says nothing."""
     if applied is None:
         return {}
+
     found = ConfigRecord({"method": applied.method})
     if applied.terms:
         found["terms"] = list(applied.terms)
+
     return {APPLIED: found}
 
 
@@ -26,6 +28,7 @@ def read_applied(message: Message) -> Applied | None:
     """Reverse :func:`applied_record`; raise WireError for anything but names."""
     if APPLIED not in message.content:
         return None
+
     found = record(message, APPLIED, ConfigRecord)
     method, terms = found.get("method"), found.get("terms", [])
     if (
@@ -38,4 +41,5 @@ def read_applied(message: Message) -> Applied | None:
         )
     if not 0 < len(method) <= LONGEST_METHOD or not method.isprintable():
         raise WireError(f"{APPLIED}: method = {method[:LONGEST_METHOD]!r} is no name.")
+
     return Applied(method, tuple(map(str, terms)))

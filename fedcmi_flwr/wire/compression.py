@@ -76,6 +76,7 @@ def compress(update: Mapping[str, AnyArray], how: str, share: float) -> Compress
         record = _to_int8([update[name] for name in names])
     else:
         record = _to_top_k(np.concatenate([update[name].ravel() for name in names]), share)
+
     return Compressed(record, names, decompress(record, update))
 
 
@@ -114,6 +115,7 @@ def decompress(record: ArrayRecord, sent: Mapping[str, AnyArray]) -> dict[str, A
 
     ends = np.cumsum([math.prod(shape) for shape in shapes.values()])
     pieces = np.split(flat, ends[:-1])
+
     return {name: piece.reshape(shapes[name]) for name, piece in zip(shapes, pieces, strict=True)}
 
 
@@ -137,6 +139,7 @@ def _to_int8(arrays: list[AnyArray]) -> ArrayRecord:
         steps = np.where(scale > 0, scale, 1)[:, None]  # a channel of zeros has codes of zero
         codes.append(np.rint(rows / steps).astype(np.int8).ravel())
         scales.append(scale.astype(np.float32))
+
     return ArrayRecord(
         {"codes": Array(np.concatenate(codes)), "scales": Array(np.concatenate(scales))}
     )
@@ -150,6 +153,7 @@ def _from_int8(codes: AnyArray, scales: AnyArray, shapes: list[tuple[int, ...]])
         raise WireError(f"{RECORD}: a scale is below 0, NaN or Inf.")
 
     lengths = [math.prod(shape[1:]) for shape in shapes for _ in range(shape[0])]
+
     return codes.astype(np.float32) * np.repeat(scales, lengths)
 
 
@@ -157,6 +161,7 @@ def _to_top_k(flat: AnyArray, share: float) -> ArrayRecord:
     kept = max(1, math.ceil(share * flat.size))
     largest = np.argpartition(np.abs(flat), flat.size - kept)[flat.size - kept :]
     indices = np.sort(largest).astype(np.int64)
+
     return ArrayRecord(
         {"indices": Array(indices), "values": Array(flat[indices].astype(np.float32))}
     )
@@ -172,6 +177,7 @@ def _from_top_k(indices: AnyArray, values: AnyArray, numbers: int) -> AnyArray:
 
     flat = np.zeros(numbers, np.float32)
     flat[indices] = values
+
     return flat
 
 

@@ -49,6 +49,7 @@ def evaluate_reply(message: Message, counts: Mapping[str, Counts], num_examples:
         metrics[f"bin-correct.{name}"] = found.bins.correct.tolist()
         metrics[f"bin-count.{name}"] = found.bins.count.tolist()
         metrics[f"bin-confidence.{name}"] = found.bins.confidence.tolist()
+
     return Message(RecordDict({"metrics": MetricRecord(metrics)}), reply_to=message)
 
 
@@ -90,6 +91,7 @@ def read_evaluate_reply(
         count = whole_numbers(metrics, f"count.{name}", num_classes)
         counts[name] = Counts(correct, count, _bins(metrics, name))
         _check_counts(name, counts[name], num_examples)
+
     return counts
 
 
@@ -113,7 +115,9 @@ def _bins(metrics: MetricRecord, name: str) -> Bins:
     keys = [f"bin-count.{name}", f"bin-correct.{name}", f"bin-confidence.{name}"]
     if not any(key in metrics for key in keys):
         return Bins.none()
+
     count, correct, confidence = keys
+
     return Bins(
         whole_numbers(metrics, count, NUM_BINS),
         whole_numbers(metrics, correct, NUM_BINS),

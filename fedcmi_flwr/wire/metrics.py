@@ -36,6 +36,7 @@ def sample_count(metrics: MetricRecord, key: str = NUM_EXAMPLES) -> int:
             f"node's samples. The keys are {sorted(metrics)[:MOST_KEYS]}; weighted_by_key of "
             "FedCMI names another."
         )
+
     return count
 
 
@@ -64,11 +65,13 @@ def free_metrics(metrics: MetricRecord, known: Sequence[str]) -> dict[str, float
     own = [key for key in metrics if key not in known and not key.startswith(prefixes)]
     for key in own:
         _check_name(key, "")
+
     found: dict[str, float | list[float]] = {}
     for key in own:
         value: Any = metrics[key]
         if np.isfinite(value).all():
             found[key] = value
+
     return found
 
 
@@ -78,6 +81,7 @@ def numbers(metrics: MetricRecord, key: str, length: int) -> NDArray[np.float64]
     is_list = isinstance(values, list) and len(values) == length
     if not is_list or not all(abs(value) <= LARGEST_SUM for value in values):
         raise WireError(f"metrics: {key!r} must be {length} finite numbers, found {values!r}.")
+
     return np.array(values, dtype=np.float64)
 
 
@@ -93,6 +97,7 @@ def whole_numbers(metrics: MetricRecord, key: str, length: int) -> NDArray[np.in
         raise WireError(
             f"metrics: {key!r} holds a number out of range ({MOST_SAMPLES:.0e}): {values!r}."
         )
+
     return np.array(values, dtype=np.int64)
 
 
@@ -120,7 +125,9 @@ def numbers_below(metrics: MetricRecord, prefix: str) -> dict[str, float]:
         value = metrics[prefix + name]
         if isinstance(value, list):
             raise WireError(f"metrics: {prefix}{name} must be one number, found a list.")
+
         found[name] = value
+
     return found
 
 
@@ -146,6 +153,7 @@ def names_below(metrics: MetricRecord, prefix: str) -> list[str]:
     names = [key.removeprefix(prefix) for key in metrics if key.startswith(prefix)]
     for name in names:
         _check_name(name, prefix)
+
     return names
 
 

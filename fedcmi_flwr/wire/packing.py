@@ -70,7 +70,9 @@ def pack(
             }
             if dtype == "float32" and wire_dtype == "float16":
                 chosen = {name: _half(name, flat) for name, flat in chosen.items()}
+
             packed[f"{group}/{dtype}"] = Array(np.concatenate(list(chosen.values())))
+
     return packed, layout
 
 
@@ -113,6 +115,7 @@ def unpack(
         raise WireError(
             f"arrays: unexpected {unexpected}, the layout speaks of {sorted(expected)}."
         )
+
     return {name: arrays[name] for names in groups.values() for name in names}, groups
 
 
@@ -125,6 +128,7 @@ def pack_plain(arrays: Mapping[str, AnyArray], groups: Mapping[str, Sequence[str
     absent = [name for name in names if name not in arrays]
     if absent:
         raise WireError(f"array {absent[0]!r} is missing ({len(absent)} missing in all).")
+
     return ArrayRecord({name: Array(np.asarray(arrays[name])) for name in names})
 
 
@@ -138,6 +142,7 @@ def layout_groups(layout: ConfigRecord) -> dict[str, tuple[str, ...]]:
     groups: dict[str, tuple[str, ...]] = {}
     for group, text in layout.items():
         groups[group] = tuple(name for name, _, _ in _layout_entries(group, text))
+
     return groups
 
 
@@ -152,8 +157,10 @@ def _layout_entries(group: str, text: Any) -> list[tuple[str, str, tuple[int, ..
         raise WireError(
             f"layout of group {group!r} is not a list of [name, dtype, shape]: {error}."
         ) from error
+
     if any(size < 0 for _, _, shape in entries for size in shape):
         raise WireError(f"layout of group {group!r}: a shape has a negative size.")
+
     return entries
 
 
@@ -164,11 +171,13 @@ def _half(name: str, flat: AnyArray) -> AnyArray:
     """
     with np.errstate(over="ignore"):
         half = flat.astype(np.float16)
+
     if (np.isinf(half) & np.isfinite(flat)).any():
         raise WireError(
             f"array {name!r} holds a number of size {np.abs(flat[np.isfinite(flat)]).max():.4g}, "
             f"but float16 ends at {np.finfo(np.float16).max:.0f}; set wire-dtype = 'float32'."
         )
+
     return half
 
 
@@ -184,6 +193,7 @@ def _cut(
             f"arrays: {key!r} is missing, where the layout has {entries[0][0]!r}; found "
             f"{sorted(packed)}."
         )
+
     flat = decode(packed[key], key)
     if key.endswith("/float32") and flat.dtype == np.float16:
         flat = flat.astype(np.float32)
@@ -223,6 +233,8 @@ def decode(array: Array, key: str) -> AnyArray:
         Exception
     ) as error:  # NumPy's reader raises anything from BadZipFile to MemoryError on a bad header
         raise WireError(f"arrays: {key!r} does not hold an array: {error!r}.") from error
+
     if not isinstance(flat, np.ndarray):
         raise WireError(f"arrays: {key!r} holds a {type(flat).__name__}, not an array.")
+
     return flat

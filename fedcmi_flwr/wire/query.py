@@ -41,8 +41,10 @@ def query_reply(message: Message, info: NodeInfo) -> Message:
     node = ConfigRecord({"modalities": list(info.modalities), "partition-id": info.partition_id})
     if info.name:
         node["name"] = info.name
+
     if info.packing != FLAT:
         node["packing"] = info.packing
+
     return Message(RecordDict({"node": node}), reply_to=message)
 
 
@@ -88,11 +90,13 @@ def read_query_reply(message: Message, modalities: Sequence[Modality]) -> NodeIn
         )
     if packing not in (FLAT, PLAIN):
         raise WireError(f"node: packing = {packing!r}, need {FLAT!r} or {PLAIN!r}.")
+
     called = node.get("name", "")
     if not isinstance(called, str) or len(called) > LONGEST_NAME or not called.isprintable():
         raise WireError(
             f"node: name = {called!r:.100}, need up to {LONGEST_NAME} printable characters."
         )
+
     return NodeInfo(
         tuple(name for name in modalities if name in names), partition, str(packing), name=called
     )

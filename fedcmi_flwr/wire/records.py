@@ -20,6 +20,7 @@ def plain_groups(config: Mapping[str, Any]) -> dict[str, tuple[str, ...]] | None
     text = config.get(PLAIN_LAYOUT)
     if text is None:
         return None
+
     try:
         return {str(group): tuple(map(str, names)) for group, names in json.loads(text).items()}
     except (TypeError, ValueError, AttributeError, RecursionError) as error:
@@ -35,6 +36,7 @@ def record(message: Message, name: str, kind: type[Record]) -> Record:
             f"record {name!r} is {type(found).__name__}, need {kind.__name__}; the message has "
             f"{there}."
         )
+
     return found
 
 
@@ -42,6 +44,7 @@ def method_records(arrays: Mapping[str, AnyArray]) -> dict[str, ArrayRecord | Co
     """Return the records of a method's own arrays; none where it has no such arrays."""
     if not arrays:
         return {}
+
     packed, layout = pack(arrays, {"method": tuple(arrays)})
     return {"method-arrays": packed, "method-layout": layout}
 
@@ -53,7 +56,9 @@ def method_arrays(message: Message) -> dict[str, AnyArray]:
     """
     if "method-arrays" not in message.content and "method-layout" not in message.content:
         return {}
+
     packed = record(message, "method-arrays", ArrayRecord)
     layout = record(message, "method-layout", ConfigRecord)
     arrays, _ = unpack(packed, layout)
+
     return arrays

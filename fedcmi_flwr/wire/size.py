@@ -31,4 +31,5 @@ def content_bytes(message: Message, arrays_alone: bool = False) -> int:
         return size
 
     others = [each for each in records if not isinstance(each, ArrayRecord)]
+
     return size + sum(len(each.deflate()) for each in others)

@@ -103,8 +103,10 @@ def task_message(
         content["layout"] = layout
     else:  # Flower's mods want a single ConfigRecord
         values[PLAIN_LAYOUT] = json.dumps({group: list(names) for group, names in layout.items()})
+
     content["config"] = ConfigRecord(values)
     content.update(method_records(from_method or {}))
+
     return Message(content, dst_node_id=node_id, message_type=message_type)
 
 
@@ -148,4 +150,5 @@ def read_task(message: Message) -> Task:
     keys = [key for key in config if key.startswith(TEMPERATURE)]
     temperature = {key.removeprefix(TEMPERATURE): torch.tensor(config.pop(key)) for key in keys}
     dominance = Dominance(dominant, {}, temperature)
+
     return Task(arrays, groups, config, server_round, tuple(modalities), dominance, from_method)

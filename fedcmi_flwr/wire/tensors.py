@@ -35,4 +35,5 @@ def as_arrays(values: Mapping[str, AnyArray | torch.Tensor]) -> dict[str, AnyArr
             raise TypeError(
                 f"arrays: {name!r} is a {type(value).__name__}, need a NumPy array or a tensor."
             )
+
     return found

@@ -163,6 +163,7 @@ def train_reply(
                 f"metrics: {key!r} is a {type(number).__name__}, need a number; float(...) of a "
                 "tensor."
             )
+
     config = record(message, "config", ConfigRecord)
     groups = plain_groups(config)
     layout = record(message, "layout", ConfigRecord) if groups is None else None
@@ -174,9 +175,11 @@ def train_reply(
     found: dict[str, Any] = {NUM_EXAMPLES: num_examples}
     if seconds is not None:
         found["seconds"] = seconds
+
     for name, count in (modality_examples or {}).items():
         if count < num_examples:
             found[f"{EXAMPLES_OF}{name}"] = count
+
     found |= {f"loss-sum.{name}": float(total) for name, total in (loss_sum or {}).items()}
     found |= {f"loss-count.{name}": int(count) for name, count in (loss_count or {}).items()}
     if stats is not None:
@@ -187,6 +190,7 @@ def train_reply(
     content["metrics"] = MetricRecord(dict(metrics or {}) | found)
     content.update(said)
     content.update(of_method)
+
     return Message(content, reply_to=message)
 
 
@@ -212,6 +216,7 @@ def _packed(
     packed, own_layout = pack(values, whole, wire_dtype)
 
     small = {COMPRESSED: compressed.record} if compressed is not None else {}
+
     return RecordDict({"arrays": packed, "layout": own_layout, **small})
 
 
@@ -220,6 +225,7 @@ def reply_names(message: Message) -> set[str]:
     packed, layout = record(message, "arrays", ArrayRecord), message.content.get("layout")
     if not isinstance(layout, ConfigRecord):
         return set(packed)
+
     return {name for names in layout_groups(layout).values() for name in names}
 
 
@@ -300,10 +306,12 @@ def _class_stats(
     """Return the class statistics of the modalities that must be there; None where none must."""
     if not measured:
         return None
+
     sums = {
         name: numbers(metrics, f"class-probability-sum.{name}", num_classes) for name in measured
     }
     counts = {name: whole_numbers(metrics, f"class-count.{name}", num_classes) for name in measured}
+
     return ClassStats(sums, counts)
 
 
@@ -315,6 +323,7 @@ def _check_arrays(arrays: Mapping[str, AnyArray], sent: Mapping[str, AnyArray]) 
             f"arrays: missing {missing[:MOST_NAMES]}, extra {extra[:MOST_NAMES]} ({len(missing)} "
             f"and {len(extra)} in all). {CALLS}"
         )
+
     for name, array in arrays.items():
         expected = sent[name]
         if array.shape != expected.shape or array.dtype != expected.dtype:
@@ -324,6 +333,7 @@ def _check_arrays(arrays: Mapping[str, AnyArray], sent: Mapping[str, AnyArray]) 
             )
         if name.endswith(VARIANCE) and (np.asarray(array, np.float64) < 0).any():
             raise WireError(f"arrays: {name!r} is a variance and holds a number below 0.")
+
     _check_finite("arrays", arrays)
 
 
@@ -344,6 +354,7 @@ def _checked_examples(found: Mapping[Modality, float], num_examples: int) -> dic
                 f"num-examples = {num_examples}."
             )
         counts[name] = count
+
     return counts
 
 
@@ -373,6 +384,7 @@ def _check_stats(
         samples = count.sum()
         if samples > num_examples:
             raise WireError(f"{where} are of {samples} samples, but num-examples = {num_examples}.")
+
         most = modality_examples.get(name, num_examples)
         if samples > most:
             raise WireError(f"{where} are of {samples} samples, but {EXAMPLES_OF}{name} = {most}.")
@@ -389,4 +401,5 @@ def _checked_seconds(seconds: object) -> float | None:
         raise WireError(
             f"metrics: seconds = {seconds!r}, need a number from 0 (to {MOST_SECONDS:.0e})."
         )
+
     return float(seconds)

@@ -62,6 +62,7 @@ def read_comparison(out: Path) -> Comparison:
     again = "call `fedcmi bench` as before: it keeps what is finished and writes the file"
     if not path.is_file():
         raise ReportError(f"{path}: no such file; {again}.")
+
     try:
         found = Comparison(**json.loads(path.read_text(encoding="utf-8")))
         targets = {
@@ -70,6 +71,7 @@ def read_comparison(out: Path) -> Comparison:
         }
     except (json.JSONDecodeError, TypeError, AttributeError) as error:
         raise ReportError(f"{path}: not written by this version ({error!r}); {again}.") from error
+
     return Comparison(found.rows, found.baseline, targets, found.own)
 
 
@@ -120,6 +122,7 @@ def best_other(part: pd.DataFrame, comparison: Comparison) -> str:
     seeds = seeds_of_rows(part)
     if OWN not in seeds:
         return ""
+
     others = [row for row in comparison.rows if row not in {OWN, *comparison.own}]
     whole = [row for row in others if seeds.get(row, set()) >= seeds[OWN]]
     found = [
@@ -131,6 +134,7 @@ def best_other(part: pd.DataFrame, comparison: Comparison) -> str:
     left_out = f" Left out, since seeds of it are missing: {', '.join(partial)}." if partial else ""
     if not found:
         return left_out.strip()
+
     return f"{OWN} against the best other row: {', '.join(found)}.{left_out}"
 
 
@@ -141,6 +145,7 @@ def _against_best(accuracies: pd.DataFrame, rows: Sequence[str], prediction: str
     """
     if OWN not in accuracies:
         return []
+
     same_seeds = accuracies[accuracies[OWN].notna()]
     means = (
         same_seeds[[row for row in rows if row in accuracies]]
@@ -150,7 +155,9 @@ def _against_best(accuracies: pd.DataFrame, rows: Sequence[str], prediction: str
     )
     if means.empty:
         return []
+
     best = str(means.idxmax())
+
     return [f"{prediction} {difference_text(same_seeds, OWN, best)} points ({best})"]
 
 
@@ -178,4 +185,5 @@ def refused_replies(part: pd.DataFrame, rows: Sequence[str]) -> str:
             found.append(
                 f"{row} {int(counts.sum())} in {int((counts > 0).sum())} of {len(counts)} runs"
             )
+
     return f"Replies refused or missing: {', '.join(found)}." if found else ""

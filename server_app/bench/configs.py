@@ -67,6 +67,7 @@ def find_rows(names: Sequence[str]) -> list[Path]:
     found = [
         path for name in names for path in (known.get(name) or [_own_file("row", name, known)])
     ]
+
     return _all_different("rows", found)
 
 
@@ -81,6 +82,7 @@ def _own_file(what: str, name: str, known: Mapping[str, object]) -> Path:
             f"{what} {name!r}: neither a file nor one of "
             f"{', '.join(known)}.{did_you_mean(name, known)}"
         )
+
     return path
 
 
@@ -91,6 +93,7 @@ def _all_different(what: str, paths: list[Path]) -> list[Path]:
         raise ConfigError(
             f"{what}: {twice[0]!r} is there twice; name each once, and give files different names."
         )
+
     return paths
 
 
@@ -123,6 +126,7 @@ def choose_baseline(name: str | None, rows: Sequence[Path]) -> str:
             f"--baseline {name!r}: not one of the rows, "
             f"{', '.join(names)}.{did_you_mean(name, names)}"
         )
+
     return name
 
 
@@ -132,12 +136,14 @@ def read_tuned(path: Path) -> dict[str, dict[str, Scalar]]:
         tables: dict[str, dict[str, Scalar]] = tomllib.loads(path.read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"tuned values {path}: {error}.") from error
+
     for row, values in tables.items():
         if not isinstance(values, dict):
             raise ConfigError(
                 f"tuned values {path}: {row!r} must be a table of run-config keys, [{row}]."
             )
         _leave_to_the_bench(f"tuned values {path}, [{row}]", values, (*DECIDED, "method"))
+
     return tables
 
 
@@ -191,12 +197,14 @@ def bench_configs(
     for path in rows:
         if "method" not in overrides[path]:
             raise ConfigError(f'row {path}: must say its method, such as method = "fedavg".')
+
     configs: dict[str, dict[str, Mapping[str, Scalar]]] = {}
     for setting, base in settings.items():
         of_rows = configs[setting] = {}
         for row in rows:
             raw = combine([base, overrides[row], tuned.get(row.stem, {})], options, assignments)
             of_rows[row.stem] = {key: value for key, value in raw.items() if key not in DECIDED}
+
     return configs
 
 

@@ -109,6 +109,7 @@ def run_all(
         if reason is not None or not experiment.finished:
             failed.append(experiment)
             state = f"FAILED: {reason or 'it left no summary.md'} (see {job.log})"
+
         left = (time.monotonic() - started) / done * (len(todo) - done)
         show(f"{done}/{len(todo)} {experiment.name}: {state}; about {left / 60:.0f} min left")
 
@@ -117,6 +118,7 @@ def run_all(
         for log, item in by_log.items()
     ]
     run_jobs(work, jobs, ended)
+
     return failed
 
 
@@ -181,8 +183,10 @@ def reserve(out: Path, num_nodes: int, configs: RunConfigs) -> None:
                 f"{out}: holds runs of another configuration: {'; '.join(differences[:3])} (see "
                 f"{path}). Give another directory to --out."
             )
+
         for setting, rows in found["settings"].items():
             settings[setting] = {**rows, **settings.get(setting, {})}
+
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps(record, indent=1, sort_keys=True) + "\n")
 
@@ -200,6 +204,7 @@ def _read_record(path: Path) -> dict[str, Any]:
         raise ValueError(
             f"{path}: not a record of this version's benches; give another directory to --out."
         )
+
     return record
 
 
@@ -207,6 +212,7 @@ def _differences(out: Path, found: Mapping[str, Any], record: Mapping[str, Any])
     """Yield what differs for finished runs; what never finished one binds nobody."""
     if found["num-nodes"] != record["num-nodes"] and any(out.glob("*/*/seed*/summary.md")):
         yield f"num-nodes is {found['num-nodes']} there and {record['num-nodes']} here"
+
     for setting, rows in record["settings"].items():
         for row, config in rows.items():
             finished = any((out / setting / row).glob("seed*/summary.md"))

@@ -43,4 +43,5 @@ def fairness_cells(
     cells = {
         row: [accuracy_cell(values[column], row, baseline) for column in shown] for row in rows
     }
+
     return [FIGURES[column] for column in shown], cells

@@ -73,6 +73,7 @@ def alone_in(home: Path) -> Iterator[None]:
         with locked(home / LOCK, PATIENCE):
             with locked(home, PATIENCE):
                 pass  # the last job of others has ended; ours may now share this one
+
             yield
     except LockedError as error:
         raise BusyError(
@@ -103,6 +104,7 @@ def run_jobs(jobs: Sequence[Job], at_once: int, ended: Callable[[Job, str | None
                 started = context.Process(target=_in_child, args=(job,), daemon=True)
                 started.start()
                 running[started.sentinel] = (started, job)
+
             for sentinel in wait([process.sentinel for process, _ in running.values()]):
                 process, job = running.pop(sentinel)
                 process.join()
@@ -110,6 +112,7 @@ def run_jobs(jobs: Sequence[Job], at_once: int, ended: Callable[[Job, str | None
     finally:
         for process, _ in running.values():
             process.terminate()
+
         for process, _ in running.values():
             process.join()
 
@@ -117,6 +120,7 @@ def run_jobs(jobs: Sequence[Job], at_once: int, ended: Callable[[Job, str | None
 def _make_anew(directory: Path) -> None:
     if directory.exists():
         shutil.rmtree(directory)  # what an interrupted run left
+
     directory.mkdir(parents=True)
 
 
@@ -125,6 +129,7 @@ def _in_child(job: Job) -> None:
     with locked(job.home, PATIENCE, shared=True), job.log.open("w", encoding="utf-8") as log:
         for number in (sys.stdout.fileno(), sys.stderr.fileno()):
             os.dup2(log.fileno(), number)  # what libraries print goes there too
+
         job.work(lambda line: print(line, flush=True))  # noqa: T201
 
 
@@ -144,8 +149,11 @@ def _reason(exit_code: int, log: Path) -> str | None:
         return None
     if exit_code < 0:
         return f"killed by {signal.Signals(-exit_code).name}"
+
     error = log.with_name("error.txt")
     if error.is_file():
         return error.read_text(encoding="utf-8").splitlines()[0]
+
     said = log.read_text(encoding="utf-8").split("\n")
+
     return next((line for line in reversed(said) if line.strip()), f"exit status {exit_code}")

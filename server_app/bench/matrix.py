@@ -59,6 +59,7 @@ def collect_matrices(experiments: Iterable[Experiment]) -> pd.DataFrame:
                     row["by_votes"][NUMBERS[4]],
                 )
             )
+
     return pd.DataFrame(lines, columns=[*KEYS, *NUMBERS]).astype(dict.fromkeys(NUMBERS, float))
 
 
@@ -101,6 +102,7 @@ def subset_table(part: pd.DataFrame, rows: Sequence[str]) -> tuple[list[str], li
             ]
             rules = [f"{rule} {count}" for rule, count in found["rule"].value_counts().items()]
             lines.append([row, str(subset), *figures, ", ".join(rules)])
+
     return ["method", "modalities", *columns, "decided by"], lines
 
 
@@ -112,6 +114,7 @@ def matrix_table(matrices: pd.DataFrame, rows: Sequence[str]) -> list[str]:
         head, cells = subset_table(part, rows)
         lines += [f"### {setting}: accuracy matrix", "", caption(part), ""]
         lines += [*markdown_table(head, cells), ""]
+
     return lines
 
 

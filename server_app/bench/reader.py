@@ -104,6 +104,7 @@ def read_settings(directory: Path) -> list[Setting]:
     _refuse_tuning(directory)
     results, comparison = _read_results(directory / "results.csv"), read_comparison(directory)
     _check_rows(directory, results, comparison)
+
     return [
         read_setting(directory, str(name), results, comparison)
         for name in results["setting"].unique()
@@ -136,6 +137,7 @@ def _read_results(path: Path) -> pd.DataFrame:
             f"{path}: no such file; it is written when a bench ends. Call `fedcmi bench` again to "
             "go on."
         )
+
     try:
         texts = {"setting": str, "method": str, "prediction": str}
         blank = {name: [""] for name in _NUMBERS}
@@ -145,10 +147,12 @@ def _read_results(path: Path) -> pd.DataFrame:
         raise ReportError(
             f"{path}: not a table of results ({error}); delete it and call `fedcmi bench` again."
         ) from error
+
     missing = sorted(_COLUMNS - set(results.columns))
     if missing or results.empty:
         found = f"column {missing[0]!r} is missing" if missing else "holds no row"
         raise ReportError(f"{path}: {found}; delete it and call `fedcmi bench` again.")
+
     return results
 
 
@@ -168,6 +172,7 @@ def read_setting(
         )
         servers.append(run.config.get("server", {}))
         classes = run.classes
+
     return Setting(name, rows, comparison, curves, configs, servers, classes)
 
 

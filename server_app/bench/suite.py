@@ -93,6 +93,7 @@ class Suite:
                     f"setting {pattern!r}: none of the suite {self.name}, "
                     f"{', '.join(self.settings)}."
                 )
+
         wanted = patterns or ["*"]
         return [
             name
@@ -124,6 +125,7 @@ class Suite:
                 **self.mixes[mix],
                 "data": data[name],
             }
+
         return found
 
 
@@ -148,18 +150,22 @@ def read_suite(name: str) -> Suite:
     path = known.get(name) or Path(name).absolute()
     if not path.is_file():
         raise ConfigError(f"suite {name!r}: neither a file nor one of {', '.join(known)}.")
+
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"suite {path}: {error}.") from error
+
     _check_keys(f"suite {path}", content, KEYS, ("num-nodes", "rows", "mixes", "sets"))
     for part in ("mixes", "sets"):
         if not isinstance(content[part], dict) or not content[part]:
             raise ConfigError(
                 f"suite {path}: {part!r} must be a table with one entry or more, [{part}]."
             )
+
     sets = {each: _read_set(path, each, content["sets"][each]) for each in content["sets"]}
     rows, baseline = content["rows"], content.get("baseline")
+
     return Suite(path.stem, rows, baseline, content["num-nodes"], content["mixes"], sets)
 
 
@@ -179,12 +185,14 @@ def _read_set(path: Path, name: str, content: Mapping[str, Any]) -> SuiteSet:
     recipe = (path.parent / content["recipe"]).resolve()
     if not recipe.is_file():
         raise ConfigError(f"{where}: its recipe {recipe} is not there.")
+
     data = content.get("data", "")
     if data and data not in BUILT_IN:
         raise ConfigError(
             f"{where}: data = {data!r} is no built-in set ({', '.join(BUILT_IN)}); leave it to "
             "--data-root."
         )
+
     return SuiteSet(name, recipe, data, content.get("npz", name), content.get("label", "y"))
 
 
@@ -227,14 +235,17 @@ def locate_sets(
             to_make[name] = npz
         else:
             lost.append(name)
+
     if lost:
         raise ConfigError(
             f"suite {suite.name}: no data of {', '.join(lost)} in {root or 'no --data-root'}; "
             "give --data-root DIR with DIR/<set>, prepared, or DIR/<set>.npz, or name settings "
             "of other sets."
         )
+
     for name, npz in to_make.items():
         found[name] = str(_prepared(npz, suite.sets[name], show))
+
     return found
 
 
@@ -246,6 +257,7 @@ def _prepared(npz: Path, of: SuiteSet, show: Show) -> Path:
     out = cache_directory() / "npz" / f"{of.name}-{digest[:12]}"
     if not (out / "dataset.json").is_file():
         show(f"preparing {out} from {npz}")
+
     return prepare(npz, out, label=of.label)
 
 
@@ -284,8 +296,10 @@ def choose_settings(
     """
     if not names:
         raise ConfigError("no setting: name one or more, or a --suite.")
+
     values = values_by_setting(find_settings(names))
     found = find_rows((rows or "methods").split(","))
+
     return Chosen(values, found, choose_baseline(baseline, found), num_nodes or NUM_NODES, {})
 
 
@@ -329,4 +343,5 @@ def choose_suite(
     )
     sets = {setting: suite.settings[setting][0] for setting in settings}
     data = locate_sets(suite, list(dict.fromkeys(sets.values())), root, show)
+
     return Chosen(suite.values(settings, data), found, chosen, num_nodes or suite.num_nodes, sets)

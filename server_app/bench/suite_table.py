@@ -79,6 +79,7 @@ def suite_figures(results: pd.DataFrame) -> dict[str, pd.DataFrame]:
             tables[name] = 100 * values.pivot_table(
                 index=["setting", "seed"], columns="method", values=column, aggfunc="mean"
             )
+
     return tables
 
 
@@ -107,6 +108,7 @@ def suite_table(found: SuiteResults, failed: Mapping[str, str]) -> str:
     ]
     for name in found.figures:
         lines += [*_over_sets(found, name, sets), ""]
+
     return "\n".join([*lines, *_differences(found), "", *_against_best(found), *_failures(failed)])
 
 
@@ -121,11 +123,13 @@ def _over_sets(found: SuiteResults, figure: str, sets: Sequence[str]) -> list[st
         .mean()
     )
     lines = []
+
     for row in rows:
         cells = [_set_cell(found, values[row], name) for name in sets]
         mean = f"{means[row].mean():.1f}" if row in whole else "-"
         rank = f"{ranks[row]:.1f}" if row in whole else "-"
         lines.append([row, *cells, mean, rank])
+
     return markdown_table([figure, *sets, "mean", "rank"], lines)
 
 
@@ -140,6 +144,7 @@ def _set_cell(found: SuiteResults, values: pd.Series, name: str) -> str:
     expected = sum(of == name for of in found.sets.values()) * found.seeds
     if len(own) < expected:
         return f"{own.mean():.1f} ({len(own)} of {expected} runs)" if len(own) else "-"
+
     return interval_text(own.groupby("seed").mean().tolist(), ".1f")
 
 
@@ -158,14 +163,17 @@ def _differences(found: SuiteResults) -> list[str]:
         for row in (row for row in found.comparison.rows if row in values and row != baseline):
             difference = (values[row] - values[baseline]).dropna()
             lines.append([figure, row, *_difference_cells(difference, found)])
+
     if not lines:
         return [f"No run of {baseline} finished: nothing to take differences to."]
+
     head = ["figure", f"points over {baseline}", "over seeds", "over sets", "won", "lost", "runs"]
     about = (
         "Paired differences in points, ± 95 % interval: over seeds (each the mean of all "
         "settings) and over sets (each the mean of its settings and seeds). Won, lost: settings; "
         "in brackets those whose interval over seeds excludes 0."
     )
+
     return [about, "", *markdown_table(head, lines)]
 
 
@@ -181,9 +189,11 @@ def _difference_cells(difference: pd.Series, found: SuiteResults) -> list[str]:
     over_sets = interval_text(_by_set(difference, found.sets).tolist(), "+.1f")
     clear = {setting: clear_sign(difference[setting].tolist()) for setting in settings.index}
     cells = []
+
     for sign in (1, -1):
         beyond = sum(each == sign for each in clear.values())
         cells.append(f"{int((np.sign(settings) == sign).sum())} ({beyond})")
+
     return [over_seeds, over_sets, *cells, f"{len(difference)} of {len(found.sets) * found.seeds}"]
 
 
@@ -219,18 +229,22 @@ def _against_best(found: SuiteResults) -> list[str]:
         ]
         if OWN not in values or not others:
             continue
+
         for setting in found.sets:
             part = values[values.index.get_level_values("setting") == setting]
             same = part[part[OWN].notna()]
             complete = same[others].dropna(axis="columns")
             if same.empty or complete.empty:
                 continue
+
             best = str(complete.mean().idxmax())
             difference = (same[OWN] - same[best]).tolist()
             lines.append([figure, setting, best, interval_text(difference, "+.1f")])
             means.setdefault(figure, []).append(float(np.mean(difference)))
+
     if not lines:
         return []
+
     summary = [
         f"{name}: {np.mean(of):+.1f} on average, {min(of):+.1f} at worst"
         for name, of in means.items()
@@ -239,6 +253,7 @@ def _against_best(found: SuiteResults) -> list[str]:
         f"{OWN} against the best other row of each setting, which is chosen by these very runs; "
         f"rows that lack a seed take no part. {'; '.join(summary)} (points)."
     )
+
     return [
         about,
         "",
@@ -266,6 +281,7 @@ def failures(experiments: Sequence[Experiment]) -> dict[str, str]:
         said = text.read_text(encoding="utf-8").split("\n") if text.is_file() else []
         chosen = said if text == error else reversed(said)
         found[experiment.name] = next((line for line in chosen if line.strip()), "not run")
+
     return found
 
 
@@ -292,4 +308,5 @@ def write_suite(experiments: Sequence[Experiment], sets: Mapping[str, str], out:
     refused = refused_replies(results, comparison.rows)
     text = "\n\n".join([suite_table(found, failures(experiments)), *([refused] if refused else [])])
     write_atomically(out / FILE, text + "\n")
+
     return text

@@ -93,6 +93,7 @@ def choose_targets(
         finals = [final_accuracy(records)[MAIN] for records in chosen]
         own = float(np.mean(finals)) if finals else float("nan")
         targets[setting] = own if percent is None else percent / 100
+
     return targets
 
 
@@ -127,6 +128,7 @@ def collect(runs: Sequence[FinishedRun], targets: Mapping[str, float]) -> pd.Dat
             )
             best = (*best_round(records, name), _by_validation(experiment, records, name))
             lines.append((*run, name, accuracy, *best, *of_main, *fair.values()))
+
     return pd.DataFrame(lines, columns=COLUMNS).astype({"refused": "Int64"})
 
 
@@ -169,6 +171,7 @@ def results_table(results: pd.DataFrame, comparison: Comparison) -> str:
     for setting in results["setting"].unique():
         part = results[results["setting"] == setting]
         lines += _setting_lines(part, comparison, comparison.targets[setting])
+
     return "\n".join(lines)
 
 
@@ -204,6 +207,7 @@ def _setting_lines(part: pd.DataFrame, comparison: Comparison, target: float) ->
     yield ""
 
     shown, lines = [row for row in comparison.rows if row in own], []
+
     for row in shown:
         name = row if len(own[row]) == seeds else f"{row} ({seeds_text(len(own[row]))})"
         cells = [
@@ -211,6 +215,7 @@ def _setting_lines(part: pd.DataFrame, comparison: Comparison, target: float) ->
             for prediction in predictions
         ]
         lines.append([name, *cells, *_main_cells(part, row)])
+
     head = ["method", *predictions, *_main_head(part)]
     yield from (*markdown_table(head, lines), "")
 
@@ -241,6 +246,7 @@ def _main_cells(part: pd.DataFrame, row: str) -> list[str]:
     if part["by_validation"].notna().any():
         reached.insert(0, best)
         best = interval_text((100 * own["by_validation"]).dropna().tolist(), ".1f")
+
     return [best, *reached]
 
 
@@ -250,6 +256,7 @@ def _reached_text(values: Sequence[float]) -> str:
         return "never"
     if len(reached) < len(values):
         return f"{np.mean(reached):.0f} ({len(reached)} of {len(values)})"
+
     return interval_text(reached, ".0f")
 
 
@@ -282,6 +289,7 @@ def write_results(
     runs = finished_runs(experiments)
     if not runs:
         raise ValueError(f"{out}: no run finished; the logs are in {out}/*/*/seed*/log.txt.")
+
     targets = choose_targets(runs, baseline, percent)
     results = collect(runs, targets)
     write_atomically(out / "results.csv", results.to_csv(index=False))
@@ -296,6 +304,7 @@ def write_results(
     for setting in targets:
         of_setting = [run for run in runs if run[0].setting == setting]
         plot_bench(bands(of_setting), out / f"accuracy-{setting}.png")
+
     return text
 
 
@@ -319,6 +328,7 @@ def bands(runs: Sequence[FinishedRun]) -> dict[str, dict[str, Band]]:
             curves.setdefault(name, {}).setdefault(experiment.row, []).append(
                 100 * over_rounds(records, name)
             )
+
     return {
         name: {row: _band(seeds) for row, seeds in of_rows.items()}
         for name, of_rows in curves.items()

@@ -130,6 +130,7 @@ class Tuning:
                 f"{', '.join(hopeless)}: diverged at every learning rate; leave it out of "
                 "--methods, or give all runs other values with --set."
             )
+
         return scores
 
     def _score(self, candidates: Sequence[Candidate]) -> list[Score]:
@@ -145,6 +146,7 @@ class Tuning:
             raise TuningError(
                 f"failed: {', '.join(broken)}; log.txt there says why. Then call again to go on."
             )
+
         return [self._score_of(candidate, planned) for candidate in candidates]
 
     def _score_of(self, candidate: Candidate, planned: Sequence[Experiment]) -> Score:
@@ -156,7 +158,9 @@ class Tuning:
         if lost:
             self.show(f"{candidate.name}: diverged in {lost} of {len(own)} runs; counts as worst")
             return Score(candidate, 0.0, lost)
+
         finals = [final_accuracy(read_metrics(experiment.run_dir))[MAIN] for experiment in ended]
+
         return Score(candidate, float(np.mean(finals)), 0)
 
 
@@ -168,7 +172,9 @@ def first_candidates(row: str, config: Mapping[str, Scalar]) -> list[Candidate]:
     weight = own_weight(config)
     if weight is None:
         return [Candidate(row, (("lr", lr),)) for lr in MORE_LEARNING_RATES]
+
     key, value, _ = weight
+
     return [Candidate(row, (("lr", lr), (key, value))) for lr in LEARNING_RATES]
 
 
@@ -179,8 +185,10 @@ def other_weights(leader: Score | None, config: Mapping[str, Scalar]) -> list[Ca
     weight = own_weight(config)
     if weight is None or leader is None:
         return []
+
     key, _, others = weight
     lr = dict(leader.candidate.values)["lr"]
+
     return [Candidate(leader.candidate.row, (("lr", lr), (key, value))) for value in others]
 
 
@@ -202,13 +210,16 @@ def own_weight(config: Mapping[str, Scalar]) -> tuple[str, Scalar, tuple[Scalar,
     method = read_run_config({**config, "seed": 0, "run-dir": ""}).method
     if method.tuning is None:
         return None
+
     key, others = method.tuning
     value = hyperparameters(method)[key]
     remaining = tuple(other for other in others if other != value)[:2]
     if key in HYPERPARAMETER_KEYS:
         return key, value, remaining
+
     chosen = read_assignments(str(config["method-options"]))
     first, *more = (write_assignments({**chosen, key: number}) for number in (value, *remaining))
+
     return "method-options", first, tuple(more)
 
 
@@ -237,6 +248,7 @@ def best(scores: Sequence[Score]) -> dict[str, Score]:
         row = score.candidate.row
         if row not in found or score.accuracy > found[row].accuracy:
             found[row] = score
+
     return found
 
 
@@ -267,4 +279,5 @@ def tuned_toml(chosen: Mapping[str, Score]) -> str:
     for row, score in chosen.items():
         lines += ["", f"[{json.dumps(row)}]  # score {score.accuracy:.4f}"]
         lines += [f"{key} = {json.dumps(value)}" for key, value in score.candidate.values]
+
     return "\n".join([*lines, ""])

@@ -56,7 +56,9 @@ def _chosen(
         raise ValueError(
             "--data is for settings and --data-root for a --suite; give the one that fits."
         )
+
     asked = (settings or [], methods, baseline, num_nodes)
+
     return (
         choose_suite(read_suite(suite), *asked, data_root, console.print)
         if suite
@@ -111,9 +113,11 @@ def bench(
         untuned = [row.stem for row in chosen.rows if tuned and row.stem not in values]
         if untuned:
             console.print(f"not in {tuned}, so with their own values: {', '.join(untuned)}")
+
         options = {"data": data, "checkpoint-every": 0}  # an unfinished run of a bench is made anew
         configs = bench_configs(chosen.values, chosen.rows, values, options, set_ or [])
         check_data(configs)
+
         with alone_in(out):
             reserve(out, chosen.num_nodes, configs)
             planned = plan(configs, seeds, chosen.num_nodes, out)
@@ -121,9 +125,11 @@ def bench(
             text = write_results(planned, chosen.baseline, target, out)
             if suite:
                 text = write_suite(planned, chosen.sets, out)
+
             console.print(TerminalMarkdown(text))
     except (OSError, ValueError) as error:
         raise fail(error) from error
+
     console.print(f"results: {out / 'results.csv'}, {out / 'table.md'}, {out / 'accuracy-*.png'}")
     if failed:
         raise fail("failed: " + ", ".join(str(experiment.run_dir) for experiment in failed))
@@ -161,9 +167,11 @@ def tune(
         chosen = _chosen(suite, settings, methods, None, num_nodes, data, data_root)
         configs = bench_configs(chosen.values, chosen.rows, {}, options, set_ or [])
         check_data(configs)
+
         with alone_in(out):
             Tuning(configs, seeds, chosen.num_nodes, jobs, out, console.print).run()
     except (OSError, ValueError) as error:
         raise fail(error) from error
+
     console.print((out / "tuned.toml").read_text(encoding="utf-8"))
     console.print(f"results: {out / 'tuned.toml'}, {out / 'tune.csv'}")

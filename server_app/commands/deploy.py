@@ -41,9 +41,11 @@ def init(
         write_kit(directory, read)
     except (OSError, ValueError) as error:
         raise fail(error) from error
+
     if insecure:
         more = " no encryption, and whoever reaches the port can join (--insecure)."
         errors.print(Text.assemble(("warning:", "bold yellow"), more))
+
     console.print(
         f"{len(read.nodes)} nodes for {read.address}; what to do: {directory / 'README.md'}"
     )
@@ -84,12 +86,14 @@ def status(
         found, problems = overview(directory)
     except (OSError, ValueError, RuntimeError) as error:
         raise fail(error) from error
+
     if as_json:
         typer.echo(json.dumps([asdict(process) for process in found], indent=1))
     else:
         console.print(status_table(found))
         for line in status_notes(found):
             console.print(line)
+
     for problem in problems:
         errors.print(Text.assemble(("warning:", "bold yellow"), f" {problem}"))
 
@@ -133,6 +137,7 @@ def run(
         return
     except (OSError, ValueError, RuntimeError) as error:
         raise fail(error) from error
+
     console.print(TerminalMarkdown((chosen / "summary.md").read_text(encoding="utf-8")))
     console.print(f"run directory: {chosen}")
 
@@ -144,6 +149,7 @@ def _advice(directory: Path, run_dirs: list[Path]) -> str:
 
     if not run_dirs:
         return "nothing was trained yet."
+
     return how_to_go_on(run_dirs[-1], resume_command(directory, run_dirs[-1]))
 
 

@@ -32,6 +32,7 @@ def join(
         written = joining.join(sys.stdin.readline() if token == "-" else token, home)
     except (OSError, ValueError) as error:
         raise fail(error) from error
+
     console.print(f"joined: {', '.join(path.name for path in written)} in {home}")
 
 
@@ -49,8 +50,10 @@ def check(
         found = check_device(home, address)
     except (OSError, ValueError) as error:
         raise fail(error) from error
+
     for finding in found:
         console.print(f"{'ok ' if finding.good else 'BAD'} {finding.what}: {finding.text}")
+
     if not all(finding.good for finding in found):
         raise typer.Exit(1)
 
@@ -73,4 +76,5 @@ def node(
         status = NodeService(home, address, port, console.print).run()
     except (OSError, ValueError) as error:
         raise fail(error) from error
+
     raise typer.Exit(status)

@@ -30,10 +30,12 @@ def token(
     try:
         if all_ == bool(name):
             raise ValueError("say which device the token is for, by NAME, or --all.")
+
         site = site_of(directory)
         if not all_:
             typer.echo(str(site.issue_token(name, hours)))
             return
+
         for node in site.deployment.active:
             if node.public_key is None and site.key(node.name) is None:
                 typer.echo(f"{node.name},{site.issue_token(node.name, hours)}")
@@ -51,6 +53,7 @@ def register(directory: DirectoryArgument) -> None:
         names = register_known(site_of(directory))
     except (OSError, ValueError, RuntimeError) as error:
         raise fail(error) from error
+
     console.print(f"{len(names)} devices registered.")
 
 
@@ -70,6 +73,7 @@ def add(
         added = life.add(site_of(directory), name, modalities.split(","), data, device)
     except (OSError, ValueError, RuntimeError) as error:
         raise fail(error) from error
+
     console.print(
         f"{name}: partition {added.partition_id}; next: `fedcmi deploy token {directory} {name}`."
     )
@@ -85,6 +89,7 @@ def revoke(directory: DirectoryArgument, name: NameArgument) -> None:
         life.revoke(site_of(directory), name)
     except (OSError, ValueError, RuntimeError) as error:
         raise fail(error) from error
+
     console.print(f"{name}: revoked.")
 
 
@@ -98,6 +103,7 @@ def replace(directory: DirectoryArgument, name: NameArgument) -> None:
         life.exchange(site_of(directory), name)
     except (OSError, ValueError, RuntimeError) as error:
         raise fail(error) from error
+
     console.print(f"{name}: free; next: `fedcmi deploy token {directory} {name}`.")
 
 
@@ -127,6 +133,7 @@ def renew(
             raise ValueError(
                 "--new-authority and --switch-authority: devices have to hear of it in between."
             )
+
         if new_authority:
             renewal.begin_rotation(site)
         elif switch:
@@ -135,6 +142,7 @@ def renew(
             renewal.renew(site, authority_key)
     except (OSError, ValueError, RuntimeError) as error:
         raise fail(error) from error
+
     console.print("renewed.")
 
 
@@ -150,6 +158,7 @@ def backup(
         back_up(real_site(directory), file)
     except (OSError, ValueError) as error:
         raise fail(error) from error
+
     console.print(f"{file}: keep it where nobody else can read it.")
 
 

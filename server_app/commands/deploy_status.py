@@ -39,6 +39,7 @@ def status_table(found: Sequence["Status"]) -> Table:
             (each.data or "-")[:8],
         ]
         table.add_row(*map(Text, cells))
+
     return table
 
 

@@ -81,6 +81,7 @@ def in_full(key: "Key") -> str:
     for name in key.method_defaults:
         objective = (inspect.getdoc(METHODS[name]) or "").partition("\n")[0]
         users.setdefault(objective, []).append(name)
+
     return "\n".join(
         [
             described(key),
@@ -110,6 +111,7 @@ def used_by(key: "Key") -> str:
 
     [(usual, _)] = Counter(values.values()).most_common(1)
     others = [f"{name} {value}" for name, value in values.items() if value != usual]
+
     return f"all {usual}" + (f", but {', '.join(others)}" if others else "")
 
 
@@ -150,6 +152,7 @@ def write_tables(path: Path, sections: "Iterable[KeySection]") -> None:
             f"{path}: needs a line {BEGIN!r} and, after it, a line {END!r}; the tables go between "
             "them."
         )
+
     write_atomically(path, f"{before}{BEGIN}\n\n{tables(sections)}\n\n{END}{after}")
 
 
@@ -163,6 +166,7 @@ def _table(section: "KeySection") -> str:
     for key in section.keys:
         default = "" if key.default is None else f"`{json.dumps(key.default)}`"
         rows.append([f"`{key.name}`", default, key.allowed, key.meaning, used_by(key)])
+
     return "\n".join(
         [f"### {section.name}", "", section.meaning, "", *markdown_table(COLUMNS, rows)]
     )

@@ -21,6 +21,7 @@ class _WholeTable(TableElement):
         for part in super().__rich_console__(console, options):
             for column in part.columns if isinstance(part, Table) else ():
                 column.overflow = "fold"
+
             yield part
 
 

@@ -68,6 +68,7 @@ def predict(
             raise ValueError(
                 f"--split {split}: is of a prepared directory; give one as --data, or leave it out."
             )
+
         predictor = Predictor.load(model, device, wanted)
         _say_how_far(model, *predictor.rounds)
         if data is not None:
@@ -93,6 +94,7 @@ def _predict_prepared(predictor: "Predictor", directory: Path, split: str, as_js
     if as_json:
         _write_json(found, accuracy=accuracy(found))
         return
+
     seen = Counter("+".join(prediction.modalities) for prediction in found)
     by = ", ".join(f"{count} by {names}" for names, count in seen.items())
     console.print(
@@ -112,6 +114,7 @@ def _predict_files(
     else:
         for prediction in found:
             console.print(prediction.line())
+
     if unreadable:
         listed = "".join(f"\n{path}: {reason}" for path, reason in unreadable.items())
         raise ValueError(f"{len(unreadable)} of the files cannot be read:{listed}")
@@ -137,12 +140,14 @@ def _file_predictions(
             "was trained on were prepared by an earlier release, or another program. Prepare "
             "them again and train on them, or give prepared samples as --data."
         )
+
     recipes = {name: predictor.recipes[name] for name in predictor.modalities}
     matched = raw_samples.match(files, recipes)
     if matched.skipped:
         endings = Counter(path.suffix or "no ending" for path in matched.skipped)
         listed = ", ".join(f"{ending} {count}" for ending, count in endings.items())
         errors.print(f"skipped {len(matched.skipped)} files that the model does not take: {listed}")
+
     return predictions(
         predictor, raw_samples.chunks(matched.samples, predictor.inputs, recipes, unreadable)
     )

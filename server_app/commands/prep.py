@@ -112,6 +112,7 @@ def prep_av_digits(
     chosen: dict[str, Any] = {name: value for name, value in levels.items() if value is not None}
     if modalities:
         chosen["modalities"] = modalities.split("+")
+
     if chosen and out is None:
         raise fail(
             f"{', '.join(chosen)}: give --out too; the cache directory holds the default settings."
@@ -282,6 +283,7 @@ def prep_manifest(
         kinds = parse_modalities(modality or [], fewest=2 if role is None else 0)
         streams = parse_streams(stream or [], kinds if agreed is None else agreed.kinds)
         chosen = {name: value for name, value in given.items() if value is not None}
+
         return own_data.prepare(
             manifest,
             raw,
@@ -312,6 +314,7 @@ def prep_describe(
         found = describe(directory, out)
     except (OSError, ValueError) as error:
         raise fail(error) from error
+
     kinds = ", ".join(f"{name} ({kind})" for name, kind in found.kinds.items())
     console.print(f"{out}: {len(found.classes)} classes, {kinds}")
 
@@ -372,6 +375,7 @@ def inspect(
         written = write_contact_sheet(directory, sheet or plain.with_name(f"{plain.name}.png"))
     except (OSError, ValueError) as error:
         raise fail(error) from error
+
     console.print(f"contact sheet: {written}")
 
 

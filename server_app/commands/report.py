@@ -31,6 +31,7 @@ def report(
             watch_run(directory, out)
         else:
             console.print(f"report: {write_report(directory, out)}")
+
         if tensorboard is not None:
             export_scalars(directory, tensorboard)
             console.print(f"scalars: tensorboard --logdir {tensorboard}")

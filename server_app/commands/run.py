@@ -74,11 +74,13 @@ def run(
     try:
         if resume is not None and run_dir is not None:
             raise ValueError("--resume goes on in its own directory; leave --run-dir out.")
+
         overrides = None if recipe is None else find_recipe(recipe)
         if resume is None:
             starting = begin(overrides, options, set_ or [], run_dir, num_nodes, engine)
         else:
             starting = go_on(resume, overrides, options, set_ or [], num_nodes, engine)
+
         with starting as chosen:
             known[:] = [chosen.run_dir]
             _simulate(chosen, clients_at_once)
@@ -101,6 +103,7 @@ def _failed(error: Exception, known: list[Path]) -> typer.Exit:
     leave = fail(error)
     if known and stored_checkpoints(known[0] / CHECKPOINTS):
         errors.print(f"when that is mended, {_advice(known[0])}")
+
     return leave
 
 

@@ -93,6 +93,7 @@ def end_with_what_was_started(advice: Callable[[], str]) -> None:
     def end(number: int, frame: FrameType | None) -> None:
         for each in known:
             signal.signal(each, signal.SIG_IGN)
+
         errors.print(f"interrupted; {advice()}")
         sys.exit(128 + number)
 

@@ -54,6 +54,7 @@ def _read(line: str) -> dict[str, Any] | None:
         entry = json.loads(line)
     except ValueError:
         return None
+
     return entry if isinstance(entry, dict) else None
 
 

@@ -33,6 +33,7 @@ def back_up(site: Site, file: Path) -> None:
     """
     if file.exists():
         raise DeploymentError(f"{file}: exists already; give another name.")
+
     handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(handle, "wb") as output, tarfile.open(fileobj=output, mode="w:gz") as archive:
         archive.add(site.kit, site.kit.name, filter=_kept)
@@ -42,6 +43,7 @@ def back_up(site: Site, file: Path) -> None:
                 copy = Path(name) / services.DATABASE
                 _copy_database(database, copy)
                 archive.add(copy, f"{site.kit.name}/server/{services.DATABASE}")
+
     audit.note(site.state, "backup", file=str(file.absolute()))
 
 
@@ -53,6 +55,7 @@ def _kept(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
     left_out = (
         database or any(part in LEFT_OUT for part in path.parts[1:]) or path.suffix == ".lock"
     )
+
     return None if left_out else member
 
 

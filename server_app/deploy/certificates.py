@@ -86,6 +86,7 @@ def new_authority(now: datetime | None = None, days: int = AUTHORITY_DAYS) -> Au
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .sign(key, hashes.SHA384())
     )
+
     return Authority(key, certificate)
 
 
@@ -114,12 +115,14 @@ def read_authority(key_file: Path, bundle: Path) -> Authority:
         raise CertificateError(
             f"{key_file}: not the private key of an authority ({error})."
         ) from error
+
     for certificate in read_certificates(bundle):
         if (
             isinstance(key, ec.EllipticCurvePrivateKey)
             and certificate.public_key() == key.public_key()
         ):
             return Authority(key, certificate)
+
     raise CertificateError(
         f"{key_file}: the key of no authority in {bundle}; give the one that belongs to it."
     )
@@ -163,6 +166,7 @@ def server_certificate(
         )
         .sign(authority.key, hashes.SHA384())
     )
+
     return _private_text(key) + certificate.public_bytes(Encoding.PEM)
 
 
@@ -224,6 +228,7 @@ def make_node_key(directory: Path, name: str) -> str:
     )
     public = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
     (directory / "key.pub").write_text(f"{public} {name}\n", encoding="utf-8")
+
     return f"{public} {name}"
 
 
@@ -233,6 +238,7 @@ def is_node_key(text: str) -> bool:
         key = load_ssh_public_key(text.encode())
     except (ValueError, UnsupportedAlgorithm):
         return False
+
     return isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP384R1)
 
 

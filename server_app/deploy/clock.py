@@ -41,6 +41,7 @@ def complaint(seconds: float) -> str | None:
     """Return what is wrong with a difference, in a sentence; None: nothing."""
     if -BEHIND <= seconds <= AHEAD:
         return None
+
     side = "ahead of" if seconds > 0 else "behind"
     return (
         f"this machine's clock differs by {abs(seconds):.0f} s from the server's: it is {side} "

@@ -42,6 +42,7 @@ def containerfile(role: str, command: Sequence[str], mounts: Sequence[str], heal
         *(f"--volume={mount}" for mount in mounts),
     ]
     quoted = ", ".join('"' + argument.replace('"', '\\"') + '"' for argument in command)
+
     return f"""# {role}. Build from the directory with the project's wheel (`make wheel` leaves it in dist),
 # on a machine of the same kind (x86-64, ARM64), and run it as the user to whom the keys belong:
 #     podman build -t fedcmi -f THIS_FILE dist

@@ -67,6 +67,7 @@ class Control:
             answer = self._client.ListNodes(ListNodesRequest())
         except httpx.HTTPError as error:
             raise self._failure(error) from error
+
         known = [node for node in answer.nodes_info if node.status != UNREGISTERED]
         return [
             RegisteredNode(

@@ -27,4 +27,5 @@ def data_fingerprint(directory: Path) -> str:
         ]
     except OSError:
         return ""
+
     return hashlib.sha256(description + "".join(sizes).encode()).hexdigest()[:16]

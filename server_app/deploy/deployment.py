@@ -61,6 +61,7 @@ class Device:
         numbers = {"local-epochs": self.local_epochs, "time-budget": self.time_budget}
         written = [f"{key}={number}" for key, number in numbers.items() if number is not None]
         texts = [f'{key}="{text}"' for key, text in values.items()]
+
         return " ".join([f"partition-id={self.partition_id}", *written, *texts])
 
 
@@ -128,6 +129,7 @@ class Deployment:
             raise DeploymentError(
                 f"{name!r}: no node of this deployment.{did_you_mean(name, names)}"
             )
+
         return found
 
 

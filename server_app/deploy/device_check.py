@@ -58,7 +58,9 @@ def check_device(
     ]
     if settings.secure:
         found += [_key(home), _certificate(home)]
+
     found += _server(settings, home, address or settings.address, now)
+
     return [*found, _data(settings), _disk(home)]
 
 
@@ -68,12 +70,14 @@ def _key(home: Path) -> Finding:
         public = (home / "key.pub").read_text(encoding="utf-8").strip()
     except OSError as error:
         return Finding("key", False, str(error))
+
     if mode & 0o077:
         return Finding(
             "key", False, f"{home / 'key'}: others can read it (mode {mode:o}); `chmod 600` it."
         )
     if not is_node_key(public):
         return Finding("key", False, f"{home / 'key.pub'}: no key of kind ECDSA P-384.")
+
     return Finding("key", True, "private")
 
 
@@ -82,6 +86,7 @@ def _certificate(home: Path) -> Finding:
         problem = server_check.certificate_problem(read_certificates(home / "ca.crt")[-1])
     except (OSError, ValueError) as error:
         return Finding("authority", False, str(error))
+
     return Finding("authority", problem is None, problem or "valid")
 
 
@@ -93,8 +98,10 @@ def _server(
         answer = server_check.ask(address, "/health", authority, now)
     except (UnreachableError, OSError) as error:
         return [Finding("server", False, str(error))]
+
     wrong = clock.complaint(answer.clock_difference) if settings.secure else None
     right = f"{answer.clock_difference:+.1f} s from the server's"
+
     return [
         Finding("server", True, f"{address} answers"),
         Finding("clock", wrong is None, wrong or right),
@@ -106,6 +113,7 @@ def _data(settings: NodeSettings) -> Finding:
         spec = read_spec(Path(settings.data))
     except (SchemaError, OSError) as error:
         return Finding("data", False, str(error))
+
     return Finding("data", True, f"{settings.data}: {', '.join(spec.modality_names)}")
 
 

@@ -44,7 +44,9 @@ def metrics(site: Site) -> str:
     samples += _certificates(site)
     for status in device_statuses(site, up):
         samples += _device(status)
+
     samples += round_samples(last_records(site))
+
     return exposition(samples)
 
 
@@ -64,10 +66,12 @@ def exposition(samples: Iterable[Sample]) -> str:
     for sample in samples:
         if math.isfinite(sample.value):
             grouped.setdefault(sample.name, []).append(sample)
+
     lines = []
     for name, group in grouped.items():
         lines.append(f"# TYPE {name} {'counter' if name.endswith('_total') else 'gauge'}")
         lines += [f"{name}{_labels(sample.labels)} {sample.value:.17g}" for sample in group]
+
     return "\n".join(lines) + "\n"
 
 
@@ -85,6 +89,7 @@ def round_samples(records: list[dict[str, Any]]) -> list[Sample]:
     """
     if not records:
         return []
+
     last = records[-1]
     replies = {partition for owners in last["owners"].values() for partition in owners}
     samples = [
@@ -96,14 +101,17 @@ def round_samples(records: list[dict[str, Any]]) -> list[Sample]:
     for direction in ("down", "up"):
         size = sum(last[f"bytes_{direction}"].values())
         samples.append(Sample("fedcmi_round_bytes", size, {"direction": direction}))
+
     for prediction, accuracy in last["accuracy"].items():
         if accuracy is not None:
             samples.append(Sample("fedcmi_accuracy", accuracy, {"prediction": prediction}))
+
     refused = [reason_of(line) for record in records for line in record["refused"]]
     samples += [
         Sample("fedcmi_refusals_total", refused.count(reason), {"reason": reason})
         for reason in REASONS
     ]
+
     return samples
 
 
@@ -111,6 +119,7 @@ def reason_of(line: str) -> str:
     """Return what kind of refusal a line of ``refused`` tells of: one of ``REASONS``."""
     if line.startswith("No "):  # reply, or evaluation, of a node
         return "missing"
+
     said = line.partition(" refused: ")[2]  # before it a name stands, which may be anything
     return next((reason for reason in ("error", "layout", "norm") if reason in said), "other")
 
@@ -120,6 +129,7 @@ def _certificates(site: Site) -> list[Sample]:
     for name in renewal.certificate_files(site):
         certificate = read_certificates(site.kit / "server" / name)[0]
         found.append(Sample("fedcmi_certificate_days", days_left(certificate), {"file": name}))
+
     return found
 
 
@@ -134,12 +144,14 @@ def _device(status: Status) -> list[Sample]:
     samples += [Sample(name, value, labels) for name, value in numbers.items() if value is not None]
     if status.version is not None:
         samples.append(Sample("fedcmi_device_version", 1.0, {**labels, "version": status.version}))
+
     return samples
 
 
 def _labels(labels: Mapping[str, str]) -> str:
     if not labels:
         return ""
+
     escaped = {
         key: value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
         for key, value in labels.items()

@@ -38,6 +38,7 @@ def for_the_server(deployment: Deployment, directory: Path) -> str:
         MACHINES,
         _notes(deployment),
     ]
+
     return "\n".join(part for part in parts if part)
 
 
@@ -64,12 +65,14 @@ def for_a_device(deployment: Deployment, node: Device) -> str:
             f"sudo install -o fedcmi -m 600 fedcmi-node/* {home}\n"
             f"sudo install -o fedcmi -m 600 PATH_OF_THE_PRIVATE_KEY {home}/key"
         )
+
     copied = "Copy this directory to the device, as `fedcmi-node`.\n\n"
     if "deploy join" in join:
         copied = (
             "`deploy join -` waits for the device's token, which so gets into no history and no "
             "log.\n\n"
         )
+
     return f"""# Device {node.name}
 
 It owns {", ".join(node.modalities)} and trains for the server `{deployment.address}`. It needs Linux, this
@@ -103,6 +106,7 @@ def _head(deployment: Deployment, directory: Path) -> str:
         listed += (
             f"\n\nand {len(deployment.active) - LISTED} more: `nodes/` has a directory for each."
         )
+
     security = (
         "**Insecure**: no encryption, and whoever reaches the port can join. For a closed "
         "network only."
@@ -110,9 +114,11 @@ def _head(deployment: Deployment, directory: Path) -> str:
     if deployment.secure:
         security = """TLS and node authentication are on: devices check the server's certificate by `ca.crt`, and the
 server lets in only nodes whose public key is registered."""
+
     commands = "\n".join(
         f"fedcmi deploy {step} {quote(str(directory))}" for step in ("up", "run", "status", "down")
     )
+
     return f"""# A FedCMI deployment
 
 The server is `{deployment.address}`, with this directory at `{directory}`.
@@ -141,6 +147,7 @@ def _server(deployment: Deployment, directory: Path) -> str:
 `{files}/ca.key` signs certificates and is not needed to run: move it to a place off the network. `deploy renew`
 takes it with `--authority-key`.
 """
+
     return f"""## Server
 
 It needs Linux, Python 3.11, nginx (`apt-get install nginx-light`, without its own service: `systemctl disable --now
@@ -252,4 +259,5 @@ def _notes(deployment: Deployment) -> str:
 - Flower has no accounts on the server: whoever has an account there can submit runs. `SECURITY.md` says who must be
   trusted for what.
 """
+
     return text

@@ -43,6 +43,7 @@ def join(text: str, home: Path, now: Callable[[], float] = time.time) -> list[Pa
         raise TokenError(
             f"{home}: has joined already; remove the directory to join as a new device."
         )
+
     first = server_check.introduction(token.address, now)
     wrong = clock.complaint(first.clock_difference)
     if wrong is not None:
@@ -53,6 +54,7 @@ def join(text: str, home: Path, now: Callable[[], float] = time.time) -> list[Pa
             "has renewed its authority since; make a new token, and see that nobody is in "
             "between."
         )
+
     return _enrol(token.address, token.name, token.secret, first.content, home, now)
 
 
@@ -62,6 +64,7 @@ def _enrol(
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     if not (home / "key").exists():  # it is there where the answer to an earlier try was lost
         make_node_key(home, name)
+
     trusted = home / ".ca.crt"
     trusted.write_bytes(authority)
     request = {
@@ -69,14 +72,18 @@ def _enrol(
         "secret": secret,
         "public_key": (home / "key.pub").read_text(encoding="utf-8").strip(),
     }
+
     try:
         answer = server_check.ask(
             address, "/fedcmi/join", trusted, now, json.dumps(request).encode()
         )
     finally:
         trusted.unlink()
+
     received = json.loads(answer.content)
     for file in FILES[1:]:
         write_atomically(home / file, str(received[file]))
+
     write_atomically(home / "ca.crt", authority)  # the last: with it the device has joined
+
     return [home / file for file in ("key", *FILES)]

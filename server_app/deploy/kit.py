@@ -75,10 +75,12 @@ def write_kit(directory: Path, deployment: Deployment) -> None:
         raise DeploymentError(
             f"{directory}: a path without quotes, backslashes, '%', '$' and line breaks is needed."
         )
+
     with new_directory(directory, mode=0o700) as partial:
         _write_server(partial / "server", directory / "server", deployment)
         for node in deployment.nodes:
             write_node(partial, node, deployment)
+
         (partial / "README.md").write_text(
             guide.for_the_server(deployment, directory), encoding="utf-8"
         )
@@ -104,8 +106,10 @@ def write_node(directory: Path, node: Device, deployment: Deployment) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if node.public_key is not None:
         (folder / "key.pub").write_text(f"{node.public_key}\n", encoding="utf-8")
+
     if deployment.secure:
         shutil.copyfile(directory / "server" / "ca.crt", folder / "ca.crt")
+
     settings = NodeSettings(
         node.name, deployment.address, deployment.secure, node.config, node.data
     )
@@ -133,6 +137,7 @@ def _write_server(server: Path, final: Path, deployment: Deployment) -> None:
     (server / "nginx").mkdir()
     if deployment.secure:
         _write_certificates(server, (deployment.host, *deployment.names, *LOOPBACK))
+
     inner = final / INNER / "ca.crt" if deployment.secure else None
     (server / "config.toml").write_text(connection_file(SUPERLINK_ADDRESS, inner), encoding="utf-8")
     (server / "run.toml").write_text(_run_config(deployment), encoding="utf-8")
@@ -141,8 +146,10 @@ def _write_server(server: Path, final: Path, deployment: Deployment) -> None:
         deployment, final, final, listen, SUPERLINK_ADDRESS, REGISTRAR_ADDRESS
     )
     (server / CONFIGURATION).write_text(proxy, encoding="utf-8")
+
     for name, unit in _server_units(final, deployment).items():
         (server / name).write_text(systemd_unit(unit), encoding="utf-8")
+
     monitoring.write_monitoring(server / "monitoring", REGISTRAR_ADDRESS)
 
 
@@ -193,6 +200,7 @@ def _server_units(final: Path, deployment: Deployment) -> dict[str, Unit]:
         units[REGISTRAR_UNIT] = Unit(
             "FedCMI registrar", user, command, [final.parent], home, memory="1G", notifies=True
         )
+
     return units
 
 

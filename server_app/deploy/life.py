@@ -44,6 +44,7 @@ def add(
         raise DeploymentError(
             f"{name}: there is or was a device of that name; `fedcmi deploy replace` exchanges it."
         )
+
     values = {"name": name, "modalities": list(modalities), "data": data} | (
         {"device": device} if device else {}
     )
@@ -53,6 +54,7 @@ def add(
     audit.note(
         site.state, "add", node=name, modalities=list(modalities), partition_id=added.partition_id
     )
+
     return added
 
 
@@ -76,6 +78,7 @@ def revoke(site: Site, name: str) -> None:
     node = site.deployment.node(name)
     if site.deployment.active == (node,):
         raise DeploymentError(f"{name}: the last device; a deployment has one at least.")
+
     _store(
         site, _with(site.deployment, replace(node, revoked=True))
     )  # first: from now on nobody joins by this name
@@ -103,6 +106,7 @@ def exchange(site: Site, name: str) -> Device:
     (site.kit / "nodes" / name / "key.pub").unlink(missing_ok=True)
     write_node(site.kit, node, site.deployment)
     audit.note(site.state, "replace", node=name)
+
     return node
 
 
@@ -121,6 +125,7 @@ def register_known(site: Site) -> list[str]:
     known = [node for node in site.deployment.active if node.public_key is not None]
     for node in known:
         site.register(node, str(node.public_key))
+
     return [node.name for node in known]
 
 

@@ -78,6 +78,7 @@ class NodeService:
         if self._note:
             self._report(difference)
             return 1
+
         child = self._start()
         notify("READY=1")
         try:
@@ -99,15 +100,18 @@ class NodeService:
         )  # while it was wrong, the SuperNode was turned away
         if not self._note:
             self._renew_authority()
+
         self._report(difference)
         notify("WATCHDOG=1")
         if _trains(child):
             return child
+
         remove_old_bundles(Path(os.environ.get("FLWR_HOME", Path.home() / ".flwr")))
         if self._restart:
             self._restart = False
             _stop(child)
             return self._start()
+
         return child
 
     def _start(self) -> subprocess.Popen[bytes]:
@@ -125,9 +129,11 @@ class NodeService:
             wrong = clock.complaint(difference) if self.settings.secure else None
         except UnreachableError as error:
             wrong = str(error)
+
         if (wrong or "") != self._note:
             self._note = wrong or ""
             self._show(wrong or "server and clock are right again.")
+
         return difference
 
     def _renew_authority(self) -> None:
@@ -137,6 +143,7 @@ class NodeService:
         """
         if self.authority is None:
             return
+
         try:
             received = server_check.ask(
                 self.address, "/fedcmi/ca.crt", self.authority, self._now
@@ -145,6 +152,7 @@ class NodeService:
         except (UnreachableError, CertificateError) as error:
             self._show(f"authorities not renewed: {error}")
             return
+
         if received != self.authority.read_bytes():
             write_atomically(self.authority, received)
             self._show(f"{self.authority}: renewed, with {count} authorities.")
@@ -153,6 +161,7 @@ class NodeService:
     def _report(self, difference: float) -> None:
         if self.authority is None:
             return
+
         report = Report(
             clock_difference=difference,
             disk_free=float(shutil.disk_usage(self.home).free),
@@ -163,6 +172,7 @@ class NodeService:
             note="".join(sign for sign in self._note if sign.isprintable())[:LONGEST_TEXT],
         )
         body, headers = send_form(report, self.settings.name, self.home / "key")
+
         try:
             server_check.ask(
                 self.address, "/fedcmi/report", self.authority, self._now, body, headers

@@ -68,6 +68,7 @@ def read_nodes_toml(path: Path, secure: bool) -> Deployment:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise DeploymentError(f"{path}: not a TOML file: {error}.") from error
+
     top = _Table(path, "the top level", tables)
     top.check_keys({"superlink", "node"})
     server = _Table(
@@ -87,9 +88,11 @@ def read_nodes_toml(path: Path, secure: bool) -> Deployment:
                 f"{path}, [[node]]: {key} = {repeated!r} stands there twice; every node has its "
                 "own."
             )
+
     names = tuple(
         server.take("names", "a list of names and addresses", _is_list_of(str, _is_host), ())
     )
+
     return Deployment(host, port, server.path("data"), names, secure, nodes)
 
 
@@ -116,11 +119,13 @@ class _Table:
     ) -> Any:  # noqa: ANN401
         if key not in self.values and default is not ...:
             return default
+
         if key not in self.values or not check(self.values[key]):
             found = repr(self.values[key]) if key in self.values else "nothing"
             raise DeploymentError(
                 f"{self.file}, {self.name}, key {key!r}: found {found}; expected {expected}."
             )
+
         return self.values[key]
 
     def path(self, key: str) -> str:
@@ -131,6 +136,7 @@ class _Table:
             raise DeploymentError(
                 f"{self.file}, {self.name}, key {key!r}: found {resolved!r}; expected {expected}."
             )
+
         return resolved
 
 
@@ -150,6 +156,7 @@ def _host_and_port(server: _Table) -> tuple[str, int]:
         )
 
     host, _, port = server.take("address", expected, check).rpartition(":")
+
     return host, int(port)
 
 
@@ -196,6 +203,7 @@ def read_device(path: Path, place: int, values: Mapping[str, Any]) -> Device:
     personal = table.path("personal") if "personal" in values else None
     public_key = _public_key(table) if "public-key" in values else None
     data = table.path("data")
+
     return Device(
         name,
         place,
@@ -221,6 +229,7 @@ def _public_key(table: _Table) -> str:
             "expected, the public half of an OpenSSH key of kind ECDSA P-384 (ssh-keygen -t "
             "ecdsa -b 384 makes one)."
         )
+
     return text
 
 
@@ -230,6 +239,7 @@ def _is_list_of(
     def is_list(value: Any) -> bool:  # noqa: ANN401
         if not isinstance(value, list) or not value:
             return False
+
         different = all(item not in value[:place] for place, item in enumerate(value))
         return all(isinstance(item, kind) and check(item) for item in value) and (
             different or kind is dict

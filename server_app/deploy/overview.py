@@ -37,6 +37,7 @@ def overview(directory: Path) -> tuple[list[Status], list[str]]:
             Status("proxy", online=answering),
             *device_statuses(site, True),
         ]
+
     return found, [*renewal.problems(site), *other_versions(found)]
 
 

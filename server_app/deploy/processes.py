@@ -56,6 +56,7 @@ def start(path: Path, command: Sequence[str], environment: Mapping[str, str]) ->
         setsid=True,  # Ctrl-C in the terminal is not meant for it
     )
     path.with_suffix(".pid").write_text(f"{pid}\n", encoding="utf-8")
+
     return pid
 
 
@@ -68,6 +69,7 @@ def pid_of(path: Path) -> int | None:
             _is_of(process, path) or not process.environ()
         ):  # as it is for a moment, while a process starts
             return pid if process.status() != psutil.STATUS_ZOMBIE else None
+
     return None
 
 
@@ -78,6 +80,7 @@ def family(path: Path) -> list[int]:
         with contextlib.suppress(psutil.Error):  # it ended, or is somebody else's
             if _is_of(process, path) and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process.pid)
+
     return sorted(found)
 
 
@@ -104,8 +107,10 @@ def stop(*paths: Path) -> None:
             for pid in set(members) - told:  # those that were started meanwhile too
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, number)
+
             told |= set(members)
             time.sleep(0.1)
+
     for path in paths:
         path.with_suffix(".pid").unlink(missing_ok=True)
 
@@ -120,6 +125,7 @@ def last_note(path: Path) -> str:
         text = path.with_suffix(".log").read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return ""
+
     lines = (plain(line) for line in reversed(text.splitlines()))
     return next((line for line in lines if line), "")
 

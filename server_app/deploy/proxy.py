@@ -78,6 +78,7 @@ def nginx_configuration(
     scheme = "https" if deployment.secure else "http"
     temporary = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     folders = "\n".join(f'    {kind}_temp_path "{state}/nginx/{kind}";' for kind in temporary)
+
     return f"""# Written by `fedcmi deploy`. Whatever is not named here is refused.
 {f"user {workers};" if workers else ""}
 pid "{state}/{PID}";
@@ -184,6 +185,7 @@ def nginx_program() -> str:
             "install nginx-light` (its own service is not needed: `systemctl disable --now "
             "nginx`)."
         )
+
     return found
 
 
@@ -208,8 +210,10 @@ def reload(state: Path) -> bool:
         process = psutil.Process(int((state / PID).read_text(encoding="utf-8")))
     except (FileNotFoundError, psutil.NoSuchProcess, ValueError):
         return False
+
     if "nginx" not in process.name():  # it died, and somebody else has its number now
         return False
+
     try:
         process.send_signal(signal.SIGHUP)
     except psutil.AccessDenied as error:
@@ -218,4 +222,5 @@ def reload(state: Path) -> bool:
             f"{process.username()} and takes no signal from you: `sudo systemctl reload "
             "fedcmi-proxy`."
         ) from error
+
     return True

@@ -60,6 +60,7 @@ class Registrar(ThreadingHTTPServer):
                 replace(self._site, deployment=read_deployment(self._site.kit)),
                 changed,
             )
+
         return self._site
 
     def enrol(self, request: dict[str, Any], peer: str) -> dict[str, str]:
@@ -86,15 +87,19 @@ class Registrar(ThreadingHTTPServer):
             raise TokenError("name, secret and public_key are expected.")
         if not is_node_key(public_key):
             raise TokenError("the public key is none of kind ECDSA P-384 in OpenSSH's format.")
+
         site = self.site
         try:
             node = site.deployment.node(name)
         except DeploymentError as error:
             raise TokenError("no such device.") from error
+
         with self._joining:
             tokens.redeem(site.state, name, secret, public_key)
             site.register(node, public_key, who=f"device at {peer}")
+
         folder = site.kit / "nodes" / name
+
         return {file: (folder / file).read_text(encoding="utf-8") for file in FILES}
 
 
@@ -141,6 +146,7 @@ class _Handler(BaseHTTPRequestHandler):
                     who=f"device at {self._peer()}",
                     why=str(refusal),
                 )
+
             self._answer(HTTPStatus.FORBIDDEN, f"{refusal}\n".encode())
         except FlowerRunError as error:
             self._answer(HTTPStatus.SERVICE_UNAVAILABLE, f"{error}\n".encode())
@@ -150,6 +156,7 @@ class _Handler(BaseHTTPRequestHandler):
         if not re.fullmatch("[0-9]{1,5}", size) or int(size) > LARGEST:
             self.close_connection = True  # what was sent is not read, and is no next request
             raise TokenError(f"a request of at most {LARGEST} bytes is expected.")
+
         return self.rfile.read(int(size))
 
     def _peer(self) -> str:
@@ -173,8 +180,10 @@ def _object(body: bytes) -> dict[str, Any]:
         value = json.loads(body)
     except (ValueError, RecursionError) as error:
         raise TokenError("JSON is expected.") from error
+
     if not isinstance(value, dict):
         raise TokenError("a JSON object is expected.")
+
     return value
 
 
@@ -199,7 +208,10 @@ def _watch(server: Registrar) -> None:
         if turn % (DAY // TURN) == 0:
             for problem in renewal.problems(server.site):
                 sys.stdout.write(f"warning: {problem}\n")
+
             sys.stdout.flush()
+
         if is_healthy(server.site.registrar, None):
             notify("WATCHDOG=1")
+
         time.sleep(TURN)

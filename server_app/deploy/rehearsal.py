@@ -107,26 +107,33 @@ class Rehearsal:
             raise DeploymentError(
                 "a rehearsal starts processes as Linux and macOS do; this system cannot."
             )
+
         chosen = self._chosen(only, without)
         self.home.mkdir(exist_ok=True, mode=0o700)
         servers = [name for name in chosen if name in self.deployment.server_processes]
         nodes = [name for name in chosen if name not in servers]
         for name in servers:
             check_free(self._place(name)[0])
+
         for name in nodes:
             self._check_own_key(self.deployment.node(name))
+
         with self._stopped_on_failure() as started:
             for name in servers:
                 started.append(name)
                 self._start_server(name)
+
             for name in servers:
                 show(f"{name}: {self._wait_for_server(name)}")
+
             self._wait_until_let_go(nodes)
             waiting = {}
+
             for name in nodes:
                 self._let_in(name)
                 started.append(name)
                 waiting[name] = self._start_node(name)
+
             for name, begin in waiting.items():
                 show(f"{name}: node {self._wait_until_joined(name, begin)}")
 
@@ -143,6 +150,7 @@ class Rehearsal:
             Status(name, online=self._answers(name)) for name in self.deployment.server_processes
         ]
         found += device_statuses(site, up)
+
         return [
             replace(
                 status,
@@ -159,6 +167,7 @@ class Rehearsal:
                 f"{unknown[0]!r}: no process of this deployment; it has "
                 f"{', '.join(self.deployment.processes)}."
             )
+
         wanted = [
             name
             for name in self.deployment.processes
@@ -168,9 +177,11 @@ class Rehearsal:
             raise DeploymentError(
                 f"the {SUPERLINK} does not run; start it too (`--only {SUPERLINK}`)."
             )
+
         chosen = [name for name in wanted if processes.pid_of(self._path(name)) is None]
         if not chosen:
             raise DeploymentError("nothing to start: all of it runs; see `fedcmi deploy status`.")
+
         return chosen
 
     @contextmanager
@@ -181,6 +192,7 @@ class Rehearsal:
         except BaseException:
             for name in reversed(started):
                 processes.stop(self._path(name))
+
             raise
 
     def _start_server(self, name: str) -> None:
@@ -203,6 +215,7 @@ class Rehearsal:
             (self.home / CONFIGURATION).write_text(text, encoding="utf-8")
             (self.home / "nginx").mkdir(exist_ok=True)
             command = [nginx_program(), *nginx_command(self.home)[1:]]
+
         self._start(name, command)
 
     def _wait_for_server(self, name: str) -> str:
@@ -213,6 +226,7 @@ class Rehearsal:
             if flower_cli.is_healthy(*place):
                 return place[0]
             time.sleep(0.2)
+
         raise FlowerRunError(f"{name} did not start:\n{tail(path.with_suffix('.log'))}")
 
     def _answers(self, name: str) -> bool:
@@ -236,6 +250,7 @@ class Rehearsal:
         node = site.deployment.node(name)
         if not site.deployment.secure or node.public_key is not None:
             self._hand_over(node)
+
         if node.public_key is not None:
             site.register(node, node.public_key)
         elif site.deployment.secure and (
@@ -243,6 +258,7 @@ class Rehearsal:
         ):
             if files.exists():
                 shutil.rmtree(files)  # of a device that was exchanged for this one
+
             join(str(site.issue_token(name)), files)
 
     def _hand_over(self, node: Device) -> None:
@@ -263,6 +279,7 @@ class Rehearsal:
         begin = log.stat().st_size if log.exists() else 0
         place = ["--address", self.site.address, "--port", str(self._port(name))]
         self._start(name, [*FEDCMI, "deploy", "node", str(self.files(name)), *place])
+
         return begin
 
     def _start(self, name: str, command: list[str]) -> None:
@@ -285,7 +302,9 @@ class Rehearsal:
                 raise FlowerRunError(
                     f"{name} ended. The end of its log:\n{tail(path.with_suffix('.log'))}"
                 )
+
             time.sleep(0.2)
+
         raise FlowerRunError(
             f"{name} was not let in within {JOIN_TIMEOUT:.0f} s. The end of its "
             f"log:\n{tail(path.with_suffix('.log'))}"
@@ -298,11 +317,13 @@ class Rehearsal:
         """
         if not self.deployment.secure:
             return
+
         deadline = time.monotonic() + LET_GO_TIMEOUT
         while time.monotonic() < deadline:
             registered = self.site.registered()
             if not any(registered[name].online for name in names if name in registered):
                 return
+
             time.sleep(1.0)
 
     def _ports(self) -> dict[str, int]:
@@ -311,10 +332,13 @@ class Rehearsal:
         if path.is_file():
             stored: dict[str, int] = json.loads(path.read_text(encoding="utf-8"))
             return stored
+
         ports = {name: flower_cli.free_port() for name in (SUPERLINK, REGISTRAR, PROXY)}
         if self.deployment.host in (HOST, "localhost"):
             ports[PROXY] = self.deployment.port
+
         self._keep_ports(ports)
+
         return ports
 
     def _port(self, name: str) -> int:
@@ -322,6 +346,7 @@ class Rehearsal:
         ports = self._ports()
         if name not in ports:
             self._keep_ports(ports | {name: flower_cli.free_port()})
+
         return self._ports()[name]
 
     def _keep_ports(self, ports: Mapping[str, int]) -> None:

@@ -41,6 +41,7 @@ def problems(site: Site, now: datetime | None = None) -> list[str]:
     for name in certificate_files(site):
         wrong = certificate_problem(read_certificates(site.kit / "server" / name)[0], now)
         found += [f"{name}: {wrong}"] if wrong else []
+
     return found
 
 
@@ -98,6 +99,7 @@ def begin_rotation(site: Site, now: datetime | None = None) -> None:
         raise DeploymentError(
             f"{server / NEXT_KEY}: there is a next authority; `renew --switch-authority` goes on."
         )
+
     following = new_authority(now)
     replace_private(server / NEXT_KEY, following.key_text)
     _trust(site, (server / "ca.crt").read_bytes() + following.text)
@@ -124,6 +126,7 @@ def end_rotation(site: Site, force: bool = False, now: datetime | None = None) -
     server = _secure(site)
     if not (server / NEXT_KEY).exists():
         raise DeploymentError("there is no next authority; `renew --new-authority` makes one.")
+
     behind = unaware(site)
     if behind and not force:
         raise DeploymentError(
@@ -131,6 +134,7 @@ def end_rotation(site: Site, force: bool = False, now: datetime | None = None) -
             "it is online, or leave it behind with --force: it then has to join again (`fedcmi "
             "deploy replace`)."
         )
+
     following = read_authority(server / NEXT_KEY, server / "ca.crt")
     _certify(site, following, now)
     _trust(site, following.text)
@@ -146,6 +150,7 @@ def unaware(site: Site) -> list[str]:
     expected = fingerprint((site.kit / "server" / "ca.crt").read_bytes())
     known = {name: report.authority for name, (_, report) in reports.read_reports(site).items()}
     joined = [node.name for node in site.deployment.active if site.key(node.name) is not None]
+
     return [name for name in joined if known.get(name) != expected]
 
 

@@ -64,7 +64,9 @@ def send_form(report: Report, name: str, private_key: Path) -> tuple[bytes, dict
     key = load_ssh_private_key(private_key.read_bytes(), None)
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise DeploymentError(f"{private_key}: not a key of kind ECDSA.")
+
     signature = key.sign(body, ec.ECDSA(hashes.SHA384()))
+
     return body, {NODE_HEADER: name, SIGNATURE_HEADER: b64encode(signature).decode()}
 
 
@@ -93,16 +95,19 @@ def keep_report(site: Site, name: str, signature: str, body: bytes) -> None:
         raise DeploymentError(
             f"{name}: not registered; it joins with a token (`fedcmi deploy token DIR {name}`)."
         )
+
     key = load_ssh_public_key(public_key.encode())
     try:
         if not isinstance(key, ec.EllipticCurvePublicKey):
             raise TypeError("not a key of kind ECDSA")
+
         key.verify(b64decode(signature, validate=True), body, ec.ECDSA(hashes.SHA384()))
         report = _report(json.loads(body))
     except (InvalidSignature, ValueError, TypeError, RecursionError) as error:
         raise DeploymentError(
             f"{name}: a report that is not signed with its key, or is none."
         ) from error
+
     folder = site.state / FOLDER
     folder.mkdir(exist_ok=True)
     write_atomically(
@@ -118,6 +123,7 @@ def read_reports(site: Site) -> dict[str, tuple[float, Report]]:
         if path.is_file():
             stored = json.loads(path.read_text(encoding="utf-8"))
             found[node.name] = (stored.pop("received"), _report(stored))
+
     return found
 
 
@@ -132,4 +138,5 @@ def _report(values: Mapping[str, Any]) -> Report:
             isinstance(value, str) and value.isprintable() and len(value) <= LONGEST_TEXT
         ):
             raise ValueError(f"{field.name}: a short printable text is expected.")
+
     return report

@@ -77,10 +77,12 @@ def ask(
             )
     except (httpx.HTTPError, ssl.SSLError) as error:
         raise UnreachableError(f"{address}: {_reason(error, address)}") from error
+
     received = now()
     if not answer.is_success:
         said = answer.text.strip().partition("\n")[0][:500]
         raise UnreachableError(f"{address}: the server refused it ({answer.status_code}): {said}")
+
     return Answer(clock.difference(answer.headers["date"], sent, received), answer.content)
 
 
@@ -111,6 +113,7 @@ def introduction(address: str, now: Callable[[], float] = time.time) -> Answer:
             answer = client.get(f"https://{address}/fedcmi/ca.crt").raise_for_status()
     except httpx.HTTPError as error:
         raise UnreachableError(f"{address}: {error or type(error).__name__}") from error
+
     return Answer(clock.difference(answer.headers["date"], sent, now()), answer.content)
 
 
@@ -135,6 +138,7 @@ def certificate_problem(certificate: x509.Certificate, now: datetime | None = No
     if moment < certificate.not_valid_before_utc:
         begin = f"{certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC"
         return f"the certificate is valid from {begin} only: this machine's clock may be behind."
+
     if left < 0:
         return (
             f"the certificate has expired, on {end}; `fedcmi deploy renew DIR` on the server "
@@ -145,12 +149,15 @@ def certificate_problem(certificate: x509.Certificate, now: datetime | None = No
             f"the certificate expires in {left:.0f} days, on {end}; `fedcmi deploy renew DIR` on "
             "the server renews it."
         )
+
     return None
 
 
 def _reason(error: Exception, address: str) -> str:
     if "CERTIFICATE_VERIFY_FAILED" not in str(error):
         return f"no answer ({str(error) or type(error).__name__})."
+
     shown = unverified_certificate(address)
     problem = certificate_problem(shown) if shown is not None else None
+
     return problem or f"its certificate is not to be trusted by ca.crt ({error})."

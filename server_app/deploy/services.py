@@ -52,6 +52,7 @@ def superlink_command(secure: bool, files: Path, state: Path, address: str) -> l
     command += ["--disable-runtime-dependency-installation"]
     if not secure:
         return [*command, "--insecure"]
+
     inner = files / INNER
     command += [
         "--ssl-ca-certfile",
@@ -59,6 +60,7 @@ def superlink_command(secure: bool, files: Path, state: Path, address: str) -> l
         "--ssl-certfile",
         str(inner / "server.crt"),
     ]
+
     return [*command, "--ssl-keyfile", str(inner / "server.key"), "--enable-supernode-auth"]
 
 
@@ -87,6 +89,7 @@ def supernode_command(
     command = ["flower-supernode", "--superlink", address]
     if port is not None:
         command += ["--port", str(port)]
+
     if secure:
         command += [
             "--root-certificates",
@@ -96,6 +99,7 @@ def supernode_command(
         ]
     else:
         command += ["--insecure"]
+
     return [*command, "--node-config", config]
 
 

@@ -91,6 +91,7 @@ class Site:
         found = {node.public_key: node for node in self.control.nodes()}
         keys = {node.name: self.key(node.name) for node in self.deployment.nodes}
         known = {name: found.get(pem(key)) for name, key in keys.items() if key is not None}
+
         return {name: node for name, node in known.items() if node is not None}
 
     def _registered(self, name: str) -> "RegisteredNode | None":
@@ -121,16 +122,20 @@ class Site:
             raise DeploymentError(
                 f"{node.name}: revoked; `fedcmi deploy replace DIR {node.name}` lets a new one in."
             )
+
         with self.locked():
             registered = self._registered(node.name)
             if registered is not None and self.key(node.name) == public_key:
                 return
+
             if registered is not None:
                 self.control.unregister(registered.node_id)
+
             node_id = self.control.register(public_key, node.name)
             self.key_file(node.name).parent.mkdir(exist_ok=True)
             write_atomically(self.key_file(node.name), public_key + "\n")
             write_names(self.names, read_names(self.names) | {node_id: node.name})
+
         known_by = fingerprint(public_key.encode())
         audit.note(self.state, "register", who=who, node=node.name, node_id=node_id, key=known_by)
 
@@ -141,6 +146,7 @@ class Site:
             registered = self._registered(name)
             if registered is not None:
                 self.control.unregister(registered.node_id)
+
             self.key_file(name).unlink(missing_ok=True)
 
     def issue_token(self, name: str, hours: float = tokens.HOURS) -> tokens.Token:
@@ -170,10 +176,12 @@ class Site:
             raise DeploymentError(
                 f"{name}: revoked; `fedcmi deploy replace DIR {name}` lets a new one in."
             )
+
         token = tokens.issue(
             self.state, name, self.address, fingerprint(self.authority.read_bytes()), hours
         )
         audit.note(self.state, "token", node=name, hours=hours)
+
         return token
 
     @contextmanager

@@ -84,6 +84,7 @@ def device_statuses(site: Site, up: bool) -> list[Status]:
                 note=report.note if report else "",
             )
         )
+
     return found
 
 
@@ -94,7 +95,9 @@ def last_records(site: Site) -> list[dict[str, Any]]:
         text = (Path(runs[-1]) / "metrics.jsonl").read_text(encoding="utf-8") if runs else ""
     except OSError:  # it has been moved away, or has no round yet
         return []
+
     whole = text[: text.rfind("\n") + 1]  # without a line that is still being written
+
     return [json.loads(line) for line in whole.splitlines()]
 
 
@@ -110,4 +113,5 @@ def last_refusal(records: Sequence[Mapping[str, Any]], node: Device) -> str | No
         for line in record["refused"]:
             if mentions.search(line):
                 return f"round {record['round']}: {line}"
+
     return None

@@ -70,8 +70,10 @@ def read_token(text: str) -> Token:
         raise TokenError(
             "not a token, or not all of it; copy it whole from `fedcmi deploy token`."
         ) from error
+
     if not all(isinstance(value, str) for value in values.values()):
         raise TokenError("not a token of this project; copy it whole from `fedcmi deploy token`.")
+
     return token
 
 
@@ -99,6 +101,7 @@ def issue(state: Path, name: str, address: str, authority: str, hours: float = H
     entry = {"hash": _hash(secret), "expires": time.time() + 3600 * hours, "key": None}
     with _locked(state):
         _write(state, _read(state) | {name: entry})
+
     return Token(name, address, authority, secret)
 
 
@@ -143,6 +146,7 @@ def redeem(state: Path, name: str, secret: str, public_key: str) -> None:
             )
         if entry["key"] is None and time.time() > entry["expires"]:
             raise TokenError(f"{name}: this token has expired{again}")
+
         _write(state, kept | {name: entry | {"key": public_key}})
 
 

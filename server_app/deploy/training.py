@@ -95,6 +95,7 @@ def train(
         show(f"run directory: {chosen}")
         audit.note(site.state, "run", run_dir=str(chosen), resume=resume)
         _run(site, raw, show)
+
     return chosen
 
 
@@ -127,6 +128,7 @@ def _run(site: Site, raw: Mapping[str, Scalar], show: Show) -> None:
         except BaseException:
             with contextlib.suppress(FlowerRunError):  # it ended meanwhile
                 stop_run(home)
+
             raise
 
 
@@ -172,6 +174,7 @@ def _begin(
     check_modalities(read_run_config(raw))
     chosen = run_dir or (Path(str(raw["run-dir"])) if raw["run-dir"] else named_run_dir(raw))
     check_new(chosen)
+
     with claimed(chosen):
         yield raw | {
             "run-dir": str(RunDirectory(chosen).path)
@@ -184,13 +187,16 @@ def _go_on(
 ) -> Iterator[dict[str, Scalar]]:
     if run_dir is None:
         raise ConfigError("--resume: say which run goes on, with --run-dir.")
+
     run_dir = run_dir.absolute()
     check_unfinished(run_dir)
     stored = dict(newest_checkpoint(run_dir).run_config)
     raw = combine([stored, *layers], {}, assignments)
     check_unchanged(run_dir, stored, raw)
     raw |= {"run-dir": str(run_dir), "resume": True}
+
     with claimed(run_dir):
         with alone_in_run(run_dir):
             prepare_resume(run_dir, raw)
+
         yield raw

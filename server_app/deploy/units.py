@@ -88,6 +88,7 @@ def systemd_unit(unit: Unit) -> str:
     reload = f"ExecReload={unit.reload}\n" if unit.reload else ""
     writable = "".join(f'ReadWritePaths="{path}"\n' for path in unit.writable)
     capabilities = "CAP_NET_BIND_SERVICE" if unit.port < 1024 else ""
+
     return f"""[Unit]
 Description={unit.description}
 Wants=network-online.target time-sync.target

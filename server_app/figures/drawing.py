@@ -90,12 +90,15 @@ def draw_lines(
         [handle] = axes.plot(line.x, line.y, "--" if line.dashed else "-", color=line.colour)
         if len(np.atleast_1d(line.x)) <= 2:
             handle.set_marker("o")
+
         if line.half is not None:
             y, half = np.asarray(line.y, dtype=float), np.asarray(line.half, dtype=float)
             axes.fill_between(
                 line.x, y - half, y + half, color=line.colour, alpha=0.15, linewidth=0
             )
+
         handles[line.label] = handle
+
     axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.set_ylim(*limits)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=8, steps=(1, 2, 5, 10), integer=True))
@@ -107,6 +110,7 @@ def draw_lines(
 def _legend_below(figure: FigureBase, handles: Sequence[object], labels: Sequence[str]) -> None:
     if not labels:
         return
+
     columns = 3 if max(map(len, labels)) <= 16 else 2
     shown = [_short(label) for label in labels]
     figure.legend(handles=list(handles), labels=shown, loc="outside lower center", ncols=columns)
@@ -165,7 +169,9 @@ def draw_heat_map(
         _tick(axes, "x", columns)
         if max(map(len, columns)) * len(columns) > 2 * _MOST_LABELS:
             axes.tick_params("x", rotation=90)
+
         _write_cells(axes, values, (low + high) / 2)
+
     figure.colorbar(image, ax=axes, label=label, pad=0.02)
 
 
@@ -231,6 +237,7 @@ def draw_intervals(
                 capsize=2,
             )
         )
+
     axes.set_yticks(indices, [_short(row) for row in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     low, high = axes.get_xlim()
@@ -282,6 +289,7 @@ def draw_dominance(
             alpha=0.35,
         )
         bottom.plot(indices, np.nanmean(kept, axis=1), "o", color=colours[name], markersize=3)
+
     bottom.axhline(0, color="#888888", linewidth=0.8)
     bottom.set(xlabel="round", ylabel="ln(p dominant / p weak)")
     bottom.grid(alpha=0.3)
@@ -335,6 +343,7 @@ def draw_nodes(
     _tick(bottom, "x", nodes)
     if not known.any():
         bottom.set_yticks([])
+
     bottom.set(
         xlabel="node (partition id)", ylabel="training samples", xlim=(-0.6, len(nodes) - 0.4)
     )

@@ -60,7 +60,9 @@ def spread(values: Sequence[float] | Floats) -> Spread:
     known = known[~np.isnan(known)]
     if not known.size:
         return Spread(*[float("nan")] * 4)
+
     figures = (known.mean(), known.min(), known.std(), np.percentile(known, 10))
+
     return Spread(*map(float, figures))
 
 
@@ -95,6 +97,7 @@ def per_node(records: Records, prediction: str, figure: str = "accuracy") -> dic
             value = predictions.get(prediction, {}).get(figure)
             if value is not None:
                 found.setdefault(node, []).append(value)
+
     return {node: float(np.mean(found[node])) for node in sorted(found, key=int)}
 
 
@@ -134,6 +137,7 @@ def ablation_gain(
     before = {
         node: without[name][node] for node, name in predictions.items() if node in without[name]
     }
+
     return gains(per_node(records, MAIN), before)
 
 
@@ -157,6 +161,7 @@ def figures(records: Records, prediction: str) -> dict[str, float]:
         personal.mean,
         won,
     )
+
     return dict(zip(FIGURES, (*found, personal.worst), strict=True))
 
 
@@ -184,6 +189,7 @@ def sentences(records: Records, classes: Sequence[str]) -> list[str]:
     found, nodes = spread(values), per_node(records, MAIN)
     if np.isnan(found.worst):
         return []
+
     worst = classes[int(np.nanargmin(values))]
     lines = [f"worst class: {worst} with {_percent(found.worst)}; {_deviation(found)} over classes"]
     if nodes:
@@ -194,7 +200,9 @@ def sentences(records: Records, classes: Sequence[str]) -> list[str]:
             f"{_deviation(found)} over nodes"
         )
         lines.append(_by_what_they_own(nodes, owned_modalities(records)))
+
     gained = gains(per_node(records, PERSONAL), nodes)
+
     return [*lines, *([_personal_sentence(gained)] if gained else [])]
 
 
@@ -202,10 +210,12 @@ def _by_what_they_own(nodes: Mapping[str, float], owned: Mapping[str, Sequence[M
     groups: dict[str, list[float]] = {}
     for node, value in nodes.items():
         groups.setdefault("+".join(owned.get(node, ["unknown"])), []).append(value)
+
     means = [
         f"{name} {_percent(float(np.mean(groups[name])))} ({len(groups[name])})"
         for name in sorted(groups)
     ]
+
     return f"mean by what nodes own (and how many do): {', '.join(means)}"
 
 
@@ -235,4 +245,5 @@ def owned_modalities(records: Sequence[Mapping[str, Any]]) -> dict[str, list[Mod
     owned: dict[str, list[Modality]] = {}
     for record in records:
         owned |= record["known_nodes"]
+
     return {node: owned[node] for node in sorted(owned, key=int)}

@@ -48,6 +48,7 @@ def plot_run(
     trained = [record for record in records if record["round"] > 0]
     if not any(record["measured"]["dominant"] for record in trained):
         return
+
     dominance = draw_measured_dominance(trained, modalities, len(classes))
     save_png(directory / "dominance.png", WIDTH, 4.8, dominance)
 
@@ -80,6 +81,7 @@ def plot_bench(bands: Mapping[str, Mapping[str, Band]], path: Path) -> None:
         panels[prediction] = partial(
             draw_lines, lines=lines, xlabel="round", ylabel="accuracy (%)", limits=(0, 100)
         )
+
     height = 4.2 + 0.1 * len(colours)  # with room for the legend
     save_png(path, 5.5 * len(bands), height, partial(draw_panels, panels=panels, side_by_side=True))
 
@@ -89,4 +91,5 @@ def _row_colours(rows: Sequence[str]) -> dict[str, str]:
     tab20 = matplotlib.colormaps["tab20"]
     many = [matplotlib.colors.to_hex(tab20(index)) for index in range(20)]
     palette = COLOURS if len(rows) <= len(COLOURS) else many
+
     return {row: palette[index % len(palette)] for index, row in enumerate(rows)}

@@ -61,6 +61,7 @@ def draw_accuracy(
         )
         for name, subset in predictions.items()
     ]
+
     return partial(draw_lines, lines=lines, xlabel=xlabel, ylabel=ylabel, limits=(0, 100))
 
 
@@ -73,6 +74,7 @@ def draw_losses(trained: Records) -> Draw:
         Line(name, rounds, column(trained, "losses", name), colour)
         for name, colour in zip(names, colours, strict=False)
     ]
+
     return partial(draw_lines, lines=lines, xlabel="round", ylabel="loss (nats)", limits=(0, None))
 
 
@@ -98,6 +100,7 @@ def draw_measured_dominance(trained: Records, modalities: Sequence[Modality], cl
         name: _per_class(trained, "ratio", name, classes)
         for name in weak_modalities(trained, modalities)
     }
+
     return partial(
         draw_dominance,
         rounds=[record["round"] for record in trained],
@@ -138,6 +141,7 @@ def draw_temperatures(
         start=trained[0]["round"],
         colours="plasma",
     )
+
     return {name: partial(draw, values=value) for name, value in values.items()}
 
 

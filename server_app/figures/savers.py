@@ -86,6 +86,7 @@ def svg_chart(kind: str, of: str, title: str, caption: str, height: float, draw:
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
         draw(figure)
         figure.savefig(buffer, format="svg", metadata=_NO_METADATA)
+
     return Chart(kind, of, title, caption, _inline(buffer.getvalue(), f"{title}. {caption}"))
 
 
@@ -118,4 +119,5 @@ def _inline(svg: str, label: str) -> str:
     found = re.search(r'<svg [^>]*viewBox="([^"]*)"[^>]*>', svg)
     assert found is not None
     body = re.sub(r'<g id="[^"]*"', "<g", svg[found.end() :])
+
     return f'<svg viewBox="{found[1]}" role="img" aria-label="{escape(label)}">{body.strip()}'

@@ -44,9 +44,11 @@ def mean_and_interval(values: Sequence[float]) -> tuple[float, float]:
     count = len(values)
     if count < 2:
         return float(values[0]) if count else float("nan"), float("nan")
+
     quantile = float(
         stdtrit(count - 1, (1 + CONFIDENCE) / 2)
     )  # of Student's t; scipy.stats takes long to import
+
     return float(np.mean(values)), quantile * float(np.std(values, ddof=1)) / count**0.5
 
 
@@ -66,6 +68,7 @@ def interval_text(values: Sequence[float], form: str) -> str:
     """
     if not values:
         return "-"
+
     mean, half = mean_and_interval(values)
     return f"{mean:{form}}" if np.isnan(half) else f"{mean:{form}} ± {half:{form.lstrip('+')}}"
 
@@ -126,9 +129,11 @@ def accuracy_cell(accuracies: "pd.DataFrame", row: str, baseline: str) -> str:
     """
     if row not in accuracies:
         return "-"
+
     cell = interval_text(accuracies[row].dropna().tolist(), ".1f")
     if row == baseline or baseline not in accuracies:
         return cell
+
     return f"{cell} ({difference_text(accuracies, row, baseline)})"
 
 
@@ -226,4 +231,5 @@ def to_target(records: Records, target: float) -> tuple[float, float]:
     reached = np.flatnonzero(over_rounds(records, MAIN) >= target)
     if not reached.size:
         return float("nan"), float("nan")
+
     return float(records[reached[0]]["round"]), float(cumulative_megabytes(records)[reached[0]])

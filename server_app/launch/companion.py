@@ -36,19 +36,23 @@ def accompany(command: Sequence[str]) -> int:
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(ADOPT, 1, 0, 0, 0)
+
     process, ending = subprocess.Popen(command, stdin=subprocess.DEVNULL), threading.Event()
     watch = threading.Thread(target=_end_with_input, args=(process.pid, ending), daemon=True)
     watch.start()
     status = process.wait()
     if ending.is_set():  # the command may end before what it started
         watch.join()
+
     terminate(psutil.Process().children(recursive=True))  # of a command that was killed
+
     return status
 
 
 def _end_with_input(pid: int, ending: threading.Event) -> None:
     while os.read(sys.stdin.fileno(), 1):
         pass
+
     ending.set()
     with contextlib.suppress(psutil.NoSuchProcess):
         terminate_tree(pid)
@@ -65,6 +69,7 @@ def terminate(family: Sequence[psutil.Process]) -> None:
     for process in family:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.terminate()
+
     _, left = psutil.wait_procs(family, timeout=GRACE)
     for process in left:
         with contextlib.suppress(psutil.NoSuchProcess):

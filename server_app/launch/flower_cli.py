@@ -154,6 +154,7 @@ def wait_until_healthy(
         if is_healthy(address, authority):
             return
         time.sleep(0.2)
+
     how = (
         f"did not answer within {START_TIMEOUT:.0f} s"
         if runs()
@@ -194,10 +195,12 @@ def ask(environment: Mapping[str, str], *arguments: str) -> dict[str, Any]:
         answer: dict[str, Any] = json.loads(done.stdout)
     except (subprocess.TimeoutExpired, ValueError) as error:
         raise FlowerRunError(f"`flwr {' '.join(arguments)}` did not answer: {error}") from error
+
     if not answer.get("success"):
         raise FlowerRunError(
             f"`flwr {' '.join(arguments)}`: {answer.get('error-message', done.stdout)}"
         )
+
     return answer
 
 
@@ -250,11 +253,13 @@ def run_app(
         finally:
             process.terminate()
             process.wait()
+
     while_running()
     status = wait_for_end(lambda: _status(log, environment), while_running, patience.is_over)
     if status.startswith(UNFINISHED):
         with contextlib.suppress(FlowerRunError):
             stop_run(home)
+
     if status != COMPLETED:
         raise FlowerRunError(why_failed(run_dir, log, environment, status))
 
@@ -297,9 +302,12 @@ def wait_for_end(
         else:
             if not found.startswith(UNFINISHED) or is_over():
                 break
+
         time.sleep(ASK_AGAIN)
         while_running()
+
     while_running()
+
     return found
 
 
@@ -315,6 +323,7 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
+
     return port
 
 
@@ -323,6 +332,7 @@ def _status(log: Path, environment: Mapping[str, str]) -> str:
     run_id = _run_id(log)
     if run_id is None:
         return "not started"
+
     answer = ask(environment, "list", CONNECTION, "--run-id", run_id)
     try:
         return str(answer["runs"][0]["status"])
@@ -334,6 +344,7 @@ def _run_id(log: Path) -> str | None:
     for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
         if '"run-id"' in line:
             return line.partition(":")[2].strip(' ",')
+
     return None
 
 
@@ -361,6 +372,7 @@ def why_failed(run_dir: Path, log: Path, environment: Mapping[str, str], status:
     said = error.read_text(encoding="utf-8").splitlines() if error.is_file() else []
     if said:
         return f"the run ended as {status!r}. The server said:\n{said[0]}"
+
     run_id = _run_id(log)
     if (
         run_id is not None
@@ -378,10 +390,12 @@ def why_failed(run_dir: Path, log: Path, environment: Mapping[str, str], status:
                     timeout=CALL_TIMEOUT,
                     check=False,
                 )
+
     found = first_exception(log.read_text(encoding="utf-8", errors="replace"))
     because = (
         f": {found}\nThe whole log is in"
         if found
         else f". The end of its log:\n{tail(log)}\nAll of it is in"
     )
+
     return f"the run ended as {status!r}{because} {keep_log(log, run_dir)}."

@@ -68,6 +68,7 @@ def run_on_flower(
             "a simulation on Ray needs Linux or macOS; `--engine in-process` gives the same "
             "weights."
         )
+
     check_cluster(os.environ.get("RAY_ADDRESS", ""))
     with tempfile.TemporaryDirectory(prefix="fedcmi-flower-", ignore_cleanup_errors=True) as name:
         home = Path(name)
@@ -94,6 +95,7 @@ def check_cluster(address: str) -> None:
     found = re.fullmatch(r"(?:ray://)?([^:/]+):([0-9]{1,5})", address)
     if found is None:
         return
+
     try:
         socket.create_connection((found[1], int(found[2])), timeout=CLUSTER_TIMEOUT).close()
     except (OSError, OverflowError) as error:

@@ -137,10 +137,13 @@ def measured_client_bytes(raw: Mapping[str, Scalar], num_nodes: int, client_app:
         messages = federation.strategy.configure_train(1, ArrayRecord(arrays), task, grid)
         if not messages:
             raise RoundFailedError(federation.strategy.report.failed)
+
         for reply in grid.send_and_receive(messages):
             content_of(reply)
+
     most = int(torch.cuda.max_memory_reserved())
     torch.cuda.empty_cache()
+
     return most
 
 
@@ -164,6 +167,7 @@ def richest_partition(config: RunConfig, modalities: Sequence[Modality], num_nod
     stored = read_spec(locate(config.data.data)).modality_names
     dealt = deal_modalities(stored, config.data, num_nodes, config.training.seed)
     used = [len(set(owned) & set(modalities)) for owned in dealt]
+
     return used.index(max(used))
 
 
@@ -194,6 +198,7 @@ def gpu_share(
     if config.machine.device == "cpu" or not torch.cuda.is_available():
         at_a_time = "as many at a time as it has cores" if where else f"{cores} at a time"
         return 0.0, f"clients train on the CPU{where}, {at_a_time}"
+
     known = ""
     if wanted is None:
         gpus = torch.cuda.device_count()
@@ -205,6 +210,7 @@ def gpu_share(
         free = min(torch.cuda.mem_get_info(gpu)[0] for gpu in range(gpus))
         wanted = clients_on_each(clients_that_fit(free, needed), gpus, cores, sampled)
         known = f"; one took {needed / 1e9:.1f} GB of {free / 1e9:.1f} GB"
+
     return share_of(
         wanted
     ), f"clients train on {torch.cuda.get_device_name()}{where}, {wanted} on each GPU{known}"

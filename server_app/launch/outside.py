@@ -47,12 +47,15 @@ def from_outside(config: RunConfig) -> list[tuple[Kind[Any], str]]:
     named += [(ENCODER, name) for name in named_encoders(config.model.encoder)]
     if is_preparation(config.data.data):
         named.append((PREPARATION, config.data.data))
+
     if config.server_optimizer.name != "none":
         find(SERVER_OPTIMIZER, config.server_optimizer.name)
         named.append((SERVER_OPTIMIZER, config.server_optimizer.name))
+
     for name in split_trackers(config.tracking.track):
         find(TRACKER, name)
         named.append((TRACKER, name))
+
     return [(kind, name) for kind, name in named if name not in kind.built_in]
 
 
@@ -79,6 +82,7 @@ def import_roots(config: RunConfig) -> list[str]:
         find(kind, name)
         module = import_path(kind, name).partition(":")[0].partition(".")[0]
         roots |= {str(Path(place).parent) for place in _places(module)}
+
     return sorted(roots - {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
 
 

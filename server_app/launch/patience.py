@@ -26,5 +26,6 @@ class Patience:
         if not self._error.is_file():
             self._since = None
             return False
+
         self._since = self._since or time.monotonic()
         return time.monotonic() - self._since > AFTER_ERROR

@@ -81,11 +81,13 @@ class RoundProgress:
         """Show the rounds that are new since the last call."""
         if self.start_up is not None:
             self.start_up.note_running()
+
         metrics = self.run_dir / "metrics.jsonl"
         if (
             not metrics.is_file() or metrics.stat().st_size == self.size
         ):  # what a long run has is long to read
             return
+
         self.size = metrics.stat().st_size
         records = read_metrics(self.run_dir)
         for record in records[self.shown :]:
@@ -94,6 +96,8 @@ class RoundProgress:
                     self.start_up.line((self.run_dir / "config.json").stat().st_mtime, record)
                 )
                 self.start_up = None
+
             self.left.note(record["round"])
             self.show(" | ".join(filter(None, [round_line(record, self.rounds), self.left.text()])))
+
         self.shown = len(records)

@@ -32,6 +32,7 @@ def find_recipe(name: str) -> Path:
     path = Path(name).expanduser()
     if path.is_file():
         return path
+
     known = {
         str(file.relative_to(RECIPES).with_suffix("")): file
         for file in sorted(RECIPES.rglob("*.toml"))
@@ -42,4 +43,5 @@ def find_recipe(name: str) -> Path:
         raise ConfigError(
             f"recipe {name!r}: neither a file nor one of {settings}.{did_you_mean(name, known)}"
         )
+
     return known[name]

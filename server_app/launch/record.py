@@ -174,6 +174,7 @@ def go_on(
     )
     if finished and not asked:
         raise finished
+
     stored = _read(run_dir)
     layers = [stored.raw, *([read_recipe(recipe)] if recipe else [])]
     raw = combine(layers, options, assignments)
@@ -183,17 +184,21 @@ def go_on(
             "learning rate decays; whatever else is asked for would have no effect: start a new "
             "run."
         ) from finished
+
     check_unchanged(run_dir, stored.raw, raw)
     if num_nodes not in (None, stored.num_nodes):
         raise ConfigError(
             f"num-nodes = {num_nodes}: the run in {run_dir} has {stored.num_nodes}; leave it out."
         )
+
     raw |= {"run-dir": str(run_dir), "resume": True}
     with claimed(run_dir):
         with alone_in_run(run_dir):
             if finished:
                 reopen(run_dir)
+
             prepare_resume(run_dir, raw)
+
         note(Launch({**raw, "resume": False}, stored.num_nodes, stored.engine))
         yield Launch(raw, stored.num_nodes, engine or stored.engine)
 
@@ -203,6 +208,7 @@ def _finished(run_dir: Path) -> RunFinishedError | None:
         check_unfinished(run_dir)
     except RunFinishedError as error:
         return error
+
     return None
 
 

@@ -17,6 +17,7 @@ def tail(log: Path, lines: int = 25) -> str:
         text = log.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return f"({log} is not there)"
+
     return "\n".join(text.splitlines()[-lines:])
 
 
@@ -46,6 +47,7 @@ def first_exception(text: str) -> str:
 
     _, found, after = text.partition(TRACEBACK)
     lines = after.splitlines()[1:] if found else []
+
     return next((one_line(line) for line in lines if line.strip() and not line[0].isspace()), "")
 
 
@@ -69,4 +71,5 @@ def keep_log(log: Path, run_dir: Path) -> Path:
         run_dir.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(log, kept)
         return kept
+
     return log

@@ -72,14 +72,18 @@ def combine(
     raw = default_run_config()
     for layer in layers:
         raw |= layer
+
     raw |= {key: value for key, value in options.items() if value is not None}
     for text in assignments:
         key, equals, value = text.partition("=")
         if not equals:
             raise ConfigError(f"--set {text!r}: must be key=value.")
+
         raw[key.strip()] = read_value(value.strip())
+
     _make_paths_absolute(raw)
     from_outside(read_run_config(raw))
+
     return raw
 
 
@@ -89,10 +93,13 @@ def _make_paths_absolute(raw: dict[str, Scalar]) -> None:
     """
     if not is_preparation(str(raw["data"])):
         raw["data"] = str(Path(str(raw["data"])).expanduser().absolute())
+
     if raw["run-dir"]:
         raw["run-dir"] = str(Path(str(raw["run-dir"])).expanduser().absolute())
+
     if raw["start-from"]:
         raw["start-from"] = str(Path(str(raw["start-from"])).expanduser().absolute())
+
     raw["pretrained"] = absolute_locations(str(raw["pretrained"]))
 
 
@@ -166,6 +173,7 @@ def run_in_process(
     show(f"nodes train one after the other on {choose_device(config.machine.device)}")
     progress = RoundProgress(Path(config.run_dir), config, show)
     directory = run_server(config, LocalGrid(client_app, nodes, raw), progress.update, plots)
+
     return directory.path
 
 
@@ -201,6 +209,7 @@ def run_with_flower(
     progress = RoundProgress(Path(config.run_dir), config, show, StartUp())
     with flower_app() as project:
         run_on_flower(project, raw, num_nodes, share, progress.update, import_roots(config))
+
     return Path(config.run_dir)
 
 

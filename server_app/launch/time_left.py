@@ -29,6 +29,7 @@ class TimeLeft:
         """
         if self._first is None or self._last[0] in (self._first[0], self.rounds):
             return None
+
         (first, begin), (last, end) = self._first, self._last
         return (end - begin) / (last - first) * (self.rounds - last)
 
@@ -40,7 +41,9 @@ class TimeLeft:
         seconds = self.seconds()
         if seconds is None:
             return ""
+
         until = time.strftime("%H:%M", time.localtime(time.time() + seconds))
+
         return f"about {duration(seconds)} left, until {until}"
 
 

@@ -70,6 +70,7 @@ def bench_page(directory: Path) -> str:
     matrices = read_matrices(directory)
     parts = [part for setting in settings for part in _setting_parts(setting, colours, matrices)]
     servers = [server for setting in settings for server in setting.servers]
+
     return html.page(
         f"Bench {directory.absolute().name}: {', '.join(setting.name for setting in settings)}",
         *_unfinished(directory),
@@ -96,6 +97,7 @@ def method_colours(settings: Sequence[Setting], baseline: str) -> dict[str, str]
     )
     best = sorted(order, key=lambda method: (method != OWN, -means[method]))[: len(COLOURS)]
     shown = [method for method in order if method in best]
+
     return {
         **dict.fromkeys(order, GREY),
         baseline: BLACK,
@@ -139,6 +141,7 @@ def _table(setting: Setting) -> str:
         f"the seeds ± 95 % interval; in brackets points over {setting.comparison.baseline} with "
         "the same seeds. The highest mean of the rows with all seeds stands out."
     )
+
     return html.table(caption, ["method", "seeds", *setting.predictions], rows)
 
 
@@ -150,6 +153,7 @@ def _cells(setting: Setting, prediction: str) -> list[str]:
         method: accuracy_cell(accuracies, method, setting.comparison.baseline)
         for method in setting.methods
     }
+
     return [
         html.Strong(text) if method in means and means[method] == means.max() else text
         for method, text in texts.items()
@@ -176,6 +180,7 @@ def _charts(setting: Setting, colours: Mapping[str, str]) -> list[Chart]:
     over_bytes = partial(
         draw, lines=method_lines(setting, colours, True), xlabel="MB (10⁶ bytes), sent and received"
     )
+
     return [
         _interval_chart(setting),
         _class_chart(setting),
@@ -201,6 +206,7 @@ def method_lines(setting: Setting, colours: Mapping[str, str], over_bytes: bool)
         shown = half if colour != GREY and len(curves) > 1 else None
         x = megabytes if over_bytes else np.arange(len(mean))
         lines.append(Line(method if colour != GREY else "others", x, mean, colour, half=shown))
+
     return lines
 
 
@@ -215,6 +221,7 @@ def _interval_chart(setting: Setting) -> Chart:
     )
     caption = "Mean over the seeds with 95 % intervals."
     height = 1.1 + 0.3 * len(setting.methods)
+
     return svg_chart("intervals", setting.name, "Accuracy of the methods", caption, height, draw)
 
 
@@ -233,6 +240,7 @@ def _class_chart(setting: Setting) -> Chart:
     )
     caption = f"Prediction: {MAIN}. Mean of the last {LAST_ROUNDS} rounds over the seeds."
     height = heat_map_height(len(values))
+
     return svg_chart(
         "class-accuracy", setting.name, "Accuracy of each class", caption, height, draw
     )
@@ -245,6 +253,7 @@ def _unfinished(directory: Path) -> list[str]:
     ]
     if not lines:
         return []
+
     return [
         html.heading("Runs that did not finish"),
         html.paragraph("Their logs say why:"),
@@ -265,6 +274,7 @@ def _settings(settings: Sequence[Setting]) -> list[str]:
     ]
     columns = ["setting", "method", *(key for key in different if key != "method")]
     table = html.table("What differs between the runs.", columns, rows)
+
     return [
         html.heading("Settings"),
         table,
@@ -276,10 +286,12 @@ def _settings(settings: Sequence[Setting]) -> list[str]:
 def _nodes(path: Path) -> list[str]:
     if not path.is_file():
         return []
+
     try:
         nodes = json.loads(path.read_text(encoding="utf-8"))["num-nodes"]
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise ReportError(
             f"{path}: not written by `fedcmi bench` ({error!r}); use a bench directory."
         ) from error
+
     return [html.paragraph(f"Every run: {nodes} simulated nodes.")]

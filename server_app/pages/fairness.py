@@ -51,6 +51,7 @@ def fairness_section(run: RunFiles) -> list[str]:
     parts = [html.heading("Fairness"), said, html.figures(charts), _class_table(run, last)]
     if not per_node(last, MAIN):
         return [*parts, html.paragraph(NOBODY_EVALUATED)]
+
     return [*parts, _node_table(run, last), _modality_table(run, last)]
 
 
@@ -78,6 +79,7 @@ def _class_table(run: RunFiles, last: list[Record]) -> str:
         "stands out. r: the true class's probability by the dominant modality over that by the "
         "weak one; T: the temperature made of it."
     )
+
     return html.table(caption, ["class", "samples", "accuracy", *heads], rows)
 
 
@@ -92,6 +94,7 @@ def _measured(last: list[Record], key: str, modality: str, classes: int) -> Floa
     mean: Floats = np.divide(
         total, known.sum(axis=0), out=np.full(classes, np.nan), where=known.any(axis=0)
     )
+
     return mean
 
 
@@ -116,6 +119,7 @@ def _classes_over_rounds(run: RunFiles) -> Chart:
         f"Prediction: {MAIN}, on {evaluated_on(run.config)}. Band: standard deviation over the "
         "classes."
     )
+
     return _spread_chart(
         "fairness-classes", "Classes over rounds", caption, rounds, found, "class", "classes"
     )
@@ -127,10 +131,12 @@ def _nodes_over_rounds(run: RunFiles) -> list[Chart]:
     found = [spread(list(nodes.values())) for _, nodes in told if nodes]
     if not rounds:
         return []
+
     caption = (
         f"Prediction: {MAIN}, on the nodes' own test samples. Band: standard deviation over the "
         "nodes."
     )
+
     return [
         _spread_chart(
             "fairness-nodes", "Nodes over rounds", caption, rounds, found, "node", "nodes"
@@ -157,6 +163,7 @@ def _spread_chart(
         Line(f"worst {one}", rounds, worst, COLOURS[1]),
     ]
     draw = partial(draw_lines, lines=lines, xlabel="round", ylabel="accuracy (%)", limits=(0, 100))
+
     return svg_chart(kind, "", title, caption, 3.4, draw)
 
 
@@ -166,6 +173,7 @@ def _node_table(run: RunFiles, last: list[Record]) -> str:
     personal = per_node(last, PERSONAL)
     gained, worst = gains(personal, accuracy), lowest(accuracy)
     rows = []
+
     for node, value in accuracy.items():
         text = html.Strong(percent(value)) if node == worst else percent(value)
         cells = [
@@ -181,6 +189,7 @@ def _node_table(run: RunFiles, last: list[Record]) -> str:
                 *([percent(personal.get(node)), _points(gained.get(node))] if personal else []),
             ]
         )
+
     columns = ["node", "owns", "test samples", "accuracy", "worst class"]
     columns += ["with heads of its own", "gain (points)"] if personal else []
     caption = (
@@ -188,6 +197,7 @@ def _node_table(run: RunFiles, last: list[Record]) -> str:
         f"mean over those of the last {len(last)} rounds in which it evaluated; the worst stands "
         "out."
     )
+
     return html.table(caption, columns, rows)
 
 
@@ -203,4 +213,5 @@ def _modality_table(run: RunFiles, last: list[Record]) -> str:
         "not shown the modality and has all others that the node owns. A node with one modality "
         "has its accuracy alone."
     )
+
     return html.table(caption, ["node", "with all it owns", *run.modalities], rows)

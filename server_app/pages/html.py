@@ -136,6 +136,7 @@ def table(
         for first, *others in rows
     )
     label = f'aria-label="{escape(caption)}"'
+
     return (
         f'<div><p class="caption{" name" if texts else ""}">{escape(caption)}</p>'
         f'<div class="scroll" role="region" tabindex="0" {label}><table{" class=texts" if texts else ""} {label}>'

@@ -43,6 +43,7 @@ def write_report(directory: Path, out: Path | None = None) -> Path:
     path = out or directory / "report.html"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, text)
+
     return path
 
 
@@ -74,8 +75,10 @@ def watch_run(directory: Path, out: Path | None = None) -> Path:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, run_page(read_run(directory, unfinished=True), REFRESH))
             seen = now
+
         if over:
             return path
+
         time.sleep(LOOK_AGAIN)
 
 
@@ -100,10 +103,12 @@ def is_bench(directory: Path) -> bool:
         raise ReportError(
             f"{directory}: no such directory; give the directory of a run or of a bench."
         )
+
     names = {path.name for path in directory.iterdir()}
     if names.isdisjoint((*_OF_A_BENCH, *_OF_A_RUN)):
         raise ReportError(
             f"{directory}: neither a run ({', '.join(_OF_A_RUN[:2])}) nor a bench "
             f"({_OF_A_BENCH[1]}); give the directory that `fedcmi run` or `fedcmi bench` printed."
         )
+
     return not names.isdisjoint(_OF_A_BENCH)

@@ -49,6 +49,7 @@ def run_page(run: RunFiles, refresh: int = 0) -> str:
     failed += [html.paragraph(f"Not finished: {run.unfinished}")] if run.unfinished else []
     if not run.config:
         return html.page("A run that failed before it began", *failed)
+
     title = f"{run.config['method']} on {run.config['data']}, seed {run.config['seed']}"
     rest = [html.heading("Settings"), *settings_tables(run.config), environment_table([run.config])]
     refresh = refresh if run.unfinished else 0
@@ -56,7 +57,9 @@ def run_page(run: RunFiles, refresh: int = 0) -> str:
         return html.page(
             title, *failed, html.paragraph("No round was trained."), *rest, refresh=refresh
         )
+
     parts = [*_results(run), *_dominance(run), *fairness_section(run), *_nodes(run), *rest]
+
     return html.page(title, *failed, *parts, refresh=refresh)
 
 
@@ -84,6 +87,7 @@ def _results(run: RunFiles) -> list[str]:
         f"Accuracy of the global model on {evaluated_on(run.config)}; what follows it: of the "
         "last round."
     )
+
     return [
         html.facts(known),
         html.table(caption, columns, rows),
@@ -98,6 +102,7 @@ def _results(run: RunFiles) -> list[str]:
 def _matrix(run: RunFiles) -> list[str]:
     if not run.matrix:
         return []
+
     source = calibrated_on(run.config)
     how = (
         f"Rules and temperatures were chosen on {source}."
@@ -107,6 +112,7 @@ def _matrix(run: RunFiles) -> list[str]:
     caption = (
         f"Every subset of the modalities, on {evaluated_on(run.config)}. {explanation(run.matrix)}"
     )
+
     return [
         html.heading("Accuracy matrix"),
         html.table(caption, *matrix_table(run.matrix)),
@@ -126,6 +132,7 @@ def _curves(run: RunFiles) -> list[Chart]:
     caption = f"On {evaluated_on(run.config)}; dashed: the self heads."
     sent = "Sent to and received from all nodes until then."
     unweighted = "Mean over the nodes' samples, without weights."
+
     return [
         svg_chart("accuracy-over-rounds", "", "Accuracy over rounds", caption, 3.4, over_rounds),
         svg_chart("accuracy-over-bytes", "", "Accuracy over bytes", sent, 3.4, over_bytes),
@@ -161,6 +168,7 @@ def _class_charts(run: RunFiles) -> list[Chart]:
                 draw,
             )
         )
+
     return charts
 
 
@@ -189,6 +197,7 @@ def _temperature_charts(run: RunFiles) -> list[Chart]:
     )
     height = heat_map_height(len(run.classes))
     pictures = draw_temperatures(run.trained, run.modalities, run.classes)
+
     return [
         svg_chart("temperature", name, f"Temperatures: {name}", caption, height, draw)
         for name, draw in pictures.items()
@@ -201,6 +210,7 @@ def _nodes(run: RunFiles) -> list[str]:
     for record in run.trained:
         owned |= record["known_nodes"]
         examples |= record.get("examples", {})
+
     nodes = sorted(owned, key=int)
     draw = partial(
         draw_nodes,
@@ -221,6 +231,7 @@ def _nodes(run: RunFiles) -> list[str]:
         2.4 + 0.35 * len(run.modalities),
         draw,
     )
+
     return [
         html.heading("Nodes"),
         html.figures([made]),
@@ -232,9 +243,11 @@ def _nodes(run: RunFiles) -> list[str]:
 def _unknown(run: RunFiles, nodes: Sequence[str], examples: Mapping[str, int]) -> str:
     if not any("examples" in record for record in run.trained):
         return " The run was made by a version that did not note the samples of each node."
+
     silent = sum(node not in examples for node in nodes)
     if not silent:
         return ""
+
     return (
         f" {silent} of {len(nodes)} never sent a reply that was used, so their samples are not "
         "known."
@@ -254,4 +267,5 @@ def _refused(trained: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = [f"round {record['round']}: {line}" for record in trained for line in record["refused"]]
     if not lines:
         return [html.paragraph("No reply was refused or missing.")]
+
     return [html.heading("Replies refused or missing", 3), html.bullets(lines)]

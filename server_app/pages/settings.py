@@ -31,10 +31,12 @@ def settings_tables(config: Config) -> list[str]:
         own = [key for key in keys if key in config and key not in placed]
         placed.update(own)
         tables.append(_key_table(name, {key: config[key] for key in own}))
+
     tables.append(
         _key_table("other", {key: config[key] for key in sorted(config) if key not in placed})
     )
     tables.append(_key_table("data set", _flat(config.get("dataset", {}))))
+
     return [html.side_by_side(tables)]
 
 
@@ -44,7 +46,9 @@ def environment_table(configs: Iterable[Config]) -> str:
     for config in configs:
         for key, value in _flat(config.get("server", {})).items():
             found.setdefault(key, {})[as_text(value)] = None
+
     rows = [[key.removeprefix("versions."), " | ".join(values)] for key, values in found.items()]
+
     return html.heading("Environment") + html.table("server", [], rows, texts=True)
 
 
@@ -65,6 +69,7 @@ def _flat(values: Config, prefix: str = "") -> dict[str, Any]:
             if isinstance(value, Mapping)
             else {f"{prefix}{key}": value}
         )
+
     return flat
 
 

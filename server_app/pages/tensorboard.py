@@ -34,6 +34,7 @@ def export_scalars(directory: Path, logs: Path) -> list[Path]:
         paths = sorted(path.parent for path in directory.glob("*/*/seed*/summary.md"))
     else:
         paths = [directory]
+
     runs = [(read_run(path, unfinished=True), logs / path.relative_to(directory)) for path in paths]
     for run, target in runs:
         if any(target.glob("events.out.tfevents.*")):
@@ -42,12 +43,14 @@ def export_scalars(directory: Path, logs: Path) -> list[Path]:
                 "directory."
             )
         _write(run, target)
+
     return [target for _, target in runs]
 
 
 def _write(run: RunFiles, target: Path) -> None:
     with needs("tracking"):
         from torch.utils.tensorboard import SummaryWriter
+
     # TensorBoard's relative time is then the training time, and its wall time about that of the
     # run.
     clock = (run.path / "metrics.jsonl").stat().st_mtime - sum(
@@ -59,4 +62,5 @@ def _write(run: RunFiles, target: Path) -> None:
             clock += record["seconds"]
             for tag, value, step in scalars(record, run.classes):
                 writer.add_scalar(tag, value, step, walltime=clock)
+
             writer.add_scalar("cost/megabytes", sent, record["round"], walltime=clock)

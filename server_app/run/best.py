@@ -74,6 +74,7 @@ class BestModel:
         best = best_by_validation(records, self.settings.keep_best) if self.enabled else None
         if best is not None:
             self.server_round, self.value = best["round"], best[VALIDATION][self.settings.keep_best]
+
         self.last_round = records[-1]["round"]
         for number, path in self._stored():
             if number > self.last_round:
@@ -110,7 +111,9 @@ class BestModel:
         waited = self.last_round - self.server_round
         if self.settings.patience == 0 or waited < self.settings.patience:
             return ""
+
         figure = f"{self.settings.keep_best} {self.value:.1%} on validation data"
+
         return (
             f"no better round than {self.server_round} ({figure}) in the last {waited} (patience)"
         )

@@ -139,6 +139,7 @@ def newest_checkpoint(run_dir: Path) -> Checkpoint:
             return read_checkpoint(path)
         except CheckpointError as error:
             logger.warning("%s; the checkpoint before it is used", error)
+
     found = f"none of {len(paths)} can be used" if paths else "there is none"
     raise CheckpointError(
         f"{run_dir / CHECKPOINTS}: no checkpoint to go on from, {found}; the run ended before its "
@@ -152,6 +153,7 @@ def checkpoint_before(run_dir: Path, server_round: int) -> Checkpoint | None:
         if round_of(path) < server_round:
             with contextlib.suppress(CheckpointError):
                 return read_checkpoint(path)
+
     return None
 
 
@@ -188,17 +190,20 @@ def read_checkpoint(path: Path) -> Checkpoint:
         lines = (path / SUMS).read_text(encoding="utf-8").splitlines()
         sums = {name: found for found, _, name in (line.partition("  ") for line in lines)}
         files = {name: (path / name).read_bytes() for name in (ARRAYS, STATE)}
+
         for name, content in files.items():
             if hashlib.sha256(content).hexdigest() != sums.get(name):
                 raise CheckpointError(
                     f"checkpoint {path} is broken: {name} differs from its checksum in {SUMS}"
                 )
+
         described, flat = json.loads(files[STATE]), load(files[ARRAYS])
         names = described["names"]
         parts = {
             part: {name: flat[f"{part}/{name}"] for name in members}
             for part, members in names.items()
         }
+
         return _from_parts(described, parts)
     except (OSError, SafetensorError, LookupError, TypeError, ValueError) as error:
         if isinstance(error, CheckpointError):
@@ -240,6 +245,7 @@ def _from_parts(
         described["versions"],
         described.get("num-nodes"),
     )
+
     return Checkpoint(
         described["round"],
         parts["arrays"],

@@ -45,8 +45,11 @@ def conclude(
     if calibration is None:
         logger.info(NOT_CALIBRATED)
         return by_votes, matrix_rows(before, before, by_votes)
+
     decisions, reasons = calibrate(model, calibration.evaluation_batches(modalities, device), votes)
     for subset, reason in reasons.items():
         logger.warning("%s: its confidences are not calibrated: %s", subset_name(subset), reason)
+
     found = accuracy_matrix(model, reported.evaluation_batches(modalities, device), decisions)
+
     return decisions, matrix_rows(found, before, decisions)

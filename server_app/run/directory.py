@@ -56,6 +56,7 @@ def new_run_dir(parent: Path, method: str, seed: int) -> Path:
         with contextlib.suppress(FileExistsError):
             (parent / name).mkdir(parents=True)
             break
+
     return parent / name
 
 
@@ -88,11 +89,13 @@ class RunDirectory:
     ) -> None:
         if plots:
             require("report", "matplotlib", "scipy")
+
         self.path = path.absolute()
         self.plots = plots
         self.trackers = trackers or Trackers({}, self.path)
         if not resumed:
             check_new(self.path)
+
         self.path.mkdir(parents=True, exist_ok=True)
         (self.path / "error.txt").unlink(
             missing_ok=True
@@ -153,6 +156,7 @@ class RunDirectory:
             file.write(json.dumps(json_ready(record), allow_nan=False) + "\n")
             file.flush()
             os.fsync(file.fileno())
+
         self.trackers.record(record)
 
     def write_account(self, releases: Mapping[int, int]) -> None:
@@ -195,6 +199,7 @@ class RunDirectory:
             raise RunDirectoryError(
                 f"{self.metrics_path}: does not hold each of the rounds 0 to {server_round}."
             )
+
         write_atomically(self.metrics_path, "".join(lines))
 
     def write_error(self, error: Exception) -> None:
@@ -226,6 +231,7 @@ class RunDirectory:
             )  # here: it takes seconds, which every start would pay
 
             plot_run(records, dataset["modalities"], dataset["classes"], self.path)
+
         names = [path.name for path in sorted(self.path.glob("*.png"))]
         write_atomically(self.path / "summary.md", summary(records, config, names, more))
         self.trackers.finish([self.path / name for name in names], self.model_path)

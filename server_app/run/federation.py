@@ -140,6 +140,7 @@ class Federation:
             trunks = [self.model.branch(name).encoder.trunk for name in self.locations]
             initialize(self.model, config.model.initialization, trunks)
             config.method.initialize(self.model)
+
         self.checksums = pretrained.load_trunks(self.model, self.locations)
         start_from(config, self.model, self.data.classes)
         self.model.to(choose_device(config.machine.device))
@@ -174,6 +175,7 @@ class Federation:
         except RoundFailedError:
             if self.strategy.report.rolled_back == list(self.strategy.report.plan.names):
                 self._remove_unusable()
+
             # With checkpoint-every above 1 the newest may be older than what is computed
             self._write_checkpoint()
             raise
@@ -226,6 +228,7 @@ class Federation:
         if self.config.federation.update_compression != "none":
             told = section_items(self.config.federation)
             settings |= {key: told[key] for key in ("update-compression", "top-k-share")}
+
         return {"method": self.config.method_name, **settings, **described}
 
     def evaluate(self, server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
@@ -246,6 +249,7 @@ class Federation:
         """
         if server_round == 0 and self.strategy.rounds_done:
             return None
+
         server_round += self.strategy.rounds_done
         method = self.config.method
         values = {name: array.numpy() for name, array in arrays.items()}
@@ -253,6 +257,7 @@ class Federation:
             self.directory.write_account(
                 self.strategy.releases
             )  # before anything that it accounts for
+
         self._load(server_round, values)
         batches = self.test_samples.evaluation_batches(
             self.spec.modalities, choose_device(self.config.machine.device)
@@ -268,7 +273,9 @@ class Federation:
         self._note_outcome(server_round)
         if self.after_round is not None:
             self.after_round()
+
         self._stop_if_enough()
+
         return MetricRecord({f"accuracy.{name}": found.accuracy for name, found in counts.items()})
 
     def conclude(self) -> list[str]:
@@ -283,12 +290,14 @@ class Federation:
             best, _ = load_model(self.best.path)
             self.model.load_state_dict(best.state_dict())
             self.server_round = self.best.server_round
+
         decisions, rows = conclude(
             self.model, self.test_samples, self.calibration, self.config.method.votes
         )
         self._save(decisions)
         write_matrix(self.directory.matrix_path, rows)
         write_card(self.directory)
+
         return ["## Accuracy matrix", "", *matrix_lines(rows), ""]
 
     def _validated(self, server_round: int) -> dict[str, dict[str, float]]:
@@ -297,12 +306,14 @@ class Federation:
         """
         if self.selection is None:
             return {}
+
         votes, device = self.config.method.votes, choose_device(self.config.machine.device)
         batches = self.selection.evaluation_batches(self.spec.modalities, device)
         figures = selection_figures(self.model, batches, votes)
         if server_round > 0 and not self.strategy.report.failed:
             decisions = Decisions(self.spec.modalities, uncalibrated(votes))
             self.best.note(server_round, figures, lambda path: self._save(decisions, path))
+
         return {VALIDATION: figures}
 
     def _stop_if_enough(self) -> None:
@@ -320,6 +331,7 @@ class Federation:
         batch = next(iter(self.test_samples.evaluation_batches(self.spec.modalities, device)), None)
         if batch is None or gives_numbers(self.model, batch):
             return ""
+
         return "the new global model gives NaN or Inf for samples that the server has"
 
     def _load(self, server_round: int, arrays: Mapping[str, AnyArray]) -> None:
@@ -369,6 +381,7 @@ class Federation:
         nodes_remember = self.config.checkpoints.node_memory == "run-dir"
         self.strategy.resume(done, self._with_account(checkpoint.state), nodes_remember, good)
         average_before = {} if before is None else before.average
+
         return self.strategy.model_average.restore(
             checkpoint.arrays, checkpoint.average, average_before
         )
@@ -381,10 +394,13 @@ class Federation:
         report = self.strategy.report
         if server_round == 0:
             return
+
         if report.failed:
             if report.rolled_back == list(report.plan.names):
                 self._remove_unusable()
+
             return
+
         self.succeeded = server_round
         self.unsaved = (server_round, self.strategy.model_average.trained)
         every = self.config.checkpoints.checkpoint_every
@@ -403,6 +419,7 @@ class Federation:
         """
         if self.unsaved is None or self.config.checkpoints.checkpoint_every == 0:
             return
+
         (server_round, arrays), self.unsaved = self.unsaved, None
         self.saved = server_round
         average = self.strategy.model_average.average if self.config.method.averaging > 0 else {}

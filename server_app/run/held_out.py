@@ -49,8 +49,10 @@ def reported_samples(
     """
     if config.validation_share == 0:
         return _finite(load_split(prepared, "test", modalities), "test")
+
     train = load_split(prepared, "train", modalities)
     chosen = training_parts(train, config, seed).validation
+
     return _part(train, chosen)
 
 
@@ -90,10 +92,13 @@ def calibration_samples(
                 "that, so no training sample is needed. Set calibration-share to 0."
             )
         return _finite(load_split(prepared, VALIDATION_SPLIT, modalities), VALIDATION_SPLIT)
+
     if share == 0:
         return None
+
     train = load_split(prepared, "train", modalities)
     chosen = training_parts(train, config, seed).calibration
+
     return _part(train, chosen)
 
 
@@ -128,6 +133,7 @@ def selection_samples(
             f"{VALIDATION_SPLIT!r} to choose on, and the test split is not for that. In a "
             "simulation set calibration-share (0.1), or validation-share."
         )
+
     return reported if calibration is None else calibration
 
 
@@ -147,6 +153,7 @@ def calibrated_on(config: Mapping[str, Any]) -> str:
     """Return what a run's decisions were chosen on; empty where it had no samples for that."""
     if config["dataset"].get("splits", {}).get(VALIDATION_SPLIT):
         return f"the split {VALIDATION_SPLIT!r}"
+
     share = config.get("calibration-share", 0)
     return f"{share:.0%} of the training split, which no node trained on" if share else ""
 

@@ -64,6 +64,7 @@ def matrix_rows(
                 },
             }
         )
+
     return [json_ready(row) for row in rows]
 
 
@@ -99,12 +100,16 @@ def matrix_table(rows: Sequence[MatrixRow]) -> tuple[list[str], list[list[str]]]
         columns["temperature"] = [
             f"{row['temperature']:.2f}" if row["calibrated"] else "none" for row in rows
         ]
+
     for name, key in (("accuracy", "accuracy"), ("macro", "macro"), ("worst class", "worst_class")):
         columns[name] = [percent(row[key]) for row in rows]
+
     columns["ECE"] = [percent(row["calibration_error"]) for row in rows]
     if _calibrated(rows):
         columns["before"] = [percent(row["by_votes"]["calibration_error"]) for row in rows]
+
     columns["samples"] = [str(sum(row["count"])) for row in rows]
+
     return list(columns), [list(cells) for cells in zip(*columns.values(), strict=True)]
 
 

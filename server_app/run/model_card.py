@@ -112,6 +112,7 @@ def model_card(
     lines = [title, "", what, ""]
     for name, content in sections.items():
         lines += [f"## {name}", "", *content, ""]
+
     return "\n".join(lines)
 
 
@@ -126,6 +127,7 @@ def _data(config: Config) -> list[str]:
     table = (
         ["", *markdown_table(["setting of the preparation", "value"], settings)] if settings else []
     )
+
     return [
         f"- data set {dataset['name']}; samples: {splits}",
         f"- trained on: the training split{_left_out(config)}",
@@ -147,8 +149,10 @@ def _federation(config: Config, trained: Records) -> list[str]:
     known: dict[str, Sequence[str]] = {}
     for record in trained:
         known |= record["known_nodes"]
+
     owned = Counter("+".join(names) for names in known.values())
     alpha = f", alpha {config['dirichlet-alpha']:g}" if config["partition"] == "dirichlet" else ""
+
     return [
         f"- {len(known)} nodes; samples dealt by partition {config['partition']}{alpha} (nodes "
         "with data of their own keep it)",
@@ -220,11 +224,13 @@ def _limits(config: Config, trained: Records, matrix: Sequence[MatrixRow]) -> li
             "- Cut off by class: samples of one person or device may stand on both sides of the "
             "cut."
         )
+
     if trained[-1].get("privacy") is None:
         lines.append(
             "- Trained without differential privacy: nothing bounds what the weights tell of a "
             "node's data."
         )
+
     return lines
 
 
@@ -244,7 +250,9 @@ def _weak_alone(modalities: Sequence[str], matrix: Sequence[MatrixRow]) -> list[
     whole = matrix[-1]["accuracy"]
     if len(modalities) < 2 or not known or whole is None:
         return []
+
     weakest = min(known, key=lambda name: known[name])
+
     return [
         f"- Weakest alone: {weakest}, {percent(known[weakest])} against {percent(whole)} with "
         "everything."
@@ -255,6 +263,7 @@ def _not_calibrated(matrix: Sequence[MatrixRow]) -> list[str]:
     names = ["+".join(row["modalities"]) for row in matrix if not row["calibrated"]]
     if not names:
         return []
+
     return [f"- Not calibrated, so no confidence to rely on: {', '.join(names)}."]
 
 
@@ -275,5 +284,7 @@ def _made(config: Config, launch: Mapping[str, Any] | None) -> list[str]:
     ]
     if launch is None:
         return lines
+
     command = run_command(launch["raw"], launch["num_nodes"], launch["engine"])
+
     return [*lines, "", "```sh", command, "```"]

@@ -96,6 +96,7 @@ def read_run(directory: Path, unfinished: bool = False) -> RunFiles:
                 "resume it."
             )
         return _read_unfinished(directory)
+
     error = (directory / "error.txt").read_text(encoding="utf-8") if failed else ""
     config = (
         {}
@@ -104,7 +105,9 @@ def read_run(directory: Path, unfinished: bool = False) -> RunFiles:
     )
     if not config or (failed and not (directory / "metrics.jsonl").is_file()):
         return RunFiles(directory, config, [], error)
+
     records = _read_records(directory / "metrics.jsonl", len(config["dataset"]["classes"]))
+
     return RunFiles(directory, config, records, error, _read_rows(directory / "matrix.json"))
 
 
@@ -119,6 +122,7 @@ def _read_unfinished(directory: Path) -> RunFiles:
     records = _parse_records(metrics, whole, len(config["dataset"]["classes"])) if whole else []
     command = f"fedcmi run --resume {shlex.quote(str(directory))}"
     done = max(len(records) - 1, 0)
+
     return RunFiles(
         directory,
         config,
@@ -133,6 +137,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     config = _parse(path, _read(path), "")
     _check_keys(path, "", config, _CONFIG_KEYS)
     _check_keys(path, " dataset", config["dataset"], _DATASET_KEYS)
+
     return config
 
 
@@ -147,12 +152,14 @@ def _parse_records(path: Path, text: str, num_classes: int) -> list[dict[str, An
         _check_keys(path, f" line {number}", record, _RECORD_KEYS)
         _check_counts(path, f" line {number}", record, num_classes)
         records.append(record)
+
     if not records:
         raise ReportError(f"{path}: holds no round; run again into another directory.")
     if any(record["accuracy"].keys() != records[0]["accuracy"].keys() for record in records):
         raise ReportError(
             f"{path}: its rounds predict in different ways; it mixes two runs: run again elsewhere."
         )
+
     return records
 
 
@@ -164,6 +171,7 @@ def _read_rows(path: Path) -> list[MatrixRow]:
         raise ReportError(
             f"{path}: not written by this version ({error!r}): run again with it."
         ) from error
+
     return rows
 
 
@@ -182,10 +190,12 @@ def _parse(path: Path, text: str, where: str) -> dict[str, Any]:
         raise ReportError(
             f"{path}{where}: not JSON ({error}); it was cut or edited: run again elsewhere."
         ) from error
+
     if not isinstance(value, dict):
         raise ReportError(
             f"{path}{where}: expected an object, found {text[:40]!r}; run again elsewhere."
         )
+
     return value
 
 

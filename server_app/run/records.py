@@ -103,6 +103,7 @@ def json_ready(value: Any) -> Any:  # noqa: ANN401
         return [json_ready(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
+
     return value
 
 
@@ -123,6 +124,7 @@ def round_line(record: Mapping[str, Any], num_rounds: int) -> str:
     ]
     refused = len(record["refused"])
     parts += [f"{refused} refused"] if refused else []
+
     return " | ".join(parts + (["FAILED"] if record["failed"] else []))
 
 

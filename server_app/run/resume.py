@@ -104,11 +104,14 @@ def prepare_resume(run_dir: Path, raw: Mapping[str, Scalar]) -> Checkpoint:
                 checkpoint.versions.get(package),
                 found,
             )
+
     RunDirectory(run_dir, resumed=True).rewind(checkpoint.server_round)
     for path in stored_checkpoints(run_dir / CHECKPOINTS):
         if round_of(path) > checkpoint.server_round:
             shutil.rmtree(path)
+
     node_memory.forget_after(run_dir / node_memory.DIRECTORY, checkpoint.server_round)
+
     return checkpoint
 
 
@@ -152,6 +155,7 @@ def how_to_go_on(run_dir: Path, command: str) -> str:
         return f"the run in {run_dir} is finished."
     if stored_checkpoints(run_dir / CHECKPOINTS):
         return f"go on with: {command}"
+
     return f"{run_dir} has no checkpoint yet: start the run again, with another run directory."
 
 
@@ -189,6 +193,7 @@ def may_grow(rounds: object, given: Mapping[str, object]) -> bool:
     wanted = given.get(ROUNDS)
     if not isinstance(wanted, int) or not isinstance(rounds, int):
         return False
+
     return wanted > rounds and given.get("lr-decay-start") == -1
 
 
@@ -213,6 +218,7 @@ def reopen(run_dir: Path) -> None:
         raise CheckpointError(
             f"{run_dir}: this run is finished and kept no checkpoint; {advice}"
         ) from error
+
     BestModel.take_back(run_dir)
     for name in ("summary.md", "matrix.json", CARD):
         (run_dir / name).unlink(missing_ok=True)
@@ -225,6 +231,7 @@ def remove_resumables(run_dir: Path) -> None:
     """
     for path in stored_checkpoints(run_dir / CHECKPOINTS)[:-1]:
         shutil.rmtree(path)
+
     for path in stored_checkpoints(run_dir / CHECKPOINTS):
         node_memory.forget_before(run_dir / node_memory.DIRECTORY, round_of(path))
 

@@ -28,9 +28,11 @@ def scalars(record: Mapping[str, Any], classes: Sequence[str]) -> Iterator[Tagge
             for name, value in record[group].items()
             if value is not None
         )
+
     for name, value in record.get("validation", {}).items():
         if value is not None:
             yield f"validation/{name}", value, step
+
     for group in ("ratio", "temperature"):
         for modality, values in record["measured"][group].items():
             named = zip(classes, values, strict=True)
@@ -39,5 +41,6 @@ def scalars(record: Mapping[str, Any], classes: Sequence[str]) -> Iterator[Tagge
                 for name, value in named
                 if value is not None
             )
+
     yield "cost/seconds", record["seconds"], step
     yield "cost/refused", len(record["refused"]), step

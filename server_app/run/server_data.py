@@ -76,6 +76,7 @@ def read_server_data(config: RunConfig) -> ServerData:
     locations = pretrained.read_locations(config.model.pretrained)
     check_stored("pretrained", locations, stored.modality_names)
     used = {name: where for name, where in locations.items() if name in chosen}
+
     return ServerData(
         spec, recipes, used, reported, calibration, selection_samples(reported, calibration, config)
     )

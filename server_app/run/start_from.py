@@ -36,10 +36,12 @@ def start_from(config: RunConfig, model: MultimodalModel, classes: Sequence[str]
     """
     if not config.model.start_from or config.checkpoints.resume:
         return
+
     path = Path(config.model.start_from)
     other, metadata = load_model(find_model(path))
     try:
         taken = take_over(model, classes, other, metadata["classes"])
     except CheckpointError as error:
         raise CheckpointError(f"start-from = {str(path)!r}: {error}") from error
+
     logger.info("began with %d of %d arrays of %s", len(taken), len(model.trained_state()), path)

@@ -76,6 +76,7 @@ def summary(
         f"Files: {', '.join((*FILES, *plots))}",
         "",
     ]
+
     return "\n".join(lines)
 
 
@@ -108,12 +109,14 @@ def accuracy_table(
     )
     if best is not None:
         head.insert(1, f"best by validation (round {best['round']})")
+
     for name, mean in final_accuracy(records).items():
         figures = [
             last[-1].get(key, {}).get(name) for key in LAST_FIGURES
         ]  # an earlier version wrote fewer
         chosen = [] if best is None else [percent(best["accuracy"].get(name))]
         rows.append([name, *chosen, percent(mean), *map(percent, figures)])
+
     return head, rows
 
 
@@ -123,12 +126,14 @@ def _ended(trained: Records, config: Config) -> list[str]:
     best = best_by_validation(trained, metric)
     if best is None:
         return []
+
     planned = config["num-server-rounds"]
     early = (
         f"; ended after {len(trained)} of {planned} rounds (patience)"
         if len(trained) < planned
         else ""
     )
+
     return [
         f"- the model is that of round {best['round']}, the best by {metric} on validation "
         f"data{early}"
@@ -152,6 +157,7 @@ def _dominant(trained: Records) -> str:
 def _privacy(trained: Records, config: Config) -> list[str]:
     if trained[-1].get("privacy") is None:
         return []
+
     settings = ("dp-noise-multiplier", "dp-clip-norm", "dp-statistics-clip-norm")
     noise = ", ".join(f"{key} {config[key]:g}" for key in settings)
     spent = (
@@ -162,6 +168,7 @@ def _privacy(trained: Records, config: Config) -> list[str]:
     planned = config["num-server-rounds"]
     if len(trained) == planned:
         return [spent]
+
     return [
         spent,
         f"- ended after {len(trained)} of {planned} rounds: one more would exceed dp-max-epsilon",

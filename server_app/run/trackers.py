@@ -30,6 +30,7 @@ class TensorBoard:
         """Open a new file; TensorBoard shows all of a directory as one run."""
         with needs("tracking"):
             from torch.utils.tensorboard import SummaryWriter
+
         self._writer = SummaryWriter(str(run_dir / "tensorboard"), flush_secs=10)
         rows = [f"| {key} | {value} |" for key, value in settings.items()]
         self._writer.add_text("settings", "\n".join(["| key | value |", "|---|---|", *rows]))
@@ -38,6 +39,7 @@ class TensorBoard:
         """Write scalars."""
         for tag, value in figures.items():
             self._writer.add_scalar(tag, value, server_round)
+
         self._writer.flush()
 
     def finish(self, plots: Sequence[Path], model: Path | None) -> None:
@@ -46,6 +48,7 @@ class TensorBoard:
             from matplotlib.image import imread
 
             self._writer.add_image(path.stem, np.asarray(imread(path))[..., :3], dataformats="HWC")
+
         self._writer.close()
 
 
@@ -56,6 +59,7 @@ class MLflow:
         """Start a run, or go on with the one that has this directory as its tag."""
         with needs("mlflow"):
             from mlflow.tracking import MlflowClient
+
         chosen = os.environ.get("MLFLOW_TRACKING_URI")
         self._client = MlflowClient(chosen or f"sqlite:///{run_dir.absolute() / 'mlflow.db'}")
         name, tag = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT), identity(run_dir)
@@ -71,6 +75,7 @@ class MLflow:
         if found:
             self._run = found[0].info.run_id
             return
+
         self._run = self._client.create_run(
             experiment, tags={"fedcmi": tag}, run_name=run_dir.name
         ).info.run_id
@@ -87,6 +92,7 @@ class MLflow:
         """Keep plots and model as artifacts."""
         for path in [*plots, *([model] if model else [])]:
             self._client.log_artifact(self._run, str(path))
+
         self._client.set_terminated(self._run, "FINISHED" if model else "FAILED")
 
 
@@ -100,6 +106,7 @@ class WeightsAndBiases:
         """Start a run, or go on with the one of this directory."""
         with needs("wandb"):
             import wandb
+
         self._wandb = wandb
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", PROJECT),
@@ -119,10 +126,12 @@ class WeightsAndBiases:
         """Log the plots as pictures and the model as an artifact."""
         if plots:
             self._run.log({path.stem: self._wandb.Image(str(path)) for path in plots})
+
         if model is not None:
             artifact = self._wandb.Artifact(f"model-{self._run.id}", type="model")
             artifact.add_file(str(model))
             self._run.log_artifact(artifact)
+
         self._run.finish(exit_code=0 if model else 1)
 
 

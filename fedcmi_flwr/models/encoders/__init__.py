@@ -44,6 +44,7 @@ def _accept(found: Any) -> type[Encoder]:  # noqa: ANN401
             f"its kinds are {found.kinds!r}, and must say what it reads: one or more of "
             f"{list(AXES)}."
         )
+
     return found
 
 
@@ -90,12 +91,14 @@ def build_encoder(
     found = find(ENCODER, name)
     if normalization not in NORMALIZATIONS:
         raise ValueError(f"normalization {normalization!r}: not one of {sorted(NORMALIZATIONS)}.")
+
     if modality.kind not in found.kinds or len(modality.shape) != len(AXES[modality.kind]):
         shapes = " or ".join(f"{kind} [{', '.join(AXES[kind])}]" for kind in found.kinds)
         raise ValueError(
             f"encoder {name!r} reads samples of {shapes}; modality {modality.name!r} is "
             f"{modality.kind} of shape {list(modality.shape)}."
         )
+
     build: Callable[..., Encoder] = found
     try:
         encoder = build(modality, embedding_dim, normalization, dict(options or {}), frozen)
@@ -103,6 +106,8 @@ def build_encoder(
         raise ValueError(
             f"encoder {name!r} of modality {modality.name!r}: options {options}: {error}."
         ) from error
+
     if frozen:
         encoder.freeze()
+
     return encoder

@@ -80,6 +80,7 @@ class Encoder(nn.Module):
         super().train(mode)
         if self.frozen:
             self.trunk.eval()
+
         return self
 
     def forward(self, x: Shaped[Tensor, "batch ..."]) -> Float[Tensor, "batch dim"]:
@@ -91,8 +92,10 @@ class Encoder(nn.Module):
         """Return what the trunk makes of each sample."""
         if not self.in_bfloat16:
             return self.read(x)
+
         with torch.autocast(x.device.type, torch.bfloat16):
             read = self.read(x)
+
         return read.float()
 
     def read(self, x: Shaped[Tensor, "batch ..."]) -> Float[Tensor, "batch features"]:

@@ -64,10 +64,12 @@ class GRU(Encoder):
         if not torch.compiler.is_compiling():
             states: Tensor = self.trunk(moments)[0]
             return states.mean(1)
+
         # in an exported graph one more sample goes along: onnxruntime's GRU crashes where there is
         # none
         more = torch.cat([moments, moments.new_zeros(1, *moments.shape[1:])])
         shown: Tensor = self.trunk(more)[0][:-1]
+
         return shown.mean(1)
 
 
@@ -101,6 +103,7 @@ class Block(nn.Module):
         seen = functional.scaled_dot_product_attention(parts[0], parts[1], parts[2])
         x = x + self.mixed(seen.transpose(1, 2).flatten(2))
         after: Tensor = x + self.narrow(functional.gelu(self.wide(self.next_norm(x))))
+
         return after
 
 
@@ -197,6 +200,7 @@ class Transformer1d(Encoder):
                 f"encoder 'transformer-1d' of modality {modality.name!r}: width = {width} must be "
                 f"a multiple of twice its heads ({heads}); change one of them."
             )
+
         blocks = [Block(width, heads) for _ in range(chosen["layers"])]
         patches = Patches(modality.channels, modality.shape[1], chosen["patch"], width)
         super().__init__(

@@ -51,5 +51,6 @@ class CNN1d(Encoder):
                 nn.ReLU(),
             ]
             channels = width
+
         trunk = nn.Sequential(*layers, nn.AdaptiveAvgPool1d(POOLED), nn.Flatten())
         super().__init__(trunk, nn.Linear(POOLED * channels, embedding_dim))

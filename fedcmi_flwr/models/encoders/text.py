@@ -50,12 +50,14 @@ class Bert(Encoder):
     ) -> None:
         with needs("text"):
             from transformers import BertConfig, BertModel
+
         config = BertConfig.from_dict(dict(options))
         if modality.shape[0] > config.max_position_embeddings:
             raise ValueError(
                 f"modality {modality.name!r}: samples of {modality.shape[0]} tokens, but BERT has "
                 f"{config.max_position_embeddings} positions; prepare the data with fewer tokens."
             )
+
         super().__init__(BertModel(config), output_layer(config.hidden_size, embedding_dim, frozen))
         self.width: int = config.hidden_size
 
@@ -68,7 +70,9 @@ class Bert(Encoder):
         mask[:, 0] = True
         if x.shape[0] == 0:  # which BertModel cannot reshape
             return torch.zeros(0, self.width, device=x.device)
+
         pooled: Tensor = self.trunk(input_ids=x, attention_mask=mask.long()).pooler_output
+
         return pooled
 
     @classmethod
@@ -81,5 +85,7 @@ class Bert(Encoder):
             if not name.startswith("cls."):
                 plain = name.removeprefix("bert.").replace("LayerNorm.gamma", "LayerNorm.weight")
                 state[plain.replace("LayerNorm.beta", "LayerNorm.bias")] = value
+
         state.pop("embeddings.position_ids", None)  # 0, 1, 2, ...: stored by older versions
+
         return state

@@ -50,6 +50,7 @@ class MLP(Encoder):
         for width in options.get("widths", WIDTHS):
             layers += [nn.Linear(before, width), LAYERS[normalization](width), nn.ReLU()]
             before = width
+
         super().__init__(nn.Sequential(*layers), nn.Linear(before, embedding_dim))
 
 

@@ -27,7 +27,9 @@ class ImageEncoder(Encoder):
         images = x if x.ndim == 4 else x.flatten(0, 1)
         if self.large:  # the layout of its weights, see model_from_config.place
             images = images.contiguous(memory_format=torch.channels_last)
+
         features: Tensor = self.trunk(images)
+
         return features if x.ndim == 4 else features.unflatten(0, x.shape[:2]).mean(1)
 
 
@@ -65,6 +67,7 @@ class SmallCNN(ImageEncoder):
             conv = nn.Conv2d(channels, width, 3, stride=2, padding=1)
             layers += [conv, LAYERS[normalization](width), nn.ReLU()]
             channels = width
+
         trunk = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten())
         super().__init__(trunk, nn.Linear(4 * channels, embedding_dim))
 
@@ -105,6 +108,7 @@ class ResNet18(ImageEncoder):
         trunk = ResNet(BasicBlock, **chosen, norm_layer=LAYERS[normalization])
         if modality.channels != 3:
             trunk.conv1 = nn.Conv2d(modality.channels, 64, 7, stride=2, padding=3, bias=False)
+
         width, trunk.fc = trunk.fc.in_features, nn.Identity()
         super().__init__(trunk, output_layer(width, embedding_dim, frozen))
 
@@ -154,8 +158,10 @@ class DenseNet121(ImageEncoder):
             trunk.features.conv0 = nn.Conv2d(
                 modality.channels, first.out_channels, 7, stride=2, padding=3, bias=False
             )
+
         if normalization != "batch":
             _normalise_by(LAYERS[normalization], trunk)
+
         super().__init__(trunk, output_layer(trunk.classifier.out_features, embedding_dim, frozen))
 
 

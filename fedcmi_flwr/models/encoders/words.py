@@ -109,7 +109,9 @@ class Windows(nn.Module):
         for convolution, window in zip(self.convolutions, WINDOWS, strict=True):
             found = functional.relu(convolution(functional.pad(embedded, (0, window - 1))))
             largest.append((found * begins).amax(2))
+
         dropped: Tensor = self.dropout(torch.cat(largest, dim=1))
+
         return dropped
 
 
