@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 
 import commands
+import nbclient
+import nbformat
 import pytest
 import tabular
 
@@ -40,6 +42,31 @@ def test_a_comparison_on_ones_own_data(tmp_path: Path, monkeypatch: pytest.Monke
     assert re.search(r"^\| fedcmi-plus .*± ", table, re.MULTILINE)
     assert (tmp_path / "data" / "own.png").is_file()
     assert (tmp_path / "runs" / "own" / "report.html").is_file()
+
+
+def test_the_notebook_of_the_comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a kernel of its own, with one method, fewer seeds, nodes and rounds."""
+    (tmp_path / "OWNDATA").mkdir()
+    tabular.write_manifest(tmp_path / "OWNDATA")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    monkeypatch.setenv("JUPYTER_PLATFORM_DIRS", "1")
+    notebook = nbformat.read(GUIDES / "comparison.ipynb", as_version=4)
+    parameters = next(cell for cell in notebook.cells if cell.cell_type == "code")
+    assert all(cell.get("outputs", []) == [] for cell in notebook.cells)
+
+    parameters.source += (
+        '\nMETHODS, NODES, ROUNDS, SEEDS = "fedcmi-plus", 2, 1, 2'
+        f"\nPREP_OPTIONS = {SHORTER['prep']!r}"
+        '\nRUN_OPTIONS = "--set local-epochs=1 --set min-partition-size=2"'
+    )
+    kernel = {"metadata": {"path": str(tmp_path)}}
+    nbclient.NotebookClient(notebook, timeout=300, resources=kernel).execute()
+
+    outputs = [cell.outputs for cell in notebook.cells if cell.cell_type == "code"]
+    assert "image/png" in outputs[2][0].data
+    assert re.search(r"^\| fedcmi-plus .*± ", outputs[-2][0].data["text/markdown"], re.MULTILINE)
+    assert "fedcmi-plus" in (tmp_path / "runs" / "own" / "results.csv").read_text(encoding="utf-8")
 
 
 def test_what_changes_in_an_existing_app_is_what_the_quickstart_has() -> None:
