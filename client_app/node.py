@@ -70,7 +70,7 @@ class DeviceError(RuntimeError):
 
 @contextlib.contextmanager
 def naming_device(context: Context) -> Iterator[None]:
-    """Let an error name the device that it is of, where the device has a name."""
+    """Add the device's name to errors, where it has one."""
     try:
         yield
     except Exception as error:

@@ -70,7 +70,7 @@ def check_unchanged(node: Node, task: wire.Task) -> None:
 
 
 def node_samples(node: Node, split: str, modalities: tuple[Modality, ...]) -> Samples:
-    """Return what is the node's of a split.
+    """Return the node's samples of a split.
 
     Its partition of the training split, its share of the test split.
 

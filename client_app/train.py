@@ -167,9 +167,7 @@ def begin_round(
 
 
 def tally(samples: Samples, num_classes: int) -> Tally:
-    """Return how many samples of each class there are, and how many of those that have a modality
-    some lack.
-    """
+    """Return the samples of each class, in total and with each modality that some samples lack."""
 
     def counted(rows: NDArray[np.int64]) -> torch.Tensor:
         return torch.bincount(torch.from_numpy(samples.labels[rows]), minlength=num_classes)

@@ -77,7 +77,7 @@ def locate(data: str, data_set: str = "") -> Path:
 
 
 def _other(data_set: str, data: str, found: str) -> str:
-    """Return that another data set is where one was asked for."""
+    """Return the error that a directory holds another data set than was asked for."""
     return (
         f"data-set = {data_set!r}, but data = {data!r} holds {found!r}; give the directory that "
         f"`fedcmi prep {data_set}` made as --data, or say what it is to be with --set "

@@ -1,12 +1,11 @@
-"""What somebody may have meant who wrote a name that is not known."""
+"""Suggestions for misspelt names."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return a question with the known names that are nearest to an unknown one, to end an error's
-    text with.
+    """Return a question that names the nearest known names, to end an error's text with.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The words everything else is said in.
+"""The types that the whole package shares.
 
 Modalities, batches, model outputs, loss terms, class statistics.
 
@@ -75,7 +75,7 @@ class ModelOutput:
 
 @dataclass(frozen=True)
 class Votes:
-    """How much the heads of the branches say beside the fusion head when a class is predicted.
+    """Weights of the branches' heads beside the fusion head when a class is predicted.
 
     The class is the argmax of fusion * ln F + self_heads * sum_m ln H_m(u_m) +
     infiltration_heads * sum_m ln H_m(q_m) over the modalities that are looked at: the logarithm

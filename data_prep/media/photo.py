@@ -77,7 +77,7 @@ def _centre(image: Image.Image, size: int) -> Image.Image:
 
 
 def decode_photo(path: str, size: int) -> UInt8[np.ndarray, "3 size size"]:
-    """Return :func:`read_photo` of a path as jobs hold it."""
+    """Decode a path with :func:`read_photo`."""
     return read_photo(Path(path), size)
 
 

@@ -68,7 +68,7 @@ def open_picture(path: Path) -> Image.Image:
 
 
 def load_upright(path: Path, image: Image.Image, side: int) -> Image.Image:
-    """Decode an image, and turn it as its EXIF data say; broken EXIF data say nothing.
+    """Decode an image, and turn it as its EXIF data say; broken EXIF data are ignored.
 
     Parameters
     ----------

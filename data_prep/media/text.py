@@ -152,9 +152,7 @@ def cut_text(text: str, described: str, tokens: int) -> NDArray[np.int32]:
 
 @functools.lru_cache(maxsize=2)
 def described(tokenizer: str) -> str:
-    """Return all there is to know of a tokenizer, words included, as JSON of the package
-    tokenizers; or "hashed:N".
-    """
+    """Describe a tokenizer in full, vocabulary included, as JSON of tokenizers or "hashed:N"."""
     if is_hashed(tokenizer):
         return f"{PREFIX}{buckets_of(tokenizer)}"
 
@@ -228,18 +226,16 @@ def text_stream(
 
 
 def described_text_stream(name: Modality, described: str, tokens: int) -> Stream:
-    """Return :func:`text_stream` with a tokenizer that :func:`described` has described, which need
-    not be here.
-    """
+    """Return :func:`text_stream` with a described tokenizer, which need not be installed here."""
     decode = functools.partial(cut_text, described=described, tokens=tokens)
     recipe = {"maker": "tokens", "tokens": tokens, "tweets": False, "tokenizer": described}
     return Stream(name, "tokens", (tokens,), "int32", decode, recipe)
 
 
 def vocabulary(tokenizer: str) -> Mapping[str, Any]:
-    """Return what of a tokenizer decides the tokens, for the settings of a preparation.
+    """Return what determines a tokenizer's tokens, for a preparation's settings.
 
-    Not where it lies.
+    Its location is not part of them.
     """
     if is_hashed(tokenizer):
         return {"hashed": buckets_of(tokenizer)}
@@ -256,7 +252,7 @@ def vocabulary(tokenizer: str) -> Mapping[str, Any]:
 
 
 def text_tools(tokenizer: str) -> dict[str, str]:
-    """Return versions of what cuts texts, and where the tokenizer was found."""
+    """Return the versions of the tokenizing packages, and where the tokenizer was found."""
     if is_hashed(tokenizer):
         return {"tokenizer": tokenizer}
     return {**tool_versions("transformers", "tokenizers"), "tokenizer": tokenizer}

@@ -101,9 +101,7 @@ class Plan:
     """Versions of what decodes and transforms the media."""
 
     def check(self) -> None:
-        """Raise PrepError for ids that are used twice, samples without any modality, and no samples
-        at all.
-        """
+        """Raise PrepError for repeated ids, samples without any modality, or no samples at all."""
         seen: set[tuple[str, str]] = set()
         for sample in self.samples:
             if (sample.split, sample.id) in seen:
@@ -127,7 +125,7 @@ class Plan:
 def select_modalities(
     available: Sequence[Modality], wanted: Sequence[Modality] | None
 ) -> tuple[Modality, ...]:
-    """Check which modalities to store, for a device that owns only some.
+    """Check which modalities to store; a device may own only some.
 
     Parameters
     ----------

@@ -112,7 +112,7 @@ class Federation:
         sizes: Mapping[str, Any],
         modalities: Mapping[Modality, str],
     ) -> None:
-        """Refuse what is asked for otherwise than the federation has it.
+        """Raise PrepError where a request differs from the federation's file.
 
         Parameters
         ----------

@@ -222,7 +222,7 @@ def _kinds(modalities: Mapping[Modality, str]) -> list[str]:
 
 
 def _versions(kinds: Sequence[str], hashed: bool) -> dict[str, str]:
-    """Return the versions of what decodes these kinds; a hashed tokenizer needs no package."""
+    """Return the versions of the packages that decode these kinds; hashed tokenizers need none."""
     decoded = [kind for kind in kinds if not (hashed and kind == "text")]
     return tool_versions(
         "numpy", *dict.fromkeys(package for kind in decoded for package in KINDS[kind].packages)

@@ -46,7 +46,7 @@ Noise = Callable[[int], Vector]
 
 
 class PrivacyBudgetError(RuntimeError):
-    """The next round would spend more than the budget; nothing of it was asked for."""
+    """The next round would spend more than the privacy budget; no node was asked."""
 
 
 def system_noise(size: int) -> Vector:
@@ -191,7 +191,7 @@ class Privacy(Settings):
     # ---- account
 
     def epsilon(self, releases: int) -> float:
-        """Return the epsilon at ``delta`` of a node so many of whose vectors went into noisy sums.
+        """Return epsilon at ``delta`` for a node after so many releases.
 
         Parameters
         ----------

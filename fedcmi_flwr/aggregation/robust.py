@@ -24,7 +24,7 @@ BLOCK = 2**16
 
 @dataclass(frozen=True)
 class RobustAggregation(Settings):
-    """What becomes of a parameter group, given the updates of the nodes that own it.
+    """How the updates of a parameter group's owners become one.
 
     Integer and boolean arrays (counters) take the maximum. Sources: Yin et al., ICML 2018
     (median, trimmed mean); Blanchard et al., NeurIPS 2017 (Krum).
@@ -41,7 +41,7 @@ class RobustAggregation(Settings):
 
     @property
     def owners_needed(self) -> int:
-        """Fewest updates of a group that the rule protects against one hostile one.
+        """Fewest updates of a group with which the rule withstands one hostile node.
 
         Krum: against f, 2 f + 3.
 

@@ -1,4 +1,4 @@
-"""A torch module of the user's as methods see a model.
+"""A user's torch module behind the interface that methods expect of a model.
 
 Its groups, its outputs and, where it has them, its parts.
 """
@@ -135,7 +135,7 @@ class _Teacher:
         return as_model_output(x.of(self._module)).self_logits[self._modality]
 
     def self_logits_of(self, features: Tensor) -> Tensor:
-        """Return what no module of the user's can: it keeps no features."""
+        """Refuse: a user's module keeps no features."""
         raise NotImplementedError("a module of the user's own has no features to go on from.")
 
 

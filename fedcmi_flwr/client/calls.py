@@ -1,4 +1,4 @@
-"""What a module of the user's was called with, and calling a copy of it with the same.
+"""Records the arguments of a user's module's call, to call a copy with the same.
 
 Two methods look at the samples of a batch once more, under a frozen model. A user's loop calls
 the model as it likes, ``model(images)`` or ``model(ids, mask=mask)``, and need not say again

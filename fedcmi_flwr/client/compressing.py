@@ -16,9 +16,7 @@ Memory = dict[str, torch.Tensor]
 
 
 def split_memory(memory: Mapping[str, torch.Tensor]) -> tuple[Memory, Memory]:
-    """Return what of a node's memory is the method's, and what compression left out, both
-    by name.
-    """
+    """Split a node's memory into the method's arrays and what compression left out."""
     of_method = {name: value for name, value in memory.items() if not name.startswith(RESIDUAL)}
     residual = {name: value for name, value in memory.items() if name.startswith(RESIDUAL)}
     return of_method, residual

@@ -47,7 +47,7 @@ def load(model: nn.Module, task: Task) -> None:
 
 
 def declared(task: Task, context: Context | None) -> Task:
-    """Return the part of a task that a node trains which says in its node-config what it owns.
+    """Return the part of a task for the modalities that the node's node-config declares.
 
     Parameters
     ----------
@@ -84,7 +84,7 @@ def declared(task: Task, context: Context | None) -> Task:
 
 
 def as_methods_see_it(model: nn.Module, task: Task, method: Method) -> MultimodalModel:
-    """Return the model behind the interface that methods ask; a wrapped one is that already."""
+    """Return the model behind the interface that methods expect; a wrapped one has it already."""
     if isinstance(model, WrappedModel):
         model.use(tuple(task.groups))
         return model

@@ -117,7 +117,7 @@ class LoaderSamples:
         return Tally(torch.bincount(labels, minlength=classes), lacking)
 
     def unknown(self) -> Tally:
-        """Return the same number for each class: of a method that does not ask for them."""
+        """Return the same count for every class, for methods that do not need real ones."""
         return Tally(torch.zeros(self._model.spec.num_classes, dtype=torch.long))
 
     @property

@@ -1,6 +1,4 @@
-"""Names that a key may have as its value, where what they stand for lies above the
-configuration.
-"""
+"""Allowed values of keys whose implementations live in higher rooms."""
 
 WIRE_DTYPES = ("float32", "float16")
 """Values of the key ``wire-dtype``: what float32 weights travel in, ``wire/packing.py``."""

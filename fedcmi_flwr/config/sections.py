@@ -1,5 +1,4 @@
-"""The sections of a run configuration, where what they set has no class of its own that could be
-one.
+"""Sections of a run configuration that no other class already holds.
 
 The others stand with their subjects: ``Sampling``, ``Tolerance`` and ``Guards`` in
 ``strategy/``, ``ServerOptimizer``, ``RobustAggregation`` and ``Privacy`` in ``aggregation/``.

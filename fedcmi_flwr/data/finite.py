@@ -1,4 +1,4 @@
-"""Stored values that are no numbers: where they are, in words for whoever has to mend them."""
+"""Stored values that are NaN or Inf: where they are, for whoever has to mend them."""
 
 import math
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""The prepared-directory contract: what ``data_prep`` writes and ``dataset`` reads.
+"""The prepared-directory contract: what ``data_prep`` writes and ``fedcmi_flwr.data`` reads.
 
 Layout of one prepared directory::
 

@@ -129,9 +129,7 @@ class Views:
         return normalise(stored, modality)
 
     def repeat(self, modality: ModalitySpec) -> bool:
-        """Return whether training sees the same of a sample in every epoch, which is what
-        evaluation sees.
-        """
+        """Return whether training sees a sample unchanged in every epoch, as evaluation does."""
         drawn = modality.kind == "frames" and self.frames > 0
         return modality.name not in self.augmented and not drawn
 

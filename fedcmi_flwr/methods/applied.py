@@ -50,12 +50,12 @@ def terms_of(method: Method) -> tuple[str, ...]:
 
 
 def changes_loss(method: Method) -> bool:
-    """Return whether a node's loss is another than its own model's cross-entropy."""
+    """Return whether the method's loss is more than the model's own cross-entropy."""
     return type(method).loss_terms is not Method.loss_terms or method.prior_adjustment > 0
 
 
 def changes_gradients(method: Method) -> bool:
-    """Return whether something is done to the gradients before the optimiser's step."""
+    """Return whether the method changes gradients before the optimiser's step."""
     kind = type(method)
     own = (
         kind.adjust_gradients is not Method.adjust_gradients

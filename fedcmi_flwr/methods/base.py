@@ -102,9 +102,7 @@ class Method(Settings):
         """
 
     def decide(self, stats: ClassStats) -> Dominance:
-        """Return who is dominant at which temperatures, by class statistics of one node or of all
-        nodes.
-        """
+        """Return the dominant modality and the temperatures by class statistics."""
         return NOBODY
 
     def broadcast(self, decided: Dominance) -> Dominance:

@@ -16,7 +16,7 @@ FEWEST = 10
 def draw_by_own_distribution(
     labels: NDArray[np.int64], like: NDArray[np.int64], seed: int, partition_id: int
 ) -> NDArray[np.int64]:
-    """Draw as many samples, none twice, as have the class shares of others.
+    """Draw without repetition as many samples as match the class shares of others.
 
     The class that is scarcest for its share gives all its samples, and the others are rounded to
     whole samples. Classes that have no sample to draw from are left out. Fewer than FEWEST

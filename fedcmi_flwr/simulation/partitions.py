@@ -15,8 +15,7 @@ from fedcmi_flwr.simulation.parts import training_parts
 def partition(
     samples: Samples, config: DataConfig, num_partitions: int, partition_id: int, seed: int
 ) -> Samples:
-    """Return one partition of the training split, of which the parts that nobody trains on are cut
-    off first.
+    """Return one partition of the training split without the parts that are kept aside.
 
     Parameters
     ----------

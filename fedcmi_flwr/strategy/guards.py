@@ -1,6 +1,4 @@
-"""What one node's reply may do to the global model, and the last look at what a round would make of
-it.
-"""
+"""Bounds on what one reply may do to the global model, and a last check of a round's result."""
 
 import math
 from collections.abc import Mapping

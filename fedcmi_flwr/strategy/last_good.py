@@ -1,4 +1,4 @@
-"""What nodes could train on when they last did.
+"""The last weights of each group that nodes could train on.
 
 Where a round goes back to when all of them find its model unusable.
 """

@@ -1,4 +1,4 @@
-"""What another strategy that is put round this one may expect.
+"""What wrappers round the strategy expect of it.
 
 Flower's wrappers for differential privacy.
 
@@ -22,7 +22,7 @@ INSTEAD = (
 
 
 class Around:
-    """Whether a wrapper is round the strategy, and what becomes of the nodes then.
+    """Whether a wrapper is round the strategy, and what it changes for the nodes.
 
     Parameters
     ----------

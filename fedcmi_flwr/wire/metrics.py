@@ -41,7 +41,7 @@ def sample_count(metrics: MetricRecord, key: str = NUM_EXAMPLES) -> int:
 
 
 def free_metrics(metrics: MetricRecord, known: Sequence[str]) -> dict[str, float | list[float]]:
-    """Return the numbers that are a node's own affair.
+    """Return a node's own metrics, which no method defines.
 
     One that is not finite is left out, as if it were not there.
 
@@ -132,7 +132,7 @@ def numbers_below(metrics: MetricRecord, prefix: str) -> dict[str, float]:
 
 
 def names_below(metrics: MetricRecord, prefix: str) -> list[str]:
-    """Return the rests of the keys that start with ``prefix``; they can stand in a table and a log.
+    """Return the keys that start with ``prefix``, without it; they are safe in tables and logs.
 
     Parameters
     ----------

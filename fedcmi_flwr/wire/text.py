@@ -1,4 +1,4 @@
-"""What another machine wrote, made fit for a log."""
+"""Texts of other machines, made fit for a log."""
 
 LONGEST_LINE = 2000
 """Characters of a line about a reply that are kept."""

@@ -151,7 +151,7 @@ def execute(experiment: Experiment, on_flower: bool, show: Show) -> None:
 
 
 def reserve(out: Path, num_nodes: int, configs: RunConfigs) -> None:
-    """Note what a bench directory is for, or check that it is for the same.
+    """Note what a bench directory is for, or check that it is for the same bench.
 
     Rows, settings and seeds may be added.
 
@@ -192,9 +192,7 @@ def reserve(out: Path, num_nodes: int, configs: RunConfigs) -> None:
 
 
 def _in_full(raw: Mapping[str, Scalar]) -> dict[str, Scalar]:
-    """Return a run-config with the method's own values filled in, so that a change of these is a
-    change too.
-    """
+    """Return a run-config with the method's own values filled in, so that changed defaults show."""
     return {**raw, **hyperparameters(read_run_config({**raw, "seed": 0, "run-dir": ""}).method)}
 
 

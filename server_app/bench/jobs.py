@@ -30,7 +30,7 @@ PATIENCE = 20.0
 
 
 class BusyError(ValueError):
-    """A directory that other processes are at work in."""
+    """A directory in which other processes are at work."""
 
 
 @dataclass(frozen=True)

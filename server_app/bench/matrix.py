@@ -119,5 +119,5 @@ def matrix_table(matrices: pd.DataFrame, rows: Sequence[str]) -> list[str]:
 
 
 def _as_voted(part: pd.DataFrame) -> bool:
-    """Whether nothing was calibrated: every confidence is that of the method's own votes."""
+    """Whether nothing was calibrated: every confidence comes from the method's own votes."""
     return part["before"].equals(part["calibration_error"])

@@ -219,7 +219,7 @@ def clear_sign(differences: Sequence[float]) -> int:
 
 
 def _against_best(found: SuiteResults) -> list[str]:
-    """Return OWN against the best other row of each setting."""
+    """Return OWN's differences to the best other row of each setting."""
     lines, means = list[list[str]](), dict[str, list[float]]()
     for figure, values in found.figures.items():
         others = [

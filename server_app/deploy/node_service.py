@@ -118,9 +118,7 @@ class NodeService:
         return subprocess.Popen([program(self._command[0]), *self._command[1:]])
 
     def _look(self) -> float:
-        """Ask the server, note what is wrong, and return how far this clock is ahead of the
-        server's.
-        """
+        """Ask the server, note problems, and return how far this clock is ahead of the server's."""
         difference, wrong = 0.0, None
         try:
             difference = server_check.ask(

@@ -1,4 +1,4 @@
-"""What a device has to know about itself and its server: ``node.json``, in its directory."""
+"""What a device must know about itself and its server: ``node.json`` in its directory."""
 
 import json
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ SETTINGS = "node.json"
 
 @dataclass(frozen=True)
 class NodeSettings:
-    """What a device has to know about itself and its server."""
+    """What a device must know about itself and its server."""
 
     name: str
     address: str

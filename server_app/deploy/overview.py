@@ -1,4 +1,4 @@
-"""What `fedcmi deploy status` tells.
+"""What `fedcmi deploy status` shows.
 
 Of the rehearsal while it is up, else of the real server and its devices.
 """

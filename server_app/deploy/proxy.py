@@ -1,4 +1,4 @@
-"""What devices reach of the server.
+"""The proxy: what devices can reach of the server.
 
 Nginx in front of the SuperLink, which lets through what a SuperNode needs.
 

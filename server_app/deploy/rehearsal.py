@@ -235,7 +235,7 @@ class Rehearsal:
         )
 
     def _place(self, name: str) -> tuple[str, Path | None]:
-        """Return where one of the server's processes listens, and by what it is checked."""
+        """Return where one of the server's processes listens, and the certificate to check it by."""
         site = self.site
         places = {
             SUPERLINK: (site.superlink, site.inner_authority),
@@ -262,7 +262,7 @@ class Rehearsal:
             join(str(site.issue_token(name)), files)
 
     def _hand_over(self, node: Device) -> None:
-        """Copy what a device without a token is brought, as its guide says."""
+        """Copy to a device without a token what its guide says it is brought."""
         shutil.copytree(self.kit / "nodes" / node.name, self.files(node.name), dirs_exist_ok=True)
 
     def _check_own_key(self, node: Device) -> None:
@@ -360,7 +360,7 @@ class Rehearsal:
         return self.home / name
 
     def files(self, name: str) -> Path:
-        """Return what is a device's own directory in the rehearsal."""
+        """Return a device's own directory in the rehearsal."""
         return self._path(name) / "device"
 
 

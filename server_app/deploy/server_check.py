@@ -1,4 +1,4 @@
-"""What a device finds when it asks its server.
+"""What a device learns when it asks its server.
 
 Whether it answers, by which certificate, and at what time.
 """

@@ -75,12 +75,12 @@ class Site:
         return self.state / "keys" / f"{name}.pub"
 
     def key(self, name: str) -> str | None:
-        """Return the public key that a device is known by here; None: it is not registered."""
+        """Return the public key by which a device is known here; None: it is not registered."""
         path = self.key_file(name)
         return path.read_text(encoding="utf-8").strip() if path.is_file() else None
 
     def registered(self) -> dict[str, "RegisteredNode"]:
-        """Return device -> what the SuperLink says of it, of those that are registered.
+        """Return device -> what the SuperLink says of it, for registered devices.
 
         Returns
         -------
@@ -186,6 +186,6 @@ class Site:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Be the only one who changes who is let in."""
+        """Hold the lock of the list of devices that are let in."""
         with locked(self.state / "registrations.lock", PATIENCE):
             yield

@@ -30,7 +30,7 @@ class TokenError(ValueError):
 
 @dataclass(frozen=True)
 class Token:
-    """What a device needs to know before it knows anything."""
+    """What a joining device needs before it knows its server."""
 
     name: str
     """The device's."""

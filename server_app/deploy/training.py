@@ -100,7 +100,7 @@ def train(
 
 
 def resume_command(directory: Path, run_dir: Path) -> str:
-    """Return what goes on with a run on a deployment's devices."""
+    """Return the command that goes on with a run on a deployment's devices."""
     return shlex.join(
         ["fedcmi", "deploy", "run", str(directory), "--run-dir", str(run_dir), "--resume"]
     )
@@ -134,7 +134,7 @@ def _run(site: Site, raw: Mapping[str, Scalar], show: Show) -> None:
 
 @contextlib.contextmanager
 def _alone(site: Site) -> Iterator[None]:
-    """Be the only command that trains on the devices, whose memory is for one run."""
+    """Hold the deployment's training lock: devices' memory is for one run at a time."""
     try:
         with locked(site.state / "run.lock", 0.0):
             yield
@@ -145,7 +145,7 @@ def _alone(site: Site) -> Iterator[None]:
 
 
 def check_superlink(site: Site) -> None:
-    """Raise what is wrong when a SuperLink does not answer.
+    """Raise FlowerRunError, with the reason, when a SuperLink does not answer.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""systemd units: what a service may do is what it needs, and nothing else."""
+"""systemd units that may do what a service needs, and nothing else."""
 
 import shlex
 from collections.abc import Mapping, Sequence
@@ -41,7 +41,7 @@ GPU_ONLY = "DevicePolicy=closed\nDeviceAllow=char-nvidia* rw\n"
 
 @dataclass(frozen=True)
 class Unit:
-    """What differs from unit to unit."""
+    """The settings that differ from unit to unit."""
 
     description: str
     """For ``systemctl status``."""

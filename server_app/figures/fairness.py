@@ -1,6 +1,4 @@
-"""How evenly a model serves classes and nodes, what each modality gives a node, and what heads of
-its own would.
-"""
+"""How evenly a model serves classes and nodes, and what each modality gives a node."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

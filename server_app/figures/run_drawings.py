@@ -1,4 +1,4 @@
-"""What is drawn of a run's records, on its page and in its directory."""
+"""Pictures of a run's records, for its page and its directory."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial

@@ -1,5 +1,4 @@
-"""What a run uses from outside this project, and where the processes that Flower starts will find
-it.
+"""What a run uses from outside this project, and where Flower's processes will find it.
 
 What is installed is found by every process of this Python environment. What only the launching
 process can import, because PYTHONPATH or the working directory of ``python -m`` has it, is

@@ -1,4 +1,4 @@
-"""What is shown of a run while it goes on."""
+"""Progress of a run, shown while it goes on."""
 
 import time
 from collections.abc import Callable, Mapping

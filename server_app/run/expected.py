@@ -1,4 +1,4 @@
-"""What nodes of this project's ClientApp may speak of in their replies."""
+"""Names that nodes of this project's ClientApp may use in their replies."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""What the server keeps for itself.
+"""Samples that the server keeps for itself.
 
 Samples to report on, and others to choose on how the model decides.
 """
@@ -59,7 +59,7 @@ def reported_samples(
 def calibration_samples(
     prepared: Path, modalities: Sequence[Modality], config: DataConfig, seed: int
 ) -> Samples | None:
-    """Return what is chosen on how the model decides.
+    """Return the samples on which the model's decisions are chosen.
 
     Samples that are not reported on, and never the test split.
 
@@ -105,7 +105,7 @@ def calibration_samples(
 def selection_samples(
     reported: Samples, calibration: Samples | None, config: RunConfig
 ) -> Samples | None:
-    """Return what the best round is chosen on; None where that is off.
+    """Return the samples on which the best round is chosen; None where that is off.
 
     Parameters
     ----------
@@ -150,7 +150,7 @@ def evaluated_on(config: Mapping[str, Any]) -> str:
 
 
 def calibrated_on(config: Mapping[str, Any]) -> str:
-    """Return what a run's decisions were chosen on; empty where it had no samples for that."""
+    """Return what a run's decisions were chosen on; empty where it had no such samples."""
     if config["dataset"].get("splits", {}).get(VALIDATION_SPLIT):
         return f"the split {VALIDATION_SPLIT!r}"
 
@@ -164,6 +164,6 @@ def _part(samples: Samples, chosen: NDArray[np.int64]) -> Samples:
 
 
 def _finite(samples: Samples, split: str) -> Samples:
-    """Return samples that are numbers: else every model would look unusable."""
+    """Return the samples without NaN or Inf: with them every model would look unusable."""
     check_finite(samples, split)
     return samples

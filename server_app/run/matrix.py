@@ -83,7 +83,7 @@ def read_matrix(path: Path) -> list[MatrixRow]:
 
 
 def explanation(rows: Sequence[MatrixRow]) -> str:
-    """Return what :func:`matrix_table` shows."""
+    """Return the explanation of :func:`matrix_table`."""
     return EXPLANATION.format(before=BEFORE if _calibrated(rows) else NOT_CALIBRATED)
 
 

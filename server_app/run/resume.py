@@ -138,7 +138,7 @@ def check_unfinished(run_dir: Path) -> None:
 
 
 def how_to_go_on(run_dir: Path, command: str) -> str:
-    """Return what is to be done about a run that has ended before its time.
+    """Return what to do about a run that ended before its time.
 
     Parameters
     ----------

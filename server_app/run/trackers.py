@@ -136,7 +136,7 @@ class WeightsAndBiases:
 
 
 def identity(run_dir: Path) -> str:
-    """Return what tells a run from others, and is the same when it goes on."""
+    """Return an id of the run that stays the same when it goes on."""
     return hashlib.sha256(os.fsencode(run_dir.absolute())).hexdigest()[:16]
 
 
