@@ -118,7 +118,7 @@ def fill_slots(
 ) -> Float[Tensor, "batch modalities dim"]:
     """Return the fusion head's input.
 
-    U where a modality is present, else the mean of the present modalities' q.
+    It is u where a modality is present, else the mean of the present modalities' q.
 
     With two modalities the fill is the other one's q; q = 0 gives zero filling. A sample without
     any modality is filled with zeros.

@@ -53,13 +53,13 @@ class ModelAverage:
         -------
         The average, as the round's model.
         """
-        self.go_back(trained, gone_back)
+        self.take_out(trained, gone_back)
         self._before = self.average
         self.average = moving_average(self.average or None, trained, self.decay)
 
         return self._show()
 
-    def go_back(self, trained: Arrays, names: Collection[str]) -> ArrayRecord:
+    def take_out(self, trained: Arrays, names: Collection[str]) -> ArrayRecord:
         """Take arrays that went back to their last good values out of the average.
 
         The rest is as for :meth:`add`.
@@ -90,10 +90,10 @@ class ModelAverage:
         self.trained, self.average, self._before = trained, average, before
         return self._show()
 
-    def behind(self, arrays: ArrayRecord) -> Arrays:
+    def training_weights(self, arrays: ArrayRecord) -> Arrays:
         """Return the weights that training goes on from.
 
-        W, where a round of this object returned ``arrays``.
+        They are the trained ones where a round of this object returned ``arrays``.
         """
         if self.decay > 0 and arrays is self._shown:
             return self.trained

@@ -52,7 +52,7 @@ class LastGood:
             if owners.get(group):
                 self._arrays |= {name: plan.arrays[name] for name in names}
 
-    def go_back(self, report: RoundReport, groups: Collection[str]) -> dict[str, AnyArray]:
+    def restore(self, report: RoundReport, groups: Collection[str]) -> dict[str, AnyArray]:
         """Return the weights from which nodes last trained these groups, and note the groups that
         have such weights.
 

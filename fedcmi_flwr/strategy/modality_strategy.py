@@ -51,7 +51,7 @@ from fedcmi_flwr.strategy.state import ServerState
 from fedcmi_flwr.strategy.tasks import TaskMessages
 from fedcmi_flwr.strategy.teaching import next_teacher
 from fedcmi_flwr.strategy.tolerance import Tolerance
-from fedcmi_flwr.strategy.wrappers import Around
+from fedcmi_flwr.strategy.wrappers import WrapperCheck
 from fedcmi_flwr.types import AnyArray, Modality
 
 logger = logging.getLogger("flwr.fedcmi")
@@ -176,7 +176,7 @@ class ModalityStrategy(FedAvg):
         stays as it was."""
         self.good = LastGood()
         self.report = RoundReport(RoundPlan(0, num_classes))
-        self._around = Around(tuple(self.groups))
+        self._wrapper = WrapperCheck(tuple(self.groups))
         self._started = time.monotonic()
         self._evaluating: dict[int, wire.NodeInfo] = {}
 
@@ -225,7 +225,7 @@ class ModalityStrategy(FedAvg):
 
     def start(self, *args: Any, **options: Any) -> Result:  # noqa: ANN401
         """Run the rounds; arguments and result are those of Flower's strategies."""
-        self._around.nothing = True
+        self._wrapper.own_start = True
         return super().start(*args, **options)
 
     def summary(self) -> None:
@@ -233,7 +233,7 @@ class ModalityStrategy(FedAvg):
 
         ``start`` calls it first, be it that of a wrapper, which is checked here.
         """
-        self._around.check(self.method)
+        self._wrapper.check(self.method)
         super().summary()
         logger.info("\t├──> Modalities: %s", ", ".join(self.groups))
         logger.info("\t└──> Method: %s", hyperparameters_of(self.method))
@@ -249,7 +249,7 @@ class ModalityStrategy(FedAvg):
         self.nodes.learn(self.report.learned)
         self.nodes.ask_again(self.report.to_ask_again)
         plan = self._plan(
-            server_round + self.rounds_done, self.model_average.behind(arrays), config
+            server_round + self.rounds_done, self.model_average.training_weights(arrays), config
         )
         spent = self.privacy.spent(self.releases) if self.privacy.enabled else None
         self.report = report = RoundReport(plan, privacy=spent)
@@ -263,7 +263,7 @@ class ModalityStrategy(FedAvg):
 
         report.asking_seconds = time.monotonic() - self._started
 
-        known = self._around.seen(self.nodes.known)
+        known = self._wrapper.seen(self.nodes.known)
         sent = {
             node: (known[node], groups_for(known[node].modalities, plan.names)) for node in chosen
         }
@@ -318,19 +318,16 @@ class ModalityStrategy(FedAvg):
         report = self.report
         report.owners = owners_by_group(report.plan, updates, self.tolerance, self.aggregation)
         before = self.state()
-        back = self.good.go_back(report, unusable_groups(report, updates))
+        back = self.good.restore(report, unusable_groups(report, updates))
         reason = why_failed(report, len(updates), self.tolerance, self.aggregation)
         if reason:
             if report.rolled_back == list(report.plan.names) and self.good.state is not None:
                 self._restore(self.good.state)
 
-            arrays = {
-                **report.plan.arrays,
-                **back,
-            }  # before the round is closed, which lets go of them
+            arrays = {**report.plan.arrays, **back}  # before closing the round lets go of them
             failed = self._fail(reason)
 
-            return (self.model_average.go_back(arrays, back) if back else None), failed
+            return (self.model_average.take_out(arrays, back) if back else None), failed
 
         ordered = [updates[partition] for partition in sorted(updates)]
         arrays = {**self._step(ordered), **back}
@@ -400,7 +397,7 @@ class ModalityStrategy(FedAvg):
             return []
 
         chosen = self.nodes.sample_evaluators(grid, server_round, self.fraction_evaluate)
-        known = self._around.seen(self.nodes.known)
+        known = self._wrapper.seen(self.nodes.known)
         self._evaluating = {node: known[node] for node in chosen}
         plan = self._plan(
             server_round, {name: array.numpy() for name, array in arrays.items()}, config

@@ -1,6 +1,4 @@
-"""What wrappers round the strategy expect of it.
-
-Flower's wrappers for differential privacy.
+"""What wrappers round the strategy expect of it, such as Flower's for differential privacy.
 
 They look at a reply's arrays one by one beside the whole model's, and reckon with every node's
 update in every average.
@@ -21,7 +19,7 @@ INSTEAD = (
 )
 
 
-class Around:
+class WrapperCheck:
     """Whether a wrapper is round the strategy, and what it changes for the nodes.
 
     Parameters
@@ -32,16 +30,16 @@ class Around:
 
     def __init__(self, modalities: Sequence[Modality]) -> None:
         self.modalities = modalities
-        self.nothing = False
+        self.own_start = False
         """Whether the strategy's own ``start`` was called."""
         self._wrapper = False
 
     def check(self, method: Method) -> None:
-        """Look around when a ``start`` calls ``summary``.
+        """Find out, when a ``start`` calls ``summary``, whether it is a wrapper's.
 
         ValueError where a wrapper would misread the method.
         """
-        self._wrapper = not self.nothing
+        self._wrapper = not self.own_start
         if self._wrapper and type(method).check_reply is not Method.check_reply:
             raise ValueError(
                 f"a wrapper round FedCMI: the nodes of {type(method).__name__} send arrays of "

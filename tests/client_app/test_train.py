@@ -75,7 +75,7 @@ def test_fedprox_with_mu_of_zero_is_fedavg_and_another_mu_is_not() -> None:
 def test_one_full_batch_step_is_plain_sgd(mu: float) -> None:
     """The first step has no momentum yet and the proximal term is 0 at w = w_global.
 
-    W - lr (g + decay w).
+    It ends at w - lr (g + decay w).
     """
     samples, reference = oracle.samples(12), _model(structure="fusion").train()
     batch = next(samples.batches(12, ("audio", "visual")))

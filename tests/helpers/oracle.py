@@ -110,7 +110,7 @@ def decide(
 def fill(u: Array, q: Array, present: Array) -> Array:
     """Return the fusion slots.
 
-    U where present, else the mean of the q of what is present, else zeros.
+    They are u where present, else the mean of the q of what is present, else zeros.
     """
     slots = np.array(u)
     for b in range(u.shape[0]):

@@ -69,7 +69,7 @@ def test_audio_without_samples_is_refused(tmp_path: Path) -> None:
 def test_cut_off_wav_is_refused(tmp_path: Path, write_wav: Callable, kept: int) -> None:
     """A WAV of 2,000 samples has 44 + 4,000 bytes.
 
-    Libsndfile alone would read what is left of them.
+    The library alone would read what is left of them.
     """
     path = tmp_path / "cut.wav"
     write_wav(path)

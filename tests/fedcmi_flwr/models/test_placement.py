@@ -57,7 +57,7 @@ def test_a_cpu_has_bfloat16_when_it_says_so(
 
 
 def test_bfloat16_is_the_trunks_alone() -> None:
-    """Z differs from float32's by bfloat16's 8 bits.
+    """Z's values differ from float32's by bfloat16's 8 bits.
 
     Weights, z, logits and gradients stay float32.
     """

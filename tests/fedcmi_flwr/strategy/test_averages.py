@@ -30,9 +30,9 @@ def test_training_goes_on_from_what_is_behind_the_average() -> None:
     assert shown(average.add(model(4, 4))) == [4, 4]
     record = average.add(model(8, 4))
     assert shown(record) == [5, 4]
-    assert average.behind(record)["ear.w"].tolist() == [8]
+    assert average.training_weights(record)["ear.w"].tolist() == [8]
     own = ArrayRecord({name: Array(value) for name, value in model(7, 7).items()})
-    assert average.behind(own)["ear.w"].tolist() == [7]
+    assert average.training_weights(own)["ear.w"].tolist() == [7]
 
 
 def test_what_goes_back_leaves_the_average_too() -> None:
@@ -43,9 +43,9 @@ def test_what_goes_back_leaves_the_average_too() -> None:
     average = ModelAverage(0.75)
     average.add(model(4, 4))
     average.add(model(1e30, 8))
-    record = average.go_back(model(4, 8), ["ear.w"])
+    record = average.take_out(model(4, 8), ["ear.w"])
     assert shown(record) == [4, 5]
-    assert average.behind(record)["ear.w"].tolist() == [4]
+    assert average.training_weights(record)["ear.w"].tolist() == [4]
     assert shown(average.add(model(8, 9))) == [5, 6]
 
 
@@ -53,7 +53,7 @@ def test_without_decay_a_round_shows_its_model() -> None:
     average = ModelAverage(0.0)
     average.add(model(4, 4))
     assert shown(average.add(model(1e30, 8))) == [1e30, 8]
-    assert shown(average.go_back(model(4, 8), ["ear.w"])) == [4, 8]
+    assert shown(average.take_out(model(4, 8), ["ear.w"])) == [4, 8]
 
 
 def test_in_any_app_a_ruined_group_goes_back_with_its_average(

@@ -75,7 +75,7 @@ def test_paired_differences_over_seeds_and_over_sets() -> None:
 def test_a_row_that_lacks_runs_has_no_mean_and_is_compared_where_it_has_them() -> None:
     """Of fedcmi-plus a seed of b is missing.
 
-    B has one run of two, and differences are of five runs.
+    Setting b has one run of two, and differences are of five runs.
     """
     text = _table(_results({**FUSED, ("b-all", "fedcmi-plus"): (0.70,)}))
     assert "| fedcmi-plus | 49.0 ± 12.7 | 70.0 (1 of 2 runs) | - | - |" in text

@@ -193,7 +193,7 @@ def test_the_best_other_row_is_no_variation_of_it() -> None:
 def test_a_row_wins_only_with_all_seeds_of_the_row_it_is_compared_with() -> None:
     """The other has seed 1 alone, and that is better than any: it is left out.
 
-    Fedprox is 20 and 30 points behind.
+    Of the others fedprox is 20 and 30 points behind.
 
     A row without any run is left out too. fedprox's seed 2, which fedcmi-plus has not finished,
     does not count: with it fedprox would be behind fedavg.
@@ -217,7 +217,7 @@ def test_a_row_wins_only_with_all_seeds_of_the_row_it_is_compared_with() -> None
 
 
 def test_the_overview_marks_rows_with_fewer_seeds_than_their_setting() -> None:
-    """Fedcmi has one of two seeds in s, and the only one of t."""
+    """Row fedcmi has one of two seeds in s, and the only one of t."""
     first, second = (
         _results({"fedavg": (0.1, 0.1), "fedcmi": (0.2,)}),
         _results({"fedcmi": (0.4,)}).assign(setting="t"),

@@ -1,6 +1,6 @@
 """Commands on systems that lack what Linux has.
 
-MacOS and Windows are simulated by taking it away.
+macOS and Windows are simulated by taking it away.
 """
 
 import os

@@ -113,7 +113,7 @@ def test_the_page_of_a_bench_keeps_to_the_tables_order_baseline_and_sentences(
 ) -> None:
     """The baseline is the last row here.
 
-    Fedavg's seed 1 is not finished, so that it is marked and left out.
+    Seed 1 of fedavg is not finished, so that it is marked and left out.
     """
     (bench_copy / "small" / "fedavg" / "seed1" / "summary.md").unlink()
     edit_records(
