@@ -45,11 +45,15 @@ class Control:
 
     def __init__(self, address: str, authority: Path | None) -> None:
         self.address = address
-        trust = str(authority) if authority is not None else None
+        trust = authority.read_bytes() if authority is not None else None
         interceptors = [RuntimeVersionHttpInterceptor(component_name="flwr CLI")]
         self._client = ControlHttpClient.from_server_address(
             address, authority is None, trust, interceptors
         )
+
+    def close(self) -> None:
+        """Close the connection, which otherwise ends with the process."""
+        self._client.close()
 
     def nodes(self) -> list[RegisteredNode]:
         """Return the nodes that are registered.

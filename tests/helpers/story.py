@@ -150,7 +150,12 @@ class Story:
 
         Two are enough for a run to go on.
         """
-        known = site_of(self.kit).registered()
+        site = site_of(self.kit)
+        try:
+            known = site.registered()
+        finally:
+            site.control.close()
+
         return all(
             name in known and known[name].online and known[name].last_seen > since
             for name in edges.EDGES

@@ -5,9 +5,9 @@ A decaying rate, the nodes' records, the best model by the server's samples.
 
 from collections.abc import Iterable
 
+import task
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord
 from flwr.serverapp import Grid, ServerApp
-from task import fedcmi_net, load_data, test
 
 from fedcmi_flwr import FedCMI, ServerOptimizer
 
@@ -43,22 +43,18 @@ class Own(FedCMI):
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run the rounds, and leave the best model and what was measured."""
-    net, held_out = fedcmi_net(), load_data(2000)
+    net, held_out = task.fedcmi_net(), task.load_data(2000)
     best = [0.0]
 
     def evaluate(server_round: int, arrays: ArrayRecord) -> MetricRecord:
         net.load_state_dict(arrays.to_torch_state_dict())
-        loss, accuracy = test(net, held_out)
+        loss, accuracy = task.test(net, held_out)
         if accuracy >= best[0]:
             best[0], context.state["best"] = accuracy, ArrayRecord(net.state_dict())
         return MetricRecord({"loss": loss, "accuracy": accuracy})
 
-    strategy = Own(
-        net.groups,
-        num_classes=3,
-        server_optimizer=ServerOptimizer("fedadam", 0.1),
-        fraction_evaluate=0.5,
-    )
+    adam = ServerOptimizer("fedadam", 0.1)
+    strategy = Own(net.groups, 3, server_optimizer=adam, fraction_evaluate=0.5)
     result = strategy.start(
         grid=grid,
         initial_arrays=ArrayRecord(net.state_dict()),

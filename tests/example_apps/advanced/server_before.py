@@ -5,10 +5,10 @@ A decaying rate, the nodes' records, the best model by the server's samples.
 
 from collections.abc import Iterable
 
+import task
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAdam
-from task import Net, load_data, test
 
 app = ServerApp()
 
@@ -42,12 +42,12 @@ class Own(FedAdam):
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run the rounds, and leave the best model and what was measured."""
-    net, held_out = Net(), load_data(2000)
+    net, held_out = task.Net(), task.load_data(2000)
     best = [0.0]
 
     def evaluate(server_round: int, arrays: ArrayRecord) -> MetricRecord:
         net.load_state_dict(arrays.to_torch_state_dict())
-        loss, accuracy = test(net, held_out)
+        loss, accuracy = task.test(net, held_out)
         if accuracy >= best[0]:
             best[0], context.state["best"] = accuracy, ArrayRecord(net.state_dict())
         return MetricRecord({"loss": loss, "accuracy": accuracy})

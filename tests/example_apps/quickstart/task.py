@@ -39,9 +39,7 @@ class Net(nn.Module):
 
 def fedcmi_net(method: str = "fedcmi") -> WrappedModel:
     """Return FedCMI's model round the same encoders."""
-    return wrap(
-        {"image": image_net(), "sound": sound_net()}, CLASSES, embedding_dim=16, method=method
-    )
+    return wrap({"image": image_net(), "sound": sound_net()}, CLASSES, method=method)
 
 
 def collate(rows: list[tuple[Tensor, Tensor, Tensor]]) -> tuple[dict[str, Tensor], Tensor]:
