@@ -156,10 +156,10 @@ def read_sums(path: Path) -> dict[Modality, Sums]:
         raise PrepError(f"{path}: not a device's sums ({error}); write them again.") from error
 
 
-def _read(fields: Mapping[str, Sequence[float]]) -> Sums:
+def _read(fields: Mapping[str, Sequence[Any]]) -> Sums:
     """Return the sums of one modality as JSON holds them."""
-    whole: dict[str, Any] = {key: tuple(values) for key, values in fields.items()}
-    return Sums(**whole)
+    numbers = {key: tuple(map(float, fields[key])) for key in ("mean", "std", "total", "squares")}
+    return Sums(count=tuple(fields["count"]), **numbers)
 
 
 def restandardise(
@@ -225,7 +225,7 @@ def _check_standardised(
     )
 
 
-def _added(parts: Sequence[Sequence[float]]) -> NDArray[np.float64]:
+def _added(parts: Sequence[Sequence[int] | Sequence[float]]) -> NDArray[np.float64]:
     """Add up by feature, to the same bits in whatever order the files come."""
     return np.array([math.fsum(column) for column in zip(*parts, strict=True)])
 
