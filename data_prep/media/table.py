@@ -1,9 +1,9 @@
 """Cells of a table, numbers and categories, from a row to the stored vector.
 
-A vector holds the columns one after another, and behind each a mask that is 1 where its cell is missing.
-A number is one value: what stands in the cell, or the mean where it is missing, which is 0 once it is standardised.
-A category is as many values as its column has categories (one-hot): 1 for its own and 0 for the others, or 0 for all
-where it is missing.
+A vector holds the columns one after another, and behind each a mask that is 1 where its cell is
+missing. A number is one value: what stands in the cell, or the mean where it is missing, which is
+0 once it is standardised. A category is as many values as its column has categories (one-hot): 1
+for its own and 0 for the others, or 0 for all where it is missing.
 """
 
 import csv
@@ -23,7 +23,7 @@ from fedcmi_flwr.data.schema import Recipe
 from fedcmi_flwr.types import Modality
 
 MISSING = ("", "nan", "NaN", "NAN", "None", "NA", "N/A", "n/a", "<NA>", "null", "NULL", "#N/A")
-"""What a cell holds that is missing, in any column, as programs write it; spaces around it do not count."""
+"""What a missing cell holds, in any column, as programs write it; spaces around it do not count."""
 OTHER = "..."
 """The last category of a column that takes what is none of the others."""
 
@@ -53,8 +53,8 @@ class Table:
         """Check that every column is of one sort."""
         if sorted(self.columns) != sorted([*self.fill, *self.categories]):
             raise PrepError(
-                f"table of {list(self.columns)}: {list(self.fill)} are its numbers and {list(self.categories)} its "
-                "categories; each column must be one of them."
+                f"table of {list(self.columns)}: {list(self.fill)} are its numbers and "
+                f"{list(self.categories)} its categories; each column must be one of them."
             )
 
     @staticmethod
@@ -74,7 +74,7 @@ class Table:
         return sum(len(self.categories.get(column, ("",))) + 1 for column in self.columns)
 
     def by_column(self, values: Mapping[str, float], otherwise: float) -> tuple[float, ...]:
-        """Return a value for each feature: the numeric columns' own, and another one for categories and masks."""
+        """Return a value by feature: the numeric columns' own, another for categories and masks."""
         found = list[float]()
         for column in self.columns:
             if column in self.fill:
@@ -102,9 +102,10 @@ class Table:
 
         Examples
         --------
-        >>> Table(("age", "sex"), {"age": 50.0}, {"sex": ("f", "m")}).encode({"age": "63", "sex": "m"})
+        >>> table = Table(("age", "sex"), {"age": 50.0}, {"sex": ("f", "m")})
+        >>> table.encode({"age": "63", "sex": "m"})
         (63.0, 0.0, 0.0, 1.0, 0.0)
-        >>> Table(("age", "sex"), {"age": 50.0}, {"sex": ("f", "m")}).encode({"sex": "f"})
+        >>> table.encode({"sex": "f"})
         (50.0, 1.0, 1.0, 0.0, 0.0)
         """
         found = list[float]()
@@ -127,7 +128,7 @@ def known(cell: str) -> str:
 
 
 def number(column: str, text: str) -> float | None:
-    """Return the number in a cell; None for NaN and for an empty one; CellError for anything else."""
+    """Return the number in a cell; None for NaN and an empty one; CellError for anything else."""
     value = float(text) if is_number(text) else math.inf if text else math.nan
     if math.isinf(value):
         raise CellError(f"column {column!r}: {text!r} is no finite number; correct or empty the cell.")
@@ -135,14 +136,15 @@ def number(column: str, text: str) -> float | None:
 
 
 def _place(column: str, text: str, names: Sequence[str]) -> int:
-    """Return the place of a category among a column's; behind all of them for a cell that is missing."""
+    """Return the place of a category among a column's; behind all of them for a missing cell."""
     if not text or text in names:
         return names.index(text) if text else len(names)
     if names[-1:] == (OTHER,):
         return len(names) - 1
     raise CellError(
-        f"column {column!r}: {text!r} is none of its categories {list(names)}; correct the cell, or prepare all of the "
-        f"federation's data with --categories {column}={','.join(names)},{OTHER} where {OTHER} takes what is unknown."
+        f"column {column!r}: {text!r} is none of its categories {list(names)}; correct the cell, or "
+        "prepare all of the federation's data with "
+        f"--categories {column}={','.join(names)},{OTHER} where {OTHER} takes what is unknown."
     )
 
 
@@ -163,7 +165,8 @@ def read_row(path: Path, columns: Sequence[str]) -> dict[str, str]:
     Raises
     ------
     UnreadableFileError
-        There is no such file, or it has another number of rows, lacks a column, or no cell holds anything.
+        There is no such file, or it has another number of rows, lacks a column, or no cell holds
+        anything.
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -178,7 +181,8 @@ def read_row(path: Path, columns: Sequence[str]) -> dict[str, str]:
     wrong = [column for column in columns if rows[0].count(column) != 1]
     if wrong:
         raise UnreadableFileError(
-            path, f"must have column {wrong[0]!r} once, found {rows[0]}; leave a cell empty that is not known."
+            path,
+            f"must have column {wrong[0]!r} once, found {rows[0]}; leave a cell empty that is not known.",
         )
     cells = dict(zip(*rows, strict=True))
     if not any(known(cells[column]) for column in columns):

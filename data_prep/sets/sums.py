@@ -1,8 +1,9 @@
-"""What a federation standardises by, of all its nodes: each writes sums of its values, and the server adds them up.
+"""What a federation standardises by: each node writes sums of its values, the server adds them.
 
-Series, vectors and the numbers of tables have units of their own. The server's description has the mean and deviation
-of its own samples (``federation.py``); with a file of sums from each device it has those of all. A file holds for each
-feature how many values there are, their sum and the sum of their squares, and nothing of fewer than FEWEST values.
+Series, vectors and the numbers of tables have units of their own. The server's description has the
+mean and deviation of its own samples (``federation.py``); with a file of sums from each device it
+has those of all. A file holds for each feature how many values there are, their sum and the sum of
+their squares, and nothing of fewer than FEWEST values.
 """
 
 import json
@@ -35,7 +36,7 @@ Numbers = tuple[float, ...]
 
 @dataclass(frozen=True)
 class Sums:
-    """Of one modality of one node: of values as the description standardises them, feature by feature."""
+    """Of one modality of one node, by feature; of values as the description standardises them."""
 
     mean: Numbers
     """That the values were standardised by."""
@@ -55,7 +56,7 @@ class Sums:
 
 
 def standardised(modality: ModalitySpec, recipe: Recipe) -> NDArray[np.bool_]:
-    """Return which features are standardised by what is measured: all, or the numbers of a table."""
+    """Return which features are standardised as measured: all, or the numbers of a table."""
     if modality.kind not in BY_FIRST_AXIS:
         return np.zeros(0, bool)
     if recipe.get("maker") != "table":
@@ -112,14 +113,14 @@ def _by_feature(value: float | tuple[float, ...], modality: ModalitySpec) -> NDA
 
 
 def _there(values: NDArray[np.float64], chosen: NDArray[np.bool_], recipe: Recipe) -> NDArray[np.bool_]:
-    """Return which values are no filling: of a table those whose mask, the feature behind them, is 0."""
+    """Return which values are no filling: of a table those whose mask, behind them, is 0."""
     if recipe.get("maker") != "table":
         return np.ones_like(values, bool)
     return ~values[:, np.roll(chosen, 1)].astype(bool)
 
 
 def write_sums(directory: Path, path: Path) -> dict[Modality, Sums]:
-    """Write the sums of a prepared directory to a file, for the server; raises as :func:`sum_up`."""
+    """Write the sums of a prepared directory, for the server; raises as :func:`sum_up`."""
     found = sum_up(directory)
     content = {"sums_version": VERSION, "modalities": {name: asdict(sums) for name, sums in found.items()}}
     write_atomically(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
@@ -178,7 +179,8 @@ def restandardise(
 
     Returns
     -------
-    Both anew; as they are where no file has the modality. A feature of which no node has values stays as it is.
+    Both anew; as they are where no file has the modality. A feature of which no node has values
+    stays as it is.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What the columns of a manifest's table hold, numbers or categories, and what the numbers are standardised by."""
+"""What the columns of a manifest's table hold: numbers and what they are standardised by, or categories."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,9 +13,9 @@ from data_prep.sets.manifest_table import Entry
 from fedcmi_flwr.types import Modality
 
 MOST = 100
-"""Categories of a column that nobody said to hold any: one with more is a text or an id, or has to be named."""
+"""Categories of a column that was not named: one with more may be a text or an id."""
 Chosen = Mapping[str, tuple[str, ...]]
-"""Column that holds categories -> which, and OTHER last where it takes all others; none where the data say which."""
+"""Column of categories -> which, OTHER last where it takes all others; none: those of the data."""
 
 
 def parse_categories(options: Sequence[str], modalities: Mapping[Modality, str]) -> dict[str, tuple[str, ...]]:
@@ -24,8 +24,8 @@ def parse_categories(options: Sequence[str], modalities: Mapping[Modality, str])
     Parameters
     ----------
     options
-        "COLUMN": it holds categories, those of the train split. "COLUMN=A,B": it holds these. "COLUMN=A,B,..." and
-        "COLUMN=...": the same, and whatever else comes is one category more.
+        "COLUMN": it holds categories, those of the train split. "COLUMN=A,B": it holds these.
+        "COLUMN=A,B,..." and "COLUMN=...": the same, and whatever else comes is one category more.
     modalities
         From :func:`data_prep.sets.manifest_kinds.parse_modalities`.
 
@@ -61,9 +61,9 @@ def parse_categories(options: Sequence[str], modalities: Mapping[Modality, str])
 def measure_table(entries: Sequence[Entry], columns: Sequence[str], chosen: Chosen) -> tuple[Table, MeanStd]:
     """Find out what the columns of a table hold.
 
-    A column is numeric where all of its cells are numbers, and categorical where none is; one with both is refused
-    unless it was said to hold categories. Categories, means and deviations are those of the train split, or of all
-    rows where there is none.
+    A column is numeric where all of its cells are numbers, and categorical where none is; one with
+    both is refused unless it was said to hold categories. Categories, means and deviations are
+    those of the train split, or of all rows where there is none.
 
     Parameters
     ----------
@@ -76,12 +76,14 @@ def measure_table(entries: Sequence[Entry], columns: Sequence[str], chosen: Chos
 
     Returns
     -------
-    The table, and what its features are normalised by: numbers are standardised, categories and masks stay 0 and 1.
+    The table, and what its features are normalised by: numbers are standardised, categories and
+    masks stay 0 and 1.
 
     Raises
     ------
     PrepError
-        A column without any cell, of numbers and words, or of too many categories, or a table that never changes.
+        A column without any cell, of numbers and words, or of too many categories, or a table that
+        never changes.
     """
     trained = [entry for entry in entries if entry.split == "train"] or list(entries)
     means, stds, categories = dict[str, float](), dict[str, float](), dict[str, tuple[str, ...]]()
@@ -106,28 +108,29 @@ def _is_numeric(entries: Iterable[Entry], column: str) -> bool:
             first.setdefault(is_number(entry.cells[column]), entry)
     if not first:
         raise PrepError(
-            f"column {column!r}: all cells are empty, and nothing else says what it holds; leave it out, or name its "
-            f"categories, --categories {column}=A,B."
+            f"column {column!r}: all cells are empty, and nothing else says what it holds; leave it "
+            f"out, or name its categories, --categories {column}=A,B."
         )
     if len(first) > 1:
         numeric, word = first[True], first[False]
         raise PrepError(
             f"{word.where}, column {column!r}: {word.cells[column]!r} is no number, but "
-            f"{numeric.cells[column]!r} of {numeric.place} is; correct or empty the cell, or say --categories {column} "
-            "where the numbers are names."
+            f"{numeric.cells[column]!r} of {numeric.place} is; correct or empty the cell, or say "
+            f"--categories {column} where the numbers are names."
         )
     return True in first
 
 
 def _categories(trained: Iterable[Entry], column: str, chosen: tuple[str, ...] | None) -> tuple[str, ...]:
-    """Return a column's categories in stored order: those that were named, or those that occur, sorted."""
+    """Return a column's categories in stored order: as named, or those that occur, sorted."""
     if chosen and chosen != (OTHER,):
         return chosen
     found = sorted({entry.cells[column] for entry in trained if column in entry.cells} - {OTHER})
     if chosen is None and len(found) > MOST:
         raise PrepError(
-            f"column {column!r}: holds {len(found)} different words; a text is a modality of its own, NAME=text, and "
-            f"an id tells nothing of other samples. Say --categories {column} if they are categories."
+            f"column {column!r}: holds {len(found)} different words; a text is a modality of its own, "
+            "NAME=text, and an id tells nothing of other samples. Say --categories "
+            f"{column} if they are categories."
         )
     names = (*found, *(chosen or ()))
     if not names:
@@ -146,7 +149,7 @@ def _mean_std(trained: Iterable[Entry], column: str) -> tuple[float, float]:
         if value is not None:
             values.append(value)
     if not values:
-        raise PrepError(f"column {column!r}: no train cell holds a number, so that there is nothing to standardise by.")
+        raise PrepError(f"column {column!r}: no train cell holds a number, so there is nothing to standardise by.")
     mean = math.fsum(values) / len(values)
     std = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / len(values))
     return mean, std if std > ROUNDING * abs(mean) else 1.0

@@ -1,4 +1,4 @@
-"""``fedcmi prep describe`` and ``fedcmi prep sums``: what a server and its devices tell each other before training."""
+"""``fedcmi prep describe`` and ``fedcmi prep sums``: what servers and devices agree on at first."""
 
 from pathlib import Path
 from typing import Annotated
@@ -16,10 +16,10 @@ def prep_describe(
     out: Annotated[Path, typer.Option(help="File to write, for the devices' --federation.")],
     sums: Annotated[
         list[Path] | None,
-        typer.Option(help="What a device's `fedcmi prep sums` wrote; repeatable. Numbers are standardised by all."),
+        typer.Option(help="What `fedcmi prep sums` wrote; repeatable. Numbers are standardised by all."),
     ] = None,
 ) -> None:
-    """Write what devices must agree on with their server: classes, modalities, sizes, and how they are made."""
+    """Write what devices must agree on with their server: classes, modalities, sizes and recipes."""
     from data_prep.sets.federation import describe
 
     try:
@@ -33,9 +33,9 @@ def prep_describe(
 @prep_federation.command("sums")
 def prep_sums(
     directory: Annotated[Path, typer.Argument(help="A device's prepared directory, made by --federation.")],
-    out: Annotated[Path, typer.Option(help="File to write, for the server's `fedcmi prep describe --sums`.")],
+    out: Annotated[Path, typer.Option(help="File to write, for the server's `prep describe --sums`.")],
 ) -> None:
-    """Write what a device adds to the federation's mean and deviation: sums over its train split, by feature."""
+    """Write a device's part of the federation's mean and deviation: sums over its train split."""
     from data_prep.sets.sums import FEWEST, write_sums
 
     try:

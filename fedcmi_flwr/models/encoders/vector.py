@@ -1,4 +1,4 @@
-"""Encoders of feature vectors: laboratory values, questionnaires, descriptors that somebody computed."""
+"""Encoders of feature vectors: rows of a table with their masks, questionnaires, descriptors that somebody computed."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar

@@ -85,7 +85,8 @@ def test_sums_of_devices_give_the_mean_and_deviation_of_all_their_values(folder:
     np.testing.assert_allclose(found["gait"].mean, gaits.mean((0, 2), dtype=float), rtol=1e-6)
     np.testing.assert_allclose(found["gait"].std, gaits.std((0, 2), dtype=float), rtol=1e-6)
 
-    again = prepared(folder / "server", folder / "again", "--for", "server", "--federation", str(folder / "second.json"))
+    options = ["--for", "server", "--federation", str(folder / "second.json")]
+    again = prepared(folder / "server", folder / "again", *options)
     assert read_spec(again).modalities == tuple(found.values())
     ageless = np.load(again / "test" / "lab.npy")[2]
     assert ageless[:2].tolist() == [np.float32(found["lab"].mean[0]), 1]  # type: ignore[index]  # one a feature

@@ -22,8 +22,8 @@ Row = dict[str, str]
 def write_people(raw: Path) -> list[Row]:
     """Write ill and well people in turn, of whom many lack something; return the rows of their manifest.
 
-    The ill are older and heavier and in another ward. Of ten people of each class one has no photo, one no note, one
-    nothing in the table, and four lack one or two of its cells.
+    The ill are older and heavier and in another ward. Of ten people of each class one has no
+    photo, one no note, one nothing in the table, and four lack one or two of its cells.
     """
     rng, rows = np.random.default_rng(0), []
     for number in range(PEOPLE):
