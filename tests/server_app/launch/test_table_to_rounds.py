@@ -1,47 +1,17 @@
 """Image, table and text of one manifest, with missing cells: prepared, trained, used and shown by the commands."""
 
-import csv
 import json
 from pathlib import Path
 
 import commands
 import numpy as np
 import pytest
-from tabular import write_photo
+from people import COLUMNS, Row, write_people
 
 from fedcmi_flwr.data.schema import read_spec
 from server_app.run.directory import read_metrics
 
-PEOPLE = 60
-COLUMNS = ("age", "bmi", "sex", "ward")
-NOTES = ("feels dizzy and tired, fever since monday", "feels well and rested, no complaint")
 ENCODERS = "photo=small-cnn lab=mlp note=bag-of-words"
-Row = dict[str, str]
-
-
-def write_people(raw: Path) -> list[Row]:
-    """Write ill and well people in turn, of whom many lack something; return the rows of their manifest.
-
-    The ill are older and heavier and in another ward. Of ten people of each class one has no
-    photo, one no note, one nothing in the table, and four lack one or two of its cells.
-    """
-    rng, rows = np.random.default_rng(0), []
-    for number in range(PEOPLE):
-        ill, name = number % 2 == 0, f"{number:02}"
-        age, bmi = rng.normal((60, 30) if ill else (40, 22), (6, 2))
-        cells = {"photo": f"photos/{name}.png", "note": f"{NOTES[not ill]}, visit {number}", "age": f"{age:.1f}",
-                 "bmi": f"{bmi:.2f}", "sex": "fm"[number // 2 % 2], "ward": f"{7 + 2 * number % 4}"}  # fmt: skip
-        lacks = {0: ["photo"], 3: ["note"], 4: list(COLUMNS), 1: ["age"], 6: ["sex", "bmi"], 7: ["ward"], 9: ["bmi"]}
-        cells |= dict.fromkeys(lacks.get(number // 2 % 10, []), "")
-        if cells["photo"]:
-            write_photo(raw / cells["photo"], (200, 90, 30) if ill else (30, 90, 200), (30, 24), seed=number)
-        split = ("train", "train", "test")[number // 2 % 3]
-        rows.append({"id": f"p{name}", "label": ("well", "ill")[ill], "split": split, **cells})
-    with (raw / "samples.csv").open("w", newline="") as file:
-        table = csv.DictWriter(file, list(rows[0]))
-        table.writeheader()
-        table.writerows(rows)
-    return rows
 
 
 def called(*arguments: str | Path) -> str:
