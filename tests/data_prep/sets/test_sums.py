@@ -10,10 +10,17 @@ import commands
 import numpy as np
 import pytest
 
+from client_app.app import app as client_app
 from data_prep.errors import PrepError
 from data_prep.sets.federation import describe, read_federation
 from data_prep.sets.sums import FEWEST, read_sums, sum_up
 from fedcmi_flwr.data.schema import read_spec
+from fedcmi_flwr.inference.predictor import Predictor
+from fedcmi_flwr.run_config import read_run_config
+from fedcmi_flwr.simulation.local_grid import LocalGrid
+from server_app.app import run as run_server
+from server_app.launch.start import resolve
+from server_app.run.directory import read_metrics
 
 HEADER = ("id", "label", "split", "age", "bmi", "sex", "gait", "pulse")
 KINDS = ("lab=table:age,sex,bmi", "gait=series", "vital=vector:pulse")
@@ -90,6 +97,30 @@ def test_sums_of_devices_give_the_mean_and_deviation_of_all_their_values(folder:
     assert read_spec(again).modalities == tuple(found.values())
     ageless = np.load(again / "test" / "lab.npy")[2]
     assert ageless[:2].tolist() == [np.float32(found["lab"].mean[0]), 1]  # type: ignore[index]  # one a feature
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.UndefinedMetricWarning")
+def test_a_run_normalises_by_the_sums(folder: Path, tmp_path: Path) -> None:
+    """Devices that were prepared by the first description take part; the model is told the second one's numbers."""
+    files = []
+    for name in "ab":
+        called("prep", "sums", folder / f"{name}-data", "--out", tmp_path / f"{name}.json")
+        files += ["--sums", tmp_path / f"{name}.json"]
+    called("prep", "describe", folder / "server-data", "--out", tmp_path / "second.json", *files)
+    described = read_federation(tmp_path / "second.json").modalities
+    options = ["--for", "server", "--federation", str(tmp_path / "second.json")]
+    server = prepared(folder / "server", tmp_path / "server-data", *options)
+
+    small = ["fraction-train=1.0", "local-epochs=1", "batch-size=4", "embedding-dim=8", "data-set=manifest",
+             "encoder=lab=mlp gait=gru vital=linear"]  # fmt: skip
+    raw = resolve(None, {"data": str(server), "num-server-rounds": 2}, small)
+    raw |= {"run-dir": str(tmp_path / "run")}
+    own = {"modalities": "lab+gait+vital"}
+    nodes = [{**own, "partition-id": place, "data": str(folder / f"{name}-data")} for place, name in enumerate("ab")]
+    run_server(read_run_config(raw), LocalGrid(client_app, nodes, raw), lambda: None, False)
+    records = read_metrics(tmp_path / "run")
+    assert [record["refused"] for record in records[1:]] == [[], []]
+    assert Predictor.load(tmp_path / "run", "cpu").inputs == described
 
 
 def test_the_order_of_the_files_changes_no_bit(folder: Path, tmp_path: Path) -> None:
