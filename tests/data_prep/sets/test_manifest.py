@@ -253,7 +253,7 @@ def test_what_is_not_there_or_no_parquet_is_named(raw: Path, tmp_path: Path) -> 
         (["photo=image"], r"modalities \['photo'\]: there must be two or more"),
         (["photo=image", "photo=audio"], "'photo' is given twice"),
         (["photo=image", "label=text"], "'label' is given twice, or no modality's name"),
-        (["photo=image", "voice=sound"], "NAME=KIND with one of the kinds audio, image, series, text, vector, video"),
+        (["photo=image", "voice=sound"], "NAME=KIND with one of the kinds audio, image, series, table, text, ve"),
         (["photo=image", "voice"], "must be NAME=KIND"),
         (["photo=image", "a+b=audio"], r"modality 'a\+b'"),
         (["photo=image", "=audio"], "modality ''"),
