@@ -129,7 +129,9 @@ def known(cell: str) -> str:
 
 def number(column: str, text: str) -> float | None:
     """Return the number in a cell; None for NaN and an empty one; CellError for anything else."""
-    value = float(text) if is_number(text) else math.inf if text else math.nan
+    if not text:
+        return None
+    value = float(text) if is_number(text) else math.inf
     if math.isinf(value):
         raise CellError(f"column {column!r}: {text!r} is no finite number; correct or empty the cell.")
     return None if math.isnan(value) else value

@@ -4,6 +4,7 @@ import csv
 import json
 from pathlib import Path
 
+import commands
 import numpy as np
 import pandas as pd
 import pytest
@@ -225,6 +226,32 @@ def test_what_is_asked_for_as_it_is(federation: Federation, tmp_path: Path) -> N
     categories = {"ward": ("7", "8", "..."), "sex": ()}
     out = on_device(tmp_path, federation, SERVER, sizes={"tokenizer": "hashed:64", "categories": categories})
     assert read_spec(out).splits == {"test": 2}
+
+
+def test_a_device_asks_by_the_command_for_what_the_server_has(tmp_path: Path) -> None:
+    """The same number of buckets and the same categories go; others are refused, and nothing is written."""
+    write(tmp_path, people())
+    paths = ["--manifest", tmp_path / "samples.csv", "--raw", tmp_path, "--workers", "1"]
+    kinds = [part for name, kind in BOTH.items() for part in ("--modality", f"{name}={kind}")]
+    said = ["--tokenizer", "hashed:64", "--categories", "ward=7,8,9"]
+    server = ["--for", "server", *kinds, *said, "--out", tmp_path / "server"]
+    assert commands.fedcmi("prep", "manifest", *paths, *server).exit_code == 0
+    file = tmp_path / "federation.json"
+    assert commands.fedcmi("prep", "describe", tmp_path / "server", "--out", file).exit_code == 0
+
+    device = ["--for", "device", "--federation", file, "--out", tmp_path / "device"]
+    for other, words in (
+        (["--tokenizer", "hashed:128"], f"tokenizer = 'hashed:128' here, 'hashed:64' in {file} for 'words'"),
+        (["--categories", "ward=7,8"], f"categories of 'ward': ['7', '8'] here, ['7', '8', '9'] in {file} for 'lab'"),
+    ):
+        done = commands.fedcmi("prep", "manifest", *paths, *device, *other)
+        assert (done.exit_code, words in done.stderr) == (1, True), done.output
+        assert not (tmp_path / "device").exists()
+    done = commands.fedcmi("prep", "manifest", *paths, *device, *said)
+    assert done.exit_code == 0, done.output
+    for name in BOTH:
+        mine, theirs = (np.load(tmp_path / where / "train" / f"{name}.npy") for where in ("device", "server"))
+        assert np.array_equal(mine, theirs)
 
 
 def test_a_description_that_was_spoilt_by_hand(federation: Federation, tmp_path: Path) -> None:
