@@ -177,6 +177,16 @@ def _vector(
     return decode_vector(str(source.path), features, columns, header)
 
 
+def _table(
+    source: Source, *, columns: list[str], fill: dict[str, float], categories: dict[str, list[str]]
+) -> NDArray[Any]:
+    from data_prep.media.table import Table, decode_row
+
+    return decode_row(
+        source.path, Table.of({"columns": columns, "fill": fill, "categories": categories})
+    )
+
+
 def _array(source: Source, *, shape: list[int], dtype: str) -> NDArray[Any]:
     from data_prep.media.numbers import read_npy
     from data_prep.sets.npz import channels_first
@@ -205,6 +215,7 @@ MAKERS = {
     "tokens": Maker(("text",), _tokens),
     "series": Maker(("numbers",), _series),
     "vector": Maker(("numbers",), _vector),
+    "table": Maker(("numbers",), _table),
     "array": Maker(("numbers",), _array),
 }
 """A recipe's "maker" -> what makes its samples."""

@@ -64,6 +64,11 @@ def read_numbers(
     return names, numbers if isinstance(numbers, np.memmap) else numbers.astype(np.float64)
 
 
+def is_number(text: str) -> bool:
+    """Return whether a cell is a number as programs write it, NaN and infinity included."""
+    return _NUMBER.fullmatch(text) is not None
+
+
 def _is_npy(path: Path) -> bool:
     with path.open("rb") as file:
         return file.read(6) == b"\x93NUMPY"
@@ -156,7 +161,7 @@ def _is_header(cells: list[str], stated: bool | None) -> bool:
     if stated is False:
         return False
 
-    numeric = [_NUMBER.fullmatch(cell) is not None for cell in cells]
+    numeric = [is_number(cell) for cell in cells]
     if len(cells) > 1 and not cells[0] and not any(numeric[1:]) and all(cells[1:]):
         raise ValueError(
             "its first column has no name, as an index that pandas wrote; write it without "
@@ -179,6 +184,6 @@ def _is_header(cells: list[str], stated: bool | None) -> bool:
 
 
 def _number(cell: str, where: str) -> float:
-    if not _NUMBER.fullmatch(cell):
+    if not is_number(cell):
         raise ValueError(f"{where}: {cell!r} is no number")
     return float(cell)

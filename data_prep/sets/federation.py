@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.errors import PrepError, UnreadableFileError
+from data_prep.media.hashed import is_hashed
+from data_prep.media.table import OTHER, Table
 from data_prep.media.text import described
-from data_prep.pipeline.plan import Stream
+from data_prep.pipeline.plan import MeanStd, Stream
 from data_prep.sets.manifest_kinds import KINDS, Kind, features_of, kind_of
+from data_prep.sets.sums import read_sums, restandardise
 from fedcmi_flwr.data.schema import (
     DatasetSpec,
     ModalitySpec,
@@ -93,6 +96,10 @@ class Federation:
                     "federation's."
                 )
 
+        for name, kind in known.items():
+            if kind_of(kind) == "table" and name in (asked or known):
+                self._check_columns(name, features_of(kind), columns)
+
         there = {
             name: kind
             for name, kind in known.items()
@@ -105,6 +112,18 @@ class Federation:
             )
 
         return chosen
+
+    def _check_columns(self, name: Modality, needed: Sequence[str], columns: Sequence[str]) -> None:
+        """Refuse a manifest with some columns of a table.
+
+        A row of it may well be used, so it is not left out.
+        """
+        absent = [column for column in needed if column not in columns]
+        if 0 < len(absent) < len(needed):
+            raise PrepError(
+                f"the manifest lacks column {absent[0]!r} of table {name!r}, {list(needed)} in "
+                f"{self.path}; add it, with empty cells where nothing is known."
+            )
 
     def check(
         self,
@@ -142,16 +161,48 @@ class Federation:
                 )
 
             for field, entry in KINDS[kind_of(kind)].entries.items():
-                if field not in sizes:
-                    continue
-
-                here = described(sizes[field]) if field == "tokenizer" else sizes[field]
-                if here != recipe.get(entry):
-                    theirs = "another one" if field == "tokenizer" else repr(recipe.get(entry))
+                if field in sizes and not _is_same(field, sizes[field], recipe.get(entry)):
+                    words = field == "tokenizer" and not is_hashed(
+                        recipe[entry]
+                    )  # all of a vocabulary
+                    theirs = "another one" if words else repr(recipe.get(entry))
                     raise PrepError(
                         f"{field} = {sizes[field]!r} here, {theirs} in {self.path} for {name!r}; "
                         "leave it out."
                     )
+
+            for column, names in sizes.get("categories", {}).items():
+                theirs = recipe.get("categories", {}).get(column, [])
+                if column in features_of(kind) and not _are_same(names, theirs):
+                    raise PrepError(
+                        f"categories of {column!r}: {list(names) or 'those of the data'} here, "
+                        f"{theirs or 'numbers'} in {self.path} for {name!r}; leave them out."
+                    )
+
+    def table(self, name: Modality) -> tuple[Table, MeanStd]:
+        """Return what the columns of a table are, and what its features are normalised by.
+
+        Parameters
+        ----------
+        name
+            Of the modality.
+
+        Returns
+        -------
+        Table, and mean and standard deviation.
+
+        Raises
+        ------
+        PrepError
+            A recipe that is none of a table.
+        """
+        stored = next(modality for modality in self.modalities if modality.name == name)
+        try:
+            return Table.of(self.recipes[name]), (stored.mean, stored.std)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise PrepError(
+                f"{self.path}: the recipe of {name!r} is none of a table ({error})."
+            ) from error
 
     def stream(self, name: Modality, files: Sequence[Path]) -> Stream:
         """Return how a modality is made: as the federation's, and normalised as it is.
@@ -206,7 +257,24 @@ class Federation:
             return
 
 
-def describe(directory: Path, path: Path) -> Federation:
+def _is_same(field: str, here: Any, theirs: Any) -> bool:  # noqa: ANN401 (a size may be anything)
+    """Return whether a size is the federation's.
+
+    A tokenizer that is hashed on one side only need not be loaded.
+    """
+    if field != "tokenizer":
+        return bool(here == theirs)
+    return is_hashed(here) == is_hashed(theirs) and described(here) == theirs
+
+
+def _are_same(here: Sequence[str], theirs: Sequence[str]) -> bool:
+    """Return whether categories are the federation's, as far as they are named here."""
+    if here in ((), (OTHER,)):
+        return bool(theirs) and (not here or theirs[-1] == OTHER)
+    return list(here) == list(theirs)
+
+
+def describe(directory: Path, path: Path, sums: Sequence[Path] = ()) -> Federation:
     """Write the file of a federation by the server's prepared directory.
 
     Parameters
@@ -215,6 +283,9 @@ def describe(directory: Path, path: Path) -> Federation:
         A prepared directory with recipes.
     path
         The file to write; one that is there is replaced.
+    sums
+        Files of sums from the nodes; what they have values of is standardised by all of them
+        (``sums.py``) instead of by the directory.
 
     Returns
     -------
@@ -227,11 +298,19 @@ def describe(directory: Path, path: Path) -> Federation:
     SchemaError
         A directory that contradicts its description.
     PrepError
-        A modality that no manifest has.
+        A modality that no manifest has, or sums that do not go with the directory.
     """
-    spec = read_spec(directory)
-    found = Federation(path, spec.name, spec.classes, spec.modalities, read_recipes(directory))
+    spec, recipes = read_spec(directory), read_recipes(directory)
+    found = Federation(path, spec.name, spec.classes, spec.modalities, recipes)
     found.kinds  # noqa: B018 (says which modality no manifest has, before anything is written)
+    if sums:
+        sent = {file: read_sums(file) for file in sums}
+        both = [
+            restandardise(modality, recipes[modality.name], sent) for modality in spec.modalities
+        ]
+        again = {modality.name: recipe for modality, recipe in both}
+        found = replace(found, modalities=tuple(modality for modality, _ in both), recipes=again)
+
     content = {
         "federation_version": VERSION,
         "name": found.name,

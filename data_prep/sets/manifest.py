@@ -10,6 +10,10 @@ A modality of the kind "vector:age,bmi" is made of several columns of numbers. A
 cells there are all empty, or NaN, lacks the modality; one of which some are empty cannot be
 used: it is counted against ``max_bad`` and listed in ``excluded.csv``. Nothing is filled in.
 
+One of the kind "table:age,sex" holds numbers and categories (``table_columns.py``). Some of its
+cells may be missing, which is stored beside them (``media/table.py``); a sample whose cells are
+all empty lacks the modality.
+
 A server and its devices prepare their data each for itself (``role``): one modality, one split,
 missing classes and columns without any cell are fine there. What they must agree on stands in a
 file (``federation.py``).
@@ -24,9 +28,10 @@ from typing import Any
 from data_prep.errors import PrepError
 from data_prep.media.hashed import is_hashed
 from data_prep.media.signature import refuse_pointers
-from data_prep.media.vector import read_cells, vector_stream
+from data_prep.media.table import CellError, Table, table_stream
+from data_prep.media.vector import Cells, read_cells, vector_stream
 from data_prep.pipeline.execution import SERIAL, Execution
-from data_prep.pipeline.plan import Plan, Planned, Stream, tool_versions
+from data_prep.pipeline.plan import MeanStd, Plan, Planned, Stream, tool_versions
 from data_prep.pipeline.prepare import prepare_plan
 from data_prep.sets.federation import Federation
 from data_prep.sets.manifest_kinds import KINDS, Sizes, columns_of, features_of, kind_of
@@ -37,6 +42,7 @@ from data_prep.sets.manifest_table import (
     manifest_columns,
     read_manifest,
 )
+from data_prep.sets.table_columns import measure_table
 from fedcmi_flwr.types import Modality
 
 NAME = "manifest"
@@ -45,6 +51,8 @@ ROLES = (DEVICE, SERVER)
 """Whose data a directory may be, where each has its own."""
 NEEDED = {None: ("train", "test"), DEVICE: (), SERVER: ("test",)}
 """Role -> splits that must have samples."""
+Measured = tuple[Table, MeanStd]
+"""A table, and what its features are normalised by."""
 
 
 def prepare(
@@ -127,11 +135,16 @@ def prepare(
         entries = read_manifest(manifest, columns_of(how.modalities), NEEDED[role])
         where = "" if federation is None else f" of {federation.path}"
         names = class_names(entries, how.classes, is_whole=role is None, where=where)
-        samples = [_plan(raw, entry, how.modalities, names) for entry in entries]
+        tables = {
+            name: how.table(name, entries)
+            for name, kind in how.modalities.items()
+            if kind_of(kind) == "table"
+        }
+        samples = [_plan(raw, entry, how.modalities, names, tables) for entry in entries]
         refuse_pointers(
             (Path(file) for sample in samples for file in sample.files), execution.max_bad
         )
-        streams = [_stream(raw, entries, name, how, role) for name in how.modalities]
+        streams = [_stream(raw, entries, name, how, role, tables) for name in how.modalities]
 
         return Plan(names, streams, samples, (), how.tools())
 
@@ -176,6 +189,10 @@ class _Alone:
         found = _versions(kinds, is_hashed(self.sizes.tokenizer))
         return found | ({"tokenizer": self.sizes.tokenizer} if "text" in kinds else {})
 
+    def table(self, name: Modality, entries: Sequence[Entry]) -> Measured:
+        """Return what the columns of a table are, as its rows say."""
+        return measure_table(entries, features_of(self.modalities[name]), self.sizes.categories)
+
     def stream(self, name: Modality, files: Sequence[Path]) -> Stream:
         """Return how a modality is made."""
         return KINDS[kind_of(self.modalities[name])].stream(name, self.sizes, files)
@@ -208,6 +225,10 @@ class _Federated:
             _kinds(self.modalities), all(is_hashed(recipe["tokenizer"]) for recipe in texts)
         )
 
+    def table(self, name: Modality, entries: Sequence[Entry]) -> Measured:
+        """Return what the columns of a table are in the federation."""
+        return self.federation.table(name)
+
     def stream(self, name: Modality, files: Sequence[Path]) -> Stream:
         """Return how a modality is made."""
         return self.federation.stream(name, files)
@@ -230,19 +251,19 @@ def _versions(kinds: Sequence[str], hashed: bool) -> dict[str, str]:
 
 
 def _plan(
-    raw: Path, entry: Entry, modalities: Mapping[Modality, str], classes: Sequence[str]
+    raw: Path,
+    entry: Entry,
+    modalities: Mapping[Modality, str],
+    classes: Sequence[str],
+    tables: Mapping[Modality, Measured],
 ) -> Planned:
     jobs, sources, files = dict[str, Any](), dict[str, str](), list[str]()
     for name, kind in modalities.items():
         columns = features_of(kind)
         if columns:
-            cells = read_cells(
-                entry.where,
-                entry.place,
-                [(column, entry.cells.get(column, "")) for column in columns],
-            )
-            if cells is not None:
-                jobs[name], sources[name] = cells, entry.place
+            made = _vector(entry, columns) if name not in tables else _row(entry, tables[name][0])
+            if made is not None:
+                jobs[name], sources[name] = made, entry.place
         elif name in entry.cells:
             job, cell = KINDS[kind].job, entry.cells[name]
             if job is None:
@@ -259,12 +280,38 @@ def _plan(
     )
 
 
+def _vector(entry: Entry, columns: Sequence[str]) -> Cells | None:
+    """Return the job of a vector; None for a sample that lacks it."""
+    return read_cells(
+        entry.where, entry.place, [(column, entry.cells.get(column, "")) for column in columns]
+    )
+
+
+def _row(entry: Entry, table: Table) -> tuple[float, ...] | None:
+    """Return the job of a table; None for a sample that lacks all of its cells."""
+    if not any(column in entry.cells for column in table.columns):
+        return None
+    try:
+        return table.encode(entry.cells)
+    except CellError as error:
+        raise PrepError(f"{entry.where}, {error}") from error
+
+
 def _stream(
-    raw: Path, entries: Sequence[Entry], name: Modality, how: _Alone | _Federated, role: str | None
+    raw: Path,
+    entries: Sequence[Entry],
+    name: Modality,
+    how: _Alone | _Federated,
+    role: str | None,
+    tables: Mapping[Modality, Measured],
 ) -> Stream:
     columns = features_of(how.modalities[name])
     if columns and isinstance(how, _Alone):
-        return vector_stream(name, len(columns), columns)
+        return (
+            table_stream(name, *tables[name])
+            if name in tables
+            else vector_stream(name, len(columns), columns)
+        )
 
     cells = [entry.cells[name] for entry in entries if name in entry.cells]
     if not cells and not columns and role is None:

@@ -10,6 +10,7 @@ from data_prep.errors import PrepError, UnreadableFileError
 from data_prep.media.clips import audio_stream, visual_stream
 from data_prep.media.photo import PADDING, PHOTO_SIZE, photo_stream
 from data_prep.media.series import POINTS, read_series, series_stream
+from data_prep.media.table import Table, table_stream
 from data_prep.media.text import (
     DEFAULT_TOKENIZER,
     TOKENS,
@@ -49,6 +50,9 @@ class Sizes:
     streams: Mapping[Modality, int] = field(default_factory=dict)
     """Number of the stream, from 1, of files that have several; else the one flagged default, or
     the first."""
+    categories: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Of columns of tables, as :func:`data_prep.sets.table_columns.parse_categories` reads them;
+    else the data's."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +117,10 @@ def _vector(name: Modality, sizes: Sizes, files: Sequence[Path]) -> Stream:
     return vector_stream(name, _first_axis(name, sizes, files, _features), header=sizes.header)
 
 
+def _table(name: Modality, sizes: Sizes, files: Sequence[Path]) -> Stream:
+    raise PrepError(f"modality {name!r}: a table is made of columns, such as table:age,sex.")
+
+
 def _header(sizes: Sizes) -> dict[str, bool]:
     """Return what is stated of headers, for the settings of a preparation."""
     return {} if sizes.header is None else {"header": sizes.header}
@@ -162,6 +170,15 @@ KINDS = {
         lambda sizes: {"points": sizes.points} | _header(sizes),
         measure=_channels,
     ),
+    "table": Kind(
+        _table,
+        lambda name, recipe: table_stream(name, Table.of(recipe)),
+        "table",
+        {},
+        lambda sizes: {
+            "categories": {column: list(names) for column, names in sizes.categories.items()}
+        },
+    ),
     "text": Kind(
         lambda name, sizes, files: text_stream(name, sizes.tokenizer, sizes.tokens),
         lambda name, recipe: described_text_stream(name, recipe["tokenizer"], recipe["tokens"]),
@@ -194,6 +211,8 @@ KINDS = {
     ),
 }
 """Kind, as users call it -> how it is made."""
+OF_COLUMNS = ("table", "vector")
+"""Kinds that several columns of a manifest make."""
 
 
 def parse_modalities(options: Sequence[str], fewest: int = 2) -> dict[Modality, str]:
@@ -202,7 +221,7 @@ def parse_modalities(options: Sequence[str], fewest: int = 2) -> dict[Modality, 
     Parameters
     ----------
     options
-        "NAME=KIND" or "NAME=vector:COLUMN,COLUMN", in stored order.
+        "NAME=KIND", "NAME=vector:COLUMN,COLUMN" or "NAME=table:COLUMN,COLUMN", in stored order.
     fewest
         How many there must be.
 
@@ -310,8 +329,12 @@ def columns_of(modalities: Mapping[Modality, str]) -> list[str]:
 
 def _check_columns(option: str, kind: str) -> None:
     columns = features_of(kind)
-    if ":" in kind and (kind_of(kind) != "vector" or not all(columns) or not columns):
-        raise PrepError(f"modality {option!r}: only a vector has columns, such as vector:age,bmi.")
+    if ":" in kind and (kind_of(kind) not in OF_COLUMNS or not all(columns) or not columns):
+        raise PrepError(
+            f"modality {option!r}: only a vector or a table has columns, such as vector:age,bmi."
+        )
+    if kind == "table":
+        raise PrepError(f"modality {option!r}: a table is made of columns, such as table:age,sex.")
 
     wrong = [column for column in columns if column in OWN_COLUMNS or columns.count(column) > 1]
     if wrong:

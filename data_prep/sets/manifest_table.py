@@ -12,15 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.errors import PrepError
+from data_prep.media.table import known
 from fedcmi_flwr.types import Modality
 
 REQUIRED = ("id", "label", "split")
 OWN_COLUMNS = (*REQUIRED, "group")
 """Columns that are no modality; ``group`` may be left out, and is the id then."""
 SPLITS = ("train", "val", "test")
-MISSING = ("", "nan", "NaN", "NAN", "None", "NA", "N/A", "n/a", "<NA>", "null", "NULL", "#N/A")
-"""What a cell holds that is missing, in any column, as programs write it; spaces around it do
-not count."""
 _LONGEST_CELL = 1 << 30
 
 _INTEGER = re.compile(r"-?[0-9]+")
@@ -39,8 +37,8 @@ class Entry:
     split: str
     group: str
     cells: Mapping[str, str]
-    """Column -> what stands there, of those that are not empty: a path, the text itself, or a
-    number."""
+    """Column -> what stands there, of those that are not empty: a path, the text itself, a
+    number or a category."""
 
 
 def read_manifest(
@@ -54,8 +52,9 @@ def read_manifest(
         Parquet, or anything else as CSV: commas, UTF-8, a header. Rows are counted from 1, below
         the header.
     needed
-        Names of the columns that hold paths, texts or numbers. A cell that is empty, or holds
-        one of MISSING, is something that the sample lacks.
+        Names of the columns that hold paths, texts, numbers or categories. A cell that is empty,
+        or holds one of :data:`data_prep.media.table.MISSING`, is something that the sample
+        lacks.
     splits
         Those that must have rows.
 
@@ -218,7 +217,7 @@ def _to_text(where: str, value: object) -> str:
 
 def _entry(path: Path, number: int, cells: Mapping[str, str], needed: Sequence[str]) -> Entry:
     where = f"{path}: row {number} (id {cells['id'].strip()!r})"
-    cells = {column: _known(cell) for column, cell in cells.items()}
+    cells = {column: known(cell) for column, cell in cells.items()}
     own = {column: cells.get(column, "") for column in OWN_COLUMNS}
 
     for column in REQUIRED:
@@ -241,12 +240,6 @@ def _entry(path: Path, number: int, cells: Mapping[str, str], needed: Sequence[s
     return Entry(
         where, place, own["id"], own["label"], own["split"], own["group"] or own["id"], has
     )
-
-
-def _known(cell: str) -> str:
-    """Return what a cell holds, nothing for one that is missing."""
-    stripped = cell.strip()
-    return "" if stripped in MISSING else stripped
 
 
 def find_file(raw: Path, entry: Entry, modality: Modality) -> Path:

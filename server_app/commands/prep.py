@@ -203,7 +203,8 @@ def prep_manifest(
             help="NAME=KIND, two or more times: audio, image, video, text, series or vector. "
             "NAME=vector:COLUMN,COLUMN takes numbers from the manifest: a sample with all of "
             "them empty (or NaN) lacks the modality, one with some of them empty counts "
-            "against --max-bad; nothing is filled in."
+            "against --max-bad; nothing is filled in. NAME=table:COLUMN,COLUMN takes numbers "
+            "and categories; empty cells are marked as missing."
         ),
     ] = None,
     role: Annotated[
@@ -254,16 +255,25 @@ def prep_manifest(
             "default."
         ),
     ] = None,
+    categories: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Of a table's column: COLUMN=A,B or, where they are those of the train split, "
+            "COLUMN; with ... as the last one (COLUMN=A,B,...) all others are one. Default: "
+            "columns of words, and an unknown one is an error."
+        ),
+    ] = None,
     workers: WorkersOption = None,
     max_bad: MaxBadOption = 0,
 ) -> None:
     """Prepare your own data, any two or more modalities.
 
-    Cells are paths, or hold a text, or a number of a vector.
+    Cells are paths, texts, numbers or categories.
     """
     from data_prep.sets import manifest as own_data
     from data_prep.sets.federation import read_federation
     from data_prep.sets.manifest_kinds import parse_modalities, parse_streams
+    from data_prep.sets.table_columns import parse_categories
 
     sizes = {
         "image_size": image_size,
@@ -281,7 +291,11 @@ def prep_manifest(
     def make(execution: "Execution") -> Path:
         agreed = None if federation is None else read_federation(federation)
         kinds = parse_modalities(modality or [], fewest=2 if role is None else 0)
-        streams = parse_streams(stream or [], kinds if agreed is None else agreed.kinds)
+        known = kinds if agreed is None else agreed.kinds
+        by_name = {
+            "streams": parse_streams(stream or [], known),
+            "categories": parse_categories(categories or [], known),
+        }
         chosen = {name: value for name, value in given.items() if value is not None}
 
         return own_data.prepare(
@@ -289,7 +303,7 @@ def prep_manifest(
             raw,
             out,
             kinds,
-            sizes=chosen | ({"streams": streams} if streams else {}),
+            sizes=chosen | {name: found for name, found in by_name.items() if found},
             classes=classes.split(",") if classes is not None else None,
             role=role,
             federation=agreed,
@@ -297,26 +311,6 @@ def prep_manifest(
         )
 
     _prepare(make, workers, max_bad)
-
-
-@prep.command("describe")
-def prep_describe(
-    directory: Annotated[Path, typer.Argument(help="The server's prepared directory.")],
-    out: Annotated[Path, typer.Option(help="File to write, for the devices' --federation.")],
-) -> None:
-    """Write what devices must agree on with their server.
-
-    Classes, modalities, sizes, and how they are made.
-    """
-    from data_prep.sets.federation import describe
-
-    try:
-        found = describe(directory, out)
-    except (OSError, ValueError) as error:
-        raise fail(error) from error
-
-    kinds = ", ".join(f"{name} ({kind})" for name, kind in found.kinds.items())
-    console.print(f"{out}: {len(found.classes)} classes, {kinds}")
 
 
 @prep.command("npz")

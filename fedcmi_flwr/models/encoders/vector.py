@@ -1,6 +1,6 @@
 """Encoders of feature vectors.
 
-Laboratory values, questionnaires, descriptors that somebody computed.
+Rows of a table with their masks, questionnaires, descriptors that somebody computed.
 """
 
 from collections.abc import Callable, Mapping

@@ -309,7 +309,7 @@ def test_what_is_not_there_or_no_parquet_is_named(raw: Path, tmp_path: Path) -> 
         (["photo=image", "label=text"], "'label' is given twice, or no modality's name"),
         (
             ["photo=image", "voice=sound"],
-            "NAME=KIND with one of the kinds audio, image, series, text, vector, video",
+            "NAME=KIND with one of the kinds audio, image, series, table, text, ve",
         ),
         (["photo=image", "voice"], "must be NAME=KIND"),
         (["photo=image", "a+b=audio"], r"modality 'a\+b'"),

@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 
 from data_prep.errors import PrepError
+from data_prep.media.table import MISSING
 from data_prep.sets.manifest_kinds import parse_modalities
-from data_prep.sets.manifest_table import MISSING, Entry, read_manifest
+from data_prep.sets.manifest_table import Entry, read_manifest
 from fedcmi_flwr.data.prepared import DataError
 
 COLUMNS = {

@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from data_prep.errors import PrepError
-from data_prep.sets.manifest_table import MISSING, read_manifest
+from data_prep.media.table import MISSING
+from data_prep.sets.manifest_table import read_manifest
 
 NEEDED = ("note", "more")
 COLUMNS = ("id", "label", "split", *NEEDED)

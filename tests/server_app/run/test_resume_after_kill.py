@@ -10,6 +10,7 @@ import oracle
 import psutil
 import pytest
 from commands import fedcmi
+from people import prepare_people
 from safetensors.numpy import load_file
 
 from client_app.app import app as client_app
@@ -106,6 +107,34 @@ def test_kill_9_and_resume_give_the_bits_of_one_run(
         "round 4/6 | loss fused" in done.stdout or "round 5/6" in done.stdout
     )  # it is not killed in no time
     assert "round 3/6" not in done.stdout
+    assert_same(tmp_path / "run", uninterrupted(tmp_path / "whole", settings), 6)
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return motion, notes and a table of people, prepared."""
+    return prepare_people(tmp_path_factory.mktemp("people"))
+
+
+@pytest.mark.parametrize(
+    "encoders",
+    ["motion=gru note=bag-of-words lab=mlp", "motion=transformer-1d note=text-cnn lab=linear"],
+    ids=["gru and bag-of-words", "transformer-1d and text-cnn"],
+)
+def test_series_texts_and_tables_go_on_with_adamw(
+    tmp_path: Path, people: Path, encoders: str
+) -> None:
+    """What AdamW keeps begins anew with each round.
+
+    The rate is that of the round, warmed up and along a cosine.
+    """
+    settings = {**LIGHT, "data": str(people), "encoder": encoders, "optimizer": "adamw", "lr": 0.003, "batch-size": 8,
+                "accumulate-batches": 2, "lr-schedule": "cosine", "lr-warmup-rounds": 2, "lr-decay-start": 2,
+                "min-partition-size": 2}  # fmt: skip
+    start_and_kill(tmp_path / "run", settings, after=3)
+    done = fedcmi("run", "--resume", tmp_path / "run")
+    assert done.exit_code == 0, done.output
+    assert "round 4/6 | loss fused" in done.stdout or "round 5/6" in done.stdout
     assert_same(tmp_path / "run", uninterrupted(tmp_path / "whole", settings), 6)
 
 
