@@ -21,7 +21,7 @@ from data_prep.pipeline.plan import Exclusion
 from data_prep.pipeline.reasons import Reason, by_reason, named, placed
 from data_prep.pipeline.tables import EXCLUDED
 from fedcmi_flwr.data.prepared import load_split
-from fedcmi_flwr.data.schema import DatasetSpec, array_path, read_spec, samples_path
+from fedcmi_flwr.data.schema import DatasetSpec, array_path, read_recipes, read_spec, samples_path
 from fedcmi_flwr.data.table import read_columns
 from fedcmi_flwr.types import Modality
 
@@ -98,7 +98,7 @@ def summarise(directory: Path) -> Summary:
         if groups[first] & groups[second]
     ]
     sizes = {split: len(members) for split, members in groups.items()}
-    suspects = find_suspects(stored_samples, len(spec.classes))
+    suspects = find_suspects(stored_samples, len(spec.classes), read_recipes(directory))
 
     return Summary(spec, counts, missing, sizes, overlaps, _excluded(directory), stored, suspects)
 

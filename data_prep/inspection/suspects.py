@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from data_prep.media.hashed import is_hashed
 from fedcmi_flwr.data.finite import chunks
 from fedcmi_flwr.data.samples import Samples
-from fedcmi_flwr.data.schema import ModalitySpec
+from fedcmi_flwr.data.schema import ModalitySpec, Recipe
 from fedcmi_flwr.types import Modality
 
 CONSTANT = {
@@ -22,8 +23,8 @@ CONSTANT = {
 """Kind -> what a sample is whose channels have one value each. Vectors may well be constant."""
 NOT_FINITE = "holding NaN or Inf"
 NO_WORDS = "without a word"
-EMPTY_TEXT = 2
-"""Tokens of a text without words: [CLS] and [SEP]."""
+MARKERS = 2
+"""Tokens beside those of words, [CLS] and [SEP]; hashed texts have none."""
 _GLANCE = 61
 """Values of a sample between two that are looked at first: hardly any sample has one value at
 all of those."""
@@ -44,7 +45,9 @@ class Suspects:
         return int(sum(counts.sum() for counts in self.counts.values()))
 
 
-def find_suspects(splits: Mapping[str, Samples], classes: int) -> list[Suspects]:
+def find_suspects(
+    splits: Mapping[str, Samples], classes: int, recipes: Mapping[Modality, Recipe]
+) -> list[Suspects]:
     """Look at all stored samples.
 
     Parameters
@@ -53,6 +56,8 @@ def find_suspects(splits: Mapping[str, Samples], classes: int) -> list[Suspects]
         Name -> samples, with all stored modalities.
     classes
         How many there are.
+    recipes
+        Modality -> how its samples are made, as far as that is known.
 
     Returns
     -------
@@ -62,8 +67,9 @@ def find_suspects(splits: Mapping[str, Samples], classes: int) -> list[Suspects]
     for split, samples in splits.items():
         for column, modality in enumerate(samples.modalities):
             has = samples.rows[samples.has[samples.rows, column]]
+            hashed = is_hashed(str(recipes.get(modality.name, {}).get("tokenizer")))
             for rows, values in chunks(samples.arrays[modality.name], has):
-                for flaw, bad in _flaws(modality, values):
+                for flaw, bad in _flaws(modality, values, 0 if hashed else MARKERS):
                     counts = np.bincount(samples.labels[rows[bad]], minlength=classes)
                     by_split = found.setdefault((modality.name, flaw), {})
                     by_split[split] = by_split.get(split, 0) + counts
@@ -72,7 +78,7 @@ def find_suspects(splits: Mapping[str, Samples], classes: int) -> list[Suspects]
 
 
 def _flaws(
-    modality: ModalitySpec, values: NDArray[np.generic]
+    modality: ModalitySpec, values: NDArray[np.generic], markers: int
 ) -> Iterator[tuple[str, NDArray[np.bool_]]]:
     """Yield the flaws that some samples of a chunk have, and which."""
     bad = np.zeros(len(values), dtype=bool)
@@ -87,7 +93,7 @@ def _flaws(
             yield CONSTANT[modality.kind], constant
 
     if modality.kind == "tokens":
-        empty = np.count_nonzero(values, axis=1) <= EMPTY_TEXT
+        empty = np.count_nonzero(values, axis=1) <= markers
         if empty.any():
             yield NO_WORDS, empty
 

@@ -97,8 +97,8 @@ class Federation:
                 )
 
         for name, kind in known.items():
-            if kind_of(kind) == "table" and name in (asked or known):
-                self._check_columns(name, features_of(kind), columns)
+            if name in (asked or known):
+                self._check_columns(name, kind, columns)
 
         there = {
             name: kind
@@ -113,16 +113,15 @@ class Federation:
 
         return chosen
 
-    def _check_columns(self, name: Modality, needed: Sequence[str], columns: Sequence[str]) -> None:
-        """Refuse a manifest with some columns of a table.
-
-        A row of it may well be used, so it is not left out.
-        """
+    def _check_columns(self, name: Modality, kind: str, columns: Sequence[str]) -> None:
+        """Refuse a manifest with some columns of a vector or a table: neither is left out."""
+        needed = features_of(kind)
         absent = [column for column in needed if column not in columns]
         if 0 < len(absent) < len(needed):
             raise PrepError(
-                f"the manifest lacks column {absent[0]!r} of table {name!r}, {list(needed)} in "
-                f"{self.path}; add it, with empty cells where nothing is known."
+                f"the manifest lacks column {absent[0]!r} of {kind_of(kind)} {name!r}, {list(needed)} "
+                f"in {self.path}; add it, with empty cells where nothing is known, or remove all "
+                "of them from a device without the modality."
             )
 
     def check(

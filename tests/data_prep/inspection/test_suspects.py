@@ -20,7 +20,7 @@ from data_prep.inspection.summary import render, summarise
 from data_prep.pipeline.execution import Execution
 from data_prep.sets import manifest
 from data_prep.sets.manifest_kinds import Sizes
-from fedcmi_flwr.data.schema import DatasetSpec, ModalitySpec, array_path
+from fedcmi_flwr.data.schema import DatasetSpec, ModalitySpec, array_path, write_recipes
 
 COUNT = 4
 LABELS = np.array([0, 1, 1, 0])
@@ -84,6 +84,17 @@ def test_what_is_stored(
     assert [
         each for each in shown(stored(tmp_path / "out", arrays)) if each.startswith("look at")
     ] == [line]
+
+
+def test_a_hashed_text_of_one_token_is_a_text(tmp_path: Path) -> None:
+    """It has no markers; one without any token is looked at."""
+    arrays = kinds()
+    arrays["tokens"][:, 1:] = 0
+    arrays["tokens"][2, 0] = 0
+    out = stored(tmp_path / "out", arrays)
+    write_recipes(out, {name: {"maker": "tokens", "tokenizer": "hashed:8"} for name in arrays})
+    lines = [line for line in shown(out) if line.startswith("look at")]
+    assert lines == ["look at 1 of tokens that are stored: without a word (train: yes 1)"]
 
 
 def test_one_pixel_or_an_edge_is_no_constant_image(tmp_path: Path) -> None:

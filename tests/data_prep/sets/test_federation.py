@@ -76,9 +76,8 @@ def test_the_server_needs_test_samples_only(server: Path, federation: Federation
     spec = read_spec(server)
     assert (spec.splits, spec.classes) == ({"test": 2}, ("run", "walk", "fall"))
     motion = spec.modalities[1]
-    assert motion.mean == pytest.approx(
-        (7.5, 9.0)
-    )  # of channels 0, 2, ... 10 and 1, 3, ... 11, once and doubled
+    # Of channels 0, 2, ... 10 and 1, 3, ... 11, once and doubled
+    assert motion.mean == pytest.approx((7.5, 9.0))
     assert (federation.modalities, federation.kinds) == (spec.modalities, KINDS)
 
 
@@ -102,6 +101,12 @@ def test_a_device_stores_what_it_has_as_the_server_does(
     assert (mine.name, mine.classes) == (theirs.name, theirs.classes)
     assert mine.modalities == tuple(each for each in theirs.modalities if each.name in stored)
     assert read_recipes(out) == {name: read_recipes(server)[name] for name in stored}
+
+
+def test_some_columns_of_a_vector_are_not_dropped(federation: Federation, tmp_path: Path) -> None:
+    write_files(tmp_path / "raw", "id,label,split,age,words\nx,fall,val,60,help\n")
+    with pytest.raises(PrepError, match=r"lacks column 'bmi' of vector 'lab'.*federation\.json"):
+        prepare(tmp_path / "raw", tmp_path / "out", "device", federation)
 
 
 def test_the_same_file_is_the_same_sample_there_and_here(
