@@ -19,9 +19,10 @@ all."""
 
 
 def _av_digits(out: Path) -> None:
+    # Here: a device with data of its own need not have what it imports
     from data_prep.sets import (
         av_digits,
-    )  # here: a device with data of its own need not have what it imports
+    )
 
     av_digits.prepare(out)
 

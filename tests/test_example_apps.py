@@ -73,9 +73,8 @@ def test_an_app_learns_with_fedcmi_and_without(load: object, app: str) -> None:
         client, server = load(f"example_apps/{app}", f"client_{when}", f"server_{when}")
         done = run_in_process(server.app, client.app, 3, config)
         measured = done.server.state["measured"]
-        assert (
-            measured["eval_acc" if app == "quickstart" else "accuracy"] > 0.7
-        )  # chance is 1/4 and 1/3
+        # Chance is 1/4 and 1/3
+        assert measured["eval_acc" if app == "quickstart" else "accuracy"] > 0.7
     assert app == "quickstart" or done.server.state["turns"]["of-each"] == [3, 3, 3]
 
 

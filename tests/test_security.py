@@ -41,9 +41,8 @@ def pickles(source: str) -> list[str]:
         names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
         found += [name for name in names if name.split(".")[0] in FORBIDDEN_IMPORTS]
         if isinstance(node, ast.ImportFrom) and node.module in ("torch", "numpy", "pandas"):
-            found += [
-                alias.name for alias in node.names if alias.name in ("load", "read_pickle")
-            ]  # missed below
+            # Missed below
+            found += [alias.name for alias in node.names if alias.name in ("load", "read_pickle")]
     for name, call in _calls(tree):
         allowed = [
             k for k in call.keywords if k.arg == "allow_pickle" and ast.unparse(k.value) != "False"

@@ -75,9 +75,8 @@ class Installed:
             archive.extractall(packages)
 
         gate = Path(sysconfig.get_path("purelib"))
-        (packages / "gate.pth").write_text(
-            f"{gate}\n"
-        )  # a line of it reads no .pth there: not that of the checkout
+        # A line of it reads no .pth there: not that of the checkout
+        (packages / "gate.pth").write_text(f"{gate}\n")
         (packages / "sitecustomize.py").write_text(
             WATCH.format(paths=CHECKED_OUT, log=str(self.log))
         )

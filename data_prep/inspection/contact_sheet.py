@@ -153,9 +153,8 @@ def _draw_tokens(axis: "Axes", tokens: NDArray[Any], spec: DatasetSpec) -> None:
         words = ""
 
     text = f"{textwrap.shorten(words, 110)}\n({count})" if words else count
-    plain = text.replace(
-        "$", r"\$"
-    )  # else matplotlib takes what stands between two of them for a formula
+    # Else matplotlib takes what stands between two of them for a formula
+    plain = text.replace("$", r"\$")
     axis.text(
         0.5,
         0.5,

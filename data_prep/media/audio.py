@@ -118,9 +118,10 @@ def _read_sound_file(path: Path, seconds: float | None) -> tuple[Float[Tensor, "
 def _read_soundtrack(
     path: Path, segment: Segment | None, seconds: float | None, stream: int | None
 ) -> tuple[Float[Tensor, " samples"], int]:
+    # Here: FFmpeg is loaded where it is needed
     from data_prep.media.soundtrack import (
         read_soundtrack,
-    )  # here: FFmpeg is loaded where it is needed
+    )
 
     if segment is None and seconds is not None:
         segment = (0.0, seconds + _MARGIN)

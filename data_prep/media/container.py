@@ -173,9 +173,8 @@ def scan_packets(
     check_container_whole(path)
     packets: list[Packet] = []
     end = 0.0
-    states_no_order = (
-        container.format.name == "avi"
-    )  # when frames are shown in another order, FFmpeg guesses the times
+    # When frames are shown in another order, FFmpeg guesses the times
+    states_no_order = container.format.name == "avi"
     for packet in container.demux():
         if not packet.size or packet.stream.disposition & _THUMBNAIL:
             continue

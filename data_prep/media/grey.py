@@ -130,13 +130,14 @@ def read_grey(path: Path) -> Float[Tensor, "height width"]:
     UnreadableFileError
         There is no such file, or it is no image.
     """
+    # Here: needs Pillow
     from data_prep.media.picture import (
         decoding,
         is_deep,
         load_upright,
         open_picture,
         unit_range,
-    )  # here: needs Pillow
+    )
 
     with decoding(path), open_picture(path) as image:
         upright = load_upright(path, image, max(image.size))

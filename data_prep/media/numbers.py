@@ -93,9 +93,8 @@ def read_npy(path: Path) -> NDArray[Any]:
         unpickled.
     """
     try:
-        mapped = np.load(
-            path, allow_pickle=False, mmap_mode="r"
-        )  # so that a header alone takes no memory
+        # So that a header alone takes no memory
+        mapped = np.load(path, allow_pickle=False, mmap_mode="r")
     except (ValueError, EOFError):
         raise
     except Exception as error:  # of many kinds: NumPy evaluates the header

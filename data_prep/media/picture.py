@@ -57,10 +57,11 @@ def decoding(path: Path) -> Iterator[None]:
 
 def open_picture(path: Path) -> Image.Image:
     """Open an image and look at its header only, whatever its size; close it."""
+    # What is decoded is limited by :func:`turn`
     limit, Image.MAX_IMAGE_PIXELS = (
         Image.MAX_IMAGE_PIXELS,
         None,
-    )  # what is decoded is limited by :func:`turn`
+    )
     try:
         return Image.open(path)
     finally:
@@ -100,9 +101,8 @@ def load_upright(path: Path, image: Image.Image, side: int) -> Image.Image:
 
     image.load()
     try:
-        orientation = image.getexif().get(
-            _ORIENTATION_TAG
-        )  # after load: some formats are turned by it
+        # After load: some formats are turned by it
+        orientation = image.getexif().get(_ORIENTATION_TAG)
     except (OSError, ValueError, SyntaxError, struct.error):
         orientation = None
 

@@ -66,9 +66,8 @@ def resample_points(
     wanted = np.linspace(0, len(series) - 1, points)
     before = np.floor(wanted).astype(np.int64)
     after = np.minimum(before + 1, len(series) - 1)
-    low, high = (
-        series[rows].astype(np.float64) for rows in (before, after)
-    )  # all that is needed of a large file
+    # All that is needed of a large file
+    low, high = (series[rows].astype(np.float64) for rows in (before, after))
     values = (high - low) * (wanted - before)[:, None] + low
 
     return np.ascontiguousarray(values.T, np.float32)

@@ -201,9 +201,8 @@ def _of_everything(
     stamps = {place: found[place][0] for place in usable}
     known = [stamp for stamp in stamps.values() if stamp is not None]
     is_rising = all(earlier < later for earlier, later in itertools.pairwise(known))
-    if (
-        not scan.tells_all_times or len(known) < len(stamps) or not is_rising
-    ):  # frames are counted instead
+    if not scan.tells_all_times or len(known) < len(stamps) or not is_rising:
+        # Frames are counted instead
         stamps = {place: round(place / rate / scan.time_base) for place in usable}
         known = [stamp for stamp in stamps.values() if stamp is not None]
 

@@ -39,9 +39,8 @@ def decode_rows(store: RowStore, execution: Execution) -> dict[int, str]:
     Number of the sample -> why it cannot be made, in the order of the plan.
     """
     store.mend_journal()
-    stamps = {
-        row: store.line(row) for row in range(len(store.plan.samples))
-    }  # before decoding: what changes is redone
+    # Before decoding: what changes is redone
+    stamps = {row: store.line(row) for row in range(len(store.plan.samples))}
     there, total = store.finished(), len(store.plan.samples)
     todo = [row for row in range(total) if row not in there]
     work = partial(_make_block, {stream.name: stream for stream in store.plan.streams}, store.files)

@@ -74,9 +74,8 @@ class RowStore:
                 self.files[split, stream.name] = self._open(split, stream)
 
         if not known:
-            plan_file.write_text(
-                fingerprint, encoding="ascii"
-            )  # last: only now are the files whole
+            # Last: only now are the files whole
+            plan_file.write_text(fingerprint, encoding="ascii")
 
     def _open(self, split: str, stream: Stream) -> RowFile:
         """Make a file of its full size, so that a full disk shows now; keep one that is there."""

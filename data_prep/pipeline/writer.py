@@ -59,9 +59,8 @@ def write_prepared(
     try:
         with locked(lock, LOCK_TIMEOUT):
             if not _is_finished(out, name, settings):
-                with new_directory(
-                    out
-                ) as partial:  # what a killed call left there is replaced: the lock is ours
+                with new_directory(out) as partial:
+                    # What a killed call left there is replaced: the lock is ours
                     write_spec(partial, build(partial))
     except LockedError as error:
         raise PrepError(

@@ -101,9 +101,10 @@ def _render(press: KeyPress) -> Float[Tensor, " samples"]:
 
 
 def _draw_splits(seed: int) -> dict[str, list[CleanDigit]]:
+    # Here: it takes seconds, which every node of a prepared run would pay
     from sklearn.datasets import (
         load_digits,
-    )  # here: it takes seconds, which every node of a prepared run would pay
+    )
 
     digits = load_digits()
     labels: NDArray[np.int64] = digits.target.astype(np.int64)

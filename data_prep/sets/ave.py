@@ -137,9 +137,8 @@ def prepare(
         videos = by_stem(folder, ".mp4")
         refuse_pointers(videos.values(), execution.max_bad)
 
-        classes = tuple(
-            dict.fromkeys(event.category for event in lists["test"])
-        )  # as the paper numbers them
+        # As the paper numbers them
+        classes = tuple(dict.fromkeys(event.category for event in lists["test"]))
         listed = {event for events in lists.values() for event in events}
         lists, unknown = _without_unknown(lists, classes)
         excluded += unknown
@@ -303,9 +302,8 @@ def _plan_event(
     folder: Path,
     wanted: Sequence[Modality],
 ) -> Planned:
-    file = videos.get(
-        event.video, folder / f"{event.video}.mp4"
-    )  # that is not there: told, and counted, by the reader
+    # That is not there: told, and counted, by the reader
+    file = videos.get(event.video, folder / f"{event.video}.mp4")
     job = (str(file), (event.start, event.end), True)
     source = f"{VIDEOS}/{file.name}#{event.start:g}-{event.end:g}s"
     jobs, sources = dict.fromkeys(wanted, job), dict.fromkeys(wanted, source)

@@ -285,9 +285,8 @@ def _without_excluded(
     A tweet stays in the last of its splits, in the order train, val, test.
     """
     reasons = {row.place: _unusable(row, names) for row in rows}
-    last = {
-        row.tweet_id: row.split for row in rows if not reasons[row.place]
-    }  # rows come in the order of the splits
+    # Rows come in the order of the splits
+    last = {row.tweet_id: row.split for row in rows if not reasons[row.place]}
     for row in rows:
         if not reasons[row.place] and last[row.tweet_id] != row.split and not keep_overlap:
             reasons[row.place] = f"its tweet is in the {last[row.tweet_id]} split too"

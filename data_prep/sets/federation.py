@@ -161,9 +161,8 @@ class Federation:
 
             for field, entry in KINDS[kind_of(kind)].entries.items():
                 if field in sizes and not _is_same(field, sizes[field], recipe.get(entry)):
-                    words = field == "tokenizer" and not is_hashed(
-                        recipe[entry]
-                    )  # all of a vocabulary
+                    # All of a vocabulary
+                    words = field == "tokenizer" and not is_hashed(recipe[entry])
                     theirs = "another one" if words else repr(recipe.get(entry))
                     raise PrepError(
                         f"{field} = {sizes[field]!r} here, {theirs} in {self.path} for {name!r}; "

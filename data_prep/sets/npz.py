@@ -79,9 +79,8 @@ def read_arrays(file: Path) -> Arrays:
 
     if not zipfile.is_zipfile(file):
         whole = "not a whole NPZ file, which numpy.savez writes; write it again."
-        cut_off = (
-            file.read_bytes()[:2] == b"PK"
-        )  # an NPZ file is a ZIP archive, and nothing to unpack
+        # An NPZ file is a ZIP archive, and nothing to unpack
+        cut_off = file.read_bytes()[:2] == b"PK"
         reason = whole if cut_off else true_reason(file, whole)
         raise PrepError(f"{file}: {reason}")
 

@@ -57,9 +57,8 @@ class GroupOptimizers:
             return found
 
         for group, names in groups.items():
-            count = (
-                self._steps[group] + 1
-            )  # Adam's bias correction counts the optimiser's own steps, not the rounds
+            # Adam's bias correction counts the optimiser's own steps, not the rounds
+            count = self._steps[group] + 1
             weights = [name for name in names if _is_weight(name, before[name])]
             old, new = ({name: source[name] for name in weights} for source in (before, averaged))
 

@@ -84,9 +84,8 @@ class FedAvgM(UpdateRule):
         if self.lr == 1 and self.momentum == 0:
             return averaged, moments  # w - (w - average) would round
 
-        places = {
-            str(place): name for place, name in enumerate(old)
-        }  # checkpoints number the weights
+        # Checkpoints number the weights
+        places = {str(place): name for place, name in enumerate(old)}
         gradient = {place: old[name] - averaged[name] for place, name in places.items()}
         if self.momentum > 0:
             if moments:

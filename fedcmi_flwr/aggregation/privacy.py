@@ -313,9 +313,8 @@ def check_protected(
     max_example_ratio
         Bound on a reply's weight relative to the others'; 0 (off).
     """
-    if (
-        type(method).check_reply is not Method.check_reply
-    ):  # the base's refuses whatever a node sends for the method
+    if type(method).check_reply is not Method.check_reply:
+        # The base's refuses whatever a node sends for the method
         raise ValueError(
             f"differential privacy: {type(method).__name__}'s nodes send arrays of their own "
             "beside the weights, which are not protected; choose a method that sends none."

@@ -131,9 +131,8 @@ def checked(item: "Field[Any]", value: Any) -> Any:  # noqa: ANN401
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
 
-    is_kind = isinstance(value, kind) and isinstance(value, bool) is (
-        kind is bool
-    )  # True is an int to Python
+    # True is an int to Python
+    is_kind = isinstance(value, kind) and isinstance(value, bool) is (kind is bool)
     if not is_kind or not item.metadata["check"](value):
         raise ConfigError(
             f"{key_of(item)} = {value!r}: must be {item.metadata['allowed']} ({kind.__name__})."

@@ -244,9 +244,8 @@ class Predictor:
 
         absent = ~there.to(self.device).reshape(-1, *[1] * (shown.ndim - 1))
 
-        return shown.masked_fill(
-            absent, 0
-        )  # not in place: tokens are shown as they were given, in the same memory
+        # Not in place: tokens are shown as they were given, in the same memory
+        return shown.masked_fill(absent, 0)
 
     def _check(
         self, inputs: Mapping[Modality, Stored], present: Mapping[Modality, ArrayLike]

@@ -44,16 +44,14 @@ def worker_context(preload: Sequence[str]) -> "ForkServerContext | SpawnContext"
 
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(preload))
-    if (
-        threading.current_thread() is not threading.main_thread()
-    ):  # only that one may change what signals do
+    if threading.current_thread() is not threading.main_thread():
+        # Only that one may change what signals do
         return context
 
     from multiprocessing import forkserver  # Windows has none
 
-    before = signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # the server takes this over, and workers from it
+    # The server takes this over, and workers from it
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         forkserver.ensure_running()
     finally:

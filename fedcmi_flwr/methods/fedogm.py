@@ -88,9 +88,8 @@ class FedOGM(WeightedMethod):
         super().adjust_gradients(model, local)
         for name, coefficient in local.method_state.items():
             for parameter in model.branch(name).encoder.parameters():
-                if (
-                    parameter.grad is not None and parameter.ndim > 2
-                ):  # convolutions of any dimension
+                if parameter.grad is not None and parameter.ndim > 2:
+                    # Convolutions of any dimension
                     noise = torch.randn(parameter.shape, generator=local.generator).to(parameter)
                     deviation = parameter.grad.std() + SMALLEST_DEVIATION
                     parameter.grad.mul_(coefficient).add_(noise * deviation)

@@ -173,9 +173,8 @@ def _positions(dealer: Any, kind: str, num_partitions: int, what: str) -> Positi
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # the partitioner warns at each retry; what counts is its final word
+            # The partitioner warns at each retry; what counts is its final word
+            warnings.simplefilter("ignore")
             count = dealer.num_partitions if kind == "natural" else num_partitions
             parts = [
                 np.array(dealer.load_partition(part)["position"], dtype=np.int64)

@@ -83,9 +83,8 @@ class ArrivalGrid(Grid):
         Iterator over the replies.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        sent = [
-            name for name in self._grid.push_messages(messages) if name
-        ]  # None: Flower could not send it
+        # None: Flower could not send it
+        sent = [name for name in self._grid.push_messages(messages) if name]
         return self._arriving(sent, deadline)
 
     def _arriving(self, waiting: list[str], deadline: float | None) -> Iterator[Message]:

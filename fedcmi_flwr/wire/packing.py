@@ -216,7 +216,8 @@ def _cut(
     except (
         ValueError,
         OverflowError,
-    ) as error:  # of no numbers, but of more or larger axes than an array may have
+    ) as error:
+        # Of no numbers, but of more or larger axes than an array may have
         raise WireError(
             f"arrays: {key!r} has a shape in its layout that no array can have: {error}."
         ) from error
@@ -229,9 +230,8 @@ def decode(array: Array, key: str) -> AnyArray:
     """
     try:
         flat = array.numpy()
-    except (
-        Exception
-    ) as error:  # NumPy's reader raises anything from BadZipFile to MemoryError on a bad header
+    except Exception as error:
+        # NumPy's reader raises anything from BadZipFile to MemoryError on a bad header
         raise WireError(f"arrays: {key!r} does not hold an array: {error!r}.") from error
 
     if not isinstance(flat, np.ndarray):

@@ -135,13 +135,11 @@ def execute(experiment: Experiment, on_flower: bool, show: Show) -> None:
         Called with the lines of its log.
     """
     show(f"again: {experiment.command()}")
-    note(
-        Launch(experiment.config, experiment.num_nodes, REPEATED_ON)
-    )  # the card has the same command
+    # The card has the same command
+    note(Launch(experiment.config, experiment.num_nodes, REPEATED_ON))
     if on_flower:
-        signal.signal(
-            signal.SIGTERM, lambda number, frame: sys.exit(128 + number)
-        )  # so that the SuperLink ends too
+        # So that the SuperLink ends too
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
         run_with_flower(experiment.config, experiment.num_nodes, show)
     else:
         logging.getLogger("flwr").setLevel(logging.ERROR)

@@ -49,9 +49,8 @@ def back_up(site: Site, file: Path) -> None:
 
 def _kept(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
     path = Path(member.name)
-    database = path.name.startswith(
-        services.DATABASE
-    )  # and its journal: it is copied by SQLite itself
+    # And its journal: it is copied by SQLite itself
+    database = path.name.startswith(services.DATABASE)
     left_out = (
         database or any(part in LEFT_OUT for part in path.parts[1:]) or path.suffix == ".lock"
     )

@@ -79,9 +79,8 @@ def revoke(site: Site, name: str) -> None:
     if site.deployment.active == (node,):
         raise DeploymentError(f"{name}: the last device; a deployment has one at least.")
 
-    _store(
-        site, _with(site.deployment, replace(node, revoked=True))
-    )  # first: from now on nobody joins by this name
+    # First: from now on nobody joins by this name
+    _store(site, _with(site.deployment, replace(node, revoked=True)))
     site.shut_out(node.name)
     audit.note(site.state, "revoke", node=name)
 

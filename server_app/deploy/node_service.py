@@ -95,9 +95,8 @@ class NodeService:
     def _turn(self, child: subprocess.Popen[bytes]) -> subprocess.Popen[bytes]:
         was_wrong = bool(self._note)
         difference = self._look()
-        self._restart |= (
-            was_wrong and not self._note
-        )  # while it was wrong, the SuperNode was turned away
+        # While it was wrong, the SuperNode was turned away
+        self._restart |= was_wrong and not self._note
         if not self._note:
             self._renew_authority()
 

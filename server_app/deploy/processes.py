@@ -65,9 +65,8 @@ def pid_of(path: Path) -> int | None:
     with contextlib.suppress(FileNotFoundError, psutil.Error):
         pid = int(path.with_suffix(".pid").read_text(encoding="utf-8"))
         process = psutil.Process(pid)
-        if (
-            _is_of(process, path) or not process.environ()
-        ):  # as it is for a moment, while a process starts
+        if _is_of(process, path) or not process.environ():
+            # As it is for a moment, while a process starts
             return pid if process.status() != psutil.STATUS_ZOMBIE else None
 
     return None

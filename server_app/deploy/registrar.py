@@ -137,9 +137,8 @@ class _Handler(BaseHTTPRequestHandler):
             else:
                 self._answer(HTTPStatus.NOT_FOUND, b"nothing here\n")
         except (TokenError, DeploymentError) as refusal:
-            if (
-                self.path == "/fedcmi/join"
-            ):  # of which the proxy lets few through, so that the log stays short
+            if self.path == "/fedcmi/join":
+                # Of which the proxy lets few through, so that the log stays short
                 audit.note(
                     self.server.site.state,
                     "refused",

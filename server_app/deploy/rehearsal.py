@@ -63,9 +63,8 @@ class Rehearsal:
     """
 
     def __init__(self, directory: Path) -> None:
-        self.kit = (
-            directory.resolve()
-        )  # its processes are found by its path, by whichever way it is named
+        # Its processes are found by its path, by whichever way it is named
+        self.kit = directory.resolve()
         self.deployment: Deployment = read_deployment(self.kit)
         self.home = self.kit / REHEARSAL
 
@@ -292,9 +291,8 @@ class Rehearsal:
         path = self._path(name)
         deadline = time.monotonic() + JOIN_TIMEOUT
         while time.monotonic() < deadline:
-            runs = (
-                processes.pid_of(path) is not None
-            )  # before the log is read, so that its last words are seen
+            # Before the log is read, so that its last words are seen
+            runs = processes.pid_of(path) is not None
             new = path.with_suffix(".log").read_bytes()[begin:].decode(errors="replace")
             if JOINED in new:
                 return new.partition(JOINED)[2].split()[0]
@@ -370,9 +368,8 @@ def check_free(address: str) -> None:
     """
     host, _, port = address.rpartition(":")
     with socket.socket() as probe:
-        probe.setsockopt(
-            socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
-        )  # a connection that was just closed takes no port
+        # A connection that was just closed takes no port
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, int(port)))
         except OSError as error:

@@ -176,9 +176,8 @@ def _begin(
     check_new(chosen)
 
     with claimed(chosen):
-        yield raw | {
-            "run-dir": str(RunDirectory(chosen).path)
-        }  # refuses one that holds a run by now
+        # Refuses one that holds a run by now
+        yield raw | {"run-dir": str(RunDirectory(chosen).path)}
 
 
 @contextlib.contextmanager

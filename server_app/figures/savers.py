@@ -76,10 +76,11 @@ def svg_chart(kind: str, of: str, title: str, caption: str, height: float, draw:
     -------
     The chart.
     """
+    # Ids differ between the charts of a page, not between pages
     salted = {
         **_STYLE,
         "svg.hashsalt": f"{kind} {of}",
-    }  # ids differ between the charts of a page, not between pages
+    }
     buffer = io.StringIO()
     with matplotlib.style.context(["default", salted]), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from")  # the browser has other fonts

@@ -45,9 +45,8 @@ def mean_and_interval(values: Sequence[float]) -> tuple[float, float]:
     if count < 2:
         return float(values[0]) if count else float("nan"), float("nan")
 
-    quantile = float(
-        stdtrit(count - 1, (1 + CONFIDENCE) / 2)
-    )  # of Student's t; scipy.stats takes long to import
+    # Of Student's t; scipy.stats takes long to import
+    quantile = float(stdtrit(count - 1, (1 + CONFIDENCE) / 2))
 
     return float(np.mean(values)), quantile * float(np.std(values, ddof=1)) / count**0.5
 

@@ -236,9 +236,8 @@ def run_app(
 
     environment, run_dir = flower_environment(home), Path(str(run_config.get("run-dir", home)))
     settings = home / "run-config.toml"
-    settings.write_text(
-        write_toml(run_config), encoding="utf-8"
-    )  # on the command line, Flower ends texts at a quote
+    # On the command line, Flower ends texts at a quote
+    settings.write_text(write_toml(run_config), encoding="utf-8")
     command = [program("flwr"), "run", str(project), CONNECTION, "--stream", "--format", "json"]
     command += ["--run-config", str(settings), *more]
     log, patience = home / "run.log", Patience(run_dir)
@@ -374,14 +373,12 @@ def why_failed(run_dir: Path, log: Path, environment: Mapping[str, str], status:
         return f"the run ended as {status!r}. The server said:\n{said[0]}"
 
     run_id = _run_id(log)
-    if (
-        run_id is not None
-    ):  # `flwr run --stream --format json` waits for the end, but does not print the server's log
+    if run_id is not None:
+        # `flwr run --stream --format json` waits for the end, but does not print the server's log
         with log.open("a", encoding="utf-8") as output:
             command = [program("flwr"), "log", run_id, CONNECTION]
-            with contextlib.suppress(
-                subprocess.TimeoutExpired
-            ):  # what it has printed until then is in the log
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                # What it has printed until then is in the log
                 subprocess.run(
                     command,
                     env=dict(environment),

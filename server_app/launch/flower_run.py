@@ -132,10 +132,11 @@ def superlink(home: Path, environment: Mapping[str, str]) -> Iterator[int]:
     port = free_port()
     address = f"127.0.0.1:{port}"
     (home / "config.toml").write_text(connection_file(address, None), encoding="utf-8")
+    # Or it would outlive a kill -9 of us
     command = [
         sys.executable,
         str(Path(__file__).with_name("companion.py")),
-    ]  # or it would outlive a kill -9 of us
+    ]
     command += [
         program("flower-superlink"),
         "--insecure",

@@ -83,9 +83,8 @@ class RoundProgress:
             self.start_up.note_running()
 
         metrics = self.run_dir / "metrics.jsonl"
-        if (
-            not metrics.is_file() or metrics.stat().st_size == self.size
-        ):  # what a long run has is long to read
+        if not metrics.is_file() or metrics.stat().st_size == self.size:
+            # What a long run has is long to read
             return
 
         self.size = metrics.stat().st_size

@@ -41,9 +41,10 @@ def first_exception(text: str) -> str:
     >>> first_exception(chr(10).join(lines))
     'OSError: no space'
     """
+    # Brings torch along, which most commands on devices need not load
     from fedcmi_flwr.wire.text import (
         one_line,
-    )  # brings torch along, which most commands on devices need not load
+    )
 
     _, found, after = text.partition(TRACEBACK)
     lines = after.splitlines()[1:] if found else []

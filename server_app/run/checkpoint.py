@@ -73,12 +73,11 @@ def write_checkpoint(directory: Path, checkpoint: Checkpoint, keep: int) -> None
         Checkpoints to keep; of fewer than ``FEWEST``, as many.
     """
     parts = {part: _contiguous(arrays) for part, arrays in _to_parts(checkpoint).items()}
+    # In order, which safetensors does not keep
     described = {
         "round": checkpoint.server_round,
         "dominant": checkpoint.state.dominance.dominant,
-        "names": {
-            part: list(arrays) for part, arrays in parts.items()
-        },  # in order, which safetensors does not keep
+        "names": {part: list(arrays) for part, arrays in parts.items()},
         "run-config": dict(checkpoint.run_config),
         "versions": dict(checkpoint.versions),
         "num-nodes": checkpoint.num_nodes,

@@ -97,9 +97,8 @@ class RunDirectory:
             check_new(self.path)
 
         self.path.mkdir(parents=True, exist_ok=True)
-        (self.path / "error.txt").unlink(
-            missing_ok=True
-        )  # of an attempt that did not get to its first round
+        # Of an attempt that did not get to its first round
+        (self.path / "error.txt").unlink(missing_ok=True)
 
     @property
     def metrics_path(self) -> Path:
@@ -226,9 +225,10 @@ class RunDirectory:
         records = read_metrics(self.path)
         dataset = config["dataset"]
         if self.plots:
+            # Here: it takes seconds, which every start would pay
             from server_app.figures.plots import (
                 plot_run,
-            )  # here: it takes seconds, which every start would pay
+            )
 
             plot_run(records, dataset["modalities"], dataset["classes"], self.path)
 

@@ -78,9 +78,8 @@ class Federation:
         after_round: Callable[[], None] | None = None,
     ) -> None:
         torch.set_num_threads(config.machine.torch_threads)
-        self.config = replace(
-            config, raw={**config.raw, "resume": False}
-        )  # a run that went on leaves the same files
+        # A run that went on leaves the same files
+        self.config = replace(config, raw={**config.raw, "resume": False})
         self.directory = directory
         self.after_round = after_round
         self._read_data()
@@ -180,9 +179,8 @@ class Federation:
             self._write_checkpoint()
             raise
         except (PrivacyBudgetError, EnoughRoundsError) as error:
-            if (
-                self.strategy.privacy.enabled and not self.strategy.releases
-            ):  # the budget is too small for one round
+            if self.strategy.privacy.enabled and not self.strategy.releases:
+                # The budget is too small for one round
                 raise
             logger.info("the run ends here: %s", error)
 
@@ -254,9 +252,8 @@ class Federation:
         method = self.config.method
         values = {name: array.numpy() for name, array in arrays.items()}
         if self.strategy.privacy.enabled:
-            self.directory.write_account(
-                self.strategy.releases
-            )  # before anything that it accounts for
+            # Before anything that it accounts for
+            self.directory.write_account(self.strategy.releases)
 
         self._load(server_round, values)
         batches = self.test_samples.evaluation_batches(
@@ -345,9 +342,8 @@ class Federation:
         settings = {key: value for key, value in self.config.raw.items() if key not in PATH_KEYS}
         described = {"run-config": settings, **rule, "decisions": decisions.to_json()}
         notes = {"round": self.server_round, **described, "recipes": self.recipes}
-        whole = to_arrays(
-            self.model.state_dict()
-        )  # with the frozen trunks, so that it can be loaded alone
+        # With the frozen trunks, so that it can be loaded alone
+        whole = to_arrays(self.model.state_dict())
         save_model(
             path or self.directory.model_path,
             whole,

@@ -111,9 +111,8 @@ def accuracy_table(
         head.insert(1, f"best by validation (round {best['round']})")
 
     for name, mean in final_accuracy(records).items():
-        figures = [
-            last[-1].get(key, {}).get(name) for key in LAST_FIGURES
-        ]  # an earlier version wrote fewer
+        # An earlier version wrote fewer
+        figures = [last[-1].get(key, {}).get(name) for key in LAST_FIGURES]
         chosen = [] if best is None else [percent(best["accuracy"].get(name))]
         rows.append([name, *chosen, percent(mean), *map(percent, figures)])
 

@@ -16,9 +16,8 @@ from fedcmi_flwr.methods import make_method
 from fedcmi_flwr.packing import to_arrays
 
 SENSORS = ("acc", "gyro")
-APPLIED = wire.Applied(
-    "fedcmi", ("gamma", "lambda", "kappa", "warmup")
-)  # what the loop below does; it has no mu
+# What the loop below does; it has no mu
+APPLIED = wire.Applied("fedcmi", ("gamma", "lambda", "kappa", "warmup"))
 client = ClientApp()
 server = ServerApp()
 

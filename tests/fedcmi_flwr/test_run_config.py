@@ -389,9 +389,8 @@ def test_every_key_is_documented_once() -> None:
         "infiltration-votes", "weight", "infiltration", "identity-projectors", "temperature",
         "prior-adjustment", "max-gradient-norm", "normalization",
     }  # fmt: skip
-    assert [key for key in set(keys) if keys.count(key) > 1] == [
-        "num-server-rounds"
-    ]  # the schedule's end is its own
+    # The schedule's end is its own
+    assert [key for key in set(keys) if keys.count(key) > 1] == ["num-server-rounds"]
 
 
 @pytest.mark.parametrize(

@@ -112,9 +112,8 @@ def damaged(content: bytes, damage: str, generator: np.random.Generator) -> byte
     """Return a file's bytes with one kind of damage."""
     if damage == "cut":
         end = int(generator.integers(1, len(content)))
-        return content[
-            : end - (end % TS_PACKET == 0)
-        ]  # cut between two packets, a transport stream is a whole one
+        # Cut between two packets, a transport stream is a whole one
+        return content[: end - (end % TS_PACKET == 0)]
     changed = bytearray(content)
     if damage == "flipped":
         for place in generator.integers(0, len(content), int(generator.integers(1, 20))):

@@ -146,9 +146,8 @@ def test_weights_made_as_they_are_needed_are_those_of_the_kernel(rate: int, want
     divisor = math.gcd(rate, wanted)
     expected = torchaudio.functional.resample(waveform, rate, wanted)
     found = _by_blocks(waveform, rate // divisor, wanted // divisor)
-    torch.testing.assert_close(
-        found, expected, atol=5e-5, rtol=0
-    )  # its kernel is of single precision
+    # Its kernel is of single precision
+    torch.testing.assert_close(found, expected, atol=5e-5, rtol=0)
 
 
 def test_an_odd_rate_and_a_long_file_take_little_memory(tmp_path: Path) -> None:

@@ -29,9 +29,8 @@ def oracle(waveform: np.ndarray, seconds: float) -> np.ndarray:
 @pytest.mark.parametrize(("seconds", "windows"), [(3.0, 299), (10.0, 1004)])
 @pytest.mark.parametrize("samples", [20000, 47999, 200000])
 def test_spectrogram_is_that_of_numpy(seconds: float, windows: int, samples: int) -> None:
-    noise = np.random.default_rng(0).standard_normal(samples) * np.linspace(
-        0.1, 1, samples
-    )  # some beyond 1
+    # Some beyond 1
+    noise = np.random.default_rng(0).standard_normal(samples) * np.linspace(0.1, 1, samples)
     waveform = noise.astype(np.float32)
     made = log_spectrogram(Path("x.wav"), torch.from_numpy(waveform), 16000, seconds)
     assert made.shape == spectrogram_shape(seconds) == (1, 257, windows)

@@ -161,9 +161,8 @@ def test_damaged_frames_are_refused(tmp_path: Path) -> None:
         packets = [(packet.pos, packet.size) for packet in container.demux() if packet.size]
     content = bytearray(path.read_bytes())
     for place, size in packets:
-        content[place + 12 : place + 12 + size] = (
-            b"\xff" * size
-        )  # 11 bytes of tag header, 1 of codec
+        # 11 bytes of tag header, 1 of codec
+        content[place + 12 : place + 12 + size] = b"\xff" * size
     path.write_bytes(content)
     with pytest.raises(UnreadableFileError, match=r"not decodable|can be decoded"):
         frames_at_even_times(path, 3, 32)

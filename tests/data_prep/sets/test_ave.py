@@ -194,9 +194,8 @@ def ambiguous(raw: Path) -> Path:
     in two lists.
     """
     add_line(raw, media.AVE_TRAIN, f"{SECOND}&-v0_01&good&0&4")  # there as the first class
-    add_line(
-        raw, media.AVE_VAL, f"{THIRD}&-v1_00&good&1&5"
-    )  # in the training list as the second class
+    # In the training list as the second class
+    add_line(raw, media.AVE_VAL, f"{THIRD}&-v1_00&good&1&5")
     return raw
 
 
@@ -259,9 +258,8 @@ def test_videos_that_cannot_be_used_are_named(raw: Path, tmp_path: Path) -> None
     (raw / "AVE" / "-v0_02.mp4").unlink()
     (raw / "AVE" / "-v1_02.mp4").write_text("not a video")
     media.write_video(raw / "AVE" / "-v2_00.mp4", 65, "mpeg4")  # without sound
-    add_line(
-        raw, "trainSet.txt", f"{media.AVE_CLASSES[0]}&-v0_00&good&8&10"
-    )  # the video ends at 6.5 s
+    # The video ends at 6.5 s
+    add_line(raw, "trainSet.txt", f"{media.AVE_CLASSES[0]}&-v0_00&good&8&10")
     with pytest.raises(PrepError, match="4 source files cannot be used, max_bad = 0") as caught:
         ave.prepare(raw, tmp_path / "out", frame_size=SIZE)
     for words in (

@@ -105,9 +105,8 @@ def test_three_rounds_are_the_papers_and_an_untrained_group_stands_still(name: s
         }
         for weight, steps in expected.items():
             assert found[weight] == pytest.approx(steps[t], abs=1e-5), (weight, t)
-        for buffer in GROUPS["audio"][
-            1:
-        ]:  # plain averages; a step from 0.5 towards 1e-4 might end below 0
+        for buffer in GROUPS["audio"][1:]:
+            # Plain averages; a step from 0.5 towards 1e-4 might end below 0
             assert found[buffer].tolist() == averaged[buffer].tolist()
         now = found
     assert not np.array_equal(now["ear.w"], averaged["ear.w"])

@@ -276,9 +276,8 @@ def test_an_honest_majority_keeps_its_accuracy(tmp_path: Path, toy: Path, method
 
     After one such round of the mean, training from it diverges on every node.
     """
-    unguarded = {
-        "max-norm-ratio": 0.0
-    }  # by default such an update is refused before anything averages it
+    # By default such an update is refused before anything averages it
+    unguarded = {"max-norm-ratio": 0.0}
     ruined = accuracy_under_attack(tmp_path / "mean", toy, rounds=1, method=method, **unguarded)
     robust = {
         name: accuracy_under_attack(

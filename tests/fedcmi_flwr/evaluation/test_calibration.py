@@ -60,9 +60,8 @@ def test_temperature_is_scipys(sharpness: float) -> None:
 
     best = minimize_scalar(nll, bounds=(-4, 4), method="bounded", options={"xatol": 1e-8})
     assert fit_temperature(found, labels) == pytest.approx(math.exp(best.x), rel=1e-5)
-    assert fit_temperature(found, labels) == pytest.approx(
-        sharpness, rel=0.15
-    )  # the truth, up to sampling
+    # The truth, up to sampling
+    assert fit_temperature(found, labels) == pytest.approx(sharpness, rel=0.15)
 
 
 def test_scaling_scores_scales_the_temperature() -> None:

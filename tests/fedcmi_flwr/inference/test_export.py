@@ -96,7 +96,8 @@ def test_torch_programs_are_loaded_again(path: Path, tmp_path: Path) -> None:
     with (
         torch.inference_mode(),
         warnings.catch_warnings(action="ignore"),
-    ):  # of torch's own way to read
+    ):
+        # Of torch's own way to read
         program = torch.export.load(graph).module()
         probabilities, _ = program(*(torch.from_numpy(samples[name]) for name in NAMES))
     np.testing.assert_allclose(probabilities.numpy(), predictor.predict_proba(samples), atol=1e-5)

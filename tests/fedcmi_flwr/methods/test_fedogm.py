@@ -92,9 +92,8 @@ def test_the_noise_has_the_gradients_own_standard_deviation() -> None:
     before = {name: w.grad.clone() for name, w in model.named_parameters()}
     FedOGM().adjust_gradients(model, local)
     noises = [w.grad - before[name] for name, w in model.named_parameters() if w.ndim == 4]
-    large = max(
-        noises, key=torch.numel
-    )  # 18432 numbers: the estimate's own deviation is half a percent
+    # 18432 numbers: the estimate's own deviation is half a percent
+    large = max(noises, key=torch.numel)
     assert float(large.std()) == pytest.approx(0.01, rel=0.03)
     assert abs(float(large.mean())) < 0.01 * 4 / large.numel() ** 0.5
 

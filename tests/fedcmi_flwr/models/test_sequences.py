@@ -68,9 +68,8 @@ def test_series_of_any_length_and_empty_batches(name: str, time: int) -> None:
         assert encoder(torch.randn(count, 6, time)).shape == (count, 4)
     last = torch.zeros(1, 6, time)
     last[:, :, -1] = 1.0
-    assert not torch.allclose(
-        encoder(last), encoder(torch.zeros(1, 6, time))
-    )  # no moment is cut off
+    # No moment is cut off
+    assert not torch.allclose(encoder(last), encoder(torch.zeros(1, 6, time)))
 
 
 def test_places_by_hand() -> None:

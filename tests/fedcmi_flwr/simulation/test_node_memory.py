@@ -54,9 +54,8 @@ def test_what_no_checkpoint_needs_is_forgotten(tmp_path: Path) -> None:
     keep(tmp_path, 0, 1, 2, 4, 5)
     keep(tmp_path, 1, 1)
     keep(tmp_path, 2, 5)
-    forget_before(
-        tmp_path, 4
-    )  # a run that goes on after round 4 reads round 4's, or what came last before it
+    # A run that goes on after round 4 reads round 4's, or what came last before it
+    forget_before(tmp_path, 4)
     assert [rounds(tmp_path, part) for part in range(3)] == [[4, 5], [1], [5]]
     forget_after(tmp_path, 4)
     assert [rounds(tmp_path, part) for part in range(3)] == [[4], [1], []]

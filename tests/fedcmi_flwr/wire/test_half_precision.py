@@ -108,9 +108,8 @@ def test_the_bytes_of_the_weights_are_halved_both_ways(
         train_round(strategy, federation([("audio", "visual")], [1]).grid(), arrays=start)
         sizes[dtype] = strategy.report.bytes_down[0], strategy.report.bytes_up[0]
     for full, half in zip(*sizes.values(), strict=True):
-        assert full - half == pytest.approx(
-            60000, abs=20
-        )  # the settings' texts differ by a few bytes
+        # The settings' texts differ by a few bytes
+        assert full - half == pytest.approx(60000, abs=20)
 
 
 def test_evaluations_travel_so_too(

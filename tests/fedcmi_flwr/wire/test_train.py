@@ -57,10 +57,11 @@ def test_a_train_reply_reads_back() -> None:
         {"fused": 1.5},
         {"fused": 6},
     )
+    # A node of somebody else's need not say it
     assert (update.seconds, _read(_reply()).seconds) == (
         0.25,
         None,
-    )  # a node of somebody else's need not say it
+    )
     assert update.stats is not None
     assert update.stats.probability_sum["audio"].tolist() == [0.5, 1.5]
     assert update.stats.count["audio"].tolist() == [1, 2]

@@ -64,9 +64,8 @@ def test_with_switches_is_the_same_row_with_the_switches_of_fedcmi_plus(name: st
 
 def test_every_row_that_the_readme_compares_was_tuned() -> None:
     named = {path.stem for path in find_rows(["methods", "alone"])}
-    rows = {
-        name for name in named if not name.endswith("-and-proximal")
-    }  # they are compared in the suite
+    # They are compared in the suite
+    rows = {name for name in named if not name.endswith("-and-proximal")}
     assert set(read_tuned(RECIPES / "tuned" / "avmnist.toml")) == rows
     three = {"fedavg", "fedavg-with-switches", "late-fusion", "late-fusion-with-switches", "fedcmi"}
     assert set(read_tuned(RECIPES / "tuned" / "avmnist3.toml")) == three

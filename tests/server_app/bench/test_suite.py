@@ -259,9 +259,8 @@ def test_a_suite_is_tuned_on_the_settings_that_are_named(
             (folder / "tuned" / "tuned.toml").write_text("")
 
     monkeypatch.setattr(tuning, "Tuning", Recorder)
-    monkeypatch.setattr(
-        bench, "end_with_what_was_started", lambda advice: None
-    )  # signal handlers are pytest's here
+    # Signal handlers are pytest's here
+    monkeypatch.setattr(bench, "end_with_what_was_started", lambda advice: None)
     given = [
         "--suite",
         str(folder / "mine.toml"),

@@ -64,9 +64,8 @@ def contents(directory: Path) -> dict[str, str]:
 def here(*given: str) -> int:
     """Call `fedcmi` in this process, and return its exit status."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            prep, "end_with_what_was_started", lambda advice: None
-        )  # signal handlers are pytest's here
+        # Signal handlers are pytest's here
+        patch.setattr(prep, "end_with_what_was_started", lambda advice: None)
         return int(app(list(given), standalone_mode=False) or 0)
 
 

@@ -94,9 +94,8 @@ def test_what_does_not_end_politely_is_killed(
 def test_a_number_that_another_process_got_is_left_alone(tmp_path: Path) -> None:
     command = [sys.executable, "-c", "print('ready', flush=True); input()"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
-        assert (
-            other.stdout and other.stdout.readline() == b"ready\n"
-        )  # before that it has no environment to be seen
+        # Before that it has no environment to be seen
+        assert other.stdout and other.stdout.readline() == b"ready\n"
         (tmp_path / "a.pid").write_text(f"{other.pid}\n")
 
         assert processes.pid_of(tmp_path / "a") is None

@@ -130,6 +130,5 @@ def test_no_encryption_is_no_way_in(proxy: Proxied) -> None:
 def test_an_open_deployment_keeps_the_control_api_closed_too(tmp_path: Path) -> None:
     with proxied(tmp_path, secure=False) as open_proxy:
         assert open_proxy.client.post("/v1/control/start-run").status_code == 403
-        assert (
-            open_proxy.client.post("/v1/fleet/register-node").status_code == 502
-        )  # let through; nobody is behind
+        # Let through; nobody is behind
+        assert open_proxy.client.post("/v1/fleet/register-node").status_code == 502

@@ -136,10 +136,11 @@ def test_a_resumed_run_shows_the_rounds_that_are_left(story: Story) -> None:
         for line in story.printed("resumed").splitlines()
         if line.startswith("round ")
     ]
+    # Round 5 may have ended before the SuperLink was killed
     assert shown in (
         ["5/6", "6/6"],
         ["6/6"],
-    )  # round 5 may have ended before the SuperLink was killed
+    )
 
 
 def test_a_second_run_at_once_is_refused(story: Story) -> None:

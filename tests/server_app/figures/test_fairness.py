@@ -54,9 +54,8 @@ def test_nodes_have_the_mean_of_the_rounds_in_which_they_evaluated() -> None:
     )
     assert fairness.per_node(RECORDS, "fused", "samples") == {"0": 10, "1": 10, "2": 10, "10": 10}
     assert fairness.per_node(RECORDS, "fused", "worst_class") == {"0": 0, "1": 0, "2": 0, "10": 0}
-    assert (
-        fairness.per_node([{"evaluated": {}}], "fused") == {}
-    )  # of a version that did not note it
+    # Of a version that did not note it
+    assert fairness.per_node([{"evaluated": {}}], "fused") == {}
 
 
 def test_figures_by_hand() -> None:

@@ -93,9 +93,8 @@ def test_the_probe_trains_one_node_for_one_epoch(
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", epochs.clear)
     monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda: len(epochs) * GB)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
-    assert (
-        gpu_share.measured_client_bytes({**raw, "partition": "iid"}, 3, client_app) == 3 * GB
-    )  # 20 samples, 8 a batch
+    # 20 samples, 8 a batch
+    assert gpu_share.measured_client_bytes({**raw, "partition": "iid"}, 3, client_app) == 3 * GB
 
 
 @pytest.mark.parametrize("modalities", [("audio", "visual"), ("visual",)])

@@ -91,9 +91,8 @@ def test_nodes_train_on_all_machines_of_a_cluster(av_digits_dir: Path, tmp_path:
             text=True, timeout=600, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
-        actors = list(
-            Path(short).glob("ray/session_2*/logs/worker-*-01000000-*.out")
-        )  # of the cluster's first job
+        # Of the cluster's first job
+        actors = list(Path(short).glob("ray/session_2*/logs/worker-*-01000000-*.out"))
     assert f"of the Ray cluster {address}" in done.stdout
     assert len(actors) == 2
     raw = resolve(None, keys, [f"run-dir={tmp_path / 'local'}"])

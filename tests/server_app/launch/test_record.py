@@ -35,9 +35,8 @@ def test_nothing_is_written_into_a_directory_where_another_trains(
             pass
         assert (first.run_dir / LAUNCH).read_bytes() == written
     assert json.loads(written)["num_nodes"] == 4
-    with begin(
-        None, options, ["lr=0.1"], tmp_path / "run", 6, "in-process"
-    ) as second:  # the first left no round
+    with begin(None, options, ["lr=0.1"], tmp_path / "run", 6, "in-process") as second:
+        # The first left no round
         assert second.num_nodes == 6
 
 

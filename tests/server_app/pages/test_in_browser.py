@@ -117,10 +117,11 @@ def test_every_chart_is_drawn_and_nothing_is_cut_off(
         assert (chart["width"] > 300, chart["height"] > 100) == (True, True), chart
         assert (chart["drawn"] >= 10, chart["texts"] >= 4) == (True, True), chart
         assert chart["clipped"] == [], chart
+    # Nothing makes the page wider than the screen
     assert (sizes["screen"], sizes["page"]) == (
         width,
         width,
-    )  # nothing makes the page wider than the screen
+    )
 
 
 def test_what_is_cut_off_would_be_noticed(browser: Browser, page: Path) -> None:

@@ -92,9 +92,8 @@ def test_what_others_wrote_is_text_and_never_markup(copy: Path) -> None:
     assert not {"script", "img"} & {tag for tag, _ in page.elements}
     assert f"{evil} on " in page.text
     assert "round 3: no <img src=x onerror=alert(2)>" in page.text
-    assert (
-        "<script>alert(1)</s" in page.text.split("Per class")[1].split("Dominance")[0]
-    )  # the label of a class
+    # The label of a class
+    assert "<script>alert(1)</s" in page.text.split("Per class")[1].split("Dominance")[0]
 
 
 def test_a_failed_run_says_why_and_shows_what_there_is(copy: Path) -> None:

@@ -46,10 +46,11 @@ def checkpoint(server_round: int, size: int = 3) -> Checkpoint:
     )
     optimizer = {"shared/steps": np.array(2), "shared/m_t/z.weight": np.full(3, 0.1)}
     state = ServerState(dominance, {"c/z": np.array([[True, False]])}, optimizer)
+    # Not contiguous, and a scalar
     average = {
         "z.weight": np.arange(6.0).reshape(2, 3).T,
         "b": np.float64(0.5),
-    }  # not contiguous, and a scalar
+    }
     return Checkpoint(server_round, arrays, average, state, CONFIG, {"flwr": "1.41.0"})
 
 

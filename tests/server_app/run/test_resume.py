@@ -182,9 +182,8 @@ def test_checkpoints_are_as_many_as_asked_for(tmp_path: Path, toy: Path) -> None
     run(config(tmp_path / "run", toy, **{"checkpoint-keep": 3, "method": "moon"}), until=5)
     names = [path.name for path in stored_checkpoints(tmp_path / "run" / CHECKPOINTS)]
     assert names == ["round-000003", "round-000004", "round-000005"]
-    for own in (
-        tmp_path / "run" / "node-memory"
-    ).iterdir():  # the last turn up to round 3, and those after it
+    for own in (tmp_path / "run" / "node-memory").iterdir():
+        # The last turn up to round 3, and those after it
         rounds = sorted(int(path.stem.removeprefix("round-")) for path in own.iterdir())
         assert len([t for t in rounds if t <= 3]) <= 1
 

@@ -103,9 +103,8 @@ def test_kill_9_and_resume_give_the_bits_of_one_run(
     start_and_kill(tmp_path / "run", settings, after=3)
     done = fedcmi("run", "--resume", tmp_path / "run")
     assert done.exit_code == 0, done.output
-    assert (
-        "round 4/6 | loss fused" in done.stdout or "round 5/6" in done.stdout
-    )  # it is not killed in no time
+    # It is not killed in no time
+    assert "round 4/6 | loss fused" in done.stdout or "round 5/6" in done.stdout
     assert "round 3/6" not in done.stdout
     assert_same(tmp_path / "run", uninterrupted(tmp_path / "whole", settings), 6)
 

@@ -94,9 +94,8 @@ def test_a_tracker_that_raises_is_left_out_and_the_run_goes_on(
     trackers = Trackers({"down": Broken(), "up": Noting()}, tmp_path)
     logger = logging.getLogger("flwr.fedcmi")
     caplog.set_level(logging.WARNING, logger.name)
-    monkeypatch.setattr(
-        logger, "handlers", [caplog.handler]
-    )  # whatever other tests have made of Flower's logger
+    # Whatever other tests have made of Flower's logger
+    monkeypatch.setattr(logger, "handlers", [caplog.handler])
     monkeypatch.setattr(logger, "disabled", False)
     trackers.begin({"dataset": {"classes": ["a"]}, "lr": 0.1})
     empty: dict[str, Any] = {

@@ -136,9 +136,8 @@ def test_two_hundred_rounds_with_failing_replies(
 
     Allowed is half.
     """
-    caplog.set_level(
-        logging.WARNING, logger="flwr"
-    )  # pytest would keep the tracebacks of nodes, and what they hold
+    # Pytest would keep the tracebacks of nodes, and what they hold
+    caplog.set_level(logging.WARNING, logger="flwr")
     present = {name: np.ones(32, dtype=bool) for name in ("audio", "visual")}
     small = {name: np.ones(6, dtype=bool) for name in present}
     data = oracle.prepare(tmp_path / "toy", present, small)
