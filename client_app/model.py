@@ -13,6 +13,7 @@ from fedcmi_flwr.models import pretrained
 from fedcmi_flwr.models.building import model_spec
 from fedcmi_flwr.models.multimodal import ModelSpec, MultimodalModel
 from fedcmi_flwr.models.placement import choose_device, place
+from fedcmi_flwr.models.published import locations_of
 from fedcmi_flwr.wire.tensors import to_state_dict
 
 logger = logging.getLogger("flwr.fedcmi")
@@ -60,7 +61,8 @@ def receive(node: Node, task: wire.Task, method: Method) -> MultimodalModel:
 
     options = {name: json.loads(task.config.get(f"options.{name}", "{}")) for name in task.modalities}
     spec = model_spec(node.run.model, method, task.modalities, len(classes), options)
-    inputs = [modality for modality in node.stored.modalities if modality.name in task.groups]
+    owned = [name for name in node.stored.modality_names if name in task.groups]
+    inputs = [ModalitySpec.from_json(task.config[f"input.{name}"]) for name in owned]  # the federation's own
     model = _model(spec, inputs)
     model.load_trained_state(to_state_dict(task.arrays))
     _load_frozen(model, node, task)
@@ -92,7 +94,7 @@ def _model(spec: ModelSpec, inputs: Sequence[ModalitySpec]) -> MultimodalModel:
 def _load_frozen(model: MultimodalModel, node: Node, task: wire.Task) -> None:
     """Load the frozen trunks from this node's own directories, and check that they are the server's."""
     frozen = [name for name in model.owned if name in model.spec.frozen]
-    of_run = pretrained.read_locations(node.run.model.pretrained)
+    of_run = locations_of(node.run.model, model.spec.modalities)
     of_node = pretrained.read_locations(node.config.pretrained)
     locations = {**of_run, **of_node}
 

@@ -158,7 +158,7 @@ def prep_manifest(
     modality: Annotated[
         list[str] | None,
         typer.Option(
-            help="NAME=KIND, two or more times: audio, image, video, text, series or vector. NAME=vector:COLUMN,COLUMN "
+            help="NAME=KIND, two or more times: audio, waveform, image, video, text, series or vector. NAME=vector:COLUMN,COLUMN "
             "takes numbers from the manifest: a sample with all of them empty (or NaN) lacks the modality, one with "
             "some of them empty counts against --max-bad; nothing is filled in."
         ),
@@ -173,14 +173,16 @@ def prep_manifest(
     classes: Annotated[str | None, typer.Option(help="Labels in index order, joined by ','; default: sorted.")] = None,
     image_size: Annotated[int | None, typer.Option(help="Of images and a video's frames; default: 224.")] = None,
     seconds: Annotated[
-        float | None, typer.Option(help="Of sound; shorter ones are repeated, longer ones cut. Default: 3.")
+        float | None,
+        typer.Option(help="Of sound; shorter ones are repeated (waveforms: padded), longer ones cut. Default: 3."),
     ] = None,
     frames: Annotated[int | None, typer.Option(help="Of a video, at the centres of equal parts; default: 3.")] = None,
     tokens: Annotated[int | None, typer.Option(help="Of a text at most; default: 40.")] = None,
     tokenizer: Annotated[
         str | None,
         typer.Option(
-            help="BERT's: directory with vocab.txt, or name on the hub; or hashed:BUCKETS. Default: the uncased."
+            help="BERT's: directory with vocab.txt, or name on the hub; auto:NAME_OR_DIR, of any Hugging Face model; or "
+            "hashed:BUCKETS. Default: BERT's uncased."
         ),
     ] = None,
     points: Annotated[
