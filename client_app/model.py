@@ -5,6 +5,7 @@ import logging
 from collections.abc import Sequence
 
 from client_app.node import Node
+from client_app.stored_features import forget_stored_features
 from fedcmi_flwr import wire
 from fedcmi_flwr.data.prepared import DataError
 from fedcmi_flwr.data.schema import ModalitySpec
@@ -14,6 +15,7 @@ from fedcmi_flwr.models.building import model_spec
 from fedcmi_flwr.models.multimodal import ModelSpec, MultimodalModel
 from fedcmi_flwr.models.placement import choose_device, place
 from fedcmi_flwr.models.published import locations_of
+from fedcmi_flwr.types import Modality
 from fedcmi_flwr.wire.tensors import to_state_dict
 
 logger = logging.getLogger("flwr.fedcmi")
@@ -87,13 +89,19 @@ def _model(spec: ModelSpec, inputs: Sequence[ModalitySpec]) -> MultimodalModel:
         _models.clear()
         _models[key] = MultimodalModel(spec, inputs)
     model = _models[key].train()
+    forget_stored_features(model)
     model.zero_grad()
     return model
 
 
+def frozen_checksums(task: wire.Task) -> dict[Modality, str]:
+    """Return the checksum of each frozen trunk, which :func:`receive` has compared with this node's."""
+    return {name: task.config[f"frozen.{name}"][0] for name in task.modalities if f"frozen.{name}" in task.config}
+
+
 def _load_frozen(model: MultimodalModel, node: Node, task: wire.Task) -> None:
     """Load the frozen trunks from this node's own directories, and check that they are the server's."""
-    frozen = [name for name in model.owned if name in model.spec.frozen]
+    frozen = [name for name in model.owned if name in model.spec.held]
     of_run = locations_of(node.run.model, model.spec.modalities)
     of_node = pretrained.read_locations(node.config.pretrained)
     locations = {**of_run, **of_node}

@@ -32,6 +32,7 @@ from fedcmi_flwr.config.work import WorkConfig
 from fedcmi_flwr.lookup import UnknownNameError, find
 from fedcmi_flwr.methods import METHODS, Method, hyperparameters, make_method
 from fedcmi_flwr.methods.hyperparameters import with_hyperparameters
+from fedcmi_flwr.models.adapters import read_adapters
 from fedcmi_flwr.models.building import named_encoders, portable_encoders
 from fedcmi_flwr.models.fusion import FUSION
 from fedcmi_flwr.strategy.guards import Guards
@@ -168,6 +169,7 @@ def _read_method(raw: Mapping[str, Scalar]) -> Method:
 def _check_names(model: ModelConfig, name: str, method: Method) -> None:
     """Raise ConfigError unless the names of encoders and the fusion head stand for something that goes together."""
     named_encoders(model.encoder)
+    read_adapters(model.adapter)
     try:
         find(FUSION, model.fusion)
     except UnknownNameError as error:

@@ -13,6 +13,7 @@ SCRIPTS = re.findall(r"\$\(BIN\)/python (tests/benchmarks/\S+)", MAKEFILE.partit
 SMALLEST = {
     "step.py": ["--repetitions", "1", "--batch", "2", "--threads", "1"],
     "epoch.py": ["--repetitions", "1", "--batch", "2", "--batches", "1", "--epochs", "1", "--threads", "1"],
+    "features.py": ["--samples", "8", "--size", "32", "--epochs", "2", "--rounds", "1"],
     "bench_reading.py": ["--samples", "64", "--size", "32"],
     "bench_prep.py": ["--clips", "24", "--repetitions", "1"],
     "prep_memory.py": ["--share", "0.01"],
@@ -41,7 +42,7 @@ def test_every_benchmark_of_the_makefile_is_known() -> None:
     assert {Path(script).name for script in SCRIPTS} == set(SMALLEST)
 
 
-@pytest.mark.parametrize("script", ["bench_reading.py", "bench_prep.py", "prep_memory.py", "aggregation.py"])
+@pytest.mark.parametrize("script", ["features.py", "bench_reading.py", "bench_prep.py", "prep_memory.py", "aggregation.py"])
 def test_benchmarks_print_ratios(script: str, tmp_path: Path) -> None:
     assert re.search(r"\d x", _run([str(ROOT / "tests" / "benchmarks" / script), *SMALLEST[script]], tmp_path))
 

@@ -101,10 +101,10 @@ def _log_mel(
     return log_mel(clip.unsqueeze(0), rate_hz, bands, window, hop, floor).squeeze(0).numpy()
 
 
-def _waveform(source: Source, *, rate_hz: int, samples: int, stream: int | None = None) -> NDArray[Any]:
+def _waveform(source: Source, *, rate_hz: int, seconds: float, stream: int | None = None) -> NDArray[Any]:
     from data_prep.media.waveform import decode_waveform
 
-    return decode_waveform(source.path, source.segment, rate_hz, samples, stream)
+    return decode_waveform(source.path, source.segment, rate_hz, seconds, stream)
 
 
 def _contour(source: Source, *, rate_hz: int, samples: int, hop: int, floor: float) -> NDArray[Any]:

@@ -20,7 +20,7 @@ RATE_HZ = 16_000
 
 
 def decode_waveform(
-    path: Path, segment: Segment | None, rate_hz: int, samples: int, stream: int | None = None
+    path: Path, segment: Segment | None, rate_hz: int, seconds: float, stream: int | None = None
 ) -> Float32[np.ndarray, "1 samples"]:
     """Return the stored waveform of a file: mono, resampled, cut or padded with silence at its end.
 
@@ -32,7 +32,7 @@ def decode_waveform(
         Start and end in seconds; None is all of it.
     rate_hz
         To be resampled to.
-    samples
+    seconds
         Stored ones.
     stream
         Number of the sound stream, from 1; None: the one flagged default, else the first.
@@ -46,40 +46,41 @@ def decode_waveform(
     UnreadableFileError
         No such file, no sound, or a silent one.
     """
-    waveform, rate = read_sound(path, segment, seconds=samples / rate_hz, stream=stream)
-    clip = fit_clip(path, resample(waveform, rate, rate_hz), samples)
+    waveform, rate = read_sound(path, segment, seconds=seconds, stream=stream)
+    clip = fit_clip(path, resample(waveform, rate, rate_hz), round(seconds * rate_hz))
     return np.ascontiguousarray(clip.unsqueeze(0).numpy(), np.float32)
 
 
-def _decode(rate_hz: int, samples: int, track: int | None, job: tuple[str, Segment | None, bool]) -> Any:  # noqa: ANN401
-    return decode_waveform(Path(job[0]), job[1], rate_hz, samples, track)
-
-
-def waveform_stream(name: Modality, rate_hz: int, samples: int, track: int | None = None) -> Stream:
+def waveform_stream(name: Modality, seconds: float, track: int | None = None, rate_hz: int = RATE_HZ) -> Stream:
     """Return the stream of a modality of waveforms; its jobs are those of ``clips.audio_stream``.
 
     Parameters
     ----------
     name
         Of the modality.
-    rate_hz
-        As for :func:`decode_waveform`.
-    samples
+    seconds
         As for :func:`decode_waveform`.
     track
         As its ``stream``.
+    rate_hz
+        As for :func:`decode_waveform`.
 
     Returns
     -------
     A series of one channel, float32, normalised by what the train split measures.
+
+    Raises
+    ------
+    PrepError
+        Less than a tenth of a second.
     """
-    recipe = {"maker": "waveform", "rate_hz": rate_hz, "samples": samples} | ({} if track is None else {"stream": track})
-    decode = functools.partial(_decode, rate_hz, samples, track)
-    return Stream(name, "series", (1, samples), "float32", decode, recipe, MEASURED)
-
-
-def samples_of(seconds: float) -> int:
-    """Return the stored samples of a length; PrepError below a tenth of a second."""
     if not 0.1 <= seconds < math.inf:
         raise PrepError(f"seconds = {seconds}: must be 0.1 or more.")
-    return round(seconds * RATE_HZ)
+    recipe = {"maker": "waveform", "rate_hz": rate_hz, "seconds": seconds}
+    recipe |= {} if track is None else {"stream": track}
+    decode = functools.partial(_decode, rate_hz, seconds, track)
+    return Stream(name, "series", (1, round(seconds * rate_hz)), "float32", decode, recipe, MEASURED)
+
+
+def _decode(rate_hz: int, seconds: float, track: int | None, job: tuple[str, Segment | None, bool]) -> Any:  # noqa: ANN401
+    return decode_waveform(Path(job[0]), job[1], rate_hz, seconds, track)

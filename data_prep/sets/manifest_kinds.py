@@ -18,7 +18,7 @@ from data_prep.media.text import (
     vocabulary,
 )
 from data_prep.media.vector import read_vector, vector_stream
-from data_prep.media.waveform import RATE_HZ, samples_of, waveform_stream
+from data_prep.media.waveform import RATE_HZ, waveform_stream
 from data_prep.pipeline.plan import Stream
 from data_prep.sets.manifest_table import OWN_COLUMNS
 from fedcmi_flwr.data.prepared import check_modality_names
@@ -158,13 +158,11 @@ KINDS = {
         job=None,
     ),
     "waveform": Kind(
-        lambda name, sizes, files: waveform_stream(
-            name, RATE_HZ, samples_of(sizes.seconds), sizes.streams.get(name)
-        ),
-        lambda name, recipe: waveform_stream(name, recipe["rate_hz"], recipe["samples"], recipe.get("stream")),
+        lambda name, sizes, files: waveform_stream(name, sizes.seconds, sizes.streams.get(name)),
+        lambda name, recipe: waveform_stream(name, recipe["seconds"], recipe.get("stream"), recipe["rate_hz"]),
         "waveform",
-        {"seconds": "samples"},
-        lambda sizes: {"samples": samples_of(sizes.seconds), "rate_hz": RATE_HZ},
+        {"seconds": "seconds"},
+        lambda sizes: {"seconds": sizes.seconds, "rate_hz": RATE_HZ},
         ("torch", "torchaudio", "soundfile", "av"),
         _clip,
     ),

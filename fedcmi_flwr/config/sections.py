@@ -84,6 +84,10 @@ class ModelConfig(Settings):
     as ``initialization`` says."""
     freeze: str = text("names of modalities joined by '+', or empty")
     """Modalities whose encoder's trunk is neither trained nor sent; every node has it in its own directory."""
+    adapter: str = text("'lora:r=8', or 'modality=lora:r=8' for each, or empty", default="")
+    """What is trained and sent of the trunks of ``auto:`` encoders in place of their weights: LoRA of a rank, with
+    ``alpha`` (twice the rank), ``dropout`` (0) and ``targets`` (layers of queries and values) where told. Every node
+    has the trunk in its own directory, as with ``freeze``."""
 
 
 @dataclass(frozen=True)
@@ -227,6 +231,9 @@ class MachineConfig(Settings):
     for large encoders on a GPU or CPU that has it ("auto")."""
     torch_threads: int = number(1, 1024)
     """CPU threads of torch in each process; another number may change the last bits of the weights."""
+    features_cache: str = choice("auto", "off", default="auto")
+    """Whether a node keeps what a frozen trunk makes of each training sample, in its cache directory, and trains on
+    that, where neither crops nor drawn frames change what the trunk sees ("auto"); the trunk runs once a sample then."""
 
 
 @dataclass(frozen=True)

@@ -206,7 +206,7 @@ def _load_trunk(encoder: Encoder, modality: Modality, location: str) -> str:
             raise PretrainedError(f"{directory}: no .safetensors; the trunk of modality {modality!r} is to be loaded from it.")
         written = max(file.stat().st_mtime_ns for file in files)
         state, checksum = _read_tower(directory, written, encoder.source, encoder.modality)
-        encoder.trunk.load_state_dict(state)
+        encoder.load_published(state)
         return checksum
 
     path = directory / WEIGHTS

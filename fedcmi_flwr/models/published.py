@@ -13,7 +13,8 @@ from fedcmi_flwr.config.fields import ConfigError
 from fedcmi_flwr.config.sections import ModelConfig
 from fedcmi_flwr.data.schema import ModalitySpec, Recipe
 from fedcmi_flwr.machine.extras import needs
-from fedcmi_flwr.models.building import auto_locations, encoder_names
+from fedcmi_flwr.models.adapters import adapters_of
+from fedcmi_flwr.models.building import auto_locations, encoder_names, split_names
 from fedcmi_flwr.models.encoders.auto import AUTO
 from fedcmi_flwr.models.pretrained import (
     OPTIONS,
@@ -95,12 +96,14 @@ def read_architectures(
     """
     encoders = encoder_names(config.encoder, tuple(each.name for each in inputs))
     found = {}
+    adapters = adapters_of(config.adapter, encoders, AUTO, split_names(config.freeze))
     for modality in inputs:
         name = modality.name
         if name not in locations:
             continue
         if encoders[name] == AUTO:
-            found[name] = _auto_options(modality, locations[name])
+            adapter = {"adapter": adapters[name]} if name in adapters else {}
+            found[name] = {**_auto_options(modality, locations[name]), **adapter}
         else:
             found[name] = read_options(name, locations[name])
     return found

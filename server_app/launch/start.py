@@ -13,6 +13,7 @@ from fedcmi_flwr.config.texts import read_value
 from fedcmi_flwr.data.schema import read_spec
 from fedcmi_flwr.data.views import check_views, views_from
 from fedcmi_flwr.inference.predictor import find_model
+from fedcmi_flwr.models.adapters import adapters_of, read_adapters
 from fedcmi_flwr.models.building import (
     absolute_encoders,
     check_stored,
@@ -20,6 +21,7 @@ from fedcmi_flwr.models.building import (
     encoder_names,
     split_names,
 )
+from fedcmi_flwr.models.encoders.auto import AUTO
 from fedcmi_flwr.models.placement import choose_device
 from fedcmi_flwr.models.pretrained import absolute_locations, read_locations
 from fedcmi_flwr.models.published import locations_of
@@ -118,7 +120,9 @@ def check_modalities(config: RunConfig) -> None:
     chosen = chosen_modalities(config.data.modalities, names)
     check_stored("freeze", split_names(config.model.freeze), names)
     check_stored("pretrained", read_locations(config.model.pretrained), names)
-    encoder_names(config.model.encoder, chosen)
+    encoders = encoder_names(config.model.encoder, chosen)
+    check_stored("adapter", filter(None, read_adapters(config.model.adapter)), names)
+    adapters_of(config.model.adapter, encoders, AUTO, split_names(config.model.freeze))
     locations_of(config.model, chosen)
     check_views(views_from(config.views), stored.modalities)
     if config.model.start_from:

@@ -117,7 +117,7 @@ class Federation:
         options = read_architectures(config.model, self.data.modalities, self.locations)
         check_recipes(options, self.recipes)
         self.spec: ModelSpec = model_spec(config.model, config.method, modalities, len(self.data.classes), options)
-        pretrained.check_frozen(self.locations, self.spec.frozen)
+        pretrained.check_frozen(self.locations, self.spec.held)
 
         with torch_global_seed(config.training.seed, "model"):
             self.model = MultimodalModel(self.spec, self.data.modalities)
@@ -186,7 +186,7 @@ class Federation:
         """Return what every train message carries besides the strategy's own keys."""
         inputs = {f"input.{modality.name}": modality.to_json() for modality in self.data.modalities}
         options = {f"options.{name}": json.dumps(values) for name, values in self.spec.options.items()}
-        frozen = {f"frozen.{name}": [self.checksums[name], self.locations[name]] for name in self.spec.frozen}
+        frozen = {f"frozen.{name}": [self.checksums[name], self.locations[name]] for name in self.spec.held}
         described = {"classes": list(self.data.classes), **inputs, **options, **frozen}
         settings = {**section_items(self.config.training), **section_items(self.config.views)}
         if self.config.federation.update_compression != "none":

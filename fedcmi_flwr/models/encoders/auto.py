@@ -13,6 +13,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from fedcmi_flwr.data.schema import ModalitySpec
+from fedcmi_flwr.models.adapters import attach, merged, published_names, set_mode
 from fedcmi_flwr.models.encoders.base import Encoder, chosen_options, output_layer
 from fedcmi_flwr.models.encoders.processors import processor_for
 from fedcmi_flwr.models.encoders.towers import build_tower, width_of
@@ -43,7 +44,8 @@ class Auto(Encoder):
     normalization
         Not looked at.
     options
-        ``config``: the fields of ``config.json``; ``processor``: what of the processor decides the input.
+        ``config``: the fields of ``config.json``; ``processor``: what of the processor decides the input; ``adapter``:
+        fields of :class:`~fedcmi_flwr.models.adapters.Lora`.
     frozen
         Whether the trunk will be frozen.
 
@@ -66,7 +68,7 @@ class Auto(Encoder):
         options: Mapping[str, Any],
         frozen: bool,
     ) -> None:
-        chosen = chosen_options(AUTO, options, {"config": {}, "processor": {}})
+        chosen = chosen_options(AUTO, options, {"config": {}, "processor": {}, "adapter": {}})
         if not chosen["config"]:
             raise ValueError(
                 f"encoder 'auto' of modality {modality.name!r}: which model? Name its directory, or its name on the "
@@ -80,6 +82,26 @@ class Auto(Encoder):
         self.source = json.dumps(chosen["config"], sort_keys=True)
         """What ``towers.tower_state`` finds the published weights by."""
         self.processor = processor_for(modality, trunk, chosen["processor"])
+        self.adapted = bool(chosen["adapter"])
+        if self.adapted:
+            attach(trunk, chosen["adapter"])
+
+    def train(self, mode: bool = True) -> "Auto":
+        """Set the mode; of a trunk with adapters, theirs alone."""
+        super().train(mode)
+        if self.adapted:
+            set_mode(self.trunk, mode)
+        return self
+
+    def merge_adapter(self) -> None:
+        """Let the adapter become part of the trunk, which gives the same but for rounding."""
+        if self.adapted:
+            self.trunk, self.adapted = merged(self.trunk), False
+
+    def load_published(self, state: Mapping[str, Tensor]) -> None:
+        """Load the trunk's published weights, whether it has adapters or not."""
+        names = published_names(self.trunk)
+        self.trunk.load_state_dict({names[name]: value for name, value in state.items()}, strict=not self.adapted)
 
     def read(self, x: Shaped[Tensor, "batch ..."]) -> Float[Tensor, "batch features"]:
         """Return one vector for each sample."""

@@ -64,6 +64,8 @@ class Encoder(nn.Module):
         self.frozen = False
         self.in_bfloat16 = False
         """Whether the trunk computes in bfloat16; its weights stay float32, and so does the output layer."""
+        self.given_features = False
+        """Whether it is given what a frozen trunk made of the samples, instead of the samples."""
 
     def freeze(self) -> None:
         """Leave the trunk as it is from now on: no gradients, and eval mode whatever mode the model is in."""
@@ -85,6 +87,8 @@ class Encoder(nn.Module):
 
     def features(self, x: Shaped[Tensor, "batch ..."]) -> Float[Tensor, "batch features"]:
         """Return what the trunk makes of each sample."""
+        if self.given_features:
+            return x
         if not self.in_bfloat16:
             return self.read(x)
         with torch.autocast(x.device.type, torch.bfloat16):
