@@ -1,7 +1,8 @@
-"""What a frozen trunk makes of each sample, kept on the node: the trunk runs once a sample, and rounds train on that.
+"""What a frozen trunk makes of each sample, kept on the node: it runs once a sample.
 
-One file for a node's samples of a modality, in the cache directory of this machine, named by all that decides what is
-in it. It never leaves the node, holds no more than the samples do, and may be removed at any time.
+One file for a node's samples of a modality, in the cache directory of this machine, named by all
+that decides what is in it. It never leaves the node, holds no more than the samples do, and may be
+removed at any time.
 """
 
 import hashlib
@@ -39,12 +40,13 @@ KEPT_SECONDS = 30 * 24 * 3600
 def with_stored_features(
     model: MultimodalModel, samples: Samples, node: Node, checksums: Mapping[Modality, str]
 ) -> Samples:
-    """Put features in the place of samples, for each modality whose frozen trunk sees the same in every epoch.
+    """Put features in the place of samples, where a frozen trunk always sees the same.
 
     Parameters
     ----------
     model
-        The received one, on its device; from now on its encoders of these modalities take features.
+        The received one, on its device; from now on its encoders of these modalities take
+        features.
     samples
         The node's training samples, with the task's views.
     node
@@ -76,12 +78,12 @@ def forget_stored_features(model: MultimodalModel) -> None:
 
 
 def _is_plain(encoder: Encoder) -> bool:
-    """Return whether an encoder of whatever class is its output layer on what its trunk makes of a sample."""
+    """Return whether an encoder is its output layer on what its trunk makes of a sample."""
     return type(encoder).forward is Encoder.forward and type(encoder).features is Encoder.features
 
 
 def _path(model: MultimodalModel, samples: Samples, node: Node, modality: ModalitySpec, checksum: str) -> Path:
-    """Return the file of a node's features: its name says whose, of what, and how they were computed."""
+    """Return the file of a node's features, named by what they are of and computed by."""
     name, encoder = modality.name, model.branch(modality.name).encoder
     source = node.directory / "dataset.json"
     described: dict[str, Any] = {
@@ -99,7 +101,7 @@ def _digest(content: bytes) -> str:
 
 
 def _found(path: Path, encoder: Encoder, samples: Samples, modality: ModalitySpec) -> NDArray[np.float32]:
-    """Return the features of the samples that have the modality, in their order; from the file where it is good."""
+    """Return the features of the samples that have the modality, from a good file or anew."""
     only = _of_one(samples, modality)
     try:
         stored = np.load(path, allow_pickle=False)
@@ -140,7 +142,7 @@ def _computed(encoder: Encoder, samples: Samples, modality: ModalitySpec) -> NDA
 
 
 def _write(path: Path, features: NDArray[np.float32]) -> None:
-    """Keep features; without room for them the run goes on, and computes them again in the next round."""
+    """Keep features; without room for them each round computes them again."""
     content = io.BytesIO()
     np.save(content, features)
     try:

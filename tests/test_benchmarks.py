@@ -42,7 +42,9 @@ def test_every_benchmark_of_the_makefile_is_known() -> None:
     assert {Path(script).name for script in SCRIPTS} == set(SMALLEST)
 
 
-@pytest.mark.parametrize("script", ["features.py", "bench_reading.py", "bench_prep.py", "prep_memory.py", "aggregation.py"])
+@pytest.mark.parametrize(
+    "script", ["features.py", "bench_reading.py", "bench_prep.py", "prep_memory.py", "aggregation.py"]
+)
 def test_benchmarks_print_ratios(script: str, tmp_path: Path) -> None:
     assert re.search(r"\d x", _run([str(ROOT / "tests" / "benchmarks" / script), *SMALLEST[script]], tmp_path))
 

@@ -1,7 +1,7 @@
-"""The tokenizer that comes with a Hugging Face model: "auto:NAME_OR_DIR", for the encoder of the same name.
+"""The tokenizer of a Hugging Face model, "auto:NAME_OR_DIR", for the encoder ``auto``.
 
-Where its padding is token 0, tokens are stored with its own numbers. Others are stored one higher, so that 0 is padding
-in every prepared directory; the encoder ``auto`` takes the one off again.
+Where its padding is token 0, tokens are stored with its own numbers. Others are stored one higher,
+so that 0 is padding in every prepared directory; the encoder ``auto`` takes the one off again.
 """
 
 from pathlib import Path

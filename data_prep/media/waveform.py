@@ -22,7 +22,7 @@ RATE_HZ = 16_000
 def decode_waveform(
     path: Path, segment: Segment | None, rate_hz: int, seconds: float, stream: int | None = None
 ) -> Float32[np.ndarray, "1 samples"]:
-    """Return the stored waveform of a file: mono, resampled, cut or padded with silence at its end.
+    """Return the stored waveform of a file: mono, resampled, cut or padded with silence.
 
     Parameters
     ----------

@@ -232,8 +232,9 @@ class MachineConfig(Settings):
     torch_threads: int = number(1, 1024)
     """CPU threads of torch in each process; another number may change the last bits of the weights."""
     features_cache: str = choice("auto", "off", default="auto")
-    """Whether a node keeps what a frozen trunk makes of each training sample, in its cache directory, and trains on
-    that, where neither crops nor drawn frames change what the trunk sees ("auto"); the trunk runs once a sample then."""
+    """Whether a node keeps what a frozen trunk makes of each training sample, in its cache directory, and
+    trains on that, where neither crops nor drawn frames change what the trunk sees ("auto"): it runs once a
+    sample then."""
 
 
 @dataclass(frozen=True)

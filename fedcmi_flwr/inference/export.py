@@ -33,9 +33,7 @@ from fedcmi_flwr.evaluation.decision import Subset, scores, subset_name, subsets
 from fedcmi_flwr.inference.predictor import Predictor, find_model
 from fedcmi_flwr.machine.atomic_files import new_directory
 from fedcmi_flwr.machine.extras import needs
-from fedcmi_flwr.models.encoders.auto import Auto
 from fedcmi_flwr.models.file import CARD
-from fedcmi_flwr.models.multimodal import MultimodalModel
 from fedcmi_flwr.types import Batch, Modality
 
 TOLERANCE = 1e-4
@@ -147,7 +145,7 @@ def export_model(
     if out.exists():
         raise FileExistsError(f"{out}: is there already; remove it, or choose another directory.")
     predictor = Predictor.load(path, "cpu")
-    merge_adapters(predictor.model)
+    predictor.model.merge_adapters()
     for names in chosen or ():
         predictor.decisions.of(names)  # raises for what the model does not have
     wanted = subsets(predictor.modalities) if chosen is None else [_ordered(predictor, names) for names in chosen]
@@ -159,14 +157,6 @@ def export_model(
         if card.is_file():
             shutil.copyfile(card, partial / CARD)
     return [*(out / graph["file"] for graph in described), out / DESCRIPTION]
-
-
-def merge_adapters(model: MultimodalModel) -> None:
-    """Let adapters become part of their trunks: a graph has none of its own."""
-    for name in model.owned:
-        encoder = model.branch(name).encoder
-        if isinstance(encoder, Auto):
-            encoder.merge_adapter()
 
 
 def _ordered(predictor: Predictor, names: Sequence[Modality]) -> Subset:

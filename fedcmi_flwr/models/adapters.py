@@ -3,8 +3,9 @@
     adapter = "lora:r=8"                            on every trunk of ``auto:``
     adapter = "image=lora:r=8 text=lora:r=4,alpha=4,targets=query+key+value"
 
-Only the low-rank factors of a trunk are trained and travel, with the rest of their modality's branch. The server
-averages each factor by itself, as it does with all arrays; the product of averages is not the average of products.
+Only the low-rank factors of a trunk are trained and travel, with the rest of their modality's
+branch. The server averages each factor by itself, as it does with all arrays; the product of
+averages is not the average of products.
 """
 
 import copy
@@ -22,7 +23,8 @@ from fedcmi_flwr.types import Modality
 LORA = "lora"
 NEEDED = "must be 'lora:r=8', or 'modality=lora:r=8' for each, with r, alpha, dropout and targets joined by ','"
 ATTENTION = ("q_proj", "v_proj", "query", "value", "q_lin", "v_lin")
-"""What models call the layers of queries and values, which get adapters unless ``targets`` says otherwise."""
+"""What models call the layers of queries and values, which get adapters unless ``targets`` says
+otherwise."""
 MARK = ".lora_"
 """In the names of an adapter's parameters."""
 BASE = ".base_layer."
@@ -192,7 +194,7 @@ def published_names(trunk: nn.Module) -> dict[str, str]:
 
 
 def set_mode(trunk: nn.Module, mode: bool) -> None:
-    """Put a trunk's adapters into training or eval mode; the rest is as it was published, in eval mode."""
+    """Put a trunk's adapters into training or eval mode; the rest is in eval mode."""
     trunk.eval()
     for name, module in trunk.named_modules():
         if MARK in f"{name}.":

@@ -230,6 +230,11 @@ class MultimodalModel(nn.Module):
             raise RuntimeError(f"model: missing {missing[:5]}, unexpected {extra[:5]}.")
         self.load_state_dict(state, strict=False)
 
+    def merge_adapters(self) -> None:
+        """Let adapters become part of their trunks, for good: nothing is left to be trained of these."""
+        for name in self.owned:
+            self.branch(name).encoder.merge_adapter()
+
     def _is_held(self, name: str) -> bool:
         """Return whether an array is part of a trunk that nodes have already, and no adapter."""
         prefixes = tuple(f"branches.{modality}.encoder.trunk." for modality in self.spec.held)

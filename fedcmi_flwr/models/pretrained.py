@@ -203,7 +203,9 @@ def _load_trunk(encoder: Encoder, modality: Modality, location: str) -> str:
     if isinstance(encoder, Auto):
         files = sorted(directory.glob("*.safetensors"))
         if not files:
-            raise PretrainedError(f"{directory}: no .safetensors; the trunk of modality {modality!r} is to be loaded from it.")
+            raise PretrainedError(
+                f"{directory}: no .safetensors; the trunk of modality {modality!r} is to be loaded from it."
+            )
         written = max(file.stat().st_mtime_ns for file in files)
         state, checksum = _read_tower(directory, written, encoder.source, encoder.modality)
         encoder.load_published(state)

@@ -1,7 +1,7 @@
-"""What a run takes of published models, beside the weights: their architecture and their processors.
+"""What a run takes of published models beside weights: architecture and processors.
 
-For the encoder ``auto`` that is ``config.json`` and what decides the input of ``preprocessor_config.json``, or of the
-tokenizer; for the other encoders see ``pretrained.py``.
+For the encoder ``auto`` that is ``config.json`` and what decides the input of
+``preprocessor_config.json``, or of the tokenizer; for the other encoders see ``pretrained.py``.
 """
 
 import json
@@ -30,7 +30,7 @@ PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 PARTS = ("image_processor", "feature_extractor")
 """Of the second of them."""
 INPUT_FIELDS = {
-    "image": ("do_resize", "size", "resample", "do_center_crop", "crop_size", "do_rescale", "rescale_factor",
+    "image": ("do_resize", "size", "resample", "do_center_crop", "crop_size", "crop_pct", "do_rescale", "rescale_factor",
               "do_normalize", "image_mean", "image_std"),
     "series": ("do_normalize", "sampling_rate", "feature_size", "n_fft", "hop_length"),
 }  # fmt: skip
@@ -40,11 +40,12 @@ TOKENIZERS = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "sent
 LEFT_OUT = {
     "id2label", "label2id", "_name_or_path", "auto_map", "dtype", "torch_dtype", "transformers_version",
 }  # fmt: skip
-"""Fields of ``config.json`` that say nothing of the architecture, or name code that is not run here."""
+"""Fields of ``config.json`` that say nothing of the architecture, or name code that is not run
+here."""
 
 
 def locations_of(config: ModelConfig, modalities: Sequence[Modality]) -> dict[Modality, str]:
-    """Return where the trunks of modalities come from: the keys ``pretrained`` and, for ``auto:``, ``encoder``.
+    """Return where the trunks of modalities come from: by ``pretrained`` and ``encoder``.
 
     Parameters
     ----------
@@ -66,7 +67,8 @@ def locations_of(config: ModelConfig, modalities: Sequence[Modality]) -> dict[Mo
     both = sorted(named.keys() & given.keys())
     if both:
         raise ConfigError(
-            f"modality {both[0]!r}: encoder names {named[both[0]]!r} and pretrained {given[both[0]]!r}; keep one of them."
+            f"modality {both[0]!r}: encoder names {named[both[0]]!r} and pretrained "
+            f"{given[both[0]]!r}; keep one of them."
         )
     return {**named, **given}
 
@@ -74,7 +76,7 @@ def locations_of(config: ModelConfig, modalities: Sequence[Modality]) -> dict[Mo
 def read_architectures(
     config: ModelConfig, inputs: Sequence[ModalitySpec], locations: Mapping[Modality, str]
 ) -> dict[Modality, dict[str, Any]]:
-    """Return what differs from the named encoders' architectures, for each modality with a location.
+    """Return what differs from the named encoders' architectures, where there is a location.
 
     Parameters
     ----------
@@ -114,10 +116,13 @@ def _auto_options(modality: ModalitySpec, location: str) -> dict[str, Any]:
     directory = directory_of(modality.name, location)
     if "model_type" not in fields:
         raise PretrainedError(
-            f"{directory / OPTIONS}: missing, or without model_type; an encoder 'auto' needs what save_pretrained writes."
+            f"{directory / OPTIONS}: missing, or without model_type; an encoder 'auto' needs what "
+            "save_pretrained writes."
         )
     if "quantization_config" in fields:
-        raise PretrainedError(f"{directory / OPTIONS}: quantised weights cannot be trained here; take the original ones.")
+        raise PretrainedError(
+            f"{directory / OPTIONS}: quantised weights cannot be trained here; take the original ones."
+        )
     config = {name: value for name, value in fields.items() if name not in LEFT_OUT}
     return {"config": config, "processor": read_processor(directory, modality.kind)}
 
@@ -186,6 +191,6 @@ def check_recipes(options: Mapping[Modality, Mapping[str, Any]], recipes: Mappin
         stored = recipes.get(name, {}).get("rate_hz")
         if wanted and stored and wanted != stored:
             raise ConfigError(
-                f"modality {name!r}: stored at {stored} Hz, but the model of its encoder hears {wanted} Hz; take a model "
-                f"of {stored} Hz."
+                f"modality {name!r}: stored at {stored} Hz, but the model of its encoder hears "
+                f"{wanted} Hz; take a model of {stored} Hz."
             )

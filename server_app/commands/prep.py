@@ -158,9 +158,9 @@ def prep_manifest(
     modality: Annotated[
         list[str] | None,
         typer.Option(
-            help="NAME=KIND, two or more times: audio, waveform, image, video, text, series or vector. NAME=vector:COLUMN,COLUMN "
-            "takes numbers from the manifest: a sample with all of them empty (or NaN) lacks the modality, one with "
-            "some of them empty counts against --max-bad; nothing is filled in."
+            help="NAME=KIND, two or more times: audio, waveform, image, video, text, series or vector. "
+            "NAME=vector:COLUMN,COLUMN takes numbers from the manifest: a sample with all of them empty (or NaN) "
+            "lacks the modality, one with some of them empty counts against --max-bad; nothing is filled in."
         ),
     ] = None,
     role: Annotated[
@@ -181,8 +181,8 @@ def prep_manifest(
     tokenizer: Annotated[
         str | None,
         typer.Option(
-            help="BERT's: directory with vocab.txt, or name on the hub; auto:NAME_OR_DIR, of any Hugging Face model; or "
-            "hashed:BUCKETS. Default: BERT's uncased."
+            help="BERT's: directory with vocab.txt, or name on the hub; auto:NAME_OR_DIR, of any Hugging Face "
+            "model; or hashed:BUCKETS. Default: BERT's uncased."
         ),
     ] = None,
     points: Annotated[

@@ -16,7 +16,8 @@ from server_app.run.matrix import MatrixRow, matrix_lines, read_matrix
 from server_app.run.records import epsilon_spent, failed_rounds, percent
 
 TRAINING_KEYS = (
-    *("encoder", "embedding-dim", "projector", "fusion", "initialization", "pretrained", "freeze", "adapter", "augment"),
+    *("encoder", "embedding-dim", "projector", "fusion", "initialization"),
+    *("pretrained", "freeze", "adapter", "augment"),
     *("num-server-rounds", "fraction-train", "local-epochs", "batch-size", "lr", "lr-min", "lr-decay-start"),
     *("momentum", "weight-decay", "server-optimizer", "aggregation", "wire-dtype", "seed"),
 )

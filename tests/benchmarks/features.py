@@ -1,9 +1,10 @@
-"""How fast rounds are with what a frozen trunk makes of each sample kept on the node, against running it in each epoch.
+"""How fast rounds are with a frozen trunk's features kept on the node, and without.
 
-Run it as ``python tests/benchmarks/features.py``; it needs the project with its extra ``text``, and nothing is fetched.
-Subject: a trunk of ViT-Tiny's size with random weights (``encoder = "auto:DIR"``), frozen, images of 224 pixels, FedAvg,
-one node, 10 local epochs. Two runs take turns on one thread, and each round's time is what the node reports of its
-training. The first round with kept features computes them; the weights after the last round are compared.
+Run it as ``python tests/benchmarks/features.py``; it needs the project with its extra ``text``,
+and nothing is fetched. Subject: a trunk of ViT-Tiny's size with random weights (``encoder =
+"auto:DIR"``), frozen, images of 224 pixels, FedAvg, one node, 10 local epochs. Two runs take turns
+on one thread, and each round's time is what the node reports of its training. The first round with
+kept features computes them; the weights after the last round are compared.
 """
 
 import argparse

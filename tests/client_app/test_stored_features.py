@@ -1,4 +1,4 @@
-"""Features of frozen trunks: computed once a sample, kept on the node, and the same weights as without them."""
+"""Features of frozen trunks: computed once a sample, and the weights stay the same."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +26,7 @@ Make = Callable[..., federated.Federated]
 
 @pytest.fixture
 def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
-    """Return a maker of federations with a frozen BERT, whose nodes lack some modalities and some samples' text."""
+    """Return a maker of federations with a frozen BERT and missing modalities."""
     monkeypatch.setenv("FEDCMI_CACHE", str(tmp_path / "cache"))
     posts = kinds.prepare(tmp_path / "posts", kinds.IMAGE, kinds.TOKENS, absent={2: "text", 5: "image"})
     bert = kinds.weights(tmp_path / "bert", "bert", kinds.TOKENS)

@@ -1,4 +1,4 @@
-"""From one's own files to predictions with Hugging Face models: image, waveform and text, from one manifest."""
+"""From one's own files to predictions with Hugging Face models, by one manifest."""
 
 import csv
 import json
@@ -32,7 +32,7 @@ NODES = ["photo+voice+words", "photo+voice+words", "voice+words"]
 
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return files and their manifest: 40 samples of two classes, of which some lack a modality."""
+    """Return files and their manifest: 40 samples of two classes, of which some lack one."""
     place = tmp_path_factory.mktemp("raw")
     rows = []
     for number in range(40):
@@ -54,7 +54,7 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a directory of tiny models; those of text have a tokenizer, whose padding is token 7 and 0."""
+    """Return a directory of tiny models, of which two have a tokenizer."""
     place = tmp_path_factory.mktemp("models")
     for name in families.FAMILIES:
         families.save(place / name, name)
@@ -71,8 +71,14 @@ def prepared(raw: Path, models: Path, tmp_path_factory: pytest.TempPathFactory) 
     return manifest.prepare(raw / "samples.csv", raw, out, KINDS, sizes=sizes)
 
 
-def _run(directory: Path, prepared: Path, models: Path, names: tuple[str, str, str], **changes: Any) -> tuple[Federated, State]:  # noqa: ANN401
-    """Return a federation of three nodes after two rounds, and its trunks before; names: photo, voice and words."""
+def _run(
+    directory: Path,
+    prepared: Path,
+    models: Path,
+    names: tuple[str, str, str],
+    **changes: Any,  # noqa: ANN401
+) -> tuple[Federated, State]:
+    """Return a federation of three nodes after two rounds, and its trunks before."""
     encoder = " ".join(f"{modality}=auto:{models / name}" for modality, name in zip(KINDS, names, strict=True))
     options = {"encoder": encoder, "method": "fedcmi-plus", "warmup": 0, "lr": 0.05, "num-server-rounds": 2, **changes}
     run = federate(directory, prepared, NODES, **options)

@@ -1,4 +1,4 @@
-"""Tiny models of the families that the encoder ``auto`` reads, saved by their own classes, and samples that they read."""
+"""Tiny models of the families that the encoder ``auto`` reads, and samples for them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +56,12 @@ def family(name: str) -> Family:
             hf.ResNetModel,
             hf.ResNetConfig(embedding_size=8, hidden_sizes=[8, 12], depths=[1, 1], layer_type="basic"),
         ),
+        "convnext": lambda: Family(
+            IMAGE,
+            hf.ConvNextModel,
+            hf.ConvNextConfig(hidden_sizes=[8, 8, 8, 12], depths=[1, 1, 1, 1]),
+            hf.ConvNextImageProcessor(size={"shortest_edge": 32}, crop_pct=0.875),
+        ),
         "clip-image": lambda: Family(IMAGE, hf.CLIPModel, clip, hf.CLIPImageProcessor(**centre)),
         "clip-text": lambda: Family(TEXT, hf.CLIPModel, clip),
         "bert": lambda: Family(TEXT, hf.BertModel, hf.BertConfig(**text)),
@@ -74,7 +80,7 @@ def family(name: str) -> Family:
     return found[name]()
 
 
-FAMILIES = ("vit", "dinov2", "dinov2-backbone", "resnet", "clip-image", "clip-text", "bert", "roberta", "distilbert",
+FAMILIES = ("vit", "dinov2", "dinov2-backbone", "resnet", "convnext", "clip-image", "clip-text", "bert", "roberta", "distilbert",
             "wav2vec2", "hubert", "whisper")  # fmt: skip
 
 
@@ -89,7 +95,7 @@ def save(directory: Path, name: str, seed: int = 0) -> Path:
 
 
 def save_tokenizer(directory: Path, padding: int = 0) -> Path:
-    """Write a tokenizer of WORDS as its own class does; its padding may be another token than 0."""
+    """Write a tokenizer of WORDS as its own class does; its padding may be any token."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 

@@ -1,7 +1,8 @@
-"""Any Hugging Face AutoModel or AutoBackbone of the right input, with its own processor between sample and trunk.
+"""Any Hugging Face AutoModel or AutoBackbone of the right input, with its own processor.
 
-``encoder = "image=auto:DIR"`` takes ``config.json``, the weights and the processor's files of DIR, as ``save_pretrained``
-writes them; ``towers.py`` builds the trunk, ``processors.py`` does what the processor says.
+``encoder = "image=auto:DIR"`` takes ``config.json``, the weights and the processor's files of DIR,
+as ``save_pretrained`` writes them; ``towers.py`` builds the trunk, ``processors.py`` does what the
+processor says.
 """
 
 import json
@@ -27,25 +28,27 @@ PREFIX = f"{AUTO}:"
 class Auto(Encoder):
     """A tower of a Hugging Face model, reduced to one vector a sample, linear to D.
 
-    Images: what the model pools without learned weights (CLIP, DINOv2, convolutional networks), else the first token;
-    frames: the mean of that over time. Waveforms: the mean of the last hidden states over time. Tokens: CLIP's own
-    choice of one token, else the mean of the last hidden states over tokens that are not padding. Of a backbone: the
-    mean of its last feature map.
+    Images: what the model pools without learned weights (CLIP, DINOv2, convolutional networks),
+    else the first token; frames: the mean of that over time. Waveforms: the mean of the last
+    hidden states over time. Tokens: CLIP's own choice of one token, else the mean of the last
+    hidden states over tokens that are not padding. Of a backbone: the mean of its last feature
+    map.
 
-    It has its own layers of normalization, whatever the run's. Learned poolers are left out, since many checkpoints
-    lack them, and so are layer drop and the masking of wav2vec2's pretraining.
+    It has its own layers of normalization, whatever the run's. Learned poolers are left out, since
+    many checkpoints lack them, and so are layer drop and the masking of wav2vec2's pretraining.
 
     Parameters
     ----------
     modality
         What it reads.
     embedding_dim
-        D, the size of z; a linear layer follows only where D is not the model's own width, or the trunk is frozen.
+        D, the size of z; a linear layer follows only where D is not the model's own width, or the
+        trunk is frozen.
     normalization
         Not looked at.
     options
-        ``config``: the fields of ``config.json``; ``processor``: what of the processor decides the input; ``adapter``:
-        fields of :class:`~fedcmi_flwr.models.adapters.Lora`.
+        ``config``: the fields of ``config.json``; ``processor``: what of the processor decides the
+        input; ``adapter``: fields of :class:`~fedcmi_flwr.models.adapters.Lora`.
     frozen
         Whether the trunk will be frozen.
 
@@ -110,7 +113,8 @@ class Auto(Encoder):
         if self.kind != "frames":
             return self._pooled(self.processor(x))
         frames = self._pooled(self.processor(x.flatten(0, 1)))
-        return frames.unflatten(0, x.shape[:2]).mean(1)
+        mean: Tensor = frames.unflatten(0, x.shape[:2]).mean(1)
+        return mean
 
     def _pooled(self, inputs: Mapping[str, Tensor]) -> Float[Tensor, "batch features"]:
         found = self.trunk(**inputs)
@@ -119,7 +123,7 @@ class Auto(Encoder):
             last: Tensor = maps[-1]
             return last.flatten(2).mean(2)
 
-        pooled = getattr(found, "pooler_output", None)
+        pooled: Tensor | None = getattr(found, "pooler_output", None)
         if pooled is not None:
             return pooled.flatten(1)
 
@@ -132,4 +136,5 @@ class Auto(Encoder):
             return states.mean(1)
 
         mask = inputs["attention_mask"].unsqueeze(2)
-        return (states * mask).sum(1) / mask.sum(1)
+        mean: Tensor = (states * mask).sum(1) / mask.sum(1)
+        return mean

@@ -100,6 +100,9 @@ class Encoder(nn.Module):
         width: Tensor = self.trunk(x)
         return width
 
+    def merge_adapter(self) -> None:
+        """Let an adapter become part of the trunk, where there is one."""
+
     @classmethod
     def trunk_state(cls, published: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return a published state_dict of this architecture as the trunk names and needs it."""

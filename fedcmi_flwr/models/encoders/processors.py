@@ -1,7 +1,7 @@
-"""What a Hugging Face model's own processor does with a sample, on the model's device and for a whole batch at once.
+"""What a model's own processor does with samples: on its device, a whole batch at once.
 
-A sample comes normalised by the federation's mean and deviation, which is undone first. Everything is made of plain
-matrix products, so that it is exported with the model.
+A sample comes normalised by the federation's mean and deviation, which is undone first. Everything
+is made of plain matrix products, so that it is exported with the model.
 """
 
 import functools
@@ -34,7 +34,8 @@ def processor_for(modality: ModalitySpec, trunk: nn.Module, fields: Mapping[str,
     trunk
         From ``towers.build_tower``.
     fields
-        What of the processor decides the input, from ``published.read_processor``; none: samples go in as they are.
+        What of the processor decides the input, from ``published.read_processor``; none: samples
+        go in as they are.
 
     Returns
     -------
@@ -52,8 +53,8 @@ def processor_for(modality: ModalitySpec, trunk: nn.Module, fields: Mapping[str,
         return Images(modality, config, fields)
     if modality.channels != 1:
         raise ValueError(
-            f"modality {modality.name!r}: a series of {modality.channels} channels; the model reads the waveform of one: "
-            "prepare the sound as kind `waveform`."
+            f"modality {modality.name!r}: a series of {modality.channels} channels; the model "
+            "reads the waveform of one: prepare the sound as kind `waveform`."
         )
     if trunk.main_input_name == "input_values":
         return Waveform(modality, fields)
@@ -69,6 +70,9 @@ class Stored(nn.Module):
         The samples.
     """
 
+    stored_mean: Tensor
+    stored_std: Tensor
+
     def __init__(self, modality: ModalitySpec) -> None:
         super().__init__()
         for name, value in (("mean", modality.mean), ("std", modality.std)):
@@ -77,12 +81,11 @@ class Stored(nn.Module):
 
     def stored(self, x: Tensor) -> Tensor:
         """Return samples in stored units."""
-        values: Tensor = x * self.stored_std + self.stored_mean
-        return values
+        return x * self.stored_std + self.stored_mean
 
 
 class Images(Stored):
-    """Scale, crop and normalise images as an image processor does, but for its rounding to whole grey levels.
+    """Scale, crop and normalise images as an image processor does, but for its rounding.
 
     Parameters
     ----------
@@ -91,8 +94,12 @@ class Images(Stored):
     config
         Of the model.
     fields
-        The processor's; without any, an image is only scaled to the size that the model has positions for.
+        The processor's; without any, an image is only scaled to the size that the model has
+        positions for.
     """
+
+    own_mean: Tensor
+    own_std: Tensor
 
     def __init__(self, modality: ModalitySpec, config: Any, fields: Mapping[str, Any]) -> None:  # noqa: ANN401
         super().__init__(modality)
@@ -103,8 +110,8 @@ class Images(Stored):
             )
         if fields and modality.dtype != "uint8":
             raise ValueError(
-                f"modality {modality.name!r}: images of {modality.dtype}, but the model's processor reads bytes of 0 to "
-                "255 (uint8): prepare them as kind `image`."
+                f"modality {modality.name!r}: images of {modality.dtype}, but the model's processor "
+                "reads bytes of 0 to 255 (uint8): prepare them as kind `image`."
             )
 
         self.channels, self.as_shown = wanted, not fields
@@ -131,7 +138,7 @@ class Images(Stored):
             short = min(height, width)
             scaled = (height * scaled // short, width * scaled // short)
         cropped = self.cropped or scaled
-        if scaled is None or (height, width) == scaled == cropped:
+        if scaled is None or cropped is None or (height, width) == scaled == cropped:
             return pixels
         if cropped[0] > scaled[0] or cropped[1] > scaled[1]:
             raise ValueError(f"the model's processor crops {list(cropped)} pixels out of {list(scaled)}.")
@@ -144,33 +151,47 @@ def _image_sizes(
     config: Any,  # noqa: ANN401
     fields: Mapping[str, Any],
 ) -> tuple[tuple[int, int] | int | None, tuple[int, int] | None, int]:
-    """Return the size that images are scaled to (an int: of the shorter side), the crop's, and the filter."""
+    """Return the size to scale to (an int: of the shorter side), the crop's, and the filter."""
     own = getattr(config, "image_size", None)
     scaled: Any = (own, own) if isinstance(own, int) else own and tuple(own)
     if fields.get("do_resize", bool(fields)) and fields.get("size"):
         size = fields["size"]
         size = {"shortest_edge": size} if isinstance(size, int) and fields.get("crop_size") else size
         size = {"height": size, "width": size} if isinstance(size, int) else size
+        if "shortest_edge" in size and fields.get("crop_pct"):
+            return _of_convnext(int(size["shortest_edge"]), float(fields["crop_pct"]), _filter(fields))
         if "shortest_edge" in size:
             scaled = int(size["shortest_edge"])
         elif "height" in size and "width" in size:
             scaled = (int(size["height"]), int(size["width"]))
         else:
-            raise ValueError(f"encoder 'auto': the processor's size is {size}; known are height and width, or shortest_edge.")
+            raise ValueError(
+                f"encoder 'auto': the processor's size is {size}; known are height and width, or shortest_edge."
+            )
 
     cropped = None
     if fields.get("do_center_crop") and fields.get("crop_size"):
         crop = fields["crop_size"]
         cropped = (crop, crop) if isinstance(crop, int) else (int(crop["height"]), int(crop["width"]))
+    return scaled, cropped, _filter(fields)
+
+
+def _of_convnext(edge: int, share: float, resample: int) -> tuple[tuple[int, int] | int, tuple[int, int], int]:
+    """Return the same of ConvNeXt's processor: small images are cut out of larger ones, large are stretched."""
+    return (int(edge / share) if edge < 384 else (edge, edge)), (edge, edge), resample
+
+
+def _filter(fields: Mapping[str, Any]) -> int:
+    """Return Pillow's number of the filter; ValueError for one that is not here."""
     resample = int(fields.get("resample") or 2)
     if resample not in RESAMPLING:
         raise ValueError(f"encoder 'auto': the processor's resample is {resample}; known are {list(RESAMPLING)}.")
-    return scaled, cropped, resample
+    return resample
 
 
 @functools.lru_cache(maxsize=64)
 def _weights(pixels: int, scaled: int, cropped: int, resample: int) -> Float[Tensor, "cropped pixels"]:
-    """Return the weights of an antialiased scaling, without the rows that a central crop leaves out."""
+    """Return the weights of an antialiased scaling, without the rows that a crop leaves out."""
     step = pixels / scaled
     wide = max(step, 1.0)
     first = (scaled - cropped) // 2
@@ -214,7 +235,7 @@ class Waveform(Stored):
 
 
 class LogMel(Stored):
-    """Make Whisper's log-mel spectrogram of each waveform, padded with silence to the length that the model reads.
+    """Make Whisper's log-mel spectrogram of each waveform, padded with silence.
 
     Parameters
     ----------
@@ -225,6 +246,9 @@ class LogMel(Stored):
     fields
         Of Whisper's feature extractor.
     """
+
+    waves: Tensor
+    bank: Tensor
 
     def __init__(self, modality: ModalitySpec, config: Any, fields: Mapping[str, Any]) -> None:  # noqa: ANN401
         super().__init__(modality)
@@ -242,7 +266,9 @@ class LogMel(Stored):
             from transformers.audio_utils import mel_filter_bank
 
         self.window, self.hop = int(fields.get("n_fft", 400)), int(fields.get("hop_length", 160))
-        self.length = 2 * int(config.max_source_positions) * self.hop  # the second of its convolutions takes every other
+        self.length = (
+            2 * int(config.max_source_positions) * self.hop
+        )  # the second of its convolutions takes every other
         if modality.shape[-1] > self.length:
             raise ValueError(
                 f"modality {modality.name!r}: waveforms of {modality.shape[-1]} points, the model reads {self.length}; "
@@ -273,8 +299,9 @@ class LogMel(Stored):
 class Tokens(nn.Module):
     """Give tokens their numbers in the model's own vocabulary, and mask padding.
 
-    A tokenizer whose padding is token 0 has its numbers stored as they are; of another one they are stored one higher,
-    and padding as 0. Position 0 is never masked, so that an empty text has a token too.
+    A tokenizer whose padding is token 0 has its numbers stored as they are; of another one they
+    are stored one higher, and padding as 0. Position 0 is never masked, so that an empty text has
+    a token too.
 
     Parameters
     ----------
@@ -307,8 +334,9 @@ class Tokens(nn.Module):
 
         positions = getattr(config, "max_position_embeddings", None)
         table = getattr(getattr(trunk, "embeddings", None), "position_embeddings", None)
-        if positions and getattr(table, "padding_idx", None) is not None:
-            positions -= int(table.padding_idx) + 1  # RoBERTa counts from there
+        first = getattr(table, "padding_idx", None)
+        if positions and first is not None:
+            positions -= int(first) + 1  # RoBERTa counts from there
         if positions and modality.shape[0] > positions:
             raise ValueError(
                 f"modality {modality.name!r}: samples of {modality.shape[0]} tokens, but the model has {positions} "

@@ -1,4 +1,4 @@
-"""From the configuration, or the directory, of a Hugging Face model to the one tower of it that reads a modality."""
+"""From a Hugging Face model's config.json or directory to the tower that reads a modality."""
 
 import contextlib
 import inspect
@@ -20,7 +20,8 @@ SOUND = ("input_values", "input_features")
 TOWERS = {"image": "vision_config", "frames": "vision_config", "tokens": "text_config", "series": "audio_config"}
 """Kind of modality -> part of the configuration of a model of more than one modality."""
 OFF: Mapping[str, Any] = {"apply_spec_augment": False, "layerdrop": 0.0, "encoder_layerdrop": 0.0}
-"""Fields of models of sound, of which parts would stay without gradients, or be drawn by NumPy's global generator."""
+"""Fields of models of sound, of which parts would stay without gradients, or be drawn by NumPy's
+global generator."""
 
 
 def build_tower(fields: Mapping[str, Any], modality: ModalitySpec) -> nn.Module:
@@ -57,7 +58,8 @@ def tower_state(directory: Path, fields: Mapping[str, Any], modality: ModalitySp
     Parameters
     ----------
     directory
-        With ``config.json`` and weights in safetensors, in one file or several; nothing is unpickled.
+        With ``config.json`` and weights in safetensors, in one file or several; nothing is
+        unpickled.
     fields
         As for :func:`build_tower`.
     modality
@@ -115,8 +117,8 @@ def _config(fields: Mapping[str, Any], modality: ModalitySpec) -> Any:  # noqa: 
     kind = fields.get("model_type")
     if kind not in CONFIG_MAPPING:
         raise ValueError(
-            f"encoder 'auto' of modality {modality.name!r}: its config.json has model_type {kind!r}, which the installed "
-            "transformers does not know; code that comes with a model is not run here."
+            f"encoder 'auto' of modality {modality.name!r}: its config.json has model_type "
+            f"{kind!r}, which the installed transformers does not know; code that comes with a model is not run here."
         )
     config = CONFIG_MAPPING[kind].from_dict(dict(fields))
     tower = getattr(config, TOWERS[modality.kind], None)
@@ -128,7 +130,7 @@ def _config(fields: Mapping[str, Any], modality: ModalitySpec) -> Any:  # noqa: 
 
 
 def _maker(config: Any) -> tuple[Any, dict[str, Any]]:  # noqa: ANN401
-    """Return the class that makes a configuration's model, and the arguments that leave a pooler out."""
+    """Return the class of a configuration's model, and the arguments that leave a pooler out."""
     from transformers import MODEL_FOR_BACKBONE_MAPPING, MODEL_MAPPING, AutoModel
 
     architecture, kind = (config.architectures or [""])[0], type(config)

@@ -1,4 +1,4 @@
-"""``auto:`` encoders: what a tiny model of each family gives is what its own class and processor give."""
+"""``auto:`` encoders give what a family's own class and processor give."""
 
 import json
 from pathlib import Path
@@ -83,6 +83,8 @@ def _expected(name: str, place: Path, stored: np.ndarray) -> torch.Tensor:
         if name == "clip-image":
             return model.vision_model(**images).pooler_output
         found = model(**images)
+        if name == "convnext":
+            return found.pooler_output
         return found.feature_maps[-1].mean((2, 3)) if "backbone" in name else found.last_hidden_state[:, 0]
 
 

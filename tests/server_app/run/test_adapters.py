@@ -1,4 +1,4 @@
-"""Runs with LoRA: what travels, what moves, and that they predict, export, go on and hide like other runs."""
+"""Runs with LoRA: what travels, what moves, how they predict, go on and hide."""
 
 import signal
 import subprocess
@@ -102,7 +102,7 @@ def test_adapters_alone_are_trained_and_sent(
 
 
 def test_a_round_of_lora_costs_at_most_2_percent_of_a_full_one(tmp_path: Path, posts: Path) -> None:
-    """With a trunk of ViT-Tiny's size, adapters of rank 8, 64 numbers an embedding, heads and projectors included."""
+    """Of a trunk of ViT-Tiny's size with adapters of rank 8, heads and projectors included."""
     from transformers import ViTConfig, ViTModel
 
     sizes = {"hidden_size": 192, "num_hidden_layers": 12, "num_attention_heads": 3, "intermediate_size": 768}
@@ -124,7 +124,7 @@ def test_a_round_of_lora_costs_at_most_2_percent_of_a_full_one(tmp_path: Path, p
 
 
 def test_what_a_run_leaves_predicts_and_exports(tmp_path: Path, models: Path, posts: Path) -> None:
-    """The model's file holds the adapters; a graph has them merged, and gives what the model gives."""
+    """The model's file holds the adapters; a graph has them merged and gives the same."""
     run = federated.federate(tmp_path / "run", posts, NODES, **_options(models, method="fedcmi-plus", warmup=0, lr=0.5))
     run.round(1)
     run.round(2)
