@@ -30,8 +30,8 @@ PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 PARTS = ("image_processor", "feature_extractor")
 """Of the second of them."""
 INPUT_FIELDS = {
-    "image": ("do_resize", "size", "resample", "do_center_crop", "crop_size", "crop_pct", "do_rescale", "rescale_factor",
-              "do_normalize", "image_mean", "image_std"),
+    "image": ("do_resize", "size", "resample", "do_center_crop", "crop_size", "crop_pct", "do_rescale",
+              "rescale_factor", "do_normalize", "image_mean", "image_std"),
     "series": ("do_normalize", "sampling_rate", "feature_size", "n_fft", "hop_length"),
 }  # fmt: skip
 """Kind -> what of a processor decides the input."""

@@ -80,8 +80,8 @@ def family(name: str) -> Family:
     return found[name]()
 
 
-FAMILIES = ("vit", "dinov2", "dinov2-backbone", "resnet", "convnext", "clip-image", "clip-text", "bert", "roberta", "distilbert",
-            "wav2vec2", "hubert", "whisper")  # fmt: skip
+FAMILIES = ("vit", "dinov2", "dinov2-backbone", "resnet", "convnext", "clip-image", "clip-text", "bert", "roberta",
+            "distilbert", "wav2vec2", "hubert", "whisper")  # fmt: skip
 
 
 def save(directory: Path, name: str, seed: int = 0) -> Path:

@@ -111,10 +111,17 @@ class Auto(Encoder):
         if x.shape[0] == 0:  # which many models cannot reshape
             return torch.zeros(0, self.width, device=x.device)
         if self.kind != "frames":
-            return self._pooled(self.processor(x))
-        frames = self._pooled(self.processor(x.flatten(0, 1)))
+            return self._pooled(self._processed(x))
+        frames = self._pooled(self._processed(x.flatten(0, 1)))
         mean: Tensor = frames.unflatten(0, x.shape[:2]).mean(1)
         return mean
+
+    def _processed(self, x: Tensor) -> dict[str, Tensor]:
+        """Return the trunk's arguments; in float32, whatever the trunk computes in."""
+        if not self.in_bfloat16:
+            return dict(self.processor(x))
+        with torch.autocast(x.device.type, enabled=False):
+            return dict(self.processor(x))
 
     def _pooled(self, inputs: Mapping[str, Tensor]) -> Float[Tensor, "batch features"]:
         found = self.trunk(**inputs)

@@ -53,39 +53,44 @@ def _features(place: Path, modality: ModalitySpec, stored: np.ndarray) -> torch.
 
 def _expected(name: str, place: Path, stored: np.ndarray) -> torch.Tensor:
     """Return what the model's own class makes of them, through its own processor."""
-    import transformers as hf
-
     chosen = families.family(name)
+    kind = {"tokens": _expected_of_text, "series": _expected_of_sound}.get(chosen.modality.kind, _expected_of_images)
     with torch.inference_mode():
-        model = chosen.model.from_pretrained(place).eval()
-        if chosen.modality.kind == "tokens":
-            tokens = torch.from_numpy(stored).long()
-            mask = (tokens > 0).long()
-            padding = getattr(chosen.config, "pad_token_id", 0) or 0
-            if name == "clip-text":
-                padding = chosen.config.text_config.pad_token_id
-            if padding:  # stored one higher
-                tokens = torch.where(mask > 0, tokens - 1, padding)
-            if name == "clip-text":
-                return model.text_model(input_ids=tokens, attention_mask=mask).pooler_output
-            states = model(input_ids=tokens, attention_mask=mask).last_hidden_state
-            return torch.stack([each[kept > 0].mean(0) for each, kept in zip(states, mask, strict=True)])
-        if chosen.modality.kind == "series":
-            waves = [wave[0] for wave in stored]
-            padded = {"padding": "max_length"} if name == "whisper" else {}
-            inputs = chosen.processor(waves, sampling_rate=16000, return_tensors="pt", **padded)
-            read = model.get_encoder() if name == "whisper" else model
-            return read(**inputs).last_hidden_state.mean(1)
-        if chosen.processor is None:
-            shown = AS_STORED.show(torch.from_numpy(stored), chosen.modality, None)
-            return model(pixel_values=shown).pooler_output.flatten(1)
-        images = hf.AutoImageProcessor.from_pretrained(place)(list(torch.from_numpy(stored)), return_tensors="pt")
-        if name == "clip-image":
-            return model.vision_model(**images).pooler_output
-        found = model(**images)
-        if name == "convnext":
-            return found.pooler_output
-        return found.feature_maps[-1].mean((2, 3)) if "backbone" in name else found.last_hidden_state[:, 0]
+        return kind(name, chosen, chosen.model.from_pretrained(place).eval(), place, stored)
+
+
+def _expected_of_text(name: str, chosen: families.Family, model: Any, place: Path, stored: np.ndarray) -> torch.Tensor:  # noqa: ANN401
+    tokens = torch.from_numpy(stored).long()
+    mask = (tokens > 0).long()
+    config = chosen.config.text_config if name == "clip-text" else chosen.config
+    if config.pad_token_id:  # stored one higher
+        tokens = torch.where(mask > 0, tokens - 1, config.pad_token_id)
+    if name == "clip-text":
+        return model.text_model(input_ids=tokens, attention_mask=mask).pooler_output
+    states = model(input_ids=tokens, attention_mask=mask).last_hidden_state
+    return torch.stack([each[kept > 0].mean(0) for each, kept in zip(states, mask, strict=True)])
+
+
+def _expected_of_sound(name: str, chosen: families.Family, model: Any, place: Path, stored: np.ndarray) -> torch.Tensor:  # noqa: ANN401
+    padded = {"padding": "max_length"} if name == "whisper" else {}
+    inputs = chosen.processor([wave[0] for wave in stored], sampling_rate=16000, return_tensors="pt", **padded)
+    read = model.get_encoder() if name == "whisper" else model
+    return read(**inputs).last_hidden_state.mean(1)
+
+
+def _expected_of_images(
+    name: str, chosen: families.Family, model: Any, place: Path, stored: np.ndarray
+) -> torch.Tensor:  # noqa: ANN401
+    from transformers import AutoImageProcessor
+
+    if chosen.processor is None:
+        shown = AS_STORED.show(torch.from_numpy(stored), chosen.modality, None)
+        return model(pixel_values=shown).pooler_output.flatten(1)
+    images = AutoImageProcessor.from_pretrained(place)(list(torch.from_numpy(stored)), return_tensors="pt")
+    found = model.vision_model(**images) if name == "clip-image" else model(**images)
+    if name in ("clip-image", "convnext"):
+        return found.pooler_output
+    return found.feature_maps[-1].mean((2, 3)) if "backbone" in name else found.last_hidden_state[:, 0]
 
 
 @pytest.mark.parametrize("name", families.FAMILIES)
@@ -114,6 +119,24 @@ def test_a_model_builds_again_from_its_options_alone(tmp_path: Path, name: str) 
     assert encoder(shown).shape == (3, 4)
     assert encoder(shown[:0]).shape == (0, 4)
     assert not [key for key in encoder.state_dict() if not key.startswith(("trunk.", "output."))]
+
+
+@pytest.mark.parametrize("name", ["vit", "whisper"])
+def test_the_processor_computes_in_float32(tmp_path: Path, name: str) -> None:
+    place, modality = families.save(tmp_path / name, name), families.family(name).modality
+    shown = AS_STORED.show(torch.from_numpy(families.samples(modality, 2)), modality, None)
+    encoder = _model(place, modality).branch(modality.name).encoder
+    given: list[torch.Tensor] = []
+    encoder.trunk.register_forward_pre_hook(
+        lambda module, args, kwargs: given.extend(kwargs.values()), with_kwargs=True
+    )
+    with torch.inference_mode():
+        plain = encoder.features(shown)
+        encoder.in_bfloat16 = True
+        narrow = encoder.features(shown)
+    assert torch.equal(given[0], given[1])
+    assert given[1].dtype == torch.float32
+    assert 0 < float((plain - narrow).abs().max()) < 0.1 * max(1.0, float(plain.abs().max()))
 
 
 def test_frames_are_averaged(tmp_path: Path) -> None:
