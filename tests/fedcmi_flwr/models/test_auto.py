@@ -59,7 +59,9 @@ def _expected(name: str, place: Path, stored: np.ndarray) -> torch.Tensor:
         return kind(name, chosen, chosen.model.from_pretrained(place).eval(), place, stored)
 
 
-def _expected_of_text(name: str, chosen: families.Family, model: Any, place: Path, stored: np.ndarray) -> torch.Tensor:  # noqa: ANN401
+def _expected_of_text(
+    name: str, chosen: families.Family, model: torch.nn.Module, place: Path, stored: np.ndarray
+) -> torch.Tensor:
     tokens = torch.from_numpy(stored).long()
     mask = (tokens > 0).long()
     config = chosen.config.text_config if name == "clip-text" else chosen.config
@@ -71,7 +73,9 @@ def _expected_of_text(name: str, chosen: families.Family, model: Any, place: Pat
     return torch.stack([each[kept > 0].mean(0) for each, kept in zip(states, mask, strict=True)])
 
 
-def _expected_of_sound(name: str, chosen: families.Family, model: Any, place: Path, stored: np.ndarray) -> torch.Tensor:  # noqa: ANN401
+def _expected_of_sound(
+    name: str, chosen: families.Family, model: torch.nn.Module, place: Path, stored: np.ndarray
+) -> torch.Tensor:
     padded = {"padding": "max_length"} if name == "whisper" else {}
     inputs = chosen.processor([wave[0] for wave in stored], sampling_rate=16000, return_tensors="pt", **padded)
     read = model.get_encoder() if name == "whisper" else model
@@ -79,8 +83,8 @@ def _expected_of_sound(name: str, chosen: families.Family, model: Any, place: Pa
 
 
 def _expected_of_images(
-    name: str, chosen: families.Family, model: Any, place: Path, stored: np.ndarray
-) -> torch.Tensor:  # noqa: ANN401
+    name: str, chosen: families.Family, model: torch.nn.Module, place: Path, stored: np.ndarray
+) -> torch.Tensor:
     from transformers import AutoImageProcessor
 
     if chosen.processor is None:
