@@ -66,7 +66,7 @@ class ModelConfig(Settings):
 
     encoder: str = text("an encoder's name, or 'modality=name modality=name'")
     """One encoder for all modalities, or one per modality: "audio=resnet18 visual=small-cnn". A name is built in, an
-    entry point of an installed package, or "package.module:Name"."""
+    entry point of an installed package, "package.module:Name", or "auto:NAME_OR_DIR" of a Hugging Face model."""
     embedding_dim: int = number(1)
     """D, how many numbers an embedding has: what encoders and projectors give, and fusion heads take."""
     projector: str = choice("linear", "mlp")

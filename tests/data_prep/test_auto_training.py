@@ -26,6 +26,11 @@ from fedcmi_flwr.models.file import load_model
 
 KINDS = {"photo": "image", "voice": "waveform", "words": "text"}
 TEXTS = ("flood river rises water", "fire smoke burns")
+COMBINATIONS = [
+    ("vit", "wav2vec2", "roberta"),
+    ("dinov2", "hubert", "clip-text"),
+    ("clip-image", "whisper", "roberta"),
+]
 State = dict[str, torch.Tensor]
 NODES = ["photo+voice+words", "photo+voice+words", "voice+words"]
 
@@ -140,11 +145,7 @@ def test_tokens_of_a_tokenizer_with_padding_0_are_its_own(models: Path, tmp_path
         encode_text("fire", f"auto:{unpadded}", 6)
 
 
-@pytest.mark.parametrize(
-    "names",
-    [("vit", "wav2vec2", "roberta"), ("dinov2", "hubert", "clip-text"), ("clip-image", "whisper", "roberta")],
-    ids="-".join,
-)
+@pytest.mark.parametrize("names", COMBINATIONS, ids="-".join)
 def test_two_rounds_trained_fully(tmp_path: Path, prepared: Path, models: Path, names: tuple[str, str, str]) -> None:
     """What the run leaves predicts alike in this process, from its file and as ONNX graphs."""
     run, before = _run(tmp_path / "run", prepared, models, names)
@@ -167,7 +168,29 @@ def test_two_rounds_trained_fully(tmp_path: Path, prepared: Path, models: Path, 
     assert [path.suffix for path in written] == [".onnx", ".onnx", ".json"]
 
 
-def test_a_frozen_trunk_does_not_move(tmp_path: Path, prepared: Path, models: Path) -> None:
+@pytest.mark.parametrize("names", COMBINATIONS, ids="-".join)
+def test_two_rounds_frozen_and_by_lora(
+    tmp_path: Path, prepared: Path, models: Path, names: tuple[str, str, str]
+) -> None:
+    """Published weights of frozen and of adapted trunks stay bit for bit and do not travel; the rest is trained."""
+    frozen, before = _run(tmp_path / "frozen", prepared, models, names, freeze="photo+voice+words")
+    frozen.evaluate(2)
+    assert _moved(frozen, before) == set()
+    assert not [name for name in frozen.arrays if ".encoder.trunk." in name]
+    assert {name.split(".")[1] for name in frozen.arrays if ".encoder.output." in name} == set(KINDS)
+
+    adapted, before = _run(tmp_path / "lora", prepared, models, names, adapter="lora:r=2")
+    adapted.evaluate(2)
+    after = _trunks(adapted)
+    moved = {name for name in after if not torch.equal(before[name], after[name])}
+    assert {name.split(".")[1] for name in moved} == set(KINDS)
+    assert all(".lora_" in name for name in moved)
+    assert {name for name in adapted.arrays if ".encoder.trunk." in name} == {
+        name for name in after if ".lora_" in name
+    }
+
+
+def test_one_trunk_is_frozen_and_another_is_not(tmp_path: Path, prepared: Path, models: Path) -> None:
     names = ("vit", "wav2vec2", "roberta")
     run, before = _run(tmp_path / "run", prepared, models, names, freeze="photo+voice")
     run.evaluate(2)
