@@ -40,6 +40,7 @@ lint: .venv/installed ## ruff, pydoclint, codespell
 bench: .venv/installed ## print speeds as ratios: training step, local epoch, reading, preparation, aggregation, network, simulation
 	$(BIN)/python tests/benchmarks/step.py
 	$(BIN)/python tests/benchmarks/epoch.py
+	$(BIN)/python tests/benchmarks/features.py
 	$(BIN)/python tests/benchmarks/bench_reading.py
 	$(BIN)/python tests/benchmarks/bench_prep.py
 	$(BIN)/python tests/benchmarks/prep_memory.py

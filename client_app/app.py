@@ -6,10 +6,11 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from client_app.memory import recall, remember
-from client_app.model import method_of, receive
+from client_app.model import frozen_checksums, method_of, receive
 from client_app.node import naming_device, read_node
 from client_app.personal import keep, personal_name, personalise
 from client_app.samples import check_unchanged, node_samples, task_samples
+from client_app.stored_features import with_stored_features
 from client_app.train import train
 from fedcmi_flwr import wire
 from fedcmi_flwr.client.begin import Received
@@ -56,8 +57,9 @@ def train_round(message: Message, context: Context) -> Message:
     partition, name = node.config.partition_id, str(task.config["method"])
 
     begin = time.perf_counter()
+    seen = with_stored_features(model, samples, node, frozen_checksums(task))
     result = train(
-        model, samples, method, settings, task.server_round, partition, received, name, time_budget
+        model, seen, method, settings, task.server_round, partition, received, name, time_budget
     )
     seconds = time.perf_counter() - begin
 

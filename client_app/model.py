@@ -8,6 +8,7 @@ import logging
 from collections.abc import Sequence
 
 from client_app.node import Node
+from client_app.stored_features import forget_stored_features
 from fedcmi_flwr import wire
 from fedcmi_flwr.data.prepared import DataError
 from fedcmi_flwr.data.schema import ModalitySpec
@@ -16,6 +17,8 @@ from fedcmi_flwr.models import pretrained
 from fedcmi_flwr.models.building import model_spec
 from fedcmi_flwr.models.multimodal import ModelSpec, MultimodalModel
 from fedcmi_flwr.models.placement import choose_device, place
+from fedcmi_flwr.models.published import locations_of
+from fedcmi_flwr.types import Modality
 from fedcmi_flwr.wire.tensors import to_state_dict
 
 logger = logging.getLogger("flwr.fedcmi")
@@ -67,7 +70,9 @@ def receive(node: Node, task: wire.Task, method: Method) -> MultimodalModel:
         name: json.loads(task.config.get(f"options.{name}", "{}")) for name in task.modalities
     }
     spec = model_spec(node.run.model, method, task.modalities, len(classes), options)
-    inputs = [modality for modality in node.stored.modalities if modality.name in task.groups]
+    owned = [name for name in node.stored.modality_names if name in task.groups]
+    # The federation's own
+    inputs = [ModalitySpec.from_json(task.config[f"input.{name}"]) for name in owned]
     model = _model(spec, inputs)
     model.load_trained_state(to_state_dict(task.arrays))
     _load_frozen(model, node, task)
@@ -97,17 +102,29 @@ def _model(spec: ModelSpec, inputs: Sequence[ModalitySpec]) -> MultimodalModel:
         _models[key] = MultimodalModel(spec, inputs)
 
     model = _models[key].train()
+    forget_stored_features(model)
     model.zero_grad()
 
     return model
+
+
+def frozen_checksums(task: wire.Task) -> dict[Modality, str]:
+    """Return the checksum of each frozen trunk, which :func:`receive` has compared with this
+    node's.
+    """
+    return {
+        name: task.config[f"frozen.{name}"][0]
+        for name in task.modalities
+        if f"frozen.{name}" in task.config
+    }
 
 
 def _load_frozen(model: MultimodalModel, node: Node, task: wire.Task) -> None:
     """Load the frozen trunks from this node's own directories, and check that they are the
     server's.
     """
-    frozen = [name for name in model.owned if name in model.spec.frozen]
-    of_run = pretrained.read_locations(node.run.model.pretrained)
+    frozen = [name for name in model.owned if name in model.spec.held]
+    of_run = locations_of(node.run.model, model.spec.modalities)
     of_node = pretrained.read_locations(node.config.pretrained)
     locations = {**of_run, **of_node}
 

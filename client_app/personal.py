@@ -19,7 +19,7 @@ from fedcmi_flwr.methods.base import present_rows
 from fedcmi_flwr.methods.losses import cross_entropy
 from fedcmi_flwr.models.file import MODEL_FILE, save_model
 from fedcmi_flwr.models.multimodal import MultimodalModel
-from fedcmi_flwr.run_config import PATH_KEYS
+from fedcmi_flwr.run_config import portable_settings
 from fedcmi_flwr.seeding import torch_generator
 from fedcmi_flwr.wire.tensors import to_arrays
 
@@ -122,7 +122,7 @@ def keep(
     directory = node.personal_directory
     directory.mkdir(parents=True, exist_ok=True)
 
-    settings = {key: value for key, value in node.run.raw.items() if key not in PATH_KEYS}
+    settings = portable_settings(node.run.raw)
     votes = {
         "self-head-votes": method.votes.self_heads,
         "infiltration-votes": method.votes.infiltration_heads,

@@ -33,7 +33,8 @@ from fedcmi_flwr.config.work import WorkConfig
 from fedcmi_flwr.lookup import UnknownNameError, find
 from fedcmi_flwr.methods import METHODS, Method, hyperparameters, make_method
 from fedcmi_flwr.methods.hyperparameters import with_hyperparameters
-from fedcmi_flwr.models.building import named_encoders
+from fedcmi_flwr.models.adapters import read_adapters
+from fedcmi_flwr.models.building import named_encoders, portable_encoders
 from fedcmi_flwr.models.fusion import FUSION
 from fedcmi_flwr.strategy.guards import Guards
 from fedcmi_flwr.strategy.sampling import Sampling
@@ -189,6 +190,7 @@ def _check_names(model: ModelConfig, name: str, method: Method) -> None:
     goes together.
     """
     named_encoders(model.encoder)
+    read_adapters(model.adapter)
     try:
         find(FUSION, model.fusion)
     except UnknownNameError as error:
@@ -273,3 +275,9 @@ def section_keys() -> dict[str, list[str]]:
     A key may be in two of them.
     """
     return {part.replace("_", " "): keys_of(kind) for part, kind in SECTIONS.items()}
+
+
+def portable_settings(raw: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    """Return a run-config as a model's file holds it: without the paths of this machine."""
+    kept = {key: value for key, value in raw.items() if key not in PATH_KEYS}
+    return {**kept, "encoder": portable_encoders(str(raw["encoder"]))}

@@ -26,6 +26,7 @@ SMALLEST = {
         "--threads",
         "1",
     ],
+    "features.py": ["--samples", "8", "--size", "32", "--epochs", "2", "--rounds", "1"],
     "bench_reading.py": ["--samples", "64", "--size", "32"],
     "bench_prep.py": ["--clips", "24", "--repetitions", "1"],
     "prep_memory.py": ["--share", "0.01"],
@@ -74,7 +75,8 @@ def test_every_benchmark_of_the_makefile_is_known() -> None:
 
 
 @pytest.mark.parametrize(
-    "script", ["bench_reading.py", "bench_prep.py", "prep_memory.py", "aggregation.py"]
+    "script",
+    ["features.py", "bench_reading.py", "bench_prep.py", "prep_memory.py", "aggregation.py"],
 )
 def test_benchmarks_print_ratios(script: str, tmp_path: Path) -> None:
     assert re.search(

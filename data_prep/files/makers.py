@@ -109,6 +109,14 @@ def _log_mel(
     return log_mel(clip.unsqueeze(0), rate_hz, bands, window, hop, floor).squeeze(0).numpy()
 
 
+def _waveform(
+    source: Source, *, rate_hz: int, seconds: float, stream: int | None = None
+) -> NDArray[Any]:
+    from data_prep.media.waveform import decode_waveform
+
+    return decode_waveform(source.path, source.segment, rate_hz, seconds, stream)
+
+
 def _contour(source: Source, *, rate_hz: int, samples: int, hop: int, floor: float) -> NDArray[Any]:
     from data_prep.media.audio import fit_clip, read_sound
     from data_prep.media.contour import contour
@@ -207,6 +215,7 @@ def _array(source: Source, *, shape: list[int], dtype: str) -> NDArray[Any]:
 
 MAKERS = {
     "log-mel": Maker(("sound", "video"), _log_mel),
+    "waveform": Maker(("sound", "video"), _waveform),
     "contour": Maker(("sound", "video"), _contour),
     "log-spectrogram": Maker(("sound", "video"), _log_spectrogram),
     "video-frames": Maker(("video",), _video_frames),

@@ -1,7 +1,8 @@
 """Text from string to stored tokens: clean a tweet, cut it into WordPieces.
 
-The tokenizer is BERT's, from the optional package transformers, and loaded once a process; or
-"hashed:BUCKETS", which needs neither package nor vocabulary (``hashed.py``).
+The tokenizer is BERT's, from the optional package transformers, and loaded once a process;
+"auto:NAME_OR_DIR", that of any Hugging Face model (``own_tokenizer.py``); or "hashed:BUCKETS",
+which needs neither package nor vocabulary (``hashed.py``).
 """
 
 import functools
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from data_prep.errors import PrepError
 from data_prep.media.hashed import PREFIX, buckets_of, hash_text, is_hashed
+from data_prep.media.own_tokenizer import is_own, load_own, shift_of
 from data_prep.pipeline.plan import Stream, tool_versions
 from fedcmi_flwr.machine.extras import needs
 from fedcmi_flwr.types import Modality
@@ -86,6 +88,8 @@ def load_tokenizer(source: str, local_only: bool = False) -> Any:  # noqa: ANN40
     """
     if is_hashed(source):
         raise PrepError(f"tokenizer {source!r}: has no words that its tokens could become again.")
+    if is_own(source):
+        return load_own(source, local_only)
 
     with needs("text"):
         from transformers import BertTokenizerFast
@@ -147,7 +151,12 @@ def cut_text(text: str, described: str, tokens: int) -> NDArray[np.int32]:
     """
     if is_hashed(described):
         return hash_text(text, buckets_of(described), tokens)
-    return np.array(_cutter(described, tokens).encode(text).ids, dtype=np.int32)
+
+    cutter, shift = _cutter(described, tokens)
+    found = cutter.encode(text)
+    stored = (np.array(found.ids) + shift) * np.array(found.attention_mask) if shift else found.ids
+
+    return np.array(stored, dtype=np.int32)
 
 
 @functools.lru_cache(maxsize=2)
@@ -156,24 +165,29 @@ def described(tokenizer: str) -> str:
     if is_hashed(tokenizer):
         return f"{PREFIX}{buckets_of(tokenizer)}"
 
-    backend = load_tokenizer(tokenizer).backend_tokenizer
+    loaded = load_tokenizer(tokenizer)
+    backend = loaded.backend_tokenizer
     copy = type(backend).from_str(backend.to_str())
     copy.no_truncation()
     copy.no_padding()
+    if is_own(tokenizer):  # what it pads with is not the same for all
+        copy.enable_padding(pad_id=loaded.pad_token_id, pad_token=loaded.pad_token)
 
     return str(copy.to_str())
 
 
 @functools.lru_cache(maxsize=2)
-def _cutter(described: str, tokens: int) -> Any:  # noqa: ANN401 (tokenizers comes with the optional transformers)
+def _cutter(described: str, tokens: int) -> tuple[Any, int]:
+    """Return what cuts texts, and what is to be added to its numbers."""
     with needs("text"):
         from tokenizers import Tokenizer
 
     cutter = Tokenizer.from_str(described)
+    padding = (cutter.padding or {}).get("pad_id", 0)
     cutter.enable_truncation(tokens)
-    cutter.enable_padding(length=tokens)
+    cutter.enable_padding(length=tokens, pad_id=padding)
 
-    return cutter
+    return cutter, shift_of(padding)
 
 
 def decode_text(stored: NDArray[np.integer[Any]], tokenizer: str) -> str:
@@ -181,9 +195,11 @@ def decode_text(stored: NDArray[np.integer[Any]], tokenizer: str) -> str:
 
     PrepError where the tokenizer is not at hand.
     """
-    return str(
-        load_tokenizer(tokenizer, local_only=True).decode(stored.tolist(), skip_special_tokens=True)
-    )
+    loaded = load_tokenizer(tokenizer, local_only=True)
+    shift = shift_of(loaded.pad_token_id)
+    numbers = [int(number) - shift for number in stored if number > 0 or not shift]
+
+    return str(loaded.decode(numbers, skip_special_tokens=True))
 
 
 def text_stream(
@@ -243,12 +259,15 @@ def vocabulary(tokenizer: str) -> Mapping[str, Any]:
     loaded = load_tokenizer(tokenizer)
     words = json.dumps(loaded.get_vocab(), sort_keys=True)
     normalizer = json.loads(loaded.backend_tokenizer.to_str())["normalizer"]
-
-    return {
+    found = {
         "words": len(loaded),
         "sha256": hashlib.sha256(words.encode()).hexdigest(),
         "normalizer": normalizer,
     }
+    if is_own(tokenizer):  # other kinds than BERT's cut by more than words
+        found["described_sha256"] = hashlib.sha256(described(tokenizer).encode()).hexdigest()
+
+    return found
 
 
 def text_tools(tokenizer: str) -> dict[str, str]:

@@ -19,6 +19,7 @@ from data_prep.media.text import (
     vocabulary,
 )
 from data_prep.media.vector import read_vector, vector_stream
+from data_prep.media.waveform import RATE_HZ, waveform_stream
 from data_prep.pipeline.plan import Stream
 from data_prep.sets.manifest_table import OWN_COLUMNS
 from fedcmi_flwr.data.prepared import check_modality_names
@@ -40,8 +41,8 @@ class Sizes:
     tokens: int = TOKENS
     """Tokens of a text, [CLS] and [SEP] included."""
     tokenizer: str = DEFAULT_TOKENIZER
-    """BERT's: a directory with ``vocab.txt`` or ``tokenizer.json``, a name on the hub, or
-    "hashed:BUCKETS"."""
+    """BERT's: a directory with ``vocab.txt`` or ``tokenizer.json``, a name on the hub;
+    "auto:NAME_OR_DIR", that of any Hugging Face model; or "hashed:BUCKETS"."""
     points: int = POINTS
     """Of a numeric series, resampled linearly from the whole of it."""
     header: bool | None = None
@@ -188,6 +189,17 @@ KINDS = {
         ("transformers", "tokenizers"),
         job=None,
     ),
+    "waveform": Kind(
+        lambda name, sizes, files: waveform_stream(name, sizes.seconds, sizes.streams.get(name)),
+        lambda name, recipe: waveform_stream(
+            name, recipe["seconds"], recipe.get("stream"), recipe["rate_hz"]
+        ),
+        "waveform",
+        {"seconds": "seconds"},
+        lambda sizes: {"seconds": sizes.seconds, "rate_hz": RATE_HZ},
+        ("torch", "torchaudio", "soundfile", "av"),
+        _clip,
+    ),
     "vector": Kind(
         _vector,
         lambda name, recipe: vector_stream(
@@ -293,7 +305,7 @@ def parse_streams(
         name, _, number = option.partition("=")
         if not number.isdecimal() or int(number) < 1:
             raise PrepError(f"stream {option!r}: must be NAME=NUMBER, with a number from 1 on.")
-        if modalities.get(name) not in ("audio", "video"):
+        if modalities.get(name) not in ("audio", "video", "waveform"):
             raise PrepError(
                 f"stream {option!r}: {name!r} is no modality of sound or video, of "
                 f"{dict(modalities)}."

@@ -37,8 +37,8 @@ class NodeConfig:
     device: str | None = _key(f"one of {', '.join(DEVICES)}")
     """What this device computes on; left out: the run-config's."""
     pretrained: str = field(default="", metadata={"allowed": "'modality=DIR modality=DIR'"})
-    """Where this device has the weights of frozen trunks, for the modalities that it names; of
-    the others the run-config's."""
+    """Where this device has the weights of trunks that are frozen or have adapters, for the
+    modalities that it names; of the others the run-config's."""
     local_epochs: int | None = _key("an integer from 1")
     """Passes over the device's samples in a round; left out: the run-config's."""
     time_budget: float | None = _key("a number from 0")

@@ -77,7 +77,8 @@ class ModelConfig(Settings):
 
     encoder: str = text("an encoder's name, or 'modality=name modality=name'")
     """One encoder for all modalities, or one per modality: "audio=resnet18 visual=small-cnn". A
-    name is built in, an entry point of an installed package, or "package.module:Name"."""
+    name is built in, an entry point of an installed package, "package.module:Name", or
+    "auto:NAME_OR_DIR" of a Hugging Face model."""
     embedding_dim: int = number(1)
     """D, how many numbers an embedding has: what encoders and projectors give, and fusion heads
     take."""
@@ -99,6 +100,11 @@ class ModelConfig(Settings):
     freeze: str = text("names of modalities joined by '+', or empty")
     """Modalities whose encoder's trunk is neither trained nor sent; every node has it in its own
     directory."""
+    adapter: str = text("'lora:r=8', or 'modality=lora:r=8' for each, or empty", default="")
+    """What is trained and sent of the trunks of ``auto:`` encoders in place of their weights:
+    LoRA of a rank, with ``alpha`` (twice the rank), ``dropout`` (0) and ``targets`` (layers
+    of queries and values) where told. Every node has the trunk in its own directory, as with
+    ``freeze``."""
 
 
 @dataclass(frozen=True)
@@ -253,6 +259,10 @@ class MachineConfig(Settings):
     torch_threads: int = number(1, 1024)
     """CPU threads of torch in each process; another number may change the last bits of the
     weights."""
+    features_cache: str = choice("auto", "off", default="auto")
+    """Whether a node keeps what a frozen trunk makes of each training sample, in its cache
+    directory, and trains on that, where neither crops nor drawn frames change what the trunk
+    sees ("auto"): it runs once a sample then."""
 
 
 @dataclass(frozen=True)

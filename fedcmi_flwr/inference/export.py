@@ -171,6 +171,7 @@ def export_model(
         raise FileExistsError(f"{out}: is there already; remove it, or choose another directory.")
 
     predictor = Predictor.load(path, "cpu")
+    predictor.model.merge_adapters()
     for names in chosen or ():
         predictor.decisions.of(names)  # raises for what the model does not have
 

@@ -1,12 +1,15 @@
 """From a run's configuration to the model's description."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import shlex
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from fedcmi_flwr.config.fields import ConfigError
 from fedcmi_flwr.config.sections import ModelConfig
 from fedcmi_flwr.lookup import UnknownNameError, find
 from fedcmi_flwr.models.encoders import ENCODER
+from fedcmi_flwr.models.encoders.auto import AUTO, PREFIX
 from fedcmi_flwr.models.multimodal import ModelSpec
 from fedcmi_flwr.suggestions import did_you_mean
 from fedcmi_flwr.types import Modality
@@ -141,7 +144,7 @@ def encoder_names(text: str, modalities: tuple[Modality, ...]) -> dict[Modality,
     >>> encoder_names("audio=resnet18 visual=small-cnn", ("audio", "visual"))
     {'audio': 'resnet18', 'visual': 'small-cnn'}
     """
-    named = _read_encoders(text)
+    named = {modality: _without_location(name) for modality, name in _read_encoders(text).items()}
     found = dict.fromkeys(modalities, named[""]) if "" in named else named
     for modality in {**found, **dict.fromkeys(modalities)}:
         if modality not in modalities or modality not in found:
@@ -160,18 +163,114 @@ def named_encoders(text: str) -> list[str]:
 
     ConfigError for an unknown one.
     """
-    names = sorted(set(_read_encoders(text).values()))
+    names = sorted({_without_location(name) for name in _read_encoders(text).values()})
     for name in names:
         _check_encoder(text, name)
 
     return names
 
 
+def auto_locations(text: str, modalities: Sequence[Modality]) -> dict[Modality, str]:
+    """Return what the ``encoder`` key says after "auto:".
+
+    Parameters
+    ----------
+    text
+        The key's value.
+    modalities
+        All modalities of the federation.
+
+    Returns
+    -------
+    Modality -> directory, or name of a repository of the Hugging Face hub, where there is one.
+
+    Raises
+    ------
+    ConfigError
+        A value of another form, or nothing after "auto:".
+
+    Examples
+    --------
+    >>> auto_locations("image=auto:/weights/vit sound=small-cnn", ("image", "sound"))
+    {'image': '/weights/vit'}
+    """
+    found = {}
+    named = _read_encoders(text)
+    for modality in modalities:
+        name = named.get(modality, named.get("", ""))
+        if name.startswith(PREFIX):
+            found[modality] = name.removeprefix(PREFIX)
+            if not found[modality]:
+                raise ConfigError(
+                    f"encoder = {text!r}: name a directory, or a model of the hub, after 'auto:'."
+                )
+
+    return found
+
+
+def absolute_encoders(text: str) -> str:
+    """Return the ``encoder`` key with absolute paths, since a simulation's processes work in other
+    directories.
+
+    Parameters
+    ----------
+    text
+        The key's value.
+
+    Returns
+    -------
+    The same where nothing follows "auto:"; relative paths count from the working directory.
+
+    Raises
+    ------
+    ConfigError
+        A value of another form.
+    """
+    return _with_locations(text, lambda where: f"{PREFIX}{absolute_location(where)}")
+
+
+def portable_encoders(text: str) -> str:
+    """Return the ``encoder`` key without the paths of this machine; names of the hub stay."""
+    return _with_locations(
+        text, lambda where: AUTO if Path(where).is_absolute() else f"{PREFIX}{where}"
+    )
+
+
+def absolute_location(location: str) -> str:
+    """Return the absolute path of a directory.
+
+    What is none here, and does not begin like a path, stays as it is.
+    """
+    path = Path(location).expanduser()
+    is_path = location.startswith((".", "~")) or path.is_dir()
+    return str(path.absolute()) if is_path else location
+
+
+def _with_locations(text: str, change: Callable[[str], str]) -> str:
+    if PREFIX not in text:
+        return text
+
+    words = []
+    for modality, name in _read_encoders(text).items():
+        changed = change(name.removeprefix(PREFIX)) if name.startswith(PREFIX) else name
+        words.append(f"{modality}={changed}" if modality else changed)
+
+    return shlex.join(words)
+
+
+def _without_location(name: str) -> str:
+    return AUTO if name.startswith(PREFIX) else name
+
+
 def _read_encoders(text: str) -> dict[Modality, str]:
     """Return modality -> name, or "" -> the name for all of them."""
-    words = text.split()
-    if len(words) == 1 and "=" not in text:
-        return {"": text.strip()}
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise ConfigError(f"encoder = {text!r}: {error}; close each quotation mark.") from error
+
+    if len(words) == 1 and "=" not in words[0].partition(":")[0]:
+        return {"": words[0]}
 
     pairs = [word.partition("=") for word in words]
     if not pairs or not all(modality and name for modality, _, name in pairs):

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from fedcmi_flwr.data.schema import ModalitySpec
 from fedcmi_flwr.lookup import find
+from fedcmi_flwr.models.adapters import MARK
 from fedcmi_flwr.models.encoders import Encoder, build_encoder
 from fedcmi_flwr.models.fusion import FUSION, fill_slots
 from fedcmi_flwr.types import SHARED, Batch, Modality, ModelOutput
@@ -44,6 +45,19 @@ class ModelSpec:
     """What differs from the named encoders' architectures, where something does."""
     frozen: tuple[Modality, ...] = ()
     """Modalities whose encoder's trunk is neither trained nor sent."""
+
+    @property
+    def adapted(self) -> tuple[Modality, ...]:
+        """Modalities of whose trunk nothing but an adapter is trained and sent."""
+        return tuple(name for name in self.modalities if self.options.get(name, {}).get("adapter"))
+
+    @property
+    def held(self) -> tuple[Modality, ...]:
+        """Modalities whose trunk every node has in its own directory.
+
+        The frozen and the adapted ones.
+        """
+        return tuple(name for name in self.modalities if name in (*self.frozen, *self.adapted))
 
 
 STRUCTURES = {
@@ -243,11 +257,7 @@ class MultimodalModel(nn.Module):
 
     def trained_state(self) -> dict[str, Tensor]:
         """Return the state_dict without the frozen trunks: what is sent, averaged and kept."""
-        return {
-            name: value
-            for name, value in self.state_dict().items()
-            if not name.startswith(self._frozen_prefixes)
-        }
+        return {name: value for name, value in self.state_dict().items() if not self._is_held(name)}
 
     def load_trained_state(self, state: Mapping[str, Tensor]) -> None:
         """Load what :meth:`trained_state` returned.
@@ -269,9 +279,18 @@ class MultimodalModel(nn.Module):
 
         self.load_state_dict(state, strict=False)
 
-    @property
-    def _frozen_prefixes(self) -> tuple[str, ...]:
-        return tuple(f"branches.{name}.encoder.trunk." for name in self.spec.frozen)
+    def merge_adapters(self) -> None:
+        """Let adapters become part of their trunks, for good.
+
+        Nothing is left to be trained of these.
+        """
+        for name in self.owned:
+            self.branch(name).encoder.merge_adapter()
+
+    def _is_held(self, name: str) -> bool:
+        """Return whether an array is part of a trunk that nodes have already, and no adapter."""
+        prefixes = tuple(f"branches.{modality}.encoder.trunk." for modality in self.spec.held)
+        return name.startswith(prefixes) and MARK not in name
 
     def forward(self, batch: Batch) -> ModelOutput:
         """Run the branch of every modality in the batch on the samples that have it, and the fusion

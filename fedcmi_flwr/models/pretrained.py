@@ -21,13 +21,20 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from fedcmi_flwr.config.fields import ConfigError
+from fedcmi_flwr.data.schema import ModalitySpec
 from fedcmi_flwr.machine.extras import needs
+from fedcmi_flwr.models.building import absolute_location
 from fedcmi_flwr.models.encoders import Encoder
+from fedcmi_flwr.models.encoders.auto import Auto
+from fedcmi_flwr.models.encoders.towers import tower_state
 from fedcmi_flwr.models.multimodal import MultimodalModel
 from fedcmi_flwr.types import Modality
 
 Renaming = Callable[[Mapping[str, torch.Tensor]], dict[str, torch.Tensor]]
 WEIGHTS, OPTIONS = "model.safetensors", "config.json"
+FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
+"""What is fetched of a hub's repository: architecture, weights without pickles, processor,
+tokenizer."""
 
 
 class PretrainedError(ValueError):
@@ -90,14 +97,10 @@ def absolute_locations(text: str) -> str:
     ConfigError
         As for :func:`read_locations`.
     """
-    pairs = [f"{name}={_absolute(location)}" for name, location in read_locations(text).items()]
+    pairs = [
+        f"{name}={absolute_location(location)}" for name, location in read_locations(text).items()
+    ]
     return shlex.join(pairs)
-
-
-def _absolute(location: str) -> str:
-    path = Path(location).expanduser()
-    is_path = location.startswith((".", "~")) or path.is_dir()
-    return str(path.absolute()) if is_path else location
 
 
 def check_frozen(locations: Mapping[Modality, str], frozen: Sequence[Modality]) -> None:
@@ -148,7 +151,7 @@ def directory_of(modality: Modality, location: str) -> Path:
         from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(location, allow_patterns=[WEIGHTS, OPTIONS]))
+        return Path(snapshot_download(location, allow_patterns=list(FILES)))
     except (OSError, ValueError) as error:
         raise PretrainedError(
             f"pretrained {modality}={location}: neither a directory nor a repository of the "
@@ -218,7 +221,22 @@ def load_trunks(model: MultimodalModel, locations: Mapping[Modality, str]) -> di
 
 
 def _load_trunk(encoder: Encoder, modality: Modality, location: str) -> str:
-    path = directory_of(modality, location) / WEIGHTS
+    directory = directory_of(modality, location)
+    if isinstance(encoder, Auto):
+        files = sorted(directory.glob("*.safetensors"))
+        if not files:
+            raise PretrainedError(
+                f"{directory}: no .safetensors; the trunk of modality {modality!r} is to be "
+                "loaded from it."
+            )
+
+        written = max(file.stat().st_mtime_ns for file in files)
+        state, checksum = _read_tower(directory, written, encoder.source, encoder.modality)
+        encoder.load_published(state)
+
+        return checksum
+
+    path = directory / WEIGHTS
     if not path.is_file():
         raise PretrainedError(
             f"{path}: missing; the trunk of modality {modality!r} is to be loaded from it."
@@ -266,13 +284,30 @@ def _read(path: Path, written: int, rename: Renaming) -> tuple[dict[str, torch.T
     except (SafetensorError, OSError) as error:
         raise PretrainedError(f"{path}: not a safetensors file ({error}).") from error
 
+    return state, _checksum(state)
+
+
+@lru_cache(maxsize=4)
+def _read_tower(
+    directory: Path, written: int, source: str, modality: ModalitySpec
+) -> tuple[dict[str, torch.Tensor], str]:
+    """Read a tower of a Hugging Face model and its checksum; cached as :func:`_read` is."""
+    try:
+        state = tower_state(directory, json.loads(source), modality)
+    except ValueError as error:
+        raise PretrainedError(f"{error}") from error
+
+    return state, _checksum(state)
+
+
+def _checksum(state: Mapping[str, torch.Tensor]) -> str:
     digest = hashlib.sha256()
     for name in sorted(state):
         value = state[name].contiguous()
         digest.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
         digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
 
-    return state, digest.hexdigest()
+    return digest.hexdigest()
 
 
 def check_same(modality: Modality, own: Sequence[str], servers: Sequence[str]) -> None:

@@ -200,7 +200,8 @@ def prep_manifest(
     modality: Annotated[
         list[str] | None,
         typer.Option(
-            help="NAME=KIND, two or more times: audio, image, video, text, series or vector. "
+            help="NAME=KIND, two or more times: audio, waveform, image, video, text, series or "
+            "vector. "
             "NAME=vector:COLUMN,COLUMN takes numbers from the manifest: a sample with all of "
             "them empty (or NaN) lacks the modality, one with some of them empty counts "
             "against --max-bad; nothing is filled in. NAME=table:COLUMN,COLUMN takes numbers "
@@ -226,7 +227,10 @@ def prep_manifest(
     ] = None,
     seconds: Annotated[
         float | None,
-        typer.Option(help="Of sound; shorter ones are repeated, longer ones cut. Default: 3."),
+        typer.Option(
+            help="Of sound; shorter ones are repeated (waveforms: padded), longer ones cut. "
+            "Default: 3."
+        ),
     ] = None,
     frames: Annotated[
         int | None, typer.Option(help="Of a video, at the centres of equal parts; default: 3.")
@@ -235,8 +239,8 @@ def prep_manifest(
     tokenizer: Annotated[
         str | None,
         typer.Option(
-            help="BERT's: directory with vocab.txt, or name on the hub; or hashed:BUCKETS. "
-            "Default: the uncased."
+            help="BERT's: directory with vocab.txt, or name on the hub; auto:NAME_OR_DIR, of any "
+            "Hugging Face model; or hashed:BUCKETS. Default: BERT's uncased."
         ),
     ] = None,
     points: Annotated[

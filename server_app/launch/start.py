@@ -13,9 +13,18 @@ from fedcmi_flwr.config.texts import read_value
 from fedcmi_flwr.data.schema import read_spec
 from fedcmi_flwr.data.views import check_views, views_from
 from fedcmi_flwr.inference.predictor import find_model
-from fedcmi_flwr.models.building import check_stored, chosen_modalities, encoder_names, split_names
+from fedcmi_flwr.models.adapters import adapters_of, read_adapters
+from fedcmi_flwr.models.building import (
+    absolute_encoders,
+    check_stored,
+    chosen_modalities,
+    encoder_names,
+    split_names,
+)
+from fedcmi_flwr.models.encoders.auto import AUTO
 from fedcmi_flwr.models.placement import choose_device
 from fedcmi_flwr.models.pretrained import absolute_locations, read_locations
+from fedcmi_flwr.models.published import locations_of
 from fedcmi_flwr.run_config import RunConfig, read_run_config
 from fedcmi_flwr.simulation.local_grid import LocalGrid
 from fedcmi_flwr.types import Scalar
@@ -101,6 +110,7 @@ def _make_paths_absolute(raw: dict[str, Scalar]) -> None:
         raw["start-from"] = str(Path(str(raw["start-from"])).expanduser().absolute())
 
     raw["pretrained"] = absolute_locations(str(raw["pretrained"]))
+    raw["encoder"] = absolute_encoders(str(raw["encoder"]))
 
 
 def check_modalities(config: RunConfig) -> None:
@@ -125,7 +135,10 @@ def check_modalities(config: RunConfig) -> None:
     chosen = chosen_modalities(config.data.modalities, names)
     check_stored("freeze", split_names(config.model.freeze), names)
     check_stored("pretrained", read_locations(config.model.pretrained), names)
-    encoder_names(config.model.encoder, chosen)
+    encoders = encoder_names(config.model.encoder, chosen)
+    check_stored("adapter", filter(None, read_adapters(config.model.adapter)), names)
+    adapters_of(config.model.adapter, encoders, AUTO, split_names(config.model.freeze))
+    locations_of(config.model, chosen)
     check_views(views_from(config.views), stored.modalities)
     if config.model.start_from:
         find_model(Path(config.model.start_from))

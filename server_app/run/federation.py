@@ -26,7 +26,8 @@ from fedcmi_flwr.models.file import load_model, save_model
 from fedcmi_flwr.models.initialization import initialize
 from fedcmi_flwr.models.multimodal import ModelSpec, MultimodalModel, parameter_groups
 from fedcmi_flwr.models.placement import choose_device
-from fedcmi_flwr.run_config import PATH_KEYS, RunConfig
+from fedcmi_flwr.models.published import check_recipes, read_architectures
+from fedcmi_flwr.run_config import RunConfig, portable_settings
 from fedcmi_flwr.seeding import torch_global_seed
 from fedcmi_flwr.simulation import node_memory
 from fedcmi_flwr.strategy import ModalityStrategy
@@ -126,13 +127,12 @@ class Federation:
         again.
         """
         config, modalities = self.config, self.data.modality_names
-        options = {
-            name: pretrained.read_options(name, where) for name, where in self.locations.items()
-        }
+        options = read_architectures(config.model, self.data.modalities, self.locations)
+        check_recipes(options, self.recipes)
         self.spec: ModelSpec = model_spec(
             config.model, config.method, modalities, len(self.data.classes), options
         )
-        pretrained.check_frozen(self.locations, self.spec.frozen)
+        pretrained.check_frozen(self.locations, self.spec.held)
 
         with torch_global_seed(config.training.seed, "model"):
             self.model = MultimodalModel(self.spec, self.data.modalities)
@@ -219,7 +219,7 @@ class Federation:
         }
         frozen = {
             f"frozen.{name}": [self.checksums[name], self.locations[name]]
-            for name in self.spec.frozen
+            for name in self.spec.held
         }
         described = {"classes": list(self.data.classes), **inputs, **options, **frozen}
         settings = {**section_items(self.config.training), **section_items(self.config.views)}
@@ -339,7 +339,7 @@ class Federation:
         """Write the model as it is, with how it decides; without a path as the run's."""
         votes = decisions.default.votes
         rule = {"self-head-votes": votes.self_heads, "infiltration-votes": votes.infiltration_heads}
-        settings = {key: value for key, value in self.config.raw.items() if key not in PATH_KEYS}
+        settings = portable_settings(self.config.raw)
         described = {"run-config": settings, **rule, "decisions": decisions.to_json()}
         notes = {"round": self.server_round, **described, "recipes": self.recipes}
         # With the frozen trunks, so that it can be loaded alone

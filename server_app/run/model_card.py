@@ -16,16 +16,8 @@ from server_app.run.matrix import MatrixRow, matrix_lines, read_matrix
 from server_app.run.records import epsilon_spent, failed_rounds, percent
 
 TRAINING_KEYS = (
-    *(
-        "encoder",
-        "embedding-dim",
-        "projector",
-        "fusion",
-        "initialization",
-        "pretrained",
-        "freeze",
-        "augment",
-    ),
+    *("encoder", "embedding-dim", "projector", "fusion", "initialization"),
+    *("pretrained", "freeze", "adapter", "augment"),
     *(
         "num-server-rounds",
         "fraction-train",

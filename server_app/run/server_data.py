@@ -12,8 +12,9 @@ from fedcmi_flwr.data.prepared import check_modality_names
 from fedcmi_flwr.data.samples import Samples
 from fedcmi_flwr.data.schema import DatasetSpec, read_recipes, read_spec
 from fedcmi_flwr.data.views import check_views, views_from
-from fedcmi_flwr.models import pretrained
 from fedcmi_flwr.models.building import check_stored, chosen_modalities, split_names
+from fedcmi_flwr.models.pretrained import read_locations
+from fedcmi_flwr.models.published import locations_of
 from fedcmi_flwr.run_config import RunConfig
 from fedcmi_flwr.types import Modality
 from server_app.run.held_out import calibration_samples, reported_samples, selection_samples
@@ -73,8 +74,8 @@ def read_server_data(config: RunConfig) -> ServerData:
     calibration = None if calibration is None else replace(calibration, views=views)
 
     check_stored("freeze", split_names(config.model.freeze), stored.modality_names)
-    locations = pretrained.read_locations(config.model.pretrained)
-    check_stored("pretrained", locations, stored.modality_names)
+    check_stored("pretrained", read_locations(config.model.pretrained), stored.modality_names)
+    locations = locations_of(config.model, chosen)
     used = {name: where for name, where in locations.items() if name in chosen}
 
     return ServerData(

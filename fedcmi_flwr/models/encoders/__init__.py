@@ -9,6 +9,7 @@ from typing import Any
 
 from fedcmi_flwr.data.schema import AXES, ModalitySpec
 from fedcmi_flwr.lookup import Kind, find
+from fedcmi_flwr.models.encoders.auto import AUTO, Auto
 from fedcmi_flwr.models.encoders.base import NORMALIZATIONS, Encoder
 from fedcmi_flwr.models.encoders.sequence import GRU, Transformer1d
 from fedcmi_flwr.models.encoders.series import CNN1d
@@ -31,6 +32,7 @@ ENCODERS: dict[str, type[Encoder]] = {
     "transformer-1d": Transformer1d,
     "mlp": MLP,
     "linear": Linear,
+    AUTO: Auto,
 }
 """Name -> class; its ``kinds`` say what it reads."""
 

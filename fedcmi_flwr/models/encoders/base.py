@@ -65,6 +65,8 @@ class Encoder(nn.Module):
         self.in_bfloat16 = False
         """Whether the trunk computes in bfloat16; its weights stay float32, and so does the
         output layer."""
+        self.given_features = False
+        """Whether it is given what a frozen trunk made of the samples, instead of the samples."""
 
     def freeze(self) -> None:
         """Leave the trunk as it is from now on.
@@ -90,6 +92,8 @@ class Encoder(nn.Module):
 
     def features(self, x: Shaped[Tensor, "batch ..."]) -> Float[Tensor, "batch features"]:
         """Return what the trunk makes of each sample."""
+        if self.given_features:
+            return x
         if not self.in_bfloat16:
             return self.read(x)
 
@@ -102,6 +106,9 @@ class Encoder(nn.Module):
         """Return the trunk's output in the format that it computes in."""
         width: Tensor = self.trunk(x)
         return width
+
+    def merge_adapter(self) -> None:
+        """Let an adapter become part of the trunk, where there is one."""
 
     @classmethod
     def trunk_state(cls, published: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -36,6 +36,17 @@ from fedcmi_flwr.models.encoders import build_encoder
 build_encoder("resnet18", kinds.IMAGE, 4)
 """
 
+AUTO = """
+import kinds
+from fedcmi_flwr.models.encoders import build_encoder
+build_encoder("auto", kinds.IMAGE, 4, options={"config": {"model_type": "vit"}})
+"""
+LORA = """
+import torch
+from fedcmi_flwr.models.adapters import attach
+attach(torch.nn.Linear(2, 2), {"r": 2, "alpha": 4.0, "dropout": 0.0, "targets": []})
+"""
+
 
 def installed_with(name: str, extras: Sequence[str] = ()) -> set[str]:
     """Return the distributions that one brings, itself included, as its own metadata say."""
@@ -97,10 +108,15 @@ def test_the_base_is_the_strategy_and_the_model() -> None:
     assert done.stdout == "(2,)\n"
 
 
-def test_an_encoder_names_its_extra() -> None:
-    last = without_extras(RESNET).stderr.splitlines()[-1]
+@pytest.mark.parametrize(
+    ("code", "package", "extra"),
+    [(RESNET, "torchvision", "vision"), (AUTO, "transformers", "text"), (LORA, "peft", "lora")],
+    ids=["resnet18", "auto", "lora"],
+)
+def test_an_encoder_or_adapter_names_its_extra(code: str, package: str, extra: str) -> None:
+    last = without_extras(code).stderr.splitlines()[-1]
     assert last.endswith(
-        "the package torchvision is needed and not installed; pip install 'fedcmi-flwr[vision]'."
+        f"the package {package} is needed and not installed; pip install 'fedcmi-flwr[{extra}]'."
     )
 
 

@@ -204,7 +204,7 @@ def test_another_name_is_one_of_the_hub(tmp_path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
     assert read_options("text", "someone/bert") == kinds.TINY["bert"]
-    assert asked == [("someone/bert", ["model.safetensors", "config.json"])]
+    assert asked == [("someone/bert", ["*.json", "*.safetensors", "*.txt", "*.model"])]
     with pytest.raises(
         PretrainedError, match=r"pretrained text=other: neither a directory nor .*offline"
     ):
