@@ -44,7 +44,7 @@ from fedcmi_flwr.wire.query import (
     query_reply,
     read_query_reply,
 )
-from fedcmi_flwr.wire.size import content_bytes
+from fedcmi_flwr.wire.size import check_size, content_bytes
 from fedcmi_flwr.wire.task import Task, read_task, task_message
 from fedcmi_flwr.wire.tensors import to_arrays, to_state_dict
 from fedcmi_flwr.wire.train import EXAMPLES_OF, NodeUpdate, read_train_reply, reply_names, train_reply
@@ -60,6 +60,7 @@ __all__ = [
     "NodeUpdate",
     "Task",
     "WireError",
+    "check_size",
     "content_bytes",
     "evaluate_metrics",
     "evaluate_reply",
