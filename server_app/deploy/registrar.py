@@ -1,4 +1,4 @@
-"""The server's registrar: lets devices in by token, gives them the authority's certificate, hears how they are.
+"""The server's registrar: lets devices in by token, gives them certificates and new versions, hears how they are.
 
 It listens on loopback. Devices reach ``/fedcmi/`` through the proxy; ``/metrics`` and ``/health`` only this machine.
 """
@@ -14,7 +14,7 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from server_app.deploy import audit, renewal, tokens
+from server_app.deploy import audit, renewal, tokens, upgrade
 from server_app.deploy.certificates import is_node_key
 from server_app.deploy.deployment import DESCRIPTION, DeploymentError, read_deployment
 from server_app.deploy.join import FILES
@@ -101,6 +101,8 @@ class _Handler(BaseHTTPRequestHandler):
         site = self.server.site
         if self.path == "/fedcmi/ca.crt" and site.authority is not None:
             self._answer(HTTPStatus.OK, site.authority.read_bytes())
+        elif self.path in ("/fedcmi/upgrade", "/fedcmi/upgrade.whl") and site.deployment.secure:
+            self._offer(site)
         elif self.path == "/health":
             self._answer(HTTPStatus.OK, b"ok\n")
         elif self.path == "/metrics":
@@ -109,6 +111,16 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(HTTPStatus.OK, metrics(site).encode())
         else:
             self._answer(HTTPStatus.NOT_FOUND, b"nothing here\n")
+
+    def _offer(self, site: Site) -> None:
+        """Say which wheel is offered, or send it."""
+        wheel = upgrade.offered(site)
+        if wheel is None:
+            self._answer(HTTPStatus.NOT_FOUND, b"no other version is offered; `fedcmi deploy upgrade DIR WHEEL` does.\n")
+        elif self.path.endswith(".whl"):
+            self._answer(HTTPStatus.OK, wheel.read_bytes())
+        else:
+            self._answer(HTTPStatus.OK, f"{wheel.name}\n".encode())
 
     def do_POST(self) -> None:
         try:
