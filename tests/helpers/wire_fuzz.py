@@ -131,9 +131,10 @@ def value(random: Random, record: Any, key: str) -> Any:  # noqa: ANN401
     old = record.get(key)
     if old is not None and old.stype and old.data not in BAD_ARRAYS and random.random() < 0.4:
         spoiled = old.numpy().copy()
-        if spoiled.size:
-            wrong = random.choice([np.nan, np.inf, -np.inf, 3.4e38, 1e-45, -1.0])
-            spoiled.flat[0] = wrong if np.issubdtype(spoiled.dtype, np.floating) else random.choice([-1, 2**62])
+        if spoiled.size and spoiled.dtype in (np.float32, np.float64):
+            spoiled.flat[0] = random.choice([np.nan, np.inf, -np.inf, 3.4e38, 1e-45, -1.0])
+        elif spoiled.size and spoiled.dtype == np.int64:
+            spoiled.flat[0] = random.choice([-1, 2**62])
         return Array(spoiled)
     if random.random() < 0.5:
         return Array("float32", (2,), random.choice(["numpy.ndarray", ""]), random.choice(BAD_ARRAYS))
@@ -218,7 +219,7 @@ def limit(megabytes: int) -> None:
 
 
 def is_limited(megabytes: int) -> bool:
-    """Return whether more than that cannot be had."""
+    """Return whether so much at once cannot be had."""
     try:
         np.ones(megabytes * 10**6, np.uint8)
     except MemoryError:
@@ -247,7 +248,7 @@ def main() -> None:
     while fuzz.records < records:
         fuzz.round(fuzz.random.choice(PHASES), fuzz.random.choice(["fedcmi", "scaffold"]))
     found = {"records": fuzz.records, "refused": fuzz.refused, "problems": fuzz.problems[:20], "unpickled": len(unpickled)}
-    more = {"growth": peak() - before, "limited": is_limited(megabytes), "reasons": fuzz.reasons.most_common(60)}
+    more = {"growth": peak() - before, "limited": is_limited(2 * megabytes), "reasons": fuzz.reasons.most_common(60)}
     print(json.dumps(found | more))
 
 
