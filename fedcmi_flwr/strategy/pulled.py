@@ -1,11 +1,12 @@
-"""Replies put together from the pieces in which Flower's SuperLink keeps them, whatever a device has sent as pieces.
+"""Replies put together from the pieces in which Flower's SuperLink keeps them, whatever was sent.
 
-Flower's own ``HttpGrid`` trusts them: one piece that cannot be read ends the run, an array may name the same piece a
-million times, a piece that never comes is waited for far beyond the round, and a reply says itself whose it is.
+Flower's own ``HttpGrid`` trusts the pieces: one that cannot be read ends the run, an array may name
+the same piece a million times, a piece that never comes is waited for far beyond the round, and a
+reply says itself whose it is.
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from flwr.app import Array, ArrayRecord, Message, Metadata
@@ -24,15 +25,19 @@ from flwr.supercore.inflatable.inflatable_object import (
     iterate_object_tree,
 )
 from flwr.supercore.inflatable.inflatable_protobuf_utils import make_pull_object_fn_protobuf
-from flwr.supercore.inflatable.inflatable_utils import ObjectPullError, inflate_object_from_contents, pull_objects
+from flwr.supercore.inflatable.inflatable_utils import (
+    ObjectPullError,
+    inflate_object_from_contents,
+    pull_objects,
+)
 from flwr.superlink.grid.http_grid import HttpGrid
 
 from fedcmi_flwr import wire
 from fedcmi_flwr.wire.packing import WireError
 
 RATIO, ALWAYS_BYTES, ALWAYS_PIECES = 4, 2**22, 256
-"""A reply may have so many times the bytes and the pieces of what it answers, and so many more. What a method may add
-is bounded more closely where the reply is read."""
+"""A reply may have so many times the bytes and the pieces of what it answers, and so many more.
+What a method may add is bounded more closely where the reply is read."""
 MOST_RECORDS = 64
 """Of a message: the project's have at most eight, and Flower's mods add one each."""
 CHUNK = 20 * 2**20
@@ -71,9 +76,9 @@ def pull_replies(
     seconds
         Returns for how long a reply's pieces may be waited for; None: as long as Flower does.
 
-    Returns
-    -------
-    Iterator over the replies; one that cannot be put together is an error of the node that sent it.
+    Yields
+    ------
+    The replies; one that cannot be put together is an error of the node that sent it.
     """
     response = grid._runtime_client.PullMessages(PullAppMessagesRequest(message_ids=list(allowances)))
     for sent, tree in zip(response.messages_list, response.message_object_trees, strict=True):
@@ -86,7 +91,12 @@ def pull_replies(
 
 
 def _put_together(
-    grid: HttpGrid, sent: SentMessage, tree: ObjectTree, metadata: Metadata, allowed: Allowance, seconds: float | None
+    grid: HttpGrid,
+    sent: SentMessage,
+    tree: ObjectTree,
+    metadata: Metadata,
+    allowed: Allowance,
+    seconds: float | None,
 ) -> Message:
     """Return one reply; WireError says why there is none."""
     names = list(dict.fromkeys(piece.object_id for piece in iterate_object_tree(tree)))

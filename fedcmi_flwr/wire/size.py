@@ -10,8 +10,8 @@ from fedcmi_flwr.wire.packing import WireError
 SIZE_RATIO = 4
 """A reply may have so many times the bytes of the arrays that were sent: methods add arrays."""
 ALWAYS_READ, BYTES_OF_NAME, BYTES_OF_CLASS = 2**20, 512, 1024
-"""Bytes of texts and numbers that a reply may have: so many, and so many for each array and each class. They are bounded
-apart from the arrays, since they take dozens of times their bytes when they are read."""
+"""Bytes of texts and numbers that a reply may have: so many, and so many for each array and class.
+They are bounded apart from the arrays, since they take dozens of times their bytes when read."""
 
 
 def content_bytes(message: Message, arrays_alone: bool = False) -> int:

@@ -210,7 +210,8 @@ def _life(here: str) -> str:
 | a device is exchanged | `fedcmi deploy replace {here} NAME`: the same name and partition id, a token for the new one |
 | a certificate ends within 30 days (`status` says so) | `fedcmi deploy renew {here}`: no restart, and runs go on |
 | the authority ends, or its key got out | `renew --new-authority`; a while later `renew --switch-authority` |
-| a new version of this project | install it on the server, restart its services; `fedcmi deploy upgrade {here} WHEEL` offers it to the devices and, without a wheel, shows which one each runs |
+| a new version of this project | on the server first; then `fedcmi deploy upgrade {here} WHEEL` offers it |
+| which version each device runs | `fedcmi deploy upgrade {here}` |
 | the server is moved | `fedcmi deploy backup {here} FILE.tar.gz`; unpack it at the same path on the new machine |
 
 Certificates are valid from a day before they were made: the server's for {SERVER_DAYS} days, the authority's for

@@ -116,7 +116,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Say which wheel is offered, or send it."""
         wheel = upgrade.offered(site)
         if wheel is None:
-            self._answer(HTTPStatus.NOT_FOUND, b"no other version is offered; `fedcmi deploy upgrade DIR WHEEL` does.\n")
+            self._answer(HTTPStatus.NOT_FOUND, b"no other version is offered (`deploy upgrade`).\n")
         elif self.path.endswith(".whl"):
             self._answer(HTTPStatus.OK, wheel.read_bytes())
         else:

@@ -82,7 +82,14 @@ def offer(site: Site, wheel: Path) -> str:
     for path in old:
         path.unlink()
     sha256 = hashlib.sha256(content).hexdigest()
-    audit.note(site.state, "upgrade", version=found, file=wheel.name, sha256=sha256, removed=[p.name for p in old])
+    audit.note(
+        site.state,
+        "upgrade",
+        version=found,
+        file=wheel.name,
+        sha256=sha256,
+        removed=[p.name for p in old],
+    )
     return found
 
 
@@ -177,4 +184,6 @@ def wheel_version(wheel: Path) -> str:
             raise ValueError(f"it is {found['Name']} {found['Version']}")
         return str(Version(found["Version"]))
     except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
-        raise DeploymentError(f"{wheel}: not a wheel of this project ({error}); `make wheel` leaves one in dist.") from error
+        raise DeploymentError(
+            f"{wheel}: not a wheel of this project ({error}); `make wheel` leaves one in dist."
+        ) from error

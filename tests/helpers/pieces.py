@@ -13,25 +13,39 @@ from flwr.common.serde import message_to_proto
 from flwr.proto.message_pb2 import ConfirmMessageReceivedResponse, ObjectTree, PullObjectResponse
 from flwr.proto.message_pb2 import Message as SentMessage
 from flwr.proto.runtime_pb2 import PullAppMessagesResponse
-from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, no_object_id_recompute
+from flwr.supercore.inflatable.inflatable_object import (
+    get_all_nested_objects,
+    no_object_id_recompute,
+)
 from flwr.supercore.object_store.in_memory_object_store import InMemoryObjectStore
 from flwr.supercore.run import Run
 from flwr.superlink.grid.http_grid import HttpGrid
 from malformed import TRAPPED, _header, _zip
 
-TYPES = ["Message", "RecordDict", "ArrayRecord", "MetricRecord", "ConfigRecord", "Array", "ArrayChunk"]
+TYPES = [
+    "Message",
+    "RecordDict",
+    "ArrayRecord",
+    "MetricRecord",
+    "ConfigRecord",
+    "Array",
+    "ArrayChunk",
+]
+CLAIMS = [
+    ("<f4", "(1099511627776,)"), ("<f4", "(536870912,)"), ("<f4", "(-1,)"), ("|O", "(1,)"),
+    ("|V0", "(1099511627776,)"), ("<U0", "(9223372036854775807,)"),
+    ("<f4", "(2, 99999999999999999999)"), ("<f4", "(4294967296, 4294967296)"),
+]  # fmt: skip
+"""Kinds and shapes in the head of an array that has no more than the head."""
 BAD_ARRAYS = [
     b"", b"\x93NUMPY", b"PK\x03\x04", b"\x80\x04]\x94.", TRAPPED, _zip(), _zip()[:-5],
-    *(_header("{'descr': %r, 'fortran_order': False, 'shape': %s, }\n" % (kind, shape)) for kind, shape in [
-        ("<f4", "(1099511627776,)"), ("<f4", "(536870912,)"), ("<f4", "(-1,)"), ("|O", "(1,)"), ("|V0", "(1099511627776,)"),
-        ("<U0", "(9223372036854775807,)"), ("<f4", "(2, 99999999999999999999)"), ("<f4", "(4294967296, 4294967296)"),
-    ]),
+    *(_header(f"{{'descr': {kind!r}, 'fortran_order': False, 'shape': {shape}, }}\n") for kind, shape in CLAIMS),
     _header("(" * 3000), _header("__import__('os')\n"), _header(""),
 ]  # fmt: skip
 """Bytes that are no array, or claim to be a huge one."""
 JSONS = [
-    b"", b"null", b"3", b'"x"', b"[]", b"{}", b"[" * 10_000, b'{"a": 1}', b'{"arraychunk_ids": null}', b"\xff\xfe", b"NaN",
-    b'{"arrays": "0", "arrays": "1"}', b"1" * 10_000,
+    b"", b"null", b"3", b'"x"', b"[]", b"{}", b"[" * 10_000, b'{"a": 1}', b"\xff\xfe", b"NaN",
+    b'{"arraychunk_ids": null}', b'{"arrays": "0", "arrays": "1"}', b"1" * 10_000,
 ]  # fmt: skip
 
 
@@ -96,7 +110,13 @@ def spoil(random: Random, pieces: Pieces) -> None:
         if how == "children":
             leaves = [leaf for kind in ("ArrayChunk", "MetricRecord", "ConfigRecord") for leaf in pieces.names(kind)]
             others = [leaf for leaf in leaves if leaf != name] or ["1" * 64]
-            below = [children[1:], children * 2, [*children, random.choice(others)], [*children, "0" * 64], children[::-1]]
+            below = [
+                children[1:],
+                children * 2,
+                [*children, random.choice(others)],
+                [*children, "0" * 64],
+                children[::-1],
+            ]
             return kind, random.choice(below), body
         return kind, children, _own(random, kind, body)
 
@@ -111,7 +131,19 @@ def _own(random: Random, kind: str, body: bytes) -> bytes:
         found = json.loads(body)
         key = random.choice(list(found))
         values: dict[str, list[Any]] = {
-            "arraychunk_ids": [[0] * (400_000 if random.random() < 0.05 else 9), [0, 0], [], [-1], [99], ["0"], [0.5], [[]], None, 7, {"0": 0}],
+            "arraychunk_ids": [
+                [0] * (400_000 if random.random() < 0.05 else 9),
+                [0, 0],
+                [],
+                [-1],
+                [99],
+                ["0"],
+                [0.5],
+                [[]],
+                None,
+                7,
+                {"0": 0},
+            ],
             "dtype": [3, None, "", "float64", "\x1b[2J", []],
             "shape": [[2**70], [-1], ["a"], [[1]], 5, None, [1] * 5_000],
             "stype": ["", "torch", 3, None, "numpy.ndarray\n"],
@@ -120,14 +152,26 @@ def _own(random: Random, kind: str, body: bytes) -> bytes:
     if kind in ("RecordDict", "ArrayRecord"):
         found = json.loads(body)
         first = next(iter(found.values()), "0" * 64)
-        more = [{f"r{place}": first for place in range(10_000 if random.random() < 0.05 else 99)}, {"\x1b[2J": first}, {"": first}, {"arrays": 3}, {}]
+        more = [
+            {f"r{place}": first for place in range(10_000 if random.random() < 0.05 else 99)},
+            {"\x1b[2J": first},
+            {"": first},
+            {"arrays": 3},
+            {},
+        ]
         return json.dumps(found | random.choice(more)).encode()
     if kind == "Message":
         message = SentMessage.FromString(body)
         if random.random() < 0.5:
-            message.error.code, message.error.reason = random.choice([0, 2, 8]), random.choice(["", "\n", "x" * 100_000])
+            message.error.code, message.error.reason = (
+                random.choice([0, 2, 8]),
+                random.choice(["", "\n", "x" * 100_000]),
+            )
         else:
-            message.metadata.src_node_id, message.metadata.message_type = random.choice([1001, 1004, 4242]), "system"
+            message.metadata.src_node_id, message.metadata.message_type = (
+                random.choice([1001, 1004, 4242]),
+                "system",
+            )
         return bytes(message.SerializeToString())
     return body + random.choice([b"\x0a\x05", b"\xff" * 8, body, b"\x00"])
 
@@ -161,7 +205,9 @@ class SuperLink:
         """Return a piece."""
         content = self.store.get(request.object_id)
         there = content is not None and self.store.store[request.object_id].is_available
-        return PullObjectResponse(object_found=content is not None, object_available=there, object_content=content or b"")
+        return PullObjectResponse(
+            object_found=content is not None, object_available=there, object_content=content or b""
+        )
 
     def ConfirmMessageReceived(self, _: Any) -> ConfirmMessageReceivedResponse:  # noqa: ANN401, N802
         """Take note."""

@@ -1,8 +1,8 @@
 """A process that lets hostile devices send thousands of crafted replies to a strategy, under a limit of memory.
 
-``python wire_fuzz.py SEED RECORDS MEGABYTES`` prints what came of them as JSON. Replies go through Flower's grid for
-deployments and ``ArrivalGrid``, in pieces, to queries, training and evaluation: half of them have records that are wrong,
-half have pieces that are.
+``python wire_fuzz.py SEED RECORDS MEGABYTES`` prints what came of them as JSON. Replies go through
+Flower's grid for deployments and ``ArrivalGrid``, in pieces, to queries, training and evaluation:
+half of them have records that are wrong, half have pieces that are.
 """
 
 import json
@@ -40,15 +40,35 @@ HONEST, HOSTILE = range(1001, 1004), range(1004, 1024)
 BOTH = ("audio", "visual")
 NODES = {node: wire.NodeInfo(BOTH, place) for place, node in enumerate([*HONEST, *HOSTILE])}
 PHASES = ("query", "train", "evaluate")
-NUMBERS = [0, -1, 2**31, 2**53, 2**63 - 1, -(2**63), 0.5, -0.0, 1e300, 5e-324, float("nan"), float("inf"), -float("inf")]
+NUMBERS = [
+    0,
+    -1,
+    2**31,
+    2**53,
+    2**63 - 1,
+    -(2**63),
+    0.5,
+    -0.0,
+    1e300,
+    5e-324,
+    float("nan"),
+    float("inf"),
+    -float("inf"),
+]
 TEXTS = ["", "audio", "shared", "\n", "\x1b[2J", "../x", "a" * 500]
 LAYOUTS = [
     "", "null", "[[]]", "[" * 10_000, json.dumps([["ear.w", "float32", []]] * 40), "1" * 10_000,
     json.dumps([["ear.w", "float32", [2**62, 2**62]], ["ear.w", "float32", [0]]]),
-    json.dumps([["ear.w", "float32", [1] * 60 + [2]], ["ear.steps", "int64", []]]), json.dumps([["ear.w", "float32", [-2]]]),
+    json.dumps([["ear.w", "float32", [1] * 60 + [2]], ["ear.steps", "int64", []]]),
+    json.dumps([["ear.w", "float32", [-2]]]),
     json.dumps([["ear.w", "float32", [1]], ["ear.w", "float32", [1]]]),
 ]  # fmt: skip
-LARGE = ["x" * 300_000, "[" * 100_000, json.dumps([["ear.w", "float32", []]] * 40_000), "[" + "[]," * 340_000 + "[]]"]
+LARGE = [
+    "x" * 300_000,
+    "[" * 100_000,
+    json.dumps([["ear.w", "float32", []]] * 40_000),
+    "[" + "[]," * 340_000 + "[]]",
+]
 """Texts near the limit of what is read."""
 
 
@@ -91,7 +111,9 @@ def break_record(random: Random, content: Any) -> None:  # noqa: ANN401
     elif how == "drop":
         del content[name]
     elif how == "rename":
-        content[random.choice(["arrays", "layout", "metrics", "node", "compressed", "method-arrays", "\n"])] = content[name]
+        content[random.choice(["arrays", "layout", "metrics", "node", "compressed", "method-arrays", "\n"])] = content[
+            name
+        ]
         del content[name]
     elif how == "kind":
         content[name] = random.choice([ArrayRecord, ConfigRecord, MetricRecord])()
@@ -124,7 +146,15 @@ def value(random: Random, record: Any, key: str) -> Any:  # noqa: ANN401
         length = 100_000 if large else random.choice([0, 1, 2, 3, 10])
         return random.choice([random.choice(NUMBERS), [random.choice(NUMBERS)] * length])
     if isinstance(record, ConfigRecord):
-        lists = [["audio"], ["audio", "smell"], ["audio"] * 10_000, [1, 2], [True], [], ["\x1b[2J" * 1000]]
+        lists = [
+            ["audio"],
+            ["audio", "smell"],
+            ["audio"] * 10_000,
+            [1, 2],
+            [True],
+            [],
+            ["\x1b[2J" * 1000],
+        ]
         if large:
             return random.choice(LARGE)
         return random.choice([*LAYOUTS, *TEXTS, *NUMBERS, *lists, True, b"", b"\xff" * 9])
@@ -169,7 +199,9 @@ class Fuzz:
     def round(self, phase: str, method: str) -> None:
         """Let all hostile devices answer once."""
         self.phase = phase
-        options: dict[str, Any] = {"sampling": Sampling(min_available_nodes=1, min_train_nodes=1, fraction_evaluate=1.0)}
+        options: dict[str, Any] = {
+            "sampling": Sampling(min_available_nodes=1, min_train_nodes=1, fraction_evaluate=1.0)
+        }
         guards = Guards(max_update_norm=1.0, max_example_ratio=2.0)
         strategy = FedCMI(GROUPS, 2, METHODS[method], guards=guards, **options)
         LINES.found.clear()
@@ -247,9 +279,18 @@ def main() -> None:
     limit(megabytes)
     while fuzz.records < records:
         fuzz.round(fuzz.random.choice(PHASES), fuzz.random.choice(["fedcmi", "scaffold"]))
-    found = {"records": fuzz.records, "refused": fuzz.refused, "problems": fuzz.problems[:20], "unpickled": len(unpickled)}
-    more = {"growth": peak() - before, "limited": is_limited(2 * megabytes), "reasons": fuzz.reasons.most_common(60)}
-    print(json.dumps(found | more))
+    found = {
+        "records": fuzz.records,
+        "refused": fuzz.refused,
+        "problems": fuzz.problems[:20],
+        "unpickled": len(unpickled),
+    }
+    more = {
+        "growth": peak() - before,
+        "limited": is_limited(2 * megabytes),
+        "reasons": fuzz.reasons.most_common(60),
+    }
+    sys.stdout.write(json.dumps(found | more) + "\n")
 
 
 if __name__ == "__main__":

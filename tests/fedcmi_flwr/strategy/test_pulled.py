@@ -33,7 +33,11 @@ Spoil = Callable[[Pieces], None]
 def test_ten_thousand_crafted_replies_under_a_limit_of_memory() -> None:
     """To queries, training and evaluation; of all that are refused the device is named."""
     path = os.pathsep.join([str(HELPERS), str(HELPERS.parents[1])])
-    environment = {**os.environ, "PYTHONPATH": path, "MALLOC_ARENA_MAX": "2"}  # each arena would count as 64 MB
+    environment = {
+        **os.environ,
+        "PYTHONPATH": path,
+        "MALLOC_ARENA_MAX": "2",
+    }  # each arena would count as 64 MB
     command = [sys.executable, str(HELPERS / "wire_fuzz.py")]
     numbers = [[str(seed), str(RECORDS // PROCESSES), str(ALLOWED)] for seed in range(PROCESSES)]
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
@@ -78,7 +82,11 @@ def repeated(pieces: Pieces) -> None:
     """Have 2 MB of numbers make an array of 100 MB."""
 
     def change(kind: str, children: list[str], body: bytes) -> tuple[str, list[str], bytes]:
-        return kind, children, json.dumps(json.loads(body) | {"arraychunk_ids": [0] * 700_000}).encode()
+        return (
+            kind,
+            children,
+            json.dumps(json.loads(body) | {"arraychunk_ids": [0] * 700_000}).encode(),
+        )
 
     pieces.rewrite(pieces.names("Array")[0], change)
 
@@ -124,13 +132,17 @@ def test_a_reply_is_whose_the_superlink_says_that_it_is() -> None:
     assert len(strategy.report.examples) == len(NODES)
 
 
-def test_a_piece_that_never_comes_is_waited_for_until_the_round_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_piece_that_never_comes_is_waited_for_until_the_round_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(arrivals, "LEAST_WAIT", 0.5)
 
     class Missing(Line):
         def push_messages(self, messages: Any) -> list[str]:  # noqa: ANN401
             names = list(super().push_messages(messages))
-            pieces = next(each for each in self.superlink.replies.values() if each.sent.metadata.src_node_id == HOSTILE[0])
+            pieces = next(
+                each for each in self.superlink.replies.values() if each.sent.metadata.src_node_id == HOSTILE[0]
+            )
             self.superlink.store.store[pieces.names("ArrayChunk")[-1]].is_available = False
             return names
 

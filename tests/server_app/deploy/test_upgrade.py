@@ -53,7 +53,10 @@ def test_a_device_fetches_what_the_server_offers(server: Proxied, tmp_path: Path
 
     first, second = (entry for entry in audit.entries(site.state) if entry["what"] == "upgrade")
     assert (first["version"], first["removed"]) == ("7.0.0", [])
-    assert (second["version"], second["removed"]) == ("7.1.0", ["fedcmi_flwr-7.0.0-py3-none-any.whl"])
+    assert (second["version"], second["removed"]) == (
+        "7.1.0",
+        ["fedcmi_flwr-7.0.0-py3-none-any.whl"],
+    )
     assert len(second["sha256"]) == 64
 
 
@@ -71,7 +74,10 @@ def test_each_device_s_version_is_shown(server: Proxied, tmp_path: Path) -> None
     assert lines["edge-1"] == "7.0.0, flwr 1.41.0 (behind, wanted: 7.1.0)"
     states = {each.name: each.state for each in upgrade.versions(site)}
     expected = {"edge-1": "behind", "edge-2": "as wanted", "edge-3": "ahead", "edge-4": "not known"}
-    assert states == {**dict.fromkeys((node.name for node in site.deployment.active), "not known"), **expected}
+    assert states == {
+        **dict.fromkeys((node.name for node in site.deployment.active), "not known"),
+        **expected,
+    }
 
 
 def test_without_an_offer_devices_should_run_what_the_server_runs(tmp_path: Path) -> None:
