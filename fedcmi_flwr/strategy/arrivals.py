@@ -8,6 +8,9 @@ from itertools import islice
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
+from flwr.superlink.grid.http_grid import HttpGrid
+
+from fedcmi_flwr.strategy.pulled import Allowance, allowance_of, pull_replies
 
 AT_ONCE = 4
 """Replies that are in memory together at most."""
@@ -15,6 +18,8 @@ POLL_SECONDS = 0.5
 """Longest time between two looks for replies where the last one found none; Flower's own is 3 s."""
 FIRST_POLL_SECONDS = 0.01
 """Shortest."""
+LEAST_WAIT = 10.0
+"""Seconds for the pieces of a reply that is there at the very end of its round."""
 POLL_SHARE = 0.1
 """Of the time since something was found, until the next look: short work waits shortly."""
 
@@ -32,6 +37,8 @@ class ArrivalGrid(Grid):
 
     def __init__(self, grid: Grid) -> None:
         self._grid = grid
+        self._allowed: dict[str, Allowance] = {}
+        """Id of a message that waits for its reply -> what that may be."""
 
     def set_run(self, run: Run) -> None:
         """Set the run this grid works for."""
@@ -59,11 +66,34 @@ class ArrivalGrid(Grid):
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Send messages and return their ids."""
-        return self._grid.push_messages(messages)
+        sent = list(messages)
+        allowed = [allowance_of(message) for message in sent]
+        names = list(self._grid.push_messages(sent))
+        # Flower returns none where all are too large
+        self._allowed.update(zip(names, allowed, strict=False))
+
+        return names
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Return the replies that are there."""
-        return self._grid.pull_messages(message_ids)
+        """Return the replies that are there.
+
+        What a device sent in pieces that make no reply is an error of its.
+        """
+        return self._pull(list(message_ids), None)
+
+    def _pull(self, message_ids: list[str], deadline: float | None) -> Iterable[Message]:
+        """Return the replies that are there, and wait for what is missing of them until the
+        deadline.
+        """
+        if not isinstance(self._grid, HttpGrid):
+            return self._grid.pull_messages(message_ids)
+
+        def seconds() -> float | None:
+            return None if deadline is None else max(deadline - time.monotonic(), LEAST_WAIT)
+
+        allowed = {name: self._allowed.get(name, Allowance()) for name in message_ids}
+
+        return pull_replies(self._grid, allowed, seconds)
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
@@ -84,7 +114,7 @@ class ArrivalGrid(Grid):
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         # None: Flower could not send it
-        sent = [name for name in self._grid.push_messages(messages) if name]
+        sent = [name for name in self.push_messages(messages) if name]
         return self._arriving(sent, deadline)
 
     def _arriving(self, waiting: list[str], deadline: float | None) -> Iterator[Message]:
@@ -94,10 +124,13 @@ class ArrivalGrid(Grid):
             found, unanswered = 0, []
             ids = iter(waiting)
             while chosen := list(islice(ids, AT_ONCE)):
-                replies = deque(self._grid.pull_messages(chosen))
+                replies = deque(self._pull(chosen, deadline))
                 answered = {reply.metadata.reply_to_message_id for reply in replies}
                 unanswered += [name for name in chosen if name not in answered]
                 found += len(replies)
+
+                for name in answered:
+                    self._allowed.pop(name, None)
 
                 while replies:
                     yield replies.popleft()

@@ -83,6 +83,7 @@ def read_evaluations(
                 raise wire.WireError("it was not asked in this round, or answered before.")
 
             plan, partition = report.plan, info.partition_id
+            wire.check_size(content, {}, plan.num_classes)
             counts = wire.read_evaluate_reply(content, plan.num_classes, plan.weight_key)
             plan.expected.check_predictions(counts)
             report.node_metrics[partition] = wire.evaluate_metrics(content, plan.weight_key)

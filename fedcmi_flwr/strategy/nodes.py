@@ -191,7 +191,9 @@ class NodeRegistry:
 
             waiting.remove(node)
             try:
-                info = wire.read_query_reply(content_of(message), self.modalities)
+                content = content_of(message)
+                wire.check_size(content, {}, 0)
+                info = wire.read_query_reply(content, self.modalities)
                 self._take_partition(node, info)
             except WireError as error:
                 if NO_HANDLER in str(error):

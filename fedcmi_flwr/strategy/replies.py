@@ -25,9 +25,6 @@ from fedcmi_flwr.wire.packing import WireError
 from fedcmi_flwr.wire.text import one_line
 
 logger = logging.getLogger("flwr.fedcmi")
-SIZE_RATIO, ALWAYS_READ = 4, 2**20
-"""A reply may have so many times the bytes of the arrays that were sent, and so many more:
-methods add arrays."""
 
 
 def read_updates(
@@ -77,7 +74,7 @@ def read_updates(
             if info is None:
                 raise WireError("it was not asked in this round, or answered before.")
 
-            _check_size(content, report.plan.sent_to(node))
+            wire.check_size(content, report.plan.sent_to(node), report.plan.num_classes)
             update = _read_update(content, report, method, node)
             report.extents[info.partition_id] = extents(update, report.plan)
             updates[info.partition_id] = _put_away(update, store)
@@ -137,19 +134,6 @@ def _read_update(
         raise WireError(f"method-arrays: {error}") from error
 
     return update
-
-
-def _check_size(content: Message, sent: Mapping[str, AnyArray]) -> None:
-    """Refuse what is far larger than what was sent, before it is read, which takes many times its
-    size.
-    """
-    asked = sum(array.nbytes for array in sent.values())
-    size, largest = wire.content_bytes(content), SIZE_RATIO * asked + ALWAYS_READ
-    if size > largest:
-        raise WireError(
-            f"it has {size} bytes; of a node that was sent arrays of {asked}, at most {largest} "
-            "are read."
-        )
 
 
 def _shown_by(

@@ -52,7 +52,7 @@ from fedcmi_flwr.wire.query import (
     query_reply,
     read_query_reply,
 )
-from fedcmi_flwr.wire.size import content_bytes
+from fedcmi_flwr.wire.size import check_size, content_bytes
 from fedcmi_flwr.wire.task import Task, read_task, task_message
 from fedcmi_flwr.wire.tensors import to_arrays, to_state_dict
 from fedcmi_flwr.wire.train import (
@@ -74,6 +74,7 @@ __all__ = [
     "NodeUpdate",
     "Task",
     "WireError",
+    "check_size",
     "content_bytes",
     "evaluate_metrics",
     "evaluate_reply",

@@ -1,4 +1,4 @@
-"""``fedcmi deploy ...`` on a device: join, check, serve."""
+"""``fedcmi deploy ...`` on a device: join, check, fetch, serve."""
 
 import sys
 from pathlib import Path
@@ -56,6 +56,24 @@ def check(
 
     if not all(finding.good for finding in found):
         raise typer.Exit(1)
+
+
+@deploy_device.command()
+def fetch(
+    home: HomeArgument = HOME,
+    address: Annotated[
+        str | None, typer.Option(help="Of the server; default: as the device was told.")
+    ] = None,
+) -> None:
+    """Fetch the version of this project that the server offers; nothing is installed."""
+    from server_app.deploy import upgrade
+
+    try:
+        wheel = upgrade.fetch(home, address)
+    except (OSError, ValueError) as error:
+        raise fail(error) from error
+
+    typer.echo(wheel)
 
 
 @deploy_device.command()

@@ -163,6 +163,36 @@ def backup(
 
 
 @deploy_server.command()
+def upgrade(
+    directory: DirectoryArgument,
+    wheel: Annotated[
+        Path | None, typer.Argument(metavar="[WHEEL]", help="Offer this one to the devices.")
+    ] = None,
+) -> None:
+    """Show which version each device runs; offer a new one, which devices fetch."""
+    from server_app.deploy import upgrade as upgrading
+    from server_app.deploy.rehearsal import site_of
+
+    try:
+        site = site_of(directory)
+        if wheel is not None:
+            console.print(
+                f"{upgrading.offer(site, wheel)} is offered; what to do on a device: "
+                "nodes/NAME/README.md"
+            )
+
+        running = upgrading.versions(site)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise fail(error) from error
+
+    for each in running:
+        flower = f", flwr {each.flower}" if each.flower else ""
+        typer.echo(
+            f"{each.name}: {each.version or '-'}{flower} ({each.state}, wanted: {each.wanted})"
+        )
+
+
+@deploy_server.command()
 def registrar(
     directory: DirectoryArgument,
     rehearsal: Annotated[bool, typer.Option("--rehearsal", help="Of the rehearsal.")] = False,

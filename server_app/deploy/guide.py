@@ -92,6 +92,23 @@ journalctl -u fedcmi-supernode --no-pager --lines 5
 
 "SuperNode ID" in the last command's output means that it was let in. `Containerfile` is the same service in a
 container.
+{_new_version(home, programs) if deployment.secure else ""}"""
+
+
+def _new_version(home: Path, programs: Path) -> str:
+    return f"""
+## A new version
+
+When the server offers one (`fedcmi deploy upgrade` there):
+
+```sh
+sudo -u fedcmi {programs}/fedcmi deploy fetch {home}
+sudo sh -c '{programs}/python -m pip install "$(ls {home}/upgrade/*.whl)[all]"'
+sudo systemctl restart fedcmi-supernode
+```
+
+An environment that uv made has no pip: `uv pip install --python {programs}/python` takes its place. Restart the
+service between runs: a round that is under way misses the device.
 """
 
 
@@ -222,7 +239,8 @@ def _life(here: str) -> str:
 | a device is exchanged | `fedcmi deploy replace {here} NAME`: the same name and partition id, a token for the new one |
 | a certificate ends within 30 days (`status` says so) | `fedcmi deploy renew {here}`: no restart, and runs go on |
 | the authority ends, or its key got out | `renew --new-authority`; a while later `renew --switch-authority` |
-| a new version of this project | on the server, then on the devices: `status` shows each one's |
+| a new version of this project | on the server first; then `fedcmi deploy upgrade {here} WHEEL` offers it |
+| which version each device runs | `fedcmi deploy upgrade {here}` |
 | the server is moved | `fedcmi deploy backup {here} FILE.tar.gz`; unpack it at the same path on the new machine |
 
 Certificates are valid from a day before they were made: the server's for {SERVER_DAYS} days, the authority's for

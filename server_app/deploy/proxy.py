@@ -127,7 +127,7 @@ def _tls(files: Path) -> str:
 
 
 def _enrolment() -> str:
-    return f"""        location ~ ^/fedcmi/(ca.crt|report)$ {{
+    return f"""        location ~ ^/fedcmi/(ca.crt|report|upgrade)$ {{
             client_max_body_size {LARGEST_ENROLMENT};
             proxy_pass http://registrar$uri;
         }}
@@ -136,6 +136,11 @@ def _enrolment() -> str:
             limit_req zone=joins burst=30 nodelay;
             limit_req_status 429;
             proxy_pass http://registrar/fedcmi/join;
+        }}
+        location = /fedcmi/upgrade.whl {{
+            limit_req zone=joins burst=30;
+            limit_req_status 429;
+            proxy_pass http://registrar/fedcmi/upgrade.whl;
         }}
 """
 

@@ -1,6 +1,6 @@
 """The server's registrar.
 
-Lets devices in by token, gives them the authority's certificate, hears how they are.
+Lets devices in by token, gives them certificates and new versions, hears how they are.
 
 It listens on loopback. Devices reach ``/fedcmi/`` through the proxy; ``/metrics`` and
 ``/health`` only this machine.
@@ -17,7 +17,7 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from server_app.deploy import audit, renewal, tokens
+from server_app.deploy import audit, renewal, tokens, upgrade
 from server_app.deploy.certificates import is_node_key
 from server_app.deploy.deployment import DESCRIPTION, DeploymentError, read_deployment
 from server_app.deploy.join import FILES
@@ -112,6 +112,8 @@ class _Handler(BaseHTTPRequestHandler):
         site = self.server.site
         if self.path == "/fedcmi/ca.crt" and site.authority is not None:
             self._answer(HTTPStatus.OK, site.authority.read_bytes())
+        elif self.path in ("/fedcmi/upgrade", "/fedcmi/upgrade.whl") and site.deployment.secure:
+            self._offer(site)
         elif self.path == "/health":
             self._answer(HTTPStatus.OK, b"ok\n")
         elif self.path == "/metrics":
@@ -120,6 +122,16 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(HTTPStatus.OK, metrics(site).encode())
         else:
             self._answer(HTTPStatus.NOT_FOUND, b"nothing here\n")
+
+    def _offer(self, site: Site) -> None:
+        """Say which wheel is offered, or send it."""
+        wheel = upgrade.offered(site)
+        if wheel is None:
+            self._answer(HTTPStatus.NOT_FOUND, b"no other version is offered (`deploy upgrade`).\n")
+        elif self.path.endswith(".whl"):
+            self._answer(HTTPStatus.OK, wheel.read_bytes())
+        else:
+            self._answer(HTTPStatus.OK, f"{wheel.name}\n".encode())
 
     def do_POST(self) -> None:
         try:

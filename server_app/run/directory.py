@@ -14,7 +14,7 @@ from fedcmi_flwr.lookup import file_name
 from fedcmi_flwr.machine.atomic_files import naming, write_atomically
 from fedcmi_flwr.machine.extras import require
 from fedcmi_flwr.models.file import CARD, MODEL_FILE
-from server_app.run.records import json_ready
+from server_app.run.records import json_ready, with_repeats, without_repeats
 from server_app.run.summary import summary
 from server_app.run.tracking import Trackers
 
@@ -93,6 +93,8 @@ class RunDirectory:
         self.path = path.absolute()
         self.plots = plots
         self.trackers = trackers or Trackers({}, self.path)
+        self._last: Mapping[str, Any] = {}
+        """The record that was written last, of which the next one need not repeat everything."""
         if not resumed:
             check_new(self.path)
 
@@ -151,11 +153,13 @@ class RunDirectory:
 
         It is on the disk when this returns, as a checkpoint counts on it.
         """
+        line = json.dumps(json_ready(without_repeats(record, self._last)), allow_nan=False) + "\n"
         with naming(self.metrics_path), self.metrics_path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(json_ready(record), allow_nan=False) + "\n")
+            file.write(line)
             file.flush()
             os.fsync(file.fileno())
 
+        self._last = record
         self.trackers.record(record)
 
     def write_account(self, releases: Mapping[int, int]) -> None:
@@ -200,6 +204,7 @@ class RunDirectory:
             )
 
         write_atomically(self.metrics_path, "".join(lines))
+        self._last = with_repeats(map(json.loads, lines))[-1]
 
     def write_error(self, error: Exception) -> None:
         """Write why the run failed to error.txt: the reason on the first line, then the traceback.
@@ -242,7 +247,7 @@ def read_metrics(directory: Path) -> list[dict[str, Any]]:
 
     A line that is still being written is not there yet.
     """
-    return [json.loads(line) for line in _whole_lines(directory)]
+    return with_repeats(json.loads(line) for line in _whole_lines(directory))
 
 
 def _whole_lines(directory: Path) -> list[str]:

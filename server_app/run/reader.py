@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from server_app.run.matrix import MatrixRow, matrix_table, read_matrix
+from server_app.run.records import with_repeats
 from server_app.run.resume import how_to_go_on
 
 Record = Mapping[str, Any]
@@ -146,9 +147,11 @@ def _read_records(path: Path, num_classes: int) -> list[dict[str, Any]]:
 
 
 def _parse_records(path: Path, text: str, num_classes: int) -> list[dict[str, Any]]:
+    lines = enumerate(text.splitlines(), start=1)
+    parsed = [_parse(path, line, f" line {number}") for number, line in lines]
     records = []
-    for number, line in enumerate(text.splitlines(), start=1):
-        record = _parse(path, line, f" line {number}")
+
+    for number, record in enumerate(with_repeats(parsed), start=1):
         _check_keys(path, f" line {number}", record, _RECORD_KEYS)
         _check_counts(path, f" line {number}", record, num_classes)
         records.append(record)

@@ -1,7 +1,7 @@
 """A round's record in metrics.jsonl: how it is made, and what is read from several of them."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,10 @@ LAST_ROUNDS = 5
 """The main figure of a run is the mean accuracy over this many last rounds."""
 FILES = ("config.json", "metrics.jsonl", "matrix.json", MODEL_FILE, CARD)
 """What a finished run leaves beside summary.md and plots."""
+
+UNREPEATED = ("known_nodes",)
+"""Keys that a written record has only where they differ from the round before: of many nodes
+they are its largest part, and seldom change."""
 
 
 def round_record(
@@ -67,6 +71,49 @@ def round_record(
         "bytes_down": report.bytes_down,
         "bytes_up": report.bytes_up,
     }
+
+
+def without_repeats(record: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a round's record as it is written.
+
+    What is large and as in the round before is left out.
+
+    Parameters
+    ----------
+    record
+        The round's.
+    before
+        The round before, with everything; empty where there is none.
+
+    Returns
+    -------
+    The record without the keys of ``UNREPEATED`` that have not changed.
+    """
+    repeated = {key for key in UNREPEATED if key in before and before[key] == record.get(key)}
+    return {key: value for key, value in record.items() if key not in repeated}
+
+
+def with_repeats(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Reverse :func:`without_repeats`.
+
+    Records of earlier versions, which repeat everything, stay as they are.
+
+    Parameters
+    ----------
+    records
+        As they were written, in order from the first one.
+
+    Returns
+    -------
+    Each record with everything.
+    """
+    last: dict[str, Any] = {}
+    whole = []
+    for record in records:
+        last |= {key: record[key] for key in UNREPEATED if key in record}
+        whole.append({**record, **last})
+
+    return whole
 
 
 def _counts_record(counts: Mapping[str, Counts]) -> dict[str, Any]:

@@ -1,13 +1,24 @@
 """The kit's units, judged by systemd's own tools, and its containers."""
 
+import os
 import re
+import shlex
+import socket
 import subprocess
 from pathlib import Path
 
+import httpx
+import psutil
 import pytest
 from sites import make_site, require
 
-from server_app.deploy.kit import NODE_UNIT, PROXY_UNIT, REGISTRAR_UNIT, SUPERLINK_UNIT
+from server_app.deploy.kit import (
+    NODE_UNIT,
+    PROXY_UNIT,
+    REGISTRAR_ADDRESS,
+    REGISTRAR_UNIT,
+    SUPERLINK_UNIT,
+)
 from server_app.deploy.services import DEVICE_PROGRAMS
 from server_app.deploy.units import Unit, systemd_unit
 
@@ -64,3 +75,55 @@ def test_containers_run_without_root_and_rights(tmp_path: Path) -> None:
     lines = text.splitlines()
     assert [line for line in lines if line.startswith("USER ")] == ["USER 10001"]
     assert any(line.startswith("HEALTHCHECK ") for line in lines)
+
+
+def test_a_unit_s_own_command_runs_with_the_unit_s_limits(tmp_path: Path) -> None:
+    """The registrar's, without root, capabilities and new rights.
+
+    It tells systemd that it is ready.
+    """
+    require("setpriv", "util-linux")
+    host, _, port = REGISTRAR_ADDRESS.rpartition(":")
+    with socket.socket() as probe:
+        if probe.connect_ex((host, int(port))) == 0:
+            pytest.skip(f"port {port}, the unit's own, is taken on this machine")
+    kit = make_site(tmp_path).kit
+    unit = (kit / "server" / REGISTRAR_UNIT).read_text(encoding="utf-8")
+    said = dict(
+        line.split("=", 1)
+        for line in unit.splitlines()
+        if "=" in line and not line.startswith("Environment")
+    )
+    variables = dict(found.split("=", 1) for found in re.findall('Environment="(.*)"', unit))
+    assert (said["NoNewPrivileges"], said["CapabilityBoundingSet"], said["User"] != "root") == (
+        "true",
+        "",
+        True,
+    )
+
+    limits = ["prlimit", f"--nofile={said['LimitNOFILE']}", f"--core={said['LimitCORE']}"]
+    rights = ["setpriv", "--no-new-privs", "--inh-caps=-all"]
+    if os.geteuid() == 0:  # otherwise nobody has rights that could be taken
+        rights += ["--bounding-set=-all"]
+    address = str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(address)
+        systemd.settimeout(float(said["TimeoutStartSec"]))
+        environment = {**variables, "NOTIFY_SOCKET": address, "HOME": str(tmp_path)}
+        command = [*limits, *rights, *shlex.split(said["ExecStart"])]
+        process = subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        try:
+            assert systemd.recv(100) == b"READY=1"
+            answer = httpx.get(f"http://{REGISTRAR_ADDRESS}/health", trust_env=False, timeout=30.0)
+            memory = psutil.Process(process.pid).memory_info().rss
+            status = Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8")
+        finally:
+            process.terminate()
+            output, _ = process.communicate(timeout=60.0)
+    assert (answer.status_code, answer.text) == (200, "ok\n"), output
+    assert "NoNewPrivs:\t1" in status
+    assert re.search(r"CapBnd:\t0+\n", status) or os.geteuid() != 0
+    assert said["MemoryMax"] == "1G"
+    assert memory < 2**30

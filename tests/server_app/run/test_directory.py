@@ -61,6 +61,49 @@ def _records(rights: list[int], touch: bool = False) -> list[dict[str, Any]]:
     ]
 
 
+def test_who_is_known_is_written_when_it_changes_and_read_everywhere(tmp_path: Path) -> None:
+    """At 590 nodes that is 19 KB of a round's line."""
+    many = {str(place): ["audio", "visual"] for place in range(590)}
+    fewer = {place: many[place] for place in list(many)[1:]}
+    known = [{}, many, many, many, fewer, fewer, many]
+    rounds = [
+        record | {"known_nodes": nodes}
+        for record, nodes in zip(_records([1] * 7), known, strict=True)
+    ]
+    directory = RunDirectory(tmp_path / "run")
+    for record in rounds[:6]:
+        directory.append(record)
+    sizes = [len(line) for line in directory.metrics_path.read_text().splitlines()]
+    assert min(sizes[1], sizes[4]) > 17_000
+    assert max(sizes[2], sizes[3], sizes[5]) < 2_000
+
+    resumed = RunDirectory(tmp_path / "run", resumed=True)
+    resumed.rewind(3)
+    for record in rounds[4:]:
+        resumed.append(record)
+    assert read_metrics(resumed.path) == json.loads(json.dumps(json_ready(rounds)))
+    written = [json.loads(line) for line in resumed.metrics_path.read_text().splitlines()]
+    assert [place for place, record in enumerate(written) if "known_nodes" in record] == [
+        0,
+        1,
+        4,
+        6,
+    ]
+
+
+def test_records_of_earlier_versions_are_read_and_gone_on_with(tmp_path: Path) -> None:
+    """They say in each round who is known."""
+    old = [record | {"known_nodes": {"0": ["audio"]}} for record in _records([1, 2, 3])]
+    directory = RunDirectory(tmp_path / "run", resumed=True)
+    directory.metrics_path.write_text(
+        "".join(json.dumps(json_ready(record)) + "\n" for record in old)
+    )
+    assert read_metrics(directory.path) == json.loads(json.dumps(json_ready(old)))
+    directory.rewind(1)
+    directory.append(old[2])
+    assert read_metrics(directory.path) == json.loads(json.dumps(json_ready(old)))
+
+
 def test_metrics_are_json_without_nan_and_read_back(tmp_path: Path) -> None:
     directory = RunDirectory(tmp_path / "new" / "run")
     for record in _records([1, 3], touch=True):
