@@ -52,12 +52,13 @@ def train_round(message: Message, context: Context) -> Message:
     samples = task_samples(node, "train", task)
     method = method_of(task)
     model = receive(node, task, method)
+
+    begin = time.perf_counter()
+    seen = with_stored_features(model, samples, node, frozen_checksums(task))
     memory, residual = split_memory(recall(context, node, task.server_round))
     received = Received(task.dominance, to_state_dict(task.from_method), memory)
     partition, name = node.config.partition_id, str(task.config["method"])
 
-    begin = time.perf_counter()
-    seen = with_stored_features(model, samples, node, frozen_checksums(task))
     result = train(
         model, seen, method, settings, task.server_round, partition, received, name, time_budget
     )

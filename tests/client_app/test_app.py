@@ -50,7 +50,7 @@ def test_a_train_message_is_followed_file_by_file(federate: Callable[..., Parts]
     codec = [f"fedcmi_flwr/wire/{name}.py" for name in ("records", "packing")]
     node = [
         f"client_app/{name}.py"
-        for name in ("node", "samples", "model", "memory", "train", "budget")
+        for name in ("node", "samples", "model", "stored_features", "memory", "train", "budget")
     ]
     assert [name for name in files if name != "fedcmi_flwr/wire/tensors.py"] == [
         "client_app/app.py", "fedcmi_flwr/wire/task.py", *codec, *node,
