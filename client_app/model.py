@@ -8,7 +8,6 @@ import logging
 from collections.abc import Sequence
 
 from client_app.node import Node
-from client_app.stored_features import forget_stored_features
 from fedcmi_flwr import wire
 from fedcmi_flwr.data.prepared import DataError
 from fedcmi_flwr.data.schema import ModalitySpec
@@ -102,8 +101,10 @@ def _model(spec: ModelSpec, inputs: Sequence[ModalitySpec]) -> MultimodalModel:
         _models[key] = MultimodalModel(spec, inputs)
 
     model = _models[key].train()
-    forget_stored_features(model)
     model.zero_grad()
+    for name in model.owned:
+        # The last task's may have been given features
+        model.branch(name).encoder.given_features = False
 
     return model
 

@@ -74,12 +74,6 @@ def with_stored_features(
     return samples
 
 
-def forget_stored_features(model: MultimodalModel) -> None:
-    """Let all encoders of a model take samples again."""
-    for name in model.owned:
-        model.branch(name).encoder.given_features = False
-
-
 def _is_plain(encoder: Encoder) -> bool:
     """Return whether an encoder is its output layer on what its trunk makes of a sample."""
     return type(encoder).forward is Encoder.forward and type(encoder).features is Encoder.features
