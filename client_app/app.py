@@ -6,7 +6,7 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from client_app.memory import recall, remember
-from client_app.model import frozen_checksums, method_of, receive
+from client_app.model import method_of, receive
 from client_app.node import naming_device, read_node
 from client_app.personal import keep, personal_name, personalise
 from client_app.samples import check_unchanged, node_samples, task_samples
@@ -54,7 +54,7 @@ def train_round(message: Message, context: Context) -> Message:
     model = receive(node, task, method)
 
     begin = time.perf_counter()
-    seen = with_stored_features(model, samples, node, frozen_checksums(task))
+    seen = with_stored_features(model, samples, node, task)
     memory, residual = split_memory(recall(context, node, task.server_round))
     received = Received(task.dominance, to_state_dict(task.from_method), memory)
     partition, name = node.config.partition_id, str(task.config["method"])

@@ -17,7 +17,6 @@ from fedcmi_flwr.models.building import model_spec
 from fedcmi_flwr.models.multimodal import ModelSpec, MultimodalModel
 from fedcmi_flwr.models.placement import choose_device, place
 from fedcmi_flwr.models.published import locations_of
-from fedcmi_flwr.types import Modality
 from fedcmi_flwr.wire.tensors import to_state_dict
 
 logger = logging.getLogger("flwr.fedcmi")
@@ -107,17 +106,6 @@ def _model(spec: ModelSpec, inputs: Sequence[ModalitySpec]) -> MultimodalModel:
         model.branch(name).encoder.given_features = False
 
     return model
-
-
-def frozen_checksums(task: wire.Task) -> dict[Modality, str]:
-    """Return the checksum of each frozen trunk, which :func:`receive` has compared with this
-    node's.
-    """
-    return {
-        name: task.config[f"frozen.{name}"][0]
-        for name in task.modalities
-        if f"frozen.{name}" in task.config
-    }
 
 
 def _load_frozen(model: MultimodalModel, node: Node, task: wire.Task) -> None:

@@ -11,7 +11,6 @@ import json
 import logging
 import math
 import time
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,13 +20,13 @@ import torch
 from numpy.typing import NDArray
 
 from client_app.node import Node
+from fedcmi_flwr import wire
 from fedcmi_flwr.data.samples import Samples
 from fedcmi_flwr.data.schema import ModalitySpec
 from fedcmi_flwr.machine.atomic_files import write_atomically
 from fedcmi_flwr.machine.cache import cache_directory
 from fedcmi_flwr.models.encoders import Encoder
 from fedcmi_flwr.models.multimodal import MultimodalModel
-from fedcmi_flwr.types import Modality
 
 logger = logging.getLogger("flwr.fedcmi")
 
@@ -38,7 +37,7 @@ KEPT_SECONDS = 30 * 24 * 3600
 
 
 def with_stored_features(
-    model: MultimodalModel, samples: Samples, node: Node, checksums: Mapping[Modality, str]
+    model: MultimodalModel, samples: Samples, node: Node, task: wire.Task
 ) -> Samples:
     """Put features in the place of samples, where a frozen trunk always sees the same.
 
@@ -51,8 +50,8 @@ def with_stored_features(
         The node's training samples, with the task's views.
     node
         The node.
-    checksums
-        Of the frozen trunks.
+    task
+        What the server sent, the checksums of the frozen trunks among it.
 
     Returns
     -------
@@ -67,7 +66,7 @@ def with_stored_features(
         if not fixed or name not in samples.seen_modalities:
             continue
 
-        path = _path(model, samples, node, modality, checksums[name])
+        path = _path(model, samples, node, modality, task.config[f"frozen.{name}"][0])
         samples = _replaced(samples, modality, _found(path, encoder, samples, modality))
         encoder.given_features = True
 
