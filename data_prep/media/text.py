@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from data_prep.errors import PrepError
 from data_prep.media.hashed import PREFIX, buckets_of, hash_text, is_hashed
+from data_prep.pipeline.notes import note
 from data_prep.pipeline.plan import Stream, tool_versions
 from fedcmi_flwr.machine.extras import needs
 from fedcmi_flwr.types import Modality
@@ -126,7 +127,10 @@ def cut_text(text: str, described: str, tokens: int) -> NDArray[np.int32]:
     """Return what :func:`encode_text` does, with a tokenizer that :func:`described` has described."""
     if is_hashed(described):
         return hash_text(text, buckets_of(described), tokens)
-    return np.array(_cutter(described, tokens).encode(text).ids, dtype=np.int32)
+    encoded = _cutter(described, tokens).encode(text)
+    if encoded.overflowing:
+        note(f"longer than {tokens} tokens, and cut")
+    return np.array(encoded.ids, dtype=np.int32)
 
 
 @functools.lru_cache(maxsize=2)
