@@ -1,4 +1,4 @@
-"""Who teaches, and how sharply: from class statistics to the dominant modality and the class-wise temperatures."""
+"""Who teaches at which temperatures: from class statistics to the dominant modality, and how far others lag behind."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace

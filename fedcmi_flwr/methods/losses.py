@@ -136,7 +136,7 @@ def class_ratio(
 
 
 def class_temperature(ratio: Float[Tensor, " classes"], kappa: float) -> Float[Tensor, " classes"]:
-    """Return T_{m,c} from r_{m,c}: sharper where the weak modality lags more than its mean over classes.
+    """Return T_{m,c} from r_{m,c}: below 1 where the weak modality lags more than its mean over classes.
 
     T = 1 / (1 + kappa ln(r / rbar)) where r > rbar, else 1; rbar is the mean of r over the classes with samples.
 

@@ -81,7 +81,7 @@ def test_what_was_decoded_before_an_interruption_is_counted_too(tmp_path: Path) 
     whole = prepare(table, tmp_path / "whole", Execution())
     content = (tmp_path / "long.wav").read_bytes()
     (tmp_path / "long.wav").write_bytes(content[:5000])
-    with pytest.raises(PrepError, match="long.wav"):
+    with pytest.raises(PrepError, match=r"long\.wav"):
         prepare(table, tmp_path / "out", Execution())
 
     (tmp_path / "long.wav").write_bytes(content)
@@ -94,7 +94,7 @@ def test_a_file_that_is_mended_between_two_calls_is_counted_no_more(tmp_path: Pa
     table = write(tmp_path)
     content = (tmp_path / "long.wav").read_bytes()
     (tmp_path / "long.wav").write_bytes(content[:5000])
-    with pytest.raises(PrepError, match="long.wav"):
+    with pytest.raises(PrepError, match=r"long\.wav"):
         prepare(table, tmp_path / "out", Execution())
 
     for name in ("long", "short"):
