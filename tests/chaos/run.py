@@ -47,7 +47,7 @@ EARLY = 0.2
 LEFT_OVER = 90.0
 """Seconds in which all processes of a run have to be gone after its command."""
 GO_ON = "go on with: fedcmi run --resume"
-START_AGAIN = ("has no checkpoint yet: start the run again", "holds no run")
+START_AGAIN = ("has no checkpoint yet: start the run again", "nothing was trained yet: make room")
 
 
 @dataclass

@@ -113,9 +113,10 @@ def test_a_device_that_only_evaluates_says_which_of_its_samples_is_no_number(tmp
     out = _federate(tmp_path / "run", whole, [whole, damaged], **{"fraction-evaluate": 1.0})
     record = json.loads((out / "metrics.jsonl").read_text().splitlines()[1])
     assert len(record["refused"]) == 1
-    assert record["refused"][0].startswith("Reply of node 1002 (partition 1, audio+visual) refused")
-    assert "visual of sample 7 of the test split (row 9 of samples.csv, of 'made up')" in record["refused"][0]
-    assert set(record["node_accuracy"]) == {"0"}
+    assert record["refused"][0].startswith("Evaluation of node 1002 (partition 1, audio+visual) refused")
+    place = "visual of sample 7 of the test split (row 9 of samples.csv, of 'g2')"
+    assert f"{place} holds NaN or Inf" in record["refused"][0]
+    assert set(record["evaluated_by"]) == {"0"}
 
 
 def test_a_modality_without_a_sample_is_not_owned(tmp_path: Path) -> None:
