@@ -301,7 +301,7 @@ def log_spectrogram(
         The clip is silent: its spectrogram is one number everywhere.
     """
     resampled, wanted = resample(waveform, rate, SPECTROGRAM_RATE_HZ), round(seconds * SPECTROGRAM_RATE_HZ)
-    if _is_short(resampled, wanted):
+    if len(resampled) < _SHORT * wanted:
         note(f"shorter than {seconds:g} s, and repeated to that length")
     clip = tile(resampled, wanted).clamp(-1, 1)
     spectrum = torch.stft(clip, SPECTROGRAM_WINDOW, SPECTROGRAM_HOP, window=_hann(), center=False, return_complex=True)
@@ -320,13 +320,7 @@ def _hann() -> Tensor:
 
 def fit_clip(path: Path, waveform: Float[Tensor, " samples"], samples: int) -> Float[Tensor, " clip_samples"]:
     """Fit a recording to a clip's length; UnreadableFileError where nothing of it can be heard."""
-    if _is_short(waveform, samples):
-        note(f"shorter than {samples} samples, and padded with zeros")
     clip = fit_length(waveform, samples)
     if not bool(clip.any()):
         raise UnreadableFileError(path, f"silent in its first {samples} samples; {TOO_QUIET}")
     return clip
-
-
-def _is_short(waveform: Float[Tensor, " samples"], wanted: int) -> bool:
-    return len(waveform) < _SHORT * wanted
