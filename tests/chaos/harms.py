@@ -21,6 +21,8 @@ CLOCK = Path(__file__).with_name("clock.c")
 HOUR = 3600
 JUMPS = (-24 * HOUR, -HOUR, HOUR, 24 * HOUR)
 SUPERLINK, SERVER, ACTOR = "flower-superlink", "flwr-simulation", "ClientAppActor"
+TALK = (SUPERLINK, SERVER, ACTOR, "flwr run", "gcs_server")
+"""Processes whose connections carry the run, beside Ray's agents."""
 
 
 @dataclass
@@ -67,12 +69,13 @@ def killing(name: str, what: str) -> Harm:
 
 
 def cut_connections(target: Target) -> str:
-    """Shut down every TCP connection of one of the processes, chosen at random, while it goes on."""
+    """Shut down every TCP connection of one of the processes that the run is made of, while it goes on."""
     connected = [(process, found) for process in target.family() if (found := _connections(process))]
-    if not connected:
+    chosen = [each for each in connected if any(name in _line(each[0]) for name in TALK)] or connected
+    if not chosen:
         return ""
 
-    process, descriptors = target.chance.choice(connected)
+    process, descriptors = target.chance.choice(chosen)
     for descriptor in descriptors:
         _shut_down(process.pid, descriptor)
     return f"{len(descriptors)} connections of {_name(process)}"
@@ -160,7 +163,7 @@ def _is_companion(process: psutil.Process) -> bool:
 
 def _name(process: psutil.Process) -> str:
     line = _line(process)
-    known = (ACTOR, SERVER, SUPERLINK, "flwr run", "raylet", "gcs_server")
+    known = (*TALK, "raylet")
     return next((name for name in known if name in line), line.partition(" ")[0])
 
 
