@@ -16,6 +16,7 @@ from fedcmi_flwr import wire
 from fedcmi_flwr.client.begin import Received
 from fedcmi_flwr.client.compressing import compress_update, split_memory
 from fedcmi_flwr.config.sections import TrainingConfig, read_section
+from fedcmi_flwr.data.finite import check_finite
 from fedcmi_flwr.data.samples import Samples
 from fedcmi_flwr.evaluation.counts import Counts, evaluate
 from fedcmi_flwr.methods import Method
@@ -92,6 +93,7 @@ def evaluate_round(message: Message, context: Context) -> Message:
     node = read_node(context)
 
     samples = task_samples(node, "test", task)
+    check_finite(samples, "test")  # or they would count as wrong predictions of the model
     method = method_of(task)
     model = receive(node, task, method)
     counts = _evaluated(model, samples, method)
@@ -100,6 +102,7 @@ def evaluate_round(message: Message, context: Context) -> Message:
     if epochs > 0:
         settings = read_section(TrainingConfig, task.config)
         training_samples = task_samples(node, "train", task)
+        check_finite(training_samples, "train")
         personal = personalise(
             model, training_samples, settings, epochs, task.server_round, node.config.partition_id
         )

@@ -25,7 +25,7 @@ LONGEST = (
     "test_rehearsal.py", "test_readme.py", "test_resume_after_kill.py", "test_flower_run.py", "test_wheel.py",
     "test_benchmarks.py", "test_outside.py", "test_ray_cluster.py", "test_experiments.py", "test_suite.py",
     "test_tuning.py", "test_in_browser.py", "test_bench.py", "test_prep.py", "test_two_hundred_rounds.py",
-    "test_runs.py", "test_resume.py",
+    "test_runs.py", "test_resume.py", "test_gpu_script.py", "test_hostile_floats.py", "test_chaos.py",
 )  # fmt: skip
 """Files that take longest, which begin: two workers end together when what comes last is short."""
 

@@ -66,6 +66,8 @@ RUN_BY_OTHERS = {
     "server_app/guides/devices.md": "tests/data_prep/sets/test_devices_of_the_guide.py",
     "fedcmi_flwr/methods/README.md": "tests/server_app/launch/test_outside.py",
     "fedcmi_flwr/models/README.md": "tests/server_app/launch/test_outside.py",
+    "tests/chaos/README.md": "tests/test_chaos.py",
+    "tests/gpu/README.md": "tests/test_gpu_script.py",
     "tests/example_app/README.md": "tests/fedcmi_flwr/strategy/test_reuse.py",
     "tests/example_apps/advanced/README.md": "tests/test_example_apps.py",
     "tests/example_apps/hugging_face/README.md": "tests/test_example_apps.py",

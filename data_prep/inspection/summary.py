@@ -19,7 +19,7 @@ from rich.text import Text
 from data_prep.inspection.suspects import Suspects, find_suspects
 from data_prep.pipeline.plan import Exclusion
 from data_prep.pipeline.reasons import Reason, by_reason, named, placed
-from data_prep.pipeline.tables import EXCLUDED
+from data_prep.pipeline.tables import EXCLUDED, NOTED
 from fedcmi_flwr.data.prepared import load_split
 from fedcmi_flwr.data.schema import DatasetSpec, array_path, read_recipes, read_spec, samples_path
 from fedcmi_flwr.data.table import read_columns
@@ -79,7 +79,7 @@ def summarise(directory: Path) -> Summary:
         Its files contradict its description.
     """
     spec = read_spec(directory)
-    splits = sorted(spec.splits, key=lambda split: (_ORDER.get(split, len(_ORDER)), split))
+    splits = sorted(spec.splits, key=_place)
     counts, missing, groups, stored_samples = {}, {}, {}, {}
     for split in splits:
         samples = stored_samples[split] = load_split(directory, split)
@@ -99,8 +99,14 @@ def summarise(directory: Path) -> Summary:
     ]
     sizes = {split: len(members) for split, members in groups.items()}
     suspects = find_suspects(stored_samples, len(spec.classes), read_recipes(directory))
+    suspects += _noted(directory, spec)
 
     return Summary(spec, counts, missing, sizes, overlaps, _excluded(directory), stored, suspects)
+
+
+def _place(split: str) -> tuple[int, str]:
+    """Return where a split stands among others."""
+    return _ORDER.get(split, len(_ORDER)), split
 
 
 def _excluded(directory: Path) -> list[Reason]:
@@ -110,6 +116,22 @@ def _excluded(directory: Path) -> list[Reason]:
 
     with path.open(encoding="utf-8", newline="") as file:
         return by_reason(Exclusion(**row) for row in csv.DictReader(file))
+
+
+def _noted(directory: Path, spec: DatasetSpec) -> list[Suspects]:
+    """Return the samples with a wrong length, which was seen when they were made."""
+    path = directory / NOTED
+    if not path.is_file():
+        return []
+
+    found: dict[tuple[Modality, str], dict[str, NDArray[np.int64]]] = {}
+    with path.open(encoding="utf-8", newline="") as file:
+        for row in sorted(csv.DictReader(file), key=lambda row: _place(row["split"])):
+            by_split = found.setdefault((row["modality"], row["note"]), {})
+            counts = by_split.setdefault(row["split"], np.zeros(len(spec.classes), np.int64))
+            counts[int(row["label"])] += 1
+
+    return [Suspects(name, note, counts) for (name, note), counts in sorted(found.items())]
 
 
 def render(summary: Summary) -> RenderableType:

@@ -19,12 +19,16 @@ from data_prep.media.resampling import resample
 from data_prep.media.segment import Segment
 from data_prep.media.signature import true_reason
 from data_prep.media.wholeness import check_whole, is_sound_file
+from data_prep.pipeline.notes import note
 
 LOUDEST = 4.0
 """Largest sample that counts as an overshoot of full scale, 1; it is clipped."""
 HIGHEST_RATE_HZ = 1_000_000
 _MARGIN = 1.0
 """Seconds that are read beyond what is needed: resampling looks ahead."""
+_SHORT = 0.98
+"""Share of the wanted length below which a recording counts as shorter; encoders and resampling
+cost a little."""
 _BLOCK = 1 << 20
 """Samples of all channels that are decoded at a time."""
 SPECTROGRAM_RATE_HZ = 16000
@@ -343,9 +347,14 @@ def log_spectrogram(
     UnreadableFileError
         The clip is silent: its spectrogram is one number everywhere.
     """
-    clip = tile(
-        resample(waveform, rate, SPECTROGRAM_RATE_HZ), round(seconds * SPECTROGRAM_RATE_HZ)
-    ).clamp(-1, 1)
+    resampled, wanted = (
+        resample(waveform, rate, SPECTROGRAM_RATE_HZ),
+        round(seconds * SPECTROGRAM_RATE_HZ),
+    )
+    if len(resampled) < _SHORT * wanted:
+        note(f"shorter than {seconds:g} s, and repeated to that length")
+
+    clip = tile(resampled, wanted).clamp(-1, 1)
     spectrum = torch.stft(
         clip, SPECTROGRAM_WINDOW, SPECTROGRAM_HOP, window=_hann(), center=False, return_complex=True
     )

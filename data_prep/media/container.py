@@ -145,10 +145,8 @@ class Scan:
         return self.tells_all_times and self.packets[0].is_key
 
 
-def scan_packets(
-    path: Path, container: InputContainer, stream: Stream, trust_duration: bool
-) -> Scan:
-    """Read all packets, and decode none; refuse a file that is cut off.
+def check_packets(path: Path, container: InputContainer, trust_duration: bool) -> None:
+    """Read all packets, keep and decode none; refuse a file that is cut off.
 
     Parameters
     ----------
@@ -156,25 +154,60 @@ def scan_packets(
         The file, for errors.
     container
         The same, newly opened.
-    stream
-        Whose packets to return; those of others only show where the file ends.
     trust_duration
         Whether a file that ends well before its stated duration counts as cut off.
-
-    Returns
-    -------
-    The packets of the stream.
 
     Raises
     ------
     UnreadableFileError
         A packet that is not whole, or an early end.
     """
-    check_container_whole(path)
+    for _ in _whole_packets(path, container, trust_duration):
+        pass
+
+
+def scan_packets(
+    path: Path, container: InputContainer, stream: Stream, trust_duration: bool
+) -> Scan:
+    """Return the packets of a stream, without their content; checked as by :func:`check_packets`.
+
+    Parameters
+    ----------
+    path
+        As for :func:`check_packets`.
+    container
+        As for :func:`check_packets`.
+    stream
+        Whose packets to return; those of others only show where the file ends.
+    trust_duration
+        As for :func:`check_packets`.
+
+    Returns
+    -------
+    The packets of the stream.
+    """
     packets: list[Packet] = []
-    end = 0.0
     # When frames are shown in another order, FFmpeg guesses the times
     states_no_order = container.format.name == "avi"
+    for packet in _whole_packets(path, container, trust_duration):
+        if packet.stream_index == stream.index:
+            is_guess = states_no_order and packet.pts != packet.dts
+            packets.append(
+                Packet(None if is_guess else packet.pts, packet.is_keyframe, not packet.is_discard)
+            )
+
+    origin = Fraction(container.start_time or 0, av.time_base)
+
+    return Scan(packets, stream.time_base or Fraction(1), origin)
+
+
+def _whole_packets(path: Path, container: InputContainer, trust_duration: bool) -> Iterator[Any]:
+    """Yield the packets of all streams but thumbnails.
+
+    UnreadableFileError where, or after which, the file is cut.
+    """
+    check_container_whole(path)
+    end = 0.0
     for packet in container.demux():
         if not packet.size or packet.stream.disposition & _THUMBNAIL:
             continue
@@ -187,20 +220,14 @@ def scan_packets(
         if time is not None and packet.time_base is not None:
             end = max(end, float((time + (packet.duration or 0)) * packet.time_base))
 
-        if packet.stream_index == stream.index:
-            is_guess = states_no_order and packet.pts != packet.dts
-            packets.append(
-                Packet(None if is_guess else packet.pts, packet.is_keyframe, not packet.is_discard)
-            )
+        yield packet
 
-    origin = Fraction(container.start_time or 0, av.time_base)
+    reached = end - float(Fraction(container.start_time or 0, av.time_base))
     stated = (container.duration or 0) / av.time_base
     trusted = trust_duration and container.format.name.split(",")[0] in _MEASURED
-    if trusted and end - float(origin) < 0.8 * stated - 0.5:
+    if trusted and reached < 0.8 * stated - 0.5:
         raise UnreadableFileError(
             path,
-            f"cut off: ends at {end - float(origin):.2f} s, its header says {stated:.2f} s; fetch "
-            "the file again.",
+            f"cut off: ends at {reached:.2f} s, its header says {stated:.2f} s; fetch the file "
+            "again.",
         )
-
-    return Scan(packets, stream.time_base or Fraction(1), origin)

@@ -9,6 +9,7 @@ from jaxtyping import Float32, Shaped
 
 from data_prep.errors import PrepError, UnreadableFileError
 from data_prep.media.numbers import read_numbers
+from data_prep.pipeline.notes import note
 from data_prep.pipeline.plan import MEASURED, Stream
 from fedcmi_flwr.types import Modality
 
@@ -85,6 +86,9 @@ def decode_series(
         raise UnreadableFileError(
             Path(path), f"{series.shape[1]} channels, expected are {channels}."
         )
+
+    if len(series) < points:
+        note(f"of fewer than {points} points, and interpolated")
 
     with np.errstate(over="ignore"):  # infinities are found where rows are written
         return resample_points(series, points)

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from data_prep.errors import UnreadableFileError
-from data_prep.media.container import choose_stream, opened, scan_packets
+from data_prep.media.container import check_packets, choose_stream, opened
 from data_prep.media.segment import Segment
 
 _PREROLL = 0.5
@@ -47,9 +47,7 @@ def read_soundtrack(
         No such file, no sound in it or in the segment, damaged, or cut off.
     """
     with opened(path) as container:
-        scan_packets(
-            path, container, choose_stream(path, container, "audio", stream), trust_duration=True
-        )
+        check_packets(path, container, trust_duration=True)
 
     start, end = segment or (0.0, math.inf)
     with opened(path) as container:
@@ -87,7 +85,7 @@ def _decode_sound(
     if start > _PREROLL:
         container.seek(int((start - _PREROLL + origin) * av.time_base))
 
-    fifo, begin = av.AudioFifo(), 0.0
+    fifo, begin, before = av.AudioFifo(), 0.0, 0
     frames: Iterator[Any] = container.decode(stream)
     for frame in frames:
         if not fifo.samples_written:
@@ -101,7 +99,12 @@ def _decode_sound(
                 path, f"its sound changes its format on the way ({error}); convert it."
             ) from error
 
-        if begin + fifo.samples_written / stream.rate >= end:
+        reached = begin + fifo.samples_written / stream.rate
+        if reached < start:  # a file in which nothing can be sought is decoded from its beginning
+            before += fifo.samples
+            fifo.read()
+
+        if reached >= end:
             break
 
     whole = fifo.read()
@@ -110,7 +113,7 @@ def _decode_sound(
 
     (planar,) = av.AudioResampler(format="fltp").resample(whole)
     waveform = torch.from_numpy(planar.to_ndarray()).mean(dim=0)
-    skip = max(round((start - begin) * whole.rate), 0)
+    skip = max(round((start - begin) * whole.rate) - before, 0)
     wanted = (
         len(waveform) if math.isinf(end) else max(round((end - max(start, begin)) * whole.rate), 0)
     )

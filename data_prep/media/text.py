@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from data_prep.errors import PrepError
 from data_prep.media.hashed import PREFIX, buckets_of, hash_text, is_hashed
 from data_prep.media.own_tokenizer import is_own, load_own, shift_of
+from data_prep.pipeline.notes import note
 from data_prep.pipeline.plan import Stream, tool_versions
 from fedcmi_flwr.machine.extras import needs
 from fedcmi_flwr.types import Modality
@@ -154,6 +155,9 @@ def cut_text(text: str, described: str, tokens: int) -> NDArray[np.int32]:
 
     cutter, shift = _cutter(described, tokens)
     found = cutter.encode(text)
+    if found.overflowing:
+        note(f"longer than {tokens} tokens, and cut")
+
     stored = (np.array(found.ids) + shift) * np.array(found.attention_mask) if shift else found.ids
 
     return np.array(stored, dtype=np.int32)

@@ -24,6 +24,7 @@ from jaxtyping import UInt8
 from data_prep.errors import UnreadableFileError
 from data_prep.media.container import Scan, choose_stream, opened, scan_packets
 from data_prep.media.segment import Segment
+from data_prep.pipeline.notes import note
 
 Pixels = UInt8[np.ndarray, "3 size size"]
 _DECODED_SHARE = 0.8
@@ -123,8 +124,11 @@ def _on_screen(
         first, last = max(first, start), min(last, end)
 
     centres = [first + (last - first) * Fraction(2 * part + 1, 2 * count) for part in range(count)]
+    chosen = [times[max(bisect_right(times, centre) - 1, 0)] for centre in centres]
+    if len(set(chosen)) < count:
+        note(f"of fewer than {count} different frames, some of them repeated")
 
-    return [times[max(bisect_right(times, centre) - 1, 0)] for centre in centres]
+    return chosen
 
 
 def _runs(scan: Scan, wanted: set[int]) -> list[range]:

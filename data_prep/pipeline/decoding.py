@@ -11,6 +11,7 @@ import numpy as np
 
 from data_prep.errors import PrepError, UnreadableFileError
 from data_prep.pipeline.execution import DecodingProgress, Execution
+from data_prep.pipeline.notes import collecting, to_line
 from data_prep.pipeline.plan import Planned, Stream
 from data_prep.pipeline.rows import RowFile, RowStore
 from data_prep.pipeline.workers import run_tasks
@@ -20,6 +21,8 @@ BLOCK = 8
 """Samples that a worker makes in one task."""
 Block = Sequence[tuple[int, int, Planned]]
 """Row number, position within the split, sample."""
+Verdict = tuple[int, str | None, Sequence[tuple[Modality, str]]]
+"""Row number, why it cannot be made, and what is to be known of it."""
 
 
 def decode_rows(store: RowStore, execution: Execution) -> dict[int, str]:
@@ -48,10 +51,14 @@ def decode_rows(store: RowStore, execution: Execution) -> dict[int, str]:
     bad: dict[int, str] = {}
     done = len(there)
     execution.show(DecodingProgress(done, total, len(there)))
-    with store.journal.open("ab") as journal:
+    with store.journal.open("ab") as journal, store.notes.open("ab") as notes:
         for verdicts in run_tasks(work, _blocks(store, todo), execution.workers):
-            bad |= {row: reason for row, reason in verdicts if reason is not None}
-            journal.write(b"".join(stamps[row] for row, reason in verdicts if reason is None))
+            bad |= {row: reason for row, reason, _ in verdicts if reason is not None}
+            for row, _, noted in verdicts:
+                notes.writelines(to_line(stamps[row], name, text) for name, text in noted)
+
+            notes.flush()  # before the rows count as there
+            journal.write(b"".join(stamps[row] for row, reason, _ in verdicts if reason is None))
             journal.flush()
             done += len(verdicts)
             execution.show(DecodingProgress(done, total, len(there)))
@@ -67,23 +74,29 @@ def _blocks(store: RowStore, todo: Sequence[int]) -> Iterator[Block]:
 
 def _make_block(
     streams: Mapping[Modality, Stream], files: Mapping[tuple[str, Modality], RowFile], block: Block
-) -> list[tuple[int, str | None]]:
+) -> list[Verdict]:
     """Decode and write the samples of a block.
 
     Return why those that could not be decoded could not.
     """
-    verdicts: list[tuple[int, str | None]] = []
+    verdicts: list[Verdict] = []
     for row, position, sample in block:
+        made: dict[Modality, bytes] = {}
+        noted: list[tuple[Modality, str]] = []
         try:
-            made = {name: _decode(streams[name], sample) for name in sample.jobs}
+            for name in sample.jobs:
+                with collecting() as notes:
+                    made[name] = _decode(streams[name], sample)
+
+                noted += [(name, text) for text in notes]
         except UnreadableFileError as error:
-            verdicts.append((row, f"{error.path.name}: {error.reason}"))
+            verdicts.append((row, f"{error.path.name}: {error.reason}", ()))
             continue
 
         for name, content in made.items():
             files[sample.split, name].write(position, content)
 
-        verdicts.append((row, None))
+        verdicts.append((row, None, noted))
 
     return verdicts
 

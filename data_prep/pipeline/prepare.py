@@ -21,9 +21,10 @@ from data_prep.errors import PrepError
 from data_prep.pipeline.assembly import assemble
 from data_prep.pipeline.decoding import decode_rows
 from data_prep.pipeline.execution import SERIAL, Execution
+from data_prep.pipeline.notes import read_notes
 from data_prep.pipeline.plan import Exclusion, Plan, Planned
 from data_prep.pipeline.rows import RowStore
-from data_prep.pipeline.tables import EXCLUDED, write_excluded
+from data_prep.pipeline.tables import EXCLUDED, write_excluded, write_noted
 from data_prep.pipeline.writer import write_prepared
 from fedcmi_flwr.data.schema import DatasetSpec
 
@@ -76,6 +77,9 @@ def prepare_plan(
             write_excluded(rows, excluded)  # for whoever is told that they are too many
             execution.tolerate(unreadable, rows / EXCLUDED)
             write_excluded(directory, excluded)
+
+            stored = {row: store.line(row) for row in range(len(plan.samples)) if row not in bad}
+            write_noted(directory, plan.samples, read_notes(store.notes, stored))
 
             return assemble(store, list(bad), directory, name, settings)
 

@@ -107,6 +107,11 @@ class RowStore:
         """
         return self.directory / "journal"
 
+    @property
+    def notes(self) -> Path:
+        """What is to be known of rows that are there; see :mod:`data_prep.pipeline.notes`."""
+        return self.directory / "notes"
+
     def line(self, row: int) -> bytes:
         """Return the journal's line for a row, as its files are now."""
         return f"{row} {_stamp(self.plan.samples[row].files)}\n".encode()
@@ -119,9 +124,10 @@ class RowStore:
         return {row for row in range(len(self.plan.samples)) if self.line(row) in lines}
 
     def mend_journal(self) -> None:
-        """Remove a last line that was cut off."""
-        content = self.journal.read_bytes() if self.journal.is_file() else b""
-        self.journal.write_bytes(content[: content.rfind(b"\n") + 1])
+        """Remove a last line that was cut off, of the journal and of the notes."""
+        for path in (self.journal, self.notes):
+            content = path.read_bytes() if path.is_file() else b""
+            path.write_bytes(content[: content.rfind(b"\n") + 1])
 
 
 def _stamp(files: Sequence[str]) -> str:

@@ -13,6 +13,9 @@ from fedcmi_flwr.types import Modality
 
 EXCLUDED = "excluded.csv"
 """What of the raw archive is not stored, and why."""
+NOTED = "noted.csv"
+"""What is to be known of samples that are stored: wrong lengths."""
+NOTED_COLUMNS = ("id", "split", "label", "modality", "note")
 
 
 def write_samples(
@@ -59,3 +62,28 @@ def write_excluded(directory: Path, excluded: Sequence[Exclusion]) -> None:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(column.name for column in fields(Exclusion))
         table.writerows(astuple(entry) for entry in excluded)
+
+
+def write_noted(
+    directory: Path, samples: Sequence[Planned], notes: Sequence[tuple[int, Modality, str]]
+) -> None:
+    """List in ``noted.csv`` what is to be known of stored samples; no file when there is nothing.
+
+    Parameters
+    ----------
+    directory
+        Where the prepared directory is built.
+    samples
+        All of the plan.
+    notes
+        Number of the sample, modality and note, in the order to be listed.
+    """
+    if not notes:
+        return
+    with (directory / NOTED).open("w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(NOTED_COLUMNS)
+        for row, modality, text in notes:
+            table.writerow(
+                (samples[row].id, samples[row].split, samples[row].label, modality, text)
+            )

@@ -19,13 +19,14 @@ from fedcmi_flwr.config.fields import Settings, choice, number
 from fedcmi_flwr.methods import losses
 from fedcmi_flwr.methods.dominance import NOBODY, Dominance
 from fedcmi_flwr.methods.local import Kept, LocalRound, LocalSteps
+from fedcmi_flwr.methods.measuring import SaysWhenItMeasures
 from fedcmi_flwr.models.encoders import NORMALIZATIONS
 from fedcmi_flwr.models.multimodal import MultimodalModel, mask_for
 from fedcmi_flwr.types import AnyArray, Batch, ClassStats, LossTerms, Modality, ModelOutput, Votes
 
 
 @dataclass(frozen=True, kw_only=True)
-class Method(Settings):
+class Method(SaysWhenItMeasures, Settings):
     """A method that adds nothing to the loss but what all methods share."""
 
     mu: float = number(0, default=0.0)
@@ -66,7 +67,10 @@ class Method(Settings):
 
     @property
     def measures(self) -> bool:
-        """True when nodes measure class statistics on the model they receive."""
+        """True when nodes measure class statistics on what they receive.
+
+        Say it where ``decide`` or ``teaching`` is.
+        """
         return False
 
     @property

@@ -1,6 +1,6 @@
-"""Who teaches, and how sharply.
+"""Who teaches at which temperatures.
 
-From class statistics to the dominant modality and the class-wise temperatures.
+From class statistics to the dominant modality, and how far others lag behind.
 """
 
 from collections.abc import Mapping

@@ -35,8 +35,9 @@ class CrossModalInfiltration(Method):
     d} KD_m."""
     mu: float = number(0, default=1.0)
     kappa: float = number(0, default=2.0)
-    """Strength kappa of the class-wise temperature T_{m,c}, which sharpens the teacher for
-    classes where a modality lags; at 0 it is 1 for every class."""
+    """Strength kappa of the class-wise temperature T_{m,c}, by which teacher's and student's
+    logits are both divided: below 1, so that both are sharper, for classes where a modality
+    lags; at 0 it is 1 for every class."""
     warmup: int = number(0, default=1)
     """First rounds of a run, in which nothing is distilled."""
     dominance: str = choice(*DOMINANCES, default="global")

@@ -76,8 +76,19 @@ class LocalRound:
         Returns
         -------
         [batch, classes]; of no meaning for samples without the modality.
+
+        Raises
+        ------
+        LookupError
+            The modality does not teach in this round.
         """
-        teacher = self.teachers[modality]
+        teacher = self.teachers.get(modality)
+        if teacher is None:
+            raise LookupError(
+                f"{modality!r} does not teach in this round: the method's `teaching` named "
+                f"{list(self.teachers)}. Ask for the logits of those, and see that `measures` is "
+                "True where `teaching` needs statistics."
+            )
         if modality not in self.features:
             return teacher.self_logits(batch.inputs[modality])
 

@@ -156,7 +156,7 @@ def class_ratio(
 def class_temperature(ratio: Float[Tensor, " classes"], kappa: float) -> Float[Tensor, " classes"]:
     """Return T_{m,c} from r_{m,c}.
 
-    Sharper where the weak modality lags more than its mean over classes.
+    Below 1 where the weak modality lags more than its mean over classes.
 
     T = 1 / (1 + kappa ln(r / rbar)) where r > rbar, else 1; rbar is the mean of r over the
     classes with samples.

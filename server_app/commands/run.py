@@ -1,5 +1,6 @@
 """``fedcmi run``: one federation, simulated on this machine."""
 
+import errno
 import logging
 import shlex
 from pathlib import Path
@@ -12,6 +13,9 @@ from server_app.commands.terminal import console, end_with_what_was_started, err
 
 if TYPE_CHECKING:
     from server_app.launch.record import Launch
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Errors of a disk that takes no more."""
 
 
 def run(
@@ -97,12 +101,14 @@ def _advice(run_dir: Path) -> str:
 
 
 def _failed(error: Exception, known: list[Path]) -> typer.Exit:
-    """Print why a run failed and, where it has trained already, how to go on."""
-    from server_app.run.checkpoint import CHECKPOINTS, stored_checkpoints
+    """Print why a run failed and, where it had begun or the disk was full, how to go on."""
+    from server_app.run.directory import LAUNCH
 
     leave = fail(error)
-    if known and stored_checkpoints(known[0] / CHECKPOINTS):
+    if known and (known[0] / LAUNCH).is_file():
         errors.print(f"when that is mended, {_advice(known[0])}")
+    elif isinstance(error, OSError) and error.errno in NO_ROOM:
+        errors.print("nothing was trained yet: make room, then call the same command again.")
 
     return leave
 

@@ -193,7 +193,8 @@ def _dominance_chart(run: RunFiles) -> Chart:
 
 def _temperature_charts(run: RunFiles) -> list[Chart]:
     caption = (
-        "Below 1 its teacher is sharper; grey: it was not weak, or the class was not measured."
+        "Below 1 teacher and student are both sharper; grey: it was not weak, or the class was "
+        "not measured."
     )
     height = heat_map_height(len(run.classes))
     pictures = draw_temperatures(run.trained, run.modalities, run.classes)

@@ -45,6 +45,13 @@ def write_wav(path: Path, rate: int, channels: int, seconds: float) -> None:
         file.truncate(44 + length)
 
 
+def write_mp3(path: Path, seconds: float) -> None:
+    """Write a tone whose frames come again and again."""
+    soundfile.write(path, tone(60, 48000, 300), 48000, format="MP3")
+    frames = path.read_bytes()
+    path.write_bytes(frames * max(1, round(seconds / 60)))
+
+
 def write_npy(path: Path, size: int) -> None:
     """Write [time, 4] of float32."""
     rows = size // 16
@@ -73,6 +80,7 @@ def cases(
             SOUND,
         ),
         "sound of 60 s, 16,001 Hz": (lambda path: write_wav(path, 16001, 1, 60), "wav", SOUND),
+        "MP3 of ten hours": (lambda path: write_mp3(path, 36000 * share), "mp3", SOUND),
         "NPY of 3 GB": (lambda path: write_npy(path, round(3 * GIGABYTE * share)), "npy", SERIES),
         "video of 20 s, 1080p": (
             lambda path: write_video(

@@ -119,6 +119,28 @@ def test_a_device_with_too_little_data_is_found_by_the_query(tmp_path: Path) -> 
         _federate(tmp_path / "run", enough, [enough, small])
 
 
+def test_a_device_that_only_evaluates_says_which_of_its_samples_is_no_number(
+    tmp_path: Path,
+) -> None:
+    """Else the model would be counted as wrong about it."""
+    present = dict.fromkeys(("audio", "visual"), np.ones(60, dtype=bool))
+    whole, damaged = (oracle.prepare(tmp_path / name, present) for name in ("whole", "damaged"))
+    path = damaged / "test" / "visual.npy"
+    values = np.load(path)
+    values[7, 0, 3, 3] = np.nan
+    np.save(path, values)
+
+    out = _federate(tmp_path / "run", whole, [whole, damaged], **{"fraction-evaluate": 1.0})
+    record = json.loads((out / "metrics.jsonl").read_text().splitlines()[1])
+    assert len(record["refused"]) == 1
+    assert record["refused"][0].startswith(
+        "Evaluation of node 1002 (partition 1, audio+visual) refused"
+    )
+    place = "visual of sample 7 of the test split (row 9 of samples.csv, of 'g2')"
+    assert f"{place} holds NaN or Inf" in record["refused"][0]
+    assert set(record["evaluated_by"]) == {"0"}
+
+
 def test_a_modality_without_a_sample_is_not_owned(tmp_path: Path) -> None:
     """Partition 1 says audio and visual, but no sample of it has audio.
 

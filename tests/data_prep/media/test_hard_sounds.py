@@ -6,6 +6,7 @@ Cut off, misnamed, of odd rates and odd ranges.
 import math
 import resource
 import struct
+import tracemalloc
 from pathlib import Path
 
 import av
@@ -19,6 +20,7 @@ from media import tone
 from data_prep.errors import UnreadableFileError
 from data_prep.media.audio import log_spectrogram, read_sound
 from data_prep.media.resampling import _by_blocks, resample
+from data_prep.media.wholeness import _mp3_frame_bytes, check_whole
 
 RATE = 16000
 FORMATS = {
@@ -183,3 +185,25 @@ def test_a_rate_that_no_recording_has_is_refused(tmp_path: Path) -> None:
 def test_resampling_by_the_same_rate_changes_nothing() -> None:
     waveform = torch.arange(4.0)
     assert resample(waveform, 7, 7) is waveform
+
+
+def test_a_long_mp3_is_checked_by_its_headers_alone(tmp_path: Path) -> None:
+    """24 MB of frames: none of them is kept, and a last one that is not whole is found."""
+    short, path = tmp_path / "short.mp3", tmp_path / "long.mp3"
+    soundfile.write(short, tone(5, 48000, 300), 48000, format="MP3")
+    frames = short.read_bytes()
+    first = _mp3_frame_bytes(frames[:4])  # holds the stated length
+    path.write_bytes(frames[first:] * (24_000_000 // len(frames)))
+
+    tracemalloc.start()
+    try:
+        check_whole(path)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 1_000_000
+
+    with path.open("ab") as file:
+        file.write(frames[first : first + 50])
+    with pytest.raises(UnreadableFileError, match="cut off: its last frame is not whole"):
+        check_whole(path)
