@@ -63,7 +63,7 @@ def train(
     FloatingPointError
         A loss became NaN or Inf.
     DataError
-        It did because a sample holds NaN or Inf.
+        The loss did because a sample holds NaN or Inf.
     """
     device = next(model.parameters()).device
     stored, samples = samples, samples.resident(device, room_on(device))
@@ -97,7 +97,7 @@ def train(
             try:
                 objective.losses.check(epoch, settings.lr)
             except FloatingPointError:
-                check_finite(stored, "train")  # where a sample is the reason, that is to be said
+                check_finite(stored, "train")  # names the bad sample if there is one
                 raise
 
     return objective.finish()
@@ -134,6 +134,7 @@ def step(
     -------
     The batch's loss, on the device.
     """
+    # The objective has recorded the batch from the model's call
     loss = objective(model(batch), batch.labels)
     optimizer.zero_grad()
     loss.backward()

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 Modality = str
-"""Name of an input stream: "audio", "visual", "text", any string. Nothing branches on it."""
+"""Name of an input stream: "audio", "visual", "text", any string; no code depends on it."""
 
 AnyArray = NDArray[np.generic]
 """An array of any shape and dtype."""
@@ -41,7 +41,7 @@ class Batch:
     complete: bool
     """True when every sample has every owned modality: then no row selection is needed."""
     indices: Int[Tensor, " batch"]
-    """The samples' indices among the node's, by which something can be kept of each of them."""
+    """Each sample's index in the node's data, a key for what is kept of it."""
 
     def to(self, device: torch.device) -> "Batch":
         """Return the batch on ``device``."""
@@ -78,8 +78,8 @@ class Votes:
     """Weights of the branches' heads beside the fusion head when a class is predicted.
 
     The class is the argmax of fusion * ln F + self_heads * sum_m ln H_m(u_m) +
-    infiltration_heads * sum_m ln H_m(q_m) over the modalities that are looked at: the logarithm
-    of a product of experts.
+    infiltration_heads * sum_m ln H_m(q_m) over the modalities that are used: the logarithm of a
+    product of experts.
     """
 
     self_heads: float = 0.0
@@ -108,7 +108,7 @@ class LossTerms:
 class ClassStats:
     """Sums and counts per class and modality; they add up over nodes and only the receiver divides.
 
-    What they decide is in "The equations of FedCMI" of ``methods/README.md``.
+    p_{m,c} = probability_sum / count. What they decide is in "The equations of FedCMI" of ``methods/README.md``.
     """
 
     probability_sum: Mapping[Modality, NDArray[np.float64]]

@@ -80,7 +80,7 @@ class LocalObjective:
     local
         The round, from :func:`fedcmi_flwr.client.begin.begin_round`.
     method_name
-        As the task has it.
+        The run's name for the method, for messages and the reply.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class LocalObjective:
         self.method_name = method_name
         self._calls = LastCall(model.module if isinstance(model, AdaptedModel) else model)
         self._steps = LocalSteps(0, 0.0, 0.0)
-        self._lossless = True
+        self._loss_never_asked = True
         self._message: Message | None = None
         self._context: Context | None = None
         self._loader: LoaderSamples | None = None
@@ -220,7 +220,7 @@ class LocalObjective:
         batch = as_batch(self.model, call, labels, present)
         terms = self.method.loss_terms(self.model, batch, found, self.local)
         self.losses.add(terms, len(labels))
-        self._lossless = False
+        self._loss_never_asked = False
 
         return terms.total()
 
@@ -353,7 +353,7 @@ class LocalObjective:
         )
 
     def _check_applied(self) -> None:
-        if self._lossless and changes_loss(self.method):
+        if self._loss_never_asked and changes_loss(self.method):
             raise NotAppliedError(
                 f"method {self.method_name!r} trains with a loss of its own, which was never "
                 "asked for: loss = objective(model(inputs), labels) for every batch. The run's "

@@ -93,7 +93,7 @@ class Method(SaysWhenItMeasures, Settings):
     def tuning(self) -> tuple[str, tuple[float, ...]] | None:
         """The key of the method's own weight, and three values.
 
-        `fedcmi tune` tries two that are not the one given.
+        `fedcmi tune` also tries the two that differ from the current value.
         """
         return None
 
@@ -106,7 +106,7 @@ class Method(SaysWhenItMeasures, Settings):
         """
 
     def decide(self, stats: ClassStats) -> Dominance:
-        """Return the dominant modality and the temperatures by class statistics."""
+        """Return the dominant modality and the temperatures, from class statistics."""
         return NOBODY
 
     def broadcast(self, decided: Dominance) -> Dominance:
@@ -141,8 +141,7 @@ class Method(SaysWhenItMeasures, Settings):
         num_classes: int,
         num_examples: int,
     ) -> None:
-        """Raise ValueError unless a node's arrays for :meth:`combine` are what the method asked
-        for.
+        """Raise ValueError unless a node's arrays for :meth:`combine` are as they must be.
 
         Parameters
         ----------
@@ -163,14 +162,14 @@ class Method(SaysWhenItMeasures, Settings):
     def scale_reply(self, reply: Mapping[str, AnyArray], share: float) -> Mapping[str, AnyArray]:
         """Return a node's arrays for :meth:`combine` as if it had fewer samples.
 
-        Here they do not depend on them.
+        By default they do not depend on the number of samples.
 
         Parameters
         ----------
         reply
             Name -> array that :meth:`check_reply` let through.
         share
-            Of its samples, what may count, in (0, 1).
+            Share of its samples that may count, in (0, 1).
 
         Returns
         -------
@@ -222,7 +221,7 @@ class Method(SaysWhenItMeasures, Settings):
     def without_memory(self, state: Mapping[str, AnyArray]) -> dict[str, AnyArray]:
         """Return what is left of the state on the server when all nodes have lost their memory.
 
-        Here all of it.
+        By default all of it is.
 
         Parameters
         ----------
@@ -244,9 +243,7 @@ class Method(SaysWhenItMeasures, Settings):
         received: Dominance,
         stats: ClassStats | None,
     ) -> tuple[Dominance, tuple[Modality, ...]]:
-        """Return the decision in force on a node in this round, and the owned modalities that may
-        teach under it.
-        """
+        """Return the decision that a node follows in this round, and who may teach under it."""
         return NOBODY, ()
 
     def prepare(
@@ -338,11 +335,10 @@ class Method(SaysWhenItMeasures, Settings):
         Scalar in nats.
         """
         if self.prior_adjustment > 0:
-            prior = (
-                local.log_prior
-                if modality is None
-                else local.log_prior_of.get(modality, local.log_prior)
-            )
+            prior = local.log_prior
+            if modality is not None:
+                prior = local.log_prior_of.get(modality, prior)
+
             logits = logits + self.prior_adjustment * prior
 
         return losses.cross_entropy(logits, batch.labels, rows)

@@ -37,7 +37,7 @@ class CrossModalInfiltration(Method):
     kappa: float = number(0, default=2.0)
     """Strength kappa of the class-wise temperature T_{m,c}, by which teacher's and student's
     logits are both divided: below 1, so that both are sharper, for classes where a modality
-    lags; at 0 it is 1 for every class."""
+    lags; kappa = 0 gives T = 1 for every class."""
     warmup: int = number(0, default=1)
     """First rounds of a run, in which nothing is distilled."""
     dominance: str = choice(*DOMINANCES, default="global")
@@ -95,9 +95,7 @@ class CrossModalInfiltration(Method):
         received: Dominance,
         stats: ClassStats | None,
     ) -> tuple[Dominance, tuple[Modality, ...]]:
-        """Nobody teaches in warm-up rounds, nor on a node with one modality, nor where d is not
-        owned.
-        """
+        """Let d teach: not in warm-up rounds, and only beside another modality that is owned."""
         if stats is None or server_round <= self.warmup or len(owned) < 2:
             return NOBODY, ()
         if self.dominance == "batch":
@@ -110,9 +108,7 @@ class CrossModalInfiltration(Method):
     def loss_terms(
         self, model: MultimodalModel, batch: Batch, output: ModelOutput, local: LocalRound
     ) -> LossTerms:
-        """Return the terms ``fused``, ``self``, ``kd`` and ``surrogate`` that apply to this node
-        and batch.
-        """
+        """Return the terms ``fused``, ``self``, ``kd`` and ``surrogate``, as far as they apply."""
         terms = {"fused": self.fused_cross_entropy(batch, output, local)}
         present = present_rows(model, batch)
         if self.gamma > 0 and (self.unimodal_auxiliary or not local.unimodal):
@@ -146,18 +142,19 @@ class CrossModalInfiltration(Method):
         if d is None or d not in local.teachers:
             return []
 
-        teacher, losses = local.teacher_logits(d, batch), []
-        certain = torch.ones_like(teacher[0])
+        losses = []
+        teacher = local.teacher_logits(d, batch)
+        unmeasured = torch.ones_like(teacher[0])  # T of a modality that nobody measured
+        scaled = self.kd_temperature_scaling
 
-        for name in (name for name in local.owned if name != d):
-            temperature = decided.temperature.get(name, certain).to(teacher)[batch.labels]
-            rows = present[name] & present[d]
+        for name in local.owned:
+            if name == d:
+                continue
+
+            temperature = decided.temperature.get(name, unmeasured).to(teacher)[batch.labels]
+            both = present[name] & present[d]
             student = output.infiltration_logits[name]
-            losses.append(
-                knowledge_distillation(
-                    teacher, student, temperature, rows, self.kd_temperature_scaling
-                )
-            )
+            losses.append(knowledge_distillation(teacher, student, temperature, both, scaled))
 
         return losses
 
@@ -171,12 +168,12 @@ class CrossModalInfiltration(Method):
         if self.dominance != "batch" or local.stats is None:
             return local.dominance
 
-        every = torch.stack(list(present.values())).all(dim=0)
-        if not bool(every.any()):
+        complete = torch.stack(list(present.values())).all(dim=0)
+        if not bool(complete.any()):
             return NOBODY  # no sample to compare the modalities on
 
         sums = [
-            (true_class_probability(output.self_logits[m], batch.labels) * every).sum()
+            (true_class_probability(output.self_logits[m], batch.labels) * complete).sum()
             for m in local.owned
         ]
         winner = local.owned[int(torch.stack(sums).argmax())]

@@ -12,8 +12,8 @@ What differs from FedCMI (``fedcmi.py``), and was measured on real, naturally pa
 - Both projectors start as the identity. A random matrix between encoder and heads costs a node
   with few samples more than it can learn in its steps; from the identity, P_m and Q_m part only
   as far as their losses pull them.
-- The weights of the cross-entropies sum to one for each branch, so that a learning rate means
-  here what it means for FedAvg.
+- On nodes with several modalities the weights of the cross-entropies sum to one for each branch,
+  so that a learning rate means here what it means for FedAvg.
 
 The fusion head decides, and the self heads of what is there vote with half its weight each: what
 they say is nearly the same after the teaching, and where modalities err independently a vote is
@@ -79,7 +79,7 @@ class FedCMIPlus(Method):
 
     @property
     def measures(self) -> bool:
-        """The features that are measured serve the teacher."""
+        """Measuring also keeps the encoders' features, which the teachers use again."""
         return self.lambda_ > 0
 
     @property
@@ -89,7 +89,10 @@ class FedCMIPlus(Method):
 
     def initialize(self, model: MultimodalModel) -> None:
         """Let P_m and Q_m start as the identity."""
-        for name in model.owned if self.identity_projectors else ():
+        if not self.identity_projectors:
+            return
+
+        for name in model.owned:
             branch = model.branch(name)
 
             for projector in (branch.self_projector, branch.infiltration_projector):
@@ -114,9 +117,7 @@ class FedCMIPlus(Method):
     def loss_terms(
         self, model: MultimodalModel, batch: Batch, output: ModelOutput, local: LocalRound
     ) -> LossTerms:
-        """Return the terms ``fused``, ``self``, ``kd`` and ``surrogate`` that apply to this node
-        and batch.
-        """
+        """Return the terms ``fused``, ``self``, ``kd`` and ``surrogate``, as far as they apply."""
         terms = {"fused": self.fused_cross_entropy(batch, output, local)}
         present = present_rows(model, batch)
 

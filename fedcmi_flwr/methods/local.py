@@ -25,7 +25,7 @@ class Teacher(Protocol):
     def self_logits_of(
         self, features: Float[Tensor, "batch features"]
     ) -> Float[Tensor, "batch classes"]:
-        """Return the same from what the encoder made of the inputs."""
+        """Return the same from ``encoder.features``, which ``encoder.output`` has yet to map."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,8 @@ class LocalRound:
     def teacher_logits(self, modality: Modality, batch: Batch) -> Float[Tensor, "batch classes"]:
         """Return a teacher's self logits of a batch.
 
-        Features that are known already are not computed again. The layers behind them are: they
-        take no time, and their last bits depend on the batch's size, those of convolutions do
-        not.
+        Features that are kept are used again. The layers behind them are computed anew: they are
+        cheap, and unlike those of convolutions their last bits depend on the size of the batch.
 
         Parameters
         ----------

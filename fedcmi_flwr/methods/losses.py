@@ -1,4 +1,4 @@
-"""The equations of this room's README as pure functions of tensors.
+"""The equations of ``methods/README.md`` as pure functions of tensors.
 
 Every one is vectorised over the batch.
 
@@ -39,21 +39,20 @@ def knowledge_distillation(
     rows: Bool[Tensor, " batch"],
     scale_by_temperature: bool = False,
 ) -> Float[Tensor, ""]:
-    """Return KD_m: cross-entropy between the softened teacher and student, mean over the samples in
-    ``rows``.
+    """Return KD: the mean cross-entropy between the softened teacher and student.
 
     Per sample: - sum_c softmax(teacher / T)[c] * log_softmax(student / T)[c].
 
     Parameters
     ----------
     teacher_logits
-        [batch, classes]: self logits of the dominant modality; no gradient flows into them.
+        [batch, classes]: the teacher's; no gradient flows into them.
     student_logits
-        [batch, classes]: infiltration logits of a weak modality.
+        [batch, classes]: the student's.
     temperature
-        [batch]: T of each sample's class, in (0, 1].
+        [batch]: T of each sample, above 0.
     rows
-        [batch]: samples that have both modalities.
+        [batch]: the samples that count.
     scale_by_temperature
         Multiply each sample's loss by T^2 (Hinton et al., 2015), which keeps gradients of the
         size of T = 1.

@@ -120,9 +120,7 @@ class Branch(nn.Module):
             self.classifier = nn.Linear(dim, num_classes)
 
     def encode(self, x: Tensor) -> Float[Tensor, "batch dim"]:
-        """Return z; fewer than two samples have no batch statistics, so the running ones serve them
-        in training.
-        """
+        """Return z; a single sample has no batch statistics, so the running ones are used."""
         if self.training and len(x) < 2:
             self.encoder.eval()
             z: Tensor = self.encoder(x)
@@ -239,7 +237,7 @@ class MultimodalModel(nn.Module):
         return copy.deepcopy(self.branch(modality)).eval().requires_grad_(False)
 
     def trained_parameters(self) -> dict[str, nn.Parameter]:
-        """Return the parameters without the frozen trunks', by name."""
+        """Return the trainable parameters by name."""
         return {
             name: parameter
             for name, parameter in self.named_parameters()
@@ -256,7 +254,9 @@ class MultimodalModel(nn.Module):
         }
 
     def trained_state(self) -> dict[str, Tensor]:
-        """Return the state_dict without the frozen trunks: what is sent, averaged and kept."""
+        """Return what is sent, averaged and kept: the state_dict without frozen trunks' weights and
+        those below adapters, which every node has.
+        """
         return {name: value for name, value in self.state_dict().items() if not self._is_held(name)}
 
     def load_trained_state(self, state: Mapping[str, Tensor]) -> None:
@@ -293,11 +293,12 @@ class MultimodalModel(nn.Module):
         return name.startswith(prefixes) and MARK not in name
 
     def forward(self, batch: Batch) -> ModelOutput:
-        """Run the branch of every modality in the batch on the samples that have it, and the fusion
-        head on all.
-        """
+        """Run each modality's branch on the samples that have it, and the fusion head on all."""
         u, q, self_logits, infiltration_logits = {}, {}, {}, {}
-        for name in (name for name in self.owned if name in batch.inputs):
+        for name in self.owned:
+            if name not in batch.inputs:
+                continue
+
             branch, rows = self.branch(name), None
             if not batch.complete:
                 rows = batch.present[:, self.spec.modalities.index(name)]

@@ -289,7 +289,7 @@ class ModalityStrategy(FedAvg):
         replies
             Replies in any order; it does not matter to the result. Each is let go before the
             next one is taken, so that with :class:`ArrivalGrid` the memory does not grow with
-            their number (krum: of weights, does).
+            their number (except with krum, which keeps all weights).
 
         Returns
         -------

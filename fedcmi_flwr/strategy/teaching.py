@@ -16,8 +16,7 @@ logger = logging.getLogger("flwr.fedcmi")
 def next_teacher(
     report: RoundReport, updates: Sequence[wire.NodeUpdate], method: Method, privacy: Privacy
 ) -> Dominance:
-    """Add up the class statistics, and decide the dominant modality and temperatures that go out
-    with the next model.
+    """Return the dominant modality and the temperatures that go out with the next model.
 
     Parameters
     ----------
@@ -35,18 +34,18 @@ def next_teacher(
     What is sent in the next round.
     """
     parts = [update.stats for update in updates if update.stats is not None]
-    counting = [group for group in report.plan.names if group != SHARED and report.owners[group]]
+    trained = [group for group in report.plan.names if group != SHARED and report.owners[group]]
     if privacy.enabled:
         stats = privacy.statistics(
-            parts, counting if method.measures else [], report.plan.num_classes
+            parts, trained if method.measures else [], report.plan.num_classes
         )
     else:
-        stats = report.stats = sum(parts, start=ClassStats({}, {})).only(counting)
+        stats = report.stats = sum(parts, start=ClassStats({}, {})).only(trained)
 
     report.measured = method.decide(stats)
     if method.measures and report.measured.dominant is None:
         logger.warning(
-            "round %d: nobody teaches in the next round: no class was measured in two modalities",
+            "round %d: no dominant modality: no class was measured in every modality compared",
             report.plan.server_round,
         )
 
