@@ -25,7 +25,11 @@ from server_app.bench.suite import Suite, choose_settings, choose_suite, locate_
 from server_app.commands import bench
 from server_app.commands.main import app
 
-README_COMMAND = "fedcmi bench --suite paired --data-root ARRAYS --out runs/paired"
+README_COMMANDS = """
+fedcmi bench --suite paired --data-root ARRAYS --out runs/paired
+fedcmi bench --suite paired mfeat-all --data-root ARRAYS --methods fedavg --set update-compression=int8 --out runs/mfeat-int8
+"""  # noqa: E501
+"""Run here on sets that are made on the spot."""
 RECIPE = """
 num-server-rounds = 2
 local-epochs = 1
@@ -243,6 +247,16 @@ def test_a_suite_is_run_gone_on_with_and_honest(folder: Path) -> None:
     assert re.search(r"\| fedcmi-plus \| .* ± .* \| .* ± .* \| \d+\.\d \| \d\.\d \|", text)
     record = json.loads((folder / "out" / "bench.json").read_text())
     assert record["settings"].keys() == {"toys-all", "toys-half", "colours-all", "colours-half"}
+
+
+def test_one_setting_and_one_row_with_another_key(folder: Path) -> None:
+    given = ["toys-all", "--methods", "fedavg", "--set", "update-compression=int8"]
+    done = _bench(folder, *given)
+    assert done.exit_code == 0, done.output
+    assert "0 of 2 runs are finished, 2 to do" in done.stdout
+    (run,) = (folder / "out" / "toys-all").glob("*/seed0")
+    last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    assert sum(last["bytes_up"].values()) < 0.6 * sum(last["bytes_down"].values())
 
 
 def test_a_suite_is_tuned_on_the_settings_that_are_named(
