@@ -21,10 +21,7 @@ from fedcmi_flwr.types import SHARED, AnyArray, ClassStats, Modality
 
 @dataclass(frozen=True)
 class Guards(Settings):
-    """Bounds on what one node's reply may do to the global model.
-
-    All but the first are off by default.
-    """
+    """Bounds on what one reply may do to the global model; all but the first are off by default."""
 
     max_norm_ratio: float = number(1, zero="off", default=100.0)
     """How many times as far as the round's median (the lower one of two) a reply may change a

@@ -153,13 +153,14 @@ class RunDirectory:
 
         It is on the disk when this returns, as a checkpoint counts on it.
         """
-        line = json.dumps(json_ready(without_repeats(record, self._last)), allow_nan=False) + "\n"
+        ready = json.loads(json.dumps(json_ready(record), allow_nan=False))  # as it is read back
+        line = json.dumps(without_repeats(ready, self._last)) + "\n"
         with naming(self.metrics_path), self.metrics_path.open("a", encoding="utf-8") as file:
             file.write(line)
             file.flush()
             os.fsync(file.fileno())
 
-        self._last = record
+        self._last = ready
         self.trackers.record(record)
 
     def write_account(self, releases: Mapping[int, int]) -> None:

@@ -111,7 +111,8 @@ def with_repeats(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     whole = []
     for record in records:
         last |= {key: record[key] for key in UNREPEATED if key in record}
-        whole.append({**record, **last})
+        own = {key: value for key, value in record.items() if key not in UNREPEATED}
+        whole.append(own | last)
 
     return whole
 
