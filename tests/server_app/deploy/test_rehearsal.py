@@ -161,9 +161,11 @@ def test_an_interrupted_command_stops_its_run(story: Story) -> None:
 def test_status_tells_who_is_there(story: Story) -> None:
     found = {process["name"]: process for process in json.loads(story.status)}
     assert list(found) == ["superlink", "registrar", "proxy", *edges.EDGES]
-    assert all(
-        process["pid"] and process["online"] and process["note"] for process in found.values()
-    )
+    assert [name for name, process in found.items() if not process["pid"]] == []
+    assert [name for name, process in found.items() if not process["online"]] == []
+    # The proxy prints errors only, of which there may be none
+    silent = [name for name, process in found.items() if not process["note"]]
+    assert silent in ([], ["proxy"])
     assert [process["registered"] for process in found.values()] == [
         None,
         None,
