@@ -2,9 +2,11 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
+import commands
 import families
 import numpy as np
 import pytest
@@ -24,6 +26,7 @@ from fedcmi_flwr.inference.export import export_model
 from fedcmi_flwr.inference.predictor import Predictor
 from fedcmi_flwr.models.file import load_model
 
+ROOT = Path(__file__).parents[2]
 KINDS = {"photo": "image", "voice": "waveform", "words": "text"}
 TEXTS = ("flood river rises water", "fire smoke burns")
 COMBINATIONS = [
@@ -236,3 +239,27 @@ def test_one_trunk_is_frozen_and_another_is_not(
     assert _moved(run, before) == {"words"}
     assert {name.split(".")[1] for name in run.arrays if ".encoder.trunk." in name} == {"words"}
     assert any(name.startswith("branches.photo.encoder.output.") for name in run.arrays)
+
+
+def test_the_commands_of_the_models_readme(
+    raw: Path, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With smaller samples, two nodes and one round."""
+    text = (ROOT / "fedcmi_flwr" / "models" / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+    (block,) = (block for block in blocks if "auto:MODELS" in block)
+    (tmp_path / "OWN").symlink_to(raw)
+    (tmp_path / "MODELS").symlink_to(models)
+    monkeypatch.chdir(tmp_path)
+
+    small = {
+        "prep": "--image-size 36 --seconds 0.25 --tokens 8 --workers 1",
+        "run": "--engine in-process --rounds 1 --num-nodes 2 --set local-epochs=1 "
+        "--set min-partition-size=2 --run-dir runs/auto",
+    }
+    for line in block.replace("\\\n", " ").splitlines():
+        commands.line(f"{line} {small[line.split()[1]]}")
+
+    model, _ = load_model(tmp_path / "runs" / "auto" / "model.safetensors")
+    adapted = {name.split(".")[1] for name in model.state_dict() if "lora_" in name}
+    assert adapted == set(KINDS)
