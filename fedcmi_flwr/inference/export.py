@@ -267,10 +267,7 @@ def random_samples(spec: ModalitySpec, predictor: Predictor, count: int, seed: i
     generator = torch.Generator().manual_seed(seed)
     shape, dtype = (count, *spec.shape), getattr(torch, spec.dtype)
     if spec.kind == "tokens":
-        branch = predictor.model.branch(spec.name)
-        words = max(
-            layer.num_embeddings for layer in branch.modules() if isinstance(layer, nn.Embedding)
-        )
+        words = _vocabulary_size(predictor.model.branch(spec.name).encoder.trunk)
         return torch.randint(0, words, shape, generator=generator).to(dtype)
 
     mean, std = (
@@ -279,6 +276,17 @@ def random_samples(spec: ModalitySpec, predictor: Predictor, count: int, seed: i
     noise = mean + std * torch.randn(shape, generator=generator)
 
     return noise.to(dtype) if dtype.is_floating_point else noise.clamp(0, 255).to(dtype)
+
+
+def _vocabulary_size(trunk: nn.Module) -> int:
+    """Return how many tokens a trunk knows; its table of positions may be larger."""
+    find: Any = getattr(trunk, "get_input_embeddings", None)  # of transformers' models
+    if find is not None:
+        return int(find().num_embeddings)
+
+    tables = (layer for layer in trunk.modules() if isinstance(layer, nn.Embedding))
+
+    return max(table.num_embeddings for table in tables)
 
 
 Outputs = tuple[NDArray[Any], NDArray[Any]]

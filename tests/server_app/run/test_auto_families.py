@@ -1,4 +1,7 @@
-"""Each family of ``auto:`` in two federated rounds: trained fully, frozen, and by LoRA."""
+"""Each family of ``auto:`` in two federated rounds: trained fully, frozen, and by LoRA.
+
+Fully trained, it predicts from its file and its ONNX graph alike.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -9,6 +12,10 @@ import kinds
 import numpy as np
 import pytest
 import torch
+
+from fedcmi_flwr.data.prepared import load_split
+from fedcmi_flwr.inference.export import export_model
+from fedcmi_flwr.inference.predictor import Predictor
 
 NO_LINEAR_ATTENTION = ("resnet", "convnext")
 """Convolutional networks, of which only named layers could get adapters."""
@@ -67,6 +74,19 @@ def test_trained_fully(tmp_path: Path, family: str) -> None:
     changed = {name.removeprefix(prefix) for name in moved(run, before) if name.startswith(prefix)}
     assert len(changed) > len(trunk) / 3
     assert all(np.isfinite(array).all() for array in run.arrays.values())
+
+    run.evaluate(2)
+    file = run.federation.directory.model_path
+    names = run.federation.spec.modalities
+    test = load_split(tmp_path / "data", "test", names)
+    whole = np.flatnonzero(test.has[test.rows].all(axis=1))
+    stored = {name: np.asarray(test.arrays[name])[test.rows[whole]] for name in names}
+    (graph, _) = export_model(file, tmp_path / "onnx", "onnx", [list(names)])
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    (found,) = session.run(["probabilities"], stored)
+    assert np.abs(found - Predictor.load(file, "cpu").predict_proba(stored)).max() < 1e-4
 
 
 def test_frozen_trunks_neither_move_nor_travel(tmp_path: Path, family: str) -> None:
