@@ -11,6 +11,9 @@ from server_app.commands.terminal import console, end_with_what_was_started, fai
 deploy_device = typer.Typer()
 
 HOME = Path("/etc/fedcmi")
+AddressOption = Annotated[
+    str | None, typer.Option(help="Of the server; default: as the device was told.")
+]
 HomeArgument = Annotated[Path, typer.Argument(metavar="[HOME]", help="The device's directory.")]
 
 
@@ -39,9 +42,7 @@ def join(
 @deploy_device.command()
 def check(
     home: HomeArgument = HOME,
-    address: Annotated[
-        str | None, typer.Option(help="Of the server; default: as the device was told.")
-    ] = None,
+    address: AddressOption = None,
 ) -> None:
     """Look at this device's clock, server, certificate, key, data, disk and versions."""
     from server_app.deploy.device_check import check_device
@@ -61,9 +62,7 @@ def check(
 @deploy_device.command()
 def fetch(
     home: HomeArgument = HOME,
-    address: Annotated[
-        str | None, typer.Option(help="Of the server; default: as the device was told.")
-    ] = None,
+    address: AddressOption = None,
 ) -> None:
     """Fetch the version of this project that the server offers; nothing is installed."""
     from server_app.deploy import upgrade
@@ -79,9 +78,7 @@ def fetch(
 @deploy_device.command()
 def node(
     home: HomeArgument = HOME,
-    address: Annotated[
-        str | None, typer.Option(help="Of the server; default: as the device was told.")
-    ] = None,
+    address: AddressOption = None,
     port: Annotated[
         int | None, typer.Option(help="On loopback, for the SuperNode's helpers.")
     ] = None,
