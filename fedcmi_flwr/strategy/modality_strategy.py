@@ -271,7 +271,8 @@ class ModalityStrategy(FedAvg):
         if self.privacy.enabled:
             self.releases = charge(report, self.privacy, self.releases, self.method)
 
-        tasks = TaskMessages(plan, self.method, config, self.wire_dtype)
+        average = self.model_average.beside(arrays)
+        tasks = TaskMessages(plan, self.method, config, self.wire_dtype, average)
         messages = [tasks.train(node, known[node], self.method_state) for node in chosen]
         report.note_sent(messages)
 
