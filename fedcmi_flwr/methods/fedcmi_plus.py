@@ -48,7 +48,7 @@ class FedCMIPlus(Method):
 
     gamma: float = number(0, default=1.0)
     """Weight gamma of the self heads' cross-entropy, sum_m CE(H_m(u_m))."""
-    surrogate: float = number(0, default=1.0)
+    surrogate: float = number(0, default=0.5)
     """Weight of CE(F with every other slot filled by q_m) on nodes with several modalities,
     which trains what the fusion head sees where modalities are missing; 0: off."""
     lambda_: float = number(0, key="lambda", default=1.0)
@@ -174,7 +174,7 @@ class FedCMIPlus(Method):
 
 METHODS = {
     "fedcmi-plus": FedCMIPlus(
-        mu=0.3,
+        mu=0.1,
         averaging=0.7,
         prior_adjustment=0.5,
         max_gradient_norm=10.0,
