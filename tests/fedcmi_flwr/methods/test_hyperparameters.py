@@ -22,7 +22,7 @@ def test_recipes_differ_as_the_specification_says() -> None:
         "infiltration": True,
     }  # fmt: skip
     assert hyperparameters(METHODS["fedcmi-plus"]) == {
-        "gamma": 1.0, "surrogate": 1.0, "lambda": 1.0, "temperature": 2.0, "warmup": 1, "mu": 0.3,
+        "gamma": 1.0, "surrogate": 0.5, "lambda": 1.0, "temperature": 2.0, "warmup": 1, "mu": 0.1,
             "self-head-votes": 0.5, "identity-projectors": True,
         "averaging": 0.7, "prior-adjustment": 0.5, "max-gradient-norm": 10.0, "normalization": "group",
     }  # fmt: skip
