@@ -155,9 +155,9 @@ Rehearse it on one machine first, over loopback:
 def _server(deployment: Deployment, directory: Path) -> str:
     files = directory / "server"
     check = (
-        f"curl --cacert {quote(str(files / 'ca.crt'))} https://"
+        f"curl --fail --cacert {quote(str(files / 'ca.crt'))} https://"
         if deployment.secure
-        else "curl http://"
+        else "curl --fail http://"
     )
     units = " ".join(f"fedcmi-{name}" for name in deployment.server_processes)
     secrets = f"""

@@ -83,8 +83,10 @@ cd /
 umount -l /old
 echo {PREPARED}
 exec env -i container=test "PATH={PATH}" {SYSTEMD} --system --unit=multi-user.target \
-    --log-target=console --show-status=no </dev/null
+    --log-target=journal --show-status=no </dev/null
 """
+
+
 class Booted:
     """A machine under systemd.
 
@@ -132,7 +134,8 @@ class Booted:
         """Run a shell script, whatever comes of it."""
         inside = ["nsenter", "--target", str(self._first()), "--all", "--root", "--wd"]
         inside += ["env", "-i", f"PATH={PATH}:/opt/fedcmi/.venv/bin", "LANG=C.UTF-8"]
-        inside += ["runuser", "-u", user, "--", "sh", "-euc", f"cd /\n{text}"]
+        as_user = [] if user == "root" else ["runuser", "-u", user, "--"]
+        inside += [*as_user, "sh", "-euc", f"cd /\n{text}"]
         return subprocess.run(
             inside, input=given, capture_output=True, text=True, timeout=600.0, check=False
         )

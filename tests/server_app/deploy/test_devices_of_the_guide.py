@@ -9,6 +9,7 @@ import json
 import re
 import shlex
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -110,7 +111,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
     page = Page(root)
     try:
         page.follow()
-        print(f"\n{page.times()}")
+        sys.stdout.write(f"\n{page.times()}\n")
         yield page
     finally:
         if (root / "deployment" / "deployment.json").is_file():
@@ -154,5 +155,9 @@ def test_no_raw_file_and_no_sample_left_its_folder(page: Page) -> None:
     """What the devices were brought, and what came back, are the page's own files."""
     brought = json.loads((page.root / "federation.json").read_text(encoding="utf-8"))
     assert "bark0" not in json.dumps(brought)
-    kept = [path for path in (page.root / "deployment").rglob("*") if path.suffix in (".wav", ".mp4", ".npy")]
+    kept = [
+        path
+        for path in (page.root / "deployment").rglob("*")
+        if path.suffix in (".wav", ".mp4", ".npy")
+    ]
     assert kept == []
