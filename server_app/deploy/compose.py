@@ -53,6 +53,11 @@ def is_possible(deployment: Deployment) -> bool:
     return False
 
 
+def owner() -> tuple[int, int]:
+    """Return user and group of the server's services: who makes the deployment, but never root."""
+    return (os.getuid(), os.getgid()) if os.getuid() else (USER, USER)
+
+
 def write_compose(directory: Path, final: Path, deployment: Deployment) -> None:
     """Write the Compose file and its Containerfile, where containers can find the server.
 
@@ -88,7 +93,6 @@ def compose_file(final: Path, deployment: Deployment) -> str:
     -------
     YAML.
     """
-    owner = (os.getuid(), os.getgid()) if os.getuid() else (USER, USER)
     wanted: Tables = {NETWORK: _network(deployment)}
     for name, unit in server_units(final / "server", deployment).items():
         wanted[_process(name)] = _server(name, unit, final, deployment)
@@ -100,10 +104,11 @@ def compose_file(final: Path, deployment: Deployment) -> str:
     rest |= {"volumes": {name: {} for name in named}}
     rest |= {"secrets": secret} if secret else {}
 
-    return "\n".join([_head(owner), *_lines(wanted, "  "), *_lines(rest, ""), ""])
+    return "\n".join([_head(), *_lines(wanted, "  "), *_lines(rest, ""), ""])
 
 
-def _head(owner: tuple[int, int]) -> str:
+def _head() -> str:
+    user, group = owner()
     return f"""# Written by `fedcmi deploy`: the deployment in containers on one machine. README.md, one directory
 # up, has the commands. No service runs as root, has capabilities, or can write to its image.
 name: fedcmi
@@ -120,7 +125,7 @@ x-service: &service
   logging: {{driver: json-file, options: {{max-size: 10m, max-file: "5"}}}}
 x-server: &server
   <<: *service
-  user: "{owner[0]}:{owner[1]}"
+  user: "{user}:{group}"
   network_mode: "service:{NETWORK}"
 x-device: &device
   <<: *service
@@ -209,10 +214,8 @@ def _volumes(node: Device, deployment: Deployment) -> list[str]:
 def _command(unit: Unit) -> dict[str, Any]:
     """Return a unit's command and variables; the image has the programs on its path."""
     program, *arguments = unit.command
-    return {
-        "command": [Path(program).name, *arguments],
-        "environment": dict(unit.environment),
-    }
+    variables = {"environment": dict(unit.environment)} if unit.environment else {}
+    return {"command": [Path(program).name, *arguments], **variables}
 
 
 def _bind(path: Path, writable: bool = False, inside: Path | None = None) -> dict[str, Any]:
@@ -232,15 +235,23 @@ def _process(unit: str) -> str:
 
 
 def _lines(tables: Tables, indent: str) -> list[str]:
-    """Return tables of tables as YAML, a line for each key; a line's value is written as JSON.
+    """Return tables of tables as YAML, with a line for each value and each entry of a list of
+    tables, written as JSON, which is YAML.
 
-    JSON is YAML. Compose reads "$" as the beginning of a variable, and "$$" as "$".
+    Compose reads "$" as the beginning of a variable, and "$$" as "$".
     """
     lines = []
     for name, table in tables.items():
         lines.append(f"{indent}{name}:" if table else f"{indent}{name}: {{}}")
         for key, value in table.items():
-            written = value if key == "<<" else json.dumps(value).replace("$", "$$")
-            lines.append(f"{indent}  {key}: {written}")
+            if isinstance(value, list) and value and isinstance(value[0], dict):
+                lines.append(f"{indent}  {key}:")
+                lines += [f"{indent}    - {_written(entry)}" for entry in value]
+            else:
+                lines.append(f"{indent}  {key}: {value if key == '<<' else _written(value)}")
 
     return lines
+
+
+def _written(value: Any) -> str:  # noqa: ANN401
+    return json.dumps(value).replace("$", "$$")
