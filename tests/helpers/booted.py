@@ -29,7 +29,7 @@ PROGRAMS = {
 """What it needs, and where Debian has it."""
 SYSTEMD = Path("/usr/lib/systemd/systemd")
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-PATIENCE = 120.0
+PATIENCE = 300.0
 """Seconds that it may take to start or to end."""
 PREPARED = "the machine is prepared"
 """Said before systemd starts: what goes wrong earlier is this machine's, later the units'."""
@@ -137,7 +137,7 @@ class Booted:
         as_user = [] if user == "root" else ["runuser", "-u", user, "--"]
         inside += [*as_user, "sh", "-euc", f"cd /\n{text}"]
         return subprocess.run(
-            inside, input=given, capture_output=True, text=True, timeout=600.0, check=False
+            inside, input=given, capture_output=True, text=True, timeout=900.0, check=False
         )
 
     def shown(self, unit: str, name: str) -> str:
