@@ -156,7 +156,7 @@ def test_only_what_devices_need_is_reached_from_outside(services: dict[str, Any]
     assert services[NETWORK]["networks"]["devices"] == {"aliases": ["hub.example.org"]}
 
 
-def test_devices_reach_nothing_but_the_server(kit: Path) -> None:
+def test_devices_have_no_way_out_of_their_network(kit: Path) -> None:
     assert read(kit)["networks"] == {"outside": {}, "devices": {"internal": True}}
 
 
