@@ -22,6 +22,7 @@ PROGRAMS = {
     "unshare": "util-linux",
     "nsenter": "util-linux",
     "runuser": "util-linux",
+    "setpriv": "util-linux",
     "systemctl": "systemd",
     "nginx": "nginx-light",
     "curl": "curl",
@@ -104,8 +105,18 @@ class Booted:
         command += ["--cgroup", "--net", "sh", "-c", BOOT, "boot", str(root / "all")]
         enter = 'for group in "$@"; do echo $$ > "$group/cgroup.procs" || exit 1; done'
         with self._log.open("wb") as log:
+            # It ends with the test's process, however that ends
             self._outer = subprocess.Popen(
-                ["sh", "-c", f"{enter}; exec {shlex.join(command)}", "enter", *self._groups],
+                [
+                    "setpriv",
+                    "--pdeathsig",
+                    "KILL",
+                    "sh",
+                    "-c",
+                    f"{enter}; exec {shlex.join(command)}",
+                    "enter",
+                    *self._groups,
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
