@@ -44,7 +44,7 @@ ln -s '{REPOSITORY}' /opt/fedcmi
 mkdir -p {HOME}
 chown -R fedcmi {HOME}
 """
-WATCHED = 65
+WATCHED = 90
 """Seconds of silence after which systemd starts the registrar again, here; it gives a sign of life
 every 60."""
 SHORTER_WATCH = f"""
@@ -152,7 +152,7 @@ def test_the_kernel_bounds_a_service_s_memory(machine: Booted, name: str, limit:
 
 def test_a_killed_service_is_started_again(machine: Booted) -> None:
     machine.run(f"systemctl kill --signal=KILL {PROXY_UNIT}")
-    until("the restart", lambda: machine.shown(PROXY_UNIT, "NRestarts") == "1", machine)
+    until("the restart", lambda: machine.shown(PROXY_UNIT, "NRestarts") != "0", machine)
     until(
         "the proxy's return",
         lambda: machine.tried("fedcmi deploy check /etc/fedcmi", user="fedcmi").returncode == 0,
@@ -169,7 +169,7 @@ def test_devices_train_while_a_silent_registrar_is_started_again(machine: Booted
     *_, last = read_metrics(machine.files / RUN.lstrip("/"))
     assert (last["round"], last["owners"]["shared"], last["failed"]) == (2, [0], "")
 
-    until("the restart", lambda: machine.shown(REGISTRAR_UNIT, "NRestarts") == "1", machine)
+    until("the restart", lambda: machine.shown(REGISTRAR_UNIT, "NRestarts") != "0", machine)
     assert "Watchdog timeout" in machine.journal(REGISTRAR_UNIT)
     answers = f"curl --fail http://{REGISTRAR_ADDRESS}/health"
     until("its return", lambda: machine.tried(answers).stdout == "ok\n", machine)
@@ -198,4 +198,5 @@ def test_the_server_sees_its_device(machine: Booted) -> None:
     said = machine.run(f"fedcmi deploy status {KIT} --json", user="fedcmi")
     found = {process["name"]: process for process in json.loads(said)}
     assert found["edge-1"]["online"]
+    assert found["edge-1"]["registered"]
     assert found["edge-1"]["version"] == version("fedcmi-flwr")
