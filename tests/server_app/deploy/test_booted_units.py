@@ -195,8 +195,13 @@ def _certificate(machine: Booted) -> str:
 
 
 def test_the_server_sees_its_device(machine: Booted) -> None:
-    said = machine.run(f"fedcmi deploy status {KIT} --json", user="fedcmi")
-    found = {process["name"]: process for process in json.loads(said)}
-    assert found["edge-1"]["online"]
-    assert found["edge-1"]["registered"]
-    assert found["edge-1"]["version"] == version("fedcmi-flwr")
+    """As soon as the SuperLink answers: on a busy machine it may be late."""
+
+    def device() -> dict[str, object]:
+        said = machine.run(f"fedcmi deploy status {KIT} --json", user="fedcmi")
+        found: dict[str, dict[str, object]] = {one["name"]: one for one in json.loads(said)}
+        return found["edge-1"]
+
+    until("the device", lambda: bool(device()["online"]), machine)
+    seen = device()
+    assert (seen["registered"], seen["version"]) == (True, version("fedcmi-flwr"))
