@@ -23,6 +23,7 @@ torch.set_num_threads(1)  # two workers share the cores; runs set their own numb
 
 LONGEST = (
     "test_rehearsal.py", "test_readme.py", "test_resume_after_kill.py", "test_flower_run.py", "test_wheel.py",
+    "test_devices_of_the_guide.py", "test_booted_units.py",
     "test_benchmarks.py", "test_outside.py", "test_ray_cluster.py", "test_experiments.py", "test_suite.py",
     "test_tuning.py", "test_in_browser.py", "test_bench.py", "test_prep.py", "test_two_hundred_rounds.py",
     "test_runs.py", "test_resume.py", "test_gpu_script.py", "test_hostile_floats.py", "test_chaos.py",

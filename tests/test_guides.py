@@ -1,6 +1,6 @@
 """The guides, followed from nothing to a result.
 
-That of devices is followed in tests/data_prep/sets.
+That of devices is followed in tests/server_app/deploy.
 """
 
 import re
@@ -76,11 +76,3 @@ def test_what_changes_in_an_existing_app_is_what_the_quickstart_has() -> None:
     told = "\n".join(blocks("existing_app.md", "python")).splitlines()
     assert len(told) > 12
     assert [line for line in told if line not in there] == []
-
-
-def test_the_deployment_of_the_guide_is_that_of_the_rehearsal() -> None:
-    story = (ROOT / "tests" / "helpers" / "story.py").read_text(encoding="utf-8")
-    lines = "".join(blocks("devices.md", "sh")).splitlines()
-    deploying = [line for line in lines if line.startswith("fedcmi deploy ")]
-    assert len(deploying) == 5
-    assert [line for line in deploying if line not in story] == []

@@ -63,7 +63,7 @@ DOCUMENTS = (
 made."""
 RUN_BY_OTHERS = {
     "server_app/guides/comparison.md": "tests/test_guides.py",
-    "server_app/guides/devices.md": "tests/data_prep/sets/test_devices_of_the_guide.py",
+    "server_app/guides/devices.md": "tests/server_app/deploy/test_devices_of_the_guide.py",
     "fedcmi_flwr/methods/README.md": "tests/server_app/launch/test_outside.py",
     "fedcmi_flwr/models/README.md": "tests/server_app/launch/test_outside.py",
     "tests/chaos/README.md": "tests/test_chaos.py",

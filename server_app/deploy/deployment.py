@@ -64,6 +64,17 @@ class Device:
 
         return " ".join([f"partition-id={self.partition_id}", *written, *texts])
 
+    @property
+    def read(self) -> tuple[str, ...]:
+        """Return the absolute paths that its service reads: its data, and its frozen trunks."""
+        trunks = [part.partition("=")[2] for part in (self.pretrained or "").split()]
+        return (self.data, *(path for path in trunks if path.startswith("/")))
+
+    @property
+    def written(self) -> tuple[str, ...]:
+        """Return the absolute paths that its service writes to, besides its own two directories."""
+        return (self.personal,) if self.personal else ()
+
 
 @dataclass(frozen=True)
 class Deployment:

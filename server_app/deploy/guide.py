@@ -6,8 +6,9 @@ One for the server, and a short one for each device, with every command in order
 from pathlib import Path
 from shlex import quote
 
-from server_app.deploy import services
+from server_app.deploy import compose, services
 from server_app.deploy.certificates import AUTHORITY_DAYS, SERVER_DAYS
+from server_app.deploy.containers import USER
 from server_app.deploy.deployment import Deployment, Device
 from server_app.figures.markdown import markdown_table
 
@@ -35,6 +36,7 @@ def for_the_server(deployment: Deployment, directory: Path) -> str:
     parts += [
         _training(here),
         _life(here) if deployment.secure else "",
+        _containers(deployment, directory),
         MACHINES,
         _notes(deployment),
     ]
@@ -66,6 +68,7 @@ def for_a_device(deployment: Deployment, node: Device) -> str:
             f"sudo install -o fedcmi -m 600 PATH_OF_THE_PRIVATE_KEY {home}/key"
         )
 
+    writes = "".join(f"sudo install -d -o fedcmi -m 700 {quote(path)}\n" for path in node.written)
     copied = "Copy this directory to the device, as `fedcmi-node`.\n\n"
     if "deploy join" in join:
         copied = (
@@ -82,7 +85,7 @@ project in `{programs.parent}` (`make install` in a checkout at `{programs.paren
 {copied}```sh
 sudo useradd --system --home-dir {services.DEVICE_STATE} fedcmi
 sudo install -d -o fedcmi -m 700 {home}
-{join}
+{writes}{join}
 sudo -u fedcmi {programs}/fedcmi deploy check {home}
 sudo install -m 644 {home}/fedcmi-supernode.service /etc/systemd/system/
 sudo systemctl daemon-reload
@@ -155,9 +158,9 @@ Rehearse it on one machine first, over loopback:
 def _server(deployment: Deployment, directory: Path) -> str:
     files = directory / "server"
     check = (
-        f"curl --cacert {quote(str(files / 'ca.crt'))} https://"
+        f"curl --fail --cacert {quote(str(files / 'ca.crt'))} https://"
         if deployment.secure
-        else "curl http://"
+        else "curl --fail http://"
     )
     units = " ".join(f"fedcmi-{name}" for name in deployment.server_processes)
     secrets = f"""
@@ -251,6 +254,43 @@ alert rules and a dashboard for Grafana; the metrics are on loopback.
 """
 
 
+def _containers(deployment: Deployment, directory: Path) -> str:
+    head = "## In containers, all on one machine\n"
+    if not compose.is_possible(deployment):
+        return f"""{head}
+There is no Compose file: containers find the server by a name, and `{deployment.host}` is none that they could. It is
+written where the address in `nodes.toml` has one, like `fedcmi.example.org:8000`.
+"""
+
+    here, folder = quote(str(directory)), quote(str(directory / compose.COMPOSE))
+    docker = f"docker compose -f {quote(str(directory / compose.COMPOSE / compose.FILE))}"
+    home, (user, group) = services.DEVICE_HOME, compose.owner()
+    join = f"""{docker} exec -T superlink fedcmi deploy token {here} NAME \\
+  | {docker} run --rm -T --no-deps NAME fedcmi deploy join - --home {home}
+"""
+    certificate = (
+        f" After `deploy renew`, `{docker} restart\nproxy` has it shown; runs go on."
+        if deployment.secure
+        else ""
+    )
+
+    return f"""{head}
+`{compose.COMPOSE}/{compose.FILE}` has the server and all devices on this machine, each with the data that it names.
+This directory must belong to user {user}, group {group} (`sudo chown -R {user}:{group} {here}`),
+and devices' data be readable for user {USER}. Devices keep their keys and state in volumes. One whose key is in
+`nodes.toml` is brought key and `nodes/NAME` there; the others restart until they have joined.
+
+```sh
+cp dist/fedcmi_flwr-*.whl {folder}
+{docker} build
+{docker} up -d
+{join if deployment.secure else ""}{docker} exec superlink fedcmi deploy run {here} --run-dir {here}/runs/first
+```
+
+The server's other commands run in the same way, by `exec superlink`.{certificate}
+"""
+
+
 MACHINES = """## ARM64 and machines without a GPU
 
 All dependencies, torch 2.11 included, have wheels for 64-bit ARM Linux with glibc 2.28 or newer and Python 3.11
@@ -265,8 +305,8 @@ tried by us): install these first and the project after them. Without a GPU a no
 def _notes(deployment: Deployment) -> str:
     text = """## To know
 
-- Services and containers run the commands that the rehearsal runs. systemd and podman are no part of our tests; the
-  units are checked by systemd-analyze.
+- Services and containers run the commands that the rehearsal runs. Our tests start the units under systemd where the
+  machine lets them; containers they only compare with the units.
 - Flower starts a new process for every message on a device, which imports torch anew.
 - A device that loses its network, or whose server is restarted, comes back by itself. One that was killed is missed
   after about a minute, and until then a second one with its key is turned away (code 305): its service tries again.

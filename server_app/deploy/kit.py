@@ -3,15 +3,13 @@
 Certificates, services, the run's keys, and guides for server and devices.
 """
 
-import getpass
 import json
 import shutil
 from dataclasses import asdict
 from pathlib import Path
 
 from fedcmi_flwr.machine.atomic_files import new_directory
-from fedcmi_flwr.machine.node_names import VARIABLE
-from server_app.deploy import audit, guide, monitoring, services
+from server_app.deploy import audit, guide, monitoring
 from server_app.deploy.certificates import (
     INNER_DAYS,
     LOOPBACK,
@@ -19,32 +17,20 @@ from server_app.deploy.certificates import (
     server_certificate,
     write_private,
 )
+from server_app.deploy.compose import write_compose
 from server_app.deploy.containers import containerfile
-from server_app.deploy.deployment import (
-    REGISTRAR_PORT,
-    SUPERLINK_PORT,
-    Deployment,
-    DeploymentError,
-    Device,
-    write_deployment,
-)
+from server_app.deploy.deployment import Deployment, DeploymentError, Device, write_deployment
 from server_app.deploy.node_settings import SETTINGS, NodeSettings
-from server_app.deploy.proxy import (
-    CERTIFICATE,
-    CONFIGURATION,
-    INNER,
-    nginx_command,
-    nginx_configuration,
+from server_app.deploy.proxy import CERTIFICATE, CONFIGURATION, INNER, nginx_configuration
+from server_app.deploy.service_units import (
+    NODE_UNIT,
+    REGISTRAR_ADDRESS,
+    SUPERLINK_ADDRESS,
+    node_unit,
+    server_units,
 )
-from server_app.deploy.units import Unit, systemd_unit
+from server_app.deploy.units import systemd_unit
 from server_app.launch.flower_cli import connection_file
-
-SUPERLINK_UNIT, PROXY_UNIT, REGISTRAR_UNIT, NODE_UNIT = (
-    f"fedcmi-{name}.service" for name in ("superlink", "proxy", "registrar", "supernode")
-)
-SUPERLINK_ADDRESS, REGISTRAR_ADDRESS = f"127.0.0.1:{SUPERLINK_PORT}", f"127.0.0.1:{REGISTRAR_PORT}"
-NGINX = "/usr/sbin/nginx"
-"""Where Debian, Fedora and their relatives have it."""
 
 
 def write_kit(directory: Path, deployment: Deployment) -> None:
@@ -84,6 +70,7 @@ def write_kit(directory: Path, deployment: Deployment) -> None:
         (partial / "README.md").write_text(
             guide.for_the_server(deployment, directory), encoding="utf-8"
         )
+        write_compose(partial, directory, deployment)
         write_deployment(partial, deployment)
         audit.note(
             partial / "server", "init", nodes=len(deployment.nodes), address=deployment.address
@@ -114,21 +101,8 @@ def write_node(directory: Path, node: Device, deployment: Deployment) -> None:
         node.name, deployment.address, deployment.secure, node.config, node.data
     )
     (folder / SETTINGS).write_text(json.dumps(asdict(settings), indent=1) + "\n", encoding="utf-8")
-    command = services.node_command(services.DEVICE_HOME)
-    unit = Unit(
-        f"FedCMI SuperNode {node.name}",
-        "fedcmi",
-        [str(services.DEVICE_PROGRAMS / command[0]), *command[1:]],
-        writable=[services.DEVICE_HOME],
-        environment={"FLWR_HOME": str(services.DEVICE_STATE)},
-        gpu=node.device != "cpu",
-        notifies=True,
-    )
-    (folder / NODE_UNIT).write_text(systemd_unit(unit), encoding="utf-8")
-    mounts = [f"{services.DEVICE_HOME}:{services.DEVICE_HOME}", f"{node.data}:{node.data}:ro"]
-    health = f"fedcmi deploy check {services.DEVICE_HOME}"
-    text = containerfile(f"SuperNode {node.name}", command, mounts, health)
-    (folder / "Containerfile").write_text(text, encoding="utf-8")
+    (folder / NODE_UNIT).write_text(systemd_unit(node_unit(node)), encoding="utf-8")
+    (folder / "Containerfile").write_text(containerfile(node), encoding="utf-8")
     (folder / "README.md").write_text(guide.for_a_device(deployment, node), encoding="utf-8")
 
 
@@ -147,7 +121,7 @@ def _write_server(server: Path, final: Path, deployment: Deployment) -> None:
     )
     (server / CONFIGURATION).write_text(proxy, encoding="utf-8")
 
-    for name, unit in _server_units(final, deployment).items():
+    for name, unit in server_units(final, deployment).items():
         (server / name).write_text(systemd_unit(unit), encoding="utf-8")
 
     monitoring.write_monitoring(server / "monitoring", REGISTRAR_ADDRESS)
@@ -166,51 +140,6 @@ def _write_certificates(server: Path, names: tuple[str, ...]) -> None:
     key, begin, certificate = both.partition(b"-----BEGIN CERTIFICATE")
     write_private(inner / "server.key", key)
     (inner / "server.crt").write_bytes(begin + certificate)
-
-
-def _server_units(final: Path, deployment: Deployment) -> dict[str, Unit]:
-    """Return file name -> unit, of the server's processes."""
-    user = service_user()
-    home = {"FLWR_HOME": str(final / "flwr"), VARIABLE: str(final / "names.json")}
-    programs = services.programs()
-    superlink = services.superlink_command(deployment.secure, final, final, SUPERLINK_ADDRESS)
-    nginx = nginx_command(final)
-    units = {
-        SUPERLINK_UNIT: Unit(
-            "FedCMI SuperLink",
-            user,
-            [str(programs / superlink[0]), *superlink[1:]],
-            [final.parent],
-            home,
-            gpu=True,
-        ),
-        PROXY_UNIT: Unit(
-            "FedCMI proxy",
-            user,
-            [NGINX, *nginx[1:]],
-            [final],
-            memory="512M",
-            port=deployment.port,
-            reload="/bin/kill -HUP $MAINPID",
-        ),
-    }
-    if deployment.secure:
-        registrar = services.registrar_command(final.parent)
-        command = [str(programs / registrar[0]), *registrar[1:]]
-        units[REGISTRAR_UNIT] = Unit(
-            "FedCMI registrar", user, command, [final.parent], home, memory="1G", notifies=True
-        )
-
-    return units
-
-
-def service_user() -> str:
-    """Return whom the server's services run as.
-
-    Who makes the deployment, or "fedcmi" where that is root.
-    """
-    user = getpass.getuser()
-    return "fedcmi" if user == "root" else user
 
 
 def _run_config(deployment: Deployment) -> str:

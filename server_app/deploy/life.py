@@ -6,6 +6,7 @@ from pathlib import Path
 
 from fedcmi_flwr.machine.atomic_files import write_atomically
 from server_app.deploy import audit, guide
+from server_app.deploy.compose import write_compose
 from server_app.deploy.deployment import Deployment, DeploymentError, Device, write_deployment
 from server_app.deploy.kit import write_node
 from server_app.deploy.nodes_toml import read_device
@@ -136,3 +137,4 @@ def _with(deployment: Deployment, changed: Device) -> Deployment:
 def _store(site: Site, deployment: Deployment) -> None:
     write_deployment(site.kit, deployment)
     write_atomically(site.kit / "README.md", guide.for_the_server(deployment, site.kit))
+    write_compose(site.kit, site.kit, deployment)

@@ -27,8 +27,8 @@ from server_app.deploy.deployment import (
     read_deployment,
 )
 from server_app.deploy.join import join
-from server_app.deploy.kit import REGISTRAR_ADDRESS, SUPERLINK_ADDRESS
 from server_app.deploy.proxy import CONFIGURATION, nginx_command, nginx_configuration, nginx_program
+from server_app.deploy.service_units import REGISTRAR_ADDRESS, SUPERLINK_ADDRESS
 from server_app.deploy.site import Site
 from server_app.deploy.status import Status, device_statuses
 from server_app.launch import flower_cli

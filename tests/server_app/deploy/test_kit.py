@@ -334,3 +334,23 @@ def test_nothing_runs_and_nothing_need_be_stopped(kit: Path) -> None:
     assert {(process["pid"], process["registered"], process["online"]) for process in found} == {
         (None, None, False)
     }
+
+
+def test_a_service_gets_at_what_its_device_names_and_at_nothing_else(tmp_path: Path) -> None:
+    more = '\n[[node]]\nname = "edge-more"\nmodalities = ["audio"]\ndata = "/data/more"\n'
+    more += 'personal = "/srv/my model"\npretrained = "audio=/srv/trunk"\n'
+    assert init(tmp_path / "kit", more=more).exit_code == 0
+    folder = tmp_path / "kit" / "nodes" / "edge-more"
+    unit = (folder / "fedcmi-supernode.service").read_text(encoding="utf-8").splitlines()
+    writable = [line for line in unit if line.startswith("ReadWritePaths=")]
+    assert writable == ['ReadWritePaths="/etc/fedcmi"', 'ReadWritePaths="/srv/my model"']
+
+    guide = (folder / "README.md").read_text(encoding="utf-8")
+    assert "sudo install -d -o fedcmi -m 700 '/srv/my model'\n" in guide
+    lines = (folder / "Containerfile").read_text(encoding="utf-8").splitlines()
+    (run,) = [line for line in lines if "podman run" in line]
+    volumes = [option for option in shlex.split(run) if option.startswith("--volume=")]
+    assert volumes == [
+        "--volume=/etc/fedcmi:/etc/fedcmi", "--volume=/srv/my model:/srv/my model",
+        "--volume=/data/more:/data/more:ro", "--volume=/srv/trunk:/srv/trunk:ro",
+    ]  # fmt: skip

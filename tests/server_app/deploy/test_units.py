@@ -12,7 +12,7 @@ import psutil
 import pytest
 from sites import make_site, require
 
-from server_app.deploy.kit import (
+from server_app.deploy.service_units import (
     NODE_UNIT,
     PROXY_UNIT,
     REGISTRAR_ADDRESS,
