@@ -1,4 +1,4 @@
-"""``make bench`` runs, and its measurements of training need torch and torchvision alone."""
+"""``make bench`` runs. Its measurements of training are run by tests/test_gpu_script.py."""
 
 import re
 import subprocess
@@ -13,19 +13,6 @@ SCRIPTS = re.findall(
     r"\$\(BIN\)/python (tests/benchmarks/\S+)", MAKEFILE.partition("bench:")[2].partition("\n\n")[0]
 )
 SMALLEST = {
-    "step.py": ["--repetitions", "1", "--batch", "2", "--threads", "1"],
-    "epoch.py": [
-        "--repetitions",
-        "1",
-        "--batch",
-        "2",
-        "--batches",
-        "1",
-        "--epochs",
-        "1",
-        "--threads",
-        "1",
-    ],
     "features.py": ["--samples", "8", "--size", "32", "--epochs", "2", "--rounds", "1"],
     "bench_reading.py": ["--samples", "64", "--size", "32"],
     "bench_prep.py": ["--clips", "24", "--repetitions", "1"],
@@ -43,35 +30,13 @@ SMALLEST = {
     ],
     "simulation.py": ["--only", "growth", "--nodes", "4", "--rounds", "3"],
 }
-BARE = (
-    "flwr",
-    "flwr_datasets",
-    "jaxtyping",
-    "pandas",
-    "ray",
-    "safetensors",
-    "scipy",
-    "sklearn",
-    "pyarrow",
-)
-"""What a machine with torch and torchvision alone has not."""
-HIDE = f"""
-import runpy, sys
-class Hidden:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {BARE}:
-            raise ModuleNotFoundError(name)
-sys.meta_path.insert(0, Hidden())
-import importlib.util
-find_spec = importlib.util.find_spec
-importlib.util.find_spec = lambda name, *rest: None if name in {BARE} else find_spec(name, *rest)
-sys.argv = sys.argv[1:]
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
+RUN_BY_THE_GPU_SCRIPT = ("step.py", "epoch.py")
 
 
 def test_every_benchmark_of_the_makefile_is_known() -> None:
-    assert {Path(script).name for script in SCRIPTS} == set(SMALLEST)
+    assert {Path(script).name for script in SCRIPTS} == {*SMALLEST, *RUN_BY_THE_GPU_SCRIPT}
+    script = (ROOT / "tests" / "gpu" / "run.sh").read_text(encoding="utf-8")
+    assert [name for name in RUN_BY_THE_GPU_SCRIPT if f"benchmarks/{name}" not in script] == []
 
 
 @pytest.mark.parametrize(
@@ -97,18 +62,6 @@ def test_simulated_rounds_are_measured_on_ray(tmp_path: Path) -> None:
         [str(ROOT / "tests" / "benchmarks" / "simulation.py"), *SMALLEST["simulation.py"]], tmp_path
     )
     assert re.search(r"^4 .* s .* MB .*\d x the first row's", found, re.MULTILINE)
-
-
-@pytest.mark.parametrize("script", ["step.py", "epoch.py"])
-def test_training_is_measured_on_a_bare_machine(script: str, tmp_path: Path) -> None:
-    """step.py also checks that the plain step and ours come to the same losses."""
-    found = _run(
-        ["-c", HIDE, str(ROOT / "tests" / "benchmarks" / script), "--cpu", *SMALLEST[script]],
-        tmp_path,
-    )
-    for row in ("fp32", "bf16"):
-        assert re.search(rf"^{row} .*\d x", found, re.MULTILINE)
-    assert "GPU rows: unmeasured" in found
 
 
 def _run(arguments: list[str], directory: Path) -> str:

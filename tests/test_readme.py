@@ -52,6 +52,7 @@ DOCUMENTS = (
     "data_prep/DATASETS.md",
     "server_app/launch/README.md",
     "server_app/run/README.md",
+    "server_app/pages/README.md",
     "server_app/bench/README.md",
     "server_app/bench/RESULTS.md",
     "fedcmi_flwr/inference/README.md",

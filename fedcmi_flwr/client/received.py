@@ -33,8 +33,8 @@ def load(model: nn.Module, task: Task) -> None:
     WireError
         A tensor that the model lacks, or has in another shape.
     """
-    own, received = model.state_dict(), task.state_dict
-    for name, tensor in received.items():
+    own, sent = model.state_dict(), task.state_dict
+    for name, tensor in sent.items():
         if name not in own or own[name].shape != tensor.shape:
             found = f"of shape {list(own[name].shape)}" if name in own else "missing"
             raise WireError(
@@ -43,7 +43,7 @@ def load(model: nn.Module, task: Task) -> None:
                 "every node."
             )
 
-    model.load_state_dict(received, strict=False)
+    model.load_state_dict(sent, strict=False)
 
 
 def declared(task: Task, context: Context | None) -> Task:

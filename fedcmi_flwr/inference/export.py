@@ -2,15 +2,11 @@
 
 One for each subset of its modalities, batches of any size.
 
-A graph takes samples as a prepared directory stores them: the choice of frames, the scaling and
-the normalisation of an evaluation are part of it. It gives ``probabilities`` [samples, classes],
-calibrated as the model's file says, and ``scores``, the sums of log-probabilities that they come
-from. Each graph is run by its own runtime and compared with the :class:`Predictor` before
-anything is left at the place that was asked for.
-
-ONNX files hold no code. A ``.pt2`` file of ``torch.export`` holds its sample inputs pickled, and
-``torch.export.load`` unpickles them: load only those of people you trust. Here only files are
-loaded that were written a moment before.
+A graph takes samples as a prepared directory stores them (``graph.py``). It gives
+``probabilities`` [samples, classes], calibrated as the model's file says, and ``scores``, the
+sums of log-probabilities that they come from. Each graph is run by its own runtime
+(``graph_formats.py``) and compared with the :class:`Predictor` before anything is left at the
+place that was asked for.
 """
 
 import contextlib
@@ -26,19 +22,17 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fedcmi_flwr.data.schema import ModalitySpec
-from fedcmi_flwr.data.views import VISUAL, Views
-from fedcmi_flwr.evaluation.decision import Subset, scores, subset_name, subsets
+from fedcmi_flwr.evaluation.decision import Subset, subset_name, subsets
+from fedcmi_flwr.inference.graph import SubsetGraph
+from fedcmi_flwr.inference.graph_formats import WRITERS, ExportError, Run
 from fedcmi_flwr.inference.predictor import Predictor, find_model
 from fedcmi_flwr.machine.atomic_files import new_directory
 from fedcmi_flwr.machine.extras import needs
 from fedcmi_flwr.models.file import CARD
-from fedcmi_flwr.types import Batch, Modality
+from fedcmi_flwr.types import Modality
 
 TOLERANCE = 1e-4
 """Largest difference of a probability, or of a score relative to its size where that is above 1."""
@@ -46,86 +40,8 @@ BATCHES = (1, 5)
 """Sizes that a graph is checked with."""
 EXAMPLES = 3
 """Samples that a graph is traced with."""
-OUTPUTS = ("probabilities", "scores")
 DESCRIPTION = "export.json"
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
-_OPSET = 20
-
-
-class ExportError(RuntimeError):
-    """A model that cannot be exported, or whose graph computes something else."""
-
-
-class SubsetGraph(nn.Module):
-    """A model as a function of the stored samples of one subset of its modalities.
-
-    Parameters
-    ----------
-    predictor
-        On the CPU.
-    subset
-        The modalities, in the model's order.
-    """
-
-    def __init__(self, predictor: Predictor, subset: Subset) -> None:
-        super().__init__()
-        self.model = predictor.model
-        self.specs = [predictor.input(name) for name in subset]
-        self.views = predictor.views
-        self.decision = predictor.decisions.of(subset)
-        self.present = torch.tensor([[name in subset for name in self.model.spec.modalities]])
-
-    def forward(
-        self, *stored: Tensor
-    ) -> tuple[Float[Tensor, "batch classes"], Float[Tensor, "batch classes"]]:
-        """Return probabilities and scores; ``stored`` is [batch, *shape] of each modality."""
-        shown = {
-            spec.name: show(self.views, x, spec) for spec, x in zip(self.specs, stored, strict=True)
-        }
-        count = stored[0].shape[0]  # not len, which torch.export would take for a constant
-        unused = torch.zeros(count, dtype=torch.int64)
-        batch = Batch(shown, unused, self.present.expand(count, -1), True, unused)
-        found = scores(self.model, self.model(batch), batch.present, self.decision.votes)
-
-        return self.decision.log_probabilities(found).exp(), found
-
-
-def show(views: Views, stored: Tensor, spec: ModalitySpec) -> Tensor:
-    """Return what :meth:`Views.show` does for an evaluation, in operations that every
-    runtime has.
-    """
-    if spec.kind == "tokens":
-        return stored.long()
-
-    indices = views.frame_indices(spec, 1, None)
-    if indices is not None:
-        stored = stored.index_select(1, torch.from_numpy(indices[0]))
-
-    values = stored.float()
-    if spec.kind in VISUAL and views.size and spec.shape[-2:] != (views.size, views.size):
-        values = _scaled(values, views.size)
-
-    mean, std = (
-        torch.tensor(value).reshape(-1, *[1] * spec.axes_behind) for value in (spec.mean, spec.std)
-    )
-
-    return (values - mean) / std
-
-
-def _scaled(values: Tensor, size: int) -> Tensor:
-    """Scale the last two axes bilinearly with antialiasing.
-
-    A product with the weights that torch's scaling has.
-    """
-    height, width = values.shape[-2:]
-    rows, columns = (_weights(pixels, size) for pixels in (height, width))
-    return rows @ values @ columns.T
-
-
-def _weights(pixels: int, size: int) -> Float[Tensor, "size pixels"]:
-    return F.interpolate(
-        torch.eye(pixels)[None, None], (size, pixels), mode="bilinear", antialias=True
-    )[0, 0]
 
 
 def export_model(
@@ -289,10 +205,6 @@ def _vocabulary_size(trunk: nn.Module) -> int:
     return max(table.num_embeddings for table in tables)
 
 
-Outputs = tuple[NDArray[Any], NDArray[Any]]
-Run = Callable[[Sequence[NDArray[Any]]], Outputs]
-
-
 def _check(
     predictor: Predictor, subset: Subset, path: Path, read: Callable[[Path, Subset], Run]
 ) -> float:
@@ -337,81 +249,6 @@ def _fewest_samples(
         return 1
 
     return 0 if probabilities.shape == (0, len(predictor.classes)) else 1
-
-
-def _write_onnx(
-    graph: nn.Module,
-    subset: Subset,
-    examples: tuple[Tensor, ...],
-    path: Path,
-    about: Mapping[str, Any],
-) -> None:
-    program = torch.onnx.export(
-        graph,
-        examples,
-        dynamo=True,
-        input_names=list(subset),
-        output_names=list(OUTPUTS),
-        dynamic_shapes=_dynamic(examples),
-        opset_version=_OPSET,
-        verbose=False,
-    )
-    if program is None:
-        raise ExportError("the exporter returned nothing")
-
-    program.model.metadata_props.update({key: json.dumps(value) for key, value in about.items()})
-    program.save(path)
-
-
-def _read_onnx(path: Path, subset: Subset) -> Run:
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-
-    def run(arrays: Sequence[NDArray[Any]]) -> Outputs:
-        probabilities, found = session.run(list(OUTPUTS), dict(zip(subset, arrays, strict=True)))
-        return probabilities, found
-
-    return run
-
-
-def _write_torch(
-    graph: nn.Module,
-    subset: Subset,
-    examples: tuple[Tensor, ...],
-    path: Path,
-    about: Mapping[str, Any],
-) -> None:
-    program = torch.export.export(graph, examples, dynamic_shapes=_dynamic(examples))
-    torch.export.save(
-        program, path, extra_files={"about.json": json.dumps({**about, "order": list(subset)})}
-    )
-
-
-def _read_torch(path: Path, subset: Subset) -> Run:
-    with warnings.catch_warnings(action="ignore"):  # of torch's own way to read
-        module = torch.export.load(path).module()
-
-    def run(arrays: Sequence[NDArray[Any]]) -> Outputs:
-        with torch.inference_mode():
-            probabilities, found = module(*(torch.from_numpy(array) for array in arrays))
-
-        return probabilities.numpy(), found.numpy()
-
-    return run
-
-
-def _dynamic(examples: Sequence[Tensor]) -> tuple[tuple[dict[int, Any], ...]]:
-    """Say that the first axis of every input is a batch of any size; they are one ``*stored``."""
-    batch = torch.export.Dim("batch")
-    return (tuple({0: batch} for _ in examples),)
-
-
-WRITERS: dict[str, tuple[str, Callable[..., None], Callable[[Path, Subset], Run]]] = {
-    "onnx": (".onnx", _write_onnx, _read_onnx),
-    "torch": (".pt2", _write_torch, _read_torch),
-}
-"""Format -> ending, writer, and what reads a file back to run it."""
 
 
 def _describe(

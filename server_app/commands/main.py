@@ -18,6 +18,7 @@ from server_app.commands.keys import keys
 from server_app.commands.predict import export, predict
 from server_app.commands.prep import inspect, prep
 from server_app.commands.prep_federation import prep_federation
+from server_app.commands.prep_own import prep_own
 from server_app.commands.report import report
 from server_app.commands.run import run
 from server_app.commands.terminal import Commands
@@ -25,6 +26,7 @@ from server_app.commands.terminal import Commands
 app = typer.Typer(
     cls=Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
 )
+prep.add_typer(prep_own)
 prep.add_typer(prep_federation)
 app.add_typer(prep, name="prep")
 deploy.add_typer(deploy_server)

@@ -29,25 +29,15 @@ from fedcmi_flwr.models.placement import choose_device
 from fedcmi_flwr.models.published import check_recipes, read_architectures
 from fedcmi_flwr.run_config import RunConfig, portable_settings
 from fedcmi_flwr.seeding import torch_global_seed
-from fedcmi_flwr.simulation import node_memory
 from fedcmi_flwr.strategy import ModalityStrategy
-from fedcmi_flwr.strategy.last_good import LastGood
 from fedcmi_flwr.strategy.nodes import RoundFailedError
-from fedcmi_flwr.strategy.state import ServerState
 from fedcmi_flwr.types import SHARED, AnyArray
 from fedcmi_flwr.wire.tensors import to_arrays, to_state_dict
 from server_app.run.best import VALIDATION, BestModel, EnoughRoundsError
-from server_app.run.checkpoint import (
-    CHECKPOINTS,
-    Checkpoint,
-    checkpoint_before,
-    remove_from,
-    round_of,
-    stored_checkpoints,
-    write_checkpoint,
-)
+from server_app.run.checkpoint import Checkpoint
+from server_app.run.checkpointing import Checkpointing
 from server_app.run.conclusion import conclude
-from server_app.run.directory import RunDirectory, read_metrics
+from server_app.run.directory import RunDirectory
 from server_app.run.expected import expected_names
 from server_app.run.matrix import matrix_lines, write_matrix
 from server_app.run.model_card import write_card
@@ -88,12 +78,6 @@ class Federation:
         self.best = BestModel(directory.path, config.selection)
         self.server_round = 0
         """The round whose (averaged) weights the model has."""
-        self.succeeded = 0
-        """The last round that succeeded."""
-        self.saved = 0
-        """The round of the newest checkpoint."""
-        self.unsaved: tuple[int, Mapping[str, AnyArray]] | None = None
-        """The last round and its weights, while no checkpoint holds them."""
         self.strategy = ModalityStrategy(
             {
                 name: prefixes
@@ -112,6 +96,7 @@ class Federation:
             wire_dtype=config.federation.wire_dtype,
         )
         self.strategy.why_unusable = self._why_unusable
+        self.checkpoints = Checkpointing(self.config, directory, self.strategy, self.best)
         if self.strategy.privacy.enabled:
             check_arrays(to_arrays(self.model.trained_state()))
 
@@ -158,7 +143,9 @@ class Federation:
         self.directory.write_config(resolved)
         initial = _record(to_arrays(self.model.trained_state()))
         if checkpoint is not None:
-            initial = self._go_on(checkpoint)
+            # What was shown after that round; nodes train on from its own weights
+            self._load(checkpoint.server_round, checkpoint.average or checkpoint.arrays)
+            initial = self.checkpoints.go_on(checkpoint)
 
         try:
             self._stop_if_enough()
@@ -172,11 +159,7 @@ class Federation:
                 evaluate_fn=self.evaluate,
             )
         except RoundFailedError:
-            if self.strategy.report.rolled_back == list(self.strategy.report.plan.names):
-                self._remove_unusable()
-
-            # With checkpoint-every above 1 the newest may be older than what is computed
-            self._write_checkpoint()
+            self.checkpoints.note_failed_run()
             raise
         except (PrivacyBudgetError, EnoughRoundsError) as error:
             if self.strategy.privacy.enabled and not self.strategy.releases:
@@ -267,7 +250,7 @@ class Federation:
         self.directory.append(record)
         logger.info(round_line(record, self.config.federation.num_server_rounds))
 
-        self._note_outcome(server_round)
+        self.checkpoints.note_outcome(server_round)
         if self.after_round is not None:
             self.after_round()
 
@@ -352,84 +335,6 @@ class Federation:
             self.data.classes,
             notes,
         )
-
-    def _with_account(self, state: ServerState) -> ServerState:
-        """Return a checkpoint's state with the account as it is.
-
-        Rounds that are done again were released already.
-        """
-        return (
-            replace(state, releases=self.directory.read_account())
-            if self.strategy.privacy.enabled
-            else state
-        )
-
-    def _go_on(self, checkpoint: Checkpoint) -> ArrayRecord:
-        """Take over a checkpoint, and from the one before where to go back to.
-
-        Return the model that was shown.
-        """
-        done = self.succeeded = self.saved = checkpoint.server_round
-        self._load(done, checkpoint.average or checkpoint.arrays)
-        before = checkpoint_before(self.directory.path, done)
-        good = None if before is None else LastGood(before.arrays, before.state)
-        self.best.restore(read_metrics(self.directory.path))
-        nodes_remember = self.config.checkpoints.node_memory == "run-dir"
-        self.strategy.resume(done, self._with_account(checkpoint.state), nodes_remember, good)
-        average_before = {} if before is None else before.average
-
-        return self.strategy.model_average.restore(
-            checkpoint.arrays, checkpoint.average, average_before
-        )
-
-    def _note_outcome(self, server_round: int) -> None:
-        """Write a checkpoint where one is due, of a round that succeeded only.
-
-        Remove those of an unusable model.
-        """
-        report = self.strategy.report
-        if server_round == 0:
-            return
-
-        if report.failed:
-            if report.rolled_back == list(report.plan.names):
-                self._remove_unusable()
-
-            return
-
-        self.succeeded = server_round
-        self.unsaved = (server_round, self.strategy.model_average.trained)
-        every = self.config.checkpoints.checkpoint_every
-        if every > 0 and server_round // every > self.saved // every:
-            self._write_checkpoint()
-
-    def _remove_unusable(self) -> None:
-        """Remove what was saved of the last round that succeeded, since no node can train on it."""
-        self.unsaved = None
-        remove_from(self.directory.path / CHECKPOINTS, self.succeeded)
-
-    def _write_checkpoint(self) -> None:
-        """Leave what the run can go on from, where it is new.
-
-        The round's record is written already.
-        """
-        if self.unsaved is None or self.config.checkpoints.checkpoint_every == 0:
-            return
-
-        (server_round, arrays), self.unsaved = self.unsaved, None
-        self.saved = server_round
-        average = self.strategy.model_average.average if self.config.method.averaging > 0 else {}
-        state, raw = self.strategy.state(), self.config.raw
-        num_nodes = self.directory.simulated_nodes()
-        checkpoint = Checkpoint(
-            server_round, arrays, average, state, raw, package_versions(), num_nodes
-        )
-
-        checkpoints = self.directory.path / CHECKPOINTS
-        write_checkpoint(checkpoints, checkpoint, self.config.checkpoints.checkpoint_keep)
-        oldest = round_of(stored_checkpoints(checkpoints)[0])
-        node_memory.forget_before(self.directory.path / node_memory.DIRECTORY, oldest)
-        self.best.forget_before(oldest)
 
 
 def _record(arrays: Mapping[str, AnyArray]) -> ArrayRecord:

@@ -36,7 +36,6 @@ from fedcmi_flwr.data.views import Views  # noqa: E402
 from fedcmi_flwr.models.multimodal import MultimodalModel  # noqa: E402
 from fedcmi_flwr.types import Batch  # noqa: E402
 
-SIZE = 224
 Action = Callable[[], object]
 
 
@@ -44,7 +43,8 @@ def plain_epoch(
     model: MultimodalModel, directory: Path, samples: Samples, batch_size: int, device: torch.device
 ) -> Action:
     """Return an epoch of research code."""
-    read = files.decoded_batches(directory, len(samples), SIZE)
+    size = samples.modalities[1].shape[-1]
+    read = files.decoded_batches(directory, len(samples), size)
     training = PlainTraining(
         model, on.WITH_KD, on.settings(batch_size), on.DOMINANT, on.TEMPERATURE
     )
@@ -90,13 +90,14 @@ def pure_steps(
 def measure(
     directory: Path,
     count: int,
+    size: int,
     batch_size: int,
     epochs: int,
     repetitions: int,
     device: torch.device,
 ) -> None:
     """Print the table."""
-    samples, received = files.prepared_samples(directory, count, SIZE), on.new_model()
+    samples, received = files.prepared_samples(directory, count, size), on.new_model(size)
     samples = replace(samples, labels=samples.rows % on.CLASSES)
     augmented = replace(samples, views=Views(("visual",)))
     variants = {
@@ -139,6 +140,7 @@ def main() -> None:
     parser.add_argument(
         "--threads", type=int, default=1, help="of the CPU; 1 is what a run has by default"
     )
+    parser.add_argument("--size", type=int, default=on.SIZE, help="pixels of a frame's side")
     parser.add_argument(
         "--cpu", action="store_true", help="measure the CPU although there is a GPU"
     )
@@ -151,8 +153,10 @@ def main() -> None:
     epochs = arguments.epochs or (10 if on_gpu else 3)
     on.say(f"{count} samples, {batch_size} a batch, {epochs} local epochs, {on.describe(device)}")
     with tempfile.TemporaryDirectory() as name:
-        files.make(Path(name), count, SIZE)
-        measure(Path(name), count, batch_size, epochs, arguments.repetitions, device)
+        files.make(Path(name), count, arguments.size)
+        measure(
+            Path(name), count, arguments.size, batch_size, epochs, arguments.repetitions, device
+        )
     if not on_gpu:
         on.say("GPU rows: unmeasured")
 

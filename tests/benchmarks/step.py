@@ -61,9 +61,9 @@ def plain(model: MultimodalModel, batch: Batch, method: Method) -> Step:
     return lambda: training.step(batch)
 
 
-def variants(device: torch.device, batch_size: int) -> dict[str, Step]:
+def variants(device: torch.device, batch_size: int, size: int) -> dict[str, Step]:
     """Return every row's step, each on a model of its own."""
-    samples, received = on.made_up_samples(batch_size), on.new_model()
+    samples, received = on.made_up_samples(batch_size, size), on.new_model(size)
     batch = _whole(samples, device)
     found: dict[str, Step] = {}
     for label, method in (("KD", on.WITH_KD), ("no KD", on.WITHOUT_KD)):
@@ -85,9 +85,9 @@ def _whole(samples: Samples, device: torch.device) -> Batch:
     return next(samples.batches(len(samples), on.NAMES, device))
 
 
-def check(device: torch.device) -> None:
+def check(device: torch.device, size: int) -> None:
     """Raise SystemExit unless the plain step and ours train the same."""
-    samples, received = on.made_up_samples(2), on.new_model()
+    samples, received = on.made_up_samples(2, size), on.new_model(size)
     batch = _whole(samples, device)
     settings = on.settings(2)
     method, model = on.WITH_KD, on.placed(received, device, "fp32")
@@ -153,6 +153,7 @@ def main() -> None:
     parser.add_argument(
         "--threads", type=int, default=1, help="of the CPU; 1 is what a run has by default"
     )
+    parser.add_argument("--size", type=int, default=on.SIZE, help="pixels of a frame's side")
     parser.add_argument(
         "--cpu", action="store_true", help="measure the CPU although there is a GPU"
     )
@@ -160,8 +161,9 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     device = torch.device("cuda" if torch.cuda.is_available() and not arguments.cpu else "cpu")
     batch_size = arguments.batch or (64 if device.type == "cuda" else 8)
-    check(device)
-    times = on.paired(variants(device, batch_size), device, arguments.repetitions, warm_up=1)
+    check(device, arguments.size)
+    steps = variants(device, batch_size, arguments.size)
+    times = on.paired(steps, device, arguments.repetitions, warm_up=1)
     on.say(
         f"one step of two ResNet-18, {batch_size} samples a batch, {on.describe(device)}, torch "
         f"{torch.__version__}"

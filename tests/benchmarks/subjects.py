@@ -19,7 +19,8 @@ from fedcmi_flwr.models.multimodal import ModelSpec, MultimodalModel
 from fedcmi_flwr.models.placement import place
 
 AUDIO = ModalitySpec("audio", "spectrogram", (1, 257, 299), "float16")
-VISUAL = ModalitySpec("visual", "frames", (3, 3, 224, 224), "uint8", 127.5, 60.0)
+SIZE = 224
+"""Pixels of a frame's side; others are for trying a script."""
 NAMES, CLASSES = ("audio", "visual"), 6
 DOMINANT = "audio"
 """The one that teaches on CREMA-D."""
@@ -38,13 +39,18 @@ def settings(batch_size: int, epochs: int = 1) -> TrainingConfig:
     )  # fmt: skip
 
 
-def new_model() -> MultimodalModel:
+def visual(size: int) -> ModalitySpec:
+    """Return three frames of ``size`` x ``size`` pixels."""
+    return ModalitySpec("visual", "frames", (3, 3, size, size), "uint8", 127.5, 60.0)
+
+
+def new_model(size: int = SIZE) -> MultimodalModel:
     """Return FedCMI's model, always with the same weights."""
     torch.manual_seed(0)
     encoders = dict.fromkeys(NAMES, "resnet18")
     return MultimodalModel(
         ModelSpec(NAMES, CLASSES, 512, encoders, "linear", "concat", WITH_KD.structure),
-        [AUDIO, VISUAL],
+        [AUDIO, visual(size)],
     )
 
 
@@ -55,15 +61,15 @@ def placed(model: MultimodalModel, device: torch.device, precision: str) -> Mult
     return own
 
 
-def made_up_samples(count: int) -> Samples:
+def made_up_samples(count: int, size: int = SIZE) -> Samples:
     """Return samples in memory."""
-    rng = np.random.default_rng(0)
+    rng, frames = np.random.default_rng(0), visual(size)
     arrays = {
         "audio": rng.standard_normal((count, *AUDIO.shape), dtype=np.float32).astype(np.float16),
-        "visual": rng.integers(0, 256, (count, *VISUAL.shape), dtype=np.uint8),
+        "visual": rng.integers(0, 256, (count, *frames.shape), dtype=np.uint8),
     }
     has, rows = np.ones((count, 2), dtype=bool), np.arange(count)
-    return Samples((AUDIO, VISUAL), arrays, rows % CLASSES, np.full(count, "g"), has, rows)
+    return Samples((AUDIO, frames), arrays, rows % CLASSES, np.full(count, "g"), has, rows)
 
 
 def seconds(action: Callable[[], object], device: torch.device) -> float:

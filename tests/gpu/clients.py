@@ -45,6 +45,7 @@ def clients_that_fit(free_bytes: int, client_bytes: int) -> int:
 def client(
     name: str,
     precision: str,
+    size: int,
     batch_size: int,
     steps: int,
     start: Barrier,
@@ -55,7 +56,8 @@ def client(
     """
     torch.set_num_threads(1)
     device = torch.device(name)
-    model, samples = on.placed(on.new_model(), device, precision), on.made_up_samples(batch_size)
+    model = on.placed(on.new_model(size), device, precision)
+    samples = on.made_up_samples(batch_size, size)
     settings = on.settings(batch_size)
     local = begin_round(model, samples, on.WITH_KD, settings, on.ROUND, 0, on.RECEIVED)
     batch = next(samples.batches(batch_size, on.NAMES, device))
@@ -85,11 +87,13 @@ def _held(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def together(count: int, name: str, precision: str, batch_size: int, steps: int) -> list[Found]:
+def together(
+    count: int, name: str, precision: str, size: int, batch_size: int, steps: int
+) -> list[Found]:
     """Let so many clients train at the same time."""
     context = multiprocessing.get_context("spawn")
     start, found = context.Barrier(count), context.Queue()
-    arguments = (name, precision, batch_size, steps, start, found)
+    arguments = (name, precision, size, batch_size, steps, start, found)
     clients = [context.Process(target=client, args=arguments) for _ in range(count)]
     for process in clients:
         process.start()
@@ -99,7 +103,9 @@ def together(count: int, name: str, precision: str, batch_size: int, steps: int)
     return results
 
 
-def measure(name: str, counts: Sequence[int], precision: str, batch_size: int, steps: int) -> None:
+def measure(
+    name: str, counts: Sequence[int], precision: str, size: int, batch_size: int, steps: int
+) -> None:
     """Print a row for each number of clients; of those that have no room, one that says so."""
     device = torch.device(name)
     fit, alone = sys.maxsize, 0.0
@@ -109,7 +115,7 @@ def measure(name: str, counts: Sequence[int], precision: str, batch_size: int, s
         if count > fit:
             on.say(f"| {count} | no room | | |")
             continue
-        results = together(count, name, precision, batch_size, steps)
+        results = together(count, name, precision, size, batch_size, steps)
         rate = sum(batch_size * steps / seconds for seconds, _ in results)
         alone = alone or rate / count
         held = max(held for _, held in results)
@@ -129,6 +135,7 @@ def main() -> None:
     parser.add_argument(
         "--batch", type=int, default=0, help="samples a batch; default: 64 on a GPU, 8 on a CPU"
     )
+    parser.add_argument("--size", type=int, default=on.SIZE, help="pixels of a frame's side")
     parser.add_argument(
         "--steps", type=int, default=0, help="of each client; default: 30 on a GPU, 3 on a CPU"
     )
@@ -146,7 +153,7 @@ def main() -> None:
         f"two ResNet-18, {batch_size} samples a batch, {on.describe(torch.device(options.device))}"
     )
     counts = [int(count) for count in options.clients.split(",")]
-    measure(options.device, counts, options.precision, batch_size, steps)
+    measure(options.device, counts, options.precision, options.size, batch_size, steps)
 
 
 if __name__ == "__main__":

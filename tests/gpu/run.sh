@@ -34,9 +34,9 @@ epoch=(--repetitions 2)
 clients=()
 simulation=(--only resnet18 --samples 64)
 if [ -n "$quick" ]; then
-    step=(--repetitions 1 --batch 2)
-    epoch=(--repetitions 1 --batch 2 --batches 1 --epochs 1)
-    clients=(--clients 1,2 --batch 2 --steps 1)
+    step=(--repetitions 1 --batch 2 --size 64)
+    epoch=(--repetitions 1 --batch 2 --batches 1 --epochs 1 --size 64)
+    clients=(--clients 1,2 --batch 2 --steps 1 --size 64)
     simulation=(--only growth --nodes 4 --rounds 3)
 fi
 

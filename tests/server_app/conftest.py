@@ -12,6 +12,7 @@ import pytest
 
 from client_app.app import app as client_app
 from server_app.launch.start import resolve, run_in_process
+from server_app.pages.report import write_report
 
 LIGHT = {"num-server-rounds": 3, "local-epochs": 1, "multimodal-ratio": 0.5, "fraction-train": 0.34}
 
@@ -60,6 +61,18 @@ def bench_dir(tmp_path_factory: pytest.TempPathFactory, av_digits_dir: Path) -> 
     done = commands.fedcmi("bench", recipe, "--out", directory / "bench", *chosen)
     assert done.exit_code == 0, done.output
     return directory / "bench"
+
+
+@pytest.fixture(scope="session")
+def plus_page(tmp_path_factory: pytest.TempPathFactory, plus_run: Path) -> Path:
+    """Return the page of ``plus_run`` as it is; to draw its charts takes seconds."""
+    return write_report(plus_run, tmp_path_factory.mktemp("pages") / "plus.html")
+
+
+@pytest.fixture(scope="session")
+def bench_page(tmp_path_factory: pytest.TempPathFactory, bench_dir: Path) -> Path:
+    """Return the page of ``bench_dir`` as it is."""
+    return write_report(bench_dir, tmp_path_factory.mktemp("pages") / "bench.html")
 
 
 @pytest.fixture

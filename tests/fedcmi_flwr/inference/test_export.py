@@ -16,7 +16,7 @@ import saved
 import torch
 
 from fedcmi_flwr.data.views import Views
-from fedcmi_flwr.inference import export
+from fedcmi_flwr.inference import export, graph
 from fedcmi_flwr.inference.export import ExportError, export_model, random_samples
 from fedcmi_flwr.inference.predictor import Predictor
 
@@ -138,16 +138,16 @@ def test_graphs_show_what_evaluations_show(
     indices = views.frame_indices(modality, 3, None)
     chosen = stored if indices is None else stored[:, torch.from_numpy(indices[0])]
     expected = views.show(chosen, modality, None)
-    torch.testing.assert_close(export.show(views, stored, modality), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(graph.show(views, stored, modality), expected, atol=1e-5, rtol=0)
 
 
 def test_a_graph_that_differs_leaves_nothing(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The graph is normalised otherwise than the model's samples are."""
-    true_show = export.show
+    true_show = graph.show
     monkeypatch.setattr(
-        export, "show", lambda views, stored, spec: 1.1 * true_show(views, stored, spec)
+        graph, "show", lambda views, stored, spec: 1.1 * true_show(views, stored, spec)
     )
     with pytest.raises(
         ExportError, match=r"motion\.pt2: differs from the model by .* 0\.0001 allowed"

@@ -14,7 +14,7 @@ import pytest
 from spoken_digits import write_avmnist as write_digits
 
 from fedcmi_flwr.data.schema import read_spec
-from server_app.commands import prep
+from server_app.commands import preparing
 from server_app.commands.main import app
 
 REPOSITORY = Path(__file__).parents[3]
@@ -65,7 +65,7 @@ def here(*given: str) -> int:
     """Call `fedcmi` in this process, and return its exit status."""
     with pytest.MonkeyPatch.context() as patch:
         # Signal handlers are pytest's here
-        patch.setattr(prep, "end_with_what_was_started", lambda advice: None)
+        patch.setattr(preparing, "end_with_what_was_started", lambda advice: None)
         return int(app(list(given), standalone_mode=False) or 0)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from pages import MOST_BYTES, edit_records, lengthen, page_of
+from pages import MOST_BYTES, Page, edit_records, lengthen, page_of
 
 from server_app.bench.comparison import Comparison, read_comparison
 from server_app.bench.experiments import plan
@@ -29,9 +29,9 @@ BENCH_CHARTS = ["intervals", "class-accuracy", "accuracy-over-rounds", "accuracy
 
 
 def test_the_page_of_a_bench_has_intervals_differences_and_the_best_in_bold(
-    bench_dir: Path, tmp_path: Path
+    bench_dir: Path, bench_page: Path
 ) -> None:
-    page = page_of(bench_dir, tmp_path / "page.html")
+    page = Page(bench_page)
     assert page.charts() == BENCH_CHARTS
     with (bench_dir / "results.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["prediction"] == "fused"]

@@ -16,10 +16,8 @@ from server_app.run.reader import ReportError
 
 
 @pytest.mark.parametrize("kind", ["run", "bench"])
-def test_the_page_needs_no_network(
-    plus_run: Path, bench_dir: Path, tmp_path: Path, kind: str
-) -> None:
-    page = page_of(plus_run if kind == "run" else bench_dir, tmp_path / "page.html")
+def test_the_page_needs_no_network(plus_page: Path, bench_page: Path, kind: str) -> None:
+    page = Page(plus_page if kind == "run" else bench_page)
     links = [
         value or ""
         for _, attributes in page.elements
@@ -42,13 +40,14 @@ def test_the_page_needs_no_network(
 
 @pytest.mark.parametrize("kind", ["run", "bench"])
 def test_the_same_files_give_the_same_bytes(
-    plus_run: Path, bench_dir: Path, tmp_path: Path, kind: str
+    request: pytest.FixtureRequest, tmp_path: Path, kind: str
 ) -> None:
     """Whatever the user's matplotlibrc says."""
-    directory = plus_run if kind == "run" else bench_dir
-    first = write_report(directory, tmp_path / "a.html").read_bytes()
+    names = ("plus_run", "plus_page") if kind == "run" else ("bench_dir", "bench_page")
+    directory, first = map(request.getfixturevalue, names)
     with matplotlib.rc_context({"font.size": 30, "svg.fonttype": "path", "svg.hashsalt": "other"}):
-        assert write_report(directory, tmp_path / "b.html").read_bytes() == first
+        again = write_report(directory, tmp_path / "new" / "again.html")
+    assert again.read_bytes() == first.read_bytes()
 
 
 def test_the_page_goes_into_the_directory_and_is_replaced(copy: Path) -> None:

@@ -6,7 +6,7 @@ What is on it, what is escaped, and what it says of a run that failed or is from
 from pathlib import Path
 from typing import Any
 
-from pages import MOST_BYTES, edit_config, edit_records, lengthen, page_of
+from pages import MOST_BYTES, Page, edit_config, edit_records, lengthen, page_of
 
 from server_app.pages.report import write_report
 from server_app.pages.run import NO_TEMPERATURES
@@ -25,9 +25,9 @@ FAIRNESS_CHARTS = ["fairness-classes", "fairness-nodes"]
 
 
 def test_the_page_of_a_run_has_its_table_charts_settings_and_environment(
-    plus_run: Path, tmp_path: Path
+    plus_run: Path, plus_page: Path
 ) -> None:
-    page = page_of(plus_run, tmp_path / "new" / "page.html")
+    page = Page(plus_page)
     records = read_metrics(plus_run)
     weak = {name for record in records for name in record["measured"]["ratio"]}
     assert page.charts() == [*RUN_CHARTS, *["temperature"] * len(weak), *FAIRNESS_CHARTS, "nodes"]
@@ -55,13 +55,13 @@ def test_the_page_of_a_run_has_its_table_charts_settings_and_environment(
     assert len(set(ids)) == len(ids)
 
 
-def test_nodes_that_never_replied_are_said_to_be_unknown(plus_run: Path, tmp_path: Path) -> None:
+def test_nodes_that_never_replied_are_said_to_be_unknown(plus_run: Path, plus_page: Path) -> None:
     replied = {node for record in read_metrics(plus_run) for node in record["examples"]}
     assert 0 < len(replied) < 6
     expected = (
         f"{6 - len(replied)} of 6 never sent a reply that was used, so their samples are not known."
     )
-    assert expected in page_of(plus_run, tmp_path / "page.html").text
+    assert expected in Page(plus_page).text
 
 
 def test_a_run_of_before_says_that_its_samples_were_not_noted(copy: Path) -> None:
