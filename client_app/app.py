@@ -13,7 +13,7 @@ from client_app.samples import check_unchanged, node_samples, task_samples
 from client_app.stored_features import with_stored_features
 from client_app.train import train
 from fedcmi_flwr import wire
-from fedcmi_flwr.client.begin import received_from
+from fedcmi_flwr.client.begin import Received
 from fedcmi_flwr.client.compressing import compress_update, split_memory
 from fedcmi_flwr.config.sections import TrainingConfig, read_section
 from fedcmi_flwr.data.finite import check_finite
@@ -21,7 +21,7 @@ from fedcmi_flwr.data.samples import Samples
 from fedcmi_flwr.evaluation.counts import Counts, evaluate
 from fedcmi_flwr.methods import Method
 from fedcmi_flwr.models.multimodal import MultimodalModel
-from fedcmi_flwr.wire.tensors import to_arrays
+from fedcmi_flwr.wire.tensors import to_arrays, to_state_dict
 
 app = ClientApp()
 
@@ -57,7 +57,7 @@ def train_round(message: Message, context: Context) -> Message:
     begin = time.perf_counter()
     seen = with_stored_features(model, samples, node, task)
     memory, residual = split_memory(recall(context, node, task.server_round))
-    received = received_from(task, memory)
+    received = Received(task.dominance, to_state_dict(task.from_method), memory)
     partition, name = node.config.partition_id, str(task.config["method"])
 
     result = train(

@@ -1,10 +1,9 @@
 """What is done on a node before the first step.
 
-The model that teaches is measured, and what the method needs is kept.
+The received model is measured, and what the method needs is kept.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -16,7 +15,6 @@ from fedcmi_flwr.methods import LocalRound, Method
 from fedcmi_flwr.methods.dominance import NOBODY, Dominance
 from fedcmi_flwr.models.multimodal import MultimodalModel
 from fedcmi_flwr.types import ClassStats, Modality
-from fedcmi_flwr.wire import Task, to_state_dict
 
 
 @dataclass(frozen=True)
@@ -29,14 +27,6 @@ class Received:
     """What the method's state on the server has for this node."""
     memory: Mapping[str, torch.Tensor] = field(default_factory=dict)
     """What the method kept on this node from its last turn."""
-    teacher: Mapping[str, torch.Tensor] = field(default_factory=dict)
-    """Name -> tensor of the model that teaches; empty: the received one does."""
-
-
-def received_from(task: Task, memory: Mapping[str, torch.Tensor]) -> Received:
-    """Return what came with a task, beside what the method kept on the node."""
-    from_method, teacher = to_state_dict(task.from_method), to_state_dict(task.teacher)
-    return Received(task.dominance, from_method, memory, teacher)
 
 
 def begin_round(
@@ -47,7 +37,7 @@ def begin_round(
     received: Received,
     generator: torch.Generator,
 ) -> LocalRound:
-    """Measure the model that teaches and keep what the method needs of it.
+    """Measure the received model and keep what the method needs of it.
 
     Parameters
     ----------
@@ -69,10 +59,8 @@ def begin_round(
     The round as the method's hooks see it.
     """
     device = next(model.parameters()).device
-    with _holding(model, received.teacher):
-        stats, features = _measured(model, samples) if method.measures else (None, {})
-        dominance, teachers = method.teaching(model.owned, server_round, received.dominance, stats)
-        frozen = {name: model.teacher(name) for name in teachers}
+    stats, features = _measured(model, samples) if method.measures else (None, {})
+    dominance, teachers = method.teaching(model.owned, server_round, received.dominance, stats)
 
     # a teacher need not look again at samples that are the same in every epoch
     kept_features = {
@@ -85,7 +73,7 @@ def begin_round(
         owned=model.owned,
         unimodal=len(model.owned) < len(model.spec.modalities) and len(model.owned) == 1,
         global_parameters=[parameter.detach().clone() for parameter in trained],
-        teachers=frozen,
+        teachers={name: model.teacher(name) for name in teachers},
         features=kept_features,
         dominance=dominance.to(device),
         stats=stats,
@@ -100,23 +88,6 @@ def begin_round(
     return replace(
         local, method_state=method.prepare(model, local, received.from_server, received.memory)
     )
-
-
-@contextmanager
-def _holding(model: MultimodalModel, weights: Mapping[str, torch.Tensor]) -> Iterator[None]:
-    """Let a model have other weights for a while, and then its own again, bit for bit."""
-    state = model.trained_state()
-    own = {name: state[name].clone() for name in weights}
-
-    _copy(weights, state)
-    yield
-    _copy(own, state)
-
-
-@torch.no_grad()
-def _copy(weights: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]) -> None:
-    for name, value in weights.items():
-        state[name].copy_(value)
 
 
 def _measured(

@@ -22,7 +22,7 @@ from flwr.app import Context, Message
 from torch import Tensor, nn
 
 from fedcmi_flwr.client.adapted import AdaptedModel
-from fedcmi_flwr.client.begin import begin_round, received_from
+from fedcmi_flwr.client.begin import Received, begin_round
 from fedcmi_flwr.client.calls import Call, LastCall
 from fedcmi_flwr.client.compressing import asks_for_compression, compress_update, split_memory
 from fedcmi_flwr.client.labels import check_logits
@@ -36,7 +36,7 @@ from fedcmi_flwr.methods.applied import Applied, changes_gradients, changes_loss
 from fedcmi_flwr.models.multimodal import MultimodalModel
 from fedcmi_flwr.seeding import torch_generator
 from fedcmi_flwr.types import ClassStats, Modality
-from fedcmi_flwr.wire import Task, read_task, to_arrays, train_reply
+from fedcmi_flwr.wire import Task, read_task, to_arrays, to_state_dict, train_reply
 
 
 class Optimizer(Protocol):
@@ -149,7 +149,7 @@ class LocalObjective:
         loader = LoaderSamples(seen, samples, str(task.config["method"]))
 
         memory, residual = split_memory(read_memory(context) if context is not None else {})
-        received = received_from(task, memory)
+        received = Received(task.dominance, to_state_dict(task.from_method), memory)
         tally = loader.count if method.prior_adjustment > 0 else loader.unknown
         seed, partition = int(task.config.get("seed", 0)), partition_of(context)
         generator = torch_generator(seed, "method", task.server_round, partition)

@@ -79,9 +79,8 @@ def declared(task: Task, context: Context | None) -> Task:
 
     groups = {group: members for group, members in task.groups.items() if group in (*names, SHARED)}
     arrays = {name: task.arrays[name] for members in groups.values() for name in members}
-    teacher = {name: value for name, value in task.teacher.items() if name in arrays}
 
-    return replace(task, groups=groups, arrays=arrays, teacher=teacher)
+    return replace(task, groups=groups, arrays=arrays)
 
 
 def as_methods_see_it(model: nn.Module, task: Task, method: Method) -> MultimodalModel:

@@ -74,15 +74,6 @@ class Method(SaysWhenItMeasures, Settings):
         return False
 
     @property
-    def average_teaches(self) -> bool:
-        """True when the teachers are branches of the moving average of the global model.
-
-        It is then sent beside the weights from the second round on. False: branches of the
-        received weights.
-        """
-        return False
-
-    @property
     def needs_sgd(self) -> str:
         """Why the method goes with SGD alone, as the end of a sentence.
 

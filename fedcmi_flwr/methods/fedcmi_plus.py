@@ -1,11 +1,10 @@
-"""FedCMI+: FedCMI's two projectors, taught by all modalities of the global model together.
+"""FedCMI+: FedCMI's two projectors, taught by all modalities of the received model together.
 
 What differs from FedCMI (``fedcmi.py``), and was measured on real, naturally paired data:
 
-- The teacher is the global model's self heads together, not the dominant modality's alone: the
+- The teacher is the received model's self heads together, not the dominant modality's alone: the
   mean of their log-probabilities is the better teacher wherever modalities know different
-  things. It is the moving average of the global model that teaches, which the nodes of the last
-  round have not pulled to their own classes (as in Tarvainen and Valpola, NeurIPS 2017).
+  things.
 - It teaches the self heads of every modality. What a node has learnt of the others so stays with
   each of them, and a node with one modality is held to what the federation knew.
 - The fusion head is also trained on each modality alone, the other slots filled by Q_m: q_m
@@ -52,7 +51,7 @@ class FedCMIPlus(Method):
     """Weight of CE(F with every other slot filled by q_m) on nodes with several modalities,
     which trains what the fusion head sees where modalities are missing; 0: off."""
     lambda_: float = number(0, key="lambda", default=1.0)
-    """Weight lambda of the distillation from the global self heads together into each self
+    """Weight lambda of the distillation from the received self heads together into each self
     head."""
     temperature: float = number(0, above=True, default=2.0)
     """T of the distillation, whose loss is multiplied by T^2 (Hinton et al., 2015)."""
@@ -82,11 +81,6 @@ class FedCMIPlus(Method):
     def measures(self) -> bool:
         """Measuring also keeps the encoders' features, which the teachers use again."""
         return self.lambda_ > 0
-
-    @property
-    def average_teaches(self) -> bool:
-        """The moving average teaches, where there is one."""
-        return self.lambda_ > 0 and self.averaging > 0
 
     @property
     def tuning(self) -> tuple[str, tuple[float, ...]]:

@@ -99,13 +99,6 @@ class ModelAverage:
             return self.trained
         return {name: array.numpy() for name, array in arrays.items()}
 
-    def beside(self, arrays: ArrayRecord) -> Arrays:
-        """Return the average beside the weights that training goes on from.
-
-        Empty where there is none, or ``arrays`` did not come from a round of this object.
-        """
-        return self.average if self.decay > 0 and arrays is self._shown else {}
-
     def _show(self) -> ArrayRecord:
         shown = self.average if self.decay > 0 and self.average else self.trained
         self._shown = ArrayRecord({name: Array(value) for name, value in shown.items()})

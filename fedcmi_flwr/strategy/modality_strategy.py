@@ -271,8 +271,7 @@ class ModalityStrategy(FedAvg):
         if self.privacy.enabled:
             self.releases = charge(report, self.privacy, self.releases, self.method)
 
-        average = self.model_average.beside(arrays)
-        tasks = TaskMessages(plan, self.method, config, self.wire_dtype, average)
+        tasks = TaskMessages(plan, self.method, config, self.wire_dtype)
         messages = [tasks.train(node, known[node], self.method_state) for node in chosen]
         report.note_sent(messages)
 

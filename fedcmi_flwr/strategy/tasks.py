@@ -3,8 +3,7 @@
 The same weights and settings to all nodes, cut to what each can use.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType
 
@@ -30,18 +29,10 @@ class TaskMessages:
         What the user put into Flower's configuration of the task.
     wire_dtype
         What float32 arrays travel in, both ways.
-    average
-        Name -> array of the global model's moving average, which teaches where the method says
-        so; empty: there is none.
     """
 
     def __init__(
-        self,
-        plan: RoundPlan,
-        method: Method,
-        config: ConfigRecord,
-        wire_dtype: str,
-        average: Mapping[str, AnyArray] | None = None,
+        self, plan: RoundPlan, method: Method, config: ConfigRecord, wire_dtype: str
     ) -> None:
         self._plan = plan
         self._method = method
@@ -52,8 +43,6 @@ class TaskMessages:
         }
         self._settings = {**told, **config, "server-round": plan.server_round}
         self._wire_dtype = wire_dtype
-        self._average = average if average and method.average_teaches else {}
-        self._teachers: dict[tuple[tuple[str, ...], bool], wire.PackedTeacher | None] = {}
         self._plain: dict[tuple[str, ...], ArrayRecord] = {}
         self._packed: dict[tuple[str, ...], tuple[ArrayRecord, ConfigRecord]] = {}
 
@@ -79,31 +68,24 @@ class TaskMessages:
             A weight is beyond the range of the dtype that it travels in.
         """
         names = self._plan.names
-        groups = groups_for(info.modalities, names)
-        sent = [name for group in groups for name in names[group]]
-        from_method = self._method.for_node(state, info.modalities, sent)
-        teacher = self._teacher_for(groups, info.packing == wire.PLAIN)
-
-        return self._message(node, info, MessageType.TRAIN, from_method, teacher)
+        sent = [name for group in groups_for(info.modalities, names) for name in names[group]]
+        return self._message(
+            node, info, MessageType.TRAIN, self._method.for_node(state, info.modalities, sent)
+        )
 
     def evaluate(self, node: int, info: wire.NodeInfo) -> Message:
         """Return a node's evaluate message; parameters and errors as for :meth:`train`."""
         return self._message(node, info, MessageType.EVALUATE, {})
 
     def _message(
-        self,
-        node: int,
-        info: wire.NodeInfo,
-        kind: str,
-        from_method: Mapping[str, AnyArray],
-        teacher: wire.PackedTeacher | None = None,
+        self, node: int, info: wire.NodeInfo, kind: str, from_method: Mapping[str, AnyArray]
     ) -> Message:
         groups = groups_for(info.modalities, self._plan.names)
         packed = self._plain_for(groups) if info.packing == wire.PLAIN else self._packed_for(groups)
         modalities = tuple(name for name in self._plan.names if name != SHARED)
         task = (packed, self._settings, modalities, self._plan.used, from_method, self._wire_dtype)
 
-        return wire.task_message(node, kind, *task, teacher)
+        return wire.task_message(node, kind, *task)
 
     def _plain_for(self, groups: tuple[str, ...]) -> tuple[ArrayRecord, dict[str, tuple[str, ...]]]:
         """Return the weights of these groups one by one, made once, and their names."""
@@ -117,29 +99,12 @@ class TaskMessages:
         """Return the weights of these groups, packed once."""
         if groups not in self._packed:
             names = {group: self._plan.names[group] for group in groups}
-            with self._packing("the global model"):
+            try:
                 self._packed[groups] = wire.pack(self._plan.arrays, names, self._wire_dtype)
+            except wire.WireError as error:
+                where = f"round {self._plan.server_round}"
+                raise RoundFailedError(
+                    f"{where}: the global model cannot be sent: {error}"
+                ) from error
 
         return self._packed[groups]
-
-    def _teacher_for(self, groups: tuple[str, ...], plain: bool) -> wire.PackedTeacher | None:
-        """Return the average of these groups, packed once; None where the sent model teaches."""
-        if not self._average:
-            return None
-
-        if (groups, plain) not in self._teachers:
-            names = {group: self._plan.names[group] for group in groups if group != SHARED}
-            with self._packing("the global model's average"):
-                self._teachers[groups, plain] = wire.pack_teacher(
-                    self._average, names, self._wire_dtype, plain
-                )
-
-        return self._teachers[groups, plain]
-
-    @contextmanager
-    def _packing(self, what: str) -> Iterator[None]:
-        try:
-            yield
-        except wire.WireError as error:
-            where = f"round {self._plan.server_round}"
-            raise RoundFailedError(f"{where}: {what} cannot be sent: {error}") from error

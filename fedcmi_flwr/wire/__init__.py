@@ -19,7 +19,6 @@ Records of a message by name (S -> N: server to node, N -> S: its reply)::
                       count.<prediction>, bin-correct.<prediction>,
                       bin-count.<prediction>, bin-confidence.<prediction>
 
-    train     S -> N  teacher, teacher-layout, where another model teaches            teacher.py
     train, both ways, where the method has something of its own:                      records.py
                       method-arrays, method-layout
 
@@ -29,9 +28,7 @@ holds, per group, the JSON list of [name, dtype, shape] that the flat arrays are
 (``packing.py``). Of a node that speaks "plain" there is no ``layout``: ``arrays`` has the names
 of the model's state_dict, and the config's ``plain-layout`` says which group each belongs to.
 Other numbers in ``metrics`` are the app's own and are averaged over nodes, as Flower's FedAvg
-does. A node narrows its ``arrays`` as the config's ``wire-dtype`` says. ``teacher`` is
-packed as ``arrays`` is; to a node that speaks "plain" it travels as bytes, under the config's
-``plain-teacher``. ``method-arrays`` are
+does. A node narrows its ``arrays`` as the config's ``wire-dtype`` says. ``method-arrays`` are
 never narrowed: sums over samples and differences have other ranges. Where the config has
 ``update-compression``, what is in ``compressed`` is not in the reply's ``arrays`` and
 ``layout``.
@@ -57,7 +54,6 @@ from fedcmi_flwr.wire.query import (
 )
 from fedcmi_flwr.wire.size import check_size, content_bytes
 from fedcmi_flwr.wire.task import Task, read_task, task_message
-from fedcmi_flwr.wire.teacher import PackedTeacher, pack_teacher
 from fedcmi_flwr.wire.tensors import to_arrays, to_state_dict
 from fedcmi_flwr.wire.train import (
     EXAMPLES_OF,
@@ -76,7 +72,6 @@ __all__ = [
     "Applied",
     "NodeInfo",
     "NodeUpdate",
-    "PackedTeacher",
     "Task",
     "WireError",
     "check_size",
@@ -86,7 +81,6 @@ __all__ = [
     "evaluate_weight",
     "pack",
     "pack_plain",
-    "pack_teacher",
     "query_message",
     "query_reply",
     "read_evaluate_reply",

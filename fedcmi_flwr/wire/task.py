@@ -18,7 +18,6 @@ from fedcmi_flwr.wire.records import (
     plain_groups,
     record,
 )
-from fedcmi_flwr.wire.teacher import PLAIN_TEACHER, PackedTeacher, teacher_arrays
 from fedcmi_flwr.wire.tensors import to_state_dict
 
 TEMPERATURE = "temperature."
@@ -44,9 +43,6 @@ class Task:
     """The server's decision; its dominant modality is None while nobody teaches."""
     from_method: dict[str, AnyArray] = field(default_factory=dict)
     """What the method's state on the server has for this node."""
-    teacher: dict[str, AnyArray] = field(default_factory=dict)
-    """Name -> array of the model that teaches, for the modalities of this node; empty: the model
-    in ``arrays`` teaches."""
 
     @property
     def state_dict(self) -> dict[str, torch.Tensor]:
@@ -63,7 +59,6 @@ def task_message(
     dominance: Dominance,
     from_method: Mapping[str, AnyArray] | None = None,
     wire_dtype: str = "float32",
-    teacher: PackedTeacher | None = None,
 ) -> Message:
     """Build a train or evaluate message (on the server).
 
@@ -87,8 +82,6 @@ def task_message(
         What the method's state on the server has for this node.
     wire_dtype
         What the node's float32 arrays are to travel in.
-    teacher
-        The model that teaches, from :func:`teacher.pack_teacher`; None: the one in ``packed``.
 
     Returns
     -------
@@ -110,11 +103,6 @@ def task_message(
         content["layout"] = layout
     else:  # Flower's mods want a single ConfigRecord
         values[PLAIN_LAYOUT] = json.dumps({group: list(names) for group, names in layout.items()})
-
-    if isinstance(teacher, bytes):
-        values[PLAIN_TEACHER] = teacher
-    elif teacher is not None:
-        content.update(teacher)
 
     content["config"] = ConfigRecord(values)
     content.update(method_records(from_method or {}))
@@ -149,7 +137,6 @@ def read_task(message: Message) -> Task:
         arrays = unpack_plain(packed)
         config.pop("update-compression", None)  # plain arrays travel whole
 
-    teacher = teacher_arrays(message, config.pop(PLAIN_TEACHER, None), arrays)
     config.pop(PLAIN_LAYOUT, None)
     config.pop("wire-dtype", None)  # read again where the reply is packed
     try:
@@ -164,6 +151,4 @@ def read_task(message: Message) -> Task:
     temperature = {key.removeprefix(TEMPERATURE): torch.tensor(config.pop(key)) for key in keys}
     dominance = Dominance(dominant, {}, temperature)
 
-    return Task(
-        arrays, groups, config, server_round, tuple(modalities), dominance, from_method, teacher
-    )
+    return Task(arrays, groups, config, server_round, tuple(modalities), dominance, from_method)

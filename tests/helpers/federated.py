@@ -35,8 +35,6 @@ class Federated:
     grid: LocalGrid
     arrays: dict[str, np.ndarray]
     """The global model."""
-    shown: ArrayRecord | None = None
-    """What the last round returned, which the next one is given."""
     replies: list[Message] = field(default_factory=list)
     """Of the last round, as the nodes sent them."""
 
@@ -52,17 +50,14 @@ class Federated:
         """
         messages = self.messages(server_round, self.arrays)
         self.replies = change(list(self.grid.send_and_receive(messages)))
-        shown, _ = self.strategy.aggregate_train(server_round, self.replies)
-        self.shown = shown or self.shown
+        self.strategy.aggregate_train(server_round, self.replies)
         self.arrays = dict(self.strategy.model_average.trained)
         return self.arrays
 
     def messages(self, server_round: int, arrays: Mapping[str, np.ndarray]) -> list[Message]:
         """Return what the server sends in a round with these weights."""
-        goes_on = arrays is self.arrays and self.shown is not None
-        record = self.shown if goes_on else _record(arrays)
         config = ConfigRecord(self.federation.task_config())
-        return list(self.strategy.configure_train(server_round, record, config, self.grid))
+        return list(self.strategy.configure_train(server_round, _record(arrays), config, self.grid))
 
     def evaluate(self, server_round: int) -> dict[str, Any]:
         """Return the accuracies of the global model on the test split."""
