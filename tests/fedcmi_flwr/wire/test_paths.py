@@ -34,7 +34,7 @@ def _query_reply() -> Message:
 @pytest.mark.parametrize(
     ("made", "read", "files"),
     [
-        (asked, wire.read_task, ["task.py", "records.py", "packing.py", "teacher.py"]),
+        (asked, wire.read_task, ["task.py", "records.py", "packing.py"]),
         (
             _train_reply,
             lambda reply: wire.read_train_reply(reply, SENT, ["audio"], 2),
