@@ -1,47 +1,28 @@
 """Runs of ``fedcmi deploy run`` that are done harm, on a deployment rehearsed once for all of them.
 
-SuperLink, registrar, proxy and two devices over loopback, with TLS and node authentication. Both
-devices take part in every round, and a round without one of them ends the run: it goes on from
-its checkpoint, and comes to what the undisturbed one comes to.
+Both devices take part in every round, and a round without one of them ends the run: it goes on
+from its checkpoint, and comes to what the undisturbed one comes to. A run that went on is the one
+that the next moment disturbs, until its last round is over; then it is judged.
 """
 
 import contextlib
-import json
 import random
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import deployment_harms as harms
-import numpy as np
-import oracle
+import deployment_harms
 import psutil
-from deployment_harms import CLIENT_APP, SERVER_APP, Deployed, members
-from harms import KILL_THE_COMMAND, disk_of_its_own, filler, with_name
-from judging import (
-    FEDCMI,
-    LEFT_OVER,
-    Moment,
-    Run,
-    Undisturbed,
-    judged,
-    measured,
-    new_clock,
-    refused_well,
-    unexplained,
-    watched,
-)
+from deployment_harms import Deployed
+from harms import KILL_THE_COMMAND, Harm, disk_of_its_own, filler
+from judging import Moment, Run, Undisturbed, judged, measured, new_clock, refused_well, unexplained
+from rehearsed import DEVICES, SERVERS, Rehearsed
 
-from server_app.deploy import processes
-from server_app.deploy.deployment import SUPERLINK
-from server_app.deploy.rehearsal import REHEARSAL
 from server_app.run.checkpoint import CHECKPOINTS, stored_checkpoints
 
-DEVICES = {"edge-both": ("audio", "visual"), "edge-audio": ("audio",)}
-SERVERS = ("superlink", "registrar", "proxy")
-SAMPLES, ROUNDS = 40, 3
+ROUNDS = 4
 SETTINGS = {
     "num-server-rounds": ROUNDS,
     "local-epochs": 2,
@@ -58,242 +39,228 @@ LEAST = {"round-timeout": 30.0, "wait-timeout": 120.0}
 """Seconds that a device is waited for at least; a busy machine's is waited for longer."""
 TIMES = 4
 """What an undisturbed run takes that many times over is missing."""
+MOST_TRIES = 6
 BUSY = ("another process still writes this run", "another process is training there")
 """What is said of a run whose command was killed, while its server goes on."""
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where the run of a moment writes, and what time its command is told."""
+@dataclass
+class Going:
+    """A run that is disturbed, with one command after the other."""
 
     run_dir: Path
     disk: Path
-    clock: Path
     has_disk: bool
+    clock: Path
+    stack: contextlib.ExitStack
+    """What there is for it alone."""
+    command: Run
+    tries: int = 0
+    """Commands in a row that went on with it and showed no round."""
 
 
 class Deployments:
-    """A rehearsed deployment; it is up inside ``with``.
+    """Runs on one rehearsed deployment.
 
     Parameters
     ----------
-    folder
-        An empty directory.
-    limit
-        Seconds that a command may take.
-    library
-        The clock that can be set; None: there is none.
+    site
+        The deployment, which is up.
     """
 
-    harms = harms.ON_DEPLOYMENT
+    harms: Mapping[str, Harm] = deployment_harms.ON_DEPLOYMENT
 
-    def __init__(self, folder: Path, limit: float, library: Path | None) -> None:
-        self.folder, self.limit, self.library = folder, limit, library
-        self.kit = folder / "deployment"
-        self.home = self.kit / REHEARSAL
-        self.has_disk: dict[str, bool] = {}
+    def __init__(self, site: Rehearsed) -> None:
+        self.site = site
         self.patience = LONG
-        self._stack = contextlib.ExitStack()
-
-    def __enter__(self) -> "Deployments":
-        """Write the deployment and start it."""
-        try:
-            self._set_up()
-        except BaseException:
-            self._stack.close()
-            raise
-        return self
-
-    def _set_up(self) -> None:
-        self._stack.callback(self._down)
-        description = self.folder / "nodes.toml"
-        description.write_text(self._nodes_toml(), encoding="utf-8")
-        self._must("init", str(self.kit), "--nodes", str(description))
-        self._up(SERVERS)
-        for name in DEVICES:
-            (self.home / name).mkdir()
-            disk = disk_of_its_own(self.home / name)
-            self.has_disk[name] = self._stack.enter_context(disk)
-            new_clock(self._clock(name))
-            self._up([name])
-
-    def __exit__(self, *_: object) -> None:
-        """Stop it."""
-        self._stack.close()
-        if left := [found for name in (*SERVERS, *DEVICES) for found in members(self.home / name)]:
-            raise SystemExit(f"WRONG: left over after `deploy down`: {left}")
+        self.going: Going | None = None
+        self.said: list[str] = []
+        """What became of runs and commands, since it was last asked for."""
 
     def undisturbed(self) -> Undisturbed:
         """Train once without anything done to the run."""
-        directory = self.folder / "undisturbed"
-        run = self._begin(directory, None)
-        whole = measured(run, directory, ROUNDS, self.limit)
+        directory = self.site.folder / "undisturbed"
+        whole = measured(self._begin(directory, None), directory, ROUNDS, self.site.limit)
         taken = {"round-timeout": whole.a_round, "wait-timeout": whole.first}
         self.patience = {key: max(LEAST[key], TIMES * taken[key]) for key in taken}
         return whole
 
     def disturb(self, whole: Undisturbed, moment: Moment, chance: random.Random) -> tuple[str, str]:
-        """Start a run, do harm to it, to its server or to a device, and see what becomes of it.
+        """Do harm to the run that goes on, or to a new one, and see what becomes of it.
 
         What has died is started again, at once or when the command has ended.
         """
-        with self._place(moment) as place:
-            run = self._begin(place.run_dir, place.clock)
-            target = self._target(run, place, chance)
-            if moment.after >= 0:
-                run.wait_for_round(moment.after)
-            time.sleep(moment.delay)
-            began = psutil.Process(run.process.pid).children(recursive=True)
-            done = self.harms[moment.harm](target) if run.process.poll() is None else ""
-            at_once = chance.random() < 0.5
-            wrong = self._start_again() if at_once else ""
-            status = run.end(self.limit)
-            self._mend(target)
-            wrong = wrong or self._start_again()
-            ending = wrong or self._ending(whole, place.run_dir, moment, status, run)
-            ending = self._left(began, ending)
-            when = "started again at once" if at_once else "then started again"
-            if not done:
-                return "nothing there yet to do it to", ending
-            return (f"{done}, {when}" if "kill -9" in moment.harm else done), ending
+        going = self._wait_for(whole, moment)
+        command, shown = going.command, going.command.rounds_shown()
+        target = self._target(going, chance)
+        began = command.started()
+        is_there = command.process.poll() is None
+        done = self.harms[moment.harm](target) if is_there else ""
+        at_once = chance.random() < 0.5
+        if at_once:
+            self.said.append(self.site.start_again())
+        status = self._ended_or_goes_on(command, shown)
+        self._mend(target)
+        self.said.append(self.site.start_again())
+        killed = moment.harm == KILL_THE_COMMAND and bool(done)
+        self._follow(whole, status, began, killed)
 
-    def _ending(
-        self, whole: Undisturbed, run_dir: Path, moment: Moment, status: int | None, run: Run
-    ) -> str:
-        if status is None:
-            return f"WRONG: still there after {self.limit:.0f} s:\n{run.text}"
-        if status == 0:
-            return judged(whole, run_dir, status, run.text)
+        when = "started again at once" if at_once else "then started again"
+        done += f", {when}" if done and "kill -9" in moment.harm else ""
+        where = f"{done or 'nothing there to do it to'}; {shown} lines of rounds before"
+        return where, self._all_said()
 
-        killed = moment.harm == KILL_THE_COMMAND
-        if not killed and (wrong := unexplained(run.text)):
-            return f"WRONG: {wrong}:\n{run.text}"
-        said = "" if killed else f" [{run.text.splitlines()[-1].split(' ')[0]}...]"
-        return self._gone_on(whole, run_dir, said)
+    def finish(self, whole: Undisturbed) -> str:
+        """Let the run that goes on come to its end, and return what it comes to."""
+        while self.going is not None:
+            self._follow(whole, self.going.command.end(self.site.limit), [])
+        return self._all_said()
 
-    def _gone_on(self, whole: Undisturbed, run_dir: Path, said: str) -> str:
-        """Go on with a run; where its server still works on it, when that has ended."""
-        deadline = time.monotonic() + self.limit
-        waited = ""
+    def _wait_for(self, whole: Undisturbed, moment: Moment) -> Going:
+        """Return a run at a moment: while its command starts, or after one round more."""
         while True:
-            works = bool(with_name(members(self.home / SUPERLINK), SERVER_APP))
-            had = bool(stored_checkpoints(run_dir / CHECKPOINTS))
-            again = self._fedcmi("run", str(self.kit), "--run-dir", str(run_dir), "--resume")
-            status = again.end(self.limit)
-            if status == 0:
-                found = judged(whole, run_dir, status, again.text)
-                return found if found.startswith("WRONG") else f"resumed{waited}: {found}"
-            if not refused_well(status, again.text):
-                return f"WRONG: going on ended with {status}:\n{again.text}"
-            busy = any(words in again.text for words in BUSY) or (works and not had)
-            if not busy:
-                says = "says to start again"
-                return says if not had else f"WRONG: cannot go on{said}:\n{again.text}"
-            if time.monotonic() > deadline:
-                return f"WRONG: never ends:\n{again.text}"
-            self._wait_for_the_server_app()
-            waited = ", when the server had ended"
+            going = self.going or self._new()
+            command = going.command
+            if moment.after < 0:
+                time.sleep(max(0.0, command.began + moment.delay - time.monotonic()))
+                return going
+            if command.wait_for_rounds(command.rounds_shown() + 1):
+                going.tries = 0
+                time.sleep(moment.delay)
+                return going
+            self._follow(whole, command.end(self.site.limit), [])
 
-    def _left(self, began: Sequence[psutil.Process], ending: str) -> str:
-        """Return the ending, or what of the run is still there."""
-        deadline = time.monotonic() + LEFT_OVER
-        while found := [*self._apps(), *(each for each in began if each.is_running())]:
-            if time.monotonic() > deadline:
-                return f"WRONG: left over: {found}, after {ending}"
-            time.sleep(0.2)
-        return ending
+    def _follow(
+        self,
+        whole: Undisturbed,
+        status: int | None,
+        began: list[psutil.Process],
+        killed: bool = False,
+    ) -> None:
+        """Note what became of a command, and go on with its run where that is not over.
 
-    def _apps(self) -> list[psutil.Process]:
-        """Return the processes that are there for a run only."""
-        everybody = [found for name in (SUPERLINK, *DEVICES) for found in members(self.home / name)]
-        return [*with_name(everybody, SERVER_APP), *with_name(everybody, CLIENT_APP)]
+        Parameters
+        ----------
+        whole
+            The undisturbed run.
+        status
+            The command's; None: it is still there.
+        began
+            What the command has started.
+        killed
+            Whether it could say nothing.
+        """
+        going = self.going
+        assert going is not None
+        text = going.command.text
+        if status is None and going.command.process.poll() is None:
+            self.said.append("goes on")
+        elif status is None:
+            self._over(f"WRONG: still there after {self.site.limit:.0f} s:\n{text}")
+        elif status == 0:
+            self._over(judged(whole, going.run_dir, 0, text))
+        elif not killed and (wrong := unexplained(text)):
+            self._over(f"WRONG: {wrong}:\n{text}")
+        else:
+            if any(words in text for words in BUSY):
+                self.said.append("waits for its server")
+                self.site.wait_for_the_server_app()
+            elif not killed:
+                self.said.append(self.site.left_of(began))
+            self._resume(whole)
 
-    def _wait_for_the_server_app(self) -> None:
-        deadline = time.monotonic() + self.limit
-        while with_name(members(self.home / SUPERLINK), SERVER_APP):
-            if time.monotonic() > deadline:
-                return
-            time.sleep(0.5)
+    def _resume(self, whole: Undisturbed) -> None:
+        """Call what goes on with a run; what has no checkpoint is started again."""
+        going = self.going
+        assert going is not None
+        going.tries += 1
+        if going.tries > MOST_TRIES:
+            return self._over(f"WRONG: does not go on:\n{going.command.text}")
 
-    def _start_again(self) -> str:
-        """Start what has died, as an operator does; return what went wrong."""
-        for name in (*SERVERS, *DEVICES):
-            if processes.pid_of(self.home / name) is None:
-                clock = self._clock(name) if name in DEVICES else None
-                run = self._fedcmi("up", str(self.kit), "--only", name, clock=clock)
-                if run.end(self.limit) != 0:
-                    return f"WRONG: {name} could not be started again:\n{run.text}"
-        return ""
+        serves = self.site.is_serving()
+        had = bool(stored_checkpoints(going.run_dir / CHECKPOINTS))
+        where = ["--run-dir", str(going.run_dir), "--resume"]
+        going.command = self.site.fedcmi("run", str(self.site.kit), *where, clock=going.clock)
+        if had:
+            self.said.append("resumed")
+            return None
+
+        status, text = going.command.end(self.site.limit), going.command.text
+        if not refused_well(status, text):
+            return self._over(f"WRONG: status {status} without a checkpoint:\n{text}")
+        if not serves:
+            return self._over("says to start again")
+        self.said.append("waits for its server")
+        self.site.wait_for_the_server_app()
+        return self._resume(whole)
+
+    def _over(self, what: str) -> None:
+        """Note how a run ended; the next moment has a new one."""
+        assert self.going is not None
+        self.said.append(what)
+        self.site.wait_for_the_server_app()
+        self.said.append(self.site.left_of([]))
+        self.going.stack.close()
+        self.going = None
+
+    def _ended_or_goes_on(self, command: Run, shown: int) -> int | None:
+        """Return a command's exit status; None when it has shown one round more, or hangs and was
+        killed.
+        """
+        deadline = time.monotonic() + self.site.limit
+        while time.monotonic() < deadline:
+            if command.process.poll() is not None:
+                return command.end(self.site.limit)
+            if command.rounds_shown() > shown:
+                return None
+            time.sleep(0.1)
+        return command.end(0)
+
+    def _all_said(self) -> str:
+        said, self.said = [each for each in self.said if each], []
+        return "; ".join(sorted(said, key=lambda each: not each.startswith("WRONG")))
 
     def _mend(self, target: Deployed) -> None:
         """Make room on the disks, and set the clocks right."""
         filler(target.folder).unlink(missing_ok=True)
         filler(target.device_disk).unlink(missing_ok=True)
-        harms.may_grow_again(target.of(target.device))
+        deployment_harms.may_grow_again(target.of(target.device))
+        new_clock(target.clock)
         new_clock(target.device_clock)
 
-    @contextlib.contextmanager
-    def _place(self, moment: Moment) -> Iterator[Place]:
-        temporary = tempfile.TemporaryDirectory(dir=self.folder, ignore_cleanup_errors=True)
-        with temporary as name, contextlib.ExitStack() as stack:
-            disk = Path(name) / "disk"
+    def _new(self) -> Going:
+        """Begin a run with a disk and a clock of its own."""
+        with contextlib.ExitStack() as stack:
+            temporary = tempfile.TemporaryDirectory(
+                dir=self.site.folder, ignore_cleanup_errors=True
+            )
+            folder = Path(stack.enter_context(temporary))
+            disk, clock = folder / "disk", new_clock(folder / "clock")
             disk.mkdir()
-            full = moment.harm == harms.RUNS_DISK
-            has_disk = stack.enter_context(disk_of_its_own(disk)) if full else False
-            yield Place(disk / "run", disk, new_clock(Path(name) / "clock"), has_disk)
-
-    def _target(self, run: Run, place: Place, chance: random.Random) -> Deployed:
-        device = chance.choice(list(DEVICES))
-        return Deployed(
-            psutil.Process(run.process.pid),
-            place.disk,
-            place.clock,
-            chance,
-            place.has_disk,
-            home=self.home,
-            names=(*SERVERS, *DEVICES),
-            device=device,
-            device_clock=self._clock(device),
-            device_disk=self.home / device,
-            device_has_disk=self.has_disk[device],
-        )
+            has_disk = stack.enter_context(disk_of_its_own(disk))
+            command = self._begin(disk / "run", clock)
+            kept = stack.pop_all()
+        self.going = Going(disk / "run", disk, has_disk, clock, kept, command)
+        return self.going
 
     def _begin(self, run_dir: Path, clock: Path | None) -> Run:
         items = {**SETTINGS, **self.patience}.items()
         settings = [word for key, value in items for word in ("--set", f"{key}={value}")]
         where = ["--run-dir", str(run_dir)]
-        return self._fedcmi("run", str(self.kit), *where, *settings, clock=clock)
+        return self.site.fedcmi("run", str(self.site.kit), *where, *settings, clock=clock)
 
-    def _fedcmi(self, *arguments: str, clock: Path | None = None) -> Run:
-        return watched([*FEDCMI, "deploy", *arguments], self.library, clock)
-
-    def _must(self, *arguments: str, clock: Path | None = None) -> None:
-        run = self._fedcmi(*arguments, clock=clock)
-        if run.end(self.limit) != 0:
-            raise SystemExit(run.text)
-
-    def _up(self, names: Sequence[str]) -> None:
-        only = [word for name in names for word in ("--only", name)]
-        clock = self._clock(names[0]) if names[0] in DEVICES else None
-        self._must("up", str(self.kit), *only, clock=clock)
-
-    def _down(self) -> None:
-        if self.home.is_dir():
-            self._must("down", str(self.kit))
-
-    def _clock(self, name: str) -> Path:
-        return self.folder / f"{name}.clock"
-
-    def _nodes_toml(self) -> str:
-        """Make up each one's samples and describe the deployment."""
-        place = json.dumps(str(self._samples("server", ("audio", "visual"))))
-        text = f'[superlink]\naddress = "fedcmi.example.org:8000"\ndata = {place}\n'
-        for name, owned in DEVICES.items():
-            place = json.dumps(str(self._samples(name, owned)))
-            text += f'\n[[node]]\nname = "{name}"\nmodalities = {json.dumps(owned)}\n'
-            text += f"data = {place}\n"
-        return text
-
-    def _samples(self, name: str, owned: Sequence[str]) -> Path:
-        present = {modality: np.ones(SAMPLES, dtype=bool) for modality in owned}
-        return oracle.prepare(self.folder / "data" / name, present)
+    def _target(self, going: Going, chance: random.Random) -> Deployed:
+        device = chance.choice(list(DEVICES))
+        return Deployed(
+            going.command.known,
+            going.disk,
+            going.clock,
+            chance,
+            going.has_disk,
+            home=self.site.home,
+            names=(*SERVERS, *DEVICES),
+            device=device,
+            device_clock=self.site.clock(device),
+            device_disk=self.site.home / device,
+            device_has_disk=self.site.has_disk[device],
+        )

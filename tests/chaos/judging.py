@@ -2,6 +2,7 @@
 the undisturbed one does.
 """
 
+import contextlib
 import ctypes
 import os
 import random
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import psutil
 from harms import Harm
 from safetensors.numpy import load_file
 
@@ -40,6 +42,7 @@ class Run:
 
     def __post_init__(self) -> None:
         """Begin to read what it prints."""
+        self.known = psutil.Process(self.process.pid)
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
@@ -56,6 +59,24 @@ class Run:
                 return False
             time.sleep(0.02)
         return True
+
+    def rounds_shown(self) -> int:
+        """Return how many rounds it has shown."""
+        return sum(line.startswith("round ") for line in self.shown)
+
+    def wait_for_rounds(self, count: int) -> bool:
+        """Return whether so many rounds were shown before the command ended."""
+        while self.rounds_shown() < count:
+            if self.process.poll() is not None:
+                return False
+            time.sleep(0.02)
+        return True
+
+    def started(self) -> list[psutil.Process]:
+        """Return the processes that it has started."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            return self.known.children(recursive=True)
+        return []
 
     def end(self, limit: float) -> int | None:
         """Return the exit status; None: it is still there after the limit, and killed."""
@@ -121,6 +142,14 @@ class Engine(Protocol):
         Returns
         -------
         What was done, and how it ended; the latter begins with "WRONG" where that is not right.
+        """
+
+    def finish(self, whole: Undisturbed) -> str:
+        """Let a run that is left from the last moment come to its end.
+
+        Returns
+        -------
+        As the end of a moment; empty where none is left.
         """
 
 

@@ -35,6 +35,7 @@ import oracle  # noqa: E402
 from deployment_harms import ON_DEPLOYMENT  # noqa: E402
 from deployments import Deployments  # noqa: E402
 from judging import Engine  # noqa: E402
+from rehearsed import Rehearsed  # noqa: E402
 from simulations import Simulations  # noqa: E402
 
 KINDS = {"flower": harms.ON_RAY, "in-process": harms.IN_PROCESS, "deployment": ON_DEPLOYMENT}
@@ -47,8 +48,8 @@ SAMPLES = 120
 def engine_of(options: argparse.Namespace, folder: Path, library: Path | None) -> Iterator[Engine]:
     """Get ready what runs are started on; stop it afterwards."""
     if options.engine == "deployment":
-        with Deployments(folder, options.limit, library) as deployment:
-            yield deployment
+        with Rehearsed(folder, options.limit, library) as site:
+            yield Deployments(site)
         return
 
     data = options.data
@@ -74,6 +75,10 @@ def disturb_all(engine: Engine, names: list[str], count: int, seed: int) -> int:
         wrong += ending.startswith("WRONG")
         when = "starting" if moment.after < 0 else f"round {moment.after}"
         say(f"{number:>3} {moment.harm:<28} {when} + {moment.delay:.1f} s ({done}): {ending}")
+
+    if ending := engine.finish(whole):
+        wrong += ending.startswith("WRONG")
+        say(f"the last run: {ending}")
     return wrong
 
 

@@ -66,8 +66,7 @@ class Simulations:
                 has_disk = stack.enter_context(harms.disk_of_its_own(folder)) if full else False
                 jumps = moment.harm == "clock jumps"
                 run = self._start(folder / "run", clock=clock if jumps else None)
-                process = psutil.Process(run.process.pid)
-                target = harms.Target(process, folder, clock, chance, has_disk)
+                target = harms.Target(run.known, folder, clock, chance, has_disk)
 
                 if moment.after >= 0:
                     run.wait_for_round(moment.after)
@@ -80,6 +79,10 @@ class Simulations:
                     ending = judged(whole, folder / "run", status, run.text)
                     return "nothing there yet to do it to", ending
                 return done, self._ending(whole, folder / "run", moment, status, run, family)
+
+    def finish(self, whole: Undisturbed) -> str:
+        """Leave nothing to be done: each moment has a run of its own."""
+        return ""
 
     def _start(self, run_dir: Path, *resume: str, clock: Path | None = None) -> Run:
         """Start a run, or go on with one."""
