@@ -10,7 +10,7 @@ import random
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import deployment_harms
@@ -57,6 +57,8 @@ class Going:
     command: Run
     tries: int = 0
     """Commands in a row that went on with it and showed no round."""
+    began: list[psutil.Process] = field(default_factory=list)
+    """What killed commands had started, which follows the run to its end."""
 
 
 class Deployments:
@@ -96,7 +98,8 @@ class Deployments:
         began = command.started()
         is_there = command.process.poll() is None
         done = self.harms[moment.harm](target) if is_there else ""
-        at_once = chance.random() < 0.5
+        kills = bool(done) and "kill -9" in moment.harm
+        at_once = kills and chance.random() < 0.5
         if at_once:
             self.said.append(self.site.start_again())
         status = self._ended_or_goes_on(command, shown)
@@ -106,7 +109,7 @@ class Deployments:
         self._follow(whole, status, began, killed)
 
         when = "started again at once" if at_once else "then started again"
-        done += f", {when}" if done and "kill -9" in moment.harm else ""
+        done += f", {when}" if kills else ""
         where = f"{done or 'nothing there to do it to'}; {shown} lines of rounds before"
         return where, self._all_said()
 
@@ -165,7 +168,9 @@ class Deployments:
             if any(words in text for words in BUSY):
                 self.said.append("waits for its server")
                 self.site.wait_for_the_server_app()
-            elif not killed:
+            elif killed:
+                going.began += began
+            else:
                 self.said.append(self.site.left_of(began))
             self._resume(whole)
 
@@ -199,7 +204,7 @@ class Deployments:
         assert self.going is not None
         self.said.append(what)
         self.site.wait_for_the_server_app()
-        self.said.append(self.site.left_of([]))
+        self.said.append(self.site.left_of(self.going.began))
         self.going.stack.close()
         self.going = None
 
