@@ -2,38 +2,40 @@
 
 import os
 import signal
+import subprocess
 from pathlib import Path
 
 from sites import make_site, require
+from story import ENVIRONMENT, FEDCMI
 
 from server_app.deploy import processes
-from server_app.deploy.rehearsal import Rehearsal
+from server_app.deploy.rehearsal import REHEARSAL
+
+
+def deploy(*arguments: str) -> str:
+    """Run a command of the deployment, which must succeed."""
+    done = subprocess.run(
+        [*FEDCMI, "deploy", *arguments], env=ENVIRONMENT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 def test_a_killed_proxy_is_started_again_though_its_worker_has_the_port(tmp_path: Path) -> None:
     require("nginx", "nginx-light")
     site = make_site(tmp_path)
-    rehearsal = Rehearsal(site.kit)
-    proxy = rehearsal.home / "proxy"
-    shown: list[str] = []
+    kit, home = str(site.kit), site.kit / REHEARSAL
     try:
-        rehearsal.up(["superlink", "proxy"], [], shown.append)
-        master = processes.pid_of(proxy)
+        deploy("up", kit, "--only", "superlink", "--only", "proxy")
+        master = processes.pid_of(home / "proxy")
         assert master is not None
-        workers = set(processes.family(proxy)) - {master}
-
-        os.kill(master, signal.SIGKILL)
-        os.waitpid(master, 0)
-        assert set(processes.family(proxy)) == workers
+        workers = set(processes.family(home / "proxy")) - {master}
         assert workers
 
-        rehearsal.up(["proxy"], [], shown.append)
-        assert shown[-1] == f"proxy: {site.address}"
-        assert workers.isdisjoint(processes.family(proxy))
+        os.kill(master, signal.SIGKILL)
+        assert workers <= set(processes.family(home / "proxy"))
+        assert deploy("up", kit, "--only", "proxy") == f"proxy: {site.address}\n"
+        assert workers.isdisjoint(processes.family(home / "proxy"))
     finally:
-        rehearsal.down()
-    assert [
-        found
-        for name in ("superlink", "proxy")
-        for found in processes.family(rehearsal.home / name)
-    ] == []
+        deploy("down", kit)
+    assert processes.family(home / "superlink") + processes.family(home / "proxy") == []
