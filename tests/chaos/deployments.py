@@ -191,6 +191,8 @@ class Deployments:
             return None
 
         status, text = going.command.end(self.site.limit), going.command.text
+        if status == 0:  # its server has ended it meanwhile
+            return self._over(judged(whole, going.run_dir, 0, text))
         if not refused_well(status, text):
             return self._over(f"WRONG: status {status} without a checkpoint:\n{text}")
         if not serves:
@@ -203,6 +205,7 @@ class Deployments:
         """Note how a run ended; the next moment has a new one."""
         assert self.going is not None
         self.said.append(what)
+        psutil.wait_procs(self.going.began, timeout=self.site.limit)
         self.site.wait_for_the_server_app()
         self.said.append(self.site.left_of(self.going.began))
         self.going.stack.close()
