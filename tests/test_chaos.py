@@ -17,6 +17,9 @@ import pytest
 CHAOS = Path(__file__).with_name("chaos")
 sys.path.insert(0, str(CHAOS))
 import harms  # noqa: E402 (as its script finds it)
+from deployment_harms import ON_DEPLOYMENT, Deployed  # noqa: E402
+
+from server_app.deploy import processes  # noqa: E402
 
 LISTENS = """
 import socket, sys
@@ -99,6 +102,36 @@ def test_connections_of_another_process_are_cut(tmp_path: Path) -> None:
     ):
         assert harms.cut_connections(target(process, tmp_path)).startswith("1 connections of ")
         assert process.wait(20) == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_spawn"), reason="starts processes as Linux does")
+def test_of_a_deployment_only_what_is_named_is_killed(tmp_path: Path) -> None:
+    names = ("edge-both", "edge-audio")
+    sleeps = [sys.executable, "-c", "import time; time.sleep(600)", "flwr-clientapp"]
+    try:
+        for name in names:
+            processes.start(tmp_path / name, sleeps, os.environ)
+        with python("input()") as command:
+            found = Deployed(
+                psutil.Process(command.pid),
+                tmp_path,
+                tmp_path / "clock",
+                random.Random(0),
+                home=tmp_path,
+                names=names,
+                device="edge-audio",
+            )
+            said = ON_DEPLOYMENT["kill -9 a client's process"](found)
+            assert said == "flwr-clientapp of edge-audio"
+            assert ON_DEPLOYMENT["kill -9 flwr run"](found) == ""
+            command.communicate("\n")
+
+        deadline = time.monotonic() + 20
+        while processes.family(tmp_path / "edge-audio") and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert [processes.pid_of(tmp_path / name) is None for name in names] == [False, True]
+    finally:
+        processes.stop(*(tmp_path / name for name in names))
 
 
 def test_the_clock_of_a_running_process_jumps(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import typer
 from rich.text import Text
 
 from server_app.commands.deploy_status import status_notes, status_table
-from server_app.commands.terminal import console, end_with_what_was_started, errors, fail
+from server_app.commands.terminal import console, end_with_what_was_started, errors, fail, fail_run
 
 deploy = typer.Typer(
     no_args_is_help=True, help="Train on real devices; rehearse that on this machine."
@@ -119,7 +119,7 @@ def run(
 
     Exit status 0 only if it completed.
     """
-    known: list[Path] = [] if run_dir is None else [run_dir]
+    known: list[Path] = [run_dir] if resume and run_dir is not None else []
     end_with_what_was_started(lambda: _advice(directory, known))
 
     from server_app.commands.markdown import TerminalMarkdown
@@ -136,7 +136,9 @@ def run(
         console.print(str(finished))
         return
     except (OSError, ValueError, RuntimeError) as error:
-        raise fail(error) from error
+        # A directory that --resume named need not hold a run
+        has_begun = bool(known) and (not resume or (known[-1] / "metrics.jsonl").is_file())
+        raise fail_run(error, _advice(directory, known) if has_begun else "") from error
 
     console.print(TerminalMarkdown((chosen / "summary.md").read_text(encoding="utf-8")))
     console.print(f"run directory: {chosen}")

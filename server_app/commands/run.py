@@ -1,6 +1,5 @@
 """``fedcmi run``: one federation, simulated on this machine."""
 
-import errno
 import logging
 import shlex
 from pathlib import Path
@@ -9,13 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from server_app.commands.engine import Engine
-from server_app.commands.terminal import console, end_with_what_was_started, errors, fail, live_line
+from server_app.commands.terminal import console, end_with_what_was_started, fail_run, live_line
 
 if TYPE_CHECKING:
     from server_app.launch.record import Launch
-
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""Errors of a disk that takes no more."""
 
 
 def run(
@@ -91,26 +87,16 @@ def run(
     except RunFinishedError as finished:
         console.print(str(finished))
     except (OSError, ValueError, RuntimeError, ArithmeticError) as error:
-        raise _failed(error, known) from error
+        from server_app.run.directory import LAUNCH
+
+        has_begun = bool(known) and (known[0] / LAUNCH).is_file()
+        raise fail_run(error, _advice(known[0]) if has_begun else "") from error
 
 
 def _advice(run_dir: Path) -> str:
     from server_app.run.resume import how_to_go_on
 
     return how_to_go_on(run_dir, f"fedcmi run --resume {shlex.quote(str(run_dir))}")
-
-
-def _failed(error: Exception, known: list[Path]) -> typer.Exit:
-    """Print why a run failed and, where it had begun or the disk was full, how to go on."""
-    from server_app.run.directory import LAUNCH
-
-    leave = fail(error)
-    if known and (known[0] / LAUNCH).is_file():
-        errors.print(f"when that is mended, {_advice(known[0])}")
-    elif isinstance(error, OSError) and error.errno in NO_ROOM:
-        errors.print("nothing was trained yet: make room, then call the same command again.")
-
-    return leave
 
 
 def _simulate(chosen: "Launch", clients_at_once: int | None) -> None:

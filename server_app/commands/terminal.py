@@ -1,6 +1,7 @@
 """How commands speak to their user, and how they end."""
 
 import contextlib
+import errno
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -30,6 +31,8 @@ AGAIN = "the same command goes on where it stopped."
 """Advice after an interruption."""
 INTERRUPTIONS = ("SIGINT", "SIGTERM", "SIGHUP")
 """Signals by which a user or a system ends a command; Windows has no SIGHUP."""
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Errors of a disk that takes no more."""
 
 console = Console(highlight=False, soft_wrap=True, markup=False)
 errors = Console(highlight=False, soft_wrap=True, markup=False, stderr=True)
@@ -61,6 +64,29 @@ def fail(reason: object) -> typer.Exit:
     """Print why a command failed, and return what is to be raised: exit status 1."""
     errors.print(Text.assemble(("error:", "bold red"), f" {reason}"))
     return typer.Exit(1)
+
+
+def fail_run(error: Exception, advice: str) -> typer.Exit:
+    """Print why a run failed and, where it had begun or the disk was full, how to go on.
+
+    Parameters
+    ----------
+    error
+        Why.
+    advice
+        How to go on with it, the second half of a sentence; empty: it had not begun.
+
+    Returns
+    -------
+    What is to be raised: exit status 1.
+    """
+    leave = fail(error)
+    if advice:
+        errors.print(f"when that is mended, {advice}")
+    elif isinstance(error, OSError) and error.errno in NO_ROOM:
+        errors.print("nothing was trained yet: make room, then call the same command again.")
+
+    return leave
 
 
 class Commands(TyperGroup):

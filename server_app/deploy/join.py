@@ -13,6 +13,8 @@ from server_app.deploy.tokens import TokenError, read_token
 
 FILES = ("ca.crt", "fedcmi-supernode.service", "Containerfile", "node.json")
 """What a device may be sent; nothing else is written."""
+PATIENCE = 60.0
+"""Seconds in which the server has to let a device in: it asks its SuperLink."""
 
 
 def join(text: str, home: Path, now: Callable[[], float] = time.time) -> list[Path]:
@@ -74,9 +76,8 @@ def _enrol(
     }
 
     try:
-        answer = server_check.ask(
-            address, "/fedcmi/join", trusted, now, json.dumps(request).encode()
-        )
+        body = json.dumps(request).encode()
+        answer = server_check.ask(address, "/fedcmi/join", trusted, now, body, patience=PATIENCE)
     finally:
         trusted.unlink()
 

@@ -40,7 +40,7 @@ FEDCMI = (sys.executable, "-m", "server_app.commands.main")
 """This project's commands, whether its programs are on the path or not."""
 REHEARSAL = "rehearsal"
 """Its directory, below the deployment's."""
-JOIN_TIMEOUT = 60.0
+JOIN_TIMEOUT = 180.0
 """Seconds that a SuperNode may take to be let in or turned away."""
 LET_GO_TIMEOUT = 120.0
 """Seconds after which a SuperLink has surely missed a killed SuperNode; it takes about 60."""
@@ -111,6 +111,8 @@ class Rehearsal:
         self.home.mkdir(exist_ok=True, mode=0o700)
         servers = [name for name in chosen if name in self.deployment.server_processes]
         nodes = [name for name in chosen if name not in servers]
+        # What killed ones left: it holds their ports, and their place at the SuperLink
+        processes.stop(*map(self._path, chosen))
         for name in servers:
             check_free(self._place(name)[0])
 
@@ -282,7 +284,6 @@ class Rehearsal:
         return begin
 
     def _start(self, name: str, command: list[str]) -> None:
-        processes.stop(self._path(name))  # what a killed one left
         environment = {**flower_cli.flower_environment(self._path(name)), **services.QUIET}
         environment[VARIABLE] = str(self.site.names)
         processes.start(self._path(name), command, environment)

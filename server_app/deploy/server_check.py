@@ -40,6 +40,7 @@ def ask(
     now: Callable[[], float] = time.time,
     body: bytes | None = None,
     headers: Mapping[str, str] | None = None,
+    patience: float = TIMEOUT,
 ) -> Answer:
     """Ask a server.
 
@@ -57,6 +58,8 @@ def ask(
         What to send; None: only ask.
     headers
         More of them.
+    patience
+        Seconds that it may take to answer.
 
     Returns
     -------
@@ -71,7 +74,7 @@ def ask(
     sent = now()
     try:
         trust = ssl.create_default_context(cafile=authority) if authority is not None else True
-        with httpx.Client(verify=trust, timeout=TIMEOUT, trust_env=False) as client:
+        with httpx.Client(verify=trust, timeout=patience, trust_env=False) as client:
             answer = client.request(
                 "GET" if body is None else "POST", url, content=body, headers=headers
             )

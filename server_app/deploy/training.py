@@ -122,8 +122,8 @@ def _run(site: Site, raw: Mapping[str, Scalar], show: Show) -> None:
             if is_healthy(site.superlink, site.inner_authority):
                 raise
             raise FlowerRunError(
-                f"the SuperLink at {site.superlink} does not answer any more. When it is back, go "
-                f"on with `{resume_command(site.kit, chosen)}`."
+                f"the SuperLink at {site.superlink} does not answer any more: start its service, "
+                "or `fedcmi deploy up`."
             ) from error
         except BaseException:
             with contextlib.suppress(FlowerRunError):  # it ended meanwhile

@@ -26,8 +26,9 @@ from server_app.launch.run_log import first_exception, keep_log, tail
 if TYPE_CHECKING:  # torch, which comes with it, takes longer to import than all else
     from fedcmi_flwr.types import Scalar
 
-START_TIMEOUT = 60.0
-"""Seconds that a SuperLink may take to answer."""
+START_TIMEOUT = 180.0
+"""Seconds that a SuperLink may take to answer on a busy machine; one that ends is not
+waited for."""
 CALL_TIMEOUT = 60.0
 """Seconds that one short command may take."""
 CONNECTION = "fedcmi"

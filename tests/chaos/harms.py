@@ -10,7 +10,7 @@ import random
 import resource
 import socket
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,8 +25,10 @@ CLOCK = Path(__file__).with_name("clock.c")
 HOUR = 3600
 JUMPS = (-24 * HOUR, -HOUR, HOUR, 24 * HOUR)
 SUPERLINK, SERVER, ACTOR = "flower-superlink", "flwr-simulation", "ClientAppActor"
-TALK = (SUPERLINK, SERVER, ACTOR, "flwr run", "gcs_server")
+ON_DEVICES = ("flwr-serverapp", "flwr-clientapp", "flower-supernode", "nginx")
+TALK = (SUPERLINK, SERVER, ACTOR, "flwr run", "gcs_server", *ON_DEVICES)
 """Processes whose connections carry the run, beside Ray's agents."""
+KILL_THE_COMMAND = "kill -9 the command"
 
 
 @dataclass
@@ -64,11 +66,7 @@ def killing(name: str, what: str) -> Harm:
     """Return what kills one of the processes whose command line holds a name."""
 
     def kill(target: Target) -> str:
-        found = [
-            process
-            for process in target.family()
-            if name in _line(process) and not _is_companion(process)
-        ]
+        found = with_name(target.family(), name)
         if not found:
             return ""
         target.chance.choice(found).kill()
@@ -101,13 +99,20 @@ def fill_the_disk(target: Target) -> str:
 
     Where it has none of its own, let none of its processes write more.
     """
-    if not target.has_disk:
-        for process in target.family():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.rlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
-        return "no file may grow"
+    return fill(target.folder) if target.has_disk else may_not_grow(target.family())
 
-    with contextlib.suppress(OSError), filler(target.folder).open("ab", buffering=0) as file:
+
+def may_not_grow(found: Iterable[psutil.Process]) -> str:
+    """Let processes write no more to files."""
+    for process in found:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.rlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+    return "no file may grow"
+
+
+def fill(folder: Path) -> str:
+    """Leave no byte on a disk."""
+    with contextlib.suppress(OSError), filler(folder).open("ab", buffering=0) as file:
         for size in (2**20, 2**12, 1):
             with contextlib.suppress(OSError):
                 while file.write(b"\0" * size):
@@ -117,13 +122,18 @@ def fill_the_disk(target: Target) -> str:
 
 def jump(target: Target) -> str:
     """Set the clock by an hour or a day, forward or back."""
-    seconds = target.chance.choice(JUMPS)
-    target.clock.write_bytes(bytes(ctypes.c_long(seconds)))
+    return set_clock(target.clock, target.chance)
+
+
+def set_clock(clock: Path, chance: random.Random) -> str:
+    """Set a clock by an hour or a day."""
+    seconds = chance.choice(JUMPS)
+    clock.write_bytes(bytes(ctypes.c_long(seconds)))
     return f"{seconds / HOUR:+.0f} h"
 
 
 ON_RAY: dict[str, Harm] = {
-    "kill -9 the command": kill_the_command,
+    KILL_THE_COMMAND: kill_the_command,
     "kill -9 the server": killing(SERVER, "the server"),
     "kill -9 an actor": killing(ACTOR, "an actor"),
     "kill -9 the SuperLink": killing(SUPERLINK, "the SuperLink"),
@@ -132,7 +142,7 @@ ON_RAY: dict[str, Harm] = {
     "full disk": fill_the_disk,
     "clock jumps": jump,
 }
-IN_PROCESS = {name: ON_RAY[name] for name in ("kill -9 the command", "full disk", "clock jumps")}
+IN_PROCESS = {name: ON_RAY[name] for name in (KILL_THE_COMMAND, "full disk", "clock jumps")}
 """What can happen to a run that is one process."""
 
 
@@ -169,6 +179,11 @@ def clock_library(folder: Path) -> Path | None:
         subprocess.run(command, check=True, capture_output=True)
         return library
     return None
+
+
+def with_name(found: Iterable[psutil.Process], name: str) -> list[psutil.Process]:
+    """Return the processes whose command line holds a name."""
+    return [process for process in found if name in _line(process) and not _is_companion(process)]
 
 
 def _line(process: psutil.Process) -> str:

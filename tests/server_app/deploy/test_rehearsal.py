@@ -119,8 +119,8 @@ def test_a_device_that_raises_is_refused_with_its_reason_and_comes_back(
 def test_a_dead_superlink_fails_the_command_which_says_how_to_go_on(story: Story) -> None:
     printed = story.printed("run")
     assert "does not answer any more" in printed
-    assert "--run-dir" in printed
-    assert "--resume" in printed
+    assert printed.count("go on with: fedcmi deploy run") == 1
+    assert printed.rstrip().endswith("--resume")
     assert "Traceback" not in printed
 
 

@@ -15,7 +15,8 @@ from safetensors.numpy import load_file
 from fedcmi_flwr.run_config import read_run_config
 from fedcmi_flwr.strategy.nodes import RoundFailedError
 from server_app.app import run
-from server_app.launch.start import resolve
+from server_app.launch.recipes import RECIPES
+from server_app.launch.start import read_recipe, resolve
 from server_app.run.checkpoint import stored_checkpoints
 from server_app.run.directory import read_metrics
 
@@ -23,6 +24,12 @@ NODES = 4
 SETTINGS = {"num-server-rounds": 4, "local-epochs": 1, "batch-size": 8, "embedding-dim": 4, "min-partition-size": 2,
             "partition": "iid", "device": "cpu", "method": "fedavg", "fraction-train": 1.0, "lr": 0.02}  # fmt: skip
 OFF = {"max-norm-ratio": 0.0}
+RECIPES_OF_RUNS = [
+    path for path in sorted(RECIPES.rglob("*.toml")) if path.parent.name not in ("suites", "tuned")
+]
+ITS_OWN = ("num-server-rounds", "data-set", "data", "min-partition-size", "encoder", "embedding-dim",
+           "initialization", "augment", "view-size", "view-frames", "local-epochs", "lr-decay-start")  # fmt: skip
+"""Keys of a recipe that belong to its data, or to its number of rounds."""
 
 
 @pytest.fixture(scope="module")
@@ -61,10 +68,13 @@ def test_a_reply_with_a_damaged_float_is_refused_by_default(
     assert set(records[2]["owners"][group]) == {1, 2, 3}
 
 
-@pytest.mark.parametrize("method", ["fedcmi-plus", "scaffold"])
-def test_honest_runs_do_not_notice(tmp_path: Path, toy: Path, method: str) -> None:
+@pytest.mark.parametrize("recipe", RECIPES_OF_RUNS, ids=lambda path: path.stem)
+def test_honest_runs_of_every_recipe_do_not_notice(tmp_path: Path, toy: Path, recipe: Path) -> None:
+    """How a recipe trains; data, model and number of rounds are the toy's."""
+    own = {*ITS_OWN, "modalities"} if recipe.parent.name == "paired" else ITS_OWN
+    kept = {key: value for key, value in read_recipe(recipe).items() if key not in own}
     for name, changes in {"on": {}, "off": OFF}.items():
-        train(tmp_path / name, toy, unharmed, method=method, **{"num-server-rounds": 2, **changes})
+        train(tmp_path / name, toy, unharmed, **{**kept, "num-server-rounds": 2, **changes})
     on, off = (load_file(tmp_path / name / "model.safetensors") for name in ("on", "off"))
     assert {name: value.tobytes() for name, value in on.items()} == {
         n: v.tobytes() for n, v in off.items()
