@@ -195,13 +195,19 @@ def _certificate(machine: Booted) -> str:
 
 
 def test_the_server_sees_its_device(machine: Booted) -> None:
-    """As soon as the SuperLink answers: on a busy machine it may be late."""
+    """As soon as the SuperLink answers and the device's next report has come: its last one may have
+    met the registrar that was silent.
+    """
 
     def device() -> dict[str, object]:
         said = machine.run(f"fedcmi deploy status {KIT} --json", user="fedcmi")
         found: dict[str, dict[str, object]] = {one["name"]: one for one in json.loads(said)}
         return found["edge-1"]
 
-    until("the device", lambda: bool(device()["online"]), machine)
+    def is_seen() -> bool:
+        seen = device()
+        return bool(seen["online"]) and seen["version"] is not None
+
+    until("the device and its report", is_seen, machine)
     seen = device()
     assert (seen["registered"], seen["version"]) == (True, version("fedcmi-flwr"))
