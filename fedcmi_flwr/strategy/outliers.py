@@ -21,9 +21,10 @@ from fedcmi_flwr.types import AnyArray
 
 FEWEST = 3
 """Replies whose median says what is usual; of fewer, what was sent is a second witness."""
-SMALL = 1e-3
-"""Share of what was sent that a change always may be, before the ratio: where most nodes change
-nothing at all."""
+SMALL = 1e-2
+"""Share of what was sent that a change always may be, before the ratio: at a ratio of 100, as long
+as the weights themselves. Late in a run most nodes change hardly anything, and one whose samples
+are new to the model hundreds of times as much."""
 LOOSE = 3
 """Power of the ratio for what has no scale of its own: running statistics, and what methods
 send. Honest nodes whose activations grow differ in it a thousandfold."""
