@@ -27,6 +27,7 @@ from server_app.commands.main import app
 
 README_COMMANDS = """
 fedcmi bench --suite paired --data-root ARRAYS --out runs/paired
+fedcmi bench --suite paired {hydraulic,wikipedia,mfeat,leaves100,rosmap}-{skewed,half-skewed} --data-root ARRAYS --methods fedavg-with-switches,late-fusion-with-switches,fedcmi-plus,fedcmi-plus-without-distillation --jobs 2 --out runs/paired
 fedcmi bench --suite paired mfeat-all --data-root ARRAYS --methods fedavg --set update-compression=int8 --out runs/mfeat-int8
 """  # noqa: E501
 """Run here on sets that are made on the spot."""
