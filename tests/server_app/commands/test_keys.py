@@ -52,7 +52,7 @@ def test_one_key_in_full(
         ("lr", "all"),
         ("projector", "fedavg-heads, fedcmi, fedcmi-plus"),
         ("gamma", "fedavg-heads 2.0, fedcmi 2.0, fedcmi-plus 1.0"),
-        ("mu", "all 0.0, but fedprox 1.0, fedcmi 1.0, fedcmi-plus 0.3"),
+        ("mu", "all 0.0, but fedprox 1.0, fedcmi 1.0, fedcmi-plus 0.1"),
     ],
 )
 def test_who_uses_a_key(name: str, users: str) -> None:
