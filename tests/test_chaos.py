@@ -9,17 +9,16 @@ import sys
 import time
 from pathlib import Path
 
+import harms
 import numpy as np
 import oracle
 import psutil
 import pytest
+from deployment_harms import ON_DEPLOYMENT, Deployed
+
+from server_app.deploy import processes
 
 CHAOS = Path(__file__).with_name("chaos")
-sys.path.insert(0, str(CHAOS))
-import harms  # noqa: E402 (as its script finds it)
-from deployment_harms import ON_DEPLOYMENT, Deployed  # noqa: E402
-
-from server_app.deploy import processes  # noqa: E402
 
 LISTENS = """
 import socket, sys

@@ -3,8 +3,8 @@
 One damaged number must not ruin the model for good.
 
 A flipped bit can turn a weight into 3e38, which is finite and so passes every check of the reply
-alone. What honest nodes do in a round is of one order of magnitude; what is a hundred times as
-much as the median's is no training.
+alone. What is a hundred times as much as the median's, and more than the weights themselves, is
+no training.
 """
 
 import math
