@@ -27,9 +27,10 @@ class Guards(Settings):
     """How many times as far as the round's median (the lower one of two) a reply may change a
     parameter group, in its Euclidean norm and in its largest number; what goes farther is
     refused, since no training does that. A change up to this number times a hundredth of what
-    was sent, by default as long as the weights, is always let through. Running statistics, and what a method sends besides
-    weights, may go this number cubed; of fewer than three replies, what was sent is a second
-    witness. 0: off. With differential privacy, which clips every update, it does nothing."""
+    was sent, by default as long as the weights, is always let through. Running
+    statistics, and what a method sends besides weights, may go this number cubed; of fewer than
+    three replies, what was sent is a second witness. 0: off. With differential privacy, which
+    clips every update, it does nothing."""
     max_update_norm: float = number(0, default=0.0)
     """Largest Euclidean norm of (update - what was sent), over the floating-point arrays of each
     parameter group for itself; 0: off. What a method sends besides weights is bounded by it
