@@ -31,6 +31,8 @@ CLUSTER_TIMEOUT = 10.0
 """Seconds in which a Ray cluster must take a connection."""
 LONGEST_RAY_DIRECTORY = 40
 """Characters; a socket's path has 107 at most, of which Ray's names below it take 64."""
+SHELL_CHARACTERS = re.compile(r"""[\s"'\\$&;|<>()*?`]""")
+"""What a shell does not take for a part of a name."""
 
 
 def run_on_flower(
@@ -69,7 +71,11 @@ def run_on_flower(
             "weights."
         )
 
-    check_cluster(os.environ.get("RAY_ADDRESS", ""))
+    address = os.environ.get("RAY_ADDRESS", "")
+    check_cluster(address)
+    if not address:
+        check_interpreter(sys.executable)
+
     with tempfile.TemporaryDirectory(prefix="fedcmi-flower-", ignore_cleanup_errors=True) as name:
         home = Path(name)
         with superlink(
@@ -103,6 +109,25 @@ def check_cluster(address: str) -> None:
             f"RAY_ADDRESS = {address!r}: no Ray cluster answers there ({error}); start it, or "
             "unset RAY_ADDRESS to simulate on this machine."
         ) from error
+
+
+def check_interpreter(path: str) -> None:
+    """Raise FlowerRunError where Ray cannot start its processes by an interpreter's path.
+
+    Ray hands it to a shell as it stands, and tries again for ever.
+
+    Parameters
+    ----------
+    path
+        Of Python, in the environment that has Ray.
+    """
+    found = SHELL_CHARACTERS.search(path)
+    if found is not None:
+        raise FlowerRunError(
+            f"Ray cannot start {path!r}, since its path has {found[0]!r}: put the checkout and its "
+            "environment where no folder's name has a space or a character of the shell, or "
+            "simulate with `--engine in-process`, which gives the same weights."
+        )
 
 
 def ray_directory() -> str:

@@ -13,7 +13,7 @@ from commands import fedcmi
 from safetensors.numpy import load_file
 
 from server_app.launch.flower_cli import FlowerRunError, free_port
-from server_app.launch.flower_run import check_cluster, ray_directory
+from server_app.launch.flower_run import check_cluster, check_interpreter, ray_directory
 
 
 def run_arguments(data: Path, run_dir: Path) -> list[str | Path]:
@@ -118,6 +118,20 @@ def test_a_cluster_that_is_not_there_is_told_at_once() -> None:
 @pytest.mark.parametrize("address", ["", "auto", "local"])
 def test_other_forms_of_the_address_are_left_to_ray(address: str) -> None:
     check_cluster(address)
+
+
+@pytest.mark.parametrize(
+    "name", ["My Projects", "it's", "R&D", "a(1)", "b;c", "$HOME", "tab\there"]
+)
+def test_an_interpreter_that_ray_cannot_start_is_told_at_once(name: str) -> None:
+    """Ray would try for ever."""
+    with pytest.raises(FlowerRunError, match=r"Ray cannot start .*--engine in-process"):
+        check_interpreter(f"/home/me/{name}/.venv/bin/python")
+
+
+@pytest.mark.parametrize("name", ["projects", "Jürgen", "a-b_c.d+e@f%g:h,i=j", "x[1]{2}#~"])
+def test_other_names_are_left_alone(name: str) -> None:
+    check_interpreter(f"/home/me/{name}/.venv/bin/python")
 
 
 @pytest.mark.parametrize(
